@@ -1,0 +1,142 @@
+"""The one configuration tree. Unknown keys and wrong values are refused with the path of the field.
+
+A file (YAML) holds any part of the tree; what it leaves out has the default given here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import ipaddress
+import types
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import yaml
+
+from egress.errors import InputError
+
+CONFIG_FILE = Path("/etc/egress/egress.yaml")
+POLICY_FILE = Path("/etc/egress/policy.yaml")
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds of the engine, per worker process. Times in seconds."""
+
+    max_flows: int = 65536  # tracked flows; past it idle decided ones go first, undecided ones are refused
+    max_flows_agent: int = 16384  # of which one agent may hold
+    stream_buffer: int = 65536  # out-of-order bytes held a direction
+    max_buffered: int = 64 * 1024 * 1024  # bytes under inspection over all flows of one agent
+    settle_bytes: int = 65536  # a flow that proved nothing in this many bytes a direction is opaque
+    tcp_handshake: float = 60.0
+    tcp_established: float = 7200.0
+    tcp_closed: float = 30.0
+    udp_timeout: float = 180.0
+    other_timeout: float = 60.0
+    refused_timeout: float = 600.0  # a refused flow is remembered this long after its last packet
+    destination_timeout: float = 3600.0  # a refused destination is remembered this long after it was last tried
+    midstream_grace: float = 300.0  # after a start, connections may be picked up in mid-stream for this long
+    idle_gap: float = 0.4  # silence of both sides that ends a burst
+
+
+@dataclass(frozen=True, slots=True)
+class Queue:
+    """The netfilter queues: worker i owns numbers base + 2i (full depth) and base + 2i + 1 (settled)."""
+
+    base: int = 7400
+    length: int = 4096  # packets the kernel keeps for us before it drops
+    settled_copy: int = 3072  # bytes seen of each packet of a settled flow
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    state_dir: Path = Path("/var/lib/egress")  # database, journal
+    run_dir: Path = Path("/run/egress")  # control socket
+    database: str = ""  # SQLAlchemy URL; empty: SQLite in state_dir
+    policy: Path | None = None  # policy file; None: /etc/egress/policy.yaml where it exists, else no rules
+    workers: int = 0  # queue worker processes; 0: one a CPU
+    user: str = "nobody"  # whom the workers become once bound
+    fail_open: bool = False  # let packets pass while no worker listens
+    on_stop: str = "remove"  # what a clean stop leaves behind: remove (nothing), block (agents are cut off)
+    watchdog: float = 10.0  # seconds without a sign of life after which a worker is replaced
+    mark_mask: int = 0x0F000000  # the four adjacent bits of packet and connection marks that are ours
+    pool4: str = "10.77.0.0/16"  # sandboxes of `egress run` get a /30 each from here
+    pool6: str = "fd65:6772:6573::/48"  # and a /64 each from here
+    beacon_alpha: float = 1e-3  # false alarms of beacon.timing accepted per agent, over all its destinations
+    limits: Limits = field(default_factory=Limits)
+    queue: Queue = field(default_factory=Queue)
+
+    def __post_init__(self) -> None:
+        mask = self.mark_mask
+        if mask <= 0 or mask >> 32 or bin(mask).count("1") != 4 or "1111" not in bin(mask):
+            raise InputError(f"mark_mask: {mask:#x} must be four adjacent bits of a 32-bit mark")
+        if self.on_stop not in ("remove", "block"):
+            raise InputError(f"on_stop: {self.on_stop!r} must be remove or block")
+        for name, pool, version, longest in (("pool4", self.pool4, 4, 30), ("pool6", self.pool6, 6, 64)):
+            try:
+                network = ipaddress.ip_network(pool)
+            except ValueError as error:
+                raise InputError(f"{name}: {error}") from None
+            if network.version != version or network.prefixlen > longest:
+                raise InputError(f"{name}: {pool} must be an IPv{version} network of at most /{longest}")
+
+    @property
+    def database_url(self) -> str:
+        return self.database or f"sqlite:///{self.state_dir / 'egress.db'}"
+
+    @property
+    def journal_dir(self) -> Path:
+        return self.state_dir / "journal"
+
+    @property
+    def control_socket(self) -> Path:
+        return self.run_dir / "gateway.sock"
+
+
+def load_config(path: Path | None = None) -> Config:
+    """Read a config file; without `path` the default file, and the defaults where there is none."""
+    if path is None:
+        if not CONFIG_FILE.exists():
+            return Config()
+        path = CONFIG_FILE
+    document = load_yaml(path)
+    return typing.cast(Config, build(Config, {} if document is None else document, str(path)))
+
+
+def load_yaml(path: Path) -> object:
+    """Parse a YAML file; unreadable or broken files become one line that names file and place."""
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        raise InputError(f"{path} is not YAML: {' '.join(str(error).split())[:300]}") from None
+
+
+def build(shape: type, document: object, where: str) -> object:
+    """Make dataclass `shape` from a mapping, refusing unknown keys and wrong types by name."""
+    if not isinstance(document, dict):
+        raise InputError(f"{where}: expected a mapping of settings, not {type(document).__name__}")
+    hints = typing.get_type_hints(shape)
+    unknown = sorted(str(key) for key in document if key not in hints)
+    if unknown:
+        raise InputError(f"{where}: unknown setting {unknown[0]!r}; known are {', '.join(sorted(hints))}")
+    values = {key: _value(hints[key], value, f"{where}: {key}") for key, value in document.items()}
+    return shape(**values)
+
+
+def _value(hint: object, value: object, where: str) -> object:
+    if isinstance(hint, types.UnionType):
+        if value is None:
+            return None
+        hint = next(part for part in hint.__args__ if part is not type(None))
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
+        return build(hint, value, where)
+    if hint is Path and isinstance(value, str):
+        return Path(value)
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if type(value) is not hint:
+        raise InputError(f"{where}: {value!r} must be {getattr(hint, '__name__', hint)}")
+    return value

@@ -1,0 +1,261 @@
+"""The vocabulary: what every room of the house calls things (stdlib only).
+
+Words: an *event* is an inward fact (`egress.engine.events`), a *finding* an opinion, a *verdict* an act,
+a *record* what leaves the engine. Addresses are packed (4 or 16 bytes) inside and text only in records.
+Times are seconds since the epoch, UTC, as float.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import IntEnum, StrEnum
+from typing import NamedTuple
+
+TCP, UDP, ICMP, ICMPV6, GRE, ESP, AH, SCTP = 6, 17, 1, 58, 47, 50, 51, 132
+
+PROTOCOL_NAMES: dict[int, str] = {
+    ICMP: "icmp",
+    TCP: "tcp",
+    UDP: "udp",
+    41: "6in4",
+    GRE: "gre",
+    ESP: "esp",
+    AH: "ah",
+    ICMPV6: "icmpv6",
+    SCTP: "sctp",
+}
+PROTOCOL_NUMBERS: dict[str, int] = {name: number for number, name in PROTOCOL_NAMES.items()}
+
+
+def protocol_name(number: int) -> str:
+    """`tcp` for 6; the number itself, as text, where IANA's name is not one we use."""
+    return PROTOCOL_NAMES.get(number, str(number))
+
+
+# TCP flags, RFC 9293 section 3.1.
+FIN, SYN, RST, PSH, ACK = 0x01, 0x02, 0x04, 0x08, 0x10
+
+
+class Direction(IntEnum):
+    """Seen from the agent, whoever opened the flow."""
+
+    OUT = 0
+    IN = 1
+
+
+class Packet(NamedTuple):
+    """The headers of one IP packet and its transport payload, as `egress.wire.packet.decode` read them."""
+
+    version: int  # 4 or 6
+    proto: int  # IANA protocol number of the transport header, after IPv6 extension headers
+    src: bytes
+    dst: bytes
+    sport: int  # TCP, UDP, SCTP: port. ICMP echo: identifier. Otherwise 0
+    dport: int  # TCP, UDP, SCTP: port. Otherwise 0
+    flags: int  # TCP: the low 8 flag bits. ICMP: type << 8 | code. Otherwise 0
+    seq: int  # TCP sequence number, otherwise 0
+    ack: int  # TCP acknowledgement number, otherwise 0
+    payload: bytes  # what follows the transport header, as much of it as was captured
+    length: int  # bytes of the whole IP packet as its header says (a GSO packet: as handed over)
+    missing: int  # payload bytes the headers promise but the capture does not hold
+
+
+class Action(StrEnum):
+    ACCEPT = "accept"
+    REJECT = "reject"  # refuse and say so: TCP reset or ICMP administratively prohibited
+    DROP = "drop"  # refuse silently
+
+
+class Mode(StrEnum):
+    ENFORCE = "enforce"
+    MONITOR = "monitor"  # decide and record, but let pass
+
+
+class Severity(StrEnum):
+    LOW = "low"
+    MEDIUM = "medium"
+    HIGH = "high"
+    CRITICAL = "critical"
+
+
+class Reason(StrEnum):
+    """Why a verdict is what it is. Every refusal has one of these names."""
+
+    RULE = "rule"  # a rule allowed or denied it; see rule_id
+    DEFAULT = "default"  # no rule speaks of it: the agent's default
+    FINDING = "finding"  # a signature objected
+    DESTINATION = "destination"  # an earlier finding refused this destination to this agent
+    APPLICATION = "application"  # the rule that opened the flow asks for another application protocol
+    INBOUND = "inbound"  # opened from outside towards the agent; no rule allows that
+    SPOOFED = "spoofed"  # an agent's packet with a source that is not the agent's
+    MALFORMED = "malformed"  # headers that do not parse
+    TRUNCATED = "truncated"  # bytes that had to be inspected did not reach us
+    SEQUENCE = "sequence"  # a TCP segment that cannot be put in order: too far ahead, or of no answered connection
+    MIDSTREAM = "midstream"  # a TCP connection whose beginning was not seen, long after a restart could explain it
+    MEMCAP = "memcap"  # no room to track another undecided flow
+    RECORDER = "recorder"  # records cannot be written, so nothing new may pass
+    ERROR = "error"  # our own fault while judging it; please report it
+
+
+class Effect(StrEnum):
+    """How far a finding reaches when it is enforced."""
+
+    FLOW = "flow"  # this flow is refused from here on
+    DESTINATION = "destination"  # this flow, and every later one of the agent to the same destination
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """A signature's opinion of a flow, in one sentence a person can act on."""
+
+    signature: str  # family.name
+    severity: Severity
+    summary: str  # what matched, where, why it matters
+    evidence: bytes  # the bytes (or the numbers, as text) it rests on; at most EVIDENCE_BYTES
+    technique: str  # MITRE ATT&CK technique, e.g. T1496.001
+    effect: Effect = Effect.FLOW
+
+
+EVIDENCE_BYTES = 512
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What happens to a packet and, unless `packet_only`, to the rest of its flow."""
+
+    action: Action
+    reason: Reason
+    rule_id: str = ""
+    policy_version: int = 0
+    settled: bool = False  # accepted and opaque from here on: may take the GSO queue
+    packet_only: bool = False  # a refusal of this packet that says nothing of its flow (must not mark the connection)
+
+
+@dataclass(frozen=True, slots=True)
+class Agent:
+    """Who is watched. `networks` are the CIDRs that are the agent's own; any other source is spoofed."""
+
+    name: str
+    networks: tuple[str, ...] = ()
+    mode: Mode = Mode.ENFORCE
+    default: Action = Action.REJECT
+    labels: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One line of policy. Deny beats allow beats the agent's default; empty means any."""
+
+    id: str
+    action: Action  # ACCEPT (allow) or REJECT (deny)
+    agent: str = "*"  # glob over the agent's name
+    destination: str = "any"  # "any", an address or a CIDR
+    protocol: str = ""  # tcp, udp, icmp, … or a number
+    ports: tuple[tuple[int, int], ...] = ()  # inclusive ranges
+    app: str = ""  # application protocol: ssh, tls, http, dns, …
+    exempt: tuple[str, ...] = ()  # signature ids or family.* that this rule silences
+    comment: str = ""
+
+
+# --- records: one shape a thing, journalled, stored and shown as they are ---------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class FlowRecord:
+    """A flow's verdict: written when it is first judged, whenever the verdict changes, and at its end."""
+
+    flow_id: str  # 16 hex digits, equal for equal input
+    agent: str
+    start: float
+    updated: float
+    end: float | None  # None while it lives
+    state: str  # new, established, closed, timeout, evicted, shutdown
+    direction: str  # out: the agent opened it; in: it was opened towards the agent
+    proto: str
+    src: str  # the opener
+    sport: int
+    dst: str
+    dport: int
+    community_id: str
+    app_proto: str  # ssh, tls, http, dns, stratum, … or "" while unknown
+    server_name: str  # SNI, Host or the queried name, where one was read
+    action: Action
+    reason: Reason
+    rule_id: str
+    policy_version: int
+    mode: Mode  # monitor: the action was not carried out
+    packets_out: int
+    packets_in: int
+    bytes_out: int  # IP bytes from the agent
+    bytes_in: int  # IP bytes to the agent, as seen, or as the agent acknowledged where the kernel let them pass
+    unseen_bytes: int  # stream bytes that were never inspected (gaps, depth of the settled queue)
+
+
+@dataclass(frozen=True, slots=True)
+class FindingRecord:
+    """A finding with the flow it was made on and what was done about it."""
+
+    finding_id: str  # 16 hex digits, equal for equal input
+    flow_id: str
+    agent: str
+    time: float
+    signature: str
+    severity: Severity
+    technique: str
+    summary: str
+    evidence: bytes
+    effect: Effect
+    action: Action  # what the finding led to; monitor mode: what it would have led to
+    mode: Mode
+    proto: str
+    src: str
+    sport: int
+    dst: str
+    dport: int
+    community_id: str
+    rule_id: str
+    policy_version: int
+
+
+@dataclass(frozen=True, slots=True)
+class AnomalyRecord:
+    """Packets refused without a flow (spoofed, malformed, truncated, memcap), folded per agent, reason and second."""
+
+    agent: str
+    time: float  # of the first one
+    reason: Reason
+    detail: str
+    count: int
+    src: str = ""
+    dst: str = ""
+    proto: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RuleChange:
+    """One rule added to or removed from the policy."""
+
+    time: float
+    policy_version: int
+    change: str  # added, removed
+    rule_id: str
+    rule: str  # the rule as JSON
+    actor: str
+
+
+Record = FlowRecord | FindingRecord | AnomalyRecord | RuleChange
+
+
+class Outcome(NamedTuple):
+    """The engine's answer to one packet."""
+
+    verdict: Verdict
+    records: tuple[Record, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """A numbered, immutable set of rules; every verdict names the version it was made under."""
+
+    version: int = 0
+    rules: tuple[Rule, ...] = field(default=())
