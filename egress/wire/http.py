@@ -1,0 +1,400 @@
+"""HTTP/1.x (RFC 9112): which bytes of a connection are heads, which are content, and where HTTP ends.
+
+A message is a head (start line, fields, an empty line) and a body. How long the body is stands in the head, and
+whoever reads that differently from the server reads other messages than the server: that is request smuggling.
+So the reading here is the strict one. Two length statements that disagree, a length beside a transfer coding, a
+folded field or a space before a colon end the walk with Malformed instead of a guess.
+
+`RequestStream` and `ResponseStream` each walk one direction; bytes go in, facts come out. Bodies are handed on
+as they come and never kept. Where a direction stops being HTTP (CONNECT, Upgrade, or bytes at a message boundary
+that no HTTP message starts with) the rest of it is `Opaque`. Segmentation never changes what is found.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import deque
+from collections.abc import Callable
+from functools import partial
+from typing import Generic, NamedTuple, TypeVar
+
+from egress.errors import Malformed
+
+MAX_HEAD = 65536  # bytes of start line and fields, or of a trailer section; servers allow 8 to 64 KiB
+MAX_FIELDS = 256  # fields of one head; Apache allows 100
+MAX_METHOD = 24
+MAX_START_LINE = 8192  # of a method we do not know; RFC 9112 section 3 asks for 8000
+MAX_CHUNK_LINE = 4096  # a chunk's size with its extensions
+MAX_PENDING = 1024  # requests remembered until they are answered
+MAX_BLANK = 4  # empty lines tolerated before a start line (RFC 9112 section 2.2)
+METHODS = frozenset(
+    b"GET HEAD POST PUT DELETE CONNECT OPTIONS TRACE PATCH QUERY PROPFIND PROPPATCH MKCOL COPY MOVE LOCK UNLOCK REPORT "
+    b"SEARCH MERGE CHECKOUT MKACTIVITY MKCALENDAR ACL BIND REBIND UNBIND LINK UNLINK PURGE NOTIFY SUBSCRIBE".split()
+)
+H2_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"  # RFC 9113 section 3.4
+
+_BLANK = re.compile(rb"(?:\r?\n){0,%d}" % MAX_BLANK)
+_TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")  # RFC 9110 section 5.6.2
+_TARGET = re.compile(rb"[!-~\x80-\xff]*")
+_REQUEST_LINE = re.compile(rb"([^ ]{1,%d}) ([!-~\x80-\xff]+) HTTP/(1\.\d)" % MAX_METHOD)
+_STATUS_START = re.compile(rb"HTTP/1\.\d [1-9]\d\d")
+_STATUS_SHAPE = b"HTTP/1.1 200"
+_STATUS_LINE = re.compile(rb"HTTP/(1\.\d) ([1-9]\d\d)(?: [^\r\0]*)?")
+_HEAD_END = re.compile(rb"\n\r?\n")
+_CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;[^\r\0]*)?")
+_LENGTH = re.compile(rb"\d{1,18}")
+_AUTHORITY = re.compile(rb"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9._~!$&'()*+,;=%-]*))(?::\d*)?")
+_ABSOLUTE = re.compile(rb"[A-Za-z][A-Za-z0-9+.-]*://([^/?#]*)")
+_USED_FIELDS = frozenset({b"host", b"connection", b"upgrade", b"content-length", b"transfer-encoding"})
+_CHUNKED, _UNTIL_CLOSE = -1, -2  # body lengths that are no number
+
+
+class HttpRequest(NamedTuple):
+    method: str
+    target: str  # as sent, Latin-1
+    host: str  # lower case, without port, brackets or trailing dot; of an absolute or CONNECT target, else of Host
+    upgrade: str  # lower-case Upgrade field when Connection names it, else ""
+    version: str  # "1.0", "1.1"
+
+
+class HttpResponse(NamedTuple):
+    status: int
+    version: str
+
+
+class Body(NamedTuple):
+    data: bytes
+    last: bool  # the message ends here; never said of a body that lasts until the connection closes
+
+
+class Opaque(NamedTuple):
+    data: bytes
+    desync: bool  # not HTTP where a message should start; False: the protocol was changed
+
+
+def starts_http(data: bytes) -> bool | None:
+    """Whether a direction starts with an HTTP/1 request or answer; None: too short to tell. Answers are final."""
+    request, answer = _starts_request(data), _starts_answer(data)
+    return True if request or answer else None if request is None or answer is None else False
+
+
+def is_h2_preface(data: bytes) -> bool | None:
+    """Whether a client starts HTTP/2 with prior knowledge; None: too short to tell."""
+    if len(data) < len(H2_PREFACE):
+        return None if H2_PREFACE.startswith(data) else False
+    return data.startswith(H2_PREFACE)
+
+
+def _after_blank(data: bytes) -> bytes | None:
+    """What follows the empty lines at the start; None: another empty line may be on its way."""
+    blank = _BLANK.match(data)
+    end = blank.end() if blank else 0
+    rest = data[end : end + MAX_START_LINE]
+    return None if rest in (b"", b"\r") and data[:end].count(b"\n") < MAX_BLANK else rest
+
+
+def _starts_request(data: bytes) -> bool | None:
+    """A known method and a path or a web address, or any method and a whole `TOKEN target HTTP/1.`."""
+    line = _after_blank(data)
+    if not line:
+        return None
+    token = _TOKEN.match(line)
+    method = token[0] if token else b""
+    if not 1 <= len(method) <= MAX_METHOD or method.startswith(b"SSH-"):  # RFC 4253 idents may hold any comment
+        return False
+    if len(line) == len(method):
+        return None
+    found = _TARGET.match(line, len(method) + 1)
+    target = found[0] if found else b""
+    if line[len(method)] != 0x20:
+        return False
+    if method in METHODS and (target[:1] == b"/" or target[:8].lower().startswith((b"http://", b"https://"))):
+        return True
+    version = line[len(method) + 1 + len(target) :][:8]
+    if not target:
+        return False if version else None
+    if len(version) < 8:
+        return None if b" HTTP/1.".startswith(version) and len(line) < MAX_START_LINE else False
+    return version == b" HTTP/1."
+
+
+def _starts_answer(data: bytes) -> bool | None:
+    line = _after_blank(data)
+    if not line:
+        return None
+    start = line[: len(_STATUS_SHAPE)]
+    if not _STATUS_START.match(start + _STATUS_SHAPE[len(start) :]):
+        return False
+    return True if len(start) == len(_STATUS_SHAPE) else None
+
+
+_Fields = dict[bytes, list[bytes]]
+
+
+def _read_fields(lines: list[bytes]) -> _Fields:
+    """The values of the fields that matter here, by lower-case name; every field is checked (RFC 9112 section 5)."""
+    if len(lines) > MAX_FIELDS:
+        raise Malformed("too many HTTP fields")
+    fields: _Fields = {}
+    for line in lines:
+        name, colon, value = line.partition(b":")
+        if not colon or not _TOKEN.fullmatch(name) or b"\r" in value or b"\0" in value:
+            raise Malformed("HTTP field does not parse")
+        if (name := name.lower()) in _USED_FIELDS:
+            fields.setdefault(name, []).append(value.strip(b" \t"))
+    return fields
+
+
+def _list(fields: _Fields, name: bytes) -> list[bytes]:
+    """The lower-case members of a comma-separated field, over all its lines."""
+    return [part.strip(b" \t").lower() for value in fields.get(name, ()) for part in value.split(b",")]
+
+
+def _body_length(fields: _Fields, version: bytes, absent: int) -> int:
+    """Bytes of the body, _CHUNKED or _UNTIL_CLOSE; `absent` where the head says nothing (RFC 9112 section 6)."""
+    codings, lengths = _list(fields, b"transfer-encoding"), _list(fields, b"content-length")
+    if codings:
+        if lengths:
+            raise Malformed("HTTP message with both Content-Length and Transfer-Encoding")
+        if version == b"1.0" or codings.count(b"chunked") > 1:
+            raise Malformed("HTTP Transfer-Encoding is not allowed here")
+        if codings[-1] == b"chunked":
+            return _CHUNKED
+        if absent == 0 or b"chunked" in codings:
+            raise Malformed("HTTP Transfer-Encoding does not end in chunked")
+        return _UNTIL_CLOSE
+    if not lengths:
+        return absent
+    if not all(_LENGTH.fullmatch(length) for length in lengths) or len({int(length) for length in lengths}) > 1:
+        raise Malformed("HTTP Content-Length is no single number")
+    return int(lengths[0])
+
+
+def _host(authority: bytes) -> str:
+    """The host of `host[:port]`; brackets of an IPv6 address and the trailing dot are dropped."""
+    match = _AUTHORITY.fullmatch(authority)
+    if not match:
+        raise Malformed("HTTP host does not parse")
+    return (match[1] or match[2] or b"").decode("ascii").lower().removesuffix(".")
+
+
+def _request_host(method: bytes, target: bytes, fields: _Fields) -> str:
+    """Whom a request is for. RFC 9112 section 3.2: one Host at most, and an absolute target must agree with it."""
+    hosts = fields.get(b"host", [])
+    if len(hosts) > 1:
+        raise Malformed("two HTTP Host fields")
+    named = _host(hosts[0]) if hosts else ""
+    if method == b"CONNECT":
+        return _host(target)
+    absolute = _ABSOLUTE.match(target)
+    if not absolute:
+        return named
+    wanted = _host(absolute[1].rpartition(b"@")[2])
+    if hosts and named != wanted:
+        raise Malformed("HTTP Host and target disagree")
+    return wanted
+
+
+Head = TypeVar("Head", HttpRequest, HttpResponse)
+
+
+class _Stream(Generic[Head]):
+    """One direction. `_step` is what the next bytes are; it takes them from the buffer and says whether to go on."""
+
+    def __init__(self) -> None:
+        self.salvage: list[Head | Body | Opaque] = []
+        self._buffer = bytearray()
+        self._events: list[Head | Body | Opaque] = []
+        self._step: Callable[[], bool] = self._boundary
+        self._fault = ""
+        self._searched = 0  # bytes of the buffer known to hold no end of head
+        self._left = 0  # bytes of the sized body or chunk still to come
+        self._chunked = False
+        self._trailer = 0  # bytes of the trailer section so far
+        self._tunnel = False  # the protocol changes when this message is over
+
+    def feed(self, chunk: bytes) -> list[Head | Body | Opaque]:
+        """The next bytes of the direction, in order and without gaps. After Malformed every call is Malformed.
+
+        What was found in the same chunk before the fault is left in `salvage`.
+        """
+        if self._fault:
+            raise Malformed(self._fault)
+        self._buffer += chunk
+        self._events = events = list[Head | Body | Opaque]()
+        try:
+            while self._step():
+                pass
+        except Malformed as error:
+            self._fault, self.salvage = str(error), events
+            self._buffer.clear()
+            raise
+        return events
+
+    def _starts(self, data: bytes) -> bool | None:
+        raise NotImplementedError
+
+    def _read_head(self, line: bytes, lines: list[bytes]) -> int:
+        """Append the head, return the length of its body; sets `_tunnel`."""
+        raise NotImplementedError
+
+    def _take(self, size: int) -> bytes:
+        data = bytes(self._buffer[:size])
+        del self._buffer[:size]
+        return data
+
+    def _line(self, limit: int) -> bytes | None:
+        """The next line without its end; None: not here yet."""
+        end = self._buffer.find(b"\n", 0, limit)
+        if end < 0:
+            if len(self._buffer) >= limit:
+                raise Malformed("HTTP line is too long")
+            return None
+        return self._take(end + 1)[:-1].removesuffix(b"\r")
+
+    def _boundary(self) -> bool:
+        if not self._buffer:
+            return False
+        start = bytes(self._buffer[: MAX_START_LINE + 2 * MAX_BLANK])
+        starts = self._starts(start)
+        if starts is False:
+            self._step = partial(self._rest, Opaque, True)
+        elif starts:
+            blank = _BLANK.match(start)
+            del self._buffer[: blank.end() if blank else 0]
+            self._searched = 0
+            self._step = self._head
+        return starts is not None
+
+    def _head(self) -> bool:
+        end = _HEAD_END.search(self._buffer, max(0, self._searched - 2))
+        if (end.end() if end else len(self._buffer)) > MAX_HEAD:
+            raise Malformed("HTTP head is too long")
+        if not end:
+            self._searched = len(self._buffer)
+            return False
+        head = self._take(end.end())[: end.start()]
+        line, *lines = (line.removesuffix(b"\r") for line in head.split(b"\n"))
+        self._left = self._read_head(line, lines)
+        self._chunked = self._left == _CHUNKED
+        if not self._left:
+            self._finish()
+        elif self._left == _UNTIL_CLOSE:
+            self._step = partial(self._rest, Body, False)
+        else:
+            self._step = self._chunk_size if self._chunked else self._content
+        return True
+
+    def _finish(self) -> None:
+        self._step = partial(self._rest, Opaque, False) if self._tunnel else self._boundary
+
+    def _content(self) -> bool:
+        data = self._take(self._left)
+        self._left -= len(data)
+        if data:
+            self._events.append(Body(data, last=not self._left and not self._chunked))
+        if self._left:
+            return False
+        if self._chunked:
+            self._step = self._chunk_end
+        else:
+            self._finish()
+        return True
+
+    def _chunk_size(self) -> bool:
+        line = self._line(MAX_CHUNK_LINE)
+        if line is None:
+            return False
+        match = _CHUNK_LINE.fullmatch(line)
+        if not match:
+            raise Malformed("HTTP chunk size does not parse")
+        self._left = int(match[1], 16)
+        self._trailer = 0
+        self._step = self._content if self._left else self._trailers
+        return True
+
+    def _chunk_end(self) -> bool:
+        if self._buffer[:2] in (b"", b"\r"):
+            return False
+        if self._line(2) != b"":
+            raise Malformed("HTTP chunk is longer than its size")
+        self._step = self._chunk_size
+        return True
+
+    def _trailers(self) -> bool:
+        line = self._line(MAX_HEAD)
+        if line is None:
+            return False
+        if line:
+            _read_fields([line])
+            self._trailer += len(line)
+            if self._trailer > MAX_HEAD:
+                raise Malformed("HTTP trailer section is too long")
+            return True
+        self._events.append(Body(b"", last=True))
+        self._finish()
+        return True
+
+    def _rest(self, kind: type[Body] | type[Opaque], flag: bool) -> bool:
+        """Everything up to the end of the connection."""
+        if self._buffer:
+            self._events.append(kind(self._take(len(self._buffer)), flag))
+        return False
+
+
+class RequestStream(_Stream[HttpRequest]):
+    """The client's direction. After a CONNECT head, and after an Upgrade request (with its body), it is opaque."""
+
+    def _starts(self, data: bytes) -> bool | None:
+        return _starts_request(data)
+
+    def _read_head(self, line: bytes, lines: list[bytes]) -> int:
+        match = _REQUEST_LINE.fullmatch(line)
+        if not match:
+            raise Malformed("HTTP request line does not parse")
+        method, target, version = match.groups()
+        fields = _read_fields(lines)
+        upgrade = b",".join(_list(fields, b"upgrade")) if b"upgrade" in _list(fields, b"connection") else b""
+        length = 0 if method == b"CONNECT" else _body_length(fields, version, absent=0)
+        host = _request_host(method, target, fields)
+        names = (method.decode("ascii"), target.decode("latin-1"), host, upgrade.decode("latin-1"))
+        self._events.append(HttpRequest(*names, version=version.decode("ascii")))
+        self._tunnel = bool(upgrade) or method == b"CONNECT"
+        return length
+
+
+class ResponseStream(_Stream[HttpResponse]):
+    """The server's direction. It is opaque after a 101, and after a 2xx that answers CONNECT.
+
+    An answer cannot be read without its request: tell each one with `asked` (HEAD has no body, CONNECT a tunnel).
+    A caller that does not may set `tunnel_asked` when the client sends CONNECT.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tunnel_asked = False
+        self._pending: deque[str] = deque()
+
+    def asked(self, request: HttpRequest) -> None:
+        """Note a request whose answer is still to come; past MAX_PENDING they are taken to be like GET."""
+        if len(self._pending) < MAX_PENDING:
+            self._pending.append(request.method)
+
+    def _starts(self, data: bytes) -> bool | None:
+        return _starts_answer(data)
+
+    def _read_head(self, line: bytes, lines: list[bytes]) -> int:
+        match = _STATUS_LINE.fullmatch(line)
+        if not match:
+            raise Malformed("HTTP status line does not parse")
+        version, status = match[1], int(match[2])
+        fields = _read_fields(lines)
+        tunnel, length = status == 101, 0
+        if status >= 200:
+            method = self._pending.popleft() if self._pending else "CONNECT" if self.tunnel_asked else ""
+            tunnel = method == "CONNECT" and status < 300
+            if not (tunnel or method == "HEAD" or status in (204, 304)):
+                length = _body_length(fields, version, absent=_UNTIL_CLOSE)
+        self._events.append(HttpResponse(status, version.decode("ascii")))
+        self._tunnel = tunnel
+        return length

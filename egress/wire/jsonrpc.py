@@ -1,0 +1,299 @@
+r"""Framing of JSON objects and arrays in one direction of a byte stream (RFC 8259; one or several per line).
+
+A text counts where it starts: at the start of the stream, at the start of a line, or right after the previous
+text. It is complete at its closing bracket; the newline is not waited for, because the segment that carries the
+bracket is the one a gateway still can refuse. NUL separates like a newline.
+
+Two kinds of reader sit at the other end, and we must see what either of them sees:
+
+- one that cuts lines first: `{` alone on a line is rubbish to it, and the next line is a message. So an object that
+  starts a line is yielded even while an earlier one is still open. A raw newline inside a string breaks the text.
+- one that reads a stream of values (Go's json.Decoder): a text may span lines.
+
+Kept bytes are bounded by leaving out what cannot matter: blanks after the first RAW_BYTES, and whatever a string holds
+beyond MAX_STRING. A text that still outgrows MAX_TEXT is read through a window for the members in MEMBERS.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import NamedTuple
+
+MAX_TEXT = 65536  # bytes kept of one text; real mining messages are below 8 KiB
+MAX_STRING = 8192  # bytes kept of one string; a Zcash solution, the longest seen in mining, has 2.7 kB
+RAW_BYTES = 1024  # the first bytes of a text are kept as sent, blanks included, so that evidence reads like the wire
+MAX_MEMBERS = 64  # members of an overlong text carried from one window to the next
+MAX_DIGITS = 40  # longer integers become floats: Python refuses 4301 digits and converts in quadratic time
+
+QUOTE = ord('"')
+
+# What a text that cannot be parsed is searched for, at any depth.
+MEMBERS = frozenset(
+    {"method", "type", "login", "pass", "agent", "user", "worker", "wallet", "rigid", "site_key"}
+    | {"blob", "job_id", "target", "nonce", "result", "pre_pow"}
+)
+
+_BLANK = re.compile(rb"[ \t\r\n\v\f\0\xef\xbb\xbf]*")  # with the bytes of a UTF-8 byte order mark
+_LINE_END = re.compile(rb"[\n\0]")
+_MARK = re.compile(rb'[\[{]+|[\]}]|"(?:[^"\\\n\0]*")?|[\n\0]+')  # a string without escapes is taken whole
+_STRING_MARK = re.compile(rb'["\\\n\0]')
+_STRING = re.compile(rb'"([^"\\]*(?:\\.[^"\\]*)*)"(\s*:\s*)?', re.DOTALL)
+
+
+class JsonText(NamedTuple):
+    """One JSON object or array.
+
+    `value` is what `json.loads` would give, objects with repeated keys as `Members`. Where the text does not parse or
+    outgrew MAX_TEXT, it is the `Members` that were found: every `method` and `type`, and under `params` all of MEMBERS.
+    `text` is the text as sent (the members as sent where it was overlong).
+    """
+
+    value: object
+    text: bytes
+
+
+class Members(dict[str, object]):
+    """A JSON object that named a key twice; `pairs` has all members in order (the dict: the last of each)."""
+
+    def __init__(self, pairs: list[tuple[str, object]]) -> None:
+        super().__init__(pairs)
+        self.pairs = pairs
+
+
+def every(value: object, key: str) -> list[object]:
+    """All values of `key` (lower case) in a JSON object, in order; none where `value` is no object.
+
+    Keys compare without case, as Go's encoding/json and .NET decoders do.
+    """
+    if not isinstance(value, dict):
+        return []
+    pairs = value.pairs if isinstance(value, Members) else value.items()
+    return [item for name, item in pairs if name == key or name.casefold() == key]
+
+
+class JsonStream:
+    """Mutable; feed it the bytes of one direction in order. Raises nothing."""
+
+    __slots__ = (
+        "_depth", "_escaped", "_found", "_fresh", "_in_string", "_line_at", "_line_depth", "_open", "_overlong",
+        "_room", "_skipping", "_string_at", "_text",
+    )  # fmt: skip
+
+    def __init__(self) -> None:
+        self._skipping = False  # inside a line that is no JSON
+        self._reset()
+
+    def _reset(self) -> None:
+        self._open = False  # inside a text
+        self._text = bytearray()  # what is kept of it
+        self._depth = 0
+        self._in_string = False
+        self._escaped = False
+        self._string_at = 0  # where in _text the last string began
+        self._room = 0  # bytes the open string may still keep
+        self._fresh = False  # only blanks since the last newline
+        self._line_at = -1  # where in _text the bracket stands that started a line, -1: nowhere
+        self._line_depth = 0
+        self._overlong = False
+        self._found: list[tuple[str, str]] = []
+
+    def feed(self, chunk: bytes) -> list[JsonText]:
+        """The texts that `chunk` completes, oldest first."""
+        texts: list[JsonText] = []
+        at = 0
+        while at < len(chunk):
+            if self._in_string:
+                at = self._string(chunk, at, texts)
+            elif self._open:
+                at = self._structure(chunk, at, texts)
+            else:
+                at = self._between(chunk, at)
+        return texts
+
+    def _between(self, chunk: bytes, at: int) -> int:
+        if self._skipping:
+            end = _LINE_END.search(chunk, at)
+            if end is None:
+                return len(chunk)
+            self._skipping = False
+            at = end.end()
+        blank = _BLANK.match(chunk, at)
+        at = blank.end() if blank else at
+        if at < len(chunk):
+            self._open = chunk[at] in b"{["
+            self._skipping = not self._open
+        return at
+
+    def _structure(self, chunk: bytes, at: int, texts: list[JsonText]) -> int:
+        """Outside strings: up to the end of the text, or into a string whose end is not at hand."""
+        for found in _MARK.finditer(chunk, at):
+            start, end = found.span()
+            if start > at:
+                self._keep_between(chunk[at:start], texts)
+            at, mark = end, chunk[start]
+            if mark == QUOTE:
+                self._fresh, self._string_at = False, len(self._text)
+                if end - start == 1 or end - start > MAX_STRING or len(self._text) + end - start >= MAX_TEXT:
+                    self._in_string, self._room = True, MAX_STRING
+                    self._keep(b'"', texts)
+                    return start + 1
+                self._text += found.group()
+            elif mark in b"\n\0":
+                self._fresh = True
+                self._keep(found.group(), texts)
+            elif mark in b"{[":
+                if self._fresh:
+                    self._line_starts(texts)
+                self._fresh = False
+                self._keep(found.group(), texts)
+                self._depth += end - start
+            else:
+                self._fresh = False
+                self._keep(found.group(), texts)
+                self._close(texts)
+                if not self._open:
+                    return at
+        if at < len(chunk):
+            self._keep_between(chunk[at:], texts)
+        return len(chunk)
+
+    def _keep_between(self, piece: bytes, texts: list[JsonText]) -> None:
+        self._fresh = self._fresh and not piece.strip()
+        self._keep(piece, texts)
+
+    def _string(self, chunk: bytes, at: int, texts: list[JsonText]) -> int:
+        """Inside a string: up to and with the next quote, escape or newline."""
+        if self._escaped and chunk[at] not in b"\n\0":
+            self._escaped = False
+            self._keep_string(chunk[at : at + 1], texts)
+            return at + 1
+        found = _STRING_MARK.search(chunk, at)
+        end = found.start() if found else len(chunk)
+        self._keep_string(chunk[at:end], texts)
+        if found is None:
+            return end
+        mark = found.group()
+        if mark == b'"':
+            self._in_string = False
+            self._keep(mark, texts)
+        elif mark == b"\\":
+            self._escaped = True
+            self._room = self._room if self._room >= len(rb"\uXXXX") else 0  # never half an escape
+            self._keep_string(mark, texts)
+        else:
+            self._reset()
+        return found.end()
+
+    def _keep_string(self, piece: bytes, texts: list[JsonText]) -> None:
+        piece = piece[: self._room]
+        self._room -= len(piece)
+        self._keep(piece, texts)
+
+    def _keep(self, piece: bytes, texts: list[JsonText]) -> None:
+        size = len(self._text)
+        if not self._in_string and (self._overlong or size + len(piece) > RAW_BYTES):
+            raw = 0 if self._overlong else max(0, RAW_BYTES - size)
+            piece = piece[:raw] + piece[raw:].translate(None, b" \t\r\n\v\f\0")
+        if size + len(piece) < MAX_TEXT:
+            self._text += piece
+            return
+        while piece:  # cut where the limit stands, so that segmentation cannot move it
+            room = MAX_TEXT - len(self._text)
+            self._text += piece[:room]
+            piece = piece[room:]
+            if len(self._text) >= MAX_TEXT:
+                self._overflow(texts)
+
+    def _line_starts(self, texts: list[JsonText]) -> None:
+        if self._overlong:
+            self._window(len(self._text), texts)
+            self._text.clear()
+        self._line_at, self._line_depth = len(self._text), self._depth
+
+    def _close(self, texts: list[JsonText]) -> None:
+        self._depth -= 1
+        if self._line_at >= 0 and self._depth <= self._line_depth:
+            if self._depth == self._line_depth and self._depth > 0:
+                texts.append(_parse(bytes(self._text[self._line_at :])))
+            self._line_at = -1
+        if self._depth == 0:
+            if self._overlong:
+                self._window(len(self._text), texts)
+            else:
+                texts.append(_parse(bytes(self._text)))
+            self._reset()
+
+    def _overflow(self, texts: list[JsonText]) -> None:
+        """Make room: read what is there for members, keep only what the next bytes may complete."""
+        self._overlong = True
+        cut = self._line_at
+        if cut > 0:  # a line that may yet parse as a whole stays
+            self._window(cut, texts)
+            self._line_at = 0
+        else:
+            self._line_at = -1
+            cut = self._window(len(self._text), texts)
+        del self._text[:cut]
+        self._string_at -= cut
+
+    def _window(self, end: int, texts: list[JsonText]) -> int:
+        """Yield the members in the first `end` kept bytes; return where the undecided rest begins."""
+        text = bytes(self._text[:end])
+        rest = min(end, self._string_at) if self._in_string else end
+        pairs, last = _members(text)
+        if last is not None and not text[last.end() : rest].strip():
+            rest = last.start()  # a key whose colon or value is yet to come
+        pairs = [pair for pair in pairs if pair not in self._found]
+        if pairs:
+            pairs = self._found + pairs
+            self._found = pairs[-MAX_MEMBERS:]
+            wire = ",".join(f"{json.dumps(key)}:{json.dumps(item)}" for key, item in pairs[-MAX_MEMBERS:])
+            texts.append(JsonText(_best_effort(pairs), wire.encode()))
+        return rest
+
+
+def _parse(text: bytes) -> JsonText:
+    decoded = text.replace(b"\0", b" ").decode("utf-8", "replace")
+    try:
+        value: object = json.loads(decoded, object_pairs_hook=_object, parse_int=_integer, strict=False)
+    except (ValueError, RecursionError):
+        value = _best_effort(_members(text)[0])
+    return JsonText(value, text)
+
+
+def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    plain = dict(pairs)
+    return plain if len(plain) == len(pairs) else Members(pairs)
+
+
+def _integer(digits: str) -> int | float:
+    return int(digits) if len(digits) <= MAX_DIGITS else float(digits)
+
+
+def _members(text: bytes) -> tuple[list[tuple[str, str]], re.Match[bytes] | None]:
+    """`"key": "value"` pairs with a key in MEMBERS, among the strings of a text; and the last of its strings."""
+    pairs = []
+    last = None
+    for token in _STRING.finditer(text):
+        if last is not None and last.group(2) is not None and last.end() == token.start():
+            name = _unescape(last.group(1)).casefold()
+            if name in MEMBERS:
+                pairs.append((name, _unescape(token.group(1))))
+        last = token
+    return pairs, last
+
+
+def _best_effort(pairs: list[tuple[str, str]]) -> Members:
+    members: list[tuple[str, object]] = [pair for pair in pairs if pair[0] in ("method", "type")]
+    return Members([*members, ("params", Members(list(pairs)))])
+
+
+def _unescape(raw: bytes) -> str:
+    text = raw.decode("utf-8", "replace")
+    if "\\" not in text:
+        return text
+    try:
+        return str(json.loads(f'"{text}"', strict=False))
+    except ValueError:
+        return text

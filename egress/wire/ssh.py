@@ -1,0 +1,212 @@
+"""SSH before it is encrypted: identification (RFC 4253 section 4.2), KEXINIT (section 7.1), SSH-1.5's first packet.
+
+Both directions are read alike, because who opened the connection does not say who is the server. Lines before the
+identification are allowed to either side: a server may send them (RFC 4253), and an agent that plays the server will.
+The identification is reported as soon as `SSH-x.y-` stands there; its line may be cut short by the segment.
+
+Read is what implementations accept, not only what the RFC allows: LF alone ends a line, and OpenSSH reads the version
+with sscanf("SSH-%d.%d-"), so blanks, signs and leading zeros pass. Go's reader accepts any line that begins with
+`SSH-` (chisel says `SSH-chisel-v3-client`); that is taken at the first line only, where text hardly begins so.
+"""
+
+from __future__ import annotations
+
+import re
+from enum import Enum
+from typing import NamedTuple
+
+MAX_LINES = 64  # OpenSSH reads 1024 lines; real notices have a few
+MAX_HEAD = 16384  # bytes up to the end of the identification; OpenSSH: 8192 a line
+MAX_PACKET = 35000  # RFC 4253 section 6.1
+MAX_MESSAGES = 64  # before NEWKEYS; a key exchange takes 3 to 5, padded with IGNORE or DEBUG
+
+PREFIX = b"SSH-"
+KEXINIT, NEWKEYS = 20, 21  # RFC 4250 section 4.1.2
+
+_IDENT = re.compile(rb"SSH-([ \t\v\f\r]*[+-]?\d{1,64}\.[ \t\v\f\r]*[+-]?\d{1,64})-([^\r\n]*)")
+_FIRST_IDENT = re.compile(rb"SSH-([^\r\n-]{1,64})-([^\r\n]*)")
+_FIRST_LINE = re.compile(rb"SSH-([^\r\n-]{1,250})()\r?\n")
+_NAME_LISTS = 10
+
+
+class SshIdent(NamedTuple):
+    """An identification line, as much of it as was there when it was recognised."""
+
+    proto: str  # "2.0", "1.99", "1.5", … with what sscanf would skip taken out
+    software: str  # with the comment; may be cut short
+    line: bytes  # without its line end
+    line_number: int  # 1-based
+
+
+class KexInit(NamedTuple):
+    """RFC 4253 section 7.1: preferences, best first."""
+
+    kex: tuple[str, ...]
+    host_keys: tuple[str, ...]
+    ciphers_c2s: tuple[str, ...]
+    ciphers_s2c: tuple[str, ...]
+    macs_c2s: tuple[str, ...]
+    macs_s2c: tuple[str, ...]
+    compression_c2s: tuple[str, ...]
+    compression_s2c: tuple[str, ...]
+    guess: bool  # first_kex_packet_follows
+
+
+class SshMessage(NamedTuple):
+    """An unencrypted binary packet."""
+
+    number: int
+    kex: KexInit | None = None  # of a KEXINIT that parses
+    version: int = 2  # 1: the number is one of SSH-1's, e.g. 2 SSH_SMSG_PUBLIC_KEY, 3 SSH_CMSG_SESSION_KEY
+
+
+SshFact = SshIdent | SshMessage
+
+
+class _State(Enum):
+    LINES = 0
+    REST = 1  # of the identification line
+    PACKETS = 2
+
+
+class SshStream:
+    """Mutable; feed it the bytes of one direction in order. Raises nothing.
+
+    `identified`: an identification was seen. `done`: nothing more will come (NEWKEYS, a limit, or it is no SSH).
+    """
+
+    __slots__ = ("_buffer", "_head", "_line", "_messages", "_proto", "_scanned", "_state", "done", "identified")
+
+    def __init__(self) -> None:
+        self.identified = False
+        self.done = False
+        self._buffer = bytearray()  # the open line, or the open packet
+        self._state = _State.LINES
+        self._head = 0  # bytes taken by lines so far
+        self._line = 1
+        self._scanned = 0  # bytes of the open line known to hold no line feed
+        self._proto = ""
+        self._messages = 0
+
+    def feed(self, chunk: bytes) -> list[SshFact]:
+        """The facts that `chunk` completes, oldest first."""
+        facts: list[SshFact] = []
+        if not self.done:
+            self._buffer += chunk
+            self._advance(facts)
+        if self.done:
+            self._buffer.clear()
+        return facts
+
+    def _advance(self, facts: list[SshFact]) -> None:
+        if self._state is _State.LINES:
+            self._read_lines(facts)
+        if self._state is _State.REST:
+            self._skip_rest()
+        if self._state is _State.PACKETS:
+            self._read_packets(facts)
+
+    def _read_lines(self, facts: list[SshFact]) -> None:
+        start = 0
+        while True:
+            end = self._buffer.find(b"\n", max(start, self._scanned))
+            stop = len(self._buffer) if end < 0 else end + 1
+            stop = min(stop, start + MAX_HEAD - self._head)
+            if self._buffer.startswith(PREFIX, start):
+                ident = self._identify(bytes(self._buffer[start : min(stop, start + 512)]))
+                if ident is not None:
+                    facts.append(ident)
+                    del self._buffer[:start]
+                    self._scanned = 0
+                    self._state = _State.REST
+                    return
+            if self._head + stop - start >= MAX_HEAD or (end >= 0 and self._line >= MAX_LINES):
+                self.done = True
+                return
+            if end < 0:
+                break
+            self._head += stop - start
+            self._line += 1
+            start = stop
+        del self._buffer[:start]
+        self._scanned = len(self._buffer)
+
+    def _identify(self, line: bytes) -> SshIdent | None:
+        found = _IDENT.match(line)
+        if found is None and self._line == 1:
+            found = _FIRST_IDENT.match(line) or _FIRST_LINE.match(line)
+        if found is None:
+            return None
+        self.identified = True
+        self._proto = _version(found.group(1))
+        software = found.group(2).decode("ascii", "replace").strip()
+        return SshIdent(self._proto, software, line.rstrip(b"\r\n"), self._line)
+
+    def _skip_rest(self) -> None:
+        end = self._buffer.find(b"\n", self._scanned)
+        self._scanned = len(self._buffer)
+        if self._head + (self._scanned if end < 0 else end) >= MAX_HEAD:
+            self.done = True
+        elif end >= 0:
+            del self._buffer[: end + 1]
+            self._state = _State.PACKETS
+
+    def _read_packets(self, facts: list[SshFact]) -> None:
+        start = 0
+        while not self.done and len(self._buffer) - start >= 6:
+            length = int.from_bytes(self._buffer[start : start + 4])
+            old = self._is_version_1(start)
+            # SSH-1 (protocol 1.5): `length` counts type, data and CRC; 1 to 8 bytes of padding stand before them.
+            padding = 8 - length % 8 if old else self._buffer[start + 4]
+            size = 4 + length + (padding if old else 0)
+            if size > 4 + MAX_PACKET or length < (5 if old else padding + 2):
+                self.done = True
+                break
+            if len(self._buffer) - start < size:
+                break
+            packet = bytes(self._buffer[start : start + size])
+            facts.append(_message(packet, padding, old=old))
+            start += size
+            self._messages += 1
+            self.done = old or packet[5] == NEWKEYS or self._messages >= MAX_MESSAGES
+        del self._buffer[:start]
+
+    def _is_version_1(self, start: int) -> bool:
+        """Whether the packet at `start` is SSH-1's; 1.99 leaves that to the other side's choice."""
+        if not self._proto.startswith("1."):
+            return False
+        looks_new = self._buffer[start + 4] >= 4 and self._buffer[start + 5] == KEXINIT
+        return self._proto != "1.99" or (self._messages == 0 and not looks_new)
+
+
+def _version(raw: bytes) -> str:
+    text = raw.decode("ascii", "replace")
+    numbers = re.fullmatch(r"\s*([+-]?\d+)\.\s*([+-]?\d+)", text)
+    return f"{int(numbers[1])}.{int(numbers[2])}" if numbers else text
+
+
+def _message(packet: bytes, padding: int, *, old: bool) -> SshMessage:
+    if old:
+        return SshMessage(packet[4 + padding], None, 1)
+    payload = packet[5 : len(packet) - padding]
+    number = payload[0]
+    return SshMessage(number, _kexinit(payload) if number == KEXINIT else None)
+
+
+def _kexinit(payload: bytes) -> KexInit | None:
+    """Parse a KEXINIT payload; None where its lists overrun it."""
+    at = 17  # message number and cookie
+    lists: list[tuple[str, ...]] = []
+    for _ in range(_NAME_LISTS):
+        end = at + 4 + int.from_bytes(payload[at : at + 4])
+        if len(payload) < max(end, at + 4):
+            return None
+        names = payload[at + 4 : end].decode("ascii", "replace")
+        lists.append(tuple(names.split(",")) if names else ())
+        at = end
+    if at >= len(payload):
+        return None
+    kex, keys, ciphers_out, ciphers_in, macs_out, macs_in, compression_out, compression_in, *_languages = lists
+    return KexInit(
+        kex, keys, ciphers_out, ciphers_in, macs_out, macs_in, compression_out, compression_in, payload[at] != 0
+    )
