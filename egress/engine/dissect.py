@@ -1,0 +1,242 @@
+"""Dissection: ordered bytes in, events out. It states facts and holds no opinions.
+
+Each direction of a TCP flow is a *Side*. While its protocol is unknown its bytes go to every cheap reader at
+once (SSH identification, JSON messages) beside identification of TLS and HTTP, so that no byte is judged by
+one guess alone. HTTP is followed message by message; when it ends (CONNECT, Upgrade, or bytes that are not HTTP
+where a message should begin) identification starts over on what follows. TLS is followed up to its hello and is
+opaque after it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from egress.engine.events import (
+    DnsAsked,
+    Event,
+    HttpAsked,
+    SshPacket,
+    SshSpoken,
+    StratumSpoken,
+    TlsOpened,
+)
+from egress.errors import Malformed
+from egress.model import EVIDENCE_BYTES, TCP, UDP, Direction, Packet
+from egress.wire import dns, http, tls
+from egress.wire.jsonrpc import JsonStream
+from egress.wire.ssh import SshIdent, SshStream
+from egress.wire.stratum import classify
+
+HEAD_BYTES = 32768  # bytes kept to identify a protocol or to complete a TLS hello
+OFTEN, SELDOM = 4096, 256  # a hello is tried with every segment at first, later only each so many bytes
+NESTING = 4  # protocols inside one another that are followed
+DATAGRAMS = 8  # UDP datagrams a direction after which an unknown protocol stays unknown
+DNS_PORT = 53
+QUIC_LONG_HEADER = 0xC0  # RFC 9000 section 17.2: header form and fixed bit
+
+
+class Dissector:
+    """Both sides of one flow. `app` and `server_name` are what has been identified so far."""
+
+    __slots__ = ("_datagrams", "_sides", "answers", "app", "server_name")
+
+    def __init__(self) -> None:
+        self.app = ""
+        self.server_name = ""
+        self.answers = http.ResponseStream()  # told of each request, so that it knows what an answer is to
+        self._sides = (Side(self, Direction.OUT), Side(self, Direction.IN))
+        self._datagrams = 0
+
+    def feed(self, direction: Direction, data: bytes) -> Iterator[Event]:
+        """The next bytes of one direction of a TCP flow, in order."""
+        return self._sides[direction].feed(data)
+
+    def datagram(self, packet: Packet, direction: Direction, port: int) -> Iterator[Event]:
+        """One packet of a flow that is not TCP; `port` is the server's."""
+        self._datagrams += 1
+        data = packet.payload
+        if packet.proto != UDP or not data:
+            return
+        if port == DNS_PORT or self.app == "dns":
+            self.app = "dns"
+            if direction is Direction.OUT:
+                try:
+                    query = dns.query(data)
+                except Malformed:
+                    return
+                self.server_name = self.server_name or query.name
+                yield DnsAsked(direction, query)
+        elif not self.app and data[0] & QUIC_LONG_HEADER == QUIC_LONG_HEADER and len(data) >= 1200:
+            self.app = "quic"
+
+    def opaque(self, proto: int) -> bool:
+        """Whether nothing more can be learnt from the bytes of this flow."""
+        if proto == TCP:
+            return all(side.opaque for side in self._sides)
+        return proto == UDP and self.app != "dns" and self._datagrams >= DATAGRAMS
+
+    def named(self, app: str, server_name: str = "") -> None:
+        """Identification: an inner protocol replaces the one that carried it."""
+        self.app = app
+        if server_name:
+            self.server_name = server_name
+
+
+class Side:
+    """One direction of a TCP flow."""
+
+    __slots__ = ("_direction", "_flow", "_head", "_http", "_json", "_nesting", "_ssh", "_state", "_tried", "opaque")
+
+    def __init__(self, flow: Dissector, direction: Direction) -> None:
+        self._flow = flow
+        self._direction = direction
+        self._nesting = 0
+        self._begin()
+
+    def _begin(self) -> None:
+        """Forget what was identified: a new protocol begins with the next byte."""
+        self._state = "unknown"
+        self._head = b""
+        self._tried = 0
+        self._http: http.RequestStream | http.ResponseStream | None = None
+        self._ssh: SshStream | None = SshStream()
+        self._json: JsonStream | None = JsonStream()
+        self.opaque = False
+
+    def feed(self, data: bytes) -> Iterator[Event]:
+        if self._state == "unknown":
+            data = self._identify(data)
+        if self._state == "tls":
+            yield from self._tls(data)
+        elif self._state == "http":
+            yield from self._follow_http(data)
+        else:
+            yield from self._plain(data)
+
+    def _identify(self, data: bytes) -> bytes:
+        """Try to name the protocol; returns the bytes its follower must be given."""
+        head = self._head = self._head + data
+        preface = http.is_h2_preface(head)
+        hello, answer = tls.looks_like_tls(head), tls.server_hello(head)
+        message = False if preface is None else http.starts_http(head)
+        if preface:
+            self._flow.named("http2")
+            self._state = "plain"
+        elif hello or answer:
+            self._flow.named("tls")
+            self._state = "tls"
+            self.opaque = bool(answer)
+        elif message:
+            self._flow.named("http")
+            self._state = "http"
+        elif None not in (preface, hello, answer, message) or len(head) >= HEAD_BYTES:
+            self._state = "plain"
+        if self._state == "unknown":
+            return data
+        self._head = b""
+        if self._state == "plain":
+            return data
+        self._ssh = self._json = None
+        return head
+
+    def _plain(self, data: bytes) -> Iterator[Event]:
+        """A protocol of lines, or none we know: SSH and JSON may begin at any line."""
+        if self._ssh is not None:
+            yield from self._read_ssh(self._ssh, data)
+        if self._json is not None:
+            yield from self._read_json(self._json, data, "tcp")
+
+    def _read_ssh(self, reader: SshStream, data: bytes) -> Iterator[Event]:
+        for fact in reader.feed(data):
+            if isinstance(fact, SshIdent):
+                self._flow.named("ssh")
+                self._json = None
+                yield SshSpoken(self._direction, fact)
+            else:
+                yield SshPacket(self._direction, fact)
+        if reader.done:
+            self._ssh = None
+            self.opaque = reader.identified
+
+    def _read_json(self, reader: JsonStream, data: bytes, carrier: str) -> Iterator[Event]:
+        for value, text in reader.feed(data):
+            call = classify(value)
+            if call is not None:
+                if call.proof:
+                    self._flow.named("stratum", call.pool)
+                yield StratumSpoken(self._direction, call, text[:EVIDENCE_BYTES], carrier)
+
+    def _tls(self, data: bytes) -> Iterator[Event]:
+        if self.opaque:
+            return
+        head = self._head = self._head + data
+        if len(head) > OFTEN and len(head) - self._tried < SELDOM:
+            return
+        self._tried = len(head)
+        try:
+            hello = tls.client_hello(head)
+        except Malformed:
+            yield from self._fall_back(head)
+            return
+        if hello is not None:
+            self.opaque = True
+            self._flow.named("tls", hello.server_name)
+            yield TlsOpened(self._direction, hello)
+        if self.opaque or len(head) >= HEAD_BYTES:
+            self.opaque = True
+            self._head = b""
+
+    def _follow_http(self, data: bytes) -> Iterator[Event]:
+        if self._http is None:
+            answers = data.lstrip(b"\r\n").startswith(b"HTTP/")
+            self._http = self._flow.answers if answers else http.RequestStream()
+        stream = self._http
+        try:
+            items = stream.feed(data)
+        except Malformed:
+            yield from self._messages(stream, stream.salvage)
+            yield from self._fall_back(data)
+            return
+        yield from self._messages(stream, items)
+
+    def _messages(
+        self,
+        stream: http.RequestStream | http.ResponseStream,
+        items: Sequence[http.HttpRequest | http.HttpResponse | http.Body | http.Opaque],
+    ) -> Iterator[Event]:
+        for item in items:
+            if isinstance(item, http.HttpRequest):
+                self._flow.answers.asked(item)
+                self._flow.named("http", item.host)
+                self._json = JsonStream()
+                yield HttpAsked(self._direction, item)
+            elif isinstance(item, http.Body):
+                yield from self._body(item, asked=isinstance(stream, http.RequestStream))
+            elif isinstance(item, http.Opaque):
+                yield from self._inner(item.data)
+                return
+
+    def _body(self, body: http.Body, *, asked: bool) -> Iterator[Event]:
+        """Mining over HTTP (getwork, getblocktemplate) has its calls in request bodies; answers only quote."""
+        if asked and self._json is not None:
+            yield from self._read_json(self._json, body.data, "http")
+        if self._ssh is None and body.data.startswith(b"SSH-"):
+            self._ssh = SshStream()
+        if self._ssh is not None:
+            yield from self._read_ssh(self._ssh, body.data)
+
+    def _inner(self, data: bytes) -> Iterator[Event]:
+        """What follows a protocol switch is a stream of its own."""
+        self._nesting += 1
+        if self._nesting > NESTING:
+            yield from self._fall_back(data)
+            return
+        self._begin()
+        if data:
+            yield from self.feed(data)
+
+    def _fall_back(self, data: bytes) -> Iterator[Event]:
+        """It was not what it began as: read it as a protocol nobody knows."""
+        self._begin()
+        self._state = "plain"
+        yield from self._plain(data)

@@ -1,0 +1,258 @@
+"""A flow, one per agent and 5-tuple, and the bounded table that holds them.
+
+The table keeps flows roughly in order of last use. When an agent's share is full the oldest flow that is
+decided and harmless to forget makes room: settled, closed, or refused by policy alone (it would be refused
+again). A flow refused for a finding is never given up early, and an undecided one only after it has been
+idle; if nothing can go, the new flow is refused. So an agent can fill only its own share, and by filling
+it can only lock itself out.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Iterator
+
+from egress.config import Limits
+from egress.engine.dissect import Dissector
+from egress.engine.patterns import Scan
+from egress.engine.stream import Stream, distance
+from egress.model import ACK, FIN, RST, SYN, TCP, UDP, Action, Agent, Direction, Outcome, Packet, Reason, Rule, Verdict
+
+Key = tuple[int, bytes, int, bytes, int]  # proto, agent's address and port, remote address and port
+
+EVICT_LOOK = 64  # oldest flows looked at for one that may go
+EVICT_IDLE = 30.0  # seconds of silence after which an undecided flow may go
+
+
+class Flow:
+    """Everything known of one flow. Counters are IP packets and bytes."""
+
+    __slots__ = (
+        "agent",
+        "app",
+        "bytes_in",
+        "bytes_out",
+        "charged",
+        "condemned",
+        "dissector",
+        "forgotten",
+        "found",
+        "icmp",
+        "id",
+        "last",
+        "last_ack",
+        "last_data",
+        "listening",
+        "local",
+        "lport",
+        "moved",
+        "next_out",
+        "opened",
+        "outbound",
+        "outcome",
+        "packets_in",
+        "packets_out",
+        "picked_up",
+        "proto",
+        "refused_before",
+        "remote",
+        "rport",
+        "rule",
+        "scan",
+        "scratches",
+        "server_name",
+        "start",
+        "state",
+        "streams",
+        "unseen",
+        "verdict",
+        "who",
+    )
+
+    def __init__(self, who: Agent, key: Key, packet: Packet, ts: float, direction: Direction) -> None:
+        self.who = who
+        self.agent = who.name
+        self.proto, self.local, self.lport, self.remote, self.rport = key
+        self.picked_up = packet.proto == TCP and not packet.flags & SYN
+        answer = packet.proto == TCP and packet.flags & (SYN | ACK) == SYN | ACK
+        self.outbound = (direction is Direction.OUT) != answer or self.picked_up
+        self.icmp = packet.flags if packet.proto != TCP else 0
+        self.start = self.last = self.moved = ts
+        self.last_data = float("-inf")  # when payload last went either way
+        self.last_ack = self.next_out = -1  # TCP: what the agent last acknowledged, what it will send next
+        self.opened = False
+        self.state = "new"
+        self.app = self.server_name = ""
+        self.rule: Rule | None = None
+        self.verdict = Verdict(
+            Action.REJECT, Reason.DEFAULT
+        )  # what is decided; `outcome` is what happens (monitor mode lets pass)
+        self.outcome = Outcome(self.verdict)
+        self.found: set[str] = set()
+        self.refused_before = False
+        self.listening = False  # settled for the kernel, but what the agent says is still dissected
+        self.forgotten = False  # no longer in its table
+        self.condemned = False  # refused for a finding: never forgotten early
+        self.packets_out = self.packets_in = self.bytes_out = self.bytes_in = self.unseen = 0
+        self.charged = 0
+        self.streams: tuple[Stream, Stream] | None = None
+        self.dissector: Dissector | None = None
+        self.scan: Scan | None = None
+        self.scratches: dict[str, dict[str, object]] = {}
+        self.id = self._identity()
+
+    def _identity(self) -> str:
+        ends = f"{self.proto}|{self.local.hex()}|{self.lport}|{self.remote.hex()}|{self.rport}"
+        text = f"{self.agent}|{ends}|{self.start:.6f}"
+        return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+    @property
+    def key(self) -> Key:
+        return (self.proto, self.local, self.lport, self.remote, self.rport)
+
+    @property
+    def server_port(self) -> int:
+        """The port of the side that was called."""
+        return self.rport if self.outbound else self.lport
+
+    @property
+    def refused(self) -> bool:
+        return self.verdict.action is not Action.ACCEPT
+
+    def scratch(self, signature: str) -> dict[str, object]:
+        """State of one signature on this flow; it lives and dies with the flow."""
+        return self.scratches.setdefault(signature, {})
+
+    def count(self, packet: Packet, ts: float, direction: Direction) -> None:
+        """Book one packet."""
+        self.last = ts
+        if direction is Direction.OUT:
+            self.packets_out += 1
+            self.bytes_out += packet.length
+        else:
+            self.packets_in += 1
+            self.bytes_in += packet.length
+
+    def client_first(self, packet: Packet, ts: float, direction: Direction, idle_gap: float) -> bool:
+        """Whether this packet is the agent speaking first after both sides were silent.
+
+        A settled flow's replies are not queued: there the agent's own acknowledgements tell that the
+        other side spoke, and how much.
+        """
+        size = len(packet.payload) + packet.missing
+        if direction is Direction.IN:
+            if size:
+                self.last_data = ts
+            return False
+        fresh = bool(size)
+        if packet.proto == TCP:
+            end = (packet.seq + size) & 0xFFFFFFFF
+            fresh = fresh and (self.next_out < 0 or distance(end, self.next_out) > 0)
+            if self.next_out < 0 or fresh:
+                self.next_out = end
+            if packet.flags & ACK and packet.ack != self.last_ack:
+                heard = distance(packet.ack, self.last_ack) if self.last_ack >= 0 else 0
+                self.last_ack = packet.ack
+                if heard > 0 and self.verdict.settled:
+                    self.bytes_in += heard
+                    self.last_data = ts
+        if not fresh:
+            return False
+        first = ts - self.last_data >= idle_gap
+        self.last_data = ts
+        return first
+
+    def advance(self, flags: int, direction: Direction) -> bool:
+        """TCP state as far as timeouts need it; True when the flow has just been closed."""
+        if flags & (RST | FIN):
+            closing = self.state != "closed"
+            self.state = "closed"
+            return closing
+        if self.state == "new" and direction is not (Direction.OUT if self.outbound else Direction.IN):
+            self.state = "established"
+        return False
+
+    def identify(self) -> bool:
+        """Take over what dissection learnt; True if the application protocol is news."""
+        if self.dissector is None:
+            return False
+        before = self.app
+        self.app = self.dissector.app or self.app
+        self.server_name = self.dissector.server_name or self.server_name
+        return self.app != before
+
+    def told(self, enough: int) -> tuple[bool, bool]:
+        """Whether each direction (out, in) has been heard for this many bytes."""
+        if self.streams is None:
+            return False, False
+        out, back = self.streams
+        return len(out.history) >= enough, len(back.history) >= enough
+
+    def stop_hearing(self) -> None:
+        """The other side has said enough: keep nothing of it."""
+        if self.streams is not None:
+            out, back = self.streams
+            self.unseen += back.unseen
+            self.streams = out, Stream(strict=back.strict, capacity=back.capacity, early=True)
+
+    def charge(self) -> int:
+        """Book the bytes now under inspection; returns the change. Readers hold at most as much as the streams."""
+        held = 2 * sum(stream.held() for stream in self.streams) if self.streams else 0
+        change = held - self.charged
+        self.charged = held
+        return change
+
+    def release(self) -> None:
+        """Give up inspection: streams and readers."""
+        if self.streams is not None:
+            self.unseen += sum(stream.unseen for stream in self.streams)
+        self.streams = self.dissector = None
+
+    def timeout(self, limits: Limits) -> float:
+        """Seconds of silence after which this flow is forgotten."""
+        if self.condemned:
+            return limits.refused_timeout
+        if self.proto == UDP:
+            return limits.udp_timeout
+        if self.proto != TCP:
+            return limits.other_timeout
+        if self.refused or self.state == "closed":
+            return limits.tcp_closed
+        return limits.tcp_handshake if self.state == "new" else limits.tcp_established
+
+    def forgettable(self, ts: float) -> bool:
+        """Whether forgetting it now costs no protection."""
+        if self.condemned:
+            return False
+        decided = self.verdict.settled or self.state == "closed" or self.refused
+        return decided or ts - self.last >= EVICT_IDLE
+
+
+class FlowTable:
+    """The flows of one agent, oldest use first."""
+
+    __slots__ = ("buffered", "flows")
+
+    def __init__(self) -> None:
+        self.flows: OrderedDict[Key, Flow] = OrderedDict()
+        self.buffered = 0  # bytes under inspection
+
+    def touch(self, flow: Flow, ts: float) -> None:
+        """Keep the order of last use, to about a second (a move costs more than a packet's counters)."""
+        if ts - flow.moved > 1.0:
+            flow.moved = ts
+            self.flows.move_to_end(flow.key)
+
+    def evictable(self, ts: float) -> Flow | None:
+        """An old flow that may make room, if there is one."""
+        for flow, _ in zip(self.flows.values(), range(EVICT_LOOK), strict=False):
+            if flow.forgettable(ts):
+                return flow
+        return None
+
+    def __iter__(self) -> Iterator[Flow]:
+        return iter(self.flows.values())
+
+    def __len__(self) -> int:
+        return len(self.flows)

@@ -1,0 +1,78 @@
+"""From packets of an undecided flow to events: TCP segments in order through both streams, the rest as it comes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from egress.engine.dissect import Dissector
+from egress.engine.events import Burst, Event, Inconsistent, Opened
+from egress.engine.flow import Flow
+from egress.engine.stream import Overflow, Stream
+from egress.model import ACK, RST, SYN, TCP, Direction, Mode, Packet
+
+
+def events(
+    flow: Flow, packet: Packet, ts: float, direction: Direction, capacity: int, *, burst: bool
+) -> Iterator[Event]:
+    """What this packet tells; `capacity` bounds the out-of-order bytes held a direction.
+
+    Raises Overflow for a segment that cannot be put in order and so must not pass.
+    """
+    dissector = flow.dissector
+    if dissector is None:
+        dissector = flow.dissector = Dissector()
+    if packet.proto != TCP:
+        if not flow.opened:
+            flow.opened = True
+            yield Opened(flow.start, ts)
+        yield from dissector.datagram(packet, direction, flow.server_port)
+    else:
+        if flow.streams is None:
+            strict = flow.who.mode is Mode.ENFORCE
+            flow.streams = (
+                Stream(strict=strict, capacity=capacity, early=flow.picked_up),
+                Stream(strict=strict, capacity=capacity, early=flow.picked_up),
+            )
+        yield from _segment(flow, dissector, flow.streams, packet, ts, direction)
+    if burst:
+        yield Burst(ts)
+
+
+def _segment(
+    flow: Flow, dissector: Dissector, streams: tuple[Stream, Stream], packet: Packet, ts: float, direction: Direction
+) -> Iterator[Event]:
+    stream, other = streams[direction], streams[1 - direction]
+    seq = packet.seq
+    if packet.flags & SYN:
+        seq = (seq + 1) & 0xFFFFFFFF
+        if stream.base < 0:
+            stream.start(seq)
+    if not flow.opened and answers(flow, packet, direction, other):
+        flow.opened = True
+        yield Opened(flow.start, ts)
+    if packet.payload or packet.missing:
+        if not flow.opened and stream.strict and not packet.flags & SYN:
+            raise Overflow("data before the handshake was answered")
+        data = stream.feed(seq, packet.payload, packet.missing)
+        if stream.conflict is not None:
+            yield Inconsistent(direction, *stream.conflict)
+            stream.conflict = None
+        if data:
+            yield from dissector.feed(direction, data)
+    if packet.flags & ACK:
+        data = other.acknowledge(packet.ack)
+        if data:
+            yield from dissector.feed(Direction(1 - direction), data)
+
+
+def answers(flow: Flow, packet: Packet, direction: Direction, caller: Stream) -> bool:
+    """Whether this segment shows that the connection was accepted: a failed one never opens.
+
+    Without the handshake (a capture's gap, a flow picked up in mid-stream) data of either side shows it.
+    """
+    if packet.flags & RST:
+        return False
+    if packet.payload and (flow.picked_up or not caller.strict):
+        return True
+    called = direction is not (Direction.OUT if flow.outbound else Direction.IN)
+    return called and packet.flags & SYN > 0 and (caller.base < 0 or packet.ack == caller.next)

@@ -1,0 +1,167 @@
+"""One direction of a TCP connection as an ordered byte stream.
+
+Every byte delivered since the stream began is kept until the flow settles (the caller bounds that), so a
+retransmission or overlap with other content is always noticed: the classic way to show an inspector one
+thing and the receiver another (Ptacek & Newsham 1998, section 5.3). Out-of-order segments wait, bounded.
+
+A *strict* stream is inline: each segment passes us before the receiver can have it, so a hole can only be
+filled by bytes yet to come, and what does not fit the buffer is refused (its sender will retransmit). A lenient
+stream follows a capture or a monitored agent: bytes may be missing for ever, and it skips them, counted in `unseen`.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+MAX_PENDING = 512  # out-of-order segments held a direction
+WINDOW = 1 << 30  # RFC 7323: the largest window; anything farther away is not of this connection
+
+
+class Conflict(NamedTuple):
+    """The first byte at which a segment contradicts what was seen before."""
+
+    seq: int
+    before: bytes
+    after: bytes
+
+
+class Overflow(Exception):  # noqa: N818 - a fact about the segment: it was not taken
+    """A strict stream has no room for this out-of-order segment; it must not pass."""
+
+
+def distance(seq: int, base: int) -> int:
+    """How far `seq` lies after `base`, modulo 2**32 (negative: before)."""
+    return ((seq - base + 0x80000000) & 0xFFFFFFFF) - 0x80000000
+
+
+class Stream:
+    """Feed segments in any order; get the bytes in order, each once."""
+
+    __slots__ = (
+        "acked",
+        "base",
+        "capacity",
+        "conflict",
+        "early",
+        "history",
+        "next",
+        "pending",
+        "strict",
+        "unseen",
+        "waiting",
+    )
+
+    def __init__(self, *, strict: bool, capacity: int, early: bool = False) -> None:
+        self.strict = strict
+        self.capacity = capacity
+        self.early = early  # picked up in mid-stream: bytes before our beginning are news, not repetition
+        self.base = -1  # sequence number of history[0]; -1: not started
+        self.next = 0  # sequence number expected next
+        self.acked = -1  # the highest acknowledgement of the other side; -1: none yet
+        self.history = bytearray()
+        self.pending: dict[int, bytes] = {}
+        self.waiting = 0  # bytes in pending
+        self.conflict: Conflict | None = None
+        self.unseen = 0
+
+    def start(self, seq: int) -> None:
+        """The first byte of the stream has this sequence number."""
+        self.base = self.next = seq
+        self.history.clear()
+        self.pending.clear()
+        self.waiting = 0
+
+    def feed(self, seq: int, data: bytes, missing: int = 0) -> bytes:
+        """Take a segment (with `missing` uncaptured bytes at its end); return what became readable in order.
+
+        Raises Overflow if the stream is strict and cannot hold the segment. A contradiction sets `conflict`.
+        """
+        if self.base < 0:
+            self.start(seq)
+        gap = distance(seq, self.next)
+        if gap == 0 and not self.pending and not missing:
+            self.history += data
+            self.next = (seq + len(data)) & 0xFFFFFFFF
+            return data
+        if gap > 0:
+            return self._hold(seq, data, gap)
+        if self.early and (before := distance(self.base, seq)) > 0:
+            return data[:before] + self.feed(self.base, data[before:]) if len(data) > before else data
+        fresh = self._after_overlap(seq, data, -gap) if gap else data
+        self._extend(fresh)
+        if missing and distance(end := (seq + len(data) + missing) & 0xFFFFFFFF, self.next) > 0:
+            self._skip(end)
+        return fresh + self._drain() if self.pending else fresh
+
+    def acknowledge(self, ack: int) -> bytes:
+        """The receiver has everything before `ack`; a lenient stream gives up waiting for what it never saw."""
+        if self.acked < 0 or distance(ack, self.acked) > 0:
+            self.acked = ack
+        if self.strict or self.base < 0 or distance(ack, self.next) <= 0 or not self.pending:
+            return b""
+        first = min(self.pending, key=lambda seq: distance(seq, self.next))
+        if distance(first, ack) > 0:
+            return b""
+        self._skip(first)
+        return self._drain()
+
+    def held(self) -> int:
+        """Bytes of memory under this stream."""
+        return len(self.history) + self.waiting
+
+    def _extend(self, data: bytes) -> None:
+        self.history += data
+        self.next = (self.next + len(data)) & 0xFFFFFFFF
+
+    def _skip(self, seq: int) -> None:
+        """Bytes up to `seq` will never be seen; what came before cannot be compared any more."""
+        self.unseen += max(0, distance(seq, self.next))
+        self.base = self.next = seq
+        self.history.clear()
+
+    def _hold(self, seq: int, data: bytes, gap: int) -> bytes:
+        if not data or gap > WINDOW:
+            return b""
+        known = self.pending.get(seq, b"")
+        self._compare(seq, known, data)
+        if len(data) <= len(known):
+            return b""
+        if len(self.pending) >= MAX_PENDING or self.waiting + len(data) > self.capacity:
+            if self.strict:
+                raise Overflow("too many bytes out of order")
+            self._skip(min((*self.pending, seq), key=lambda key: distance(key, self.next)))
+            return self._drain() + self.feed(seq, data)
+        self.pending[seq] = data
+        self.waiting += len(data) - len(known)
+        return b""
+
+    def _drain(self) -> bytes:
+        """Deliver held segments that now follow on."""
+        out = bytearray()
+        for seq in sorted(self.pending, key=lambda key: distance(key, self.next)):
+            gap = distance(seq, self.next)
+            if gap > 0:
+                break
+            data = self.pending.pop(seq)
+            self.waiting -= len(data)
+            fresh = self._after_overlap(seq, data, -gap) if gap else data
+            self._extend(fresh)
+            out += fresh
+        return bytes(out)
+
+    def _after_overlap(self, seq: int, data: bytes, overlap: int) -> bytes:
+        """Compare the part of a segment that was seen before; return the part that was not."""
+        if len(data) == 1 and overlap == 1 and self.acked >= 0 and distance(self.acked, self.next) >= 0:
+            return b""  # a keep-alive probe may carry one garbage octet (RFC 9293 section 3.8.4)
+        offset = distance(seq, self.base)
+        skip = max(0, -offset)
+        before = bytes(self.history[offset + skip : offset + overlap]) if offset + overlap > 0 else b""
+        self._compare((seq + skip) & 0xFFFFFFFF, before, data[skip:overlap])
+        return data[overlap:]
+
+    def _compare(self, seq: int, before: bytes, after: bytes) -> None:
+        size = min(len(before), len(after))
+        if before[:size] == after[:size] or self.conflict is not None:
+            return
+        at = next(i for i in range(size) if before[i] != after[i])
+        self.conflict = Conflict((seq + at) & 0xFFFFFFFF, before[at : at + 64], after[at : at + 64])

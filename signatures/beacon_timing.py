@@ -1,0 +1,221 @@
+"""beacon.timing: the agent calls one destination again and again, more regularly than work does.
+
+Watched are the starts of answered flows, per destination address and port and per destination address (a beacon that
+changes its port is still seen), and the bursts in which the agent speaks first inside one long flow. The test, its
+null hypothesis and what counts as one event are in `egress.engine.window`. A key alarms when its E reaches M / alpha,
+M being the number of keys watched for this agent so far (met at least twice): of M keys inside the null hypothesis,
+at any rates, the probability that one ever alarms is at most alpha for the first `KEYS_FLOOR` keys and at most
+alpha (1 + ln(M / KEYS_FLOOR)) for more, as far as `egress.engine.window` proves or simulates it.
+
+Timing says "automated", never "malicious". So this finds health checks, monitoring polls, NTP and WebSocket pings as
+it finds implants: the person who knows the poll exempts it in the rule that allows it. It does not find jitter of
+80 % and more of the period (CV 0.385: inside the null), a beacon mixed with other traffic to the same address, or one
+that never uses an address twice. It needs gaps before it can speak (median at E >= 10^4, subtractive jitter): 7 at
+10 % jitter, 10 at 20 %, 16 to 18 at 37 %, 26 to 35 at 50 %; bursts once a second need more (14 at 20 %, 45 at 37 %,
+not in 60 at 50 %), for 0.4 s of each such gap is dead time. Left out:
+
+* UDP to ports 53 and 853: resolvers retry by timers; DNS is judged by its own signatures.
+* ICMP: ping sends one echo a second by design, so timing says nothing there.
+* bursts inside an SSH flow that a rule allows: ServerAliveInterval is a clock, and the rule has named the server.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+from ipaddress import ip_address
+from itertools import islice
+
+from egress.config import Config, Limits
+from egress.engine.events import Burst, Event, Opened
+from egress.engine.signature import FlowView
+from egress.engine.window import WINDOWS, Estimate, Rhythm
+from egress.errors import InputError
+from egress.model import EVIDENCE_BYTES, ICMP, ICMPV6, UDP, Effect, Finding, Severity, protocol_name
+
+KEYS_FLOOR = 10  # M is at least this: the first keys must not be judged as if no others would follow
+# E alone would be content with 5 equal gaps, which a person's retries can make; 6 periods is what Elastic's beaconing
+# transform asks for (min_number_periods). RITA takes 4 gaps, its predecessor 23 connections.
+MIN_GAPS = 6
+# Seconds. Faster is a busy loop, which waits for answers and not for a timer. RITA keeps whole seconds and drops gaps
+# of zero, so 1 s is the shortest beacon it knows; half of it leaves room for 1 s with any jitter we can find.
+MIN_PERIOD = 0.5
+QUIET = 600.0  # seconds without a second finding of the same key; it must then be proved by new gaps
+RESOLVER_PORTS = frozenset({53, 853})
+
+# Memory: 2 MiB an agent at most, and up to 4.4 KiB in each flow that has bursts. An agent that wants its own beacon
+# forgotten must, between any two beats, reach ONCE / 2 fresh destinations (two keys each) or twice each of
+# (RETURNED - LOOK) / 2 others; once the beacon has evidence, the others would have to be more regular than it is.
+# That is dearer and louder than jitter, which it can add anyway.
+MAX_AGENTS = 1024
+ONCE = 4096
+RETURNED = 512
+LOOK = 64  # of the keys longest unused, the one with the least evidence goes
+
+Key = tuple[bytes, int, int]  # address, protocol, port; protocol and port are -1 where the whole address is meant
+
+
+class _Series:
+    """The rhythm of one key, and until when it has nothing new to say."""
+
+    __slots__ = ("quiet_until", "rhythm", "windows")
+
+    def __init__(self, ts: float, windows: tuple[float, ...] = WINDOWS) -> None:
+        self.windows = windows
+        self.rhythm = Rhythm(ts, windows)
+        self.quiet_until = -math.inf
+
+    def renew(self, ts: float) -> None:
+        """Begin again from nothing after a finding."""
+        self.rhythm = Rhythm(ts, self.windows)
+        self.quiet_until = ts + QUIET
+
+
+class _Watch:
+    """The keys of one agent, least recently used first."""
+
+    __slots__ = ("_once", "_returned", "keys")
+
+    def __init__(self) -> None:
+        self.keys = 0  # M: keys met more than once so far, forgotten and renewed ones counted again
+        self._once: OrderedDict[Key, float] = OrderedDict()
+        self._returned: OrderedDict[Key, _Series] = OrderedDict()
+
+    def meet(self, key: Key, ts: float) -> _Series | None:
+        """Note a moment of a key; None while there is no gap."""
+        series = self._returned.get(key)
+        if series is not None:
+            self._returned.move_to_end(key)
+            series.rhythm.add(ts)
+            return series
+        first = self._once.pop(key, ts)
+        if ts - first < WINDOWS[0]:
+            self._once[key] = min(first, ts)
+            if len(self._once) > ONCE:
+                self._once.popitem(last=False)
+            return None
+        if len(self._returned) >= RETURNED:
+            oldest = islice(self._returned.items(), LOOK)
+            del self._returned[min(oldest, key=lambda item: item[1].rhythm.log_e)[0]]
+        series = self._returned[key] = _Series(first)
+        series.rhythm.add(ts)
+        self.keys += 1
+        return series
+
+
+class BeaconTiming:
+    """See the module's docstring. `alpha`: false alarms accepted per agent; `idle_gap`: as in the engine's limits."""
+
+    id = "beacon.timing"
+    severity = Severity.MEDIUM
+    technique = "T1071"  # Application Layer Protocol: command and control hidden among ordinary connections
+    listens: tuple[type, ...] = (Opened, Burst)
+
+    def __init__(self, alpha: float = 1e-3, idle_gap: float = Limits().idle_gap) -> None:
+        if not 0 < alpha < 1:
+            raise InputError(f"beacon_alpha: {alpha} must be above 0 and below 1")
+        self._alpha = alpha
+        self._burst_windows = tuple(max(window, idle_gap) for window in WINDOWS)
+        self._agents: OrderedDict[str, _Watch] = OrderedDict()
+
+    @classmethod
+    def configured(cls, config: Config) -> BeaconTiming:
+        """With the deployment's settings."""
+        return cls(config.beacon_alpha, config.limits.idle_gap)
+
+    def see(self, event: Event, flow: FlowView) -> Finding | None:
+        if not flow.outbound or flow.proto in (ICMP, ICMPV6):
+            return None
+        if flow.proto == UDP and flow.server_port in RESOLVER_PORTS:
+            return None
+        if isinstance(event, Opened) and math.isfinite(event.start):
+            return self._opened(event.start, flow)
+        if isinstance(event, Burst) and math.isfinite(event.ts):
+            return self._burst(event.ts, flow)
+        return None
+
+    def _watch(self, agent: str) -> _Watch:
+        watch = self._agents.setdefault(agent, _Watch())
+        self._agents.move_to_end(agent)
+        if len(self._agents) > MAX_AGENTS:
+            self._agents.popitem(last=False)
+        return watch
+
+    def _opened(self, ts: float, flow: FlowView) -> Finding | None:
+        watch = self._watch(flow.agent)
+        port = watch.meet((flow.remote, flow.proto, flow.rport), ts)
+        address = watch.meet((flow.remote, -1, -1), ts)
+        for series, where in ((port, _name(flow)), (address, f"{ip_address(flow.remote)} on changing ports")):
+            estimate = self._proof(series, watch, ts)
+            if estimate is not None:
+                # One beacon, one finding: its other key rests on the same moments.
+                finding = self._finding(estimate, watch, f"opened {estimate.n + 1} connections to {where}")
+                for told in (port, address):
+                    if told is not None:
+                        told.renew(ts)
+                        watch.keys += 1
+                return finding
+        return None
+
+    def _burst(self, ts: float, flow: FlowView) -> Finding | None:
+        if flow.app == "ssh" and flow.rule is not None:
+            return None
+        watch = self._watch(flow.agent)
+        state = flow.scratch(self.id)
+        series = state.get("series")
+        if not isinstance(series, _Series):
+            first = state.get("first")
+            if not isinstance(first, float) or ts <= first:
+                state["first"] = ts
+                return None
+            series = state["series"] = _Series(first, self._burst_windows)
+            watch.keys += 1
+        series.rhythm.add(ts)
+        estimate = self._proof(series, watch, ts)
+        if estimate is None:
+            return None
+        finding = self._finding(estimate, watch, f"spoke first {estimate.n + 1} times in one flow to {_name(flow)}")
+        series.renew(ts)
+        watch.keys += 1
+        return finding
+
+    def _level(self, watch: _Watch) -> float:
+        return math.log(max(watch.keys, KEYS_FLOOR) / self._alpha)
+
+    def _proof(self, series: _Series | None, watch: _Watch, ts: float) -> Estimate | None:
+        if series is None or ts < series.quiet_until:
+            return None
+        return series.rhythm.estimate(self._level(watch), MIN_GAPS, MIN_PERIOD)
+
+    def _finding(self, estimate: Estimate, watch: _Watch, what: str) -> Finding:
+        period, cv, needed = _seconds(estimate.period), estimate.cv, _power(self._level(watch))
+        e = _power(estimate.log_e)
+        summary = (
+            f"The agent {what} about every {period} (jitter CV {cv:.2f}, E = {e} against {needed} needed): an automated"
+            " beacon; if it is a poll you know, exempt beacon.timing in the rule that allows it."
+        )
+        gaps = ",".join(f"{gap:.3f}" for gap in estimate.gaps)
+        evidence = (
+            f"gaps={estimate.n} period_s={estimate.period:.3f} cv={cv:.3f} k={estimate.shape:.3g} E={e} needed={needed}"
+            f" keys={max(watch.keys, KEYS_FLOOR)} alpha={self._alpha:g} last_gaps_s={gaps}"
+        )
+        return Finding(
+            self.id, self.severity, summary, evidence.encode()[:EVIDENCE_BYTES], self.technique, Effect.DESTINATION
+        )
+
+
+def _name(flow: FlowView) -> str:
+    address = ip_address(flow.remote)
+    host = f"[{address}]" if address.version == 6 else str(address)
+    return f"{host}:{flow.rport}/{protocol_name(flow.proto)}"
+
+
+def _seconds(value: float) -> str:
+    return f"{value:.1f} s" if value < 100 else f"{value:.0f} s"
+
+
+def _power(log_value: float) -> str:
+    """`2.3e4` for its natural logarithm, of any size."""
+    exponent, fraction = divmod(log_value / math.log(10), 1)
+    digits = f"{10**fraction:.1f}"
+    return f"1.0e{int(exponent) + 1}" if digits == "10.0" else f"{digits}e{int(exponent)}"

@@ -1,0 +1,49 @@
+"""ssh.unusual-port: SSH identifies itself, in either direction, where no rule expects SSH.
+
+Expected are port 22 and whatever the rule that admitted the flow names as SSH (`app: ssh`). One identification line is
+enough (RFC 4253 section 4.2); there is no threshold. Suricata's rule of the same idea (ET 2001984) waits for two and
+is off by default as too noisy on open networks; in a sandbox whose permitted SSH is written down it is not noise.
+
+On a flow picked up in mid-stream nobody knows which port is the server's, so there port 22 on either side is expected.
+
+Evaded by: SSH on port 22 (rules decide there), SSH inside TLS, WebSocket frames or any other encryption, and by a
+client and server changed to identify themselves in other words or after more than 64 lines or 16 KiB of others.
+"""
+
+from __future__ import annotations
+
+from egress.engine.events import Event, SshSpoken
+from egress.engine.signature import FlowView
+from egress.engine.wording import endpoint, printable
+from egress.model import EVIDENCE_BYTES, Direction, Finding, Severity
+
+SSH_PORT = 22  # IANA; RFC 4253 section 4.1
+
+
+class SshUnusualPort:
+    """See the module's docstring."""
+
+    id = "ssh.unusual-port"
+    severity = Severity.HIGH
+    technique = "T1571"  # Non-Standard Port
+    listens: tuple[type, ...] = (SshSpoken,)
+    patterns = (rb"SSH-[12]\.[0-9]{1,2}-",)  # looked for in flows that have settled
+
+    def see(self, event: Event, flow: FlowView) -> Finding | None:
+        if not isinstance(event, SshSpoken) or flow.server_port == SSH_PORT:
+            return None
+        if (flow.rule is not None and flow.rule.app == "ssh") or (flow.picked_up and flow.lport == SSH_PORT):
+            return None
+        ident, remote = event.ident, endpoint(flow.remote, flow.rport)
+        line = printable(ident.line, 80)
+        if event.direction is Direction.OUT:
+            act = f"The agent identified itself as SSH ({line}) to {remote}"
+        else:
+            act = f"{remote} identified itself to the agent as SSH ({line})"
+        hidden = f" after {ident.line_number - 1} other lines" if ident.line_number > 1 else ""
+        opener = "" if flow.outbound else f" on the agent's own port {flow.lport}"
+        summary = (
+            f"{act}{hidden}{opener}, where no rule allows SSH: an encrypted way out that can carry shells, files and"
+            " reverse tunnels unseen."
+        )
+        return Finding(self.id, self.severity, summary, ident.line[:EVIDENCE_BYTES], self.technique)

@@ -1,0 +1,125 @@
+"""Dissection states facts: what protocol it is, whatever the segmentation, and what follows a protocol switch."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from egress.engine.dissect import HEAD_BYTES, Dissector
+from egress.engine.events import DnsAsked, Event, HttpAsked, SshSpoken, StratumSpoken, TlsOpened
+from egress.model import TCP, UDP, Direction
+from egress.wire.packet import decode
+from tests.traffic import AGENT4, SERVER4, client_hello, udp
+
+OUT, IN = Direction.OUT, Direction.IN
+SUBSCRIBE = b'{"id":1,"method":"mining.subscribe","params":["cgminer/4.11"]}\n'
+GET = b"GET /x HTTP/1.1\r\nHost: www.Example.org:8080\r\n\r\n"
+CONNECT = b"CONNECT pool.example.org:3333 HTTP/1.1\r\nHost: pool.example.org:3333\r\n\r\n"
+
+
+def events(
+    data: bytes, size: int = 10**6, direction: Direction = OUT, dissector: Dissector | None = None
+) -> list[Event]:
+    dissector = dissector or Dissector()
+    out: list[Event] = []
+    for at in range(0, len(data), size):
+        out += dissector.feed(direction, data[at : at + size])
+    return out
+
+
+def kinds(found: list[Event]) -> list[type]:
+    return [type(event) for event in found]
+
+
+@pytest.mark.parametrize("size", [10**6, 13, 1])
+@pytest.mark.parametrize("direction", [OUT, IN])
+@pytest.mark.parametrize(
+    ("data", "expected", "app"),
+    [
+        (SUBSCRIBE, [StratumSpoken], "stratum"),
+        (SUBSCRIBE + SUBSCRIBE, [StratumSpoken, StratumSpoken], "stratum"),
+        (b"junk line\n" + SUBSCRIBE, [StratumSpoken], "stratum"),
+        (b"SSH-2.0-Go\r\n", [SshSpoken], "ssh"),
+        (b"220 welcome\r\nSSH-2.0-Go\r\n", [SshSpoken], "ssh"),
+        (GET, [HttpAsked], "http"),
+        (GET + GET, [HttpAsked, HttpAsked], "http"),
+        (CONNECT + SUBSCRIBE, [HttpAsked, StratumSpoken], "stratum"),
+        (CONNECT + b"SSH-2.0-Go\r\n", [HttpAsked, SshSpoken], "ssh"),
+        (CONNECT + GET, [HttpAsked, HttpAsked], "http"),
+        (GET + SUBSCRIBE, [HttpAsked, StratumSpoken], "stratum"),
+        (GET + b"SSH-2.0-Go\r\n", [HttpAsked, SshSpoken], "ssh"),
+        (b"EHLO mail.example.org\r\n", [], ""),
+        (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", [], "http2"),
+    ],
+)
+def test_events_do_not_depend_on_segmentation(
+    data: bytes, expected: list[type], app: str, size: int, direction: Direction
+) -> None:
+    dissector = Dissector()
+    assert kinds(events(data, size, direction, dissector)) == expected
+    assert dissector.app == app
+
+
+def test_stratum_in_a_request_body_is_named_with_its_carrier() -> None:
+    body = b'{"id":0,"method":"getblocktemplate","params":[{"capabilities":["coinbasetxn"]}]}'
+    head = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body)
+    found = events(head + body, 7)
+    assert kinds(found) == [HttpAsked, StratumSpoken]
+    assert isinstance(found[1], StratumSpoken) and found[1].carrier == "http"
+
+
+def test_stratum_quoted_in_an_answer_is_no_event() -> None:
+    dissector = Dissector()
+    events(GET, dissector=dissector)
+    page = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(SUBSCRIBE) + SUBSCRIBE
+    assert events(page, direction=IN, dissector=dissector) == []
+
+
+@pytest.mark.parametrize("size", [10**6, 100, 1])
+def test_tls_is_opaque_once_both_hellos_were_seen(size: int) -> None:
+
+    dissector = Dissector()
+    found = events(client_hello("www.example.org"), size, dissector=dissector)
+    assert kinds(found) == [TlsOpened]
+    assert (dissector.app, dissector.server_name) == ("tls", "www.example.org")
+    assert not dissector.opaque(TCP)
+    events(b"\x16\x03\x03\x00\x04\x02\x00\x00\x00", size, IN, dissector)
+    assert dissector.opaque(TCP)
+
+
+def test_dns_queries_are_read_and_dns_never_becomes_opaque() -> None:
+    query = b"\x12\x34\x01\x00\x00\x01" + bytes(6) + b"\x03WWW\x07example\x03org\x00\x00\x01\x00\x01"
+    dissector = Dissector()
+    for _ in range(20):
+        (event,) = dissector.datagram(decode(udp(AGENT4, SERVER4, 999, 53, query)), OUT, 53)
+        assert isinstance(event, DnsAsked) and event.query.name == "www.example.org"
+    assert dissector.app == "dns" and not dissector.opaque(UDP)
+
+
+def test_unknown_datagrams_become_opaque() -> None:
+    dissector = Dissector()
+    for _ in range(8):
+        assert not dissector.opaque(UDP)
+        assert list(dissector.datagram(decode(udp(AGENT4, SERVER4, 999, 9999, b"abc")), OUT, 9999)) == []
+    assert dissector.opaque(UDP)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from([OUT, IN]),
+            st.binary(max_size=200)
+            | st.sampled_from(
+                [SUBSCRIBE, GET, CONNECT, b"SSH-2.0-x\r\n", b"HTTP/1.1 200 OK\r\n\r\n", b"\x16\x03\x01", b"{", b"["]
+            ),
+        ),
+        max_size=30,
+    )
+)
+def test_nothing_makes_it_raise_or_keep_much(parts: list[tuple[Direction, bytes]]) -> None:
+    dissector = Dissector()
+    for direction, data in parts:
+        list(dissector.feed(direction, data))
+    assert all(len(side._head) <= HEAD_BYTES + 300 for side in dissector._sides)

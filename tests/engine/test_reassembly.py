@@ -1,0 +1,62 @@
+"""Segments to events: when a connection counts as opened, and what may not pass."""
+
+from __future__ import annotations
+
+import pytest
+
+from egress.config import Limits
+from egress.engine.events import Event, Inconsistent, Opened, SshSpoken
+from egress.engine.flow import Flow
+from egress.engine.reassembly import events
+from egress.engine.stream import Overflow
+from egress.model import Action, Mode, Reason, Verdict
+from egress.wire.packet import decode
+from tests.traffic import START, Talk, agent
+
+
+def feed(talk: Talk, mode: Mode = Mode.ENFORCE) -> list[Event]:
+    first = decode(talk.steps[0].raw)
+    key = (first.proto, first.src, talk.sport, first.dst, talk.dport)
+    flow = Flow(agent(mode=mode), key, first, START, talk.steps[0].direction)
+    flow.verdict = Verdict(Action.ACCEPT, Reason.DEFAULT)
+    out: list[Event] = []
+    for number, step in enumerate(talk.steps):
+        packet = decode(step.raw)
+        out += events(flow, packet, START + number, step.direction, Limits().stream_buffer, burst=False)
+    return out
+
+
+def test_a_connection_opens_when_it_is_answered() -> None:
+    assert feed(Talk().open()) == [Opened(START, START + 1)]
+
+
+def test_an_unanswered_or_refused_connection_never_opens() -> None:
+    talk = Talk()
+    talk._out(2)
+    assert feed(talk) == []
+    talk.seq += 1
+    talk._in(0x14)  # RST, ACK
+    assert feed(talk) == []
+
+
+def test_an_answer_to_another_handshake_opens_nothing() -> None:
+    talk = Talk()
+    talk._out(2)
+    talk.seq += 5
+    talk._in(0x12)
+    assert feed(talk) == []
+
+
+def test_data_before_the_answer_is_not_taken() -> None:
+    talk = Talk()
+    talk._out(2)
+    talk.seq += 1
+    talk.client(b"early")
+    with pytest.raises(Overflow):
+        feed(talk)
+    assert [type(event) for event in feed(talk, Mode.MONITOR)] == [Opened]
+
+
+def test_bytes_come_in_order_and_a_contradiction_is_told() -> None:
+    talk = Talk().open().raw_client(4, b"2.0-x\r\n").raw_client(0, b"SSH-").raw_client(0, b"ssh-")
+    assert [type(event) for event in feed(talk)] == [Opened, SshSpoken, Inconsistent]

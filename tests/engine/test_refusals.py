@@ -1,0 +1,32 @@
+"""Refusals without a flow: what is dropped silently, what is refused visibly, what monitor mode lets pass."""
+
+from __future__ import annotations
+
+import pytest
+
+from egress.engine.refusals import Refusals
+from egress.model import Action, AnomalyRecord, Mode, Reason
+from egress.wire.packet import decode
+from tests.traffic import AGENT4, SERVER4, START, agent, tcp
+
+PACKET = decode(tcp(AGENT4, SERVER4, 40000, 443, 2, 1, 0))
+
+
+@pytest.mark.parametrize("reason", [Reason.MEMCAP, Reason.RECORDER, Reason.MIDSTREAM])
+def test_a_connection_is_refused_so_that_its_client_notices(reason: Reason) -> None:
+    verdict = Refusals().packet(agent(), PACKET, START, reason, "why", ()).verdict
+    assert (verdict.action, verdict.packet_only, verdict.reason) == (Action.REJECT, False, reason)
+
+
+@pytest.mark.parametrize("reason", [Reason.SPOOFED, Reason.TRUNCATED, Reason.SEQUENCE])
+def test_a_packet_is_dropped_and_marks_no_connection(reason: Reason) -> None:
+    verdict = Refusals().packet(agent(), PACKET, START, reason, "why", ()).verdict
+    assert (verdict.action, verdict.packet_only) == (Action.DROP, True)
+
+
+def test_monitor_mode_counts_and_lets_pass() -> None:
+    refusals = Refusals()
+    outcome = refusals.malformed(agent(mode=Mode.MONITOR), b"\x45", START, "short")
+    assert outcome.verdict.action is Action.ACCEPT and refusals.counts["malformed"] == 1
+    (record,) = outcome.records
+    assert isinstance(record, AnomalyRecord) and (record.src, record.detail) == ("", "short")

@@ -1,0 +1,37 @@
+"""Text from the wire comes out printable and short; addresses as people write them."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from egress.engine.wording import endpoint, printable
+
+
+@pytest.mark.parametrize(
+    ("text", "limit", "expected"),
+    [
+        ("XMRig/6.21.0", 64, "XMRig/6.21.0"),
+        (b"SSH-2.0-\x1b[31m\r\n", 64, "SSH-2.0-?[31m??"),
+        ("é\u202e\ud800\x7f", 64, "????"),
+        ("abcdef", 6, "abcdef"),
+        ("abcdefg", 6, "abcdef…"),
+        (b"abcdefg", 6, "abcdef…"),
+        ("", 6, ""),
+    ],
+)
+def test_printable(text: str | bytes, limit: int, expected: str) -> None:
+    assert printable(text, limit) == expected
+
+
+@given(st.text() | st.binary(), st.integers(0, 50))
+def test_printable_is_bounded(text: str | bytes, limit: int) -> None:
+    clean = printable(text, limit)
+    assert len(clean) <= limit + 1
+    assert all(" " <= char <= "~" for char in clean.removesuffix("…"))
+
+
+def test_endpoint() -> None:
+    assert endpoint(bytes([203, 0, 113, 9]), 443) == "203.0.113.9:443"
+    assert endpoint(bytes.fromhex("20010db8" + "00" * 11 + "09"), 22) == "[2001:db8::9]:22"
