@@ -1,0 +1,1 @@
+"""The database: tables, recorder, readers. Only here is SQL spoken."""

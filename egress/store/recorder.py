@@ -1,0 +1,252 @@
+"""The recorder moves the workers' journals into the database, each record exactly once, whenever it is killed.
+
+How far a segment is read (its checkpoint) is stored in the transaction that stores its records. What cannot be a
+record is kept aside in `quarantine.jsonl` and counted; it never stops the rest.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import dataclasses
+import json
+import os
+import signal
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.sqlite import insert
+from sqlalchemy.engine import Connection, Engine
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+
+from egress.config import Config, build
+from egress.errors import EgressError, InputError, Malformed
+from egress.eve import parse_line
+from egress.model import Record
+from egress.store.database import explain, open_database, writing
+from egress.store.segments import Segment, finished, read, segments, whole_lines
+from egress.store.tables import journal_checkpoints
+from egress.store.writer import store
+
+POLL_SECONDS = 0.1
+COMPLAIN_SECONDS = 10.0
+GRACE = 60.0  # seconds a finished segment is left lying, for whoever looks into the directory
+QUARANTINE_BYTES = 16 << 20  # past this garbage is only counted
+
+_checkpoint = insert(journal_checkpoints)
+_MOVE_CHECKPOINT = _checkpoint.on_conflict_do_update(
+    index_elements=["segment"], set_={"offset": _checkpoint.excluded.offset, "updated": _checkpoint.excluded.updated}
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Lag:
+    """How far the recorder is behind."""
+
+    segments: int  # files in the journal directory
+    unread: int  # bytes not in the database yet
+    quarantined: int  # bytes of garbage kept aside
+
+
+class Recorder:
+    """Reads `config.journal_dir`, writes `config.database_url`; one process at a time."""
+
+    def __init__(self, config: Config, *, grace: float = GRACE) -> None:
+        self.stored = 0  # records
+        self.garbage = 0  # lines that are no record, and torn ends of segments whose writer died
+        self.trouble = ""  # the last segment that could not be read, and why
+        self._directory = config.journal_dir
+        self._quarantine = _quarantine(config)
+        self._grace = grace
+        self._engine = open_database(config.database_url)
+        self._offsets = checkpoints(self._engine)
+
+    def run_once(self) -> int:
+        """Store what the journal held when the call began; returns the number of records.
+
+        Raises SQLAlchemyError where the database fails, OSError where the directory does; a single segment's trouble
+        is left in `trouble`. Nothing is lost either way: call again.
+        """
+        before = self.stored
+        self.trouble = ""
+        for segment in segments(self._directory):
+            try:
+                self._drain(segment)
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                self.trouble = f"cannot record {segment.path}: {error.strerror} ({error.filename})"
+        return self.stored - before
+
+    def close(self) -> None:
+        self._engine.dispose()
+
+    def _drain(self, segment: Segment) -> None:
+        while (offset := self._offsets.get(segment.name, 0)) < segment.size:
+            data = read(segment, offset)
+            last = offset + len(data) >= segment.size and not data.endswith(b"\n") and finished(segment)
+            lines, torn = whole_lines(data, last=last)
+            if not lines and not torn:
+                return
+            self._take(segment, offset, lines, torn)
+        if segment.modified + self._grace < time.time() and finished(segment):
+            self._discard(segment)
+
+    def _take(self, segment: Segment, offset: int, lines: list[bytes], torn: bytes) -> None:
+        """One transaction: the records of these lines, and the checkpoint behind them."""
+        records, aside = _parse(lines)
+        if torn:
+            aside.append(("torn line", torn))
+        after = offset + sum(map(len, lines)) + len(lines) + len(torn)
+        # Before the commit: killed in between, garbage is kept twice rather than never.
+        self._keep_aside(segment, offset, aside)
+        with writing(self._engine) as connection:
+            store(connection, records)
+            _move(connection, segment.name, after)
+        self._offsets[segment.name] = after
+        self.stored += len(records)
+        self.garbage += len(aside)
+
+    def _keep_aside(self, segment: Segment, offset: int, aside: list[tuple[str, bytes]]) -> None:
+        if not aside or _size(self._quarantine) >= QUARANTINE_BYTES:
+            return
+        with open(self._quarantine, "ab", opener=_private) as file:
+            for why, raw in aside:
+                entry = {"segment": segment.name, "batch": offset, "error": why, "line": raw.decode("latin-1")}
+                file.write(json.dumps(entry).encode("ascii") + b"\n")
+
+    def _discard(self, segment: Segment) -> None:
+        """File first: killed in between, a checkpoint without a file harms nobody, the reverse would read it again."""
+        segment.path.unlink()
+        with writing(self._engine) as connection:
+            connection.execute(journal_checkpoints.delete().where(journal_checkpoints.c.segment == segment.name))
+        self._offsets.pop(segment.name, None)
+
+
+def lag(config: Config, engine: Engine) -> Lag:
+    """What the journal holds beyond the database, for `doctor`. Raises OSError, SQLAlchemyError."""
+    offsets = checkpoints(engine)
+    listed = segments(config.journal_dir)
+    unread = sum(max(0, segment.size - offsets.get(segment.name, 0)) for segment in listed)
+    return Lag(len(listed), unread, _size(_quarantine(config)))
+
+
+def checkpoints(engine: Engine) -> dict[str, int]:
+    """Segment name → bytes stored."""
+    table = journal_checkpoints
+    with engine.connect() as connection:
+        return {row.segment: row.offset for row in connection.execute(sa.select(table.c.segment, table.c.offset))}
+
+
+def arguments(config: Config) -> list[str]:
+    """The command line of a recorder process with this config."""
+    line = json.dumps(dataclasses.asdict(config), default=str)
+    return [sys.executable, "-P", "-m", "egress.store.recorder", line]
+
+
+def parse_config(text: str) -> Config:
+    """The config in `arguments`' JSON. Raises InputError."""
+    try:
+        document = json.loads(text)
+    except (ValueError, RecursionError):
+        raise InputError("egress.store.recorder: expected the config as one line of JSON") from None
+    return cast(Config, build(Config, document, "recorder config"))
+
+
+def _parse(lines: list[bytes]) -> tuple[list[Record], list[tuple[str, bytes]]]:
+    records: list[Record] = []
+    aside: list[tuple[str, bytes]] = []
+    for raw in lines:
+        try:
+            records.append(parse_line(raw))
+        except Malformed as error:
+            aside.append((str(error), raw))
+    return records, aside
+
+
+def _move(connection: Connection, segment: str, offset: int) -> None:
+    connection.execute(_MOVE_CHECKPOINT, {"segment": segment, "offset": offset, "updated": time.time()})
+
+
+def _quarantine(config: Config) -> Path:
+    return config.state_dir / "quarantine.jsonl"
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_CLOEXEC, 0o640)
+
+
+# --- the process -------------------------------------------------------------------------------------------
+
+
+class _Process:
+    """Polls until SIGTERM, then looks once more. While the database fails it says so and keeps trying."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._recorder: Recorder | None = None
+        self._stopping = False
+        self._said = -COMPLAIN_SECONDS
+
+    def run(self) -> int:
+        """Exit code: 0, or 1 if the last look failed (the journal still holds what is missing)."""
+        signal.signal(signal.SIGTERM, self._stop)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches us too, but our parent decides when we end
+        signal.signal(signal.SIGIO, signal.SIG_IGN)  # a broken lease (segments.finished) must not end us
+        while not self._stopping:
+            self._pass()
+            time.sleep(POLL_SECONDS)
+        return 0 if self._pass() else 1
+
+    def _stop(self, _signal: int, _frame: object) -> None:
+        self._stopping = True
+
+    def _pass(self) -> bool:
+        try:
+            if self._recorder is None:
+                self._recorder = Recorder(self._config)
+            self._recorder.run_once()
+            trouble = self._recorder.trouble
+        except (SQLAlchemyError, OSError, EgressError) as error:
+            trouble = explain(error) if isinstance(error, DBAPIError) else " ".join(str(error).split())
+            if self._recorder is not None:
+                self._recorder.close()
+                self._recorder = None  # start anew: a commit may or may not have happened
+        if trouble and (self._stopping or time.monotonic() - self._said >= COMPLAIN_SECONDS):
+            self._said = time.monotonic()
+            sys.stderr.write(f"egress recorder: {trouble}; records wait in {self._config.journal_dir}\n")
+            sys.stderr.flush()
+        return not trouble
+
+
+def _die_with_parent() -> None:
+    """Get SIGTERM when the process that started us ends, however it ends (prctl(2), PR_SET_PDEATHSIG)."""
+    parent = os.getppid()
+    ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGTERM, 0, 0, 0)
+    if os.getppid() != parent:  # it ended before we asked
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def main(argv: list[str]) -> int:
+    """`python -m egress.store.recorder [CONFIG]`: the config as JSON, else on the first line of standard input."""
+    _die_with_parent()
+    try:
+        config = parse_config(argv[0] if argv else sys.stdin.readline())
+    except InputError as error:
+        sys.stderr.write(f"egress recorder: {error}\n")
+        return error.exit_code
+    return _Process(config).run()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,103 @@
+"""The journal as the recorder sees it: append-only segments `<writer>-<start µs>.jsonl` and their whole lines.
+
+A writer (`worker-0`, …) that is started again begins a new segment and never touches an older one, so a segment
+with a successor has said all it will ever say. The files belong to unprivileged workers: what is in the directory
+may be a hostile worker's, so links, devices and pipes are passed over.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import re
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+
+BATCH_BYTES = 1 << 20  # read and stored at once; also the longest line there can be
+
+_NAME = re.compile(r"(?P<writer>.+)-(?P<start>[0-9]{1,20})\.jsonl", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """One file of the journal, as it was when the directory was listed."""
+
+    path: Path
+    size: int  # bytes
+    modified: float  # seconds since the epoch
+    final: bool  # its writer has begun a newer segment
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+
+def segments(directory: Path) -> list[Segment]:
+    """The segments in a journal directory, oldest first; empty where there is no directory. Raises OSError."""
+    found: list[tuple[int, str, os.DirEntry[str]]] = []
+    try:
+        with os.scandir(directory) as entries:
+            for entry in entries:
+                if entry.name.endswith(".jsonl"):
+                    match = _NAME.fullmatch(entry.name)
+                    found.append((int(match["start"]), match["writer"], entry) if match else (0, entry.name, entry))
+    except FileNotFoundError:
+        return []
+    newest: dict[str, int] = {}
+    for start, writer, _ in found:
+        newest[writer] = max(start, newest.get(writer, 0))
+    listed = []
+    for start, writer, entry in sorted(found, key=lambda item: (item[0], item[2].name)):
+        # The size is read after the listing: a segment that had a successor then has its last byte now.
+        try:
+            facts = entry.stat(follow_symlinks=False)
+        except FileNotFoundError:
+            continue
+        if stat.S_ISREG(facts.st_mode):
+            listed.append(Segment(Path(entry.path), facts.st_size, facts.st_mtime, start < newest[writer]))
+    return listed
+
+
+def read(segment: Segment, offset: int) -> bytes:
+    """Up to BATCH_BYTES from `offset`, not beyond the size the segment was listed with. Raises OSError."""
+    descriptor = os.open(segment.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        return os.pread(descriptor, min(BATCH_BYTES, segment.size - offset), offset)
+    finally:
+        os.close(descriptor)
+
+
+def finished(segment: Segment) -> bool:
+    """Nothing will be appended any more: it has a successor, nobody has it open for writing, it did not grow.
+
+    The successor alone does not prove it: names are wall-clock times, and clocks are set back. The kernel grants a
+    read lease only on a file that nobody writes to; where we may not ask (another user's file), the names decide.
+    """
+    if not segment.final:
+        return False
+    try:
+        descriptor = os.open(segment.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+        fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+    except OSError as error:
+        if error.errno == errno.EAGAIN:
+            return False
+    finally:
+        size = os.fstat(descriptor).st_size
+        os.close(descriptor)
+    return size == segment.size
+
+
+def whole_lines(data: bytes, *, last: bool) -> tuple[list[bytes], bytes]:
+    """Split into lines that ended (without their newline) and the torn bytes that will never become a line.
+
+    `last`: nothing will be appended to this data. A full batch without any newline is torn, too: no line is as long.
+    """
+    end = data.rfind(b"\n") + 1
+    torn = data[end:] if last or (end == 0 and len(data) >= BATCH_BYTES) else b""
+    return data[:end].split(b"\n")[:-1], torn

@@ -1,0 +1,126 @@
+"""Records for the tests of what stores, sends and shows them: one of each kind, and Hypothesis strategies for any."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from hypothesis import strategies as st
+
+from egress.eve import FLOW_STATES, MAX_MICROS, line
+from egress.model import (
+    Action,
+    AnomalyRecord,
+    Effect,
+    FindingRecord,
+    FlowRecord,
+    Mode,
+    Reason,
+    RuleChange,
+    Severity,
+)
+
+START = 1_795_446_362.123456
+
+FLOW = FlowRecord(
+    flow_id="00000000000000a1",
+    agent="train-1",
+    start=START,
+    updated=START + 1.5,
+    end=None,
+    state="established",
+    direction="out",
+    proto="tcp",
+    src="10.77.0.2",
+    sport=40000,
+    dst="198.51.100.7",
+    dport=443,
+    community_id="1:wCb3OG7yAFWelaUydu0D+125CLM=",
+    app_proto="stratum",
+    server_name="pool.example",
+    action=Action.REJECT,
+    reason=Reason.FINDING,
+    rule_id="",
+    policy_version=1,
+    mode=Mode.ENFORCE,
+    packets_out=4,
+    packets_in=3,
+    bytes_out=1200,
+    bytes_in=300,
+    unseen_bytes=0,
+)
+
+FINDING = FindingRecord(
+    finding_id="00000000000000f1",
+    flow_id=FLOW.flow_id,
+    agent=FLOW.agent,
+    time=START + 1.0,
+    signature="mining.stratum",
+    severity=Severity.HIGH,
+    technique="T1496.001",
+    summary="A miner logs in to a pool.",
+    evidence=b'{"id":1,"method":"mining.subscribe"}\x00\xff',
+    effect=Effect.FLOW,
+    action=Action.REJECT,
+    mode=Mode.ENFORCE,
+    proto="tcp",
+    src=FLOW.src,
+    sport=FLOW.sport,
+    dst=FLOW.dst,
+    dport=FLOW.dport,
+    community_id=FLOW.community_id,
+    rule_id="",
+    policy_version=1,
+)
+
+ANOMALY = AnomalyRecord("train-1", START, Reason.SPOOFED, "source is not the agent's", 3, "192.0.2.9", "", "udp")
+CHANGE = RuleChange(START, 1, "added", "backups", '{"id": "backups"}', "root")
+
+
+def numbered(number: int, **fields: object) -> FlowRecord:
+    """A flow with its own id, `number` seconds after the first."""
+    flow = replace(FLOW, flow_id=f"{number:016x}", start=START + number, updated=START + number)
+    return replace(flow, **fields)  # type: ignore[arg-type]
+
+
+times = st.integers(0, MAX_MICROS).map(lambda count: count / 1_000_000)
+ports = st.integers(0, 65535)
+counts = st.integers(0, (1 << 63) - 1)
+words = st.text(max_size=20)
+_shared = {"sport": ports, "dport": ports, "policy_version": counts}
+
+flows = st.builds(
+    FlowRecord,
+    **dict.fromkeys(("flow_id", "agent", "proto", "src", "dst", "community_id"), words),
+    **dict.fromkeys(("app_proto", "server_name", "rule_id"), words),
+    **dict.fromkeys(("packets_out", "packets_in", "bytes_out", "bytes_in", "unseen_bytes"), counts),
+    **_shared,
+    start=times,
+    updated=times,
+    end=st.none() | times,
+    state=st.sampled_from(FLOW_STATES),
+    direction=st.sampled_from(["out", "in"]),
+)
+findings = st.builds(
+    FindingRecord,
+    **dict.fromkeys(("finding_id", "flow_id", "agent", "signature", "technique", "summary"), words),
+    **dict.fromkeys(("proto", "src", "dst", "community_id", "rule_id"), words),
+    **_shared,
+    time=times,
+    evidence=st.binary(max_size=512),
+)
+anomalies = st.builds(
+    AnomalyRecord, **dict.fromkeys(("agent", "detail", "src", "dst", "proto"), words), time=times, count=counts
+)
+changes = st.builds(
+    RuleChange,
+    **dict.fromkeys(("rule_id", "rule", "actor"), words),
+    time=times,
+    policy_version=counts,
+    change=st.sampled_from(["added", "removed"]),
+)
+records = flows | findings | anomalies | changes
+
+
+def line_with_name(name: str) -> bytes:
+    """A journal line whose server name is any text at all, lone surrogates included."""
+    return line(replace(FLOW, server_name=name))
