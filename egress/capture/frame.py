@@ -1,0 +1,26 @@
+"""One frame of a capture file, and the two ways in which a file can disappoint."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from egress.errors import EgressError
+
+MAX_FRAME = 262_144  # libpcap's MAXIMUM_SNAPLEN; nothing on a wire is longer
+UNKNOWN_LINK = -1  # the file does not say
+
+
+class NotACapture(EgressError):  # noqa: N818 - a fact about the file
+    """The file is neither pcap nor pcapng."""
+
+
+class Truncated(EgressError):  # noqa: N818 - a fact about the file
+    """The file ends, or stops making sense, here. The frames yielded so far are good."""
+
+
+class Frame(NamedTuple):
+    number: int  # 1-based, as other tools count
+    ts: float  # seconds since the epoch, as the file has it: may go backwards
+    link: int  # LINKTYPE_ value (tcpdump.org/linktypes.html), or UNKNOWN_LINK
+    data: bytes  # from the link header on, at most MAX_FRAME
+    wire_length: int  # bytes the frame had on the wire; never less than len(data)

@@ -1,0 +1,42 @@
+"""The classic pcap format (draft-ietf-opsawg-pcap): microseconds or nanoseconds, either byte order."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from typing import BinaryIO
+
+from egress.capture.frame import MAX_FRAME, Frame, NotACapture, Truncated
+
+_HEADER = 20  # bytes of the file header after the magic number
+_RECORD = 16
+_FORMATS = {  # magic number as it stands in the file -> byte order, fractions of a second
+    b"\xa1\xb2\xc3\xd4": (">", 1_000_000),
+    b"\xd4\xc3\xb2\xa1": ("<", 1_000_000),
+    b"\xa1\xb2\x3c\x4d": (">", 1_000_000_000),
+    b"\x4d\x3c\xb2\xa1": ("<", 1_000_000_000),
+}
+
+
+def pcap_frames(magic: bytes, stream: BinaryIO) -> Iterator[Frame]:
+    """Yield the frames that follow `magic`, the file's first four bytes."""
+    if magic not in _FORMATS:
+        raise NotACapture("the file is neither pcap nor pcapng")
+    order, fractions = _FORMATS[magic]
+    header = stream.read(_HEADER)
+    if len(header) < _HEADER:
+        raise Truncated("cut short in the file header")
+    link: int = struct.unpack_from(order + "I", header, 16)[0] & 0xFFFF  # above: length of the frame check sequence
+    record = struct.Struct(order + "IIII")
+    number = 0
+    while head := stream.read(_RECORD):
+        number += 1
+        if len(head) < _RECORD:
+            raise Truncated(f"cut short in the header of frame {number}")
+        seconds, fraction, captured, original = record.unpack(head)
+        if captured > MAX_FRAME:  # no way to find the next record
+            raise Truncated(f"frame {number} claims {captured} bytes")
+        data = stream.read(captured)
+        if len(data) < captured:
+            raise Truncated(f"cut short in frame {number}")
+        yield Frame(number, seconds + fraction / fractions, link, data, max(original, captured))

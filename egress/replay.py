@@ -1,0 +1,216 @@
+"""Captures through the engine, at the captures' own timestamps: what the gateway would have said.
+
+A capture does not say who the agent was. With networks given, their addresses are the agents; without, whoever
+opened a flow is its agent, named by its address. Agents of a replay are allowed by default and only monitored,
+so that a refused flow's later packets are still looked at.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from ipaddress import IPv4Network, IPv6Network, ip_address
+from pathlib import Path
+
+import signatures
+from egress import capture
+from egress.capture.fragments import Reassembler
+from egress.capture.link import ip_packet
+from egress.config import Limits
+from egress.engine.engine import Engine
+from egress.engine.tracker import Networks
+from egress.errors import EgressError, Malformed
+from egress.model import (
+    ACK,
+    FIN,
+    ICMP,
+    ICMPV6,
+    RST,
+    SYN,
+    TCP,
+    Action,
+    Agent,
+    AnomalyRecord,
+    Direction,
+    FindingRecord,
+    FlowRecord,
+    Mode,
+    Packet,
+    Policy,
+    Record,
+)
+from egress.wire.packet import decode
+
+Network = IPv4Network | IPv6Network
+End = tuple[bytes, int]  # packed address, port
+
+MAX_FINDINGS = 100_000  # listed for one file; more are counted only
+MAX_FLOWS = 131_072  # flows whose opener is remembered; the one unseen longest goes first
+MAX_AGENTS = 1024  # told apart, like `beacon.timing` does; a flood from forged sources makes no more
+EVERYWHERE = ("0.0.0.0/0", "::/0")
+WELL_KNOWN = 1024
+ICMP_ASKS = frozenset((8, 13, 17))  # echo, timestamp, address mask (RFC 792, RFC 950)
+ICMPV6_ASKS = frozenset((128, 133, 135))  # echo, router and neighbour solicitation (RFC 4443, RFC 4861)
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A finding and the place in the file that proved it."""
+
+    frame: int  # 1-based
+    time: float  # the frame's own timestamp, seconds since the epoch
+    record: FindingRecord
+
+
+@dataclass(slots=True)
+class Report:
+    """What one file held."""
+
+    file: str
+    packets: int = 0  # frames, of whatever kind
+    flows: int = 0
+    decode_errors: int = 0  # frames whose link or IP headers do not parse, or of a link type we do not read
+    unattributed: int = 0  # packets between addresses that are no agent's
+    anomalies: Counter[str] = field(default_factory=Counter)  # packets judged without a flow, by reason (memcap, …)
+    findings: list[Found] = field(default_factory=list)
+    findings_omitted: int = 0  # beyond MAX_FINDINGS
+    truncated: str = ""  # where and how the file breaks off; empty: it does not
+
+
+class Agents:
+    """Who the agent of a packet is, and which way it goes. Bounded: forgetting costs a guess, never an error."""
+
+    def __init__(self, networks: Sequence[Network] = ()) -> None:
+        self._networks = Networks(tuple(str(network) for network in networks) or EVERYWHERE)
+        self._openers: OrderedDict[tuple[object, ...], tuple[End, bool]] = OrderedDict()
+        self._agents: dict[bytes, Agent] = {}
+        self._others = Agent("others", EVERYWHERE, Mode.MONITOR, Action.ACCEPT)
+
+    def attribute(self, packet: Packet) -> tuple[Agent, Direction] | None:
+        """The agent and the direction; None: neither side is an agent."""
+        near, far = _ends(packet)
+        ours = [end for end in (near, far) if end[0] in self._networks]
+        if not ours:
+            return None
+        local = ours[0] if len(ours) == 1 else self._opener(packet, near, far)
+        return self._agent(local[0]), Direction.OUT if local == near else Direction.IN
+
+    def _agent(self, packed: bytes) -> Agent:
+        """The agent with this address; all that come after the first MAX_AGENTS are one."""
+        agent = self._agents.get(packed)
+        if agent is None:
+            if len(self._agents) >= MAX_AGENTS:
+                return self._others
+            text = str(ip_address(packed))
+            agent = self._agents[packed] = Agent(text, (text,), Mode.MONITOR, Action.ACCEPT)
+        return agent
+
+    def _opener(self, packet: Packet, near: End, far: End) -> End:
+        """The end that opened the packet's flow, remembered from its first packet on."""
+        key = (packet.proto, *min((near, far), (far, near)))
+        known = self._openers.get(key)
+        opens = packet.proto == TCP and packet.flags & SYN and not packet.flags & ACK
+        if known is None or (opens and not known[1]):
+            known = (near, True) if opens else (far if _answers(packet) else near, packet.proto != TCP)
+            if len(self._openers) >= MAX_FLOWS:
+                self._openers.popitem(last=False)
+            self._openers[key] = known
+        else:
+            self._openers.move_to_end(key)
+        if packet.proto == TCP and packet.flags & (FIN | RST):  # the next SYN may come from the other side
+            self._openers[key] = (known[0], False)
+        return known[0]
+
+
+def _ends(packet: Packet) -> tuple[End, End]:
+    """Who sent the packet, and whom to. An ICMP identifier is in sport, whichever way the packet goes."""
+    icmp = packet.proto in (ICMP, ICMPV6)
+    return (packet.src, packet.sport), (packet.dst, packet.sport if icmp else packet.dport)
+
+
+def _answers(packet: Packet) -> bool:
+    """Whether a packet of a flow whose opening we did not see was probably sent by the other side than the opener."""
+    if packet.proto == TCP:
+        return bool(packet.flags & SYN) or packet.sport < packet.dport  # a SYN here has an ACK: the answer to one
+    if packet.proto in (ICMP, ICMPV6):
+        return packet.flags >> 8 not in (ICMP_ASKS if packet.proto == ICMP else ICMPV6_ASKS)
+    return packet.sport < WELL_KNOWN <= packet.dport
+
+
+class Replay:
+    """One file's way through a fresh engine."""
+
+    def __init__(self, file: str, policy: Policy, networks: Sequence[Network] = ()) -> None:
+        self.report = Report(file)
+        self._engine = Engine(Limits(), policy, signatures.load())
+        self._agents = Agents(networks)
+        self._fragments = Reassembler()
+        self._clock = 0.0  # never goes back, whatever merged captures do
+
+    def frame(self, frame: capture.Frame) -> None:
+        """Judge one frame."""
+        self.report.packets += 1
+        self._clock = max(self._clock, frame.ts)
+        try:
+            raw = ip_packet(frame.link, frame.data)
+            whole = self._fragments.add(raw, self._clock) if raw is not None else None
+            if raw is None or whole is None:
+                return
+            link_header = len(frame.data) - len(raw)
+            wire_length = frame.wire_length - link_header if whole is raw else None
+            attributed = self._agents.attribute(decode(whole, wire_length))
+        except Malformed:
+            self.report.decode_errors += 1
+            return
+        if attributed is None:
+            self.report.unattributed += 1
+            return
+        if self._engine.next_tick() <= self._clock:
+            self._keep(self._engine.tick(self._clock), frame)
+        outcome = self._engine.packet(whole, self._clock, *attributed, wire_length)
+        self._keep(outcome.records, frame)
+
+    def finish(self, last: capture.Frame | None) -> Report:
+        """Close what is still open at the end of the file."""
+        self._keep(self._engine.shutdown(self._clock), last)
+        return self.report
+
+    def _keep(self, records: Sequence[Record], frame: capture.Frame | None) -> None:
+        for record in records:
+            if isinstance(record, FlowRecord):
+                self.report.flows += record.end is not None  # every flow ends once
+            elif isinstance(record, AnomalyRecord):
+                self.report.anomalies[record.reason] += record.count
+            elif isinstance(record, FindingRecord) and record.action is not Action.ACCEPT and frame is not None:
+                if len(self.report.findings) < MAX_FINDINGS:
+                    self.report.findings.append(Found(frame.number, frame.ts, record))
+                else:
+                    self.report.findings_omitted += 1
+
+
+def replay(
+    path: Path,
+    policy: Policy,
+    networks: Sequence[Network] = (),
+    progress: Callable[[int], object] = lambda _: None,
+) -> Report:
+    """Run one capture file through a fresh engine. `progress` hears now and then how many bytes were read.
+
+    Raises `EgressError` when the file cannot be read at all; one that breaks off is reported as far as it goes.
+    """
+    run = Replay(str(path), policy, networks)
+    frame = None
+    try:
+        with path.open("rb") as stream:
+            for frame in capture.frames(stream):
+                run.frame(frame)
+                if not frame.number & 1023:
+                    progress(stream.tell())
+    except capture.Truncated as cut:
+        run.report.truncated = str(cut)
+    except capture.NotACapture as error:
+        raise EgressError(f"{path}: {error}") from None
+    except OSError as error:
+        raise EgressError(f"cannot read {path}: {error.strerror}") from None
+    return run.finish(frame)
