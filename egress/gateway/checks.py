@@ -1,0 +1,92 @@
+"""What a machine needs to be a gateway: each check says what is missing and what to do about it."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import shutil
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+from egress.config import Config
+from egress.errors import EgressError
+
+PACKAGES = {"netfilterqueue": "NetfilterQueue", "hyperscan": "hyperscan", "dpkt": "dpkt", "sqlalchemy": "SQLAlchemy"}
+TOOLS = {"iptables-restore": "iptables", "iptables-save": "iptables", "ip6tables-restore": "iptables", "ip": "iproute2"}
+PYTHON = (3, 11)
+_QUEUE = Path("/proc/net/netfilter/nfnetlink_queue")
+
+
+class Check(NamedTuple):
+    """One finding of `doctor`. `text` is one line; where `ok` is False it says what to do."""
+
+    name: str
+    ok: bool
+    text: str
+
+
+def machine() -> list[Check]:
+    """The checks that do not depend on a running gateway."""
+    return [python(), root(), *packages(), *tools(), kernel()]
+
+
+def require(config: Config) -> None:
+    """Raise EgressError for the first thing without which the gateway cannot start."""
+    for check in machine():
+        if not check.ok:
+            raise EgressError(check.text)
+    if config.workers > 1024 or config.queue.base < 0 or config.queue.base + 2 * max(config.workers, 1) > 0xFFFF:
+        raise EgressError("queue.base and workers: queue numbers must stay below 65536")
+
+
+def python() -> Check:
+    version = ".".join(map(str, sys.version_info[:3]))
+    if sys.version_info < PYTHON:
+        return Check("python", False, f"Python {version} is too old: use 3.11 or later")
+    return Check("python", True, f"Python {version}")
+
+
+def root() -> Check:
+    if os.geteuid() == 0:
+        return Check("root", True, "running as root")
+    return Check("root", False, "not running as root: use sudo")
+
+
+def packages() -> list[Check]:
+    """Each package is really imported: a wheel for another Python fails only then."""
+    found = []
+    for module, name in PACKAGES.items():
+        try:
+            importlib.import_module(module)
+        except ImportError as error:
+            found.append(Check(module, False, f"package {name} cannot be imported ({error}): pip install {name}"))
+        else:
+            found.append(Check(module, True, f"package {name}"))
+    return found
+
+
+def tools() -> list[Check]:
+    return [
+        Check(tool, bool(path), path or f"{tool} is not installed: install the package {package}")
+        for tool, package in TOOLS.items()
+        for path in [shutil.which(tool)]
+    ]
+
+
+def kernel() -> Check:
+    """NFQUEUE is there once a netlink socket of its kind opens; opening it loads the module where it is one."""
+    if os.geteuid() != 0:
+        return Check("nfqueue", False, "kernel NFQUEUE: only root can tell; use sudo")
+    try:
+        library = importlib.import_module("netfilterqueue")
+        library.NetfilterQueue()
+    except (ImportError, OSError) as error:
+        return Check(
+            "nfqueue",
+            False,
+            f"the kernel has no NFQUEUE ({error}): modprobe nfnetlink_queue, or use a kernel that has it",
+        )
+    if not _QUEUE.exists():
+        return Check("nfqueue", False, "the kernel shows no nfnetlink_queue in /proc: modprobe nfnetlink_queue")
+    return Check("nfqueue", True, "kernel NFQUEUE")

@@ -1,0 +1,153 @@
+"""The gateway's control socket: JSON lines over a unix stream socket that only root may use.
+
+Request {"op": name, …}; answer {"ok": true, …} or {"ok": false, "error": one line, "gone": is the gateway ending}. What
+a connection opened (a sandbox) is a lease: it ends with the connection, however that ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import socket
+import struct
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+from egress.errors import EgressError
+from egress.gateway.messages import encode
+
+MAX_REQUEST = 16 * 1024 * 1024  # bytes of a line: a policy of some ten thousand rules
+CALL_SECONDS = 30.0
+
+_PEER = struct.Struct("=iII")  # pid, uid, gid: struct ucred
+
+
+class NotRunning(EgressError):  # noqa: N818 - a state the caller may mend by starting one
+    """Nobody listens on the control socket, or no longer."""
+
+
+class Session:
+    """One connection of a client; `leases` are ended, last first, when it closes."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self.leases: list[Callable[[], Awaitable[None]]] = []
+
+    async def close(self) -> None:
+        while self.leases:
+            await self.leases.pop()()
+
+
+Handler = Callable[[Session, dict[str, Any]], Awaitable[dict[str, object]]]
+
+
+class Server:
+    """Listens at `path` (mode 0600) and hands each request of a root process to `handle`."""
+
+    def __init__(self, path: Path, handle: Handler) -> None:
+        self._path, self._handle = path, handle
+        self._server: asyncio.Server | None = None
+        self._sessions: set[asyncio.Task[None]] = set()
+
+    async def start(self) -> None:
+        self._path.unlink(missing_ok=True)
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        mask = os.umask(0o177)
+        try:
+            sock.bind(str(self._path))
+        except OSError as error:
+            raise EgressError(f"cannot listen at {self._path}: {error.strerror}; check run_dir in the config") from None
+        finally:
+            os.umask(mask)
+        self._server = await asyncio.start_unix_server(self._connected, sock=sock, limit=MAX_REQUEST)
+
+    async def close(self) -> None:
+        """Stop listening and end every session with its leases."""
+        if self._server is not None:
+            self._server.close()
+            self._path.unlink(missing_ok=True)
+        for task in self._sessions:
+            task.cancel()
+        await asyncio.gather(*self._sessions, return_exceptions=True)
+
+    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        if task is not None:
+            self._sessions.add(task)
+            task.add_done_callback(self._sessions.discard)
+        pid, uid, _ = _PEER.unpack(
+            writer.get_extra_info("socket").getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size)
+        )
+        session = Session(pid)
+        try:
+            if uid == 0:
+                await self._talk(session, reader, writer)
+        except (asyncio.CancelledError, ConnectionError, ValueError):
+            pass  # closed by either side, or a line past MAX_REQUEST: the session is over
+        finally:
+            await session.close()
+            writer.close()
+
+    async def _talk(self, session: Session, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while line := await reader.readline():
+            try:
+                answer = {"ok": True, **await self._handle(session, _request(line))}
+            except EgressError as error:
+                answer = {"ok": False, "error": str(error), "gone": isinstance(error, NotRunning)}
+            writer.write(encode(answer))
+            await writer.drain()
+
+
+def _request(line: bytes) -> dict[str, Any]:
+    try:
+        message = json.loads(line)
+    except ValueError:
+        raise EgressError("the request is not JSON; use the egress command of the same version") from None
+    if not isinstance(message, dict) or not isinstance(message.get("op"), str):
+        raise EgressError("the request has no op; use the egress command of the same version")
+    return message
+
+
+class Client:
+    """A blocking client for the commands. Raises NotRunning when there is no gateway, EgressError for its refusals."""
+
+    def __init__(self, path: Path, timeout: float = CALL_SECONDS) -> None:
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._socket.settimeout(timeout)
+        try:
+            self._socket.connect(str(path))
+        except PermissionError:
+            self._socket.close()
+            raise EgressError(f"only root may talk to the gateway at {path}; use sudo") from None
+        except OSError:
+            self._socket.close()
+            raise NotRunning(f"no gateway runs at {path}; start one with: egress gateway") from None
+        self._file = self._socket.makefile("rb")
+
+    def call(self, op: str, **fields: object) -> dict[str, Any]:
+        """Send one request and return its answer without `ok`."""
+        try:
+            self._socket.sendall(encode({"op": op, **fields}))
+            line = self._file.readline()
+        except TimeoutError:
+            raise EgressError("the gateway did not answer in time; see egress doctor") from None
+        except OSError:
+            line = b""
+        if not line.endswith(b"\n"):
+            raise NotRunning("the gateway closed the connection; see its log, and egress doctor")
+        answer: dict[str, Any] = json.loads(line)
+        if not answer.pop("ok"):
+            raise (NotRunning if answer["gone"] else EgressError)(answer["error"])
+        return answer
+
+    def close(self) -> None:
+        self._file.close()
+        self._socket.close()
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

@@ -1,0 +1,95 @@
+"""System calls Python 3.11 lacks: setns, unshare, mount, capset, seccomp, by way of libc. Errors are OSError."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import fcntl
+import os
+import struct
+from pathlib import Path
+
+CLONE_NEWNS, CLONE_NEWUSER, CLONE_NEWPID, CLONE_NEWNET = 0x00020000, 0x10000000, 0x20000000, 0x40000000  # linux/sched.h
+MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REMOUNT, MS_BIND, MS_REC, MS_PRIVATE = (
+    1, 2, 4, 8, 32, 4096, 16384, 1 << 18,
+)  # fmt: skip  # linux/mount.h
+PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_KEEPCAPS, PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS, PR_CAP_AMBIENT = (
+    1, 4, 8, 24, 38, 47,
+)  # fmt: skip  # linux/prctl.h
+PR_CAP_AMBIENT_CLEAR_ALL = 4
+_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER = 22, 2
+_NS_GET_USERNS = 0xB701  # linux/nsfs.h
+_TIOCSTI, _TIOCLINUX = 0x5412, 0x541C  # asm-generic/ioctls.h
+# Audit architecture (linux/audit.h) and number of ioctl(2): x86-64, its x32, i386, aarch64, arm, riscv64.
+_IOCTLS = (
+    (0xC000003E, 16), (0xC000003E, 0x40000202), (0x40000003, 54), (0xC00000B7, 29), (0x40000028, 54), (0xC00000F3, 29),
+)  # fmt: skip
+_CAPABILITY_VERSION_3 = 0x20080522  # linux/capability.h
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.mount.argtypes = (ctypes.c_char_p, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_ulong, ctypes.c_char_p)
+
+
+def setns(fd: int, kind: int) -> None:
+    """Enter the namespace behind an open /proc/PID/ns or nsfs file; `kind` is its CLONE_NEW… constant."""
+    _check(_libc.setns(fd, kind), "setns")
+
+
+def unshare(kinds: int) -> None:
+    """Enter new namespaces (a new pid namespace: for children only)."""
+    _check(_libc.unshare(kinds), "unshare")
+
+
+def mount(source: str, target: str, filesystem: str, flags: int, data: str = "") -> None:
+    _check(_libc.mount(*(os.fsencode(text) for text in (source, target, filesystem)), flags, os.fsencode(data)), target)
+
+
+def prctl(option: int, value: int) -> None:
+    _check(_libc.prctl(option, *(ctypes.c_ulong(number) for number in (value, 0, 0, 0))), f"prctl {option}")
+
+
+def owner(namespace: int) -> int:
+    """A new file descriptor of the user namespace that owns a namespace; the caller closes it."""
+    return fcntl.ioctl(namespace, _NS_GET_USERNS)
+
+
+def limit_bounding(kept: frozenset[int]) -> None:
+    """Nothing this thread executes can ever gain a capability outside `kept`. Needs CAP_SETPCAP."""
+    last = int(Path("/proc/sys/kernel/cap_last_cap").read_text(encoding="ascii"))
+    for capability in set(range(last + 1)) - kept:
+        prctl(PR_CAPBSET_DROP, capability)
+    prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL)
+
+
+def limit_capabilities(kept: frozenset[int]) -> None:
+    """Keep only `kept`, permitted and effective; none are inheritable."""
+    mask = sum(1 << capability for capability in kept)
+    low, high = mask & 0xFFFFFFFF, mask >> 32
+    header = struct.pack("=Ii", _CAPABILITY_VERSION_3, 0)
+    _check(_libc.capset(header, struct.pack("=6I", low, low, 0, high, high, 0)), "capset")
+
+
+def forbid_typing() -> None:
+    """Refuse, with EPERM, the ioctls that type into a terminal. Needs no_new_privs; kept over exec."""
+    program = _typing_filter()
+    code = ctypes.create_string_buffer(program, len(program))
+    header = struct.pack("@HP", len(program) // 8, ctypes.addressof(code))  # struct sock_fprog
+    arguments = (ctypes.c_ulong(_SECCOMP_MODE_FILTER), ctypes.c_char_p(header), ctypes.c_ulong(0), ctypes.c_ulong(0))
+    _check(_libc.prctl(_PR_SET_SECCOMP, *arguments), "seccomp")
+
+
+def _typing_filter() -> bytes:
+    """Classic BPF over struct seccomp_data (nr at 0, arch at 4, low half of the second argument at 24): seccomp(2)."""
+    load, equal, answer = 0x20, 0x15, 0x06  # BPF_LD|BPF_W|BPF_ABS, BPF_JMP|BPF_JEQ|BPF_K, BPF_RET|BPF_K
+    steps: list[tuple[int, int, int, int]] = []  # operation, steps to skip if equal, if not, constant
+    for arch, ioctl in _IOCTLS:
+        steps += [(load, 0, 0, 4), (equal, 0, 6, arch), (load, 0, 0, 0), (equal, 0, 4, ioctl), (load, 0, 0, 24)]
+        steps += [(equal, 1, 0, _TIOCSTI), (equal, 0, 1, _TIOCLINUX), (answer, 0, 0, 0x00050000 | errno.EPERM)]
+    steps.append((answer, 0, 0, 0x7FFF0000))  # SECCOMP_RET_ALLOW
+    return b"".join(struct.pack("=HBBI", *step) for step in steps)
+
+
+def _check(result: int, what: str) -> None:
+    if result != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), what)

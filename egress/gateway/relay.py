@@ -1,0 +1,45 @@
+"""Stand between a caller and a child process: pass signals down, and the exit code up."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+
+_NAMES = ("HUP", "INT", "QUIT", "TERM", "USR1", "USR2", "ALRM", "CONT", "TSTP", "WINCH", "CHLD")
+PASSED = frozenset(signal.Signals[f"SIG{name}"] for name in _NAMES)  # to be blocked before the child is forked
+
+
+def relay(child: int, *, reap: bool = False) -> int:
+    """Wait for `child`; returns its exit code, or 128 + n when signal n ended it. With `reap`, as pid 1, bury orphans
+    too.
+
+    `PASSED` must be blocked. What the kernel sends of itself (si_code > 0: Ctrl-C, Ctrl-Z, a window's new size) goes to
+    the whole foreground process group, so the child has it already; only what a process sent to us is passed on.
+    """
+    while True:
+        got = signal.sigwaitinfo(PASSED)
+        if got.si_signo == signal.SIGCHLD:
+            code = _collect(child, reap=reap)
+            if code is not None:
+                return code
+            continue
+        if got.si_code <= 0:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(child, got.si_signo)
+        if got.si_signo == signal.SIGTSTP:
+            os.kill(os.getpid(), signal.SIGSTOP)  # the caller's shell waits for us to stop; for pid 1 this does nothing
+
+
+def _collect(child: int, *, reap: bool) -> int | None:
+    """Bury who has ended; the exit code once `child` is among them."""
+    while True:
+        try:
+            pid, status = os.waitpid(-1 if reap else child, os.WNOHANG)
+        except ChildProcessError:
+            return None
+        if pid == 0:
+            return None
+        if pid == child:
+            code = os.waitstatus_to_exitcode(status)
+            return code if code >= 0 else 128 - code

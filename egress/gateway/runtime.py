@@ -1,0 +1,110 @@
+"""Directories, the lock that allows one gateway per run_dir, and the recorder process."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import logging
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from egress.config import Config
+from egress.errors import EgressError
+from egress.gateway import privileges
+from egress.gateway.process import python
+from egress.store.recorder import arguments
+
+LOCK_SECONDS = 0.2
+RESTART_SECONDS = 5.0
+STOP_SECONDS = 10.0
+
+log = logging.getLogger("egress.gateway")
+
+
+def prepare(config: Config) -> None:
+    """Make the directories. The journal belongs to the workers' user, everything else to root."""
+    uid, gid = privileges.account(config.user)
+    try:
+        config.run_dir.mkdir(parents=True, exist_ok=True, mode=0o755)
+        config.state_dir.mkdir(parents=True, exist_ok=True, mode=0o755)
+        config.journal_dir.mkdir(exist_ok=True, mode=0o700)
+        os.chown(config.journal_dir, uid, gid)
+    except OSError as error:
+        raise EgressError(f"cannot prepare {error.filename}: {error.strerror}; check state_dir and run_dir") from None
+    for directory in (config.state_dir, *config.state_dir.parents):
+        if not directory.stat().st_mode & 0o001:
+            raise EgressError(f"user {config.user} cannot reach {config.journal_dir}: chmod o+x {directory}")
+
+
+@contextmanager
+def only_one(run_dir: Path, patience: float = 0.0) -> Iterator[None]:
+    """Hold the lock of `run_dir`, waiting `patience` seconds. Raises EgressError while another gateway has it."""
+    path = run_dir / "gateway.lock"
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True, mode=0o755)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise EgressError(f"cannot open {path}: {error.strerror}; run as root, or check run_dir") from None
+    try:
+        _lock(descriptor, path, time.monotonic() + patience)
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _lock(descriptor: int, path: Path, deadline: float) -> None:
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                owner = os.pread(descriptor, 32, 0).decode(errors="replace").strip() or "?"
+                raise EgressError(
+                    f"another gateway runs already (pid {owner}, {path}); stop it or use another run_dir"
+                ) from None
+        time.sleep(LOCK_SECONDS)
+
+
+class Recorder:
+    """The process that moves journals into the database; started again when it ends."""
+
+    def __init__(self, config: Config) -> None:
+        self.restarts = 0
+        self._command = arguments(config)
+        self._process: asyncio.subprocess.Process | None = None
+        self._next = 0.0
+
+    @property
+    def pid(self) -> int | None:
+        return self._process.pid if self._process is not None and self._process.returncode is None else None
+
+    async def watch(self) -> None:
+        """Start it if it does not run; call it about each second."""
+        if self.pid is not None or time.monotonic() < self._next:
+            return
+        if self._process is not None:
+            self.restarts += 1
+            log.warning("the recorder ended (status %s); it is started again", self._process.returncode)
+        self._next = time.monotonic() + RESTART_SECONDS
+        _, environment = python("egress.store.recorder")
+        self._process = await asyncio.create_subprocess_exec(
+            *self._command, stdin=asyncio.subprocess.DEVNULL, env=environment, cwd="/", start_new_session=True
+        )
+
+    async def stop(self) -> None:
+        """Let it store what is left in the journal, within STOP_SECONDS."""
+        if self._process is None or self.pid is None:
+            return
+        self._process.terminate()
+        try:
+            await asyncio.wait_for(self._process.wait(), STOP_SECONDS)
+        except TimeoutError:
+            log.warning("the recorder did not stop in time; the journal keeps what is not stored yet")
+            self._process.kill()
+            await self._process.wait()

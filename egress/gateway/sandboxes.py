@@ -1,0 +1,77 @@
+"""The sandboxes of `egress run`: made on request, each leased to one control connection, destroyed with it."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from dataclasses import dataclass
+from typing import Any
+
+from egress.config import Config
+from egress.errors import EgressError, InputError
+from egress.gateway import sandbox
+from egress.gateway.messages import rule_from
+from egress.gateway.roster import Entry, interface_index
+from egress.gateway.sandbox import Sandbox
+from egress.model import Action, Agent, Mode, Rule
+
+MAX_SANDBOXES = 4096
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A sandbox in use."""
+
+    agent: Agent
+    sandbox: Sandbox
+    rules: tuple[Rule, ...]  # of its own policy file
+
+
+class Sandboxes:
+    """By agent name. Not for two threads at a time."""
+
+    def __init__(self, config: Config) -> None:
+        self.open: dict[str, Opened] = {}
+        self._config = config
+
+    def clean(self) -> int:
+        """Destroy what a killed gateway left; returns how many there were."""
+        left = sandbox.leftovers(self._config)
+        for one in left:
+            sandbox.destroy(one, self._config)
+        return len(left)
+
+    def create(self, request: dict[str, Any], taken: set[str]) -> Opened:
+        """Make one as `sandbox.open` asks: agent (empty: a name is made up), mode, default, rules."""
+        name = request.get("agent") or f"run-{secrets.token_hex(4)}"
+        if not isinstance(name, str) or not _NAME.fullmatch(name):
+            raise InputError(f"agent name {name!r} must be letters, digits, . _ - and at most 63 long")
+        if name in taken:
+            raise EgressError(f"agent {name} is watched already; choose another --agent name")
+        if len(self.open) >= MAX_SANDBOXES:
+            raise EgressError(f"{MAX_SANDBOXES} sandboxes are open; end some first")
+        try:
+            mode, default = Mode(request["mode"]), Action(request["default"])
+            rules = tuple(map(rule_from, request.get("rules", [])))
+        except (KeyError, ValueError, TypeError):
+            raise InputError(
+                "the request for a sandbox is broken; use the egress command of the gateway's version"
+            ) from None
+        made = sandbox.create(name, sandbox.free_index(self._config), self._config)
+        agent = Agent(name, made.networks, mode, default, ("sandbox",))
+        self.open[name] = Opened(agent, made, rules)
+        return self.open[name]
+
+    def destroy(self, name: str) -> None:
+        """End what runs in it and remove it."""
+        opened = self.open.pop(name, None)
+        if opened is not None:
+            sandbox.destroy(opened.sandbox, self._config)
+
+    def entries(self) -> list[Entry]:
+        """A sandbox stays listed when its agent deletes its own interface: its summary is still asked for."""
+        return [
+            Entry(opened.agent, opened.sandbox.interface, interface_index(opened.sandbox.interface), masquerade=True)
+            for opened in self.open.values()
+        ]

@@ -1,0 +1,268 @@
+"""The gateway in the foreground: workers, kernel rules, recorder, control socket; started, kept up, stopped in order.
+
+Rules go in only once every worker is bound. Whatever fails later fails closed: a queue without its worker drops.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from egress.config import Config
+from egress.errors import EgressError
+from egress.gateway import checks, rules, runtime
+from egress.gateway.control import NotRunning, Server, Session
+from egress.gateway.messages import Setup
+from egress.gateway.policies import Policies
+from egress.gateway.pool import Pool
+from egress.gateway.roster import Entry, Roster
+from egress.gateway.sandboxes import Sandboxes
+from egress.gateway.stored import Stored
+from egress.model import Agent
+
+SECOND = 1.0
+RULES_SECONDS = 10.0  # between two looks whether our kernel rules are still in place
+IDLE_SECONDS = 15.0  # a gateway that ends when idle waits this long for its first sandbox
+PATIENCE = 10.0  # and this long for a predecessor that is ending
+
+log = logging.getLogger("egress.gateway")
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What `egress gateway` was asked for beyond its config."""
+
+    policy: Path | None = None
+    capture: str = ""
+    exit_when_idle: bool = False
+
+
+class Gateway:
+    """One run of the gateway. All changes of who is watched, and by which policy, pass `_changing`, one at a time."""
+
+    def __init__(self, config: Config, options: Options) -> None:
+        self.config = config
+        self.options = options
+        size = config.workers or os.cpu_count() or 1
+        self.policies = Policies(config, options.policy)
+        self.stored = Stored(config)
+        self.roster = Roster(size)
+        self.sandboxes = Sandboxes(config)
+        self.pool = Pool(size, self._setup, base=config.queue.base, watchdog=config.watchdog)
+        self.recorder = runtime.Recorder(config)
+        self.server = Server(config.control_socket, self._handle)
+        self._changing = asyncio.Lock()
+        self._stopping = asyncio.Event()
+        self._started = time.time()
+        self._rules_checked = time.monotonic()
+        self._last_sandbox = time.monotonic() + IDLE_SECONDS
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def run(self) -> None:
+        """From start to clean stop. Raises EgressError when it cannot start."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stopping.set)
+        loop.add_signal_handler(signal.SIGHUP, self._spawn_reload)
+        try:
+            await self._start()
+            while not self._stopping.is_set():
+                await self._second()
+                try:
+                    await asyncio.wait_for(self._stopping.wait(), SECOND)
+                except TimeoutError:
+                    continue
+        finally:
+            await self._stop()
+
+    async def reload(self) -> dict[str, object]:
+        """Read policy and agents again; a broken file leaves what is in force, and is said. Workers get both."""
+        async with self._changing:
+            problem = ""
+            try:
+                if await asyncio.to_thread(self.policies.reload):
+                    await self._tell_policy()
+            except EgressError as error:
+                problem = f"the policy in force stays: {error}"
+                log.error("%s", problem)
+            await self._attach()
+        log.info("reloaded: %d agents, policy version %d", len(self.roster.entries), self.policies.current.version)
+        return {"agents": len(self.roster.entries), "policy_version": self.policies.current.version, "problem": problem}
+
+    # --- start and stop ---------------------------------------------------------------------------------
+
+    async def _start(self) -> None:
+        if self.config.fail_open:
+            log.warning("FAIL OPEN is configured: while workers are missing or overloaded packets pass uninspected")
+        self.sandboxes.clean()
+        self.policies.load(self.stored.open())
+        self.roster.replace(self._entries())
+        await self.pool.start()
+        await asyncio.to_thread(rules.install, self.roster.attachments(self.config), self.config)
+        await self.server.start()
+        await self.recorder.watch()
+        names = ", ".join(self.roster.entries) or "none yet"
+        log.info("guarding %s with %d workers, policy version %d", names, self.pool.size, self.policies.current.version)
+
+    async def _stop(self) -> None:
+        await self.server.close()
+        left = [entry.agent.name for entry in self.roster.entries.values()]
+        try:
+            if self.config.on_stop == "block" and left:
+                rules.block(self.roster.attachments(self.config), self.config)
+                log.warning("stopped: blocked until the gateway runs again: %s", ", ".join(left))
+            else:
+                rules.remove(self.config)
+                if left:
+                    log.warning("stopped: STILL ATTACHED AND UNGUARDED: %s", ", ".join(left))
+        except EgressError as error:
+            log.error("the kernel rules stay as they are: %s", error)
+        await self.pool.stop()
+        await self.recorder.stop()
+        self.stored.close()
+
+    async def _second(self) -> None:
+        self.pool.watch()
+        await self.recorder.watch()
+        if self.roster.moved() or self.stored.awaited():
+            async with self._changing:
+                await self._attach()
+        if time.monotonic() - self._rules_checked > RULES_SECONDS:
+            self._rules_checked = time.monotonic()
+            await self._keep_rules()
+        if self.sandboxes.open:
+            self._last_sandbox = time.monotonic()
+        elif self.options.exit_when_idle and time.monotonic() > self._last_sandbox + SECOND:
+            log.info("the last sandbox is gone")
+            self._stopping.set()
+
+    async def _keep_rules(self) -> None:
+        """Others may put their rules before ours, or flush them."""
+        async with self._changing:
+            if not await asyncio.to_thread(rules.installed, self.config):
+                log.warning("somebody changed the kernel rules in front of ours; they are installed again")
+                await asyncio.to_thread(rules.install, self.roster.attachments(self.config), self.config)
+
+    def _spawn_reload(self) -> None:
+        async def reload() -> None:
+            try:
+                await self.reload()
+            except EgressError as error:
+                log.error("%s", error)
+
+        task = asyncio.create_task(reload())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    # --- who is watched, by which policy ----------------------------------------------------------------
+
+    def _setup(self, index: int) -> Setup:
+        """How a worker is started now."""
+        return Setup(
+            config=self.config,
+            index=index,
+            parent=os.getpid(),
+            agents=self.roster.watched(index),
+            policy=self.policies.current,
+            capture=self.options.capture,
+        )
+
+    def _entries(self) -> list[Entry]:
+        return [*self.stored.entries(), *self.sandboxes.entries()]
+
+    async def _attach(self) -> None:
+        """Make workers and kernel agree with who is there now: a worker knows agents before they are queued to it."""
+        before = self.roster.entries
+        self.roster.replace(self._entries())
+        gone = before.keys() - self.roster.entries.keys()
+        if gone:
+            await asyncio.to_thread(rules.install, self.roster.attachments(self.config), self.config)
+        await self.pool.tell("agents", lambda index: {"agents": self.roster.watched(index)})
+        if not gone:
+            await asyncio.to_thread(rules.install, self.roster.attachments(self.config), self.config)
+
+    async def _tell_policy(self) -> None:
+        await self.pool.tell("policy", lambda _: {"policy": self.policies.current})
+
+    # --- control ----------------------------------------------------------------------------------------
+
+    async def _handle(self, session: Session, message: dict[str, Any]) -> dict[str, object]:
+        operation = message["op"]
+        if self._stopping.is_set():
+            raise NotRunning("the gateway is stopping; try again")
+        if operation == "status":
+            return self._status()
+        if operation == "reload":
+            return await self.reload()
+        if operation == "sandbox.open":
+            return await self._open(session, message)
+        if operation == "summary":
+            name = str(message.get("agent"))
+            if name not in self.roster.entries:
+                raise EgressError(f"no agent {name!r} is watched; see egress agent list")
+            return await self.pool.order(self.roster.worker(name), "tally", {"agent": name})
+        raise EgressError(f"the gateway knows no operation {operation!r}; use the egress command of its version")
+
+    async def _open(self, session: Session, message: dict[str, Any]) -> dict[str, object]:
+        """A sandbox leased to this connection."""
+        async with self._changing:
+            opened = await asyncio.to_thread(self.sandboxes.create, message, set(self.roster.entries))
+            name = opened.agent.name
+            session.leases.append(lambda: self._close(name))
+            if opened.rules:
+                await asyncio.to_thread(self.policies.add, name, opened.rules)
+                await self._tell_policy()
+            await self._attach()
+        log.info("sandbox %s opened for pid %d", name, session.pid)
+        return {"sandbox": opened.sandbox, "agent": name}
+
+    async def _close(self, name: str) -> None:
+        async with self._changing:
+            await asyncio.to_thread(self.sandboxes.destroy, name)
+            if await asyncio.to_thread(self.policies.discard, name):
+                await self._tell_policy()
+            await self._attach()
+        log.info("sandbox %s is gone", name)
+
+    def _status(self) -> dict[str, object]:
+        return {
+            "pid": os.getpid(),
+            "since": self._started,
+            "fail_open": self.config.fail_open,
+            "policy_version": self.policies.current.version,
+            "workers": self.pool.status(),
+            "agents": [self._agent(entry) for entry in self.roster.entries.values()],
+            "absent": self.stored.absent,
+            "recorder": {"pid": self.recorder.pid, "restarts": self.recorder.restarts},
+            "rules": rules.counters(),
+        }
+
+    def _agent(self, entry: Entry) -> dict[str, object]:
+        agent: Agent = entry.agent
+        return {
+            "name": agent.name,
+            "interface": entry.interface,
+            "networks": agent.networks,
+            "mode": agent.mode,
+            "default": agent.default,
+            "worker": self.roster.worker(agent.name),
+            "sandbox": agent.name in self.sandboxes.open,
+        }
+
+
+def run(config: Config, options: Options) -> None:
+    """`egress gateway`: returns after a clean stop. Raises EgressError when it cannot start."""
+    checks.require(config)
+    runtime.prepare(config)
+    with runtime.only_one(config.run_dir, PATIENCE if options.exit_when_idle else 0.0):
+        asyncio.run(_run(config, options))
+
+
+async def _run(config: Config, options: Options) -> None:
+    await Gateway(config, options).run()
