@@ -1,0 +1,143 @@
+"""`egress doctor`: is this machine ready, is the gateway well?"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+import sqlalchemy as sa
+
+from egress.config import Config, load_config
+from egress.errors import EgressError
+from egress.gateway import checks, rules, sandbox
+from egress.gateway.checks import Check
+from egress.gateway.command import run
+from egress.gateway.control import Client, NotRunning
+from egress.store.database import open_database
+from egress.store.recorder import lag
+
+MAX_LAG = 64 * 1024 * 1024  # unread journal bytes past which the recorder is in trouble
+EXAMPLES = """\b
+Examples:
+  egress doctor            one line a check; exit code 1 if one fails (as root it sees more)
+  egress doctor -o json    the same for programs
+"""
+
+
+@click.command("doctor", epilog=EXAMPLES)
+@click.option("-o", "output", type=click.Choice(["human", "json"]), default="human", show_default=True)
+@click.option("--config", "config_file", type=click.Path(path_type=Path), help="Config file.")
+def command(output: str, config_file: Path | None) -> int:
+    """Check machine, configuration, gateway, workers, drops, journal and recorder. Needs root to see all of it."""
+    config = load_config(config_file)
+    found = [*checks.machine(), *_configuration(config)]
+    if checks.root().ok:
+        found += [*_gateway(config), *_database(config)]
+    if output == "json":
+        click.echo(json.dumps([check._asdict() for check in found], indent=2))
+    else:
+        for check in found:
+            click.echo(f"{'ok  ' if check.ok else 'FAIL'}  {check.name:18} {check.text}")
+    return 0 if all(check.ok for check in found) else 1
+
+
+def _configuration(config: Config) -> list[Check]:
+    if config.fail_open:
+        return [Check("fail-open", True, "FAIL OPEN: packets pass uninspected while workers are missing or overloaded")]
+    return [Check("fail-open", True, "fail closed: no worker, no traffic")]
+
+
+def _gateway(config: Config) -> list[Check]:
+    try:
+        with Client(config.control_socket) as client:
+            status = client.call("status")
+    except NotRunning as error:
+        return [Check("gateway", True, f"not running ({error})"), *_leftovers(config)]
+    except EgressError as error:
+        return [Check("gateway", False, str(error))]
+    found = [Check("gateway", True, f"running, pid {status['pid']}, policy version {status['policy_version']}")]
+    for worker in status["workers"]:
+        found += _worker(worker)
+    recorder = status["recorder"]
+    found.append(
+        Check("recorder", recorder["pid"] is not None, f"pid {recorder['pid']}, {recorder['restarts']} restarts")
+    )
+    names = ", ".join(agent["name"] for agent in status["agents"]) or "none; attach one with egress agent add"
+    found.append(Check("agents", True, names))
+    found += [Check(f"agent {name}", False, f"not attached: {why}") for name, why in status["absent"].items()]
+    found += _kernel_rules(config, attached=bool(status["agents"]))
+    return found
+
+
+def _worker(worker: dict[str, Any]) -> list[Check]:
+    name, counters, dropped = f"worker {worker['index']}", worker["counters"], worker["dropped"]
+    if not worker["alive"]:
+        return [
+            Check(name, False, f"dead, its agents are cut off; {worker['restarts']} restarts; see the gateway's log")
+        ]
+    packets = counters.get("packets", 0) + counters.get("settled_packets", 0)
+    found = [Check(name, True, f"pid {worker['pid']}, {packets} packets, {worker['restarts']} restarts")]
+    lost = sum(sum(kind.values()) for kind in dropped.values())
+    text = f"{lost} packets dropped by the kernel"
+    found.append(Check(f"{name} queue", lost == 0, text + (": more workers, or a larger queue.length" if lost else "")))
+    journal = counters.get("journal", {})
+    if not journal.get("healthy", True):
+        found.append(
+            Check(f"{name} journal", False, f"cannot be written ({journal['error']}): nothing new passes; free space")
+        )
+    if counters.get("engine_errors"):
+        text = f"{counters['engine_errors']} packets dropped by faults of ours (see egress query): please report them"
+        found.append(Check(f"{name} engine", False, text))
+    return found
+
+
+def _kernel_rules(config: Config, *, attached: bool) -> list[Check]:
+    try:
+        ok = rules.installed(config) or not attached
+        found = [
+            Check(
+                "kernel rules", ok, "in place" if ok else "not in place: egress gateway installs them again in seconds"
+            )
+        ]
+    except EgressError as error:
+        found = [Check("kernel rules", False, str(error))]
+    for tool in ("iptables", "ip6tables"):
+        try:
+            policy = run(tool, "-S", "FORWARD").splitlines()[0]
+        except (EgressError, IndexError):
+            continue
+        if policy.endswith("DROP"):
+            hint = "policy DROP (Docker sets it): also allow the agents' interfaces there, ours only refuse"
+            found.append(Check(f"{tool} FORWARD", True, hint))
+    return found
+
+
+def _leftovers(config: Config) -> list[Check]:
+    """What a killed gateway leaves: rules that cut agents off, sandboxes."""
+    try:
+        present, sandboxes = rules.installed(config), len(sandbox.leftovers(config))
+    except EgressError as error:
+        return [Check("leftovers", False, str(error))]
+    if not present and not sandboxes:
+        return [Check("leftovers", True, "none")]
+    left = ["kernel rules"] * present + [f"{sandboxes} sandboxes"] * (sandboxes > 0)
+    text = f"{' and '.join(left)} of a gateway that was killed, or stopped with on_stop: block"
+    wanted = config.on_stop == "block" and not sandboxes
+    return [Check("leftovers", wanted, f"{text}: egress gateway takes over when it starts")]
+
+
+def _database(config: Config) -> list[Check]:
+    try:
+        database = open_database(config.database_url, create=False)
+    except EgressError as error:
+        return [Check("database", True, str(error))]
+    try:
+        behind = lag(config, database)
+    except (OSError, sa.exc.SQLAlchemyError) as error:
+        return [Check("database", False, f"cannot be read: {' '.join(str(error).split())[:200]}")]
+    finally:
+        database.dispose()
+    text = f"{behind.unread} bytes of the journal not stored yet, {behind.quarantined} bytes quarantined"
+    return [Check("database", behind.unread < MAX_LAG, text)]

@@ -1,0 +1,51 @@
+"""`egress gateway`: guard the attached agents, in the foreground."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from pathlib import Path
+
+import click
+
+from egress.config import load_config
+from egress.errors import InputError
+
+EXAMPLES = """\b
+Examples:
+  egress gateway                                   config and policy from /etc/egress, where they exist
+  egress gateway --policy allow.yaml --workers 2   other rules, two queue workers
+  kill -HUP $(head -1 /run/egress/gateway.lock)    read config-named policy and agents again
+Stop it with Ctrl-C or SIGTERM: kernel rules are removed, or block the agents where the config says `on_stop: block`.
+"""
+
+
+@click.command("gateway", epilog=EXAMPLES)
+@click.option("--config", "config_file", type=click.Path(path_type=Path), help="Config file [/etc/egress/egress.yaml].")
+@click.option("--policy", type=click.Path(path_type=Path), help="Policy file; beats the one the config names.")
+@click.option("--workers", type=click.IntRange(1, 1024), help="Queue worker processes [one a CPU].")
+@click.option("--exit-when-idle", is_flag=True, help="End when the last sandbox of `egress run` is gone.")
+@click.option("--capture", type=click.Path(path_type=Path), help="Write every judged packet into pcapng files in DIR.")
+def command(
+    config_file: Path | None, policy: Path | None, workers: int | None, exit_when_idle: bool, capture: Path | None
+) -> None:
+    """Stand between agents and the network, in the foreground, until SIGTERM or Ctrl-C. Needs root.
+
+    Binds netfilter queues with unprivileged workers, installs its own kernel chains, writes what it decides into the
+    database. While a worker is missing its agents are cut off (fail closed).
+    """
+    from egress.gateway import supervisor
+
+    logging.basicConfig(format="egress: %(message)s")
+    logging.getLogger("egress").setLevel(logging.INFO)
+    config = load_config(config_file)
+    if workers is not None:
+        config = dataclasses.replace(config, workers=workers)
+    if capture is not None and not capture.is_dir():
+        raise InputError(f"--capture: {capture} is no directory; make it first, writable for root")
+    options = supervisor.Options(
+        policy=policy.absolute() if policy else None,
+        capture=str(capture.absolute()) if capture else "",
+        exit_when_idle=exit_when_idle,
+    )
+    supervisor.run(config, options)

@@ -1,0 +1,88 @@
+"""The `egress` command: its group, and how every error becomes one line."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+import click
+
+from egress import __version__
+from egress.errors import EgressError
+
+EXAMPLES = """\b
+Examples:
+  egress doctor                               is this machine ready?
+  egress gateway                              guard the attached agents
+  egress run --default allow -- python3 a.py  run a command in a guarded sandbox
+  egress replay capture.pcap                  what would have been found?
+  egress query --action reject --since 1h     what was refused?
+"""
+
+
+COMMANDS = {
+    "gateway": "egress.cli.gateway",
+    "run": "egress.cli.run",
+    "agent": "egress.cli.agent",
+    "doctor": "egress.cli.doctor",
+    "replay": "egress.cli.replay",
+    "query": "egress.cli.query",
+    "show": "egress.cli.show",
+}
+
+
+class Commands(click.Group):
+    """Imports a command's module when it is asked for: replay needs no netfilter queue, and run no SQLAlchemy."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        module = COMMANDS.get(cmd_name)
+        if module is None:
+            return None
+        try:
+            command: click.Command = importlib.import_module(module).command
+        except ImportError as error:
+            if error.name is None or error.name.split(".")[0] in ("egress", "signatures"):
+                raise
+            raise EgressError(
+                f"package {error.name} is missing: pip install it (egress doctor names them all)"
+            ) from None
+        return command
+
+
+@click.group(
+    cls=Commands,
+    epilog=EXAMPLES,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+@click.version_option(__version__, prog_name="egress")
+def egress() -> None:
+    """Stand between agents and the network: inspect, decide, write down."""
+
+
+def main() -> None:
+    """Entry point. Exit codes: 0 ok, 1 error, 2 usage, 3 refused or found; under `run` the command's own."""
+    try:
+        code = egress.main(standalone_mode=False)
+    except click.exceptions.Exit as end:
+        code = end.exit_code
+    except click.Abort:
+        code = 130
+    except click.UsageError as error:
+        hint = f" (see {error.ctx.command_path} --help)" if error.ctx is not None else ""
+        code = _complain(error.format_message().rstrip(".") + hint, 2)
+    except click.ClickException as error:
+        code = _complain(error.format_message(), error.exit_code)
+    except EgressError as error:
+        code = _complain(str(error), error.exit_code)
+    except BrokenPipeError:
+        sys.stderr.close()  # whoever read our output has left; nothing more to say
+        code = 1
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _complain(text: str, code: int) -> int:
+    click.echo(f"egress: {' '.join(text.split())}", err=True)
+    return code

@@ -1,0 +1,161 @@
+"""`egress replay`: capture files through the engine, as a report for people or one JSON document a file."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from ipaddress import ip_network
+from pathlib import Path
+
+import click
+
+from egress.cli.text import endpoint, plain
+from egress.errors import EgressError
+from egress.eve import iso
+from egress.model import Policy
+from egress.policyfile import load_policy
+from egress.replay import Found, Network, Report, replay
+
+PROGRESS_BYTES = 8 * 1024 * 1024  # files from this size on take long enough for a progress bar
+FOUND = 3
+
+EXAMPLES = """\b
+Examples:
+  egress replay capture.pcap                           openers are the agents
+  egress replay --agent-net 10.77.0.0/16 host.pcapng   only what these addresses do
+  egress replay -o json *.pcap | jq .findings          one document a file
+"""
+
+
+def _networks(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> list[Network]:
+    try:
+        return [ip_network(value) for value in values]
+    except ValueError as error:
+        raise click.BadParameter(f"{error}: give a network such as 10.77.0.0/16") from None
+
+
+@click.command("replay", epilog=EXAMPLES)
+@click.argument("files", metavar="FILE...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--policy", "policy_file", metavar="FILE", type=click.Path(path_type=Path), help="Rules to judge under.")
+@click.option(
+    "--agent-net",
+    "networks",
+    metavar="CIDR",
+    multiple=True,
+    callback=_networks,
+    help="Addresses of agents; may be repeated. Without it the opener of each flow is the agent.",
+)
+@click.option("-o", "--output", type=click.Choice(["human", "json"]), default="human", show_default=True)
+@click.pass_context
+def command(
+    context: click.Context, files: tuple[Path, ...], policy_file: Path | None, networks: list[Network], output: str
+) -> None:
+    """Judge capture files (pcap, pcapng) as the gateway would have, at their own timestamps.
+
+    Exit code: 0 nothing found, 3 something found, 1 a file could not be read, 2 wrong usage.
+    """
+    policy = Policy(1, load_policy(policy_file)) if policy_file else Policy()
+    show = _json if output == "json" else _human
+    code = 0
+    for path in files:
+        try:
+            with _progress(path) as progress:
+                report = replay(path, policy, networks, progress)
+        except EgressError as error:
+            click.echo(f"egress: {error}", err=True)
+            code = 1
+            continue
+        if report.truncated:
+            click.echo(f"egress: {plain(str(path))}: {report.truncated}; judged up to there", err=True)
+        click.echo(show(report))
+        if report.findings and not code:
+            code = FOUND
+    context.exit(code)
+
+
+@contextmanager
+def _progress(path: Path) -> Iterator[Callable[[int], object]]:
+    """A bar on stderr for a long file when somebody is looking; otherwise nothing."""
+    try:
+        size = path.stat().st_size
+    except OSError:
+        size = 0  # replay will say what is wrong
+    if size < PROGRESS_BYTES or not sys.stderr.isatty():
+        yield lambda _: None
+        return
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(escape(plain(path.name)), total=size)
+        yield lambda done: bar.update(task, completed=done)
+
+
+def _json(report: Report) -> str:
+    return json.dumps(
+        {
+            "file": report.file,
+            "packets": report.packets,
+            "flows": report.flows,
+            "decode_errors": report.decode_errors,
+            "unattributed": report.unattributed,
+            "anomalies": report.anomalies,
+            "truncated": report.truncated or None,
+            "findings": [_found(found) for found in report.findings],
+            "findings_omitted": report.findings_omitted,
+        }
+    )
+
+
+def _found(found: Found) -> dict[str, object]:
+    record = found.record
+    return {
+        "signature": record.signature,
+        "severity": record.severity,
+        "flow": {
+            "src": record.src,
+            "sport": record.sport,
+            "dst": record.dst,
+            "dport": record.dport,
+            "proto": record.proto,
+        },
+        "frame": found.frame,
+        "time": iso(found.time),
+        "summary": record.summary,
+        "evidence": _ascii(record.evidence),
+    }
+
+
+def _human(report: Report) -> str:
+    counts = [_count(report.packets, "packet"), _count(report.flows, "flow")]
+    if report.decode_errors:
+        counts.append(f"{report.decode_errors} not decoded")
+    if report.unattributed:
+        counts.append(f"{report.unattributed} of no agent")
+    counts += [f"{count} refused ({reason})" for reason, count in sorted(report.anomalies.items())]
+    found = len(report.findings) + report.findings_omitted
+    counts.append(_count(found, "finding") if found else "nothing found")
+    lines = [f"{plain(report.file)}: {', '.join(counts)}"]
+    for found_ in report.findings:
+        record = found_.record
+        flow = f"{endpoint(record.src, record.sport)} -> {endpoint(record.dst, record.dport)} {record.proto}"
+        lines += [
+            f"  {record.severity} {record.signature}  {flow}  frame {found_.frame}  {iso(found_.time)}",
+            f"    {plain(record.summary)}",
+            f"    evidence: {_ascii(record.evidence)}",
+        ]
+    if report.findings_omitted:
+        lines.append(f"  and {report.findings_omitted} more")
+    return "\n".join(lines)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def _ascii(evidence: bytes) -> str:
+    """Bytes as text that no terminal can trip over: printable ASCII, the rest as \\xNN."""
+    return "".join(chr(byte) if 32 <= byte < 127 and byte != 92 else f"\\x{byte:02x}" for byte in evidence)

@@ -1,0 +1,144 @@
+"""`egress run`: a command in a fresh sandbox behind the gateway."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+import click
+
+from egress.config import Config, load_config
+from egress.errors import EgressError
+from egress.gateway.control import Client, NotRunning
+from egress.gateway.process import python
+from egress.model import Mode, Rule
+from egress.policyfile import load_policy
+
+START_SECONDS = 30.0
+EXAMPLES = """\b
+Examples:
+  egress run -- curl https://example.org                  refused: nothing is allowed by default
+  egress run --default allow -- python3 train.py          passes, but tunnels, miners and beacons are refused
+  egress run --policy allow.yaml --agent ci -- make test  what the file allows, as agent `ci`
+  egress run --mode monitor --default allow -- ./agent    refuse nothing, record what would have been refused
+"""
+
+
+@click.command("run", epilog=EXAMPLES, context_settings={"allow_interspersed_args": False})
+@click.option("--agent", default="", help="The agent's name [made up].")
+@click.option("--mode", type=click.Choice([mode.value for mode in Mode]), default="enforce", show_default=True)
+@click.option("--default", "default", type=click.Choice(["allow", "deny"]), default="deny", show_default=True)
+@click.option("--policy", type=click.Path(path_type=Path), help="Rules of this sandbox, besides the gateway's own.")
+@click.option("--user", default="", help="Run the command as this user [the invoking one].")
+@click.option("--config", "config_file", type=click.Path(path_type=Path), help="Config file.")
+@click.argument("cmd", nargs=-1, required=True, type=click.UNPROCESSED)
+def command(
+    agent: str, mode: str, default: str, policy: Path | None, user: str, config_file: Path | None, cmd: tuple[str, ...]
+) -> int:
+    """Run CMD in a sandbox whose only way out is the gateway. Needs root.
+
+    Exit code and signals are the command's. Without a running gateway one is started, which ends with the last sandbox.
+    A line at the end says what was refused; `egress query --agent NAME` tells more.
+    """
+    from egress.gateway.launch import launch
+    from egress.gateway.sandbox import Sandbox
+
+    config = load_config(config_file)
+    rules = load_policy(policy) if policy else ()
+    client, opened = _open(config, config_file, agent, mode, default, rules)
+    with client:
+        code = launch(Sandbox(**opened["sandbox"]), list(cmd), config, user or None)
+        _summarize(client, opened["agent"])
+    return code
+
+
+def _open(
+    config: Config, config_file: Path | None, agent: str, mode: str, default: str, rules: tuple[Rule, ...]
+) -> tuple[Client, dict[str, Any]]:
+    """A connection that holds a sandbox. Starts a gateway where none runs, or where the one there is ending."""
+    action = "accept" if default == "allow" else "reject"
+    deadline = time.monotonic() + START_SECONDS
+    started: BinaryIO | None = None
+    while True:
+        try:
+            client = Client(config.control_socket, START_SECONDS)
+            return client, client.call("sandbox.open", agent=agent, mode=mode, default=action, rules=rules)
+        except NotRunning:
+            started = started or _start_gateway(config, config_file)
+        if started.read(1) == b"":
+            raise EgressError(f"cannot start a gateway: {_last_words(_log(config))}")
+        if time.monotonic() > deadline:
+            raise EgressError(f"the gateway did not come up in {START_SECONDS:.0f} s; see {_log(config)}")
+        time.sleep(0.1)
+
+
+def _start_gateway(config: Config, config_file: Path | None) -> BinaryIO:
+    """Start one that outlives us, as nobody's child. Returns a pipe that ends when the gateway does."""
+    command, environment = python("egress")
+    command += ["gateway", "--exit-when-idle"]
+    if config_file is not None:
+        command += ["--config", str(config_file.absolute())]
+    alive, held = os.pipe()
+    os.set_blocking(alive, False)
+    try:
+        config.run_dir.mkdir(parents=True, exist_ok=True, mode=0o755)
+        with _log(config).open("ab") as log:
+            subprocess.run(
+                ["sh", "-c", '"$@" &', "sh", *command],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=environment,
+                cwd="/",
+                start_new_session=True,
+                pass_fds=(held,),
+                check=True,
+            )
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise EgressError(f"cannot start a gateway: {error}; run as root") from None
+    finally:
+        os.close(held)
+    return cast(BinaryIO, os.fdopen(alive, "rb", buffering=0))
+
+
+def _log(config: Config) -> Path:
+    return config.run_dir / "gateway.log"
+
+
+def _last_words(path: Path) -> str:
+    lines = path.read_text(errors="replace").strip().splitlines()
+    return lines[-1].removeprefix("egress: ") if lines else f"it said nothing in {path}"
+
+
+def _summarize(client: Client, agent: str) -> None:
+    try:
+        tally = client.call("summary", agent=agent)["tally"]
+    except EgressError as error:
+        click.echo(f"egress: {agent}: no summary: {error}", err=True)
+        return
+    sys.stdout.flush()
+    click.echo(f"egress: {agent}: {sentence(tally)}", err=True)
+
+
+def sentence(tally: dict[str, Any]) -> str:
+    """What was refused, in one line."""
+    refused, monitored = tally["refused"], tally["monitored"]
+    if not refused and not tally["packets"] and not tally["findings"]:
+        return "nothing refused"
+    parts = [f"{refused - monitored} flow{'s' * (refused - monitored != 1)} refused"]
+    if monitored:
+        parts.append(f"{monitored} would have been refused (monitor)")
+    if tally["destinations"]:
+        named = list(tally["destinations"].items())[:3]
+        more = len(tally["destinations"]) - len(named)
+        parts[-1] += " to " + ", ".join(f"{place}" + (f" ({count}x)" if count > 1 else "") for place, count in named)
+        parts[-1] += f" and {more} more" if more else ""
+    if tally["packets"]:
+        parts.append(f"{tally['packets']} stray packets refused")
+    if tally["findings"]:
+        parts.append("found " + ", ".join(f"{name} {count}x" for name, count in sorted(tally["findings"].items())))
+    return "; ".join(parts)
