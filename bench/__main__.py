@@ -1,0 +1,61 @@
+"""`python -m bench`: throughput of three datapaths as ratios to plain forwarding, and what a packet costs us."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import sys
+from collections.abc import Callable
+from contextlib import ExitStack
+
+from bench import engine, paths
+from demo.stage import Stage
+
+Rows = dict[str, list[float]]
+
+
+def spread(values: list[float], form: str = "8.2f") -> str:
+    return "  ".join(f"{value:{form}}" for value in (min(values), statistics.median(values), max(values)))
+
+
+def compare(title: str, unit: str, load: Callable[[Stage, float], float], rounds: int, seconds: float) -> Rows:
+    """Run a load over all datapaths in turn, `rounds` times; all stages stand at once, only one is loaded."""
+    rows: Rows = {"plain forwarding": [], "bare accept-all queue": [], "egress gateway": []}
+    makers = (paths.plain, paths.accept_all, paths.gateway)
+    with ExitStack() as stack:
+        stages = [stack.enter_context(make()) for make in makers]
+        for _ in range(rounds):
+            for name, stage in zip(rows, stages, strict=True):
+                rows[name].append(load(stage, seconds))
+    print(f"\n{title} ({unit}; {rounds} rounds of {seconds:g} s)")
+    print(f"{'':24}{'min':>8}  {'median':>8}  {'max':>8}     ratio to plain, round by round: min median max")
+    for name, values in rows.items():
+        ratios = [value / base for value, base in zip(values, rows["plain forwarding"], strict=True)]
+        print(f"{name:24}{spread(values)}     {spread(ratios, '6.3f')}")
+    return rows
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=3.0, help="of load in each round")
+    options = parser.parse_args()
+    if os.geteuid():
+        print("bench: run as root, it makes network namespaces", file=sys.stderr)
+        return 1
+    samples: Rows = {}
+    for _ in range(options.rounds):
+        for kind, cost in engine.measure().items():
+            samples.setdefault(kind, []).append(cost)
+    print("Engine (microseconds a packet of our own Python)")
+    print(f"{'':24}{'min':>8}  {'median':>8}  {'max':>8}")
+    for kind, values in samples.items():
+        print(f"{kind:24}{spread(values)}")
+    compare("Bulk TCP, one stream", "Gbit/s", paths.bulk_tcp, options.rounds, options.seconds)
+    compare("64-byte UDP, one flow", "packets/s", paths.small_udp, options.rounds, options.seconds)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,202 @@
+"""The stage: three namespaces (agent, gateway, outside), real servers outside, the real gateway in the middle.
+
+Everything lives in namespaces and one temporary directory, and is gone afterwards.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from types import TracebackType
+
+from egress.config import Config, load_config
+from tests.lab.net import ROOT, Lab, eventually
+
+FAMILIES = ("IPv4", "IPv6")
+SERVER = ("10.99.2.2", "fd99:2::2")
+POOL = ("10.99.2.3", "fd99:2::3")
+CONTROL = ("10.99.2.4", "fd99:2::4")  # what the beacon reports to
+PAGE_BYTES = 1 << 20
+
+POLICY = """\
+rules:
+  - {id: ssh-out, action: allow, destination: 10.99.2.0/24, ports: 22, app: ssh, comment: the build host}
+  - {id: ssh-out6, action: allow, destination: "fd99:2::/64", ports: 22, app: ssh}
+  - {id: web, action: allow, destination: any, protocol: tcp, ports: [80, 443, 8080]}
+"""
+
+
+class Stage:
+    """Use as a context manager; `agent`, `gateway` and `outside` are namespaces."""
+
+    def __init__(self, policy: str = POLICY, settings: dict[str, object] | None = None) -> None:
+        self.lab = Lab()
+        self.directory = Path(tempfile.mkdtemp(prefix="egress-stage-"))
+        self.directory.chmod(0o755)
+        self.config_file = self.directory / "egress.yaml"
+        self.policy_file = self.directory / "policy.yaml"
+        self.policy_file.write_text(policy)
+        values: dict[str, object] = {
+            "state_dir": str(self.directory / "state"),
+            "run_dir": str(self.directory / "run"),
+            "policy": str(self.policy_file),
+        }
+        self.config_file.write_text(json.dumps(values | (settings or {})))
+        self.daemon: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Stage:
+        self.lab.__enter__()
+        try:
+            self._build()
+        except BaseException:
+            self.__exit__(None, None, None)
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+        self.lab.__exit__(kind, error, trace)
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+    def _build(self) -> None:
+        self.agent, self.gateway, self.outside = (self.lab.ns(name) for name in ("agent", "gateway", "outside"))
+        self.lab.veth(self.agent, "eth0", self.gateway, "agent0", 1)
+        self.lab.veth(self.outside, "eth0", self.gateway, "uplink0", 2)
+        for address in (*POOL, *CONTROL):
+            self.lab.address(self.outside, address, "eth0")
+        self.lab.route(self.agent, via=1)
+        self.lab.route(self.outside, via=2)
+        self.lab.forwarding(self.gateway)
+
+    @property
+    def config(self) -> Config:
+        return load_config(self.config_file)
+
+    def egress(self, *words: str, check: bool = True, timeout: float = 30.0) -> subprocess.CompletedProcess[str]:
+        """Run `egress WORDS --config …` in the gateway's namespace."""
+        command = [sys.executable, "-m", "egress", *words, "--config", str(self.config_file)]
+        return self.lab.run(self.gateway, command, timeout, check=check)
+
+    def start(self, *words: str) -> None:
+        """Start the gateway and wait until it guards."""
+        command = [sys.executable, "-m", "egress", "gateway", "--config", str(self.config_file), *words]
+        self.log = self.directory / "gateway.log"
+        with self.log.open("a") as log:
+            self.daemon = subprocess.Popen(
+                ["ip", "netns", "exec", self.gateway, *command], stdout=log, stderr=log, cwd=ROOT
+            )
+        eventually(self._guards, "the gateway is up", 30.0)
+
+    def _guards(self) -> bool:
+        assert self.daemon is not None
+        if self.daemon.poll() is not None:
+            raise AssertionError(f"the gateway ended: {self.log.read_text()[-2000:]}")
+        return self.status() is not None
+
+    def status(self) -> dict[str, object] | None:
+        """What the gateway says of itself, None while it does not answer."""
+        from egress.gateway.control import Client, NotRunning
+
+        try:
+            with Client(self.config.control_socket) as client:
+                answer: dict[str, object] = client.call("status")
+                return answer
+        except (NotRunning, OSError):
+            return None
+
+    def stop(self, how: signal.Signals = signal.SIGTERM) -> int | None:
+        """End the gateway; returns its exit status."""
+        if self.daemon is None:
+            return None
+        if self.daemon.poll() is None:
+            self.daemon.send_signal(how)
+        code = self.daemon.wait(30)
+        self.daemon = None
+        return code
+
+    def attach(self, name: str = "rome-7", *words: str) -> None:
+        """Make the agent's namespace a guarded agent."""
+        self.egress("agent", "add", name, "--netns", self.agent, *words)
+
+    # --- servers outside --------------------------------------------------------------------------------
+
+    def peer(self, namespace: str, *words: str) -> subprocess.Popen[str]:
+        return self.lab.popen(namespace, [sys.executable, "-m", "demo.peers", *words])
+
+    def serve_ssh(self, *ports: int) -> Path:
+        """A real sshd on these ports; returns the directory with the client's key."""
+        keys = self.directory / "ssh"
+        keys.mkdir(exist_ok=True)
+        Path("/run/sshd").mkdir(exist_ok=True)  # sshd's privilege separation directory; Debian's unit makes it at boot
+        for name in ("host", "client"):
+            if not (keys / name).exists():
+                subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", keys / name], check=True)
+        shutil.copy(keys / "client.pub", keys / "authorized")
+        settings = {
+            "HostKey": keys / "host",
+            "AuthorizedKeysFile": keys / "authorized",
+            "PidFile": "none",
+            "StrictModes": "no",
+            "UsePAM": "no",
+            "PermitRootLogin": "yes",
+            "LogLevel": "VERBOSE",
+        }
+        listen = [f"[{host}]:{port}" for port in ports for host in SERVER]
+        options = [word for place in listen for word in ("-o", f"ListenAddress={place}")]
+        options += [word for name, value in settings.items() for word in ("-o", f"{name}={value}")]
+        sshd = shutil.which("sshd") or "/usr/sbin/sshd"
+        self.lab.popen(self.outside, [sshd, "-D", "-f", "/dev/null", "-E", str(keys / "log"), *options])
+        for port in ports:
+            self.listening(port, *SERVER)
+        return keys
+
+    def ssh(
+        self, host: str, port: int, *command: str, options: tuple[str, ...] = (), timeout: float = 20.0
+    ) -> subprocess.CompletedProcess[str]:
+        """The real client, from the agent."""
+        settings = {
+            "StrictHostKeyChecking": "no",
+            "UserKnownHostsFile": "/dev/null",
+            "BatchMode": "yes",
+            "ExitOnForwardFailure": "yes",
+            "ConnectTimeout": "10",
+        }
+        flags = [word for name, value in settings.items() for word in ("-o", f"{name}={value}")]
+        key = str(self.directory / "ssh" / "client")
+        words = ["ssh", "-F", "none", "-i", key, "-p", str(port), *flags, *options, f"root@{host}", *command]
+        return self.lab.run(self.agent, words, timeout)
+
+    def serve_web(self, port: int) -> str:
+        """A web server with one page; returns the page's SHA-256."""
+        root = self.directory / "web"
+        root.mkdir(exist_ok=True)
+        page = os.urandom(PAGE_BYTES)
+        (root / "page").write_bytes(page)
+        command = [sys.executable, "-m", "http.server", str(port), "--bind", "::", "--directory", str(root)]
+        self.lab.popen(self.outside, command)
+        self.listening(port)
+        return hashlib.sha256(page).hexdigest()
+
+    def serve_peer(self, role: str, hosts: tuple[str, str], port: int, *words: str) -> None:
+        """One of `demo.peers`' servers, on both families."""
+        for host in hosts:
+            self.peer(self.outside, role, host, str(port), *words)
+        self.listening(port, *hosts)
+
+    def listening(self, port: int, *hosts: str) -> None:
+        """Wait for listeners outside; without hosts, for any on the port."""
+
+        def found() -> bool:
+            sockets = self.lab.run(self.outside, ["ss", "-Hltn"]).stdout
+            return all(f"{host}]:{port} " in sockets or f"{host}:{port} " in sockets for host in hosts or ("",))
+
+        eventually(found, f"port {port} listens")
