@@ -135,7 +135,7 @@ class Engine:
         self, flow: Flow, packet: Packet, ts: float, direction: Direction, burst: bool, records: tuple[Record, ...]
     ) -> Outcome:
         """An undecided flow: every byte is looked at."""
-        if packet.missing and flow.who.mode is Mode.ENFORCE and not (flow.picked_up or flow.listening):
+        if packet.missing and flow.who.mode is Mode.ENFORCE and not (flow.partial or flow.listening):
             detail = f"{packet.missing} bytes of the packet did not reach the inspection"
             return self._refusals.packet(flow.who, packet, ts, Reason.TRUNCATED, detail, records)
         try:
@@ -297,7 +297,7 @@ class Engine:
         one comes at full depth.
         """
         self._counts["reopened"] += 1
-        flow.picked_up = True
+        flow.partial = True
         flow.listening = False
         flow.scan = None
         flow.verdict = replace(flow.verdict, settled=False)

@@ -53,6 +53,7 @@ class Flow:
         "outcome",
         "packets_in",
         "packets_out",
+        "partial",
         "picked_up",
         "proto",
         "refused_before",
@@ -76,6 +77,7 @@ class Flow:
         self.proto, self.local, self.lport, self.remote, self.rport = key
         self.picked_up = packet.proto == TCP and not packet.flags & SYN
         answer = packet.proto == TCP and packet.flags & (SYN | ACK) == SYN | ACK
+        self.partial = self.picked_up  # not seen from its beginning, or taken back after it had settled
         self.outbound = (direction is Direction.OUT) != answer or self.picked_up
         self.icmp = packet.flags if packet.proto != TCP else 0
         self.start = self.last = self.moved = ts

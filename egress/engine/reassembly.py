@@ -30,8 +30,8 @@ def events(
         if flow.streams is None:
             strict = flow.who.mode is Mode.ENFORCE
             flow.streams = (
-                Stream(strict=strict, capacity=capacity, early=flow.picked_up),
-                Stream(strict=strict, capacity=capacity, early=flow.picked_up),
+                Stream(strict=strict, capacity=capacity, early=flow.partial),
+                Stream(strict=strict, capacity=capacity, early=flow.partial),
             )
         yield from _segment(flow, dissector, flow.streams, packet, ts, direction)
     if burst:
@@ -72,7 +72,7 @@ def answers(flow: Flow, packet: Packet, direction: Direction, caller: Stream) ->
     """
     if packet.flags & RST:
         return False
-    if packet.payload and (flow.picked_up or not caller.strict):
+    if packet.payload and (flow.partial or not caller.strict):
         return True
     called = direction is not (Direction.OUT if flow.outbound else Direction.IN)
     return called and packet.flags & SYN > 0 and (caller.base < 0 or packet.ack == caller.next)

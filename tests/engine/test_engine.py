@@ -388,3 +388,12 @@ def test_the_flows_of_an_agent_that_is_gone_end_and_nothing_is_held_against_its_
     assert isinstance(ended, FlowRecord) and ended.agent == "a1" and ended.end is not None
     assert judge.stats()["live_flows"] == 1
     assert set(Talk().open().play(judge, one, START + 2).actions) == {Action.ACCEPT}
+
+
+def test_a_flow_taken_back_keeps_its_opener() -> None:
+    judge, who = engine(limits=Limits(settle_bytes=20000)), agent()
+    talk = Talk(sport=22).open().client(b"\x81" * 30000)
+    assert talk.play(judge, who).outcomes[-1].verdict.settled
+    late = Talk(sport=22)
+    late.seq, late.ack = talk.seq, talk.ack
+    assert late.client(SSH).play(judge, who, START + 1).signatures == ["ssh.unusual-port"]
