@@ -86,6 +86,9 @@ class Reason(StrEnum):
     FINDING = "finding"  # a signature objected
     DESTINATION = "destination"  # an earlier finding refused this destination to this agent
     APPLICATION = "application"  # the rule that opened the flow asks for another application protocol
+    NAME = "name"  # the name in the bytes (SNI, Host) is not the one the rule allows, or is hidden
+    QUERY = "query"  # a DNS query for a name that no rule allows
+    BUDGET = "budget"  # the agent has used up what it may
     INBOUND = "inbound"  # opened from outside towards the agent; no rule allows that
     SPOOFED = "spoofed"  # an agent's packet with a source that is not the agent's
     MALFORMED = "malformed"  # headers that do not parse
@@ -131,6 +134,29 @@ class Verdict:
     packet_only: bool = False  # a refusal of this packet that says nothing of its flow (must not mark the connection)
 
 
+class Measure(StrEnum):
+    """What a budget counts, all of it outbound."""
+
+    BYTES = "bytes"  # IP bytes from the agent
+    CONNECTIONS = "connections"  # flows it opened
+    DESTINATIONS = "destinations"  # distinct remote addresses
+
+
+class Span(StrEnum):
+    """Over which time; an episode is the agent's life behind the gateway."""
+
+    MINUTE = "minute"
+    HOUR = "hour"
+    EPISODE = "episode"
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    measure: Measure
+    limit: int
+    span: Span
+
+
 @dataclass(frozen=True, slots=True)
 class Agent:
     """Who is watched. `networks` are the CIDRs that are the agent's own; any other source is spoofed."""
@@ -140,6 +166,7 @@ class Agent:
     mode: Mode = Mode.ENFORCE
     default: Action = Action.REJECT
     labels: tuple[str, ...] = ()
+    budgets: tuple[Budget, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,13 +175,18 @@ class Rule:
 
     id: str
     action: Action  # ACCEPT (allow) or REJECT (deny)
-    agent: str = "*"  # glob over the agent's name
-    destination: str = "any"  # "any", an address or a CIDR
+    agent: str = "*"  # glob over the agent's name; "label:GLOB": over its labels
+    destination: str = "any"  # "any", an address, a CIDR, or a name: exact, "*.x" (one label), "**.x" (one or more)
     protocol: str = ""  # tcp, udp, icmp, … or a number
     ports: tuple[tuple[int, int], ...] = ()  # inclusive ranges
     app: str = ""  # application protocol: ssh, tls, http, dns, …
     exempt: tuple[str, ...] = ()  # signature ids or family.* that this rule silences
+    unnamed: bool = False  # a name rule: also where the bytes hide the name (ECH, no SNI); else that is refused
+    expires_at: float | None = None  # seconds since the epoch from which on it says nothing; None: forever
+    once: bool = False  # admits one flow and is spent
     comment: str = ""
+    author: str = ""
+    created: float = 0.0
 
 
 # --- records: one shape a thing, journalled, stored and shown as they are ---------------------------------
