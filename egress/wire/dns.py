@@ -1,12 +1,15 @@
-"""DNS queries (RFC 1035), over UDP and behind TCP's length prefix.
+"""DNS queries and answers (RFC 1035), over UDP and behind TCP's length prefix.
 
-A compression pointer must point below the name it stands in and not into the header. The question's name is the
-first thing after the header, so a pointer there has nothing to point at: it is always spelled out, and reading it
-needs no loop check. Names of later records are only stepped over.
+A compression pointer must point below what was read of its name so far and not into the header: so reading a name
+ends, and the question's name, the first thing after the header, is always spelled out.
+
+A query is read for the name it asks for; names of its records are only stepped over. An answer is read for what it
+binds: addresses, and the aliases that lead to them from the question.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from struct import Struct, unpack_from
 from typing import NamedTuple
 
@@ -16,7 +19,17 @@ HEADER = 12
 MIN_MESSAGE = HEADER + 5  # the root's name (1), type, class
 MAX_NAME = 255  # octets with length bytes and the root; RFC 1035 section 2.3.4
 MAX_LABEL = 63
+MAX_HOPS = 127  # compression pointers in one name: it has no more labels than that
+MAX_RECORDS = 512  # of an answer, hints of SVCB records counted as records; real ones stay below 100
+MAX_CHAIN = 17  # names from the question to an address; BIND follows 16 aliases, unbound 11
+MAX_TTL = 0x7FFFFFFF  # seconds; what is larger counts as 0 (RFC 2181 section 8)
+A, CNAME, AAAA, DNAME, SVCB, HTTPS = 1, 5, 28, 39, 64, 65
+_OPT, _IN = 41, 1
+_SIZES = {A: 4, AAAA: 16}
+_HINTS = {4: A, 6: AAAA}  # keys of SVCB parameters (RFC 9460 section 14.3.2)
+_ECH = 5  # RFC 9848
 _HEADER = Struct("!HHHHHH").unpack_from
+_RECORD = Struct("!HHIH").unpack_from  # type, class, TTL, length of the data
 _PLAIN = frozenset(b"abcdefghijklmnopqrstuvwxyz0123456789-_")
 _CLASSES = frozenset({1, 3, 4, 254, 255})  # IN, CH, HS, NONE, ANY
 _UNICAST = 0x8000  # mDNS: the top bit of a question's class asks for a unicast answer (RFC 6762 section 5.4)
@@ -26,6 +39,30 @@ class DnsQuery(NamedTuple):
     name: str  # lower case, no trailing dot, "" for the root; bytes besides [a-z0-9-_] as \DDD (RFC 1035 section 5.1)
     rtype: int  # 1 A, 28 AAAA, 16 TXT, …
     id: int
+
+
+class DnsRecord(NamedTuple):
+    name: str  # of the owner, like DnsQuery.name
+    rtype: int
+    ttl: int  # seconds
+    value: bytes | str  # A, AAAA: the packed address; else the target's name, "" where there is none
+    ech: bool = False  # SVCB, HTTPS: an ECH configuration is offered
+
+
+class DnsAnswer(NamedTuple):
+    id: int
+    name: str  # of the question, like DnsQuery.name
+    rtype: int  # of the question
+    rcode: int  # with the upper bits that EDNS adds (RFC 6891 section 6.1.3)
+    records: tuple[
+        DnsRecord, ...
+    ]  # IN records of the types above; of other sections only addresses the question leads to
+
+
+class Bound(NamedTuple):
+    names: tuple[str, ...]  # the question's name, then each alias up to the owner of the address
+    address: bytes  # packed
+    ttl: int  # seconds; the least on the way
 
 
 class _Message(NamedTuple):
@@ -57,6 +94,74 @@ def tcp_query(data: bytes) -> DnsQuery | None:
     return None
 
 
+def answer(payload: bytes) -> DnsAnswer:
+    """Read a message that is an answer to a standard query with one question, and nothing after it; else Malformed.
+
+    A service binding (RFC 9460) counts as an alias from its owner to its target; its address hints become A and
+    AAAA records of the target.
+    """
+    flags = _check_header(payload)
+    if not flags & 0x8000:
+        raise Malformed("a DNS query, not an answer")
+    _, _, _, answers, authority, additional = _HEADER(payload)
+    (question, qclass), at = _question(payload)
+    at, records, upper = _section(payload, at, answers)
+    at, others, more = _section(payload, at, authority + additional)
+    if at != len(payload):
+        raise Malformed("DNS records do not end where the message does")
+    if qclass != _IN:
+        records, others = [], []
+    reached = _reach(question.name, records)
+    records += [record for record in others if record.rtype in _SIZES and record.name in reached]
+    if len(records) > MAX_RECORDS:
+        raise Malformed("too many DNS records")
+    rcode = flags & 0xF | (upper or more) << 4
+    return DnsAnswer(question.id, question.name, question.rtype, rcode, tuple(records))
+
+
+def addresses_of(answer: DnsAnswer) -> tuple[Bound, ...]:
+    """The addresses that the question's name leads to, in the order of the records.
+
+    Aliases are followed as a stub resolver does: CNAME (a DNAME comes with the CNAME it stands for) and service
+    bindings, at most MAX_CHAIN names. A name reached twice keeps its first, shortest way, so a loop ends.
+    """
+    reached = _reach(answer.name, answer.records)
+    found = []
+    for record in answer.records:
+        if record.rtype in _SIZES and isinstance(record.value, bytes) and record.name in reached:
+            names, ttl = reached[record.name]
+            found.append(Bound(names, record.value, min(ttl, record.ttl)))
+    return tuple(found)
+
+
+class DnsStream:
+    """The messages of one direction of a TCP connection (RFC 7766 section 8). Mutable; keeps less than one message.
+
+    Malformed, for good, where a length is shorter than a header: nothing after it can be read.
+    """
+
+    __slots__ = ("_kept",)
+
+    def __init__(self) -> None:
+        self._kept = bytearray()
+
+    def feed(self, chunk: bytes) -> list[bytes]:
+        """The messages that `chunk` completes, without their length; what they say is for `query` and `answer`."""
+        self._kept += chunk
+        messages, at = [], 0
+        while len(self._kept) - at >= 2:
+            end = at + 2 + int.from_bytes(self._kept[at : at + 2])
+            if end - at - 2 < HEADER:
+                del self._kept[:at]
+                raise Malformed("DNS message is too short")
+            if end > len(self._kept):
+                break
+            messages.append(bytes(self._kept[at + 2 : end]))
+            at = end
+        del self._kept[:at]
+        return messages
+
+
 def looks_like_dns(payload: bytes) -> bool:
     """Whether a datagram, of any port, is a well-formed standard query or answer with one question of a known class."""
     try:
@@ -82,12 +187,8 @@ def _check_query(payload: bytes) -> None:
 
 
 def _read(payload: bytes) -> _Message:
-    ident, _, _, answers, authority, additional = _HEADER(payload)
-    name, at = _question_name(payload)
-    if at + 4 > len(payload):
-        raise Malformed("DNS question is cut off")
-    rtype, qclass = unpack_from("!HH", payload, at)
-    at += 4
+    _, _, _, answers, authority, additional = _HEADER(payload)
+    message, at = _question(payload)
     for _ in range(answers + authority + additional):  # each takes 11 bytes or more, so the payload bounds it
         at = _skip_name(payload, at)
         if at + 10 > len(payload):
@@ -95,20 +196,123 @@ def _read(payload: bytes) -> _Message:
         at += 10 + int(unpack_from("!H", payload, at + 8)[0])
     if at != len(payload):
         raise Malformed("DNS records do not end where the message does")
-    return _Message(DnsQuery(name, rtype, ident), qclass)
+    return message
 
 
-def _question_name(payload: bytes) -> tuple[str, int]:
-    """(name, offset after it) of the question."""
-    labels, at = [], HEADER
-    while size := _label(payload, at):
-        if size > MAX_LABEL:
-            raise Malformed("DNS question with a compression pointer")
-        labels.append(_text(payload[at + 1 : at + 1 + size]))
-        at += 1 + size
-        if at + 1 - HEADER > MAX_NAME:
+def _question(payload: bytes) -> tuple[_Message, int]:
+    name, at = _name(payload, HEADER)
+    if at + 4 > len(payload):
+        raise Malformed("DNS question is cut off")
+    rtype, qclass = unpack_from("!HH", payload, at)
+    return _Message(DnsQuery(name, rtype, int.from_bytes(payload[:2])), qclass), at + 4
+
+
+def _section(payload: bytes, at: int, count: int) -> tuple[int, list[DnsRecord], int]:
+    """(offset after `count` records, those that bind something, upper bits of the rcode) of a part of an answer."""
+    found: list[DnsRecord] = []
+    upper = 0
+    if count > MAX_RECORDS:
+        raise Malformed("too many DNS records")
+    for _ in range(count):
+        name, at = _name(payload, at)
+        if at + 10 > len(payload):
+            raise Malformed("DNS record is cut off")
+        rtype, rclass, ttl, size = _RECORD(payload, at)
+        at, end = at + 10, at + 10 + size
+        if end > len(payload):
+            raise Malformed("DNS records do not end where the message does")
+        if rtype == _OPT:
+            upper = ttl >> 24
+        elif rclass == _IN:
+            _add_record(found, payload[:end], at, DnsRecord(name, rtype, ttl if ttl <= MAX_TTL else 0, b""))
+        at = end
+    return at, found, upper
+
+
+def _add_record(found: list[DnsRecord], payload: bytes, at: int, record: DnsRecord) -> None:
+    """Add what the data of a record say, from `at` to the end of `payload`."""
+    if record.rtype in _SIZES:
+        if len(payload) - at != _SIZES[record.rtype]:
+            raise Malformed("DNS address of a wrong length")
+        found.append(record._replace(value=payload[at:]))
+    elif record.rtype in (CNAME, DNAME):
+        target, end = _name(payload, at)
+        if end != len(payload):
+            raise Malformed("bytes after the name in a DNS alias")
+        found.append(record._replace(value=target))
+    elif record.rtype in (SVCB, HTTPS):
+        _add_service(found, payload, at, record)
+        if len(found) > MAX_RECORDS:
+            raise Malformed("too many DNS records")
+
+
+def _add_service(found: list[DnsRecord], payload: bytes, at: int, record: DnsRecord) -> None:
+    """A service binding: priority, target, parameters in ascending order of their keys (RFC 9460 section 2.2)."""
+    if at + 2 > len(payload):
+        raise Malformed("DNS service binding is cut off")
+    service = payload[at : at + 2] != b"\0\0"  # priority 0 is an alias only: its parameters are to be ignored
+    target, at = _name(payload, at + 2, lowest=len(payload))  # never compressed
+    target = target or (record.name if service else "")  # "." is the owner itself; of an alias: no such service
+    hints: list[DnsRecord] = []
+    ech, last = False, -1
+    while at < len(payload):
+        if at + 4 > len(payload):
+            raise Malformed("DNS service parameter is cut off")
+        key, size = unpack_from("!HH", payload, at)
+        at += 4
+        if key <= last or at + size > len(payload):
+            raise Malformed("DNS service parameters out of order or cut off")
+        if service and key in _HINTS:
+            hints += _addresses(target, _HINTS[key], record.ttl, payload[at : at + size])
+        ech, last, at = ech or (service and key == _ECH), key, at + size
+    found += [record._replace(value=target, ech=ech), *hints]
+
+
+def _addresses(name: str, rtype: int, ttl: int, data: bytes) -> list[DnsRecord]:
+    size = _SIZES[rtype]
+    if not data or len(data) % size:
+        raise Malformed("DNS address hint of a wrong length")
+    return [DnsRecord(name, rtype, ttl, data[at : at + size]) for at in range(0, len(data), size)]
+
+
+def _reach(name: str, records: Iterable[DnsRecord]) -> dict[str, tuple[tuple[str, ...], int]]:
+    """Every name that aliases lead to, with the names on the way there and the least TTL."""
+    aliases: dict[str, list[DnsRecord]] = {}
+    for record in records:
+        if record.rtype in (CNAME, SVCB, HTTPS) and record.value:
+            aliases.setdefault(record.name, []).append(record)
+    reached: dict[str, tuple[tuple[str, ...], int]] = {name: ((name,), MAX_TTL)}
+    waiting = [name]
+    for owner in waiting:
+        names, ttl = reached[owner]
+        for record in aliases.get(owner, ()) if len(names) < MAX_CHAIN else ():
+            target = str(record.value)
+            if target not in reached:
+                reached[target] = (*names, target), min(ttl, record.ttl)
+                waiting.append(target)
+    return reached
+
+
+def _name(payload: bytes, at: int, lowest: int = HEADER) -> tuple[str, int]:
+    """(name, offset after it). Pointers lead to `lowest` or above it, and each below the one before."""
+    labels: list[str] = []
+    start, size, after = at, 1, 0  # start of this stretch; octets of the whole name; offset after its first stretch
+    hops = 0
+    while length := _label(payload, at):
+        if length > MAX_LABEL:
+            target = (length & 0x3F) << 8 | payload[at + 1] if at + 1 < len(payload) else start
+            hops += 1
+            if not lowest <= target < start or hops > MAX_HOPS:
+                raise Malformed("DNS compression pointer does not point to an earlier name")
+            after = after or at + 2
+            start = at = target
+            continue
+        labels.append(_text(payload[at + 1 : at + 1 + length]))
+        at += 1 + length
+        size += 1 + length
+        if size > MAX_NAME:
             raise Malformed("DNS name is longer than 255 octets")
-    return ".".join(labels), at + 1
+    return ".".join(labels), after or at + 1
 
 
 def _skip_name(payload: bytes, at: int) -> int:
