@@ -40,6 +40,13 @@ def client_hello(data: bytes) -> ClientHello | None:
     return None if message is None else _read_hello(message)
 
 
+def handshake_hello(message: bytes) -> ClientHello:
+    """Read one whole ClientHello message without records, as QUIC carries it (RFC 9001 section 4); else Malformed."""
+    if message[:1] != bytes([_CLIENT_HELLO]) or int.from_bytes(message[1:4]) != len(message) - 4:
+        raise Malformed("not a TLS ClientHello")
+    return _read_hello(message[4:])
+
+
 def looks_like_tls(data: bytes) -> bool | None:
     """Whether a direction starts as a TLS client does; None: too short to tell. Needs 11 bytes at most."""
     if data and data[0] & 0x80:

@@ -17,6 +17,7 @@ from egress.wire.tls import (
     MAX_RECORDS,
     ClientHello,
     client_hello,
+    handshake_hello,
     looks_like_tls,
     server_hello,
 )
@@ -84,6 +85,13 @@ def test_byte_by_byte(data: bytes) -> None:
         assert looks_like_tls(data[:size]) in (None, True)
     assert looks_like_tls(data) is True
     assert client_hello(data + b"trailing") == whole
+
+
+def test_a_hello_without_records() -> None:
+    assert handshake_hello(FULL) == EXPECTED
+    for message in (*(FULL[:size] for size in range(len(FULL))), FULL + b"\0", b"\2" + FULL[1:]):
+        with pytest.raises(Malformed):
+            handshake_hello(message)
 
 
 def test_what_openssl_sends() -> None:

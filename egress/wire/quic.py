@@ -1,0 +1,340 @@
+"""QUIC: the ClientHello in a client's Initial packets (RFC 9000, RFC 9001; version 2: RFC 9369).
+
+Initial packets are encrypted, but with keys that follow from the connection ID the client chose first, so whoever
+sees them can read them. A hello comes in CRYPTO frames, in any order, over as many packets as the client likes.
+
+What is read must be what the server reads, and one pair of ports can carry several connections. Hence:
+
+- Only the client's datagrams are fed. A packet belongs to the connection whose keys open it, never to the one it
+  claims. After a Retry or a Version Negotiation the client starts over with other keys: a connection like any other.
+  A change of version on the way (RFC 9368) keeps the connection ID, so the keys of both versions are tried.
+- What a server could read and we cannot is Malformed: an Initial that no key opens, a version besides 1 and 2
+  (reserved ones excepted: no server speaks them), a connection that goes on although no hello was seen.
+- What two servers could read differently is Malformed: other bytes at an offset that was sent before, a packet that
+  two keys open.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from hashlib import sha256
+from hmac import digest
+from typing import NamedTuple
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from egress.errors import Malformed
+from egress.wire.tls import ClientHello, handshake_hello
+
+MAX_CRYPTO = 16384  # bytes kept of all handshakes of a flow; a hello with post-quantum key shares has some 2 KB
+MAX_CONNECTIONS = 4  # of one flow, the latest; a Retry makes two
+MAX_DATAGRAMS = 32  # without a hello; a client that gets no answer repeats its hello some ten times
+MAX_FRAMES = 256  # of one packet, runs of PADDING counted once; Chrome cuts a hello into some 20
+MAX_PACKETS = 8  # coalesced in one datagram; there are four kinds
+MAX_CONNECTION_ID = 20  # RFC 9000 section 17.2
+V1, V2 = 0x00000001, 0x6B3343CF
+_LONG, _FIXED = 0x80, 0x40  # bits of a packet's first byte
+_INITIAL, _ZERO_RTT, _HANDSHAKE, _RETRY = range(4)  # long packet types as version 1 numbers them
+_PADDING, _PING, _ACK, _ACK_ECN, _CRYPTO, _CLOSE = 0x00, 0x01, 0x02, 0x03, 0x06, 0x1C
+_TAG = _SAMPLE = 16
+
+
+class _Version(NamedTuple):
+    salt: bytes  # RFC 9001 section 5.2, RFC 9369 section 3.3.1
+    label: bytes
+    shift: int  # how far long packet types are moved (RFC 9369 section 3.2)
+
+
+_VERSIONS = {
+    V1: _Version(bytes.fromhex("38762cf7f55934b34d179ae6a4c80cadccbb7f0a"), b"quic", 0),
+    V2: _Version(bytes.fromhex("0dede3def700a6db819381be6e269dcbf9bd2ed9"), b"quicv2", 1),
+}
+
+
+class _Packet(NamedTuple):
+    version: int
+    kind: int
+    dcid: bytes
+    data: bytes  # an Initial from its first byte to its last
+    number_at: int  # offset of the packet number, which is still protected
+
+
+class _Reader:
+    """A cursor over bytes that may end anywhere."""
+
+    __slots__ = ("at", "data")
+
+    def __init__(self, data: bytes, at: int = 0) -> None:
+        self.data = data
+        self.at = at
+
+    def __bool__(self) -> bool:
+        return self.at < len(self.data)
+
+    def take(self, size: int) -> bytes:
+        end = self.at + size
+        if end > len(self.data):
+            raise Malformed("QUIC packet is cut off")
+        piece = self.data[self.at : end]
+        self.at = end
+        return piece
+
+    def varint(self) -> int:
+        """RFC 9000 section 16."""
+        first = self.take(1)[0]
+        return (first & 0x3F) << 8 * ((1 << (first >> 6)) - 1) | int.from_bytes(self.take((1 << (first >> 6)) - 1))
+
+
+class _Keys:
+    """The client's Initial keys of one connection ID and version (RFC 9001 section 5)."""
+
+    __slots__ = ("_aead", "_iv", "_mask")
+
+    def __init__(self, dcid: bytes, version: int) -> None:
+        salt, label, _ = _VERSIONS[version]
+        secret = _expand(digest(salt, dcid, sha256), b"client in", 32)
+        self._aead = AESGCM(_expand(secret, label + b" key", 16))
+        self._iv = int.from_bytes(_expand(secret, label + b" iv", 12))
+        self._mask = Cipher(algorithms.AES(_expand(secret, label + b" hp", 16)), modes.ECB())
+
+    def open(self, packet: _Packet, largest: int) -> tuple[int, bytes] | None:
+        """(packet number, frames), None where the keys do not fit. `largest`: the highest number so far, or -1."""
+        data, at = packet.data, packet.number_at
+        mask = self._mask.encryptor().update(data[at + 4 : at + 4 + _SAMPLE])
+        first = data[0] ^ mask[0] & 0x0F
+        size = (first & 3) + 1
+        number = bytes(a ^ b for a, b in zip(data[at : at + size], mask[1:], strict=False))
+        full = _whole_number(int.from_bytes(number), 8 * size, largest)
+        nonce = (self._iv ^ full).to_bytes(12)
+        try:
+            frames = self._aead.decrypt(nonce, data[at + size :], bytes([first]) + data[1:at] + number)
+        except InvalidTag:
+            return None
+        if first & 0x0C:
+            raise Malformed("QUIC packet with reserved bits")
+        return full, frames
+
+
+def _expand(secret: bytes, label: bytes, size: int) -> bytes:
+    """HKDF-Expand-Label of at most one block (RFC 8446 section 7.1)."""
+    name = b"tls13 " + label
+    info = size.to_bytes(2) + bytes([len(name)]) + name + b"\0"
+    return digest(secret, info + b"\1", sha256)[:size]
+
+
+def _whole_number(number: int, bits: int, largest: int) -> int:
+    """The packet number whose low bits were sent (RFC 9000 appendix A.3)."""
+    window = 1 << bits
+    near = (largest + 1) & -window | number
+    if near <= largest + 1 - window // 2 and near < (1 << 62) - window:
+        return near + window
+    return near - window if near > largest + 1 + window // 2 and near >= window else near
+
+
+class _Connection:
+    """One connection's handshake bytes, joined from pieces that come in any order."""
+
+    __slots__ = ("_data", "_keys", "_known", "_read_to", "dcid", "largest")
+
+    def __init__(self, dcid: bytes) -> None:
+        self.dcid = dcid  # the one its keys come from
+        self.largest = -1  # packet number
+        self._keys: dict[int, _Keys] = {}
+        self._data = bytearray()
+        self._known = bytearray()  # 1 where _data has been sent, 0 where it is still a gap
+        self._read_to = 0
+
+    def __len__(self) -> int:
+        return len(self._data)
+
+    def open(self, packet: _Packet) -> tuple[int, bytes] | None:
+        keys = self._keys.get(packet.version)
+        if keys is None:
+            keys = self._keys[packet.version] = _Keys(self.dcid, packet.version)
+        return keys.open(packet, self.largest)
+
+    def add(self, offset: int, piece: bytes) -> None:
+        end = offset + len(piece)
+        if end > MAX_CRYPTO:
+            raise Malformed("QUIC handshake is too long")
+        missing = end - len(self._data)
+        if missing > 0:
+            self._data += bytes(missing)
+            self._known += bytes(missing)
+        known = self._known[offset:end]
+        if 1 in known and any(
+            sent and old != new for sent, old, new in zip(known, self._data[offset:end], piece, strict=True)
+        ):
+            raise Malformed("QUIC handshake bytes are sent twice and differ")
+        self._data[offset:end] = piece
+        self._known[offset:end] = b"\1" * len(piece)
+
+    def hellos(self) -> Iterator[ClientHello]:
+        """The hellos that are whole by now; a second one answers a HelloRetryRequest."""
+        gap = self._known.find(0, self._read_to)
+        ready = len(self._data) if gap < 0 else gap
+        while ready - self._read_to >= 4:
+            end = self._read_to + 4 + int.from_bytes(self._data[self._read_to + 1 : self._read_to + 4])
+            if end > MAX_CRYPTO or self._data[self._read_to] != 1:
+                raise Malformed("not a TLS ClientHello")
+            if end > ready:
+                return
+            yield handshake_hello(bytes(self._data[self._read_to : end]))
+            self._read_to = end
+
+
+class QuicHello:
+    """The hellos of one UDP flow. Mutable; feed it every datagram of the client, also after the first hello.
+
+    `done`: a hello has been read. `failed`: the flow is Malformed, and so is every further datagram.
+    """
+
+    __slots__ = ("_connections", "_datagrams", "done", "failed")
+
+    def __init__(self) -> None:
+        self.done = False
+        self.failed = False
+        self._connections: list[_Connection] = []  # the oldest first
+        self._datagrams = 0  # since the last hello
+
+    def feed(self, datagram: bytes) -> ClientHello | None:
+        """The hello that a client's datagram completes, None where there is none (yet); else Malformed.
+
+        A further connection and a repeated handshake give a further hello, which may bear another name.
+        """
+        try:
+            if self.failed:
+                raise Malformed("QUIC flow was malformed before")
+            return self._feed(datagram)
+        except Malformed:
+            self.failed = True
+            self._connections.clear()
+            raise
+
+    def _feed(self, datagram: bytes) -> ClientHello | None:
+        if self.done and not (datagram and datagram[0] & _LONG):
+            return None  # encrypted with keys we do not have: the connection at work
+        self._datagrams += 1
+        hellos: list[ClientHello] = []
+        packets = list(_packets(datagram))
+        if len({packet.dcid for packet in packets}) > 1:
+            raise Malformed("QUIC packets of two connections in one datagram")  # RFC 9000 section 12.2
+        for packet in packets:
+            if packet.kind == _INITIAL:
+                hellos += self._initial(packet)
+            elif packet.kind == _RETRY or (packet.kind == _HANDSHAKE and not (self.done or hellos)):
+                raise Malformed("QUIC goes on without a ClientHello")
+        if hellos:
+            self.done, self._datagrams = True, 0
+            if len({(hello.server_name, hello.ech) for hello in hellos}) > 1:
+                raise Malformed("two TLS server names in one QUIC datagram")
+            return hellos[0]
+        if not self.done and self._datagrams >= MAX_DATAGRAMS:
+            raise Malformed("QUIC without a ClientHello")
+        return None
+
+    def _initial(self, packet: _Packet) -> Iterator[ClientHello]:
+        candidates = list(self._connections)
+        if all(each.dcid != packet.dcid for each in candidates):
+            candidates.append(_Connection(packet.dcid))
+        opened = [(each, *inside) for each in candidates if (inside := each.open(packet))]
+        if len(opened) != 1:
+            raise Malformed("QUIC Initial that no key opens" if not opened else "QUIC Initial that two keys open")
+        connection, number, frames = opened[0]
+        connection.largest = max(connection.largest, number)
+        for offset, piece in _crypto(frames):
+            connection.add(offset, piece)
+        self._keep(connection)
+        yield from connection.hellos()
+
+    def _keep(self, connection: _Connection) -> None:
+        """Let go of the oldest connections beyond the bounds, never of the one at hand."""
+        if connection not in self._connections:
+            self._connections.append(connection)
+        while len(self._connections) > MAX_CONNECTIONS or sum(map(len, self._connections)) > MAX_CRYPTO:
+            self._connections.remove(next(each for each in self._connections if each is not connection))
+
+
+def _packets(datagram: bytes) -> Iterator[_Packet]:
+    """The packets with a long header; what follows the last one is a short packet or padding."""
+    at = 0
+    for _ in range(MAX_PACKETS):
+        if at >= len(datagram) or not datagram[at] & _LONG:
+            if not at:
+                raise Malformed("not a QUIC Initial")
+            return
+        reader = _Reader(datagram, at + 1)
+        version = int.from_bytes(reader.take(4))
+        if (
+            version & 0x0F0F0F0F == 0x0A0A0A0A
+        ):  # reserved, to be answered with Version Negotiation (RFC 9000 section 15)
+            return
+        if version not in _VERSIONS:
+            raise Malformed(f"QUIC version {version:#010x} cannot be read")
+        if not datagram[at] & _FIXED:
+            raise Malformed("QUIC packet without the fixed bit")
+        packet, at = _long_packet(datagram, at, reader, version)
+        yield packet
+    raise Malformed("too many QUIC packets in one datagram")
+
+
+def _long_packet(datagram: bytes, start: int, reader: _Reader, version: int) -> tuple[_Packet, int]:
+    """(packet, offset after it) of a packet whose version has been read (RFC 9000 section 17.2)."""
+    kind = ((datagram[start] >> 4 & 3) - _VERSIONS[version].shift) % 4
+    dcid = reader.take(_cid_length(reader))
+    reader.take(_cid_length(reader))
+    if kind == _RETRY:
+        return _Packet(version, kind, dcid, b"", 0), len(datagram)
+    if kind == _INITIAL:
+        reader.take(reader.varint())
+    size = reader.varint()
+    number_at, end = reader.at, reader.at + size
+    reader.take(size)
+    if size < 4 + _SAMPLE:
+        raise Malformed("QUIC packet is too short to be unprotected")
+    data = datagram[start:end] if kind == _INITIAL else b""
+    return _Packet(version, kind, dcid, data, number_at - start), end
+
+
+def _cid_length(reader: _Reader) -> int:
+    length = reader.take(1)[0]
+    if length > MAX_CONNECTION_ID:
+        raise Malformed("QUIC connection ID is too long")
+    return length
+
+
+def _crypto(frames: bytes) -> Iterator[tuple[int, bytes]]:
+    """(offset, bytes) of each CRYPTO frame; no frames besides those an Initial may have (RFC 9000 section 17.2.2)."""
+    reader = _Reader(frames)
+    if not frames:
+        raise Malformed("QUIC packet without frames")
+    for _ in range(MAX_FRAMES):
+        if not reader:
+            return
+        kind = reader.take(1)[0]
+        if kind == _PADDING:
+            reader.at = len(frames) - len(frames[reader.at :].lstrip(b"\0"))
+        elif kind == _CRYPTO:
+            offset = reader.varint()
+            yield offset, reader.take(reader.varint())
+        elif kind in (_ACK, _ACK_ECN):
+            _skip_ack(reader, 3 if kind == _ACK_ECN else 0)
+        elif kind == _CLOSE:
+            reader.varint()
+            reader.varint()
+            reader.take(reader.varint())
+        elif kind != _PING:
+            raise Malformed("a frame that no QUIC Initial may have")
+    if reader:
+        raise Malformed("too many frames in a QUIC packet")
+
+
+def _skip_ack(reader: _Reader, counters: int) -> None:
+    """RFC 9000 section 19.3: largest, delay, how many ranges, first range, ranges of two numbers, ECN counters."""
+    reader.varint()
+    reader.varint()
+    ranges = reader.varint()
+    for _ in range(1 + 2 * min(ranges, len(reader.data)) + counters):
+        reader.varint()
