@@ -170,8 +170,8 @@ def _body_length(fields: _Fields, version: bytes, absent: int) -> int:
     return int(lengths[0])
 
 
-def _host(authority: bytes) -> str:
-    """The host of `host[:port]`; brackets of an IPv6 address and the trailing dot are dropped."""
+def host_of(authority: bytes) -> str:
+    """The host of `host[:port]`, lower case; brackets of an IPv6 address and the trailing dot are dropped."""
     match = _AUTHORITY.fullmatch(authority)
     if not match:
         raise Malformed("HTTP host does not parse")
@@ -183,13 +183,13 @@ def _request_host(method: bytes, target: bytes, fields: _Fields) -> str:
     hosts = fields.get(b"host", [])
     if len(hosts) > 1:
         raise Malformed("two HTTP Host fields")
-    named = _host(hosts[0]) if hosts else ""
+    named = host_of(hosts[0]) if hosts else ""
     if method == b"CONNECT":
-        return _host(target)
+        return host_of(target)
     absolute = _ABSOLUTE.match(target)
     if not absolute:
         return named
-    wanted = _host(absolute[1].rpartition(b"@")[2])
+    wanted = host_of(absolute[1].rpartition(b"@")[2])
     if hosts and named != wanted:
         raise Malformed("HTTP Host and target disagree")
     return wanted
