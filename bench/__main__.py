@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 from contextlib import ExitStack
 
-from bench import engine, paths
+from bench import engine, paths, policy
 from demo.stage import Stage
 
 Rows = dict[str, list[float]]
@@ -36,6 +36,18 @@ def compare(title: str, unit: str, load: Callable[[Stage, float], float], rounds
     return rows
 
 
+def table(title: str, measure: Callable[[], dict[str, float]], rounds: int) -> None:
+    """Measure `rounds` times; a row for each kind of cost."""
+    samples: Rows = {}
+    for _ in range(rounds):
+        for kind, cost in measure().items():
+            samples.setdefault(kind, []).append(cost)
+    print(f"\n{title}")
+    print(f"{'':24}{'min':>8}  {'median':>8}  {'max':>8}")
+    for kind, values in samples.items():
+        print(f"{kind:24}{spread(values)}")
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
@@ -44,14 +56,9 @@ def main() -> int:
     if os.geteuid():
         print("bench: run as root, it makes network namespaces", file=sys.stderr)
         return 1
-    samples: Rows = {}
-    for _ in range(options.rounds):
-        for kind, cost in engine.measure().items():
-            samples.setdefault(kind, []).append(cost)
-    print("Engine (microseconds a packet of our own Python)")
-    print(f"{'':24}{'min':>8}  {'median':>8}  {'max':>8}")
-    for kind, values in samples.items():
-        print(f"{kind:24}{spread(values)}")
+    table("Engine (microseconds a packet of our own Python)", engine.measure, options.rounds)
+    table(f"Policy of {policy.RULES:,} rules", policy.compiling, options.rounds)
+    table("The same (microseconds a call)", policy.asking, options.rounds)
     compare("Bulk TCP, one stream", "Gbit/s", paths.bulk_tcp, options.rounds, options.seconds)
     compare("64-byte UDP, one flow", "packets/s", paths.small_udp, options.rounds, options.seconds)
     return 0

@@ -63,6 +63,7 @@ class Config:
     mark_mask: int = 0x0F000000  # the four adjacent bits of packet and connection marks that are ours
     pool4: str = "10.77.0.0/16"  # sandboxes of `egress run` get a /30 each from here
     pool6: str = "fd65:6772:6573::/48"  # and a /64 each from here
+    gate_queries: bool = True  # refuse DNS queries for names that no rule allows, to agents whose default is to refuse
     beacon_alpha: float = 1e-3  # false alarms of beacon.timing accepted per agent, over all its destinations
     limits: Limits = field(default_factory=Limits)
     queue: Queue = field(default_factory=Queue)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,9 +12,10 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from egress.domain import parse_pattern
 from egress.errors import InputError
 from egress.model import PROTOCOL_NUMBERS, Action, Rule
-from egress.policyfile import load_policy, parse_policy
+from egress.policyfile import dump_json, dump_yaml, load_policy, parse_policy, read_document, to_document
 
 FULL = """
 rules:
@@ -27,6 +29,13 @@ rules:
     comment: backups
     id: backups
   - action: deny
+  - action: allow
+    destination: "**.Bücher.Example."
+    agent: "label:team-*"
+    unnamed: true
+    expires: 2030-01-31T12:00:00+02:00
+    author: ops
+    id: books
 """
 
 
@@ -39,7 +48,7 @@ def _refused(text: str | bytes) -> str:
 
 
 def test_every_field() -> None:
-    first, second = parse_policy(FULL, "p.yaml")
+    first, second, third = parse_policy(FULL, "p.yaml")
     assert first == Rule(
         id="backups",
         action=Action.ACCEPT,
@@ -52,6 +61,15 @@ def test_every_field() -> None:
         comment="backups",
     )
     assert second == Rule(id=second.id, action=Action.REJECT)
+    assert third == Rule(
+        id="books",
+        action=Action.ACCEPT,
+        agent="label:team-*",
+        destination="**.xn--bcher-kva.example",
+        unnamed=True,
+        expires_at=1896084000.0,
+        author="ops",
+    )
 
 
 addresses = st.ip_addresses().map(str)
@@ -62,47 +80,60 @@ networks = st.ip_addresses().flatmap(
 )
 ranges = st.tuples(st.integers(1, 65535), st.integers(1, 65535)).map(lambda pair: (min(pair), max(pair)))
 names = st.from_regex(r"[a-z0-9]{1,8}", fullmatch=True)
+patterns = st.builds(
+    lambda depth, labels: depth + ".".join(labels),
+    st.sampled_from(["", "*.", "**."]),
+    st.lists(st.from_regex(r"_?[a-z][a-z0-9-]{0,6}", fullmatch=True), min_size=2, max_size=4),
+)
+texts = st.text(st.characters(exclude_categories=["C", "Z"]), max_size=20)
+seconds = st.integers(0, 32_000_000_000_000_000).map(lambda microseconds: microseconds / 1e6)  # to the year 2984
 rules = st.builds(
     Rule,
     id=names,
     action=st.sampled_from([Action.ACCEPT, Action.REJECT]),
-    agent=st.sampled_from(["*", "train-?", "a[0-9]", "x"]),
-    destination=st.just("any") | addresses | networks,
+    agent=st.sampled_from(["*", "train-?", "a[0-9]", "x", "label:gpu", "label:*"]),
+    destination=st.just("any") | addresses | networks | patterns,
     protocol=st.sampled_from(["", *PROTOCOL_NUMBERS, "200"]),
     ports=st.lists(ranges, max_size=3).map(tuple),
     app=st.just("") | names,
     exempt=st.lists(st.sampled_from(["mining.*", "ssh.unusual-port"]), max_size=2).map(tuple),
+    unnamed=st.booleans(),
+    expires_at=st.none() | seconds,
+    once=st.booleans(),
     comment=st.text(st.characters(exclude_categories=["C"]), max_size=20),
+    author=texts,
 )
 
 
 def _legal(rule: Rule) -> Rule:
     rule = replace(rule, ports=rule.ports if rule.protocol in ("", "tcp", "udp", "sctp") else ())
-    return rule if rule.action is Action.ACCEPT else replace(rule, exempt=())
+    rule = replace(rule, once=rule.once and rule.expires_at is None)
+    name = (
+        rule.destination != "any" and "/" not in rule.destination and rule.destination[-1:] not in "0123456789abcdef:"
+    )
+    if rule.action is Action.ACCEPT:
+        return rule if name else replace(rule, unnamed=False)
+    return replace(rule, exempt=(), once=False, unnamed=False)
 
 
-def _document(rule: Rule) -> dict[str, object]:
-    document: dict[str, object] = {
-        "action": "allow" if rule.action is Action.ACCEPT else "deny",
-        "agent": rule.agent,
-        "destination": rule.destination,
-        "exempt": list(rule.exempt),
-        "comment": rule.comment,
-        "id": rule.id,
-    }
-    if rule.protocol:
-        document["protocol"] = int(rule.protocol) if rule.protocol.isdecimal() else rule.protocol
-    if rule.ports:
-        document["ports"] = [first if first == last else f"{first}-{last}" for first, last in rule.ports]
-    if rule.app:
-        document["app"] = rule.app
-    return document
+policies = st.lists(rules.map(_legal), max_size=5, unique_by=lambda rule: rule.id)
 
 
-@given(st.lists(rules.map(_legal), max_size=5, unique_by=lambda rule: rule.id))
+@given(policies)
 def test_what_is_written_is_what_is_read(wanted: list[Rule]) -> None:
-    text = yaml.safe_dump({"rules": [_document(rule) for rule in wanted]})
-    assert parse_policy(text, "p.yaml") == tuple(wanted)
+    """As YAML, as JSON, and as what a JSON body is parsed to."""
+    made = (
+        parse_policy(dump_yaml(wanted), "p", now=0.0),
+        parse_policy(yaml.safe_dump(to_document(wanted)), "p", now=0.0),
+        read_document(json.loads(dump_json(wanted)), "p", now=0.0),
+    )
+    assert made == (tuple(wanted),) * 3
+
+
+@given(policies)
+def test_a_file_says_the_same_where_nothing_is_relative(wanted: list[Rule]) -> None:
+    lasting = [replace(rule, once=False) for rule in wanted]
+    assert parse_policy(dump_yaml(lasting), "p") == tuple(lasting)
 
 
 values = st.recursive(
@@ -121,14 +152,30 @@ def _attempt(text: str | bytes) -> tuple[tuple[Rule, ...], str]:
 
 
 @given(
-    st.sampled_from(["action", "destination", "agent", "protocol", "ports", "app", "exempt", "comment", "id"]), values
+    st.sampled_from(
+        [
+            "action",
+            "destination",
+            "agent",
+            "protocol",
+            "ports",
+            "app",
+            "exempt",
+            "comment",
+            "id",
+            "unnamed",
+            "author",
+            "expires",
+        ]
+    ),
+    values,
 )
 def test_any_value_is_a_rule_or_one_line(field: str, value: object) -> None:
     made, complaint = _attempt(yaml.safe_dump({"rules": [{"action": "allow", field: value}]}))
     assert not complaint or (complaint.startswith(f"p.yaml: rule 1: {field}: ") and "\n" not in complaint)
     for rule in made:
         assert all(0 < first <= last <= 65535 for first, last in rule.ports)
-        assert rule.destination == "any" or ipaddress.ip_network(rule.destination)
+        assert parse_policy(dump_yaml(made), "p") == made
 
 
 @given(st.binary(max_size=200) | st.text(max_size=200).map(lambda text: ("rules:" + text).encode("utf-8")))
@@ -142,14 +189,36 @@ def test_any_bytes_are_a_policy_or_one_line(raw: bytes) -> None:
     [
         ("{destination: any}", "action is missing"),
         ("{action: block}", "action: 'block' must be allow or deny"),
-        ("{action: allow, destination: example.org}", "names are not supported in policy files yet"),
-        ("{action: allow, destination: '*.example.org'}", "names are not supported in policy files yet"),
+        ("{action: allow, destination: '*'}", "would be every name there is; write any instead"),
+        ("{action: allow, destination: '**.'}", "write any instead"),
+        ("{action: allow, destination: ANY}", "the word for every destination; write any"),
+        ("{action: allow, destination: 'a.*.org'}", "wildcard in the wrong place"),
+        ("{action: allow, destination: 'https://x.org'}", "must be any, an address"),
+        ("{action: allow, destination: 'x.org:443'}", "must be any, an address"),
+        ("{action: allow, destination: a..org}", "has an empty label"),
+        ("{action: allow, destination: 300.0.0.1}", "it is no address either"),
+        ("{action: allow, destination: '10.0'}", "it is no address either"),
+        ("{action: allow, agent: 'label:'}", "agent: 'label:' must be"),
+        ("{action: allow, destination: x.org, unnamed: 1}", "unnamed: 1 must be true or false"),
+        ("{action: allow, unnamed: true}", "unnamed: only a rule whose destination is a name"),
+        ("{action: allow, destination: 10.0.0.1, unnamed: true}", "unnamed: only a rule whose destination is a name"),
+        ("{action: deny, destination: x.org, unnamed: true}", "unnamed: only a rule with action allow"),
+        ("{action: allow, expires: 1h}", "expires: '1h' belongs to a rule made by command or API; in a file write"),
+        ("{action: allow, expires: once}", "expires: 'once' belongs to a rule made by command or API"),
+        ("{action: allow, expires: tomorrow}", "expires: 'tomorrow' must be an instant with its time zone"),
+        ("{action: allow, expires: 2030-01-31}", "must be an instant with its time zone"),
+        ("{action: allow, expires: 2030-01-31T12:00:00}", "must be an instant with its time zone"),
+        ("{action: allow, expires: '2030-01-31T12:00:00'}", "must be an instant with its time zone"),
+        ("{action: allow, expires: '9999-12-31T23:59:59-10:00'}", "must be an instant with its time zone"),
+        ("{action: allow, expires: '0001-01-01T00:00:00+10:00'}", "must be an instant with its time zone"),
+        ("{action: allow, expires: 1900000000}", "must be an instant with its time zone"),
+        ("{action: allow, author: 7}", "author: 7 must be a name"),
         ("{action: allow, destination: 10.0.0.5/8}", "did you mean 10.0.0.0/8?"),
         ("{action: allow, destination: 10.0.0.0/33}", "must be any, an address"),
         ("{action: allow, destination: 10.0}", "must be any, an address"),
         ("{action: allow, destination: 'fe80::1%eth0'}", "must be any, an address"),
         ("{action: allow, destination: 10.0.0.0/255.0.0.0}", "must be any, an address"),
-        ("{action: allow, destination: ''}", "must be any, an address"),
+        ("{action: allow, destination: ''}", "is empty; write a name, or any"),
         ("{action: allow, ports: 0}", "ports: 0 must be a port"),
         ("{action: allow, ports: 90-80}", "must be a port"),
         ("{action: allow, ports: [80, 65536]}", "must be a port"),
@@ -203,6 +272,12 @@ def test_the_id_is_the_content() -> None:
     assert len(identity("{action: allow}")) == 12
 
 
+def test_names_get_one_spelling() -> None:
+    for text in ("Example.ORG.", "*.BÜCHER.example", "_sip.x.org"):
+        (rule,) = parse_policy(f"rules: [{{action: allow, destination: '{text}', unnamed: true}}]", "p.yaml")
+        assert rule.destination == str(parse_pattern(text))
+
+
 def test_addresses_get_one_spelling() -> None:
     (rule,) = parse_policy("rules: [{action: allow, destination: '2001:DB8:0::1'}]", "p.yaml")
     assert rule.destination == "2001:db8::1"
@@ -213,7 +288,7 @@ def test_files(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cannot read"):
         load_policy(path)
     path.write_text(FULL)
-    assert len(load_policy(path)) == 2
+    assert len(load_policy(path)) == 3
     path.write_bytes(b"#" * (5 << 20))
     with pytest.raises(InputError, match="at most 4 MiB"):
         load_policy(path)

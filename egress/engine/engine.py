@@ -222,7 +222,7 @@ class Engine:
 
     def _judge(self, flow: Flow, ts: float) -> Verdict:
         """Rules and refused destinations; a finding on the flow itself is above both."""
-        verdict, flow.rule = self._rules.decide(flow.who, flow)
+        verdict, flow.rule = self._rules.decide(flow.who, flow, ts)
         if verdict.action is Action.ACCEPT and self._destinations.refused(flow.agent, flow.remote, ts):
             return Verdict(Action.REJECT, Reason.DESTINATION, verdict.rule_id, verdict.policy_version)
         return verdict
@@ -315,7 +315,7 @@ class Engine:
 
     def set_policy(self, policy: Policy, ts: float) -> tuple[Record, ...]:
         """Judge by other rules from now on, live flows included; what rules alone refused may try again."""
-        self._rules = Rulebook(policy)
+        self._rules = Rulebook(policy, self._rules)
         records: list[Record] = []
         for flow in self._tracker.flows():
             if flow.refused and not flow.condemned:

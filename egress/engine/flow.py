@@ -38,6 +38,7 @@ class Flow:
         "dissector",
         "forgotten",
         "found",
+        "hidden",
         "icmp",
         "id",
         "last",
@@ -47,6 +48,7 @@ class Flow:
         "local",
         "lport",
         "moved",
+        "names",
         "next_out",
         "opened",
         "outbound",
@@ -60,6 +62,7 @@ class Flow:
         "remote",
         "rport",
         "rule",
+        "said",
         "scan",
         "scratches",
         "server_name",
@@ -86,6 +89,9 @@ class Flow:
         self.opened = False
         self.state = "new"
         self.app = self.server_name = ""
+        self.names: frozenset[str] = frozenset()  # these three: `policy.Subject`
+        self.said: str | None = None
+        self.hidden = False
         self.rule: Rule | None = None
         self.verdict = Verdict(
             Action.REJECT, Reason.DEFAULT

@@ -1,27 +1,41 @@
 """Rules to verdicts. One written order: deny, allow, the agent's default; a finding overrides an allow.
 
-A rule that names an application protocol admits a flow while its protocol is unknown (nobody can send a
-byte through a connection that may not open) and is asked again when it is identified, or when it has said
-too much to be identified.
+Among several rules of one kind the first in the policy speaks. A rule that asks for what cannot be known yet admits a
+flow and is asked again when it is known, for nobody can send a byte through a connection that may not open:
+
+    application   unknown: admits. Identified, or past identifying (`UNKNOWN`): must be the rule's
+    name          admits where the address is bound to a name of the rule (`egress.engine.names`). Once the bytes say a
+                  name (SNI, QUIC, Host, :authority) it must be one of the same rule's, for addresses are shared. Bytes
+                  that hide it (ECH, no SNI, an address for a name) are refused unless the rule is `unnamed`. Protocols
+                  that carry no name (SSH) are left to the binding; an address without a binding is an address only
+
+A deny rule with a name speaks where a bound name or the name in the bytes is its own.
+
+A query tells its name to whoever runs the name's servers, so it is judged too (`may_resolve`). Where the default is to
+refuse, a name may be resolved if a rule could admit a flow by it: a rule with a pattern that matches, or one that goes
+everywhere and not to DNS servers only (else the rule that lets an agent ask would allow every question). Rules with an
+address make no name resolvable, but the reverse name of each address they reach. What is denied whole, whatever its
+protocol, ports and application, is not resolved either.
 """
 
 from __future__ import annotations
 
-import ipaddress
+from bisect import bisect_right
+from collections.abc import Iterable
 from fnmatch import fnmatchcase
+from operator import attrgetter
 from typing import NamedTuple, Protocol
 
-from egress.model import (
-    PROTOCOL_NUMBERS,
-    Action,
-    Agent,
-    Policy,
-    Reason,
-    Rule,
-    Verdict,
-)
+from egress.domain import Pattern, canonical, is_address, is_host, matches, reverse_address
+from egress.engine.ruleindex import Bucket, Destination, Entry, Index, Place, parse_destination, parse_protocol, place
+from egress.model import Action, Agent, Policy, Reason, Rule, Verdict
 
 UNKNOWN = "unknown"  # `app` of a flow that has said too much to be identified
+LABEL = "label:"  # begins an agent selector that speaks of labels
+DNS_PORTS = (53, 53)
+
+_NO_NAMES: frozenset[str] = frozenset()
+_POSITION = attrgetter("position")
 
 
 class Subject(Protocol):
@@ -32,82 +46,212 @@ class Subject(Protocol):
     rport: int
     outbound: bool
     app: str
+    names: frozenset[str]  # bound to `remote` for this agent when the flow was opened, and since
+    said: str | None  # the name in the bytes; None: not read (yet), "": read, and there is none
+    hidden: bool  # the bytes hold an encrypted name (ECH), whatever they say in the clear
+    rule: Rule | None  # that admitted it before: one that is spent stays good for it
 
 
-class Matcher(NamedTuple):
-    """A rule, ready to be compared: addresses as integers, the protocol as a number."""
+class Selected(NamedTuple):
+    """The rules of one agent selector."""
 
-    rule: Rule
-    size: int  # packed address length; 0: any
-    network: int
-    mask: int
-    proto: int  # -1: any
-    ports: tuple[tuple[int, int], ...]
-
-    def reaches(self, subject: Subject) -> bool:
-        """Whether the rule speaks of this destination, whatever the application protocol."""
-        if self.proto not in (-1, subject.proto):
-            return False
-        if self.size and (
-            self.size != len(subject.remote) or int.from_bytes(subject.remote) & self.mask != self.network
-        ):
-            return False
-        return not self.ports or any(low <= subject.rport <= high for low, high in self.ports)
+    deny: Index
+    allow: Index
 
 
-def matcher(rule: Rule) -> Matcher:
-    """Compile one rule. Raises ValueError where a destination or protocol is none (the reader checks first)."""
-    size = network = mask = 0
-    if rule.destination != "any":
-        parsed = ipaddress.ip_network(rule.destination, strict=False)
-        size, network, mask = parsed.max_prefixlen // 8, int(parsed.network_address), int(parsed.netmask)
-    if not rule.protocol:
-        proto = -1
-    elif rule.protocol in PROTOCOL_NUMBERS:
-        proto = PROTOCOL_NUMBERS[rule.protocol]
-    else:
-        proto = int(rule.protocol)
-    return Matcher(rule, size, network, mask, proto, rule.ports)
+class Mine(NamedTuple):
+    """The rules of one agent: those of each selector that speaks of it, where it has any."""
+
+    deny: tuple[Index, ...]
+    allow: tuple[Index, ...]
 
 
 class Rulebook:
-    """A policy compiled; the rules of each agent are picked out once."""
+    """A policy compiled. `before`, the one it replaces, hands on hits and spent rules, and saves half of the work."""
 
-    def __init__(self, policy: Policy) -> None:
+    def __init__(self, policy: Policy, before: Rulebook | None = None) -> None:
         self.version = policy.version
-        self._matchers = tuple(matcher(rule) for rule in policy.rules)
-        self._agents: dict[str, tuple[tuple[Matcher, ...], tuple[Matcher, ...]]] = {}
+        self.hits: dict[str, tuple[int, float]] = {}  # rule id to how often, and when last
+        self._spent: dict[str, Rule] = {}
+        self._destinations: dict[str, Destination] = {}
+        self._selectors: dict[str, Selected] = {}
+        self._agents: dict[str, tuple[Agent, Mine]] = {}
+        known = before._destinations if before is not None else {}
+        for position, rule in enumerate(policy.rules):
+            self._take(position, rule, known)
+        indexes = [index for selected in self._selectors.values() for index in selected]
+        self._deepest = max((index.deepest for index in indexes), default=0)
+        self._expiries = sorted({rule.expires_at for rule in policy.rules if rule.expires_at is not None})
+        self._globs = [selector for selector in self._selectors if not _is_name(selector)]
+        if before is not None:
+            self._inherit(policy, before)
 
-    def _rules_of(self, agent: str) -> tuple[tuple[Matcher, ...], tuple[Matcher, ...]]:
-        rules = self._agents.get(agent)
-        if rules is None:
-            mine = [each for each in self._matchers if fnmatchcase(agent, each.rule.agent)]
-            deny = tuple(each for each in mine if each.rule.action is not Action.ACCEPT)
-            allow = tuple(each for each in mine if each.rule.action is Action.ACCEPT)
-            rules = self._agents[agent] = (deny, allow)
-        return rules
-
-    def decide(self, agent: Agent, subject: Subject) -> tuple[Verdict, Rule | None]:
+    def decide(self, agent: Agent, subject: Subject, ts: float) -> tuple[Verdict, Rule | None]:
         """The verdict of the rules, with the allow rule that admits the flow (None: the default, or refused)."""
-        deny, allow = self._rules_of(agent.name)
-        for each in deny:
-            if each.reaches(subject) and each.rule.app in ("", subject.app):
-                return Verdict(each.rule.action, Reason.RULE, each.rule.id, self.version), None
+        said = subject.said
+        if said:
+            said = canonical(said)
+            said = "" if is_address(said) else said
+        mine = self._rules_of(agent)
+        names = subject.names | {said} if said else subject.names
+        where = place(subject.remote, names, self._deepest)
+        for entry in self._speaking(mine.deny, subject, where, ts):
+            if entry.rule.app in ("", subject.app):
+                return Verdict(entry.rule.action, Reason.RULE, entry.rule.id, self.version), None
+        accepts = agent.default is Action.ACCEPT
         if not subject.outbound:
-            reason = Reason.DEFAULT if agent.default is Action.ACCEPT else Reason.INBOUND
-            return Verdict(agent.default, reason, "", self.version), None
-        other_app = ""
-        for each in allow:
-            if not each.reaches(subject):
-                continue
-            if each.rule.app in ("", subject.app) or not subject.app:
-                return Verdict(Action.ACCEPT, Reason.RULE, each.rule.id, self.version), each.rule
-            other_app = each.rule.id
-        if other_app and agent.default is not Action.ACCEPT:
-            return Verdict(agent.default, Reason.APPLICATION, other_app, self.version), None
-        return Verdict(agent.default, Reason.DEFAULT, "", self.version), None
+            return Verdict(agent.default, Reason.DEFAULT if accepts else Reason.INBOUND, "", self.version), None
+        near: tuple[Reason, str] | None = None
+        if names:
+            where = place(subject.remote, filter(is_host, subject.names), self._deepest)
+        for entry in self._speaking(mine.allow, subject, where, ts):
+            lacking = _lacking(entry, subject, said)
+            if lacking is None:
+                return Verdict(Action.ACCEPT, Reason.RULE, entry.rule.id, self.version), entry.rule
+            near = near or (lacking, entry.rule.id)
+        reason, rule_id = (Reason.DEFAULT, "") if near is None or accepts else near
+        return Verdict(agent.default, reason, rule_id, self.version), None
+
+    def may_resolve(
+        self, agent: Agent, name: str, ts: float, names: frozenset[str] = _NO_NAMES
+    ) -> tuple[Verdict, Rule | None]:
+        """Whether the agent may ask the DNS for this name, with the rule that allows it.
+
+        `names`: for a reverse lookup, those bound to the address that it asks about (`domain.reverse_address`).
+        """
+        name = canonical(name)
+        address = reverse_address(name)
+        mine = self._rules_of(agent)
+        where = place(address or b"", {name} | names, self._deepest)
+        for entry in self._about(mine.deny, where, ts):
+            if _whole(entry):
+                return Verdict(entry.rule.action, Reason.QUERY, entry.rule.id, self.version), None
+        if agent.default is Action.ACCEPT:
+            return Verdict(Action.ACCEPT, Reason.DEFAULT, "", self.version), None
+        where = place(address or b"", filter(is_host, {name} | names), self._deepest)
+        for entry in self._about(mine.allow, where, ts):
+            if entry.pattern is not None or address is not None or not _dns_only(entry.rule):
+                return Verdict(Action.ACCEPT, Reason.RULE, entry.rule.id, self.version), entry.rule
+        return Verdict(agent.default, Reason.QUERY, "", self.version), None
+
+    def next_expiry(self, ts: float) -> float:
+        """The first moment after `ts` at which a rule falls silent (live flows must be judged again); or infinity."""
+        at = bisect_right(self._expiries, ts)
+        return self._expiries[at] if at < len(self._expiries) else float("inf")
+
+    def hit(self, rule_id: str, ts: float) -> None:
+        """Count a flow that this rule decided."""
+        self.hits[rule_id] = self.hits.get(rule_id, (0, 0.0))[0] + 1, ts
+
+    def spend(self, rule: Rule) -> None:
+        """A flow was admitted by this rule: if it is a `once` rule it admits no other."""
+        if rule.once:
+            self._spent[rule.id] = rule
+
+    # --- compiling --------------------------------------------------------------------------------------
+
+    def _take(self, position: int, rule: Rule, known: dict[str, Destination]) -> None:
+        text = rule.destination
+        if text not in self._destinations:
+            self._destinations[text] = known[text] if text in known else parse_destination(text)
+        destination = self._destinations[text]
+        selected = self._selectors.get(rule.agent)
+        if selected is None:
+            selected = self._selectors[rule.agent] = Selected(Index(), Index())
+        pattern = destination if isinstance(destination, Pattern) else None
+        index = selected.allow if rule.action is Action.ACCEPT else selected.deny
+        index.add(Entry(position, rule, pattern, parse_protocol(rule.protocol)), destination)
+
+    def _inherit(self, policy: Policy, before: Rulebook) -> None:
+        """A rule that was edited is another rule: it may be used once again, but keeps its hits."""
+        for rule in policy.rules:
+            if rule.id in before.hits:
+                self.hits[rule.id] = before.hits[rule.id]
+            if before._spent.get(rule.id) == rule:
+                self._spent[rule.id] = rule
+
+    # --- choosing ---------------------------------------------------------------------------------------
+
+    def _rules_of(self, agent: Agent) -> Mine:
+        cached = self._agents.get(agent.name)
+        if cached is not None and (cached[0] is agent or cached[0].labels == agent.labels):
+            return cached[1]
+        names = [agent.name] if _is_name(agent.name) and agent.name in self._selectors else []
+        names += [selector for selector in self._globs if selects(selector, agent)]
+        selected = [self._selectors[name] for name in names]
+        mine = Mine(tuple(each.deny for each in selected), tuple(each.allow for each in selected))
+        self._agents[agent.name] = agent, mine
+        return mine
+
+    def _speaking(self, indexes: tuple[Index, ...], subject: Subject, where: Place, ts: float) -> Iterable[Entry]:
+        """The live rules that speak of the subject's destination, protocol and port, in the policy's order."""
+        buckets = [bucket for index in indexes for bucket in index.reaching(where)]
+        proto, port, admitted = subject.proto, subject.rport, subject.rule
+        return _ordered(
+            [
+                entry
+                for bucket in buckets
+                for entry in bucket
+                if entry.proto in (-1, proto)
+                and (not entry.rule.ports or any(low <= port <= high for low, high in entry.rule.ports))
+                and self._alive(entry.rule, ts, admitted)
+            ]
+        )
+
+    def _about(self, indexes: tuple[Index, ...], where: Place, ts: float) -> Iterable[Entry]:
+        """The live rules that speak of these names and this address or of everything, in the policy's order."""
+        buckets: list[Bucket] = []
+        for index in indexes:
+            buckets += index.anywhere()
+            buckets += index.about(where)
+        return _ordered([entry for bucket in buckets for entry in bucket if self._alive(entry.rule, ts)])
+
+    def _alive(self, rule: Rule, ts: float, admitted: Rule | None = None) -> bool:
+        """Whether a rule still says something, to the flow it has admitted or to others."""
+        if rule.expires_at is not None and ts >= rule.expires_at:
+            return False
+        return not rule.once or rule.id not in self._spent or (admitted is not None and admitted.id == rule.id)
+
+
+def selects(selector: str, agent: Agent) -> bool:
+    """Whether an agent selector (`model.Rule.agent`) speaks of this agent."""
+    if selector.startswith(LABEL):
+        return any(fnmatchcase(label, selector[len(LABEL) :]) for label in agent.labels)
+    return fnmatchcase(agent.name, selector)
 
 
 def exempt(rule: Rule | None, signature: str) -> bool:
     """Whether the rule that admitted a flow silences this signature (by id or `family.*`)."""
     return rule is not None and any(fnmatchcase(signature, pattern) for pattern in rule.exempt)
+
+
+def _is_name(selector: str) -> bool:
+    return not selector.startswith(LABEL) and not any(sign in selector for sign in "*?[")
+
+
+def _ordered(found: list[Entry]) -> list[Entry]:
+    if len(found) > 1:
+        found.sort(key=_POSITION)
+    return found
+
+
+def _lacking(entry: Entry, subject: Subject, said: str | None) -> Reason | None:
+    """What keeps an allow rule from admitting the subject; None: nothing that is known."""
+    if subject.app and entry.rule.app not in ("", subject.app):
+        return Reason.APPLICATION
+    if entry.pattern is None:
+        return None
+    if subject.hidden or said == "":
+        return None if entry.rule.unnamed else Reason.NAME
+    if said is None or (matches(entry.pattern, said) and is_host(said)):
+        return None
+    return Reason.NAME
+
+
+def _whole(entry: Entry) -> bool:
+    """Whether a rule speaks of everything at its destination."""
+    return entry.proto == -1 and not entry.rule.ports and not entry.rule.app
+
+
+def _dns_only(rule: Rule) -> bool:
+    return rule.app == "dns" or (bool(rule.ports) and all(ports == DNS_PORTS for ports in rule.ports))

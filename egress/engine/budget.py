@@ -1,0 +1,135 @@
+"""What an agent has used of what it may: bytes, connections and distinct destinations, a minute, hour or episode.
+
+Minutes and hours are fixed windows, aligned to the epoch: one number to keep each, the same after a restart, and easy
+to explain. Their price: across a boundary an agent may use up to twice its limit within one span. An episode lasts
+until `forget`. What goes over the limit is counted too, so that a budget once exceeded stays so until its window ends
+and a small packet cannot slip through after a large one was refused. A clock that steps back by less than a span keeps
+its window; by more, begins another.
+"""
+
+from __future__ import annotations
+
+import math
+
+from egress.model import Agent, Budget, Measure, Span
+
+SECONDS: dict[Span, float] = {Span.MINUTE: 60.0, Span.HOUR: 3600.0, Span.EPISODE: math.inf}
+
+
+class Budgets:
+    """The meters of all agents of one engine. Cost does not grow with use: a few comparisons a packet."""
+
+    def __init__(self) -> None:
+        self._meters: dict[str, _Meter] = {}
+
+    def note_flow(self, agent: Agent, remote: bytes, ts: float) -> Budget | None:
+        """The agent opens a flow to `remote` (packed): the budget that this exceeds, if any.
+
+        A destination that is refused for a budget does not count as visited.
+        """
+        return self._meter(agent).opened(remote, ts) if agent.budgets else None
+
+    def note_bytes(self, agent: Agent, size: int, ts: float) -> Budget | None:
+        """The agent sends `size` IP bytes: the budget that this exceeds, if any."""
+        return self._meter(agent).sent(size, ts) if agent.budgets else None
+
+    def used(self, agent: Agent, ts: float) -> tuple[tuple[Budget, int], ...]:
+        """Each budget with what is used of it in its present window (destinations: at most the limit)."""
+        return tuple((count.budget, count.used(ts)) for count in self._meter(agent).counts) if agent.budgets else ()
+
+    def forget(self, agent: str) -> None:
+        """The agent is gone, its episode over."""
+        self._meters.pop(agent, None)
+
+    def _meter(self, agent: Agent) -> _Meter:
+        meter = self._meters.get(agent.name)
+        if meter is None or meter.budgets is not agent.budgets:
+            meter = self._meters[agent.name] = _Meter(agent.budgets, meter)
+        return meter
+
+
+def renews(budget: Budget, ts: float) -> float:
+    """When a budget exceeded at `ts` begins anew, in seconds since the epoch; infinity for an episode's."""
+    span = SECONDS[budget.span]
+    return (ts // span + 1) * span if math.isfinite(span) else math.inf
+
+
+class _Meter:
+    """One agent's counts. Of two budgets that count the same thing the stricter one speaks."""
+
+    __slots__ = ("_bytes", "_connections", "_destinations", "budgets", "counts")
+
+    def __init__(self, budgets: tuple[Budget, ...], before: _Meter | None) -> None:
+        self.budgets = budgets
+        old = {(count.budget.measure, count.budget.span): count for count in before.counts} if before else {}
+        strictest: dict[tuple[Measure, Span], Budget] = {}
+        for budget in sorted(budgets, key=lambda budget: budget.limit, reverse=True):
+            strictest[budget.measure, budget.span] = budget
+        self.counts: list[_Count] = [_Count(budget, old.get(key)) for key, budget in strictest.items()]
+        self._bytes, self._connections, self._destinations = (
+            tuple(count for count in self.counts if count.budget.measure is measure)
+            for measure in (Measure.BYTES, Measure.CONNECTIONS, Measure.DESTINATIONS)
+        )
+
+    def sent(self, size: int, ts: float) -> Budget | None:
+        return _add(self._bytes, size, ts)
+
+    def opened(self, remote: bytes, ts: float) -> Budget | None:
+        exceeded = _add(self._connections, 1, ts)
+        if exceeded is not None:
+            return exceeded
+        for count in self._destinations:
+            if not count.has_room(remote, ts):
+                return count.budget
+        for count in self._destinations:
+            count.visit(remote)
+        return None
+
+
+def _add(counts: tuple[_Count, ...], size: int, ts: float) -> Budget | None:
+    """Count in every window; the first budget that is exceeded."""
+    exceeded = None
+    for count in counts:
+        if count.add(size, ts) and exceeded is None:
+            exceeded = count.budget
+    return exceeded
+
+
+class _Count:
+    """One budget's use in its present window; an agent whose limit is edited keeps what it has used."""
+
+    __slots__ = ("_begin", "_end", "_seen", "_span", "_total", "budget")
+
+    def __init__(self, budget: Budget, before: _Count | None) -> None:
+        self.budget = budget
+        self._span = SECONDS[budget.span]
+        self._begin: float = before._begin if before else math.inf  # a span early, for a clock that steps back a little
+        self._end: float = before._end if before else -math.inf
+        self._total: int = before._total if before else 0
+        self._seen: set[bytes] = before._seen if before else set()
+
+    def add(self, size: int, ts: float) -> bool:
+        """Count; True if the limit is exceeded."""
+        if not self._begin <= ts < self._end:
+            self._renew(ts)
+        self._total += size
+        return self._total > self.budget.limit
+
+    def has_room(self, remote: bytes, ts: float) -> bool:
+        """Whether this destination is within the limit."""
+        if not self._begin <= ts < self._end:
+            self._renew(ts)
+        return remote in self._seen or len(self._seen) < self.budget.limit
+
+    def visit(self, remote: bytes) -> None:
+        """Remember a destination that has room; so never more than the limit."""
+        self._seen.add(remote)
+
+    def used(self, ts: float) -> int:
+        return self._total + len(self._seen) if self._begin <= ts < self._end else 0
+
+    def _renew(self, ts: float) -> None:
+        self._end = renews(self.budget, ts)
+        self._begin = self._end - 2 * self._span if math.isfinite(self._end) else -math.inf
+        self._total = 0
+        self._seen.clear()

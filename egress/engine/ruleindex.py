@@ -1,0 +1,138 @@
+"""Rules by destination: from an address and its names to the few rules that may speak of it, however many there are.
+
+Names are found by their own spelling and by each of their suffixes, addresses by their prefix under each prefix length
+in use, and `any` is always a candidate. What else a rule asks for (protocol, ports, application, time) is compared on
+the candidates alone, so that cost grows with the rules of one destination and not with the policy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from ipaddress import ip_network
+from typing import NamedTuple
+
+from egress.domain import Depth, Pattern, parse_pattern
+from egress.model import PROTOCOL_NUMBERS, Rule
+
+
+class Network(NamedTuple):
+    size: int  # packed address length
+    shift: int  # host bits
+    prefix: int  # the network's address without them
+
+
+Destination = Pattern | Network | None  # None: any
+
+
+class Entry(NamedTuple):
+    """A rule, ready to be compared."""
+
+    position: int  # in the policy
+    rule: Rule
+    pattern: Pattern | None  # None: not a name rule
+    proto: int  # -1: any
+
+
+Bucket = list[Entry]  # in the policy's order
+
+
+def parse_destination(text: str) -> Destination:
+    """Compile what the policy reader has accepted. Raises ValueError for what is no destination."""
+    if text == "any":
+        return None
+    if text[-1:].isalpha() and ":" not in text:
+        return parse_pattern(text)  # spared the slow way to find out that it is no address
+    try:
+        network = ip_network(text, strict=False)
+    except ValueError:
+        return parse_pattern(text)
+    shift = network.max_prefixlen - network.prefixlen
+    return Network(network.max_prefixlen // 8, shift, int(network.network_address) >> shift)
+
+
+def parse_protocol(text: str) -> int:
+    """The number of a protocol by name or number, -1 for any. Raises ValueError for what is none."""
+    if not text:
+        return -1
+    return PROTOCOL_NUMBERS[text] if text in PROTOCOL_NUMBERS else int(text)
+
+
+class Place(NamedTuple):
+    """A destination taken apart into the keys that rules are found by; made once, asked of many indexes."""
+
+    size: int  # of the packed address
+    value: int  # the address as a number
+    names: tuple[str, ...]
+    parents: tuple[str, ...]  # the names without their first label
+    suffixes: tuple[str, ...]  # the parents, and the parents of those
+
+
+def place(address: bytes, names: Iterable[str], deepest: int) -> Place:
+    """The keys of a packed address (b"": none) and its canonical names.
+
+    `deepest`: no suffix of more labels is anybody's base, so that a name of 127 labels costs what its last ones do.
+    """
+    names = tuple(names)
+    parents = tuple(name.partition(".")[2] for name in names)
+    suffixes = set()
+    for suffix in parents:
+        excess = suffix.count(".") + 1 - deepest
+        suffix = suffix.split(".", excess)[-1] if excess > 0 else suffix
+        while suffix and suffix not in suffixes:
+            suffixes.add(suffix)
+            suffix = suffix.partition(".")[2]
+    return Place(len(address), int.from_bytes(address), names, parents, tuple(suffixes))
+
+
+class Index:
+    """Some rules, by destination."""
+
+    __slots__ = ("_any", "_deep", "_exact", "_networks", "_one", "deepest")
+
+    def __init__(self) -> None:
+        self._any: Bucket = []
+        self._networks: dict[int, dict[int, dict[int, Bucket]]] = {4: {}, 16: {}}  # by size, shift, prefix
+        self._exact: dict[str, Bucket] = {}
+        self._one: dict[str, Bucket] = {}
+        self._deep: dict[str, Bucket] = {}
+        self.deepest = 0  # most labels in the base of a ** pattern
+
+    def add(self, entry: Entry, destination: Destination) -> None:
+        """Take in a rule; call in the policy's order."""
+        if destination is None:
+            self._any.append(entry)
+        elif isinstance(destination, Network):
+            table = self._networks[destination.size].setdefault(destination.shift, {})
+            table.setdefault(destination.prefix, []).append(entry)
+        elif destination.depth is Depth.EXACT:
+            self._exact.setdefault(destination.base, []).append(entry)
+        elif destination.depth is Depth.ONE:
+            self._one.setdefault(destination.base, []).append(entry)
+        else:
+            self._deep.setdefault(destination.base, []).append(entry)
+            self.deepest = max(self.deepest, destination.base.count(".") + 1)
+
+    def anywhere(self) -> list[Bucket]:
+        """The rules whose destination is everything: `any`, and the networks of prefix length 0."""
+        whole = [tables.get(8 * size, {}).get(0) for size, tables in self._networks.items()]
+        return [bucket for bucket in (self._any, *whole) if bucket]
+
+    def about(self, where: Place) -> list[Bucket]:
+        """Every rule that may speak of this destination, those of `any` aside; the same bucket may come twice."""
+        found: list[Bucket] = []
+        for shift, table in self._networks.get(where.size, {}).items():
+            if bucket := table.get(where.value >> shift):
+                found.append(bucket)
+        if where.names:
+            for names, keys in (
+                (self._exact, where.names),
+                (self._one, where.parents),
+                (self._deep, where.suffixes),
+            ):
+                if names:
+                    found += [names[key] for key in keys if key in names]
+        return found
+
+    def reaching(self, where: Place) -> list[Bucket]:
+        """Every rule that may speak of this destination."""
+        return [self._any, *self.about(where)] if self._any else self.about(where)
