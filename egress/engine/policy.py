@@ -13,6 +13,8 @@ from typing import NamedTuple, Protocol
 
 from egress.model import (
     PROTOCOL_NUMBERS,
+    TCP,
+    UDP,
     Action,
     Agent,
     Policy,
@@ -47,6 +49,8 @@ class Matcher(NamedTuple):
     def reaches(self, subject: Subject) -> bool:
         """Whether the rule speaks of this destination, whatever the application protocol."""
         if self.proto not in (-1, subject.proto):
+            return False
+        if self.rule.app and subject.proto not in (TCP, UDP):  # nothing is identified in other protocols
             return False
         if self.size and (
             self.size != len(subject.remote) or int.from_bytes(subject.remote) & self.mask != self.network
