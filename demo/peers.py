@@ -85,7 +85,7 @@ def miner(host: str, port: int, segment: int) -> int:
 
 
 def _delivered(connection: socket.socket) -> None:
-    """Wait until everything is acknowledged, or something came back: else the kernel joins what waits for the window."""
+    """Wait until all is acknowledged, or something came back: else the kernel joins what waits for the window."""
     left = b"\x01"
     while any(left) and not select.select([connection], [], [], 0.0005)[0]:
         left = fcntl.ioctl(connection, termios.TIOCOUTQ, bytes(4))  # SIOCOUTQ, tcp(7)

@@ -63,9 +63,11 @@ class Stage:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.stop()
-        self.lab.__exit__(kind, error, trace)
-        shutil.rmtree(self.directory, ignore_errors=True)
+        try:
+            self.stop()
+        finally:
+            self.lab.__exit__(kind, error, trace)
+            shutil.rmtree(self.directory, ignore_errors=True)
 
     def _build(self) -> None:
         self.agent, self.gateway, self.outside = (self.lab.ns(name) for name in ("agent", "gateway", "outside"))

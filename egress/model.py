@@ -33,7 +33,7 @@ def protocol_name(number: int) -> str:
 
 
 # TCP flags, RFC 9293 section 3.1.
-FIN, SYN, RST, PSH, ACK = 0x01, 0x02, 0x04, 0x08, 0x10
+FIN, SYN, RST, PSH, ACK, URG = 0x01, 0x02, 0x04, 0x08, 0x10, 0x20
 
 
 class Direction(IntEnum):

@@ -38,6 +38,7 @@ need curl have curl
 need openssh-client have ssh
 need openssh-server have sshd
 need iperf3 have iperf3
+need tcpdump have tcpdump
 
 [ ${#missing[@]} -eq 0 ] && exit 0
 

@@ -50,7 +50,9 @@ class MiningStratum:
     severity = Severity.CRITICAL
     technique = "T1496.001"  # Resource Hijacking: Compute Hijacking
     listens: tuple[type, ...] = (StratumSpoken,)
-    patterns = tuple(_spelled(word) for word in ("mining.", "eth_getWork", "eth_submit", "job_id"))  # in settled flows
+    patterns = tuple(
+        _spelled(word) for word in ("mining.", "eth_getWork", "eth_submit", "login", "job_id")
+    )  # in settled flows
 
     def see(self, event: Event, flow: FlowView) -> Finding | None:
         if not isinstance(event, StratumSpoken):

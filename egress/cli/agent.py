@@ -59,7 +59,8 @@ def add(
     kind, value = given[0]
     config = load_config(config_file)
     place = attach.resolve(kind, value, name)
-    agent = Agent(name, (), Mode(mode), Action.ACCEPT if default == "allow" else Action.REJECT, labels)
+    own = place.networks if kind == "netns" else ()  # whoever is root in there may give it other addresses later
+    agent = Agent(name, own, Mode(mode), Action.ACCEPT if default == "allow" else Action.REJECT, labels)
     prepare(config)
     database = open_database(config.database_url)
     try:

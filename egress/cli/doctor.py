@@ -15,8 +15,9 @@ from egress.gateway import checks, rules, sandbox
 from egress.gateway.checks import Check
 from egress.gateway.command import run
 from egress.gateway.control import Client, NotRunning
+from egress.store.agents import list_agents
 from egress.store.database import open_database
-from egress.store.recorder import lag
+from egress.store.recorder import lag, stalled
 
 MAX_LAG = 64 * 1024 * 1024  # unread journal bytes past which the recorder is in trouble
 EXAMPLES = """\b
@@ -54,7 +55,7 @@ def _gateway(config: Config) -> list[Check]:
         with Client(config.control_socket) as client:
             status = client.call("status")
     except NotRunning as error:
-        return [Check("gateway", True, f"not running ({error})"), *_leftovers(config)]
+        return [*_unguarded(config, str(error)), *_leftovers(config)]
     except EgressError as error:
         return [Check("gateway", False, str(error))]
     found = [Check("gateway", True, f"running, pid {status['pid']}, policy version {status['policy_version']}")]
@@ -67,8 +68,26 @@ def _gateway(config: Config) -> list[Check]:
     names = ", ".join(agent["name"] for agent in status["agents"]) or "none; attach one with egress agent add"
     found.append(Check("agents", True, names))
     found += [Check(f"agent {name}", False, f"not attached: {why}") for name, why in status["absent"].items()]
-    found += _kernel_rules(config, attached=bool(status["agents"]))
+    found += _kernel_rules(in_place=status["rules_in_place"] or not status["agents"])
     return found
+
+
+def _unguarded(config: Config, why: str) -> list[Check]:
+    """Without a gateway all is well where there is nobody to guard, or the kernel cuts everybody off."""
+    try:
+        database = open_database(config.database_url, create=False)
+    except EgressError:
+        return [Check("gateway", True, f"not running ({why})")]
+    try:
+        names = ", ".join(stored.agent.name for stored in list_agents(database))
+        cut_off = rules.installed(config)
+    except (EgressError, sa.exc.SQLAlchemyError) as error:
+        return [Check("gateway", False, f"not running ({why}), and cannot tell who is guarded: {error}")]
+    finally:
+        database.dispose()
+    if not names or cut_off:
+        return [Check("gateway", True, f"not running ({why})")]
+    return [Check("gateway", False, f"not running, and nothing guards {names}: start one with: egress gateway")]
 
 
 def _worker(worker: dict[str, Any]) -> list[Check]:
@@ -93,16 +112,9 @@ def _worker(worker: dict[str, Any]) -> list[Check]:
     return found
 
 
-def _kernel_rules(config: Config, *, attached: bool) -> list[Check]:
-    try:
-        ok = rules.installed(config) or not attached
-        found = [
-            Check(
-                "kernel rules", ok, "in place" if ok else "not in place: egress gateway installs them again in seconds"
-            )
-        ]
-    except EgressError as error:
-        found = [Check("kernel rules", False, str(error))]
+def _kernel_rules(*, in_place: bool) -> list[Check]:
+    text = "in place" if in_place else "not in place: egress gateway installs them again in seconds, see its log"
+    found = [Check("kernel rules", in_place, text)]
     for tool in ("iptables", "ip6tables"):
         try:
             policy = run(tool, "-S", "FORWARD").splitlines()[0]
@@ -132,12 +144,20 @@ def _database(config: Config) -> list[Check]:
     try:
         database = open_database(config.database_url, create=False)
     except EgressError as error:
-        return [Check("database", True, str(error))]
+        waiting = any(config.journal_dir.glob("*.jsonl"))
+        return [Check("database", not (waiting or _exists(config)), str(error))]
     try:
         behind = lag(config, database)
+        stuck = stalled(config, database) if behind.unread else []
     except (OSError, sa.exc.SQLAlchemyError) as error:
         return [Check("database", False, f"cannot be read: {' '.join(str(error).split())[:200]}")]
     finally:
         database.dispose()
     text = f"{behind.unread} bytes of the journal not stored yet, {behind.quarantined} bytes quarantined"
-    return [Check("database", behind.unread < MAX_LAG, text)]
+    if stuck:
+        text += f": nothing of {stuck[0]} is being stored; is the gateway running, its disk full, the database locked?"
+    return [Check("database", not stuck and behind.unread < MAX_LAG, text)]
+
+
+def _exists(config: Config) -> bool:
+    return Path(config.database_url.removeprefix("sqlite:///")).exists()

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import importlib
 import sys
+from typing import TYPE_CHECKING
 
 import click
 
 from egress import __version__
 from egress.errors import EgressError
+
+if TYPE_CHECKING:
+    from sqlalchemy.exc import DBAPIError
 
 EXAMPLES = """\b
 Examples:
@@ -77,10 +81,20 @@ def main() -> None:
         code = _complain(error.format_message(), error.exit_code)
     except EgressError as error:
         code = _complain(str(error), error.exit_code)
+    except _database_errors() as error:
+        from egress.store.database import explain
+
+        code = _complain(f"cannot use the database: {explain(error)}", 1)
     except BrokenPipeError:
         sys.stderr.close()  # whoever read our output has left; nothing more to say
         code = 1
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _database_errors() -> tuple[type[DBAPIError], ...]:
+    """What a database raises once it is open; nothing where none was asked for, SQLAlchemy being slow to import."""
+    module = sys.modules.get("sqlalchemy.exc")
+    return () if module is None else (module.DBAPIError,)
 
 
 def _complain(text: str, code: int) -> int:

@@ -4,33 +4,40 @@ from __future__ import annotations
 
 from collections import OrderedDict
 
-MAX_DESTINATIONS = 16384  # each cost its agent a proven finding
+MAX_DESTINATIONS = 4096  # of one agent; each cost it a proven finding, and no other agent can push them out
 
 
 class Destinations:
     def __init__(self, timeout: float) -> None:
         self._timeout = timeout
-        self._until: OrderedDict[tuple[str, bytes], float] = OrderedDict()
+        self._agents: dict[str, OrderedDict[bytes, float]] = {}  # until when, the first to expire first
 
     def refuse(self, agent: str, remote: bytes, ts: float) -> None:
         """From now on `agent` may not open flows to this (packed) address."""
-        self._until[(agent, remote)] = ts + self._timeout
-        self._until.move_to_end((agent, remote))
-        if len(self._until) > MAX_DESTINATIONS:
-            self._until.popitem(last=False)
+        known = self._current(agent, ts)
+        if remote in known or len(known) < MAX_DESTINATIONS:
+            known[remote] = ts + self._timeout
+            known.move_to_end(remote)
 
     def refused(self, agent: str, remote: bytes, ts: float) -> bool:
-        """Whether it is refused; trying keeps it so."""
-        until = self._until.get((agent, remote))
-        if until is None:
+        """Whether it is refused; trying keeps it so. An agent with a full list is refused every destination.
+
+        Were the oldest given up instead, beacons to addresses that do not matter would free the one that does.
+        """
+        if agent not in self._agents:
             return False
-        if ts >= until:
-            del self._until[(agent, remote)]
-            return False
-        self.refuse(agent, remote, ts)
-        return True
+        known = self._current(agent, ts)
+        if remote in known:
+            self.refuse(agent, remote, ts)
+            return True
+        return len(known) >= MAX_DESTINATIONS
+
+    def _current(self, agent: str, ts: float) -> OrderedDict[bytes, float]:
+        known = self._agents.setdefault(agent, OrderedDict())
+        while known and next(iter(known.values())) <= ts:
+            known.popitem(last=False)
+        return known
 
     def forget(self, agent: str) -> None:
         """The agent is gone."""
-        for key in [key for key in self._until if key[0] == agent]:
-            del self._until[key]
+        self._agents.pop(agent, None)

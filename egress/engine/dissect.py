@@ -1,10 +1,10 @@
 """Dissection: ordered bytes in, events out. It states facts and holds no opinions.
 
-Each direction of a TCP flow is a *Side*. While its protocol is unknown its bytes go to every cheap reader at
-once (SSH identification, JSON messages) beside identification of TLS and HTTP, so that no byte is judged by
-one guess alone. HTTP is followed message by message; when it ends (CONNECT, Upgrade, or bytes that are not HTTP
-where a message should begin) identification starts over on what follows. TLS is followed up to its hello and is
-opaque after it.
+Each direction of a TCP flow is a *Side*. Its bytes go to every cheap reader at once (SSH identification, JSON
+messages) beside identification of TLS and HTTP, so that no byte is judged by one guess alone: what looks like a TLS
+hello or an HTTP request may be a line that its receiver skips. HTTP is followed message by message; when it ends
+(CONNECT, Upgrade, or bytes that are not HTTP where a message should begin), and after a SOCKS handshake,
+identification starts over on what follows. TLS is followed up to its hello and is opaque after it.
 """
 
 from __future__ import annotations
@@ -22,13 +22,15 @@ from egress.engine.events import (
 )
 from egress.errors import Malformed
 from egress.model import EVIDENCE_BYTES, TCP, UDP, Direction, Packet
-from egress.wire import dns, http, tls
-from egress.wire.jsonrpc import JsonStream
+from egress.wire import dns, http, socks, tls
+from egress.wire.jsonrpc import JsonStream, JsonText
+from egress.wire.loosejson import LooseLines
 from egress.wire.ssh import SshIdent, SshStream
 from egress.wire.stratum import classify
 
 HEAD_BYTES = 32768  # bytes kept to identify a protocol or to complete a TLS hello
 OFTEN, SELDOM = 4096, 256  # a hello is tried with every segment at first, later only each so many bytes
+SHORTEST = 20  # bytes of a JSON text; `{"method":"getwork"}`, the shortest that says anything, has 20
 NESTING = 4  # protocols inside one another that are followed
 DATAGRAMS = 8  # UDP datagrams a direction after which an unknown protocol stays unknown
 DNS_PORT = 53
@@ -58,12 +60,12 @@ class Dissector:
         if packet.proto != UDP or not data:
             return
         if port == DNS_PORT or self.app == "dns":
-            self.app = "dns"
             if direction is Direction.OUT:
                 try:
                     query = dns.query(data)
                 except Malformed:
                     return
+                self.app = "dns"
                 self.server_name = self.server_name or query.name
                 yield DnsAsked(direction, query)
         elif not self.app and data[0] & QUIC_LONG_HEADER == QUIC_LONG_HEADER and len(data) >= 1200:
@@ -85,7 +87,10 @@ class Dissector:
 class Side:
     """One direction of a TCP flow."""
 
-    __slots__ = ("_direction", "_flow", "_head", "_http", "_json", "_nesting", "_ssh", "_state", "_tried", "opaque")
+    __slots__ = (
+        "_body_json", "_body_ssh", "_direction", "_flow", "_head", "_http", "_inner_at", "_json", "_loose", "_nesting",
+        "_ssh", "_state", "_tried", "opaque",
+    )  # fmt: skip
 
     def __init__(self, flow: Dissector, direction: Direction) -> None:
         self._flow = flow
@@ -100,16 +105,26 @@ class Side:
         self._tried = 0
         self._http: http.RequestStream | http.ResponseStream | None = None
         self._ssh: SshStream | None = SshStream()
-        self._json: JsonStream | None = JsonStream()
+        self._json: JsonStream | None = JsonStream(SHORTEST)
+        self._loose = LooseLines()
+        self._body_ssh: SshStream | None = None
+        self._body_json = JsonStream(SHORTEST)
+        self._inner_at = 0  # length of a SOCKS handshake
         self.opaque = False
 
     def feed(self, data: bytes) -> Iterator[Event]:
-        if self._state == "unknown":
-            data = self._identify(data)
+        whole = self._identify(data) if self._state == "unknown" else data
+        nesting = self._nesting
         if self._state == "tls":
-            yield from self._tls(data)
+            yield from self._tls(whole)
+            if self._state == "tls":
+                yield from self._plain(data)
         elif self._state == "http":
-            yield from self._follow_http(data)
+            yield from self._follow_http(whole)
+            if self._state == "http" and self._nesting == nesting and self._http is not self._flow.answers:
+                yield from self._lines(data, "http")
+        elif self._state == "socks":
+            yield from self._inner(whole[self._inner_at :])
         else:
             yield from self._plain(data)
 
@@ -119,6 +134,7 @@ class Side:
         preface = http.is_h2_preface(head)
         hello, answer = tls.looks_like_tls(head), tls.server_hello(head)
         message = False if preface is None else http.starts_http(head)
+        proxied = socks.handshake(head)
         if preface:
             self._flow.named("http2")
             self._state = "plain"
@@ -129,37 +145,45 @@ class Side:
         elif message:
             self._flow.named("http")
             self._state = "http"
-        elif None not in (preface, hello, answer, message) or len(head) >= HEAD_BYTES:
+        elif proxied:
+            self._flow.named("socks")
+            self._state = "socks"
+            self._inner_at = proxied
+        elif None not in (preface, hello, answer, message, proxied) or len(head) >= HEAD_BYTES:
             self._state = "plain"
         if self._state == "unknown":
             return data
         self._head = b""
-        if self._state == "plain":
-            return data
-        self._ssh = self._json = None
-        return head
+        return data if self._state == "plain" else head
 
     def _plain(self, data: bytes) -> Iterator[Event]:
         """A protocol of lines, or none we know: SSH and JSON may begin at any line."""
         if self._ssh is not None:
             yield from self._read_ssh(self._ssh, data)
+        yield from self._lines(data, "tcp")
+
+    def _lines(self, data: bytes, carrier: str) -> Iterator[Event]:
         if self._json is not None:
-            yield from self._read_json(self._json, data, "tcp")
+            yield from self._stated(self._json.feed(data), carrier)
+            yield from self._stated(self._loose.feed(data), carrier)
 
     def _read_ssh(self, reader: SshStream, data: bytes) -> Iterator[Event]:
         for fact in reader.feed(data):
             if isinstance(fact, SshIdent):
                 self._flow.named("ssh")
-                self._json = None
                 yield SshSpoken(self._direction, fact)
             else:
                 yield SshPacket(self._direction, fact)
-        if reader.done:
+        if not reader.done:
+            return
+        if reader is self._body_ssh:
+            self._body_ssh = None
+        else:
             self._ssh = None
-            self.opaque = reader.identified
+            self.opaque = reader.identified or self.opaque
 
-    def _read_json(self, reader: JsonStream, data: bytes, carrier: str) -> Iterator[Event]:
-        for value, text in reader.feed(data):
+    def _stated(self, texts: list[JsonText], carrier: str) -> Iterator[Event]:
+        for value, text in texts:
             call = classify(value)
             if call is not None:
                 if call.proof:
@@ -205,10 +229,12 @@ class Side:
         items: Sequence[http.HttpRequest | http.HttpResponse | http.Body | http.Opaque],
     ) -> Iterator[Event]:
         for item in items:
+            if isinstance(item, (http.HttpRequest, http.HttpResponse)):
+                self._body_json = JsonStream(SHORTEST)
+                self._body_ssh = SshStream(exact=True)
             if isinstance(item, http.HttpRequest):
                 self._flow.answers.asked(item)
                 self._flow.named("http", item.host)
-                self._json = JsonStream()
                 yield HttpAsked(self._direction, item)
             elif isinstance(item, http.Body):
                 yield from self._body(item, asked=isinstance(stream, http.RequestStream))
@@ -218,12 +244,10 @@ class Side:
 
     def _body(self, body: http.Body, *, asked: bool) -> Iterator[Event]:
         """Mining over HTTP (getwork, getblocktemplate) has its calls in request bodies; answers only quote."""
-        if asked and self._json is not None:
-            yield from self._read_json(self._json, body.data, "http")
-        if self._ssh is None and body.data.startswith(b"SSH-"):
-            self._ssh = SshStream()
-        if self._ssh is not None:
-            yield from self._read_ssh(self._ssh, body.data)
+        if asked:
+            yield from self._stated(self._body_json.feed(body.data), "http")
+        if self._body_ssh is not None:
+            yield from self._read_ssh(self._body_ssh, body.data)
 
     def _inner(self, data: bytes) -> Iterator[Event]:
         """What follows a protocol switch is a stream of its own."""

@@ -20,7 +20,7 @@ from egress.config import Limits
 from egress.engine.destinations import Destinations
 from egress.engine.events import Burst, Event
 from egress.engine.flow import Flow, FlowTable, Key
-from egress.engine.patterns import Patterns
+from egress.engine.patterns import Patterns, with_beginning
 from egress.engine.policy import UNKNOWN, Rulebook, exempt
 from egress.engine.quoted import answers_known
 from egress.engine.reassembly import events
@@ -70,7 +70,7 @@ class Engine:
         self._tracker = Tracker(limits)
         self._destinations = Destinations(limits.destination_timeout)
         self._refusals = Refusals()
-        self._began: float | None = None  # when the first flow was admitted
+        self._began: float | None = None  # when the first packet of a flow came
         self._counts: Counter[str] = Counter()
 
     # --- the path of a packet ---------------------------------------------------------------------------
@@ -111,6 +111,9 @@ class Engine:
         table.touch(flow, ts)
         if packet.proto == TCP and flow.advance(packet.flags, direction):
             self._tracker.timers.watch(flow)
+        if flow.verdict.settled and flow.who.mode is Mode.ENFORCE and flow.ahead(packet, direction):
+            detail = "a settled flow's bytes must come in order"
+            return self._refusals.packet(agent, packet, ts, Reason.SEQUENCE, detail, records)
         burst = flow.client_first(packet, ts, direction, self.limits.idle_gap)
         if flow.outcome.verdict.action is not Action.ACCEPT:
             return Outcome(flow.outcome.verdict, records) if records else flow.outcome
@@ -126,9 +129,9 @@ class Engine:
         if burst:
             records += self._signal(flow, Burst(ts), ts)
         scan = flow.scan if direction is OUT and flow.outcome.verdict.settled else None
-        if scan is not None and packet.payload and scan.hit(packet.payload):
+        if scan is not None and packet.payload and scan.hit(packet):
             self._reopen(flow)
-            return self._long(flow, packet, ts, direction, False, records)
+            return self._long(flow, with_beginning(scan.tail, packet), ts, direction, False, records)
         return Outcome(flow.outcome.verdict, records) if records else flow.outcome
 
     def _long(
@@ -186,6 +189,8 @@ class Engine:
     ) -> tuple[Outcome | None, tuple[Record, ...]]:
         """A first packet: make its flow, or answer it without one."""
         records: tuple[Record, ...] = ()
+        if self._began is None:
+            self._began = ts
         if old is not None:
             if old.refused or repeated_handshake(old, packet, direction):
                 return None, ()
@@ -198,8 +203,12 @@ class Engine:
             return Outcome(PASS.verdict, records), ()
         if self.refuse_new:
             return self._refusals.packet(agent, packet, ts, Reason.RECORDER, "records cannot be written", records), ()
-        if agent.mode is Mode.ENFORCE and not settled and self._midstream(packet, ts):
-            return self._refusals.packet(agent, packet, ts, Reason.MIDSTREAM, "no beginning was seen", records), ()
+        if agent.mode is Mode.ENFORCE and not settled and packet.proto == TCP:
+            if packet.flags & (SYN | ACK) == SYN | ACK:
+                detail = "the answer to a SYN that was not seen"
+                return self._refusals.packet(agent, packet, ts, Reason.SEQUENCE, detail, records), ()
+            if not packet.flags & SYN and self._midstream(table, key, ts):
+                return self._refusals.packet(agent, packet, ts, Reason.MIDSTREAM, "no beginning was seen", records), ()
         freed = self._tracker.make_room(table, ts)
         if freed is None:
             return self._refusals.packet(agent, packet, ts, Reason.MEMCAP, "no room for another flow", records), ()
@@ -209,16 +218,16 @@ class Engine:
         self._decide(flow, self._judge(flow, ts))
         return None, (*records, *freed, flow_record(flow, ts, flow.state))
 
-    def _midstream(self, packet: Packet, ts: float) -> bool:
-        """A connection without a beginning: nobody can say what its first bytes were.
+    def _midstream(self, table: FlowTable, key: Key, ts: float) -> bool:
+        """Whether a connection without a beginning is refused: nobody can say what its first bytes were.
 
-        After a restart of ours that is nobody's fault, for a time; later only a forgotten flow looks like this, and
-        one that waits to be forgotten between two halves of a message.
+        After a restart of ours that is nobody's fault, for a time; later, or if we have seen it before, only a
+        forgotten flow looks like this, and one that waits to be forgotten between two halves of a message.
         """
-        if self._began is None:
-            self._began = ts
-        late = ts - self._began > self.limits.midstream_grace
-        return late and packet.proto == TCP and not packet.flags & SYN
+        if ts - (self._began or ts) > self.limits.midstream_grace:
+            table.ended.clear()
+            return True
+        return key in table.ended or len(table.ended) >= self.limits.max_flows_agent
 
     def _judge(self, flow: Flow, ts: float) -> Verdict:
         """Rules and refused destinations; a finding on the flow itself is above both."""
@@ -284,6 +293,8 @@ class Engine:
             flow.listening = not done
             if done:
                 flow.scan = self._patterns.scan()
+                if flow.scan is not None and flow.streams is not None:
+                    flow.scan.follow(flow.streams[OUT].next, flow.streams[OUT].history)
                 self._tracker.release(flow)
             else:
                 flow.stop_hearing()
@@ -313,14 +324,32 @@ class Engine:
         """When `tick` has something to do; infinity if never."""
         return min(self._tracker.timers.next(), self._refusals.anomalies.due)
 
+    def withdraw(self, raw: bytes, ts: float, agent: Agent, direction: Direction) -> tuple[Record, ...]:
+        """The packet just judged did not pass after all, for its records could not be written: undo a flow it began.
+
+        Otherwise the first packet, sent again, would find its flow admitted, and nothing on file about it.
+        """
+        table = self._tracker.table(agent.name)
+        flow = table.flows.get(flow_key(decode(raw, max(len(raw), 0xFFFF)), direction))
+        if flow is None or flow.packets_out + flow.packets_in > 1 or flow.refused:
+            return ()
+        self._decide(flow, Verdict(Action.REJECT, Reason.RECORDER, flow.verdict.rule_id, self._rules.version))
+        ended = self._tracker.forget(flow, ts, "closed")
+        table.ended.discard(flow.key)
+        return (ended,)
+
     def set_policy(self, policy: Policy, ts: float) -> tuple[Record, ...]:
         """Judge by other rules from now on, live flows included; what rules alone refused may try again."""
         self._rules = Rulebook(policy, self._rules)
         records: list[Record] = []
         for flow in self._tracker.flows():
+            if flow.state == "closed":
+                continue  # it is over: what it was allowed stays allowed
             if flow.refused and not flow.condemned:
                 records.append(self._tracker.forget(flow, ts, "closed"))
             else:
+                if not flow.condemned:
+                    flow.found.clear()  # what a rule exempted so far may be a finding now
                 records += self._rejudge(flow, ts)
         return tuple(records)
 
@@ -342,7 +371,7 @@ class Engine:
 
 def repeated_handshake(flow: Flow, packet: Packet, direction: Direction) -> bool:
     """Whether this SYN is the one that began the flow, sent again."""
-    if flow.streams is None:
+    if flow.streams is None or flow.picked_up or flow.outbound is not (direction is OUT):
         return False
     return flow.streams[direction].base == (packet.seq + 1) & 0xFFFFFFFF
 

@@ -21,6 +21,7 @@ from egress.model import ACK, FIN, RST, SYN, TCP, UDP, Action, Agent, Direction,
 
 Key = tuple[int, bytes, int, bytes, int]  # proto, agent's address and port, remote address and port
 
+BOTH = 1 << Direction.OUT | 1 << Direction.IN
 EVICT_LOOK = 64  # oldest flows looked at for one that may go
 EVICT_IDLE = 30.0  # seconds of silence after which an undecided flow may go
 
@@ -36,6 +37,7 @@ class Flow:
         "charged",
         "condemned",
         "dissector",
+        "finished",
         "forgotten",
         "found",
         "hidden",
@@ -88,6 +90,7 @@ class Flow:
         self.last_ack = self.next_out = -1  # TCP: what the agent last acknowledged, what it will send next
         self.opened = False
         self.state = "new"
+        self.finished = 0  # TCP: bits of the directions that have sent a FIN
         self.app = self.server_name = ""
         self.names: frozenset[str] = frozenset()  # these three: `policy.Subject`
         self.said: str | None = None
@@ -142,6 +145,16 @@ class Flow:
             self.packets_in += 1
             self.bytes_in += packet.length
 
+    def ahead(self, packet: Packet, direction: Direction) -> bool:
+        """Whether an agent's segment leaves a hole before it.
+
+        Patterns are searched in a settled flow in the order of arrival, so that must be the order of the bytes. Nothing
+        is lost between an agent and us but what we dropped; it will be sent again, and this after it.
+        """
+        if packet.proto != TCP or direction is Direction.IN or not packet.payload or self.next_out < 0:
+            return False
+        return distance(packet.seq, self.next_out) > 0
+
     def client_first(self, packet: Packet, ts: float, direction: Direction, idle_gap: float) -> bool:
         """Whether this packet is the agent speaking first after both sides were silent.
 
@@ -173,7 +186,10 @@ class Flow:
 
     def advance(self, flags: int, direction: Direction) -> bool:
         """TCP state as far as timeouts need it; True when the flow has just been closed."""
-        if flags & (RST | FIN):
+        if flags & FIN:
+            self.finished |= 1 << direction
+        # A half-closed connection may wait long for its answer. Of a settled one the other side's FIN is not queued.
+        if flags & RST or (flags & FIN and (self.finished == BOTH or self.verdict.settled)):
             closing = self.state != "closed"
             self.state = "closed"
             return closing
@@ -205,8 +221,8 @@ class Flow:
             self.streams = out, Stream(strict=back.strict, capacity=back.capacity, early=True)
 
     def charge(self) -> int:
-        """Book the bytes now under inspection; returns the change. Readers hold at most as much as the streams."""
-        held = 2 * sum(stream.held() for stream in self.streams) if self.streams else 0
+        """Book the bytes now under inspection; returns the change. Readers hold at most twice the streams."""
+        held = 3 * sum(stream.held() for stream in self.streams) if self.streams else 0
         change = held - self.charged
         self.charged = held
         return change
@@ -240,10 +256,11 @@ class Flow:
 class FlowTable:
     """The flows of one agent, oldest use first."""
 
-    __slots__ = ("buffered", "flows")
+    __slots__ = ("buffered", "ended", "flows")
 
     def __init__(self) -> None:
         self.flows: OrderedDict[Key, Flow] = OrderedDict()
+        self.ended: set[Key] = set()  # TCP flows forgotten so far: they cannot be older than we are
         self.buffered = 0  # bytes under inspection
 
     def touch(self, flow: Flow, ts: float) -> None:
@@ -252,10 +269,10 @@ class FlowTable:
             flow.moved = ts
             self.flows.move_to_end(flow.key)
 
-    def evictable(self, ts: float) -> Flow | None:
-        """An old flow that may make room, if there is one."""
+    def evictable(self, ts: float, *, forced: bool = False) -> Flow | None:
+        """An old flow that may make room, if there is one; `forced`: one that is undecided if need be."""
         for flow, _ in zip(self.flows.values(), range(EVICT_LOOK), strict=False):
-            if flow.forgettable(ts):
+            if flow.forgettable(ts) or (forced and not flow.condemned):
                 return flow
         return None
 

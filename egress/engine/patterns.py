@@ -12,6 +12,10 @@ from collections.abc import Sequence
 import hyperscan
 
 from egress.engine.signature import Signature
+from egress.engine.stream import distance
+from egress.model import TCP, Packet
+
+TAIL = 1024  # bytes; the first messages of the protocols looked for are shorter
 
 
 class Patterns:
@@ -31,9 +35,9 @@ class Patterns:
 
 
 class Scan:
-    """One stream being scanned."""
+    """One direction of one flow being scanned. `tail`: the bytes before the next one; a text may have begun in them."""
 
-    __slots__ = ("_database", "_hits", "_stream")
+    __slots__ = ("_database", "_hits", "_next", "_stream", "tail")
 
     def __init__(self, database: hyperscan.Database) -> None:
         # Hyperscan's streams own neither their database nor the context of their callback: both are kept here.
@@ -41,11 +45,40 @@ class Scan:
         self._hits: list[int] = []
         self._stream = database.stream(match_event_handler=_matched, context=self._hits)
         self._stream.__enter__()
+        self._next = 0
+        self.tail = b""
 
-    def hit(self, data: bytes) -> bool:
-        """Scan the next bytes; True once a pattern has matched."""
+    def follow(self, seq: int, before: bytes | bytearray) -> None:
+        """The next TCP byte has this sequence number, and these bytes came before it."""
+        self._next = seq
+        self.tail = bytes(before[-TAIL:])
+
+    def hit(self, packet: Packet) -> bool:
+        """Scan what a packet adds; True once a pattern has matched, and then `tail` ends where this packet begins."""
+        data = packet.payload
+        if packet.proto == TCP:
+            repeated = distance(self._next, packet.seq)
+            if repeated > 0:
+                data = data[repeated:]
+            if not data:
+                return False
+            self._next = (packet.seq + len(packet.payload) + packet.missing) & 0xFFFFFFFF
         self._stream.scan(data)
-        return bool(self._hits)
+        if self._hits:
+            return True
+        if packet.missing:
+            self.tail = b""
+        else:
+            self.tail = data[-TAIL:] if len(data) >= TAIL else (self.tail + data)[-TAIL:]
+        return False
+
+
+def with_beginning(tail: bytes, packet: Packet) -> Packet:
+    """A TCP segment that showed a pattern, with the line it goes on with: from `tail`, unless one begins in it."""
+    if packet.proto != TCP or packet.payload.startswith((b"SSH-", b"{", b"[")):
+        return packet
+    begun = tail[tail.rfind(b"\n") + 1 :]
+    return packet._replace(seq=(packet.seq - len(begun)) & 0xFFFFFFFF, payload=begun + packet.payload)
 
 
 def _matched(pattern: int, _start: int, _end: int, _flags: int, hits: object) -> None:

@@ -28,7 +28,7 @@ from typing import NamedTuple, Protocol
 
 from egress.domain import Pattern, canonical, is_address, is_host, matches, reverse_address
 from egress.engine.ruleindex import Bucket, Destination, Entry, Index, Place, parse_destination, parse_protocol, place
-from egress.model import Action, Agent, Policy, Reason, Rule, Verdict
+from egress.model import TCP, UDP, Action, Agent, Policy, Reason, Rule, Verdict
 
 UNKNOWN = "unknown"  # `app` of a flow that has said too much to be identified
 LABEL = "label:"  # begins an agent selector that speaks of labels
@@ -193,6 +193,7 @@ class Rulebook:
                 for bucket in buckets
                 for entry in bucket
                 if entry.proto in (-1, proto)
+                and (not entry.rule.app or proto in (TCP, UDP))  # nothing is identified in other protocols
                 and (not entry.rule.ports or any(low <= port <= high for low, high in entry.rule.ports))
                 and self._alive(entry.rule, ts, admitted)
             ]

@@ -8,7 +8,7 @@ from egress.engine.dissect import Dissector
 from egress.engine.events import Burst, Event, Inconsistent, Opened
 from egress.engine.flow import Flow
 from egress.engine.stream import Overflow, Stream
-from egress.model import ACK, RST, SYN, TCP, Direction, Mode, Packet
+from egress.model import ACK, RST, SYN, TCP, URG, Direction, Mode, Packet
 
 
 def events(
@@ -42,6 +42,8 @@ def _segment(
     flow: Flow, dissector: Dissector, streams: tuple[Stream, Stream], packet: Packet, ts: float, direction: Direction
 ) -> Iterator[Event]:
     stream, other = streams[direction], streams[1 - direction]
+    if packet.flags & URG and stream.strict:  # Linux takes the urgent byte out of the stream that it delivers
+        raise Overflow("urgent data: the receiver would read other bytes than the inspection")
     seq = packet.seq
     if packet.flags & SYN:
         seq = (seq + 1) & 0xFFFFFFFF

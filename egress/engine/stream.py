@@ -14,6 +14,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 MAX_PENDING = 512  # out-of-order segments held a direction
+PENDING_COST = 128  # bytes that a waiting segment takes besides its data
 WINDOW = 1 << 30  # RFC 7323: the largest window; anything farther away is not of this connection
 
 
@@ -107,7 +108,7 @@ class Stream:
 
     def held(self) -> int:
         """Bytes of memory under this stream."""
-        return len(self.history) + self.waiting
+        return len(self.history) + self.waiting + len(self.pending) * PENDING_COST
 
     def _extend(self, data: bytes) -> None:
         self.history += data

@@ -13,7 +13,7 @@ from egress.config import Limits
 from egress.engine.flow import Flow, FlowTable
 from egress.engine.records import flow_record
 from egress.engine.timers import Timers
-from egress.model import Agent, FlowRecord
+from egress.model import TCP, Agent, FlowRecord
 
 
 class Tracker:
@@ -46,11 +46,13 @@ class Tracker:
 
     def make_room(self, table: FlowTable, ts: float) -> tuple[FlowRecord, ...] | None:
         """Room for one more flow: the records of what was given up for it, or None if nothing may be."""
+        forced = False
         if len(table) < self._limits.max_flows_agent:
             if self.live < self._limits.max_flows:
                 return ()
+            forced = len(table) < self._limits.max_flows // len(self._tables)  # a fair share is not to be kept away
             table = max(self._tables.values(), key=len)
-        victim = table.evictable(ts)
+        victim = table.evictable(ts, forced=forced)
         return None if victim is None else (self.forget(victim, ts, "evicted"),)
 
     def charge(self, flow: Flow) -> bool:
@@ -70,7 +72,10 @@ class Tracker:
         self.release(flow)
         flow.scan = None
         self.live -= 1
-        del self.table(flow.agent).flows[flow.key]
+        table = self.table(flow.agent)
+        del table.flows[flow.key]
+        if flow.proto == TCP and len(table.ended) < self._limits.max_flows_agent:
+            table.ended.add(flow.key)
         self.timers.trim(self.live)
         return flow_record(flow, ts, state, ended=True)
 

@@ -8,7 +8,9 @@ networks.
 | interface | veth or bridge | that one                      | subnets connected to it, without the host's own    |
 | cidr      | CIDR@interface | that one                      | that CIDR                                          |
 
-Facts come from the kernel by way of `ip -json`, never from the agent. Every error says which form is right.
+Facts come from the kernel by way of `ip -json`. Every error says which form is right. What a namespace holds is up to
+whoever is root in it: it may lose its addresses at any time, so `behind` finds its interface without them, and its
+networks are asked for once, when it is added.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from egress.errors import InputError
+from egress.gateway.chains import check_interface
 from egress.gateway.command import run
 
 KINDS = ("netns", "interface", "cidr")
@@ -47,7 +50,34 @@ def resolve(kind: str, value: str, name: str) -> Place:
     raise InputError(f"{kind!r} is no kind of attachment: use one of {', '.join(KINDS)}")
 
 
+def behind(kind: str, value: str) -> str:
+    """The interface to be guarded while `resolve` fails; empty where there is none to tell, or it may not be guarded.
+
+    Raises EgressError where the tools fail.
+    """
+    if kind == "netns":
+        try:
+            return _veth(value)[0]
+        except InputError:
+            return ""
+    interface = value.rpartition("@")[2]
+    try:
+        _link(interface)
+    except InputError:
+        return "" if (Path("/sys/class/net") / interface).exists() else interface  # rules by name wait for it
+    return interface
+
+
 def _netns(value: str, name: str) -> Place:
+    interface, inside, shared = _veth(value)
+    networks = [str(ipaddress.ip_network(each.ip) if shared else each.network) for each in _addresses(inside)]
+    if not networks:
+        raise InputError(f"namespace {value} has no address on its veth: give it one, then add the agent")
+    return Place(name, interface, tuple(dict.fromkeys(networks)))
+
+
+def _veth(value: str) -> tuple[str, dict[str, Any], bool]:
+    """Our end of a namespace's veth, or the bridge that has it; the other end, inside; whether it is a bridge."""
     namespaces = {each["name"]: each.get("id") for each in _ask("netns", "list")}
     if value not in namespaces:
         known = ", ".join(sorted(namespaces)[:8]) or "none"
@@ -56,12 +86,9 @@ def _netns(value: str, name: str) -> Place:
     for link in _ask("-d", "link", "show"):
         ours = namespaces[value] is not None and link.get("link_netnsid") == namespaces[value]
         if ours and link.get("linkinfo", {}).get("info_kind") == "veth" and link.get("link_index") in inside:
-            shared = "master" in link
-            addresses = _addresses(inside[link["link_index"]])
-            networks = [str(ipaddress.ip_network(each.ip) if shared else each.network) for each in addresses]
-            if not networks:
-                raise InputError(f"namespace {value} has no address on its veth: give it one, then add the agent")
-            return Place(name, str(link["master"] if shared else link["ifname"]), tuple(dict.fromkeys(networks)))
+            interface = str(link.get("master", link["ifname"]))
+            check_interface(interface, value)
+            return interface, inside[link["link_index"]], "master" in link
     raise InputError(
         f"namespace {value} has no veth to this one: "
         f"`ip link add NAME type veth peer name eth0 netns {value}`, then give both ends addresses"
@@ -94,6 +121,7 @@ def _link(interface: str) -> dict[str, Any]:
     """The interface with its addresses; refused where it is the host's own way out or loopback."""
     if not interface or not (Path("/sys/class/net") / interface).is_dir() or "/" in interface:
         raise InputError(f"there is no interface {interface!r}: see `ip link`")
+    check_interface(interface, interface)
     if any(route.get("dev") == interface for v in ("-4", "-6") for route in _ask(v, "route", "show", "default")):
         raise InputError(f"{interface} is this host's way out, not an agent's: name the interface the agent is behind")
     link: dict[str, Any] = next(iter(_ask("address", "show", "dev", interface)))

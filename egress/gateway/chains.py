@@ -67,11 +67,7 @@ class Attachment:
 def check(attachments: Sequence[Attachment]) -> None:
     """Raise InputError for what must not reach a rule file: odd interface names, broken networks, queue numbers."""
     for attachment in attachments:
-        if not _INTERFACE.fullmatch(attachment.interface):
-            raise InputError(
-                f"interface {attachment.interface!r} of agent {attachment.agent}: rename it to at most 15 "
-                "letters, digits, dots, dashes (not first) and underscores"
-            )
+        check_interface(attachment.interface, f"agent {attachment.agent}")
         for network in attachment.networks:
             try:
                 ipaddress.ip_network(network)
@@ -79,6 +75,15 @@ def check(attachments: Sequence[Attachment]) -> None:
                 raise InputError(f"network of agent {attachment.agent}: {error}") from None
         if not (0 <= attachment.queue <= 0xFFFF and 0 <= attachment.settled_queue <= 0xFFFF):
             raise InputError(f"queue.base: the queues of agent {attachment.agent} must be numbers from 0 to 65535")
+
+
+def check_interface(interface: str, owner: str) -> None:
+    """Raise InputError for a name that iptables would not take literally."""
+    if not _INTERFACE.fullmatch(interface):
+        raise InputError(
+            f"interface {interface!r} of {owner}: rename it to at most 15 "
+            "letters, digits, dots, dashes (not first) and underscores"
+        )
 
 
 def jumps(table: str, config: Config) -> dict[str, str]:

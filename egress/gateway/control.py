@@ -1,13 +1,15 @@
 """The gateway's control socket: JSON lines over a unix stream socket that only root may use.
 
-Request {"op": name, …}; answer {"ok": true, …} or {"ok": false, "error": one line, "gone": is the gateway ending}. What
-a connection opened (a sandbox) is a lease: it ends with the connection, however that ends.
+Request {"op": name, …}; answer {"ok": true, …} or {"ok": false, "error": one line, "gone": is the gateway ending,
+"input": was it the request's fault}. What a connection opened (a sandbox) is a lease: it ends with the connection,
+however that ends.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 import socket
 import struct
@@ -15,11 +17,13 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-from egress.errors import EgressError
+from egress.errors import EgressError, InputError
 from egress.gateway.messages import encode
 
 MAX_REQUEST = 16 * 1024 * 1024  # bytes of a line: a policy of some ten thousand rules
 CALL_SECONDS = 30.0
+
+log = logging.getLogger("egress.gateway")
 
 _PEER = struct.Struct("=iII")  # pid, uid, gid: struct ucred
 
@@ -37,7 +41,10 @@ class Session:
 
     async def close(self) -> None:
         while self.leases:
-            await self.leases.pop()()
+            try:
+                await self.leases.pop()()
+            except EgressError as error:
+                log.error("%s", error)
 
 
 Handler = Callable[[Session, dict[str, Any]], Awaitable[dict[str, object]]]
@@ -95,7 +102,8 @@ class Server:
             try:
                 answer = {"ok": True, **await self._handle(session, _request(line))}
             except EgressError as error:
-                answer = {"ok": False, "error": str(error), "gone": isinstance(error, NotRunning)}
+                gone, wrong = isinstance(error, NotRunning), isinstance(error, InputError)
+                answer = {"ok": False, "error": str(error), "gone": gone, "input": wrong}
             writer.write(encode(answer))
             await writer.drain()
 
@@ -139,7 +147,7 @@ class Client:
             raise NotRunning("the gateway closed the connection; see its log, and egress doctor")
         answer: dict[str, Any] = json.loads(line)
         if not answer.pop("ok"):
-            raise (NotRunning if answer["gone"] else EgressError)(answer["error"])
+            raise (NotRunning if answer["gone"] else InputError if answer["input"] else EgressError)(answer["error"])
         return answer
 
     def close(self) -> None:

@@ -5,7 +5,8 @@
 The command sees its own processes only, fresh /proc and /sys (read-only but for its network's settings), its own
 resolv.conf, and an empty /run, run_dir and state_dir: the host's D-Bus, container engines and our control socket are
 not there. Root inside keeps the capabilities in `KEPT`, in the sandbox's user namespace only: it may configure its
-network, and cannot enter the host's, mount over what is hidden, trace the init or load modules. When the command ends,
+network, and cannot enter the host's, mount over what is hidden, trace the init or load modules. Sockets are of the
+families a network namespace confines: no AF_VSOCK, no io_uring, none at all for i386 programs. When the command ends,
 the kernel ends all it left running; when `egress run` is killed, everything ends.
 
 Not confined: it is a network sandbox. Files and devices are the host's, so root inside can change the host's files,
@@ -148,7 +149,7 @@ def _execute(job: _Job, users: int, said: int) -> int:
         os.setresuid(account.pw_uid, account.pw_uid, account.pw_uid)
     linux.limit_capabilities(frozenset() if account and account.pw_uid else KEPT)
     linux.prctl(linux.PR_SET_NO_NEW_PRIVS, 1)
-    linux.forbid_typing()  # the terminal is shared: what is typed into it runs in the shell that started us
+    linux.limit_calls()  # the terminal is shared: what is typed into it runs in the shell that started us
     for number in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores them, and ignoring is inherited
         signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, job.mask)

@@ -20,10 +20,14 @@ PR_CAP_AMBIENT_CLEAR_ALL = 4
 _PR_SET_SECCOMP, _SECCOMP_MODE_FILTER = 22, 2
 _NS_GET_USERNS = 0xB701  # linux/nsfs.h
 _TIOCSTI, _TIOCLINUX = 0x5412, 0x541C  # asm-generic/ioctls.h
-# Audit architecture (linux/audit.h) and number of ioctl(2): x86-64, its x32, i386, aarch64, arm, riscv64.
-_IOCTLS = (
-    (0xC000003E, 16), (0xC000003E, 0x40000202), (0x40000003, 54), (0xC00000B7, 29), (0x40000028, 54), (0xC00000F3, 29),
+# Audit architecture (linux/audit.h), numbers of ioctl(2) and socket(2): x86-64, its x32, i386, aarch64, arm, riscv64.
+_CALLS = (
+    (0xC000003E, 16, 41), (0xC000003E, 0x40000202, 0x40000029), (0x40000003, 54, 359),
+    (0xC00000B7, 29, 198), (0x40000028, 54, 281), (0xC00000F3, 29, 198),
 )  # fmt: skip
+_I386, _SOCKETCALL = 0x40000003, 102  # its arguments are in memory, where no filter sees them
+_X32, _IO_URING_SETUP = 0x40000000, 425  # opens sockets that no filter sees either; one number everywhere
+_FAMILIES = (1, 2, 10, 16, 17, 38)  # AF_UNIX, INET, INET6, NETLINK, PACKET, ALG: linux/socket.h
 _CAPABILITY_VERSION_3 = 0x20080522  # linux/capability.h
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -69,24 +73,48 @@ def limit_capabilities(kept: frozenset[int]) -> None:
     _check(_libc.capset(header, struct.pack("=6I", low, low, 0, high, high, 0)), "capset")
 
 
-def forbid_typing() -> None:
-    """Refuse, with EPERM, the ioctls that type into a terminal. Needs no_new_privs; kept over exec."""
-    program = _typing_filter()
+def limit_calls() -> None:
+    """Refuse what a network namespace does not confine. Needs no_new_privs; kept over exec.
+
+    EPERM: the ioctls that type into a terminal. EAFNOSUPPORT: sockets of families beyond `_FAMILIES`; AF_VSOCK
+    reaches a virtual machine's host from any namespace. ENOSYS: ways round that (io_uring, i386's socketcall).
+    """
+    program = _filter()
     code = ctypes.create_string_buffer(program, len(program))
     header = struct.pack("@HP", len(program) // 8, ctypes.addressof(code))  # struct sock_fprog
     arguments = (ctypes.c_ulong(_SECCOMP_MODE_FILTER), ctypes.c_char_p(header), ctypes.c_ulong(0), ctypes.c_ulong(0))
     _check(_libc.prctl(_PR_SET_SECCOMP, *arguments), "seccomp")
 
 
-def _typing_filter() -> bytes:
-    """Classic BPF over struct seccomp_data (nr at 0, arch at 4, low half of the second argument at 24): seccomp(2)."""
-    load, equal, answer = 0x20, 0x15, 0x06  # BPF_LD|BPF_W|BPF_ABS, BPF_JMP|BPF_JEQ|BPF_K, BPF_RET|BPF_K
-    steps: list[tuple[int, int, int, int]] = []  # operation, steps to skip if equal, if not, constant
-    for arch, ioctl in _IOCTLS:
-        steps += [(load, 0, 0, 4), (equal, 0, 6, arch), (load, 0, 0, 0), (equal, 0, 4, ioctl), (load, 0, 0, 24)]
-        steps += [(equal, 1, 0, _TIOCSTI), (equal, 0, 1, _TIOCLINUX), (answer, 0, 0, 0x00050000 | errno.EPERM)]
-    steps.append((answer, 0, 0, 0x7FFF0000))  # SECCOMP_RET_ALLOW
+_Steps = list[tuple[int, int, int, int]]  # operation, steps to skip if equal, if not, constant
+_LOAD, _EQUAL, _ANSWER = 0x20, 0x15, 0x06  # BPF_LD|BPF_W|BPF_ABS, BPF_JMP|BPF_JEQ|BPF_K, BPF_RET|BPF_K
+_NUMBER, _ARCH, _FIRST, _SECOND = 0, 4, 16, 24  # struct seccomp_data: nr, arch, low halves of two arguments
+
+
+def _filter() -> bytes:
+    """Classic BPF over struct seccomp_data: seccomp(2)."""
+    steps: _Steps = []
+    for arch, ioctl, socket in _CALLS:
+        ring = _IO_URING_SETUP | socket & _X32
+        typing = [(_EQUAL, 1, 0, _TIOCSTI), (_EQUAL, 0, 1, _TIOCLINUX), _refuse(errno.EPERM)]
+        allowed = [(_EQUAL, len(_FAMILIES) - index, 0, family) for index, family in enumerate(_FAMILIES)]
+        body = _call(ioctl, [(_LOAD, 0, 0, _SECOND), *typing])
+        body += _call(socket, [(_LOAD, 0, 0, _FIRST), *allowed, _refuse(errno.EAFNOSUPPORT)])
+        body += _call(ring, [_refuse(errno.ENOSYS)])
+        if arch == _I386:
+            body += _call(_SOCKETCALL, [_refuse(errno.ENOSYS)])
+        steps += [(_LOAD, 0, 0, _ARCH), (_EQUAL, 0, len(body), arch), *body]
+    steps.append((_ANSWER, 0, 0, 0x7FFF0000))  # SECCOMP_RET_ALLOW
     return b"".join(struct.pack("=HBBI", *step) for step in steps)
+
+
+def _call(number: int, steps: _Steps) -> _Steps:
+    """Steps for one system call only."""
+    return [(_LOAD, 0, 0, _NUMBER), (_EQUAL, 0, len(steps), number), *steps]
+
+
+def _refuse(error: int) -> tuple[int, int, int, int]:
+    return (_ANSWER, 0, 0, 0x00050000 | error)  # SECCOMP_RET_ERRNO
 
 
 def _check(result: int, what: str) -> None:

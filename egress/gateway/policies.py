@@ -9,8 +9,10 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from egress.config import POLICY_FILE, Config
+from egress.errors import EgressError
 from egress.model import Policy, Rule
 from egress.policyfile import load_policy
+from egress.store.database import explain
 from egress.store.policies import record_policy
 
 
@@ -51,6 +53,9 @@ class Policies:
         rules = self._base + tuple(rule for own in self._sandboxes.values() for rule in own)
         if rules == self.current.rules and self.current.version:
             return False
-        version, _ = record_policy(self._database, rules, actor, time.time())
+        try:
+            version, _ = record_policy(self._database, rules, actor, time.time())
+        except sa.exc.DBAPIError as error:
+            raise EgressError(f"cannot write the policy into the database: {explain(error)}") from None
         self.current = Policy(version, rules)
         return True

@@ -108,7 +108,7 @@ class Pool:
                 successor = WorkerProcess(self._setup(index))
                 try:
                     await successor.start()
-                except EgressError as error:
+                except (EgressError, OSError) as error:
                     log.error("%s; next try in %.0f s", error, pause)
                     await asyncio.sleep(pause)
                     pause = min(pause * 2, MAX_RESTART_SECONDS)

@@ -101,7 +101,9 @@ class WorkerProcess:
         if self.alive:
             self._process.kill()
         await self._process.wait()
-        await self._reading
+        await asyncio.gather(
+            self._reading, return_exceptions=True
+        )  # nonsense from it must not keep us from replacing it
 
     def _send(self, line: bytes) -> None:
         stdin = self._process.stdin

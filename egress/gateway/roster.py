@@ -20,6 +20,7 @@ class Entry:
     interface: str
     index: int  # the interface's, at the time it was looked up
     masquerade: bool  # a sandbox: its private addresses leave by the host's
+    absent: bool = False  # cannot be told apart now: its interface stays queued, to nobody, so nothing of it passes
 
 
 class Roster:
@@ -63,7 +64,8 @@ class Roster:
 
     def moved(self) -> list[str]:
         """Agents whose interface is gone or is another one than it was."""
-        return [name for name, entry in self.entries.items() if interface_index(entry.interface) != entry.index]
+        here = [(name, entry) for name, entry in self.entries.items() if not entry.absent]
+        return [name for name, entry in here if interface_index(entry.interface) != entry.index]
 
 
 def interface_index(name: str) -> int:

@@ -22,13 +22,15 @@ from egress.errors import EgressError
 from egress.gateway.chains import CHAINS, FILTER, MANGLE, NAT, Attachment, Rules, jumps, rules
 from egress.gateway.command import run
 
-__all__ = ["Attachment", "block", "counters", "install", "installed", "remove"]
+__all__ = ["Attachment", "block", "counters", "install", "installed", "queues", "remove"]
 
 _TOOLS = {4: "iptables", 6: "ip6tables"}
 _ATTEMPTS = 3  # somebody may change the rules between our reading and our writing them
 _OURS = frozenset(name for names in CHAINS.values() for name in names)
 _JUMP = re.compile(r"-A (?P<chain>\S+) (?P<rule>.*-[jg] (?P<target>\S+))$")
 _MODULE = re.compile(r"Extension (\w+) .*missing kernel module|Couldn't load (?:match|target) `(\w+)'")
+_SHAPE = re.compile(r"(?<= )(?:-[io] \S+|-j \S+|--queue-num \d+)")  # every iptables prints these alike
+_QUEUE = re.compile(r"-A EGRESS-\S+ .*-j NFQUEUE --queue-num (\d+)")
 _COUNTED = re.compile(r"\[(?P<packets>\d+):\d+\] -A (?P<chain>\S+) .*-j (?P<target>\S+)")
 _COUNTERS = {
     ("EGRESS-OUT", "CONNMARK"): "unqueued",
@@ -61,9 +63,24 @@ def remove(config: Config) -> None:
         _apply(family, {}, config)
 
 
-def installed(config: Config) -> bool:
-    """Whether, in both families, queueing and refusal are in place, each jump once and first in its chain."""
-    return all(_in_place(_state(family), config) for family in families())
+def installed(config: Config, attachments: Sequence[Attachment] | None = None) -> bool:
+    """Whether, in both families, queueing and refusal are in place, each jump once and first in its chain.
+
+    With `attachments` our chains are looked into, too: whether each rule that `install` would put there leads to where
+    it should. Somebody may have emptied a chain and left the jump to it.
+    """
+    for family in families():
+        state = _state(family)
+        wanted = {} if attachments is None else rules(attachments, config, family)
+        if not _in_place(state, config) or any(_differs(state, table, lines) for table, lines in wanted.items()):
+            return False
+    return True
+
+
+def queues() -> set[int]:
+    """The numbers of the queues that our chains lead to now."""
+    lines = (line for family in families() for line in _state(family).get(MANGLE, []))
+    return {int(match[1]) for line in lines if (match := _QUEUE.match(line))}
 
 
 def counters() -> dict[str, int]:
@@ -156,6 +173,17 @@ def _in_place(state: dict[str, list[str]], config: Config) -> bool:
         for table in tables
         for chain, rule in jumps(table, config).items()
     )
+
+
+def _differs(state: dict[str, list[str]], table: str, wanted: list[str]) -> bool:
+    """Whether a chain of ours holds other rules, or in another order. Of a rule its interfaces and its target count:
+    how the rest is printed depends on the version of iptables.
+    """
+    return any(_shape(state.get(table, []), chain) != _shape(wanted, chain) for chain in CHAINS[table])
+
+
+def _shape(lines: list[str], chain: str) -> list[list[str]]:
+    return [_SHAPE.findall(line) for line in lines if line.startswith(f"-A {chain} ")]
 
 
 def explain(complaint: str) -> str:

@@ -6,6 +6,7 @@ import asyncio
 import fcntl
 import logging
 import os
+import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -93,9 +94,14 @@ class Recorder:
             log.warning("the recorder ended (status %s); it is started again", self._process.returncode)
         self._next = time.monotonic() + RESTART_SECONDS
         _, environment = python("egress.store.recorder")
-        self._process = await asyncio.create_subprocess_exec(
-            *self._command, stdin=asyncio.subprocess.DEVNULL, env=environment, cwd="/", start_new_session=True
-        )
+        # It inherits what is blocked: told to stop while it still starts, it will store what there is all the same.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        try:
+            self._process = await asyncio.create_subprocess_exec(
+                *self._command, stdin=asyncio.subprocess.DEVNULL, env=environment, cwd="/", start_new_session=True
+            )
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     async def stop(self) -> None:
         """Let it store what is left in the journal, within STOP_SECONDS."""

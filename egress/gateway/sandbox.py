@@ -97,9 +97,9 @@ def create(name: str, index: int, config: Config) -> Sandbox:
             raise InputError(f"interface {sandbox.interface} exists already: choose another index than {index}")
         record = {"owner": os.getpid(), "born": _born(os.getpid()), "sandbox": asdict(sandbox)}
         draft = records / f"{name}.new"
-        draft.write_text(json.dumps(record), encoding="utf-8")
-        draft.rename(records / f"{name}.json")
         try:
+            draft.write_text(json.dumps(record), encoding="utf-8")
+            draft.rename(records / f"{name}.json")
             _namespace(sandbox)
             _link(sandbox)
             _resolver(sandbox)
@@ -107,6 +107,9 @@ def create(name: str, index: int, config: Config) -> Sandbox:
         except EgressError:
             _remove(sandbox, records)
             raise
+        except OSError as error:
+            _remove(sandbox, records)
+            raise EgressError(f"cannot make sandbox {name}: {error.strerror} ({error.filename})") from None
     return sandbox
 
 

@@ -64,10 +64,11 @@ class Sandboxes:
         return self.open[name]
 
     def destroy(self, name: str) -> None:
-        """End what runs in it and remove it."""
-        opened = self.open.pop(name, None)
+        """End what runs in it and remove it. What cannot be removed stays open, and guarded."""
+        opened = self.open.get(name)
         if opened is not None:
             sandbox.destroy(opened.sandbox, self._config)
+            del self.open[name]
 
     def entries(self) -> list[Entry]:
         """A sandbox stays listed when its agent deletes its own interface: its summary is still asked for."""

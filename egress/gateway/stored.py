@@ -13,43 +13,63 @@ from egress.errors import EgressError
 from egress.gateway import attach
 from egress.gateway.roster import Entry, interface_index
 from egress.store.agents import StoredAgent, list_agents
-from egress.store.database import open_database
+from egress.store.database import explain, open_database
 
-RETRY_SECONDS = 5.0
+RETRY_SECONDS = 1.0
 
 log = logging.getLogger("egress.gateway")
 
 
 class Stored:
-    """Looks them up; who cannot be attached yet is `absent` (name -> why) and tried again."""
+    """Looks them up; who cannot be attached yet is `absent` (name -> why) and tried again.
+
+    Whatever makes somebody absent, some of it an agent can do (take its addresses away): where its interface is known,
+    it stays guarded, and nothing passes.
+    """
 
     def __init__(self, config: Config) -> None:
         self.absent: dict[str, str] = {}
         self._url = config.database_url
+        self._opened: sa.Engine | None = None
         self._tried = 0.0
         self._waiting: list[StoredAgent] = []
+        self._interfaces: dict[str, str] = {}  # agent name -> where it was last
 
     def open(self) -> sa.Engine:
         """Open the database, which makes and migrates it on first use."""
-        self.database = open_database(self._url)
-        return self.database
+        self._opened = open_database(self._url)
+        return self._opened
 
     def close(self) -> None:
-        self.database.dispose()
+        """Also where `open` has failed or was never called."""
+        if self._opened is not None:
+            self._opened.dispose()
 
     def entries(self) -> list[Entry]:
-        """All that can be attached."""
+        """All that can be attached, and the interfaces of those that cannot. Raises EgressError."""
         found, waiting, absent = [], [], {}
-        for stored in list_agents(self.database):
+        for stored in self._list():
             try:
                 found.append(_entry(stored))
             except EgressError as error:
                 waiting.append(stored)
                 absent[stored.agent.name] = str(error)
+                if interface := attach.behind(stored.kind, stored.value) or self._interfaces.get(stored.agent.name):
+                    agent = dataclasses.replace(stored.agent, networks=())
+                    found.append(Entry(agent, interface, 0, masquerade=False, absent=True))
+        self._interfaces = {entry.agent.name: entry.interface for entry in found}
         for name in absent.keys() - self.absent.keys():
             log.warning("agent %s is not attached yet: %s", name, absent[name])
         self._waiting, self.absent, self._tried = waiting, absent, time.monotonic()
         return found
+
+    def _list(self) -> tuple[StoredAgent, ...]:
+        if self._opened is None:
+            return ()
+        try:
+            return list_agents(self._opened)
+        except sa.exc.DBAPIError as error:
+            raise EgressError(f"cannot read the agents from the database: {explain(error)}") from None
 
     def awaited(self) -> bool:
         """Whether somebody absent can be attached now; looks every RETRY_SECONDS."""

@@ -1,6 +1,7 @@
 """The gateway in the foreground: workers, kernel rules, recorder, control socket; started, kept up, stopped in order.
 
-Rules go in only once every worker is bound. Whatever fails later fails closed: a queue without its worker drops.
+Rules go in only once every worker is bound. Whatever fails later fails closed: a queue without its worker drops, and
+only a stop that was asked for takes rules away.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import asyncio
 import logging
 import os
 import signal
+import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,15 +23,18 @@ from egress.gateway.control import NotRunning, Server, Session
 from egress.gateway.messages import Setup
 from egress.gateway.policies import Policies
 from egress.gateway.pool import Pool
+from egress.gateway.queue import drops
 from egress.gateway.roster import Entry, Roster
 from egress.gateway.sandboxes import Sandboxes
 from egress.gateway.stored import Stored
 from egress.model import Agent
 
 SECOND = 1.0
-RULES_SECONDS = 10.0  # between two looks whether our kernel rules are still in place
+RULES_SECONDS = 2.0  # between two looks whether our kernel rules are still in place
 IDLE_SECONDS = 15.0  # a gateway that ends when idle waits this long for its first sandbox
+SAY_SECONDS = 30.0  # between two complaints of the same
 PATIENCE = 10.0  # and this long for a predecessor that is ending
+LEAVING_SECONDS = 2.0  # how long the workers of a gateway that was killed may take to be gone
 
 log = logging.getLogger("egress.gateway")
 
@@ -63,6 +68,9 @@ class Gateway:
         self._rules_checked = time.monotonic()
         self._last_sandbox = time.monotonic() + IDLE_SECONDS
         self._tasks: set[asyncio.Task[None]] = set()
+        self._trouble, self._said = "", 0.0
+        self._installing = threading.Lock()
+        self._guarding = self._ended = False  # our rules are in; they are not to be put in any more
 
     async def run(self) -> None:
         """From start to clean stop. Raises EgressError when it cannot start."""
@@ -103,8 +111,9 @@ class Gateway:
         self.sandboxes.clean()
         self.policies.load(self.stored.open())
         self.roster.replace(self._entries())
+        await asyncio.to_thread(alone)
         await self.pool.start()
-        await asyncio.to_thread(rules.install, self.roster.attachments(self.config), self.config)
+        await asyncio.to_thread(self._install)
         await self.server.start()
         await self.recorder.watch()
         names = ", ".join(self.roster.entries) or "none yet"
@@ -112,42 +121,71 @@ class Gateway:
 
     async def _stop(self) -> None:
         await self.server.close()
-        left = [entry.agent.name for entry in self.roster.entries.values()]
         try:
-            if self.config.on_stop == "block" and left:
-                rules.block(self.roster.attachments(self.config), self.config)
-                log.warning("stopped: blocked until the gateway runs again: %s", ", ".join(left))
-            else:
-                rules.remove(self.config)
-                if left:
-                    log.warning("stopped: STILL ATTACHED AND UNGUARDED: %s", ", ".join(left))
+            await asyncio.to_thread(self._leave, asked=self._stopping.is_set())
         except EgressError as error:
             log.error("the kernel rules stay as they are: %s", error)
         await self.pool.stop()
         await self.recorder.stop()
         self.stored.close()
 
+    def _leave(self, *, asked: bool) -> None:
+        """What becomes of the kernel rules. Of a failure nobody is set free, whoever's rules they are."""
+        left = ", ".join(entry.agent.name for entry in self.roster.entries.values())
+        with self._installing:
+            self._ended = True  # a change that is under way must not bring them back
+            if asked and left and self.config.on_stop == "block":
+                rules.block(self.roster.attachments(self.config), self.config)
+                log.warning("stopped: blocked until the gateway runs again: %s", left)
+            elif asked or (self._guarding and not left):
+                rules.remove(self.config)
+                if left:
+                    log.warning("stopped: STILL ATTACHED AND UNGUARDED: %s", left)
+            elif self._guarding:
+                log.error("the kernel rules stay: cut off until the gateway runs again: %s", left)
+
     async def _second(self) -> None:
+        """What is done each second. What cannot be done now is said and tried again: the gateway stays."""
         self.pool.watch()
-        await self.recorder.watch()
-        if self.roster.moved() or self.stored.awaited():
-            async with self._changing:
-                await self._attach()
-        if time.monotonic() - self._rules_checked > RULES_SECONDS:
-            self._rules_checked = time.monotonic()
-            await self._keep_rules()
+        trouble = ""
+        for step in (self.recorder.watch, self._follow, self._keep_rules):
+            try:
+                await step()
+            except (EgressError, OSError) as error:
+                trouble = str(error)
+        if trouble and (trouble != self._trouble or time.monotonic() > self._said + SAY_SECONDS):
+            log.error("%s; it is tried again", trouble)
+            self._trouble, self._said = trouble, time.monotonic()
         if self.sandboxes.open:
             self._last_sandbox = time.monotonic()
         elif self.options.exit_when_idle and time.monotonic() > self._last_sandbox + SECOND:
             log.info("the last sandbox is gone")
             self._stopping.set()
 
+    async def _follow(self) -> None:
+        """Interfaces come and go."""
+        if bool(self.roster.moved()) or await asyncio.to_thread(self.stored.awaited):
+            async with self._changing:
+                await self._attach()
+
     async def _keep_rules(self) -> None:
         """Others may put their rules before ours, or flush them."""
+        if time.monotonic() - self._rules_checked < RULES_SECONDS:
+            return
+        self._rules_checked = time.monotonic()
         async with self._changing:
-            if not await asyncio.to_thread(rules.installed, self.config):
-                log.warning("somebody changed the kernel rules in front of ours; they are installed again")
-                await asyncio.to_thread(rules.install, self.roster.attachments(self.config), self.config)
+            if not await asyncio.to_thread(self._installed):
+                log.warning("somebody changed the kernel rules: ours are installed again")
+                await asyncio.to_thread(self._install)
+
+    def _install(self) -> None:
+        with self._installing:
+            if not self._ended:
+                self._guarding = True
+                rules.install(self.roster.attachments(self.config), self.config)
+
+    def _installed(self) -> bool:
+        return rules.installed(self.config, self.roster.attachments(self.config))
 
     def _spawn_reload(self) -> None:
         async def reload() -> None:
@@ -179,13 +217,13 @@ class Gateway:
     async def _attach(self) -> None:
         """Make workers and kernel agree with who is there now: a worker knows agents before they are queued to it."""
         before = self.roster.entries
-        self.roster.replace(self._entries())
+        self.roster.replace(await asyncio.to_thread(self._entries))
         gone = before.keys() - self.roster.entries.keys()
         if gone:
-            await asyncio.to_thread(rules.install, self.roster.attachments(self.config), self.config)
+            await asyncio.to_thread(self._install)
         await self.pool.tell("agents", lambda index: {"agents": self.roster.watched(index)})
         if not gone:
-            await asyncio.to_thread(rules.install, self.roster.attachments(self.config), self.config)
+            await asyncio.to_thread(self._install)
 
     async def _tell_policy(self) -> None:
         await self.pool.tell("policy", lambda _: {"policy": self.policies.current})
@@ -197,7 +235,7 @@ class Gateway:
         if self._stopping.is_set():
             raise NotRunning("the gateway is stopping; try again")
         if operation == "status":
-            return self._status()
+            return await self._status()
         if operation == "reload":
             return await self.reload()
         if operation == "sandbox.open":
@@ -225,12 +263,13 @@ class Gateway:
     async def _close(self, name: str) -> None:
         async with self._changing:
             await asyncio.to_thread(self.sandboxes.destroy, name)
+            await self._attach()  # ends its flows: their last records name the rules they lived by
             if await asyncio.to_thread(self.policies.discard, name):
                 await self._tell_policy()
-            await self._attach()
         log.info("sandbox %s is gone", name)
 
-    def _status(self) -> dict[str, object]:
+    async def _status(self) -> dict[str, object]:
+        counters, in_place = await asyncio.to_thread(lambda: (rules.counters(), self._installed()))
         return {
             "pid": os.getpid(),
             "since": self._started,
@@ -240,7 +279,8 @@ class Gateway:
             "agents": [self._agent(entry) for entry in self.roster.entries.values()],
             "absent": self.stored.absent,
             "recorder": {"pid": self.recorder.pid, "restarts": self.recorder.restarts},
-            "rules": rules.counters(),
+            "rules": counters,
+            "rules_in_place": in_place,
         }
 
     def _agent(self, entry: Entry) -> dict[str, object]:
@@ -254,6 +294,20 @@ class Gateway:
             "worker": self.roster.worker(agent.name),
             "sandbox": agent.name in self.sandboxes.open,
         }
+
+
+def alone() -> None:
+    """Raise EgressError while another gateway's workers read the queues that the kernel rules lead to.
+
+    Chains have one name for all: two gateways, each with a run_dir of its own, would replace each other's rules.
+    """
+    deadline = time.monotonic() + LEAVING_SECONDS
+    while read := rules.queues() & drops().keys():
+        if time.monotonic() > deadline:
+            raise EgressError(
+                f"another gateway guards this network namespace (it reads queue {min(read)}): stop it first"
+            )
+        time.sleep(0.1)
 
 
 def run(config: Config, options: Options) -> None:

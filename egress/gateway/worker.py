@@ -94,6 +94,7 @@ class Worker:
         verdict, records = self.engine.packet(raw, ts, agent, direction, length, settled=settled)
         if records and not self.record(records, ts) and verdict.action is Action.ACCEPT:
             self.unrecorded += 1
+            self.record(self.engine.withdraw(raw, ts, agent, direction), ts)
             return DISCARD
         return self._mark(verdict, settled)
 

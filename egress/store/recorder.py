@@ -134,6 +134,17 @@ def lag(config: Config, engine: Engine) -> Lag:
     return Lag(len(listed), unread, _size(_quarantine(config)))
 
 
+def stalled(config: Config, engine: Engine, seconds: float = 1.0) -> list[str]:
+    """Names of segments that hold what is not stored, and of which nothing more is stored `seconds` later."""
+    before = checkpoints(engine)
+    unread = [each.name for each in segments(config.journal_dir) if before.get(each.name, 0) < each.size]
+    if not unread:
+        return []
+    time.sleep(seconds)
+    after, left = checkpoints(engine), {each.name for each in segments(config.journal_dir)}
+    return [name for name in unread if name in left and after.get(name, 0) <= before.get(name, 0)]
+
+
 def checkpoints(engine: Engine) -> dict[str, int]:
     """Segment name → bytes stored."""
     table = journal_checkpoints
@@ -201,6 +212,7 @@ class _Process:
     def run(self) -> int:
         """Exit code: 0, or 1 if the last look failed (the journal still holds what is missing)."""
         signal.signal(signal.SIGTERM, self._stop)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})  # our parent starts us with it blocked
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches us too, but our parent decides when we end
         signal.signal(signal.SIGIO, signal.SIG_IGN)  # a broken lease (segments.finished) must not end us
         while not self._stopping:

@@ -38,7 +38,8 @@ _BLANK = re.compile(rb"[ \t\r\n\v\f\0\xef\xbb\xbf]*")  # with the bytes of a UTF
 _LINE_END = re.compile(rb"[\n\0]")
 _MARK = re.compile(rb'[\[{]+|[\]}]|"(?:[^"\\\n\0]*")?|[\n\0]+')  # a string without escapes is taken whole
 _STRING_MARK = re.compile(rb'["\\\n\0]')
-_STRING = re.compile(rb'"([^"\\]*(?:\\.[^"\\]*)*)"(\s*:\s*)?', re.DOTALL)
+# A string that is never closed goes on to the end, so that no byte is tried twice.
+_STRING = re.compile(rb'"([^"\\]*+(?:\\.[^"\\]*+)*+)(?:"|\\?\Z)(\s*:\s*)?', re.DOTALL)
 
 
 class JsonText(NamedTuple):
@@ -73,14 +74,18 @@ def every(value: object, key: str) -> list[object]:
 
 
 class JsonStream:
-    """Mutable; feed it the bytes of one direction in order. Raises nothing."""
+    """Mutable; feed it the bytes of one direction in order. Raises nothing.
+
+    Texts of fewer than `shortest` bytes are left out: parsing thousands of `{}` a packet costs more than they can say.
+    """
 
     __slots__ = (
         "_depth", "_escaped", "_found", "_fresh", "_in_string", "_line_at", "_line_depth", "_open", "_overlong",
-        "_room", "_skipping", "_string_at", "_text",
+        "_room", "_shortest", "_skipping", "_string_at", "_text",
     )  # fmt: skip
 
-    def __init__(self) -> None:
+    def __init__(self, shortest: int = 0) -> None:
+        self._shortest = shortest
         self._skipping = False  # inside a line that is no JSON
         self._reset()
 
@@ -214,14 +219,18 @@ class JsonStream:
     def _close(self, texts: list[JsonText]) -> None:
         self._depth -= 1
         if self._line_at >= 0 and self._depth <= self._line_depth:
-            if self._depth == self._line_depth and self._depth > 0:
-                texts.append(_parse(bytes(self._text[self._line_at :])))
+            if (
+                self._depth == self._line_depth
+                and self._depth > 0
+                and len(self._text) - self._line_at >= self._shortest
+            ):
+                texts.append(parse(bytes(self._text[self._line_at :])))
             self._line_at = -1
         if self._depth == 0:
             if self._overlong:
                 self._window(len(self._text), texts)
-            else:
-                texts.append(_parse(bytes(self._text)))
+            elif len(self._text) >= self._shortest:
+                texts.append(parse(bytes(self._text)))
             self._reset()
 
     def _overflow(self, texts: list[JsonText]) -> None:
@@ -241,7 +250,7 @@ class JsonStream:
         """Yield the members in the first `end` kept bytes; return where the undecided rest begins."""
         text = bytes(self._text[:end])
         rest = min(end, self._string_at) if self._in_string else end
-        pairs, last = _members(text)
+        pairs, last = _members(text[:rest])  # an open string is no pair yet
         if last is not None and not text[last.end() : rest].strip():
             rest = last.start()  # a key whose colon or value is yet to come
         pairs = [pair for pair in pairs if pair not in self._found]
@@ -253,10 +262,11 @@ class JsonStream:
         return rest
 
 
-def _parse(text: bytes) -> JsonText:
+def parse(text: bytes) -> JsonText:
+    """Read one text as well as it can be read."""
     decoded = text.replace(b"\0", b" ").decode("utf-8", "replace")
     try:
-        value: object = json.loads(decoded, object_pairs_hook=_object, parse_int=_integer, strict=False)
+        value: object = _DECODER.decode(decoded)
     except (ValueError, RecursionError):
         value = _best_effort(_members(text)[0])
     return JsonText(value, text)
@@ -269,6 +279,10 @@ def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
 
 def _integer(digits: str) -> int | float:
     return int(digits) if len(digits) <= MAX_DIGITS else float(digits)
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_int=_integer, strict=False)
+_STRINGS = json.JSONDecoder(strict=False)  # made once: `json.loads` makes one a call
 
 
 def _members(text: bytes) -> tuple[list[tuple[str, str]], re.Match[bytes] | None]:
@@ -294,6 +308,6 @@ def _unescape(raw: bytes) -> str:
     if "\\" not in text:
         return text
     try:
-        return str(json.loads(f'"{text}"', strict=False))
+        return str(_STRINGS.decode(f'"{text}"'))
     except ValueError:
         return text

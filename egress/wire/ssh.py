@@ -73,13 +73,26 @@ class SshStream:
     """Mutable; feed it the bytes of one direction in order. Raises nothing.
 
     `identified`: an identification was seen. `done`: nothing more will come (NEWKEYS, a limit, or it is no SSH).
+    `exact`: only the RFC's own form counts, and only at the very start, as in bytes that another protocol carries.
     """
 
-    __slots__ = ("_buffer", "_head", "_line", "_messages", "_proto", "_scanned", "_state", "done", "identified")
+    __slots__ = (
+        "_buffer",
+        "_exact",
+        "_head",
+        "_line",
+        "_messages",
+        "_proto",
+        "_scanned",
+        "_state",
+        "done",
+        "identified",
+    )
 
-    def __init__(self) -> None:
+    def __init__(self, *, exact: bool = False) -> None:
         self.identified = False
         self.done = False
+        self._exact = exact
         self._buffer = bytearray()  # the open line, or the open packet
         self._state = _State.LINES
         self._head = 0  # bytes taken by lines so far
@@ -120,7 +133,12 @@ class SshStream:
                     self._scanned = 0
                     self._state = _State.REST
                     return
-            if self._head + stop - start >= MAX_HEAD or (end >= 0 and self._line >= MAX_LINES):
+            other = self._exact and bytes(self._buffer[start : start + 4]) != PREFIX[: stop - start]
+            if (
+                other
+                or self._head + stop - start >= MAX_HEAD
+                or (end >= 0 and (self._exact or self._line >= MAX_LINES))
+            ):
                 self.done = True
                 return
             if end < 0:
@@ -133,7 +151,7 @@ class SshStream:
 
     def _identify(self, line: bytes) -> SshIdent | None:
         found = _IDENT.match(line)
-        if found is None and self._line == 1:
+        if found is None and self._line == 1 and not self._exact:
             found = _FIRST_IDENT.match(line) or _FIRST_LINE.match(line)
         if found is None:
             return None

@@ -65,8 +65,58 @@ def test_stratum_in_a_request_body_is_named_with_its_carrier() -> None:
     body = b'{"id":0,"method":"getblocktemplate","params":[{"capabilities":["coinbasetxn"]}]}'
     head = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body)
     found = events(head + body, 7)
-    assert kinds(found) == [HttpAsked, StratumSpoken]
-    assert isinstance(found[1], StratumSpoken) and found[1].carrier == "http"
+    assert kinds(found) == [HttpAsked, StratumSpoken, StratumSpoken]  # as a body, and as a line
+    assert {event.carrier for event in found if isinstance(event, StratumSpoken)} == {"http"}
+
+
+@pytest.mark.parametrize("size", [10**6, 1])
+@pytest.mark.parametrize(
+    "decoy",
+    [
+        b"GET / HTTP/1.1\n",
+        b"GET / HTTP/1.1\n\nGET / HTTP/1.1\n",
+        b"POST / HTTP/1.1\nTransfer-Encoding: chunked\n\n",
+        b"\x16\x03\x01\x3f\xff\x01\n",
+        client_hello("www.example.org") + b"\n",
+        b"\x05\x01\x00\x05\x01\x00\x03\x08pool.com\x0d\x05",
+        b"\x05\x02\x00\x02\x01\x01u\x01p\x05\x01\x00\x01\x01\x02\x03\x04\x0d\x05",
+        b"\x04\x01\x0d\x05\x00\x00\x00\x01user\x00pool.com\x00",
+    ],
+)
+def test_what_looks_like_another_protocol_hides_no_line(decoy: bytes, size: int) -> None:
+    """A pool that skips lines it cannot read, or that stands behind a proxy, reads the call."""
+    assert StratumSpoken in kinds(events(decoy + SUBSCRIBE, size))
+
+
+@pytest.mark.parametrize("size", [10**6, 1])
+def test_ssh_through_a_socks_proxy_is_ssh(size: int) -> None:
+    dissector = Dissector()
+    granted = b"\x05\x00\x05\x00\x00\x01\x00\x00\x00\x00\x00\x00"
+    assert SshSpoken in kinds(events(granted + b"SSH-2.0-Go\r\n", size, IN, dissector))
+    assert dissector.app == "ssh"
+
+
+@pytest.mark.parametrize(
+    ("first", "rest", "ssh"),
+    [
+        (b"SSH-2.0-Go\r\n", b"", True),
+        (b"x" * 100, b"SSH-2.0-Go\r\n", False),
+        (b"", b"SSH-agent-forwarding explained\n", False),
+    ],
+)
+def test_ssh_inside_http_stands_at_the_start_of_a_body(first: bytes, rest: bytes, ssh: bool) -> None:
+    """A download is cut into segments anywhere: what a segment happens to begin with is no identification."""
+    dissector = Dissector()
+    events(GET, dissector=dissector)
+    head = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(first + rest)
+    found = [event for part in (head + first, rest) for event in events(part, 10**6, IN, dissector)]
+    assert (SshSpoken in kinds(found)) == ssh
+
+
+def test_only_a_query_names_port_53_dns() -> None:
+    dissector = Dissector()
+    list(dissector.datagram(decode(udp(AGENT4, SERVER4, 7, 53, b"x" * 100)), OUT, 53))
+    assert dissector.app == ""
 
 
 def test_stratum_quoted_in_an_answer_is_no_event() -> None:

@@ -129,7 +129,7 @@ def test_a_table_full_of_undecided_flows_refuses_new_ones_and_says_so() -> None:
     for port in range(1000, 1020):
         Talk(sport=port).open().client(b'{"id"').play(judge, who)
     played = Talk(sport=2000).open().play(judge, who)
-    assert set(played.actions) == {Action.REJECT}
+    assert Action.ACCEPT not in played.actions
     assert played.outcomes[0].verdict.reason is Reason.MEMCAP
     other = agent(name="b1", networks=("10.77.0.6/32",))
     assert set(Talk(local="10.77.0.6").open().play(judge, other).actions) == {Action.ACCEPT}
@@ -397,3 +397,17 @@ def test_a_flow_taken_back_keeps_its_opener() -> None:
     late = Talk(sport=22)
     late.seq, late.ack = talk.seq, talk.ack
     assert late.client(SSH).play(judge, who, START + 1).signatures == ["ssh.unusual-port"]
+
+
+def test_a_flow_whose_first_record_could_not_be_written_did_not_begin() -> None:
+    judge, who = engine(), agent()
+    talk = Talk().open()
+    (first, *_) = talk.steps
+    judge.packet(first.raw, START, who, OUT)
+    (undone,) = judge.withdraw(first.raw, START, who, OUT)
+    assert isinstance(undone, FlowRecord) and (undone.action, undone.reason) == (Action.REJECT, Reason.RECORDER)
+    judge.refuse_new = True
+    assert judge.packet(first.raw, START + 1, who, OUT).verdict.reason is Reason.RECORDER
+    judge.refuse_new = False
+    assert set(talk.play(judge, who, START + 2).actions) == {Action.ACCEPT}
+    assert judge.withdraw(talk.steps[2].raw, START + 3, who, OUT) == ()

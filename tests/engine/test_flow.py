@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from egress.config import Limits
@@ -46,8 +48,18 @@ def test_states() -> None:
     made = flow()
     assert not made.advance(SYN, OUT) and made.state == "new"
     assert not made.advance(SYN | ACK, IN) and made.state == "established"
-    assert made.advance(FIN | ACK, OUT) and made.state == "closed"
+    assert not made.advance(FIN | ACK, OUT) and made.state == "established"
+    assert not made.advance(FIN | ACK, OUT) and made.state == "established"
+    assert made.advance(FIN | ACK, IN) and made.state == "closed"
     assert not made.advance(RST, IN)
+    broken = flow()
+    assert broken.advance(RST, IN) and broken.state == "closed"
+
+
+def test_the_agents_fin_closes_a_settled_flow_because_the_other_is_not_queued() -> None:
+    made = flow()
+    made.verdict = replace(made.verdict, settled=True)
+    assert made.advance(FIN | ACK, OUT) and made.state == "closed"
 
 
 def test_a_burst_begins_when_the_agent_breaks_a_silence() -> None:

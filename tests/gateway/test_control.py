@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from egress.errors import EgressError
+from egress.errors import EgressError, InputError
 from egress.gateway.control import Client, NotRunning, Server, Session
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="the socket is root's")
@@ -46,11 +46,15 @@ class Gateway:
             self.held.add(name)
 
             async def release() -> None:
+                if name == "stuck":
+                    raise EgressError("it cannot be removed")
                 self.held.discard(name)
                 self.changed.set()
 
             session.leases.append(release)
             return {"pid": session.pid}
+        if message["op"] == "wrong":
+            raise InputError("a bad name")
         if message["op"] == "gone":
             raise NotRunning("the gateway is stopping")
         raise EgressError(f"no operation {message['op']}")
@@ -78,6 +82,16 @@ def test_a_lease_ends_with_its_connection(gateway: Gateway) -> None:
 
 
 @needs_root
+def test_a_lease_that_cannot_be_ended_does_not_keep_the_others(gateway: Gateway) -> None:
+    with Client(gateway.path) as client:
+        client.call("lease", name="a")
+        client.call("lease", name="stuck")
+    assert gateway.changed.wait(5)
+    assert gateway.held == {"stuck"}
+    gateway.held.clear()
+
+
+@needs_root
 def test_the_socket_is_for_its_owner_only(gateway: Gateway) -> None:
     assert gateway.path.stat().st_mode & 0o777 == 0o600
 
@@ -97,6 +111,12 @@ def test_any_line_is_answered_with_one_line(gateway: Gateway, line: bytes) -> No
 def test_a_gateway_that_ends_is_told_from_a_refusal(gateway: Gateway) -> None:
     with pytest.raises(NotRunning), Client(gateway.path) as client:
         client.call("gone")
+
+
+@needs_root
+def test_whose_fault_it_is_arrives(gateway: Gateway) -> None:
+    with pytest.raises(InputError, match="a bad name"), Client(gateway.path) as client:
+        client.call("wrong")
 
 
 def test_nobody_there_says_what_to_do(tmp_path: Path) -> None:

@@ -13,9 +13,11 @@ from hypothesis import strategies as st
 from egress.engine.events import StratumSpoken
 from egress.engine.patterns import Patterns
 from egress.engine.signature import FlowView
-from egress.model import EVIDENCE_BYTES, Direction, Effect, Finding, Severity
+from egress.model import ACK, EVIDENCE_BYTES, Direction, Effect, Finding, Severity
+from egress.wire.packet import decode
 from egress.wire.stratum import StratumCall
 from signatures.mining_stratum import MiningStratum
+from tests.traffic import AGENT4, SERVER4, tcp
 
 Hear = Callable[..., list[Finding]]
 MakeFlow = Callable[..., FlowView]
@@ -166,5 +168,9 @@ def test_the_wire_cannot_write_the_sentence(make_flow: MakeFlow, worker: str, po
 def test_settled_flows_are_scanned_for_any_spelling(data: bytes, found: bool, size: int) -> None:
     scan = Patterns([MiningStratum()]).scan()
     assert scan is not None
-    scan.hit(b"\0" * 5000)
-    assert [scan.hit(data[at : at + size]) for at in range(0, len(data), size)][-1] is found
+    text, scanned = b"\0" * 5000 + data, 5000
+    scan.follow(scanned, text[:scanned])
+    segments = (
+        decode(tcp(AGENT4, SERVER4, 1, 2, ACK, at, 1, text[at : at + size])) for at in range(scanned, len(text), size)
+    )
+    assert any(scan.hit(segment) for segment in segments) is found

@@ -1,0 +1,72 @@
+"""JSON lines as lenient readers take them: strings in single quotes, and comments.
+
+json-c, which C pools read each line with, takes both by default; jsoncpp takes comments. `egress.wire.jsonrpc` counts
+brackets and quotes as RFC 8259 has them, so such a line is read here a second time, whole: those readers wait for its
+end too.
+"""
+
+from __future__ import annotations
+
+import re
+
+from egress.wire.jsonrpc import JsonText, parse
+
+MAX_LINE = 16384  # bytes; pools take 1 to 10 KiB
+
+_LOOSE = re.compile(rb"'|/[*/]")
+_LINE_END = re.compile(rb"[\n\0]")
+# What is never closed goes on to the end, so that no byte is tried twice.
+_PIECE = re.compile(
+    rb""""(?:[^"\\]|\\.)*+(?:"|\\?\Z)|'((?:[^'\\]|\\.)*+)(?:'|\\?\Z)|/\*.*?(?:\*/|\Z)|//.*""", re.DOTALL
+)
+
+
+class LooseLines:
+    """Mutable; feed it the bytes of one direction in order. Raises nothing."""
+
+    __slots__ = ("_line", "_skipping")
+
+    def __init__(self) -> None:
+        self._line = bytearray()
+        self._skipping = False  # inside a line that is no object, or too long
+
+    def feed(self, chunk: bytes) -> list[JsonText]:
+        """The lines that `chunk` completes and that only a lenient reader understands."""
+        texts = []
+        at = 0
+        for end in _LINE_END.finditer(chunk):
+            self._keep(chunk[at : end.start()])
+            text = _read(bytes(self._line)) if self._line else None
+            if text is not None:
+                texts.append(text)
+            self._line.clear()
+            self._skipping = False
+            at = end.end()
+        self._keep(chunk[at:])
+        return texts
+
+    def _keep(self, piece: bytes) -> None:
+        if self._skipping:
+            return
+        self._line += piece if self._line else piece.lstrip(b" \t\r\v\f\xef\xbb\xbf")
+        if (self._line and self._line[0] not in b"{[/") or len(self._line) > MAX_LINE:
+            self._skipping = True
+            self._line.clear()
+
+
+def _read(line: bytes) -> JsonText | None:
+    if not _LOOSE.search(line):
+        return None
+    plain = _PIECE.sub(_piece, line)
+    return JsonText(parse(plain).value, line) if plain != line else None
+
+
+def _piece(found: re.Match[bytes]) -> bytes:
+    """A string in double quotes; a comment becomes a blank."""
+    whole = found.group()
+    if whole[:1] == b'"':
+        return whole
+    if whole[:1] == b"/":
+        return b" "
+    inner = found.group(1).replace(b"\\'", b"'").decode("utf-8", "replace")
+    return b'"' + re.sub(r'(?<!\\)"', r"\"", inner).encode() + b'"'

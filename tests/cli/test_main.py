@@ -1,0 +1,39 @@
+"""Every error of a command is one line, whatever raised it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from egress.store.database import open_database
+
+
+def egress(*words: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "egress", *words]
+    return subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+
+
+def test_a_database_damaged_behind_its_header_is_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "egress.db"
+    config = tmp_path / "egress.yaml"
+    config.write_text(json.dumps({"database": f"sqlite:///{path}"}))
+    open_database(f"sqlite:///{path}").dispose()
+    data = path.read_bytes()
+    for file in tmp_path.glob("egress.db-*"):
+        file.unlink()
+    kept = next(size for size in range(4096, len(data), 4096) if b"alembic_version" in data[:size])
+    path.write_bytes(data[:kept] + b"\xa5" * (len(data) - kept))
+    for words in (["query"], ["agent", "list"], ["agent", "rm", "x"], ["show", "0"]):
+        done = egress(*words, "--config", str(config))
+        assert done.returncode == 1
+        assert done.stderr.startswith("egress: cannot use ") and done.stderr.count("\n") == 1, done.stderr
+        assert done.stdout == ""
+
+
+def test_usage_errors_are_one_line_with_exit_code_2() -> None:
+    for words in (["nonsense"], ["run"], ["query", "--since", "yesterday"], ["agent", "add", "x"], ["show"]):
+        done = egress(*words)
+        assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1), done.stderr
+        assert done.stderr.startswith("egress: ")

@@ -1,0 +1,252 @@
+"""What the tests of the running gateway share: servers and callers they can watch, the database, a witness outside."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+
+from demo.stage import Stage
+from egress import capture
+from egress.capture.link import ip_packet
+from egress.model import AnomalyRecord, FindingRecord, FlowRecord, RuleChange
+from egress.store import reader, tables
+from egress.store.database import open_database
+from tests.lab.net import TIMEOUT, eventually
+
+POLICY = """\
+rules:
+  - {id: ssh-out, action: allow, destination: 10.99.2.0/24, ports: 22, app: ssh}
+  - {id: ssh-out6, action: allow, destination: "fd99:2::/64", ports: 22, app: ssh}
+  - {id: web, action: allow, destination: any, protocol: tcp, ports: [80, 443, 8080]}
+  - {id: datagrams, action: allow, destination: any, protocol: udp, ports: [7000-7099]}
+  - {id: ping, action: allow, destination: 10.99.2.2, protocol: icmp}
+  - {id: ping6, action: allow, destination: "fd99:2::2", protocol: icmpv6}
+"""
+HOSTS = ("10.99.2.2", "fd99:2::2")
+LOGIN = '{"id":1,"jsonrpc":"2.0","method":"login","params":{"login":"4x","pass":"x","agent":"XMRig/6.21"}}'
+
+_serial = itertools.count()
+_COUNTERS = re.compile(r"\[\d+:\d+\]")
+
+
+@contextmanager
+def guarded(
+    policy: str = POLICY, workers: int = 1, settings: dict[str, object] | None = None, attach: tuple[str, ...] = ()
+) -> Iterator[Stage]:
+    """A stage with a running gateway and one agent, rome-7, in the agent's namespace."""
+    with Stage(policy, settings) as stage:
+        stage.attach("rome-7", *attach)
+        stage.start("--workers", str(workers))
+        yield stage
+
+
+class Peer:
+    """A process of `tests.lab.peer` and what it has said so far."""
+
+    def __init__(self, stage: Stage, namespace: str, role: str, *words: str) -> None:
+        self.out = stage.directory / f"peer-{next(_serial)}"
+        self.out.touch()
+        self.process = stage.lab.popen(namespace, [sys.executable, "-m", "tests.lab.peer", role, str(self.out), *words])
+
+    @property
+    def lines(self) -> list[str]:
+        return self.out.read_text().splitlines()
+
+    def send(self, line: str) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.write(line + "\n")
+        self.process.stdin.flush()
+
+    def hears(self, beginning: str, timeout: float = TIMEOUT, count: int = 1) -> str:
+        """Wait until `count` lines begin like this; returns the last of them."""
+
+        def found() -> bool:
+            return sum(line.startswith(beginning) for line in self.lines) >= count
+
+        try:
+            eventually(found, beginning, timeout)
+        except AssertionError:
+            raise AssertionError(f"{beginning!r} {count}x: not within {timeout} s; said {self.lines[-5:]}") from None
+        return [line for line in self.lines if line.startswith(beginning)][count - 1]
+
+    def outcome(self, timeout: float = TIMEOUT) -> tuple[str, int]:
+        """The first line: how the connection attempt ended (`open` or an errno's name), after how many ms."""
+        eventually(lambda: bool(self.lines), "an outcome", timeout)
+        word, milliseconds = self.lines[0].split()
+        return word, int(milliseconds)
+
+    def close(self) -> None:
+        """End the client in order: its connection is closed."""
+        self.process.communicate(timeout=TIMEOUT)
+
+
+def call(stage: Stage, host: str, port: int, source: str = "", namespace: str = "") -> Peer:
+    """A TCP client of the agent's (or of another namespace)."""
+    return Peer(stage, namespace or stage.agent, "tcp", host, str(port), *([source] if source else []))
+
+
+def outcome(stage: Stage, host: str, port: int, source: str = "", namespace: str = "") -> str:
+    """How an attempt to connect ends: `open`, or an errno's name."""
+    peer = call(stage, host, port, source, namespace)
+    word, _ = peer.outcome()
+    peer.close()
+    return word
+
+
+def serve(stage: Stage, port: int, namespace: str = "", hosts: tuple[str, ...] = HOSTS) -> list[Peer]:
+    """Echo services, one an address, TCP and UDP; returned ready."""
+    place = namespace or stage.outside
+    peers = [Peer(stage, place, "echo", host, str(port)) for host in hosts]
+    listening(stage, port, place, hosts)
+    return peers
+
+
+def listening(stage: Stage, port: int, namespace: str, hosts: tuple[str, ...]) -> None:
+    def found() -> bool:
+        sockets = stage.lab.run(namespace, ["ss", "-Hltn"]).stdout
+        return all(f" {host}:{port} " in sockets or f" [{host}]:{port} " in sockets for host in hosts)
+
+    eventually(found, f"port {port} listens")
+
+
+def status(stage: Stage) -> dict[str, Any]:
+    found = stage.status()
+    assert found is not None, "the gateway does not answer"
+    return found
+
+
+def worker(stage: Stage, index: int = 0) -> dict[str, Any]:
+    entry: dict[str, Any] = status(stage)["workers"][index]
+    return entry
+
+
+def bound(stage: Stage) -> int:
+    """Queues with a listener in the gateway's namespace."""
+    return len(stage.lab.run(stage.gateway, ["cat", "/proc/net/netfilter/nfnetlink_queue"]).stdout.splitlines())
+
+
+def gone(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except OSError:
+        return True
+
+
+def queue_drops(stage: Stage, index: int = 0) -> int:
+    return sum(sum(kind.values()) for kind in worker(stage, index)["dropped"].values())
+
+
+@contextmanager
+def paused(pid: int) -> Iterator[None]:
+    """A process that is stopped meanwhile (SIGSTOP, SIGCONT)."""
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        if not gone(pid):
+            os.kill(pid, signal.SIGCONT)
+
+
+def log(stage: Stage) -> str:
+    return stage.log.read_text()
+
+
+# --- the database ---------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def database(stage: Stage) -> Iterator[sa.Engine]:
+    engine = open_database(stage.config.database_url, create=False)
+    try:
+        yield engine
+    finally:
+        engine.dispose()
+
+
+def flows(stage: Stage, wanted: reader.Filter = reader.Filter()) -> list[FlowRecord]:  # noqa: B008 - immutable
+    with database(stage) as engine:
+        return list(reader.flows(engine, wanted))
+
+
+def findings(stage: Stage, wanted: reader.Filter = reader.Filter()) -> list[FindingRecord]:  # noqa: B008 - immutable
+    with database(stage) as engine:
+        return list(reader.findings(engine, wanted))
+
+
+def anomalies(stage: Stage) -> list[AnomalyRecord]:
+    columns = [tables.anomalies.c[name] for name in AnomalyRecord.__slots__]
+    with database(stage) as engine, engine.connect() as connection:
+        return [AnomalyRecord(*row) for row in connection.execute(sa.select(*columns))]
+
+
+def rule_changes(stage: Stage) -> list[RuleChange]:
+    columns = [tables.rule_changes.c[name] for name in RuleChange.__slots__]
+    with database(stage) as engine, engine.connect() as connection:
+        return [RuleChange(*row) for row in connection.execute(sa.select(*columns))]
+
+
+# --- the kernel's rules ---------------------------------------------------------------------------------------
+
+
+def saved_rules(stage: Stage, *, ours: bool = True) -> str:
+    """Both families' rules as iptables-save shows them, without counters and comments."""
+    text = "".join(
+        stage.lab.run(stage.gateway, [tool], check=True).stdout for tool in ("iptables-save", "ip6tables-save")
+    )
+    lines = [_COUNTERS.sub("", line) for line in text.splitlines() if not line.startswith("#")]
+    return "\n".join(line for line in lines if ours or "EGRESS-" not in line)
+
+
+# --- a witness outside ----------------------------------------------------------------------------------------
+
+
+class Witness:
+    """Everything that reaches the outside namespace, as tcpdump sees it before anybody else does."""
+
+    def __init__(self, stage: Stage) -> None:
+        self._stage = stage
+        self.path = stage.directory / f"witness-{next(_serial)}.pcap"
+        self._errors = self.path.with_suffix(".log")
+
+    def __enter__(self) -> Witness:
+        command = ["tcpdump", "-i", "eth0", "-Q", "in", "-U", "--immediate-mode", "-B", "16384", "-Z", "root", "-w"]
+        with self._errors.open("w") as errors:
+            self._process = subprocess.Popen(
+                ["ip", "netns", "exec", self._stage.outside, *command, str(self.path)], stderr=errors
+            )
+        eventually(lambda: "listening on" in self._errors.read_text(), "tcpdump listens")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._process.poll() is None:
+            self._process.terminate()
+        self._process.wait(TIMEOUT)
+
+    def packets(self) -> list[bytes]:
+        """IP packets seen so far, whole."""
+        found = []
+        with self.path.open("rb") as stream:
+            try:
+                for frame in capture.frames(stream):
+                    raw = ip_packet(frame.link, frame.data)
+                    if raw is not None:
+                        found.append(raw)
+            except capture.Truncated:
+                pass  # tcpdump is writing its last packet
+        return found
+
+    def sees(self, *needles: bytes) -> None:
+        """Wait until each of these has come by: what was sent before would be here too."""
+        eventually(
+            lambda: all(any(needle in raw for raw in self.packets()) for needle in needles), f"outside sees {needles!r}"
+        )

@@ -1,0 +1,144 @@
+"""Golden captures: short scenes through the real gateway, as its --capture saw them: `python -m tests.lab.record`.
+
+Needs root. Each scene has a stage and a gateway of its own, and becomes tests/captures/NAME.pcapng. expected.json says
+what must be found in each: the signatures are written here by hand, the packets that prove them are those on which the
+gateway made its finding, by their time. Recording fails where the gateway found anything else.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from demo.stage import SERVER, Stage
+from egress import capture
+from tests.lab.gateway import HOSTS, LOGIN, POLICY, Peer, call, findings, flows, serve
+from tests.lab.net import ROOT, eventually
+
+DIRECTORY = ROOT / "tests" / "captures"
+MAX_BYTES = 50_000
+FAMILIES = ("4", "6")
+PAGE = b"<!doctype html><title>a page</title>\n" * 50
+Scene = Callable[[Stage, str], None]
+
+
+@dataclass(frozen=True)
+class Golden:
+    """One scene, played over both families."""
+
+    name: str
+    play: Scene
+    signatures: tuple[str, ...] = ()
+
+
+def reverse_ssh(stage: Stage, host: str) -> None:
+    stage.serve_ssh(443)
+    stage.ssh(host, 443, options=("-N", "-R", "2222:localhost:22"))
+
+
+def plain_ssh(stage: Stage, host: str) -> None:
+    stage.serve_ssh(22)
+    done = stage.ssh(host, 22, "echo", "hello")
+    assert done.stdout == "hello\n", done.stderr
+
+
+def stratum(stage: Stage, host: str, segment: int) -> None:
+    heard = stage.directory / "pool.heard"
+    stage.serve_peer("pool", HOSTS, 443, str(heard))
+    miner = [sys.executable, "-m", "demo.peers", "miner", host, "443", str(segment)]
+    assert stage.lab.run(stage.agent, miner, 20.0).returncode == 3
+    assert heard.read_text() == ""
+
+
+def cryptonote(stage: Stage, host: str) -> None:
+    serve(stage, 80)
+    caller = call(stage, host, 80)
+    caller.hears("open")
+    caller.send(LOGIN)
+    caller.hears("ECONNRESET")
+
+
+def beacon(stage: Stage, host: str) -> None:
+    serve(stage, 8080)
+    Peer(stage, stage.agent, "beacon", host, "8080", "0.7").hears("ECONN", 60.0)
+
+
+def curl(stage: Stage, host: str) -> None:
+    root = stage.directory / "web"
+    root.mkdir()
+    (root / "page.html").write_bytes(PAGE)
+    server = [sys.executable, "-m", "http.server", "80", "--bind", "::", "--directory", str(root)]
+    stage.lab.popen(stage.outside, server)
+    stage.listening(80)
+    address = f"[{host}]" if ":" in host else host
+    done = stage.lab.run(stage.agent, ["curl", "-sS", "-m", "10", f"http://{address}/page.html"])
+    assert done.stdout.encode() == PAGE, done.stderr
+
+
+def json_rpc(stage: Stage, host: str) -> None:
+    """JSON-RPC that mines nothing, in the same form."""
+    serve(stage, 443)
+    caller = call(stage, host, 443)
+    caller.hears("open")
+    for method in ("initialize", "eth_blockNumber", "tools/list"):
+        caller.send(json.dumps({"jsonrpc": "2.0", "id": method, "method": method, "params": []}))
+        caller.hears('got {"jsonrpc"')
+    caller.close()
+
+
+GOLDEN = (
+    Golden("ssh-reverse-443", reverse_ssh, ("ssh.unusual-port",)),
+    Golden("ssh-22", plain_ssh),
+    Golden("stratum-whole", lambda stage, host: stratum(stage, host, 1400), ("mining.stratum",)),
+    Golden("stratum-one-byte", lambda stage, host: stratum(stage, host, 1), ("mining.stratum",)),
+    Golden("cryptonote-login", cryptonote, ("mining.stratum",)),
+    Golden("beacon", beacon, ("beacon.timing",)),
+    Golden("curl", curl),
+    Golden("json-rpc", json_rpc),
+)
+
+
+def record(golden: Golden, host: str, path: Path) -> list[dict[str, object]]:
+    """Play a scene, keep its capture; returns its findings as expected.json has them."""
+    with Stage(POLICY) as stage:
+        directory = stage.directory / "captured"
+        directory.mkdir()
+        stage.attach("rome-7")
+        stage.start("--workers", "1", "--capture", str(directory))
+        golden.play(stage, host)
+        eventually(lambda: bool(flows(stage)), "the flow is stored")
+        assert stage.stop() == 0
+        (captured,) = directory.iterdir()
+        path.write_bytes(captured.read_bytes())
+        made = findings(stage)
+    found = [{"signature": each.signature, "frame": frame(path, each.time)} for each in made]
+    if sorted(each.signature for each in made) != sorted(golden.signatures):
+        raise SystemExit(f"record: {path.name}: found {found}, expected {golden.signatures}")
+    if path.stat().st_size >= MAX_BYTES:
+        raise SystemExit(f"record: {path.name} has {path.stat().st_size} bytes, at most {MAX_BYTES} are wanted")
+    return found
+
+
+def frame(path: Path, ts: float) -> int:
+    """The number of the captured packet with this time, to the microsecond."""
+    with path.open("rb") as stream:
+        (number,) = [frame.number for frame in capture.frames(stream) if round(frame.ts * 1e6) == round(ts * 1e6)]
+    return number
+
+
+def main() -> None:
+    DIRECTORY.mkdir(exist_ok=True)
+    expected = {}
+    for golden in GOLDEN:
+        for family, host in zip(FAMILIES, SERVER, strict=True):
+            path = DIRECTORY / f"{golden.name}-ipv{family}.pcapng"
+            expected[path.name] = record(golden, host, path)
+            sys.stdout.write(f"{path.name}: {path.stat().st_size} bytes, {expected[path.name] or 'nothing found'}\n")
+    (DIRECTORY / "expected.json").write_text(json.dumps(expected, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,175 @@
+"""Whatever fails, nobody is set free: other gateways, failed starts, damaged rules, agents that vanish and return."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import sqlite3
+import sys
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from demo.stage import Stage
+from tests.lab.gateway import HOSTS, outcome, saved_rules, serve, status
+from tests.lab.net import eventually, needs_root
+
+pytestmark = [pytest.mark.lab, needs_root]
+
+PORT = 8080
+NOTHING = "rules: []\n"
+
+
+@pytest.fixture
+def stage() -> Iterator[Stage]:
+    with Stage(NOTHING) as built:
+        serve(built, PORT)
+        yield built
+
+
+def reached(stage: Stage) -> str:
+    return outcome(stage, HOSTS[0], PORT)
+
+
+def failing(stage: Stage) -> str:
+    """The lines of `egress doctor` that fail; its exit code must agree."""
+    done = stage.egress("doctor", check=False)
+    lines = [line for line in done.stdout.splitlines() if line.startswith("FAIL")]
+    assert done.returncode == bool(lines), done.stderr
+    return "\n".join(lines)
+
+
+def test_a_gateway_with_another_run_dir_leaves_ours_alone(stage: Stage) -> None:
+    stage.attach()
+    stage.start("--workers", "1")
+    before = saved_rules(stage)
+    values = json.loads(stage.config_file.read_text())
+    values |= {name: str(stage.directory / f"other-{name}") for name in ("run_dir", "state_dir")}
+    other = stage.directory / "other.yaml"
+    for base in (7400, 7500):
+        other.write_text(json.dumps(values | {"queue": {"base": base}}))
+        command = [sys.executable, "-m", "egress", "gateway", "--workers", "1", "--config", str(other)]
+        done = stage.lab.run(stage.gateway, command)
+        assert done.returncode == 1
+        assert done.stderr == (
+            "egress: another gateway guards this network namespace (it reads queue 7400): stop it first\n"
+        )
+        assert saved_rules(stage) == before
+    assert reached(stage) == "ECONNREFUSED"
+
+
+def test_a_start_that_fails_sets_nobody_free(stage: Stage) -> None:
+    stage.attach()
+    stage.start("--workers", "1")
+    stage.stop(signal.SIGKILL)
+    before = saved_rules(stage)
+    policy, database = stage.policy_file, stage.config.state_dir / "egress.db"
+    sandboxes = stage.config.run_dir / "sandboxes"
+    for path, nonsense in ((policy, "rules: ["), (database, "x" * 4096), (sandboxes / "x.json", "{")):
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(nonsense)
+        done = stage.egress("gateway", check=False)
+        assert done.returncode in (1, 2) and done.stderr.count("\n") == 1, done.stderr
+        assert str(path) in done.stderr
+        assert saved_rules(stage) == before
+    assert reached(stage) == "timeout"
+
+
+def test_stopped_with_agents_attached_the_doctor_says_so(stage: Stage) -> None:
+    stage.egress("doctor")
+    stage.attach()
+    assert "not running, and nothing guards rome-7" in failing(stage)
+    stage.start("--workers", "1")
+    assert failing(stage) == ""
+
+
+def test_rules_that_somebody_empties_are_put_back(stage: Stage) -> None:
+    stage.attach()
+    stage.start("--workers", "1")
+    before = saved_rules(stage)
+    for damage in (["-F", "EGRESS-FORWARD"], ["-F"]):
+        for tool in ("iptables", "ip6tables"):
+            stage.lab.run(stage.gateway, [tool, "-t", "mangle", *damage], check=True)
+        assert status(stage)["rules_in_place"] is False or saved_rules(stage) == before
+        eventually(lambda: saved_rules(stage) == before, "the rules are back", 6.0)
+        assert reached(stage) == "ECONNREFUSED"
+
+
+def test_an_agent_that_takes_its_address_away_stays_guarded(stage: Stage) -> None:
+    stage.attach()
+    stage.start("--workers", "1")
+    before = saved_rules(stage)
+    inside = ["ip", "-n", stage.agent]
+    stage.lab.run(stage.gateway, [*inside, "address", "flush", "dev", "eth0"], check=True)
+    assert stage.daemon is not None
+    stage.daemon.send_signal(signal.SIGHUP)  # somebody makes the gateway look anew
+    eventually(lambda: "rome-7" in status(stage)["absent"], "it is missed")
+    assert "agent rome-7" in failing(stage)
+    assert saved_rules(stage) == before
+    for words in (["address", "add", "10.99.1.2/24", "dev", "eth0"], ["route", "add", "default", "via", "10.99.1.1"]):
+        stage.lab.run(stage.gateway, [*inside, *words], check=True)
+    assert reached(stage) in ("timeout", "ECONNREFUSED")
+    eventually(lambda: reached(stage) == "ECONNREFUSED", "it is attached again")
+
+
+def test_an_agent_cannot_make_another_address_its_own(stage: Stage) -> None:
+    stage.attach()
+    stage.start("--workers", "1")
+    before = status(stage)["agents"]
+    stage.lab.address(stage.agent, "10.99.9.9", "eth0")
+    assert stage.daemon is not None
+    stage.daemon.send_signal(signal.SIGHUP)
+    eventually(lambda: "reloaded" in stage.log.read_text(), "it looks anew")
+    assert status(stage)["agents"] == before
+
+
+def test_an_interface_that_comes_back_was_guarded_all_the_time(stage: Stage) -> None:
+    stage.egress("agent", "add", "rome-7", "--interface", "agent0")
+    stage.start("--workers", "1")
+    before = saved_rules(stage)
+    stage.lab.run(stage.gateway, ["ip", "link", "delete", "agent0"], check=True)
+    eventually(lambda: "rome-7" in status(stage)["absent"], "it is missed")
+    assert saved_rules(stage) == before
+    stage.lab.veth(stage.agent, "eth0", stage.gateway, "agent0", 1)
+    stage.lab.route(stage.agent, via=1)
+    assert reached(stage) in ("timeout", "ECONNREFUSED")
+    eventually(lambda: reached(stage) == "ECONNREFUSED", "it is attached again")
+
+
+def test_tools_that_fail_for_a_while_do_not_end_the_gateway(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    shims, broken = stage.directory / "bin", stage.directory / "broken"
+    shims.mkdir()
+    tool = shims / "iptables-save"
+    tool.write_text(
+        f'#!/bin/sh\n[ ! -e {broken} ] || {{ echo busy >&2; exit 4; }}\nexec {shutil.which(tool.name)} "$@"\n'
+    )
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{shims}:{os.environ['PATH']}")
+    stage.attach()
+    stage.start("--workers", "1")
+    broken.touch()
+    eventually(lambda: "iptables-save: busy; it is tried again" in stage.log.read_text(), "it complains")
+    broken.unlink()
+    time.sleep(2.5)  # another look
+    assert reached(stage) == "ECONNREFUSED"
+    assert stage.stop() == 0
+
+
+def test_the_doctor_sees_a_recorder_that_cannot_write(stage: Stage) -> None:
+    stage.attach()
+    stage.start("--workers", "1")
+    path = stage.config.state_dir / "egress.db"
+    with sqlite3.connect(path) as other:
+        other.execute("BEGIN IMMEDIATE")
+        assert reached(stage) == "ECONNREFUSED"
+        eventually(lambda: "is being stored" in failing(stage), "it is said")
+        other.rollback()
+    eventually(lambda: failing(stage) == "", "it has caught up", 20.0)
+    for file in path.parent.glob("egress.db*"):
+        file.unlink()
+    path.write_bytes(b"not a database" * 1000)
+    assert "not a database" in failing(stage)
+    assert reached(stage) == "ECONNREFUSED"

@@ -1,0 +1,96 @@
+"""A policy that changes while the gateway runs: SIGHUP puts it in force, a broken one changes nothing."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from demo.stage import Stage
+from egress.model import Action
+from tests.lab.gateway import HOSTS, POLICY, call, flows, guarded, log, outcome, rule_changes, serve, status
+from tests.lab.net import eventually, needs_root
+
+pytestmark = [pytest.mark.lab, needs_root]
+
+OLD, NEW = 8080, 9000
+MORE = "  - {id: new, action: allow, destination: any, protocol: tcp, ports: 9000, comment: added later}\n"
+LESS = POLICY.replace(", 8080]", "]")
+IN_FORCE_SECONDS = 2.0
+
+
+@pytest.fixture
+def stage() -> Iterator[Stage]:
+    with guarded(workers=2) as running:
+        for port in (OLD, NEW):
+            serve(running, port)
+        yield running
+
+
+def hangup(stage: Stage, policy: str, version: int) -> float:
+    """Put another policy in force; returns the seconds it took."""
+    stage.policy_file.write_text(policy)
+    assert stage.daemon is not None
+    began = time.monotonic()
+    stage.daemon.send_signal(signal.SIGHUP)
+    eventually(lambda: f"policy version {version}" in log(stage).splitlines()[-1], f"version {version} is in force")
+    return time.monotonic() - began
+
+
+def test_an_edited_policy_is_in_force_at_once_for_new_and_living_flows(stage: Stage) -> None:
+    assert [outcome(stage, host, NEW) for host in HOSTS] == ["ECONNREFUSED"] * 2
+    assert hangup(stage, POLICY + MORE, 2) < IN_FORCE_SECONDS
+    assert [outcome(stage, host, NEW) for host in HOSTS] == ["open"] * 2
+    assert status(stage)["policy_version"] == 2
+    callers = [call(stage, host, OLD) for host in HOSTS]
+    for caller in callers:
+        caller.hears("open")
+        caller.send("before")
+        caller.hears("got before")
+    assert hangup(stage, LESS, 3) < IN_FORCE_SECONDS
+    for caller in callers:  # what no rule allows any more is cut, though it was open
+        caller.send("after")
+        caller.hears("ECONNRESET")
+    assert [outcome(stage, host, port) for host in HOSTS for port in (OLD, NEW)] == ["ECONNREFUSED"] * 4
+    assert stage.stop() == 0
+    changes = [(change.policy_version, change.change, change.rule_id) for change in rule_changes(stage)]
+    assert {change for change in changes if change[0] == 2} == {(2, "added", "new")}
+    assert {change for change in changes if change[0] == 3} == {
+        (3, "removed", "new"), (3, "removed", "web"), (3, "added", "web")
+    }  # fmt: skip
+    assert {change for change in changes if change[0] == 1} == {
+        (1, "added", name) for name in ("ssh-out", "ssh-out6", "web", "datagrams", "ping", "ping6")
+    }
+
+
+def test_a_flow_that_is_over_keeps_the_verdict_under_which_it_passed(stage: Stage) -> None:
+    """A later policy says nothing of what has happened already."""
+    hangup(stage, POLICY + MORE, 2)
+    assert [outcome(stage, host, NEW) for host in HOSTS] == ["open"] * 2
+    hangup(stage, LESS, 3)
+    assert stage.stop() == 0
+    passed = [flow for flow in flows(stage) if flow.dport == NEW]
+    assert [(flow.action, flow.rule_id, flow.policy_version) for flow in passed] == [(Action.ACCEPT, "new", 2)] * 2
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        "rules: [",
+        "rules:\n  - {action: allow, destination: example.org}\n",
+        "rules:\n  - {action: permit}\n",
+        "",
+    ],
+)
+def test_a_broken_policy_keeps_the_old_one_and_says_so(stage: Stage, broken: str) -> None:
+    stage.policy_file.write_text(broken)
+    assert stage.daemon is not None
+    stage.daemon.send_signal(signal.SIGHUP)
+    eventually(lambda: "the policy in force stays: " in log(stage), "it is said")
+    (said,) = [line for line in log(stage).splitlines() if "the policy in force stays" in line]
+    assert str(stage.policy_file) in said
+    assert status(stage)["policy_version"] == 1
+    assert outcome(stage, HOSTS[0], OLD) == "open"
+    assert outcome(stage, HOSTS[0], NEW) == "ECONNREFUSED"

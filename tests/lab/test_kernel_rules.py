@@ -1,0 +1,320 @@
+"""The rules on the real kernel: agent – gateway – outside, with `marker.py` answering the queues."""
+
+from __future__ import annotations
+
+import subprocess
+import threading
+import time
+from ast import literal_eval
+from collections.abc import Iterator
+
+import pytest
+
+from tests.lab.net import PYTHON, ROOT, Lab, eventually, needs_root
+
+pytestmark = [pytest.mark.lab, needs_root]
+
+RULES = """
+import sys
+from egress.config import Config
+from egress.gateway import rules
+attachments = [rules.Attachment("a", "egr0001", ("10.99.1.0/24", "fd99:1::/64"), 7400, 7401, "masquerade" in sys.argv)]
+config = Config(fail_open="open" in sys.argv)
+action = sys.argv[1]
+if action in ("install", "block"):
+    getattr(rules, action)(attachments, config)
+elif action == "remove":
+    rules.remove(config)
+elif action == "queues":
+    sys.stdout.write(repr(sorted(rules.queues())))
+else:
+    looked_into = attachments if action == "intact" else None
+    found = rules.counters() if action == "counters" else rules.installed(config, looked_into)
+    sys.stdout.write(repr(found))
+"""
+
+SERVER = """
+import socket, sys, threading
+def serve(connection):
+    try:
+        while data := connection.recv(65536):
+            sys.stdout.write("got " + data.decode() + "\\n"); sys.stdout.flush()
+            connection.sendall(b"re:" + data)
+    except OSError as error:
+        sys.stdout.write(f"error {error.strerror}\\n"); sys.stdout.flush()
+def echo(datagrams):
+    while True:
+        data, peer = datagrams.recvfrom(65536)
+        sys.stdout.write("got " + data.decode() + "\\n"); sys.stdout.flush()
+        datagrams.sendto(b"re:" + data, peer)
+listener = socket.create_server(("::", 80), family=socket.AF_INET6, dualstack_ipv6=True)
+datagrams = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+datagrams.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+datagrams.bind(("::", 80))
+threading.Thread(target=echo, args=(datagrams,), daemon=True).start()
+sys.stdout.write("ready\\n"); sys.stdout.flush()
+while True:
+    threading.Thread(target=serve, args=(listener.accept()[0],), daemon=True).start()
+"""
+
+CLIENT = """
+import socket, sys, time
+kind, host, port, *words = sys.argv[1:]
+start = time.monotonic()
+try:
+    if kind == "udp":
+        s = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM)
+        s.setsockopt(0, 11, 1) if ":" not in host else s.setsockopt(41, 25, 1)  # IP_RECVERR, IPV6_RECVERR
+        s.connect((host, int(port)))
+    else:
+        s = socket.create_connection((host, int(port)), timeout=4)
+    s.settimeout(0.7)
+    for word in words:
+        s.sendall(word.encode())
+        sys.stdout.write(s.recv(65536).decode() + "\\n")
+except OSError as error:
+    sys.stdout.write(f"{type(error).__name__} {error.strerror}\\n")
+sys.stdout.write("fast" if time.monotonic() - start < 1 else "slow")
+"""
+
+OUTSIDE = {4: "10.99.2.2", 6: "fd99:2::2"}
+GATEWAY = {4: "10.99.1.1", 6: "fd99:1::1"}
+
+
+class Reader:
+    """Lines of a background process, collected as they come."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self.lines: list[str] = []
+        self._process = process
+        threading.Thread(target=self._read, daemon=True).start()
+        eventually(lambda: "ready" in self.lines or process.poll() is not None, "a background process starts")
+        assert process.poll() is None, process.stderr.read() if process.stderr else ""
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            self.lines.append(line.strip())
+
+
+class Net:
+    """agent (net 1) – gateway – outside (net 2), rules installed, marker and server running."""
+
+    def __init__(self, lab: Lab, *options: str) -> None:
+        self.lab = lab
+        self.agent, self.gateway, self.outside = lab.ns("agent"), lab.ns("gateway"), lab.ns("outside")
+        lab.veth(self.agent, "eth0", self.gateway, "egr0001", 1)
+        lab.veth(self.outside, "eth0", self.gateway, "up0", 2)
+        lab.route(self.agent, via=1)
+        lab.route(self.outside, via=2)
+        lab.forwarding(self.gateway)
+        self.rules("install", *options)
+        self.server = Reader(lab.popen(self.outside, [PYTHON, "-c", SERVER]))
+        self.marker = Reader(lab.popen(self.gateway, [PYTHON, str(ROOT / "tests/lab/marker.py"), "7400", "7401"]))
+
+    def rules(self, *argv: str) -> str:
+        return self.lab.python(self.gateway, RULES, *argv)
+
+    def client(self, kind: str, host: str, port: int, *words: str) -> list[str]:
+        return self.lab.python(self.agent, CLIENT, kind, host, str(port), *words).splitlines()
+
+    def queued(self, text: str = "") -> list[str]:
+        time.sleep(0.1)  # the marker says it before it answers the kernel; our reading thread may still be asleep
+        return [line for line in self.marker.lines if text in line and line != "ready"]
+
+
+@pytest.fixture(scope="module")
+def net() -> Iterator[Net]:
+    with Lab() as lab:
+        yield Net(lab)
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_a_refused_syn_is_reset_at_once(net: Net, family: int) -> None:
+    assert net.client("tcp", OUTSIDE[family], 9) == ["ConnectionRefusedError Connection refused", "fast"]
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_a_reset_that_reflects_marks_is_not_refused_itself(net: Net, family: int) -> None:
+    key = {4: "net.ipv4.fwmark_reflect", 6: "net.ipv6.fwmark_reflect"}[family]
+    net.lab.run(net.gateway, ["sysctl", "-qw", f"{key}=1"], check=True)
+    assert net.client("tcp", OUTSIDE[family], 9) == ["ConnectionRefusedError Connection refused", "fast"]
+    net.lab.run(net.gateway, ["sysctl", "-qw", f"{key}=0"], check=True)
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_a_refused_segment_resets_the_agent_and_never_reaches_the_server(net: Net, family: int) -> None:
+    net.server.lines.clear()
+    word = f"REFUSE{family}"
+    answer = net.client("tcp", OUTSIDE[family], 80, f"hello{family}", word)
+    assert answer == [f"re:hello{family}", "ConnectionResetError Connection reset by peer", "fast"]
+    assert f"got hello{family}" in net.server.lines
+    assert not any(word in line for line in net.server.lines)
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_udp_is_refused_with_prohibited_then_in_the_kernel(net: Net, family: int) -> None:
+    net.marker.lines.clear()
+    net.server.lines.clear()
+    before = literal_eval(net.rules("counters"))
+    code = (
+        "import socket,sys\n"
+        "s=socket.socket(socket.AF_INET6 if ':' in sys.argv[1] else socket.AF_INET, socket.SOCK_DGRAM)\n"
+        "s.connect((sys.argv[1],80)); s.settimeout(2)\n"
+        "for w in (b'one', b'REFUSE', b'more', b'again'):\n"
+        "    try:\n"
+        "        s.send(w); sys.stdout.write(s.recv(99).decode()+' ')\n"
+        "    except OSError as e: sys.stdout.write(e.strerror.replace(' ','_')+' ')\n"
+    )
+    # Linux turns "administratively prohibited" into EHOSTUNREACH (v4) and EACCES (v6) on a connected socket.
+    refusal = {4: "No_route_to_host", 6: "Permission_denied"}[family]
+    assert net.lab.python(net.agent, code, OUTSIDE[family]).split() == ["re:one", refusal, refusal, refusal]
+    assert net.server.lines == ["got one"]
+    assert len(net.queued(f"7400 v{family} p17")) == 3  # one, its reply, REFUSE; the later ones never reach the queue
+    after = literal_eval(net.rules("counters"))
+    assert after["unqueued"] - before["unqueued"] == 2
+    assert after["rejected"] - before["rejected"] == 3
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_dropped_is_silent(net: Net, family: int) -> None:
+    answer = net.client("udp", OUTSIDE[family], 80, "DROP")
+    assert answer[0] == "TimeoutError None"
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_icmp_echo_is_queued_and_refused(net: Net, family: int) -> None:
+    net.marker.lines.clear()
+    passed = net.lab.run(net.agent, ["ping", "-c2", "-i0.2", "-W2", OUTSIDE[family]])
+    assert passed.returncode == 0, passed.stdout
+    assert len(net.queued(f"p{1 if family == 4 else 58}")) == 4
+    pattern = b"REFUSE".hex()
+    refused = net.lab.run(net.agent, ["ping", "-c1", "-W2", "-s64", "-p", pattern, OUTSIDE[family]])
+    assert refused.returncode == 1
+    assert {4: "Packet filtered", 6: "Administratively prohibited"}[family] in refused.stdout
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_a_settled_flow_uses_the_settled_queue_and_may_be_recalled(net: Net, family: int) -> None:
+    net.marker.lines.clear()
+    words = ("SETTLE", "second", "RECHECK", "fourth")
+    assert net.client("tcp", OUTSIDE[family], 80, *words)[:4] == [f"re:{word}" for word in words]
+    settled = net.queued("7401 ")
+    assert settled and len(settled) < len(net.queued())
+    lines = net.queued()
+    recheck = next(index for index, line in enumerate(lines) if line.endswith("recheck"))
+    assert lines[recheck].startswith("7401 ")
+    assert all(line.startswith("7400 ") for line in lines[recheck + 1 :])
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_the_server_is_reset_at_its_next_packet(net: Net, family: int) -> None:
+    code = (
+        "import socket,sys,time\n"
+        "l=socket.create_server((sys.argv[1],81),family=socket.AF_INET6 if ':' in sys.argv[1] else socket.AF_INET)\n"
+        "sys.stdout.write('ready\\n'); sys.stdout.flush()\n"
+        "c=l.accept()[0]; time.sleep(0.4)\n"
+        "for _ in range(3):\n"
+        "    try: c.sendall(b'x'); time.sleep(0.2); c.recv(1); sys.stdout.write('alive\\n')\n"
+        "    except OSError as e: sys.stdout.write(e.strerror+'\\n'); break\n"
+        "sys.stdout.flush()\n"
+    )
+    server = Reader(net.lab.popen(net.outside, [PYTHON, "-c", code, OUTSIDE[family]]))
+    net.client("tcp", OUTSIDE[family], 81, "REFUSE")
+    eventually(lambda: len(server.lines) > 1, "the server sends its packet")
+    assert server.lines == ["ready", "Connection reset by peer"]
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_packets_to_the_gateway_host_are_queued_and_refused(net: Net, family: int) -> None:
+    net.marker.lines.clear()
+    assert net.lab.run(net.agent, ["ping", "-c1", "-W2", GATEWAY[family]]).returncode == 0
+    assert net.queued(f"7400 v{family} p{1 if family == 4 else 58} h1")  # hook 1 is INPUT
+    assert net.client("tcp", GATEWAY[family], 9) == ["ConnectionRefusedError Connection refused", "fast"]
+    assert len(net.queued("p6 h1 ")) == 1 and net.queued("p6 h1 m2 refused")
+
+
+def test_a_mark_set_by_the_agent_does_not_reach_the_rules(net: Net) -> None:
+    code = (
+        "import socket; s=socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\n"
+        "s.setsockopt(socket.SOL_SOCKET, 36, 0x01000000)\n"  # SO_MARK
+        "s.connect(('10.99.2.2',80)); s.settimeout(2)\n"
+        "for w in (b'a',b'b'): s.send(w); s.recv(9)\n"
+    )
+    net.marker.lines.clear()
+    net.lab.python(net.agent, code)
+    assert len(net.queued("7400 v4 p17")) == 4
+    assert all(" m0 " in line + " " for line in net.queued())
+
+
+def test_somebody_elses_accept_before_ours_does_not_let_a_refused_packet_out(net: Net) -> None:
+    net.lab.run(net.gateway, ["iptables", "-I", "FORWARD", "1", "-j", "ACCEPT"], check=True)
+    try:
+        net.server.lines.clear()
+        assert net.rules("installed") == "False"
+        assert net.client("udp", OUTSIDE[4], 80, "REFUSE")[0].startswith("TimeoutError")
+        assert net.server.lines == []
+        assert literal_eval(net.rules("counters"))["late"] == 1
+        net.rules("install")
+        assert net.rules("installed") == "True"
+    finally:
+        net.lab.run(net.gateway, ["iptables", "-D", "FORWARD", "-j", "ACCEPT"], check=True)
+        net.rules("install")
+
+
+@pytest.mark.parametrize(
+    "damage", [["-F", "EGRESS-OUT"], ["-D", "EGRESS-FORWARD", "1"], ["-I", "EGRESS-IN", "-j", "ACCEPT"]]
+)
+def test_damage_inside_our_chains_is_seen_where_every_jump_still_stands(net: Net, damage: list[str]) -> None:
+    assert net.rules("queues") == "[7400, 7401]"
+    for tool in ("iptables", "ip6tables"):
+        assert net.rules("intact") == "True"
+        net.lab.run(net.gateway, [tool, "-t", "mangle", *damage], check=True)
+        assert (net.rules("intact"), net.rules("installed")) == ("False", "True")
+        net.rules("install")
+
+
+def test_nobody_listening_closes_and_fail_open_opens() -> None:
+    with Lab() as lab:
+        net = Net(lab, "masquerade")
+        lab.run(net.outside, ["ip", "route", "delete", "default"], check=True)  # only masquerading brings replies back
+        assert net.client("udp", OUTSIDE[4], 80, "hi")[0] == "re:hi"
+        lab.end_last()
+        assert net.client("udp", OUTSIDE[4], 80, "hi")[0].startswith("TimeoutError")
+        net.rules("install", "open", "masquerade")
+        assert net.client("udp", OUTSIDE[4], 80, "hi")[0] == "re:hi"
+        net.rules("block", "masquerade")
+        assert net.client("tcp", OUTSIDE[4], 80) == ["ConnectionRefusedError Connection refused", "fast"]
+        assert net.client("tcp", GATEWAY[6], 80) == ["ConnectionRefusedError Connection refused", "fast"]
+
+
+def test_others_rules_and_counters_stay_byte_identical() -> None:
+    theirs = (
+        '*filter\n:DOCKER - [0:0]\n-A FORWARD -m comment --comment "a b -j EGRESS-REFUSE" -j DOCKER\n'
+        "-A DOCKER -i x -j ACCEPT\n"
+        "-A INPUT -i lo -j ACCEPT\nCOMMIT\n*mangle\n-A FORWARD -o y -j MARK --set-xmark 0x1/0xff\nCOMMIT\n"
+        "*nat\n-A POSTROUTING -s 10.0.0.0/8 -j ACCEPT\nCOMMIT\n"
+    )
+    with Lab() as lab:
+        gateway = lab.ns("gateway")
+
+        def saved() -> list[str]:
+            text = "".join(
+                lab.run(gateway, [f"{tool}-save", "-c"], check=True).stdout for tool in ("iptables", "ip6tables")
+            )
+            return [line for line in text.splitlines() if not line.startswith("#")]
+
+        for tool in ("iptables", "ip6tables"):
+            text = theirs if tool == "iptables" else theirs.replace("10.0.0.0/8", "fc00::/8")
+            lab.run(gateway, [f"{tool}-restore"], stdin=text, check=True)
+        lab.run(gateway, ["ping", "-c1", "127.0.0.1"], check=True)
+        before = saved()
+        assert any(line.startswith("[2:") and "-i lo" in line for line in before)
+        for argv in (["install", "masquerade"], ["install", "masquerade"], ["install"], ["block"], ["install"]):
+            lab.python(gateway, RULES, *argv)
+            assert lab.python(gateway, RULES, "installed") == "True"
+            assert [line for line in saved() if "EGRESS-" not in line or "DOCKER" in line] == before
+        lab.python(gateway, RULES, "remove")
+        lab.python(gateway, RULES, "remove")
+        assert saved() == before
+        assert lab.python(gateway, RULES, "installed") == "False"
