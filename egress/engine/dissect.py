@@ -12,17 +12,20 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from egress.engine.events import (
+    DnsAnswered,
     DnsAsked,
     Event,
     HttpAsked,
+    Named,
     SshPacket,
     SshSpoken,
     StratumSpoken,
     TlsOpened,
 )
+from egress.engine.lookup import Lookup
 from egress.errors import Malformed
 from egress.model import EVIDENCE_BYTES, TCP, UDP, Direction, Packet
-from egress.wire import dns, http, socks, tls
+from egress.wire import http, http2, quic, socks, tls
 from egress.wire.jsonrpc import JsonStream, JsonText
 from egress.wire.loosejson import LooseLines
 from egress.wire.ssh import SshIdent, SshStream
@@ -34,48 +37,73 @@ SHORTEST = 20  # bytes of a JSON text; `{"method":"getwork"}`, the shortest that
 NESTING = 4  # protocols inside one another that are followed
 DATAGRAMS = 8  # UDP datagrams a direction after which an unknown protocol stays unknown
 DNS_PORT = 53
-QUIC_LONG_HEADER = 0xC0  # RFC 9000 section 17.2: header form and fixed bit
+QUIC_LONG_HEADER, QUIC_LONG_BIT = 0xC0, 0x80  # RFC 9000 section 17.2: header form and fixed bit
+QUIC_FIRST = 1200  # bytes at least of a datagram with an Initial, RFC 9000 section 14.1
 
 
 class Dissector:
-    """Both sides of one flow. `app` and `server_name` are what has been identified so far."""
+    """Both sides of one flow. `app` and `server_name` are what has been identified so far; `port` is the server's."""
 
-    __slots__ = ("_datagrams", "_sides", "answers", "app", "server_name")
+    __slots__ = ("_datagrams", "_lookup", "_quic", "_sides", "answers", "app", "server_name")
 
-    def __init__(self) -> None:
+    def __init__(self, port: int = 0) -> None:
         self.app = ""
         self.server_name = ""
         self.answers = http.ResponseStream()  # told of each request, so that it knows what an answer is to
+        self._lookup = Lookup() if port == DNS_PORT else None
+        self._quic: quic.QuicHello | None = None
         self._sides = (Side(self, Direction.OUT), Side(self, Direction.IN))
         self._datagrams = 0
 
     def feed(self, direction: Direction, data: bytes) -> Iterator[Event]:
         """The next bytes of one direction of a TCP flow, in order."""
-        return self._sides[direction].feed(data)
+        if self._lookup is not None:
+            yield from self._looked_up(self._lookup.segment(direction, data))
+        yield from self._sides[direction].feed(data)
 
-    def datagram(self, packet: Packet, direction: Direction, port: int) -> Iterator[Event]:
-        """One packet of a flow that is not TCP; `port` is the server's."""
+    def datagram(self, packet: Packet, direction: Direction) -> Iterator[Event]:
+        """One packet of a flow that is not TCP."""
         self._datagrams += 1
         data = packet.payload
         if packet.proto != UDP or not data:
             return
-        if port == DNS_PORT or self.app == "dns":
-            if direction is Direction.OUT:
-                try:
-                    query = dns.query(data)
-                except Malformed:
-                    return
-                self.app = "dns"
-                self.server_name = self.server_name or query.name
-                yield DnsAsked(direction, query)
-        elif not self.app and data[0] & QUIC_LONG_HEADER == QUIC_LONG_HEADER and len(data) >= 1200:
-            self.app = "quic"
+        if self._lookup is not None:
+            yield from self._looked_up(self._lookup.message(direction, data))
+        elif direction is Direction.OUT:
+            yield from self._quic_hello(data)
 
     def opaque(self, proto: int) -> bool:
         """Whether nothing more can be learnt from the bytes of this flow."""
         if proto == TCP:
             return all(side.opaque for side in self._sides)
-        return proto == UDP and self.app != "dns" and self._datagrams >= DATAGRAMS
+        return proto == UDP and self._lookup is None and self._datagrams >= DATAGRAMS
+
+    def _looked_up(self, found: Iterator[DnsAsked | DnsAnswered]) -> Iterator[Event]:
+        for event in found:
+            if isinstance(event, DnsAsked):
+                self.named("dns", event.query.name)
+            yield event
+
+    def _quic_hello(self, data: bytes) -> Iterator[Event]:
+        """QUIC begins with an Initial in a datagram of 1200 bytes or more; later ones may open other connections."""
+        if self._quic is None:
+            if self.app or data[0] & QUIC_LONG_HEADER != QUIC_LONG_HEADER or len(data) < QUIC_FIRST:
+                return
+            self._quic = quic.QuicHello()
+            self.named("quic")
+        elif not data[0] & QUIC_LONG_BIT and self._quic.done:
+            return
+        if self._quic.failed:
+            return
+        try:
+            hello = self._quic.feed(data)
+        except Malformed:
+            yield Named("", hidden=True)
+            return
+        if hello is not None:
+            self.named("quic", hello.server_name)
+            yield TlsOpened(Direction.OUT, hello)
+            yield Named(hello.server_name, hello.ech)
 
     def named(self, app: str, server_name: str = "") -> None:
         """Identification: an inner protocol replaces the one that carried it."""
@@ -88,8 +116,8 @@ class Side:
     """One direction of a TCP flow."""
 
     __slots__ = (
-        "_body_json", "_body_ssh", "_direction", "_flow", "_head", "_http", "_inner_at", "_json", "_loose", "_nesting",
-        "_ssh", "_state", "_tried", "opaque",
+        "_body_json", "_body_ssh", "_direction", "_flow", "_head", "_http", "_http2", "_inner_at", "_json", "_loose",
+        "_nesting", "_ssh", "_state", "_tried", "opaque",
     )  # fmt: skip
 
     def __init__(self, flow: Dissector, direction: Direction) -> None:
@@ -107,6 +135,7 @@ class Side:
         self._ssh: SshStream | None = SshStream()
         self._json: JsonStream | None = JsonStream(SHORTEST)
         self._loose = LooseLines()
+        self._http2: http2.H2RequestStream | None = None
         self._body_ssh: SshStream | None = None
         self._body_json = JsonStream(SHORTEST)
         self._inner_at = 0  # length of a SOCKS handshake
@@ -123,6 +152,9 @@ class Side:
             yield from self._follow_http(whole)
             if self._state == "http" and self._nesting == nesting and self._http is not self._flow.answers:
                 yield from self._lines(data, "http")
+        elif self._state == "http2":
+            yield from self._follow_http2(whole)
+            yield from self._plain(data)
         elif self._state == "socks":
             yield from self._inner(whole[self._inner_at :])
         else:
@@ -137,7 +169,7 @@ class Side:
         proxied = socks.handshake(head)
         if preface:
             self._flow.named("http2")
-            self._state = "plain"
+            self._state = "http2"
         elif hello or answer:
             self._flow.named("tls")
             self._state = "tls"
@@ -200,13 +232,17 @@ class Side:
         try:
             hello = tls.client_hello(head)
         except Malformed:
+            yield from self._name("", hidden=True)
             yield from self._fall_back(head)
             return
         if hello is not None:
             self.opaque = True
             self._flow.named("tls", hello.server_name)
             yield TlsOpened(self._direction, hello)
+            yield from self._name(hello.server_name, hidden=hello.ech)
         if self.opaque or len(head) >= HEAD_BYTES:
+            if not self.opaque:
+                yield from self._name("", hidden=True)
             self.opaque = True
             self._head = b""
 
@@ -219,9 +255,29 @@ class Side:
             items = stream.feed(data)
         except Malformed:
             yield from self._messages(stream, stream.salvage)
+            yield from self._name("", hidden=True)
             yield from self._fall_back(data)
             return
         yield from self._messages(stream, items)
+
+    def _follow_http2(self, data: bytes) -> Iterator[Event]:
+        """Whom each request of a cleartext HTTP/2 connection is for; only the client begins with a preface."""
+        if self._http2 is None:
+            self._http2 = http2.H2RequestStream()
+            data = data[len(http.H2_PREFACE) :]
+        try:
+            requests = self._http2.feed(data)
+        except Malformed:
+            yield from self._name("", hidden=True)
+            return
+        for request in requests:
+            self._flow.named("http2", request.authority)
+            yield from self._name(request.authority)
+
+    def _name(self, name: str, *, hidden: bool = False) -> Iterator[Event]:
+        """Only the agent's side says whom it wants."""
+        if self._direction is Direction.OUT:
+            yield Named(name, hidden)
 
     def _messages(
         self,
@@ -236,6 +292,7 @@ class Side:
                 self._flow.answers.asked(item)
                 self._flow.named("http", item.host)
                 yield HttpAsked(self._direction, item)
+                yield from self._name(item.host)
             elif isinstance(item, http.Body):
                 yield from self._body(item, asked=isinstance(stream, http.RequestStream))
             elif isinstance(item, http.Opaque):

@@ -17,11 +17,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from egress.config import Limits
-from egress.engine.destinations import Destinations
 from egress.engine.events import Burst, Event
 from egress.engine.flow import Flow, FlowTable, Key
+from egress.engine.judge import Judge
 from egress.engine.patterns import Patterns, with_beginning
-from egress.engine.policy import UNKNOWN, Rulebook, exempt
+from egress.engine.policy import UNKNOWN, exempt
 from egress.engine.quoted import answers_known
 from egress.engine.reassembly import events
 from egress.engine.records import finding_record, flow_record
@@ -58,17 +58,19 @@ PASS = Outcome(Verdict(Action.ACCEPT, Reason.DEFAULT))
 class Engine:
     """The judge of all traffic of some agents; each agent belongs to one engine."""
 
-    def __init__(self, limits: Limits, policy: Policy, signatures: Sequence[Signature]) -> None:
+    def __init__(
+        self, limits: Limits, policy: Policy, signatures: Sequence[Signature], *, gate_queries: bool = True
+    ) -> None:
         self.limits = limits
         self.refuse_new = False  # records cannot be written: nothing new may pass
-        self._rules = Rulebook(policy)
+        self._judge = Judge(limits, policy, gate_queries=gate_queries)
+        self._expiry = self._judge.rules.next_expiry(float("-inf"))  # when a rule falls silent next
         self._patterns = Patterns(signatures)
         self._listeners: dict[type, list[Signature]] = {}
         for signature in signatures:
             for event in signature.listens:
                 self._listeners.setdefault(event, []).append(signature)
         self._tracker = Tracker(limits)
-        self._destinations = Destinations(limits.destination_timeout)
         self._refusals = Refusals()
         self._began: float | None = None  # when the first packet of a flow came
         self._counts: Counter[str] = Counter()
@@ -108,6 +110,8 @@ class Engine:
             flow.who = agent
             records = self._rejudge(flow, ts)
         flow.count(packet, ts, direction)
+        if direction is OUT and not flow.refused and self._judge.sent(flow, packet.length, ts):
+            records += self._rejudge(flow, ts)
         table.touch(flow, ts)
         if packet.proto == TCP and flow.advance(packet.flags, direction):
             self._tracker.timers.watch(flow)
@@ -154,8 +158,8 @@ class Engine:
     # --- findings ---------------------------------------------------------------------------------------
 
     def _signal(self, flow: Flow, event: Event, ts: float) -> tuple[Record, ...]:
-        """Let the signatures see an event; carry out what they find."""
-        records: tuple[Record, ...] = ()
+        """Let the judge take note of an event and the signatures see it; carry out what they find."""
+        records = self._rejudge(flow, ts) if self._judge.told(flow, event, ts) else ()
         for signature in self._listeners.get(type(event), ()):
             finding = signature.see(event, flow)
             if finding is not None and finding.signature not in flow.found:
@@ -168,10 +172,10 @@ class Engine:
         if exempt(flow.rule, finding.signature):
             return (finding_record(flow, finding, ts, Action.ACCEPT),)
         if finding.effect is Effect.DESTINATION:
-            self._destinations.refuse(flow.agent, flow.remote, ts)
+            self._judge.destinations.refuse(flow.agent, flow.remote, ts)
         flow.condemned = True
         flow.identify()
-        self._decide(flow, Verdict(Action.REJECT, Reason.FINDING, flow.verdict.rule_id, self._rules.version))
+        self._decide(flow, Verdict(Action.REJECT, Reason.FINDING, flow.verdict.rule_id, self._judge.rules.version))
         return finding_record(flow, finding, ts, Action.REJECT), flow_record(flow, ts, flow.state)
 
     # --- verdicts ---------------------------------------------------------------------------------------
@@ -215,7 +219,7 @@ class Engine:
         flow = Flow(agent, key, packet, ts, direction)
         self._tracker.add(flow)
         self._counts["flows"] += 1
-        self._decide(flow, self._judge(flow, ts))
+        self._decide(flow, self._judge.admit(flow, ts))
         return None, (*records, *freed, flow_record(flow, ts, flow.state))
 
     def _midstream(self, table: FlowTable, key: Key, ts: float) -> bool:
@@ -228,13 +232,6 @@ class Engine:
             table.ended.clear()
             return True
         return key in table.ended or len(table.ended) >= self.limits.max_flows_agent
-
-    def _judge(self, flow: Flow, ts: float) -> Verdict:
-        """Rules and refused destinations; a finding on the flow itself is above both."""
-        verdict, flow.rule = self._rules.decide(flow.who, flow, ts)
-        if verdict.action is Action.ACCEPT and self._destinations.refused(flow.agent, flow.remote, ts):
-            return Verdict(Action.REJECT, Reason.DESTINATION, verdict.rule_id, verdict.policy_version)
-        return verdict
 
     def _decide(self, flow: Flow, verdict: Verdict) -> None:
         """Set a flow's verdict and what it means for its packets: in monitor mode everything passes."""
@@ -256,7 +253,7 @@ class Engine:
             self._decide(flow, flow.verdict)
             return ()
         old = flow.verdict
-        verdict = self._judge(flow, ts)
+        verdict = self._judge.again(flow, ts)
         if old.settled and verdict.action is Action.ACCEPT:
             verdict = replace(verdict, settled=True)
         self._decide(flow, verdict)
@@ -275,6 +272,8 @@ class Engine:
         Where only the other side has said that much, the kernel may settle the flow, but its agent is listened to
         until it has: a server cannot talk the inspection away.
         """
+        if flow.listening and flow.app == "quic":
+            return ()
         full = not self._tracker.charge(flow)
         told = flow.told(self.limits.settle_bytes)
         done = full or told[OUT] or (flow.dissector is not None and flow.dissector.opaque(flow.proto))
@@ -285,13 +284,14 @@ class Engine:
             flow.app = UNKNOWN
             records = self._rejudge(flow, ts)
         if full and flow.who.mode is Mode.ENFORCE and flow.outcome.verdict.action is Action.ACCEPT:
-            self._decide(flow, Verdict(Action.REJECT, Reason.MEMCAP, flow.verdict.rule_id, self._rules.version))
+            self._decide(flow, Verdict(Action.REJECT, Reason.MEMCAP, flow.verdict.rule_id, self._judge.rules.version))
             return (*records, flow_record(flow, ts, flow.state))
         if flow.outcome.verdict.action is Action.ACCEPT:
             flow.verdict = replace(flow.verdict, settled=True)
             flow.outcome = Outcome(replace(flow.outcome.verdict, settled=True))
-            flow.listening = not done
-            if done:
+            # QUIC opens other connections, with other names, on the same pair of ports: it is listened to for ever.
+            flow.listening = not done or flow.app == "quic"
+            if not flow.listening:
                 flow.scan = self._patterns.scan()
                 if flow.scan is not None and flow.streams is not None:
                     flow.scan.follow(flow.streams[OUT].next, flow.streams[OUT].history)
@@ -318,11 +318,19 @@ class Engine:
 
     def tick(self, ts: float) -> tuple[Record, ...]:
         """Do what is due at `ts`: forget silent flows, report repeated anomalies."""
-        return (*self._refusals.anomalies.flush(ts), *self._tracker.expire(ts))
+        return (*self._refusals.anomalies.flush(ts), *self._tracker.expire(ts), *self._expire_rules(ts))
+
+    def _expire_rules(self, ts: float) -> tuple[Record, ...]:
+        """A rule has fallen silent: what it admitted is judged again."""
+        if ts < self._expiry:
+            return ()
+        self._expiry = self._judge.rules.next_expiry(ts)
+        flows = [flow for flow in self._tracker.flows() if flow.rule is not None and flow.state != "closed"]
+        return tuple(record for flow in flows for record in self._rejudge(flow, ts))
 
     def next_tick(self) -> float:
         """When `tick` has something to do; infinity if never."""
-        return min(self._tracker.timers.next(), self._refusals.anomalies.due)
+        return min(self._tracker.timers.next(), self._refusals.anomalies.due, self._expiry)
 
     def withdraw(self, raw: bytes, ts: float, agent: Agent, direction: Direction) -> tuple[Record, ...]:
         """The packet just judged did not pass after all, for its records could not be written: undo a flow it began.
@@ -333,14 +341,15 @@ class Engine:
         flow = table.flows.get(flow_key(decode(raw, max(len(raw), 0xFFFF)), direction))
         if flow is None or flow.packets_out + flow.packets_in > 1 or flow.refused:
             return ()
-        self._decide(flow, Verdict(Action.REJECT, Reason.RECORDER, flow.verdict.rule_id, self._rules.version))
+        self._decide(flow, Verdict(Action.REJECT, Reason.RECORDER, flow.verdict.rule_id, self._judge.rules.version))
         ended = self._tracker.forget(flow, ts, "closed")
         table.ended.discard(flow.key)
         return (ended,)
 
     def set_policy(self, policy: Policy, ts: float) -> tuple[Record, ...]:
         """Judge by other rules from now on, live flows included; what rules alone refused may try again."""
-        self._rules = Rulebook(policy, self._rules)
+        self._judge.change(policy)
+        self._expiry = self._judge.rules.next_expiry(ts)
         records: list[Record] = []
         for flow in self._tracker.flows():
             if flow.state == "closed":
@@ -350,12 +359,13 @@ class Engine:
             else:
                 if not flow.condemned:
                     flow.found.clear()  # what a rule exempted so far may be a finding now
+                    flow.objection = None
                 records += self._rejudge(flow, ts)
         return tuple(records)
 
     def release(self, agent: str, ts: float) -> tuple[Record, ...]:
         """An agent is gone: end its flows, forget what was refused to it."""
-        self._destinations.forget(agent)
+        self._judge.forget(agent)
         return self._tracker.drop(agent, ts)
 
     def shutdown(self, ts: float) -> tuple[Record, ...]:

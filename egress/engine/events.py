@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from egress.model import Direction
-from egress.wire.dns import DnsQuery
+from egress.wire.dns import DnsAnswer, DnsQuery
 from egress.wire.http import HttpRequest
 from egress.wire.ssh import SshIdent, SshMessage
 from egress.wire.stratum import StratumCall
@@ -59,6 +59,20 @@ class DnsAsked(NamedTuple):
     query: DnsQuery
 
 
+class DnsAnswered(NamedTuple):
+    """An answer to a query that the agent sent on this flow."""
+
+    direction: Direction
+    answer: DnsAnswer
+
+
+class Named(NamedTuple):
+    """The bytes say whom this connection is for (SNI, Host, :authority): `name` is "" where they say it to nobody."""
+
+    name: str
+    hidden: bool  # it is there, encrypted (ECH), or in bytes that could not be read
+
+
 class Inconsistent(NamedTuple):
     """A TCP segment repeats bytes already seen with other content (Ptacek & Newsham 1998, section 5.3)."""
 
@@ -68,4 +82,16 @@ class Inconsistent(NamedTuple):
     after: bytes
 
 
-Event = Opened | Burst | SshSpoken | SshPacket | StratumSpoken | TlsOpened | HttpAsked | DnsAsked | Inconsistent
+Event = (
+    Opened
+    | Burst
+    | SshSpoken
+    | SshPacket
+    | StratumSpoken
+    | TlsOpened
+    | HttpAsked
+    | DnsAsked
+    | DnsAnswered
+    | Named
+    | Inconsistent
+)

@@ -52,6 +52,7 @@ class Flow:
         "moved",
         "names",
         "next_out",
+        "objection",
         "opened",
         "outbound",
         "outcome",
@@ -95,6 +96,7 @@ class Flow:
         self.names: frozenset[str] = frozenset()  # these three: `policy.Subject`
         self.said: str | None = None
         self.hidden = False
+        self.objection: Verdict | None = None  # a refused query, a used-up budget: stands until the rules change
         self.rule: Rule | None = None
         self.verdict = Verdict(
             Action.REJECT, Reason.DEFAULT

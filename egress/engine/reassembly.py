@@ -20,12 +20,12 @@ def events(
     """
     dissector = flow.dissector
     if dissector is None:
-        dissector = flow.dissector = Dissector()
+        dissector = flow.dissector = Dissector(flow.server_port)
     if packet.proto != TCP:
         if not flow.opened:
             flow.opened = True
             yield Opened(flow.start, ts)
-        yield from dissector.datagram(packet, direction, flow.server_port)
+        yield from dissector.datagram(packet, direction)
     else:
         if flow.streams is None:
             strict = flow.who.mode is Mode.ENFORCE

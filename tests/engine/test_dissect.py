@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from egress.engine.dissect import HEAD_BYTES, Dissector
-from egress.engine.events import DnsAsked, Event, HttpAsked, SshSpoken, StratumSpoken, TlsOpened
+from egress.engine.events import DnsAsked, Event, HttpAsked, Named, SshSpoken, StratumSpoken, TlsOpened
 from egress.model import TCP, UDP, Direction
 from egress.wire.packet import decode
 from tests.traffic import AGENT4, SERVER4, client_hello, udp
@@ -29,7 +29,11 @@ def events(
 
 
 def kinds(found: list[Event]) -> list[type]:
-    return [type(event) for event in found]
+    return [type(event) for event in found if not isinstance(event, Named)]
+
+
+def named(found: list[Event]) -> list[tuple[str, bool]]:
+    return [(event.name, event.hidden) for event in found if isinstance(event, Named)]
 
 
 @pytest.mark.parametrize("size", [10**6, 13, 1])
@@ -115,7 +119,7 @@ def test_ssh_inside_http_stands_at_the_start_of_a_body(first: bytes, rest: bytes
 
 def test_only_a_query_names_port_53_dns() -> None:
     dissector = Dissector()
-    list(dissector.datagram(decode(udp(AGENT4, SERVER4, 7, 53, b"x" * 100)), OUT, 53))
+    list(dissector.datagram(decode(udp(AGENT4, SERVER4, 7, 53, b"x" * 100)), OUT))
     assert dissector.app == ""
 
 
@@ -140,9 +144,9 @@ def test_tls_is_opaque_once_both_hellos_were_seen(size: int) -> None:
 
 def test_dns_queries_are_read_and_dns_never_becomes_opaque() -> None:
     query = b"\x12\x34\x01\x00\x00\x01" + bytes(6) + b"\x03WWW\x07example\x03org\x00\x00\x01\x00\x01"
-    dissector = Dissector()
+    dissector = Dissector(53)
     for _ in range(20):
-        (event,) = dissector.datagram(decode(udp(AGENT4, SERVER4, 999, 53, query)), OUT, 53)
+        (event,) = dissector.datagram(decode(udp(AGENT4, SERVER4, 999, 53, query)), OUT)
         assert isinstance(event, DnsAsked) and event.query.name == "www.example.org"
     assert dissector.app == "dns" and not dissector.opaque(UDP)
 
@@ -151,7 +155,7 @@ def test_unknown_datagrams_become_opaque() -> None:
     dissector = Dissector()
     for _ in range(8):
         assert not dissector.opaque(UDP)
-        assert list(dissector.datagram(decode(udp(AGENT4, SERVER4, 999, 9999, b"abc")), OUT, 9999)) == []
+        assert list(dissector.datagram(decode(udp(AGENT4, SERVER4, 999, 9999, b"abc")), OUT)) == []
     assert dissector.opaque(UDP)
 
 

@@ -1,0 +1,58 @@
+"""DNS on one flow: the agent's queries, and the answers that belong to them.
+
+An answer counts only if it comes back on the flow of a query with its id, name and type. Whether the resolver may be
+asked at all is the rules' business.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator
+
+from egress.engine.events import DnsAnswered, DnsAsked
+from egress.errors import Malformed
+from egress.model import Direction
+from egress.wire import dns
+
+MAX_OPEN = 64  # queries of a flow that wait for an answer; past it the oldest is given up
+
+
+class Lookup:
+    """Messages in, events out. `seen`: at least one query could be read."""
+
+    __slots__ = ("_open", "_streams", "seen")
+
+    def __init__(self) -> None:
+        self.seen = False
+        self._open: OrderedDict[tuple[int, str, int], None] = OrderedDict()
+        self._streams: dict[Direction, dns.DnsStream | None] = {side: dns.DnsStream() for side in Direction}
+
+    def segment(self, direction: Direction, data: bytes) -> Iterator[DnsAsked | DnsAnswered]:
+        """The next bytes of one direction over TCP; nothing more comes of one that is no DNS."""
+        stream = self._streams[direction]
+        if stream is None:
+            return
+        try:
+            messages = stream.feed(data)
+        except Malformed:
+            self._streams[direction] = None
+            return
+        for message in messages:
+            yield from self.message(direction, message)
+
+    def message(self, direction: Direction, message: bytes) -> Iterator[DnsAsked | DnsAnswered]:
+        """One DNS message; what is none says nothing."""
+        try:
+            if direction is Direction.OUT:
+                query = dns.query(message)
+                self.seen = True
+                self._open[query.id, query.name, query.rtype] = None
+                if len(self._open) > MAX_OPEN:
+                    self._open.popitem(last=False)
+                yield DnsAsked(direction, query)
+            else:
+                answer = dns.answer(message)
+                if (answer.id, answer.name, answer.rtype) in self._open:
+                    yield DnsAnswered(direction, answer)
+        except Malformed:
+            return
