@@ -199,11 +199,15 @@ def engine(*rules: Rule, limits: Limits | None = None, only: Callable[[str], boo
     return Engine(limits or Limits(), Policy(1, rules), chosen)
 
 
-def client_hello(name: str) -> bytes:
-    """A TLS 1.2-style ClientHello record with this server name (RFC 8446 section 4.1.2, RFC 6066 section 3)."""
+def client_hello(name: str, more: bytes = b"") -> bytes:
+    """A TLS 1.2-style ClientHello record (RFC 8446 section 4.1.2) with this server name, if any (RFC 6066 section 3).
+
+    `more`: further extensions.
+    """
     host = name.encode()
     entry = b"\x00" + struct.pack("!H", len(host)) + host
-    sni = struct.pack("!HHH", 0, len(entry) + 2, len(entry)) + entry
-    body = b"\x03\x03" + bytes(32) + b"\x00" + b"\x00\x02\x13\x01" + b"\x01\x00" + struct.pack("!H", len(sni)) + sni
+    sni = struct.pack("!HHH", 0, len(entry) + 2, len(entry)) + entry if name else b""
+    extensions = struct.pack("!H", len(sni + more)) + sni + more
+    body = b"\x03\x03" + bytes(32) + b"\x00" + b"\x00\x02\x13\x01" + b"\x01\x00" + extensions
     handshake = b"\x01" + len(body).to_bytes(3) + body
     return b"\x16\x03\x01" + struct.pack("!H", len(handshake)) + handshake

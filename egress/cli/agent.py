@@ -8,12 +8,15 @@ from pathlib import Path
 
 import click
 
+from egress.budgettext import budget_text
+from egress.cli.budget import budget_option
+from egress.cli.text import plain
 from egress.config import Config, load_config
 from egress.errors import EgressError
 from egress.gateway import attach
 from egress.gateway.control import Client, NotRunning
 from egress.gateway.runtime import prepare
-from egress.model import Action, Agent, Mode
+from egress.model import Action, Agent, Budget, Mode
 from egress.store.agents import StoredAgent, add_agent, list_agents, remove_agent
 from egress.store.database import open_database
 
@@ -22,6 +25,7 @@ Examples:
   egress agent add trainer --netns trainer           a network namespace (its veth's other end is found)
   egress agent add docker --interface docker0        everything behind a bridge or veth
   egress agent add vm7 --cidr 10.0.7.0/24@br-lab     one network behind an interface that others share
+  egress agent add ci --netns ci --label gpu --budget bytes=10mb/hour --budget destinations=20/episode
   egress agent list -o json
   egress agent rm trainer
 """
@@ -40,7 +44,8 @@ def command() -> None:
 @click.option("--cidr", metavar="CIDR@IF", help="A network behind an interface.")
 @click.option("--mode", type=click.Choice([mode.value for mode in Mode]), default="enforce", show_default=True)
 @click.option("--default", "default", type=click.Choice(["allow", "deny"]), default="deny", show_default=True)
-@click.option("--label", "labels", multiple=True, help="Free text; may be repeated.")
+@click.option("--label", "labels", multiple=True, help="A word that rules can name (label:GLOB); may be repeated.")
+@budget_option
 @_CONFIG
 def add(
     name: str,
@@ -50,6 +55,7 @@ def add(
     mode: str,
     default: str,
     labels: tuple[str, ...],
+    budgets: tuple[Budget, ...],
     config_file: Path | None,
 ) -> None:
     """Attach what exists as agent NAME. Without a rule that allows it, nothing of it passes (--default deny)."""
@@ -60,7 +66,8 @@ def add(
     config = load_config(config_file)
     place = attach.resolve(kind, value, name)
     own = place.networks if kind == "netns" else ()  # whoever is root in there may give it other addresses later
-    agent = Agent(name, own, Mode(mode), Action.ACCEPT if default == "allow" else Action.REJECT, labels)
+    otherwise = Action.ACCEPT if default == "allow" else Action.REJECT
+    agent = Agent(name, own, Mode(mode), otherwise, labels, budgets)
     prepare(config)
     database = open_database(config.database_url)
     try:
@@ -87,12 +94,18 @@ def list_(output: str, config_file: Path | None) -> None:
         click.echo(json.dumps([dataclasses.asdict(entry) for entry in stored], indent=2))
         return
     for entry in stored:
-        agent = entry.agent
-        default = "allow" if agent.default is Action.ACCEPT else "deny"
-        labels = " ".join(agent.labels)
-        click.echo(f"{agent.name:24} {entry.kind:9} {entry.value:28} {agent.mode:8} default {default:6} {labels}")
+        click.echo(_line(entry))
     if not stored:
         click.echo("no agents; attach one with: egress agent add", err=True)
+
+
+def _line(entry: StoredAgent) -> str:
+    agent = entry.agent
+    default = "allow" if agent.default is Action.ACCEPT else "deny"
+    labels = f"labels {', '.join(agent.labels)}" if agent.labels else ""
+    budgets = f"budgets {', '.join(map(budget_text, agent.budgets))}" if agent.budgets else ""
+    more = plain("; ".join(filter(None, (labels, budgets))))
+    return f"{agent.name:24} {entry.kind:9} {entry.value:28} {agent.mode:8} default {default:6} {more}".rstrip()
 
 
 @command.command("rm", epilog=EXAMPLES)

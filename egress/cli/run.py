@@ -11,11 +11,12 @@ from typing import Any, BinaryIO, cast
 
 import click
 
+from egress.cli.budget import budget_option
 from egress.config import Config, load_config
 from egress.errors import EgressError
 from egress.gateway.control import Client, NotRunning
 from egress.gateway.process import python
-from egress.model import Mode, Rule
+from egress.model import Budget, Mode
 from egress.policyfile import load_policy
 
 START_SECONDS = 30.0
@@ -24,6 +25,7 @@ Examples:
   egress run -- curl https://example.org                  refused: nothing is allowed by default
   egress run --default allow -- python3 train.py          passes, but tunnels, miners and beacons are refused
   egress run --policy allow.yaml --agent ci -- make test  what the file allows, as agent `ci`
+  egress run --policy allow.yaml --budget bytes=10mb/hour --budget connections=100/minute -- ./agent
   egress run --mode monitor --default allow -- ./agent    refuse nothing, record what would have been refused
 """
 
@@ -33,11 +35,19 @@ Examples:
 @click.option("--mode", type=click.Choice([mode.value for mode in Mode]), default="enforce", show_default=True)
 @click.option("--default", "default", type=click.Choice(["allow", "deny"]), default="deny", show_default=True)
 @click.option("--policy", type=click.Path(path_type=Path), help="Rules of this sandbox, besides the gateway's own.")
+@budget_option
 @click.option("--user", default="", help="Run the command as this user [the invoking one].")
 @click.option("--config", "config_file", type=click.Path(path_type=Path), help="Config file.")
 @click.argument("cmd", nargs=-1, required=True, type=click.UNPROCESSED)
 def command(
-    agent: str, mode: str, default: str, policy: Path | None, user: str, config_file: Path | None, cmd: tuple[str, ...]
+    agent: str,
+    mode: str,
+    default: str,
+    policy: Path | None,
+    budgets: tuple[Budget, ...],
+    user: str,
+    config_file: Path | None,
+    cmd: tuple[str, ...],
 ) -> int:
     """Run CMD in a sandbox whose only way out is the gateway. Needs root.
 
@@ -49,24 +59,23 @@ def command(
 
     config = load_config(config_file)
     rules = load_policy(policy) if policy else ()
-    client, opened = _open(config, config_file, agent, mode, default, rules)
+    action = "accept" if default == "allow" else "reject"
+    wanted: dict[str, object] = {"agent": agent, "mode": mode, "default": action}
+    client, opened = _open(config, config_file, wanted | {"rules": rules, "budgets": budgets})
     with client:
         code = launch(Sandbox(**opened["sandbox"]), list(cmd), config, user or None)
         _summarize(client, opened["agent"])
     return code
 
 
-def _open(
-    config: Config, config_file: Path | None, agent: str, mode: str, default: str, rules: tuple[Rule, ...]
-) -> tuple[Client, dict[str, Any]]:
+def _open(config: Config, config_file: Path | None, wanted: dict[str, object]) -> tuple[Client, dict[str, Any]]:
     """A connection that holds a sandbox. Starts a gateway where none runs, or where the one there is ending."""
-    action = "accept" if default == "allow" else "reject"
     deadline = time.monotonic() + START_SECONDS
     started: BinaryIO | None = None
     while True:
         try:
             client = Client(config.control_socket, START_SECONDS)
-            return client, client.call("sandbox.open", agent=agent, mode=mode, default=action, rules=rules)
+            return client, client.call("sandbox.open", **wanted)
         except NotRunning:
             started = started or _start_gateway(config, config_file)
         if started.read(1) == b"":

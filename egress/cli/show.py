@@ -28,6 +28,9 @@ _REASONS = {
     Reason.FINDING: "a signature objected",
     Reason.DESTINATION: "an earlier finding refused this destination to this agent",
     Reason.APPLICATION: "the rule that opened it asks for another application protocol",
+    Reason.NAME: "the name in its bytes (SNI, Host) is not one the rules allow, or is hidden",
+    Reason.QUERY: "it asked the DNS for a name that no rule allows",
+    Reason.BUDGET: "the agent has used up what its budgets let it",
     Reason.INBOUND: "it was opened from outside, which no rule allows",
     Reason.SPOOFED: "the source address is not the agent's",
     Reason.MALFORMED: "its headers do not parse",
@@ -140,5 +143,7 @@ def _rule_text(found: FlowRecord, rule: Rule | None) -> str:
         return text
     parts = ["allow" if rule.action is Action.ACCEPT else "deny", rule.destination, rule.protocol]
     parts.append(",".join(str(first) if first == last else f"{first}-{last}" for first, last in rule.ports))
-    parts += [rule.app, f"for {rule.agent}", f"# {rule.comment}" if rule.comment else ""]
+    parts += [rule.app, "also unnamed" if rule.unnamed else "", f"for {rule.agent}"]
+    parts += [f"until {when(rule.expires_at)} UTC" if rule.expires_at is not None else "", "once" if rule.once else ""]
+    parts += [f"by {rule.author}" if rule.author else "", f"# {rule.comment}" if rule.comment else ""]
     return f"{text}: {' '.join(part for part in parts if part)}"

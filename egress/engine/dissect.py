@@ -78,9 +78,14 @@ class Dissector:
             return all(side.opaque for side in self._sides)
         return proto == UDP and self._lookup is None and self._datagrams >= DATAGRAMS
 
+    @property
+    def resolving(self) -> bool:
+        """Whether this flow asks a resolver: its next message may ask for another name, however many came before."""
+        return self._lookup is not None and self._lookup.seen
+
     def _looked_up(self, found: Iterator[DnsAsked | DnsAnswered]) -> Iterator[Event]:
         for event in found:
-            if isinstance(event, DnsAsked):
+            if isinstance(event, DnsAsked) and event.query is not None:
                 self.named("dns", event.query.name)
             yield event
 

@@ -36,6 +36,7 @@ from egress.model import (
     ICMPV6,
     SYN,
     TCP,
+    UDP,
     Action,
     Agent,
     Direction,
@@ -272,8 +273,12 @@ class Engine:
         Where only the other side has said that much, the kernel may settle the flow, but its agent is listened to
         until it has: a server cannot talk the inspection away.
         """
-        if flow.listening and flow.app == "quic":
+        if flow.listening and flow.proto == UDP:
             return ()
+        if flow.dissector is not None and flow.dissector.resolving:
+            flow.trim()
+            if self._tracker.charge(flow):
+                return ()  # each query is judged, however many came before
         full = not self._tracker.charge(flow)
         told = flow.told(self.limits.settle_bytes)
         done = full or told[OUT] or (flow.dissector is not None and flow.dissector.opaque(flow.proto))
@@ -289,8 +294,8 @@ class Engine:
         if flow.outcome.verdict.action is Action.ACCEPT:
             flow.verdict = replace(flow.verdict, settled=True)
             flow.outcome = Outcome(replace(flow.outcome.verdict, settled=True))
-            # QUIC opens other connections, with other names, on the same pair of ports: it is listened to for ever.
-            flow.listening = not done or flow.app == "quic"
+            # QUIC opens other connections, with other names, on a pair of ports in use: UDP is listened to for ever.
+            flow.listening = not done or flow.proto == UDP
             if not flow.listening:
                 flow.scan = self._patterns.scan()
                 if flow.scan is not None and flow.streams is not None:

@@ -56,7 +56,7 @@ class HttpAsked(NamedTuple):
 
 class DnsAsked(NamedTuple):
     direction: Direction
-    query: DnsQuery
+    query: DnsQuery | None  # None: bytes for a resolver that could not be read; it may read them
 
 
 class DnsAnswered(NamedTuple):

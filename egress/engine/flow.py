@@ -215,6 +215,11 @@ class Flow:
         out, back = self.streams
         return len(out.history) >= enough, len(back.history) >= enough
 
+    def trim(self) -> None:
+        """Keep no more of the streams than can still be contradicted."""
+        for stream in self.streams or ():
+            stream.trim()
+
     def stop_hearing(self) -> None:
         """The other side has said enough: keep nothing of it."""
         if self.streams is not None:

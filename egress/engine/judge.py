@@ -58,10 +58,14 @@ class Judge:
     def told(self, flow: Flow, event: Event, ts: float) -> bool:
         """Take note of what the bytes say; True if the flow has to be judged again."""
         if isinstance(event, Named):
+            if flow.refused:
+                return False  # by a name before it, in the same segment perhaps: no later one makes that good
             flow.said, flow.hidden = event.name, event.hidden
             return True
         if isinstance(event, DnsAsked) and event.direction is Direction.OUT and self._gate_queries:
-            return self._asked(flow, event.query.name, ts)
+            if event.query is None and flow.rule is not None and flow.rule.app not in ("", "dns"):
+                return False  # another protocol on the DNS's port, by a rule that says so
+            return self._asked(flow, event.query.name if event.query else "", ts)
         if isinstance(event, DnsAnswered):
             for bound in addresses_of(event.answer):
                 self._bindings.bind(flow.agent, bound.names, bound.address, bound.ttl, ts)
@@ -84,7 +88,10 @@ class Judge:
         self._budgets.forget(agent)
 
     def _asked(self, flow: Flow, name: str, ts: float) -> bool:
-        """A query itself carries data out: one for a name that no rule allows is refused before it leaves."""
+        """A query itself carries data out: one for a name that no rule allows is refused before it leaves.
+
+        One that cannot be read is judged as one for the root: only who may ask anything may ask that.
+        """
         address = reverse_address(canonical(name))
         names = self._bindings.names_of(flow.agent, address, ts) if address else frozenset()
         verdict, _ = self.rules.may_resolve(flow.who, name, ts, names)

@@ -1,7 +1,8 @@
 """DNS on one flow: the agent's queries, and the answers that belong to them.
 
-An answer counts only if it comes back on the flow of a query with its id, name and type. Whether the resolver may be
-asked at all is the rules' business.
+An answer counts only if it comes back on the flow of a query with its id, name and type. What the agent sends and we
+cannot read a resolver may (bytes after the message, an update, two questions), so it is stated too. Whether the
+resolver may be asked at all is the rules' business.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ class Lookup:
         self._streams: dict[Direction, dns.DnsStream | None] = {side: dns.DnsStream() for side in Direction}
 
     def segment(self, direction: Direction, data: bytes) -> Iterator[DnsAsked | DnsAnswered]:
-        """The next bytes of one direction over TCP; nothing more comes of one that is no DNS."""
+        """The next bytes of one direction over TCP; where its messages end cannot be told any more after one mistake."""
         stream = self._streams[direction]
         if stream is None:
             return
@@ -36,23 +37,31 @@ class Lookup:
             messages = stream.feed(data)
         except Malformed:
             self._streams[direction] = None
+            if direction is Direction.OUT:
+                yield DnsAsked(direction, None)
             return
         for message in messages:
             yield from self.message(direction, message)
 
     def message(self, direction: Direction, message: bytes) -> Iterator[DnsAsked | DnsAnswered]:
-        """One DNS message; what is none says nothing."""
+        """One DNS message; an answer that is none says nothing."""
+        if direction is Direction.OUT:
+            yield self._asked(message)
+            return
         try:
-            if direction is Direction.OUT:
-                query = dns.query(message)
-                self.seen = True
-                self._open[query.id, query.name, query.rtype] = None
-                if len(self._open) > MAX_OPEN:
-                    self._open.popitem(last=False)
-                yield DnsAsked(direction, query)
-            else:
-                answer = dns.answer(message)
-                if (answer.id, answer.name, answer.rtype) in self._open:
-                    yield DnsAnswered(direction, answer)
+            answer = dns.answer(message)
         except Malformed:
             return
+        if (answer.id, answer.name, answer.rtype) in self._open:
+            yield DnsAnswered(direction, answer)
+
+    def _asked(self, message: bytes) -> DnsAsked:
+        try:
+            query = dns.query(message)
+        except Malformed:
+            return DnsAsked(Direction.OUT, None)
+        self.seen = True
+        self._open[query.id, query.name, query.rtype] = None
+        if len(self._open) > MAX_OPEN:
+            self._open.popitem(last=False)
+        return DnsAsked(Direction.OUT, query)

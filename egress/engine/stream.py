@@ -106,6 +106,13 @@ class Stream:
         self._skip(first)
         return self._drain()
 
+    def trim(self) -> None:
+        """Forget what the receiver has acknowledged: nobody can send it other bytes in that place."""
+        done = distance(self.acked, self.base) if self.acked >= 0 and self.base >= 0 else 0
+        if 0 < done <= len(self.history):
+            del self.history[:done]
+            self.base = self.acked
+
     def held(self) -> int:
         """Bytes of memory under this stream."""
         return len(self.history) + self.waiting + len(self.pending) * PENDING_COST

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from egress.budgettext import budgets_from_json
 from egress.config import Config, build
 from egress.model import Action, Agent, Mode, Policy, Rule
 
@@ -65,6 +66,7 @@ def agent_from(document: dict[str, Any]) -> Agent:
         mode=Mode(document["mode"]),
         default=Action(document["default"]),
         labels=tuple(document["labels"]),
+        budgets=budgets_from_json(document["budgets"]),
     )
 
 

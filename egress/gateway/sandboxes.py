@@ -7,6 +7,7 @@ import secrets
 from dataclasses import dataclass
 from typing import Any
 
+from egress.budgettext import budgets_from_json
 from egress.config import Config
 from egress.errors import EgressError, InputError
 from egress.gateway import sandbox
@@ -43,7 +44,7 @@ class Sandboxes:
         return len(left)
 
     def create(self, request: dict[str, Any], taken: set[str]) -> Opened:
-        """Make one as `sandbox.open` asks: agent (empty: a name is made up), mode, default, rules."""
+        """Make one as `sandbox.open` asks: agent (empty: a name is made up), mode, default, rules, budgets."""
         name = request.get("agent") or f"run-{secrets.token_hex(4)}"
         if not isinstance(name, str) or not _NAME.fullmatch(name):
             raise InputError(f"agent name {name!r} must be letters, digits, . _ - and at most 63 long")
@@ -54,12 +55,13 @@ class Sandboxes:
         try:
             mode, default = Mode(request["mode"]), Action(request["default"])
             rules = tuple(map(rule_from, request.get("rules", [])))
+            budgets = budgets_from_json(request.get("budgets", []))
         except (KeyError, ValueError, TypeError):
             raise InputError(
                 "the request for a sandbox is broken; use the egress command of the gateway's version"
             ) from None
         made = sandbox.create(name, sandbox.free_index(self._config), self._config)
-        agent = Agent(name, made.networks, mode, default, ("sandbox",))
+        agent = Agent(name, made.networks, mode, default, ("sandbox",), budgets)
         self.open[name] = Opened(agent, made, rules)
         return self.open[name]
 

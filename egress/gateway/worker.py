@@ -49,7 +49,8 @@ class Worker:
         config = setup.config
         self.index = setup.index
         self.config = config
-        self.engine = Engine(config.limits, setup.policy, signatures.load(config))
+        known = signatures.load(config)
+        self.engine = Engine(config.limits, setup.policy, known, gate_queries=config.gate_queries)
         self.watched = setup.agents
         self.identity = Identity(setup.agents)
         self.journal = Journal(config.journal_dir, setup.index)

@@ -11,10 +11,13 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Engine
 from sqlalchemy.exc import IntegrityError
 
+from egress.budgettext import check_budgets
 from egress.errors import EgressError, InputError
 from egress.model import Agent
 from egress.store.database import writing
 from egress.store.tables import ATTACHMENTS, agents
+
+MAX_LABEL = 128  # characters
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", re.ASCII)
 
@@ -30,7 +33,9 @@ class StoredAgent:
 
 
 def add_agent(engine: Engine, stored: StoredAgent) -> None:
-    """Add a row. Raises InputError for a bad name, network or attachment, EgressError where the name is taken."""
+    """Add a row. Raises EgressError where the name is taken, InputError for a bad name, network, label, budget or
+    attachment.
+    """
     _check(stored)
     row = {field.name: getattr(stored.agent, field.name) for field in fields(Agent)}
     row.update(kind=stored.kind, value=stored.value, created=stored.created or time.time())
@@ -75,3 +80,10 @@ def _check(stored: StoredAgent) -> None:
             ipaddress.ip_network(network)
         except ValueError as error:
             raise InputError(f"agent {stored.agent.name}: network {error}") from None
+    for label in stored.agent.labels:
+        if not label or not label.isprintable() or len(label) > MAX_LABEL:
+            raise InputError(f"label {ascii(label)[:60]} must be 1 to {MAX_LABEL} printable characters")
+    try:
+        check_budgets(stored.agent.budgets)
+    except ValueError as error:
+        raise InputError(f"agent {stored.agent.name}: a budget {error}") from None

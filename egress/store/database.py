@@ -22,7 +22,7 @@ from egress.errors import EgressError, InputError
 if TYPE_CHECKING:
     from alembic.config import Config as AlembicConfig
 
-HEAD = "0001"  # the newest revision in migrations/versions
+HEAD = "0002"  # the newest revision in migrations/versions
 BUSY = 10.0  # seconds to wait for another writer before giving up
 _OTHER_DRIVER = "database: only SQLite is supported so far; use a URL like sqlite:////var/lib/egress/egress.db"
 

@@ -52,8 +52,9 @@ def _read(connection: Connection, version: int | None) -> Policy | None:
 def _changes(
     before: tuple[Rule, ...], after: tuple[Rule, ...], version: int, actor: str, ts: float
 ) -> tuple[RuleChange, ...]:
-    removed = [("removed", rule) for rule in before if rule not in after]
-    added = [("added", rule) for rule in after if rule not in before]
+    old, new = set(before), set(after)
+    removed = [("removed", rule) for rule in before if rule not in new]
+    added = [("added", rule) for rule in after if rule not in old]
     return tuple(
         RuleChange(ts, version, change, rule.id, json.dumps(_to_json(rule)), actor) for change, rule in removed + added
     )
@@ -64,6 +65,7 @@ def _to_json(rule: Rule) -> dict[str, object]:
 
 
 def _from_json(document: dict[str, object]) -> Rule:
+    """A rule as `_to_json` wrote it; what an older version did not write yet has its default."""
     values = dict(document)
     values["action"] = Action(str(values["action"]))
     values["ports"] = tuple((first, last) for first, last in values["ports"])  # type: ignore[attr-defined]

@@ -17,8 +17,9 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Dialect
 from sqlalchemy.types import TypeDecorator
 
+from egress.budgettext import budgets_from_json, budgets_to_json
 from egress.eve import CHANGES, DIRECTIONS, FLOW_STATES, micros
-from egress.model import Action, Effect, Mode, Reason, Severity
+from egress.model import Action, Budget, Effect, Mode, Reason, Severity
 
 ATTACHMENTS = ("netns", "interface", "cidr")
 
@@ -61,6 +62,19 @@ class Names(TypeDecorator[tuple[str, ...]]):
         return None if value is None else tuple(json.loads(value))
 
 
+class Budgets(TypeDecorator[tuple[Budget, ...]]):
+    """An agent's budgets, stored as a JSON array of {measure, limit, span}."""
+
+    impl = sa.Text
+    cache_ok = True
+
+    def process_bind_param(self, value: tuple[Budget, ...] | None, dialect: Dialect) -> str | None:
+        return None if value is None else json.dumps(budgets_to_json(value))
+
+    def process_result_value(self, value: str | None, dialect: Dialect) -> tuple[Budget, ...] | None:
+        return None if value is None else budgets_from_json(json.loads(value))
+
+
 def _enum(known: type[StrEnum], name: str) -> sa.Enum:
     return sa.Enum(
         known,
@@ -92,6 +106,7 @@ agents = sa.Table(
     sa.Column("mode", _enum(Mode, "mode"), nullable=False),
     sa.Column("default", _enum(Action, "default"), nullable=False, comment="what happens where no rule speaks"),
     sa.Column("labels", Names, nullable=False),
+    sa.Column("budgets", Budgets, nullable=False, server_default="[]", comment="JSON: [{measure, limit, span}, …]"),
     sa.Column("kind", sa.Text, nullable=False, comment="what is attached: netns, interface, cidr"),
     sa.Column("value", sa.Text, nullable=False, comment="which one: the namespace, interface or CIDR"),
     sa.Column("created", Micros, nullable=False),

@@ -123,6 +123,24 @@ def test_show_tells_the_whole_story(filled: Engine, tmp_path: Path) -> None:
     assert "not carried out (monitor mode)" in _show(tmp_path, f"{3:016X}")
 
 
+def test_show_tells_how_long_a_rule_holds_and_who_wrote_it(engine: Engine, tmp_path: Path) -> None:
+    named = Rule(
+        "web", Action.ACCEPT, destination="*.example.org", unnamed=True, expires_at=samples.START, author="ops"
+    )
+    once = Rule("one", Action.ACCEPT, destination="192.0.2.7", once=True)
+    record_policy(engine, (named, once), "root", 1.0)
+    with writing(engine) as connection:
+        for number, reason in enumerate((Reason.NAME, Reason.QUERY, Reason.BUDGET)):
+            rule = "one" if reason is Reason.BUDGET else "web"
+            store(connection, [samples.numbered(number, reason=reason, rule_id=rule)])
+    told = [_show(tmp_path, f"{number:016x}") for number in range(3)]
+    assert "allow *.example.org also unnamed for * until 2026-11-23 15:06:02.123 UTC by ops" in told[0]
+    assert "allow 192.0.2.7 for * once" in told[2]
+    assert "is not one the rules allow, or is hidden" in told[0]
+    assert "asked the DNS for a name that no rule allows" in told[1]
+    assert "used up what its budgets" in told[2]
+
+
 def test_every_reason_is_explained() -> None:
     assert set(show._REASONS) == set(Reason)
 

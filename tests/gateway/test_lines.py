@@ -76,7 +76,7 @@ def test_a_reader_that_sleeps_blocks_nobody_and_misses_nothing() -> None:
 
 def test_a_setup_comes_back_equal() -> None:
     agent = Agent("a", ("10.0.0.0/8", "::/0"), Mode.MONITOR, Action.ACCEPT, ("x",))
-    rule = Rule("r1", Action.ACCEPT, "a*", "10.0.0.0/8", "tcp", ((22, 22), (80, 90)), "ssh", ("ssh.*",), "why")
+    rule = Rule("r1", Action.ACCEPT, "a*", "10.0.0.0/8", "tcp", ((22, 22), (80, 90)), "ssh", ("ssh.*",), comment="why")
     config = Config(limits=Limits(max_flows=7), fail_open=True)
     setup = Setup(config, 1, 77, (Watched(agent, 5),), Policy(3, (rule,)), "/tmp")
     assert setup_from(encode(setup)) == setup

@@ -51,12 +51,15 @@ def guarded(
 
 
 class Peer:
-    """A process of `tests.lab.peer` and what it has said so far."""
+    """A process of `tests.lab.peer`, or of another module that is called like it, and what it has said so far."""
 
-    def __init__(self, stage: Stage, namespace: str, role: str, *words: str) -> None:
+    def __init__(
+        self, stage: Stage, namespace: str, role: str, *words: str, module: str = "tests.lab.peer"
+    ) -> None:
         self.out = stage.directory / f"peer-{next(_serial)}"
         self.out.touch()
-        self.process = stage.lab.popen(namespace, [sys.executable, "-m", "tests.lab.peer", role, str(self.out), *words])
+        command = [sys.executable, "-m", module, *([role] if role else []), str(self.out), *words]
+        self.process = stage.lab.popen(namespace, command)
 
     @property
     def lines(self) -> list[str]:

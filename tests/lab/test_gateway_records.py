@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -100,9 +100,7 @@ def run() -> Iterator[Run]:
         assert stage.stop() == 0
         with database(stage) as engine:
             stored = [entry.agent for entry in list_agents(engine)]
-        agents = {
-            each.name: Agent(each.name, networks[each.name], each.mode, each.default, each.labels) for each in stored
-        }
+        agents = {each.name: replace(each, networks=networks[each.name]) for each in stored}
         (file,) = directory.iterdir()
         policy = Policy(1, load_policy(stage.policy_file))
         yield Run(file, stage.policy_file, stage.config, agents, policy, flows(stage), findings(stage))

@@ -167,6 +167,19 @@ def test_a_policy_of_its_own_holds_for_this_sandbox_only(stage: Stage) -> None:
     }  # fmt: skip
 
 
+def test_a_budget_of_its_own_reaches_the_worker(stage: Stage) -> None:
+    name = f"b{os.getpid()}"
+    options = ["--agent", name, "--default", "allow", "--budget", "destinations=1/episode"]
+    places = [f"{host}@{WHO}" for host in (HOSTS[0], HOSTS[1], HOSTS[0])]
+    done = run(stage, *options, "--", PYTHON, "-c", CONNECT, *places)
+    assert done.stdout == "open 10.99.2.1\nConnection refused\nopen 10.99.2.1\n"
+    assert f"1 flow refused to [{HOSTS[1]}]:{WHO}/tcp" in summary(done.stderr)
+    eventually(lambda: len(ended(stage, name)) == 3, "all three flows are recorded to their end", END_SECONDS)
+    assert {(flow.dst, flow.reason) for flow in ended(stage, name)} == {
+        (HOSTS[0], Reason.DEFAULT), (HOSTS[1], Reason.BUDGET)
+    }  # fmt: skip
+
+
 def test_a_broken_policy_is_refused_before_anything_is_made(stage: Stage) -> None:
     broken = stage.directory / "broken.yaml"
     broken.write_text("rules: [{action: permit}]")

@@ -8,10 +8,11 @@ import pytest
 from sqlalchemy.engine import Engine
 
 from egress.errors import EgressError, InputError
-from egress.model import Action, Agent, Mode
+from egress.model import Action, Agent, Budget, Measure, Mode, Span
 from egress.store.agents import StoredAgent, add_agent, list_agents, remove_agent
 
-AGENT = Agent("train-1", ("10.77.0.0/30", "fd65::/64"), Mode.MONITOR, Action.ACCEPT, ("gpu", "team=a"))
+BUDGETS = (Budget(Measure.BYTES, 10_000_000, Span.HOUR), Budget(Measure.DESTINATIONS, 20, Span.EPISODE))
+AGENT = Agent("train-1", ("10.77.0.0/30", "fd65::/64"), Mode.MONITOR, Action.ACCEPT, ("gpu", "team=a"), BUDGETS)
 STORED = StoredAgent(AGENT, "netns", "train-1", created=1_795_446_362.5)
 
 
@@ -49,6 +50,12 @@ def test_a_name_is_taken_once(engine: Engine) -> None:
         replace(STORED, agent=Agent("-rf")),
         replace(STORED, agent=Agent("a" * 64)),
         replace(STORED, agent=Agent("a", ("10.0.0.1/8",))),
+        replace(STORED, agent=Agent("a", labels=("gpu", ""))),
+        replace(STORED, agent=Agent("a", labels=("\x1b[2J",))),
+        replace(STORED, agent=Agent("a", labels=("x" * 129,))),
+        replace(STORED, agent=Agent("a", budgets=(replace(BUDGETS[0], limit=0),))),
+        replace(STORED, agent=Agent("a", budgets=(replace(BUDGETS[0], limit=1 << 53),))),
+        replace(STORED, agent=Agent("a", budgets=(BUDGETS[0], replace(BUDGETS[0], limit=5)))),
     ],
 )
 def test_wrong_agents_are_refused(engine: Engine, wrong: StoredAgent) -> None:

@@ -90,7 +90,7 @@ def test_urls_that_name_no_sqlite_file(url: str) -> None:
 
 
 def test_the_tables_refuse_values_the_model_does_not_know(engine: Engine) -> None:
-    row = "('a', '[]', 'enforce', 'maybe', '[]', 'netns', 'x', 0)"
+    row = "('a', '[]', 'enforce', 'maybe', '[]', '[]', 'netns', 'x', 0)"
     with pytest.raises(IntegrityError), writing(engine) as connection:
         connection.exec_driver_sql(f"INSERT INTO {agents.name} VALUES {row}")
 

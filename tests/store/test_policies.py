@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import fields
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -16,6 +18,17 @@ from egress.store.tables import policies, rule_changes
 from tests.test_policyfile import rules as any_rule
 
 SSH = Rule("ssh", Action.ACCEPT, destination="192.0.2.0/24", protocol="tcp", ports=((22, 22), (2200, 2299)), app="ssh")
+NAMED = Rule(
+    "named",
+    Action.ACCEPT,
+    agent="label:gpu",
+    destination="**.example.org",
+    unnamed=True,
+    expires_at=1_896_091_200.000001,
+    once=True,
+    author="ops",
+    created=1_795_446_362.25,
+)
 WEB = Rule("web", Action.ACCEPT, ports=((443, 443),), exempt=("beacon.*",), comment="über")
 
 
@@ -41,6 +54,35 @@ def test_an_edited_rule_is_removed_and_added(engine: Engine) -> None:
     edited = Rule("ssh", Action.REJECT)
     _, changes = record_policy(engine, (edited,), "root", 200.0)
     assert [(change.change, change.rule_id) for change in changes] == [("removed", "ssh"), ("added", "ssh")]
+
+
+def test_every_field_of_a_rule_comes_back(engine: Engine) -> None:
+    spoken = {field.name for rule in (SSH, WEB, NAMED) for field in fields(Rule) if getattr(rule, field.name)}
+    assert spoken == {field.name for field in fields(Rule)}
+    record_policy(engine, (SSH, WEB, NAMED), "root", 1.0)
+    assert policy(engine) == Policy(1, (SSH, WEB, NAMED))
+
+
+def test_a_document_of_an_older_version_is_read(engine: Engine) -> None:
+    """Before names there were neither `unnamed` nor what follows it; the rule means what it meant."""
+    old = (
+        '[{"id": "ssh", "action": "accept", "agent": "*", "destination": "192.0.2.0/24", "protocol": "tcp",'
+        ' "ports": [[22, 22], [2200, 2299]], "app": "ssh", "exempt": [], "comment": ""}]'
+    )
+    row = {"version": 1, "sha256": "", "created": 1.0, "actor": "root", "document": old}
+    with writing(engine) as connection:
+        connection.execute(policies.insert(), row)
+    assert policy(engine) == Policy(1, (SSH,))
+    assert record_policy(engine, (SSH,), "root", 2.0) == (1, ())
+
+
+def test_an_edit_of_a_long_policy_takes_no_time_to_speak_of(engine: Engine) -> None:
+    long = tuple(Rule(f"r{number}", Action.ACCEPT, ports=((number, number),)) for number in range(1, 10_001))
+    record_policy(engine, long, "root", 1.0)
+    began = time.process_time()
+    _, changes = record_policy(engine, (*reversed(long[1:]), WEB), "root", 2.0)
+    assert [(change.change, change.rule_id) for change in changes] == [("removed", "r1"), ("added", "web")]
+    assert time.process_time() - began < 5  # comparing each with each would take a minute
 
 
 def test_an_empty_policy_is_a_policy(engine: Engine) -> None:

@@ -1,0 +1,77 @@
+"""A budget as people write it, `MEASURE=LIMIT/SPAN` (bytes=10mb/hour), and as JSON: strict reading, and writing back.
+
+Errors are ValueErrors: phrases that follow the value and say what is right.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from egress.model import Budget, Measure, Span
+
+FORM = "MEASURE=LIMIT/SPAN, such as bytes=10mb/hour, connections=100/minute or destinations=20/episode"
+MAX_LIMIT = (1 << 53) - 1  # what every reader of JSON holds exactly; 9 petabytes
+
+_TEXT = re.compile(r"([a-z]+)=([0-9]{1,16})([A-Za-z]*)/([a-z]+)", re.ASCII)
+_UNITS = {"gb": 10**9, "mb": 10**6, "kb": 10**3, "g": 10**9, "m": 10**6, "k": 10**3, "b": 1, "": 1}
+_MEASURES = {measure.value: measure for measure in Measure}
+_SPANS = {span.value: span for span in Span}
+
+
+def parse_budget(text: str) -> Budget:
+    """`bytes=10mb/hour`: sizes are decimal (1k = 1000), in either case, with or without the b; only bytes have them."""
+    match = _TEXT.fullmatch(text)
+    if match is None:
+        raise ValueError(f"must be {FORM}")
+    measure, span = _MEASURES.get(match[1]), _SPANS.get(match[4])
+    if measure is None:
+        raise ValueError(f"counts nothing we know: must be {' or '.join(_MEASURES)}, as in bytes=10mb/hour")
+    if span is None:
+        raise ValueError(f"has no span we know: must end with /{' or /'.join(_SPANS)}")
+    unit = _UNITS.get(match[3].lower())
+    if unit is None or (match[3] and measure is not Measure.BYTES):
+        sizes = "a whole number, for bytes also with k, m or g (10mb)"
+        raise ValueError(f"has a limit that is no number: must be {sizes}")
+    budget = Budget(measure, int(match[2]) * unit, span)
+    check_budgets((budget,))
+    return budget
+
+
+def budget_text(budget: Budget) -> str:
+    """The shortest text that reads as this budget."""
+    sizes = ("gb", "mb", "kb", "") if budget.measure is Measure.BYTES else ("",)
+    unit = next(unit for unit in sizes if budget.limit % _UNITS[unit] == 0)
+    return f"{budget.measure}={budget.limit // _UNITS[unit]}{unit}/{budget.span}"
+
+
+def check_budgets(budgets: Iterable[Budget]) -> None:
+    """What the budgets of one agent must be: within bounds, and one for each measure and span."""
+    seen = set()
+    for budget in budgets:
+        kind = f"{budget.measure}/{budget.span}"
+        if not 0 < budget.limit <= MAX_LIMIT:
+            raise ValueError(f"has a limit out of range: must be from 1 to {MAX_LIMIT} (who may nothing has no rule)")
+        if kind in seen:
+            raise ValueError(f"limits {kind} twice: give one budget for each measure and span")
+        seen.add(kind)
+
+
+def budgets_to_json(budgets: Iterable[Budget]) -> list[dict[str, object]]:
+    """[{"measure": "bytes", "limit": 10000000, "span": "hour"}, …]."""
+    return [{"measure": str(budget.measure), "limit": budget.limit, "span": str(budget.span)} for budget in budgets]
+
+
+def budgets_from_json(document: object) -> tuple[Budget, ...]:
+    """The budgets `budgets_to_json` made this of."""
+    if not isinstance(document, list):
+        raise ValueError("must be a list of budgets")
+    budgets = tuple(map(_from_json, document))
+    check_budgets(budgets)
+    return budgets
+
+
+def _from_json(item: object) -> Budget:
+    if not isinstance(item, dict) or set(item) != {"measure", "limit", "span"} or type(item["limit"]) is not int:
+        raise ValueError("must be a list of {measure, limit, span} with whole numbers as limits")
+    return Budget(Measure(item["measure"]), item["limit"], Span(item["span"]))

@@ -1,0 +1,62 @@
+"""Budgets of agents, and the reasons name, query and budget.
+
+SQLite cannot change a CHECK: the tables are written anew, in the transaction of the upgrade. On the way back a reason
+that 0001 does not know becomes the nearest one it has, and budgets are lost. Policies stay as they were written: an
+older program does not read the fields that are new in them.
+"""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0002"
+down_revision = "0001"
+branch_labels = None
+depends_on = None
+
+BEFORE = ("rule", "default", "finding", "destination", "application")
+ADDED = ("name", "query", "budget")
+AFTER = (
+    "inbound",
+    "spoofed",
+    "malformed",
+    "truncated",
+    "sequence",
+    "midstream",
+    "memcap",
+    "recorder",
+    "error",
+)
+NEAREST = {"name": "application", "query": "default", "budget": "default"}
+
+
+def _reasons(*known: str) -> None:
+    for table in ("flows", "anomalies"):
+        name = op.f(f"ck_{table}_reason")
+        with op.batch_alter_table(table) as batch:
+            batch.drop_constraint(name, type_="check")
+            batch.create_check_constraint(name, f'"reason" IN ({", ".join(map(repr, known))})')
+
+
+def upgrade() -> None:
+    _reasons(*BEFORE, *ADDED, *AFTER)
+    # "always": the column belongs beside the agent's other fields, and SQLite by itself adds at the end only.
+    with op.batch_alter_table("agents", recreate="always") as batch:
+        budgets = sa.Column(
+            "budgets", sa.Text(), nullable=False, server_default="[]", comment="JSON: [{measure, limit, span}, …]"
+        )
+        batch.add_column(budgets, insert_after="labels")
+
+
+def downgrade() -> None:
+    with op.batch_alter_table("agents", recreate="always") as batch:
+        batch.drop_column("budgets")
+    for reason, nearest in NEAREST.items():
+        flows = sa.text("UPDATE flows SET reason = :nearest WHERE reason = :reason")
+        # An anomaly's reason is part of its key; its detail keeps what it was, and the keys apart.
+        anomalies = sa.text(
+            "UPDATE OR REPLACE anomalies SET reason = :nearest, detail = :reason || ': ' || detail"
+            " WHERE reason = :reason"
+        )
+        for statement in (flows, anomalies):
+            op.execute(statement.bindparams(reason=reason, nearest=nearest))
+    _reasons(*BEFORE, *AFTER)
