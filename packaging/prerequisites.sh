@@ -39,6 +39,8 @@ need openssh-client have ssh
 need openssh-server have sshd
 need iperf3 have iperf3
 need tcpdump have tcpdump
+need dnsmasq-base have dnsmasq
+need openssl have openssl
 
 [ ${#missing[@]} -eq 0 ] && exit 0
 

@@ -29,7 +29,7 @@ class Lookup:
         self._streams: dict[Direction, dns.DnsStream | None] = {side: dns.DnsStream() for side in Direction}
 
     def segment(self, direction: Direction, data: bytes) -> Iterator[DnsAsked | DnsAnswered]:
-        """The next bytes of one direction over TCP; where its messages end cannot be told any more after one mistake."""
+        """The next bytes of one direction over TCP; after one wrong length nothing more can be read of it."""
         stream = self._streams[direction]
         if stream is None:
             return

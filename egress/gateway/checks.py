@@ -12,7 +12,13 @@ from typing import NamedTuple
 from egress.config import Config
 from egress.errors import EgressError
 
-PACKAGES = {"netfilterqueue": "NetfilterQueue", "hyperscan": "hyperscan", "dpkt": "dpkt", "sqlalchemy": "SQLAlchemy"}
+PACKAGES = {
+    "netfilterqueue": "NetfilterQueue",
+    "hyperscan": "hyperscan",
+    "cryptography": "cryptography",
+    "hpack": "hpack",
+    "sqlalchemy": "SQLAlchemy",
+}
 TOOLS = {"iptables-restore": "iptables", "iptables-save": "iptables", "ip6tables-restore": "iptables", "ip": "iproute2"}
 PYTHON = (3, 11)
 _QUEUE = Path("/proc/net/netfilter/nfnetlink_queue")

@@ -31,7 +31,9 @@ def test_bytes_run_out_in_mid_flow_also_of_a_settled_one(v6: bool, settle_bytes:
     played = made.play(inline, who)
     assert 8_000 < len(played.passed(made.steps)) < 10_000
     assert played.outcomes[-1].verdict.reason is Reason.BUDGET
-    assert {outcome.verdict.settled for outcome in played.outcomes} == ({False} if settle_bytes > 10_000 else {False, True})
+    assert {outcome.verdict.settled for outcome in played.outcomes} == (
+        {False} if settle_bytes > 10_000 else {False, True}
+    )
     records = [record for record in played.records if isinstance(record, FlowRecord)]
     assert [(record.action, record.reason) for record in records][-1] == (Action.REJECT, Reason.BUDGET)
     nothing = talk(v6, 2).open().play(inline, who, played.end)

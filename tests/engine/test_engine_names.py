@@ -1,4 +1,4 @@
-"""Names through the engine, packet by packet: bindings from answers, names in the bytes, gated queries, both families."""
+"""Names through the engine, packet by packet: bindings from answers, names in the bytes, gated queries."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from tests.engine.resolver import (
     AAAA,
     RESOLVER4,
     RESOLVER6,
-    Answer,
     A,
+    Answer,
     ask,
     framed,
     question,

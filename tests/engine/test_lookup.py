@@ -86,4 +86,5 @@ def test_random_bytes_state_only_that_they_were_sent(chunks: list[tuple[Directio
     lookup = Lookup()
     for direction, data in chunks:
         for event in [*lookup.message(direction, data), *lookup.segment(direction, data)]:
-            assert isinstance(event, DnsAsked) and event.direction is OUT is direction
+            assert isinstance(event, DnsAsked)
+            assert event.direction == direction == OUT

@@ -1,9 +1,9 @@
 """Both ends of DNS, by hand: `python -m tests.lab.dns ROLE …`.
 
-    ask HOST PROTO TYPE NAME…       ask for each name (as it is spelled) over udp or tcp, each on a socket of its own; a
-                                    line each: `answer RCODE MS`, or an errno's name (`timeout`) and milliseconds
-    liar OUT HOST ADDRESS           a resolver with one ADDRESS for every name; its first answer has another id than
-                                    the question
+ask HOST PROTO TYPE NAME…       ask for each name (as it is spelled) over udp or tcp, each on a socket of its own; a
+                                line each: `answer RCODE MS`, or an errno's name (`timeout`) and milliseconds
+liar OUT HOST ADDRESS           a resolver with one ADDRESS for every name; its first answer has another id than
+                                the question
 """
 
 from __future__ import annotations

@@ -53,9 +53,7 @@ def guarded(
 class Peer:
     """A process of `tests.lab.peer`, or of another module that is called like it, and what it has said so far."""
 
-    def __init__(
-        self, stage: Stage, namespace: str, role: str, *words: str, module: str = "tests.lab.peer"
-    ) -> None:
+    def __init__(self, stage: Stage, namespace: str, role: str, *words: str, module: str = "tests.lab.peer") -> None:
         self.out = stage.directory / f"peer-{next(_serial)}"
         self.out.touch()
         command = [sys.executable, "-m", module, *([role] if role else []), str(self.out), *words]

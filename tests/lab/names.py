@@ -1,8 +1,8 @@
 """A resolver, and servers that share an address, outside; and the agent's real clients.
 
-    with resolving(policy) as place:          # a guarded stage, with dnsmasq and the servers below
-        place.lookup("good.example.test")     # getent in the agent's namespace, through its resolv.conf
-        place.curl("https://good.example.test/")
+with resolving(policy) as place:          # a guarded stage, with dnsmasq and the servers below
+    place.lookup("good.example.test")     # getent in the agent's namespace, through its resolv.conf
+    place.curl("https://good.example.test/")
 """
 
 from __future__ import annotations

@@ -37,7 +37,8 @@ pytestmark = [
     pytest.mark.lab,
     needs_root,
     pytest.mark.skipif(
-        any(shutil.which(tool) is None for tool in ("dnsmasq", "openssl", "curl")), reason="needs dnsmasq, openssl, curl"
+        any(shutil.which(tool) is None for tool in ("dnsmasq", "openssl", "curl")),
+        reason="needs dnsmasq, openssl, curl",
     ),
 ]
 
@@ -82,7 +83,7 @@ def test_an_address_is_reached_once_this_agent_has_resolved_its_name(place: Plac
 def test_aliases_bind_and_so_do_answers_over_tcp(place: Place, v6: bool) -> None:
     assert place.at(WWW, EDGE[v6])[0] == place.at(BIG, EDGE[v6])[0] == REFUSED
     assert place.curl(f"-{'6' if v6 else '4'}", f"https://{WWW}/cdn") == (0, "here is /cdn\n")
-    assert "reply" not in place.heard() and f"{WWW} is <cname>" in place.heard()
+    assert f"{WWW} is <cname>" in place.heard()
     assert place.at(BIG, EDGE[v6])[0] in RESET  # the address is open by now, not for this name
     found, _ = place.lookup(BIG, v6)
     assert len(found) == 100 and EDGE[v6] in found  # in 512 octets there is room for 30

@@ -37,7 +37,7 @@ def handler(log: Log) -> type[http.server.BaseHTTPRequestHandler]:
     class Handler(http.server.BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
-        def do_GET(self) -> None:  # noqa: N802 - the library's name
+        def do_GET(self) -> None:
             log.say(f"request {self.headers['Host']} {self.path}")
             body = f"here is {self.path}\n".encode()
             self.send_response(200)
