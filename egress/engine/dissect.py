@@ -38,6 +38,7 @@ NESTING = 4  # protocols inside one another that are followed
 DATAGRAMS = 8  # UDP datagrams a direction after which an unknown protocol stays unknown
 DNS_PORT = 53
 QUIC_LONG_HEADER, QUIC_LONG_BIT = 0xC0, 0x80  # RFC 9000 section 17.2: header form and fixed bit
+QUIC_VERSIONS = (quic.V1.to_bytes(4), quic.V2.to_bytes(4))
 QUIC_FIRST = 1200  # bytes at least of a datagram with an Initial, RFC 9000 section 14.1
 
 
@@ -78,10 +79,14 @@ class Dissector:
             return all(side.opaque for side in self._sides)
         return proto == UDP and self._lookup is None and self._datagrams >= DATAGRAMS
 
-    @property
-    def resolving(self) -> bool:
-        """Whether this flow asks a resolver: its next message may ask for another name, however many came before."""
-        return self._lookup is not None and self._lookup.seen
+    def asks_again(self, *, by_name: bool) -> bool:
+        """Whether the next message may ask for another name, however many came before.
+
+        A resolver's flow; and one that a name rule admits (`by_name`) and whose requests can be read.
+        """
+        if self._lookup is not None and self._lookup.seen:
+            return True
+        return by_name and self.app in ("http", "http2")
 
     def _looked_up(self, found: Iterator[DnsAsked | DnsAnswered]) -> Iterator[Event]:
         for event in found:
@@ -92,7 +97,8 @@ class Dissector:
     def _quic_hello(self, data: bytes) -> Iterator[Event]:
         """QUIC begins with an Initial in a datagram of 1200 bytes or more; later ones may open other connections."""
         if self._quic is None:
-            if self.app or data[0] & QUIC_LONG_HEADER != QUIC_LONG_HEADER or len(data) < QUIC_FIRST:
+            long = data[0] & QUIC_LONG_HEADER == QUIC_LONG_HEADER and len(data) >= QUIC_FIRST
+            if not long or (self.app and not begins_quic(data)):
                 return
             self._quic = quic.QuicHello()
             self.named("quic")
@@ -115,6 +121,11 @@ class Dissector:
         self.app = app
         if server_name:
             self.server_name = server_name
+
+
+def begins_quic(data: bytes) -> bool:
+    """Whether a datagram may open a QUIC connection of a version that servers speak."""
+    return len(data) >= QUIC_FIRST and data[0] & QUIC_LONG_HEADER == QUIC_LONG_HEADER and data[1:5] in QUIC_VERSIONS
 
 
 class Side:

@@ -17,8 +17,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from egress.config import Limits
+from egress.engine.dissect import begins_quic
 from egress.engine.events import Burst, Event
-from egress.engine.flow import Flow, FlowTable, Key
+from egress.engine.flow import Flow, FlowTable, Key, flow_key, repeated_handshake
 from egress.engine.judge import Judge
 from egress.engine.patterns import Patterns, with_beginning
 from egress.engine.policy import UNKNOWN, exempt
@@ -133,6 +134,9 @@ class Engine:
         flow.unseen += packet.missing
         if burst:
             records += self._signal(flow, Burst(ts), ts)
+        if direction is OUT and packet.proto == UDP and begins_quic(packet.payload):
+            self._reopen(flow)
+            return self._long(flow, packet, ts, direction, False, records)
         scan = flow.scan if direction is OUT and flow.outcome.verdict.settled else None
         if scan is not None and packet.payload and scan.hit(packet):
             self._reopen(flow)
@@ -275,10 +279,10 @@ class Engine:
         """
         if flow.listening and flow.proto == UDP:
             return ()
-        if flow.dissector is not None and flow.dissector.resolving:
+        if flow.dissector is not None and flow.dissector.asks_again(by_name=self._judge.by_name(flow)):
             flow.trim()
             if self._tracker.charge(flow):
-                return ()  # each query is judged, however many came before
+                return ()
         full = not self._tracker.charge(flow)
         told = flow.told(self.limits.settle_bytes)
         done = full or told[OUT] or (flow.dissector is not None and flow.dissector.opaque(flow.proto))
@@ -294,8 +298,8 @@ class Engine:
         if flow.outcome.verdict.action is Action.ACCEPT:
             flow.verdict = replace(flow.verdict, settled=True)
             flow.outcome = Outcome(replace(flow.outcome.verdict, settled=True))
-            # QUIC opens other connections, with other names, on a pair of ports in use: UDP is listened to for ever.
-            flow.listening = not done or flow.proto == UDP
+            # QUIC opens other connections, with other names, on a pair of ports in use: it is listened to for ever.
+            flow.listening = not done or flow.app == "quic"
             if not flow.listening:
                 flow.scan = self._patterns.scan()
                 if flow.scan is not None and flow.streams is not None:
@@ -382,19 +386,3 @@ class Engine:
         """Counters since the start, and how full the tables are."""
         counts = dict(self._counts + self._refusals.counts)
         return counts | {"live_flows": self._tracker.live, "buffered_bytes": self._tracker.buffered}
-
-
-def repeated_handshake(flow: Flow, packet: Packet, direction: Direction) -> bool:
-    """Whether this SYN is the one that began the flow, sent again."""
-    if flow.streams is None or flow.picked_up or flow.outbound is not (direction is OUT):
-        return False
-    return flow.streams[direction].base == (packet.seq + 1) & 0xFFFFFFFF
-
-
-def flow_key(packet: Packet, direction: Direction) -> Key:
-    """The 5-tuple from the agent's side; both directions of an ICMP echo share the identifier."""
-    if direction is OUT:
-        return (packet.proto, packet.src, packet.sport, packet.dst, packet.dport)
-    if packet.proto in (ICMP, ICMPV6):
-        return (packet.proto, packet.dst, packet.sport, packet.src, 0)
-    return (packet.proto, packet.dst, packet.dport, packet.src, packet.sport)

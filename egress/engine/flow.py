@@ -17,7 +17,24 @@ from egress.config import Limits
 from egress.engine.dissect import Dissector
 from egress.engine.patterns import Scan
 from egress.engine.stream import Stream, distance
-from egress.model import ACK, FIN, RST, SYN, TCP, UDP, Action, Agent, Direction, Outcome, Packet, Reason, Rule, Verdict
+from egress.model import (
+    ACK,
+    FIN,
+    ICMP,
+    ICMPV6,
+    RST,
+    SYN,
+    TCP,
+    UDP,
+    Action,
+    Agent,
+    Direction,
+    Outcome,
+    Packet,
+    Reason,
+    Rule,
+    Verdict,
+)
 
 Key = tuple[int, bytes, int, bytes, int]  # proto, agent's address and port, remote address and port
 
@@ -288,3 +305,19 @@ class FlowTable:
 
     def __len__(self) -> int:
         return len(self.flows)
+
+
+def repeated_handshake(flow: Flow, packet: Packet, direction: Direction) -> bool:
+    """Whether this SYN is the one that began the flow, sent again."""
+    if flow.streams is None or flow.picked_up or flow.outbound is not (direction is Direction.OUT):
+        return False
+    return flow.streams[direction].base == (packet.seq + 1) & 0xFFFFFFFF
+
+
+def flow_key(packet: Packet, direction: Direction) -> Key:
+    """The 5-tuple from the agent's side; both directions of an ICMP echo share the identifier."""
+    if direction is Direction.OUT:
+        return (packet.proto, packet.src, packet.sport, packet.dst, packet.dport)
+    if packet.proto in (ICMP, ICMPV6):
+        return (packet.proto, packet.dst, packet.sport, packet.src, 0)
+    return (packet.proto, packet.dst, packet.dport, packet.src, packet.sport)

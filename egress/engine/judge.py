@@ -71,6 +71,10 @@ class Judge:
                 self._bindings.bind(flow.agent, bound.names, bound.address, bound.ttl, ts)
         return False
 
+    def by_name(self, flow: Flow) -> bool:
+        """Whether the rule that admits a flow names its destination."""
+        return flow.rule is not None and self.rules.named(flow.rule)
+
     def sent(self, flow: Flow, size: int, ts: float) -> bool:
         """The agent sends this many bytes on an admitted flow; True if that is more than it may."""
         if self._budgets.note_bytes(flow.who, size, ts) is None:

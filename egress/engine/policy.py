@@ -134,6 +134,10 @@ class Rulebook:
                 return Verdict(Action.ACCEPT, Reason.RULE, entry.rule.id, self.version), entry.rule
         return Verdict(agent.default, Reason.QUERY, "", self.version), None
 
+    def named(self, rule: Rule) -> bool:
+        """Whether a rule of this policy speaks of a name."""
+        return isinstance(self._destinations.get(rule.destination), Pattern)
+
     def next_expiry(self, ts: float) -> float:
         """The first moment after `ts` at which a rule falls silent (live flows must be judged again); or infinity."""
         at = bisect_right(self._expiries, ts)

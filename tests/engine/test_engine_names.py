@@ -313,6 +313,15 @@ def test_quic_that_begins_on_a_settled_flow_is_still_read(v6: bool, first: bytes
     assert flow.verdict.reason is Reason.NAME
 
 
+def test_http_in_the_clear_never_settles_under_a_name_rule() -> None:
+    engine = bound(limits=Limits(settle_bytes=4096))
+    head = asked(GOOD, "POST / HTTP/1.1")[:-2] + b"Content-Length: 20000\r\n\r\n"
+    made = talk(dport=80).open().client(head + bytes(20000))
+    assert outcome(engine, made.client(asked(GOOD))) == ACCEPTED
+    made.steps.clear()
+    assert outcome(engine, made.client(asked(EVIL)), START + 1) == BY_NAME
+
+
 # --- queries -------------------------------------------------------------------------------------------------
 
 

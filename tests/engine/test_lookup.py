@@ -29,10 +29,11 @@ def spoken(event: DnsAsked | DnsAnswered) -> str | None:
 
 def test_an_answer_counts_with_the_id_name_and_type_of_a_question() -> None:
     lookup = Lookup()
+    seen = [lookup.seen]
     assert names(lookup, IN, reply(NAME, HERE)) == []
-    assert not lookup.seen
+    seen.append(lookup.seen)
     assert names(lookup, OUT, question(NAME)) == [NAME]
-    assert lookup.seen
+    assert [*seen, lookup.seen] == [False, False, True]
     assert names(lookup, IN, reply(NAME, HERE, ident=8), reply("x.test", HERE), reply(NAME, HERE, rtype=28)) == []
     assert names(lookup, IN, reply(NAME.upper(), HERE)) == [NAME]
 

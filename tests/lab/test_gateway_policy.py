@@ -79,7 +79,7 @@ def test_a_flow_that_is_over_keeps_the_verdict_under_which_it_passed(stage: Stag
     "broken",
     [
         "rules: [",
-        "rules:\n  - {action: allow, destination: example.org}\n",
+        "rules:\n  - {action: allow, destination: example..org}\n",
         "rules:\n  - {action: permit}\n",
         "",
     ],
