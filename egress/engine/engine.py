@@ -112,7 +112,7 @@ class Engine:
             flow.who = agent
             records = self._rejudge(flow, ts)
         flow.count(packet, ts, direction)
-        if direction is OUT and not flow.refused and self._judge.sent(flow, packet.length, ts):
+        if agent.budgets and direction is OUT and not flow.refused and self._judge.sent(flow, packet.length, ts):
             records += self._rejudge(flow, ts)
         table.touch(flow, ts)
         if packet.proto == TCP and flow.advance(packet.flags, direction):
