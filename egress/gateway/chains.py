@@ -1,16 +1,18 @@
 """Our kernel rules as text: what goes into which chain. Pure; `egress.gateway.rules` applies it.
 
-How a packet travels (FORWARD: through the gateway; INPUT: to the gateway host itself):
+How a packet travels (FORWARD: through the gateway; INPUT: to the gateway host itself; OUTPUT: the host's answers):
 
 | hook, table        | our chain          | what happens                                                             |
 |--------------------|--------------------|--------------------------------------------------------------------------|
 | FORWARD mangle     | EGRESS-FORWARD     | from an agent's interface: EGRESS-OUT; to one: EGRESS-IN                 |
 | INPUT mangle       | EGRESS-INPUT       | from an agent's interface: EGRESS-OUT, but for IPv6 link upkeep          |
+| OUTPUT mangle      | EGRESS-OUTPUT      | answers to a connection of an agent's: EGRESS-IN                         |
 |                    | EGRESS-OUT         | our mark bits zeroed; refused connection: mark it, leave; settled one:   |
 |                    |                    | settled queue; all else: full-depth queue                                |
 |                    | EGRESS-IN          | the same, but replies of a settled connection are not queued             |
 | (a worker)         |                    | verdict ACCEPT with a packet mark; the rest of mangle is skipped         |
-| FORWARD, INPUT     | EGRESS-REFUSE      | mark REFUSED or DROPPED: keep it on the connection, then TCP reset,      |
+| INPUT filter       | EGRESS-DELIVER     | keep the mark on the connection; refused: EGRESS-REFUSE                  |
+| FORWARD and OUTPUT | EGRESS-REFUSE      | mark REFUSED or DROPPED: keep it on the connection, then TCP reset,      |
 | filter             |                    | ICMP administratively prohibited, or silence                             |
 | POSTROUTING mangle | EGRESS-POSTROUTING | keep the mark on the connection; drop what is refused and yet was let    |
 |                    |                    | through by somebody's filter rule that stands before ours                |
@@ -21,8 +23,13 @@ are told apart by network, longest prefix first, and whatever matches none goes 
 refuses it as spoofed. A connection's refusal is never overwritten by a later verdict on it. A packet from one agent to
 another is judged by the sender's worker. Link upkeep is ICMPv6 neighbour discovery with hop limit 255 (RFC 4861 section
 11.2: nobody off-link can send it) and MLD reports from a link-local address (RFC 2710, RFC 3810); without it the agent
-has no link. What the host sends to an agent of itself (OUTPUT) is not queued. Frames that a bridge passes between two
-of its own ports are not routed and come here only where br_netfilter hands them over.
+has no link. Frames that a bridge passes between two of its own ports are not routed and come here only where
+br_netfilter hands them over.
+
+Of what the host sends to an agent, only true answers are queued: ESTABLISHED and in the direction REPLY. So the host's
+own connections are not (ORIGINAL), nor link upkeep (untracked), nor the resets and ICMP errors that the kernel makes
+(RELATED): ours for a refusal belong to a connection that is not confirmed yet, which a queue would drop. After a
+verdict in OUTPUT the kernel routes the packet again if its mark has changed: nobody's routing may ask for our bits.
 """
 
 from __future__ import annotations
@@ -38,9 +45,9 @@ from egress.gateway.marks import Marks
 
 FILTER, NAT, MANGLE = "filter", "nat", "mangle"
 CHAINS: dict[str, tuple[str, ...]] = {
-    FILTER: ("EGRESS-REFUSE",),
+    FILTER: ("EGRESS-REFUSE", "EGRESS-DELIVER"),
     NAT: ("EGRESS-NAT",),
-    MANGLE: ("EGRESS-FORWARD", "EGRESS-INPUT", "EGRESS-OUT", "EGRESS-IN", "EGRESS-POSTROUTING"),
+    MANGLE: ("EGRESS-FORWARD", "EGRESS-INPUT", "EGRESS-OUTPUT", "EGRESS-OUT", "EGRESS-IN", "EGRESS-POSTROUTING"),
 }
 Rules = dict[str, list[str]]  # table → rules of our chains, `-A …`, in order
 # A name iptables takes literally: no quotes or blanks (restore syntax), no `+` (its wildcard), no leading `-` or `!`.
@@ -48,6 +55,7 @@ _INTERFACE = re.compile(r"[A-Za-z0-9_.][A-Za-z0-9_.@-]{0,14}")
 _UPKEEP = tuple(f"-p ipv6-icmp -m icmp6 --icmpv6-type {kind} -m hl --hl-eq 255" for kind in (133, 135, 136)) + tuple(
     f"-s fe80::/10 -p ipv6-icmp -m icmp6 --icmpv6-type {kind}" for kind in (143, 131, 132)
 )
+_ANSWER = "-m conntrack --ctstate ESTABLISHED --ctdir REPLY"
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,12 +96,11 @@ def check_interface(interface: str, owner: str) -> None:
 
 def jumps(table: str, config: Config) -> dict[str, str]:
     """Built-in chain → the one rule, without `-A CHAIN`, that must stand first in it."""
-    marks = Marks(config.mark_mask)
-    refused = f"-m mark --mark {marks.value('refused'):#x}/{marks.refusal_mask:#x} -j EGRESS-REFUSE"
+    refused = _refused(Marks(config.mark_mask))
     return {
-        FILTER: {"FORWARD": refused, "INPUT": refused},
+        FILTER: {"FORWARD": refused, "INPUT": "-j EGRESS-DELIVER", "OUTPUT": refused},
         NAT: {"POSTROUTING": "-j EGRESS-NAT"},
-        MANGLE: {hook: f"-j EGRESS-{hook}" for hook in ("FORWARD", "INPUT", "POSTROUTING")},
+        MANGLE: {hook: f"-j EGRESS-{hook}" for hook in ("FORWARD", "INPUT", "OUTPUT", "POSTROUTING")},
     }[table]
 
 
@@ -105,7 +112,7 @@ def rules(attachments: Sequence[Attachment], config: Config, family: int, *, blo
     """
     check(attachments)
     marks = Marks(config.mark_mask)
-    found = {FILTER: _refuse(family, marks, keep=not blocking)}
+    found = {FILTER: _refuse(family, marks, keep=not blocking) + _deliver(marks, keep=not blocking)}
     if nat := _masquerade(attachments, family):
         found[NAT] = nat
     found[MANGLE] = _dispatch(attachments, family)
@@ -135,6 +142,22 @@ def _refuse(family: int, marks: Marks, *, keep: bool) -> list[str]:
     ]
 
 
+def _deliver(marks: Marks, *, keep: bool) -> list[str]:
+    """What is delivered to the host passes no POSTROUTING: marks are kept here."""
+    return [*(_keep("EGRESS-DELIVER", marks) if keep else []), f"-A EGRESS-DELIVER {_refused(marks)}"]
+
+
+def _refused(marks: Marks) -> str:
+    return f"-m mark --mark {marks.value('refused'):#x}/{marks.refusal_mask:#x} -j EGRESS-REFUSE"
+
+
+def _keep(chain: str, marks: Marks) -> list[str]:
+    """The packet's mark becomes the connection's, unless that one is refused."""
+    mask, refused = f"{marks.mask:#x}", f"--mark {marks.value('refused'):#x}/{marks.refusal_mask:#x}"
+    save = f"-j CONNMARK --save-mark --nfmask {mask} --ctmask {mask}"
+    return [f"-A {chain} -m mark ! --mark 0x0/{mask} -m connmark ! {refused} {save}"]
+
+
 def _masquerade(attachments: Sequence[Attachment], family: int) -> list[str]:
     lines = [
         f"-A EGRESS-NAT -s {network} ! -o {attachment.interface} -j MASQUERADE"
@@ -151,6 +174,7 @@ def _dispatch(attachments: Sequence[Attachment], family: int) -> list[str]:
         lines += [f"-A EGRESS-FORWARD -i {interface} -j EGRESS-OUT", f"-A EGRESS-FORWARD -o {interface} -j EGRESS-IN"]
         lines += [f"-A EGRESS-INPUT -i {interface} {match} -j RETURN" for match in _UPKEEP if family == 6]
         lines.append(f"-A EGRESS-INPUT -i {interface} -j EGRESS-OUT")
+        lines.append(f"-A EGRESS-OUTPUT -o {interface} {_ANSWER} -j EGRESS-IN")
     return lines
 
 
@@ -181,11 +205,9 @@ def _judge(prefix: str, attachment: Attachment, config: Config) -> list[str]:
 
 
 def _postrouting(marks: Marks, *, keep: bool) -> list[str]:
-    mask, refused = f"{marks.mask:#x}", f"--mark {marks.value('refused'):#x}/{marks.refusal_mask:#x}"
-    save = (
-        f"-m mark ! --mark 0x0/{mask} -m connmark ! {refused} -j CONNMARK --save-mark --nfmask {mask} --ctmask {mask}"
-    )
-    return ([f"-A EGRESS-POSTROUTING {save}"] if keep else []) + [f"-A EGRESS-POSTROUTING -m mark {refused} -j DROP"]
+    refused = f"--mark {marks.value('refused'):#x}/{marks.refusal_mask:#x}"
+    saved = _keep("EGRESS-POSTROUTING", marks) if keep else []
+    return [*saved, f"-A EGRESS-POSTROUTING -m mark {refused} -j DROP"]
 
 
 def _selectors(

@@ -22,28 +22,28 @@ _SUBSYSTEM_QUEUE, _MSG_CONFIG = 3, 2
 _REQUEST, _ACK = 0x01, 0x04
 _ERROR = 2  # NLMSG_ERROR: also the acknowledgement, with error 0
 _CFG_PARAMS, _CFG_MAXLEN, _CFG_MASK, _CFG_FLAGS = 2, 3, 4, 5
-_HEADER = struct.Struct("=IHHII")  # length, type, flags, sequence, port
+HEADER = struct.Struct("=IHHII")  # nlmsghdr: length, type, flags, sequence, port
 
 
 def config_message(queue: int, sequence: int, *, copy_range: int, length: int, flags: int) -> bytes:
     """One NFQNL_MSG_CONFIG that sets all of it. Flags and mask stand once: the kernel keeps only the last pair."""
     body = struct.pack(">BBH", socket.AF_UNSPEC, 0, queue)
-    body += _attribute(_CFG_MAXLEN, struct.pack(">I", length))
-    body += _attribute(_CFG_MASK, struct.pack(">I", FAIL_OPEN | GSO))
-    body += _attribute(_CFG_FLAGS, struct.pack(">I", flags))
-    body += _attribute(_CFG_PARAMS, struct.pack(">IB", copy_range, COPY_PACKET))
+    body += attribute(_CFG_MAXLEN, struct.pack(">I", length))
+    body += attribute(_CFG_MASK, struct.pack(">I", FAIL_OPEN | GSO))
+    body += attribute(_CFG_FLAGS, struct.pack(">I", flags))
+    body += attribute(_CFG_PARAMS, struct.pack(">IB", copy_range, COPY_PACKET))
     kind = _SUBSYSTEM_QUEUE << 8 | _MSG_CONFIG
-    return _HEADER.pack(_HEADER.size + len(body), kind, _REQUEST | _ACK, sequence, 0) + body
+    return HEADER.pack(HEADER.size + len(body), kind, _REQUEST | _ACK, sequence, 0) + body
 
 
 def acknowledged(message: bytes, sequence: int) -> int | None:
     """The errno (0: done) of the acknowledgement of `sequence`; None when `message` is something else."""
-    if len(message) < _HEADER.size + 4:
+    if len(message) < HEADER.size + 4:
         return None
-    _, kind, _, number, _ = _HEADER.unpack_from(message)
+    _, kind, _, number, _ = HEADER.unpack_from(message)
     if kind != _ERROR or number != sequence:
         return None
-    return -int(struct.unpack_from("=i", message, _HEADER.size)[0])
+    return -int(struct.unpack_from("=i", message, HEADER.size)[0])
 
 
 def configure(sock: socket.socket, message: bytes, sequence: int, size: int, timeout: float = 2.0) -> list[bytes]:
@@ -70,6 +70,7 @@ def configure(sock: socket.socket, message: bytes, sequence: int, size: int, tim
     raise EgressError("the kernel did not answer the queue's settings; is the nfnetlink_queue module loaded?")
 
 
-def _attribute(kind: int, value: bytes) -> bytes:
+def attribute(kind: int, value: bytes) -> bytes:
+    """One netlink attribute, padded to four bytes."""
     padding = -len(value) % 4
     return struct.pack("=HH", 4 + len(value), kind) + value + bytes(padding)

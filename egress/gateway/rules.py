@@ -8,7 +8,7 @@ Removal leaves everybody's rules as they were. Where a table did not exist befor
 its built-in chains (policy ACCEPT): `iptables-save` shows it, and it changes nothing for any packet.
 
 Rules that others insert later may come before ours (Docker does that at its start). Ours are then not `installed()`:
-call `install` again. Until then mangle POSTROUTING still stops what was refused in FORWARD.
+call `install` again. Until then mangle POSTROUTING still stops what was refused in FORWARD or OUTPUT.
 """
 
 from __future__ import annotations
@@ -194,6 +194,6 @@ def explain(complaint: str) -> str:
     if "Permission denied" in complaint or "you must be root" in complaint:
         return "the kernel's rules may not be changed: start egress as root (CAP_NET_ADMIN)"
     if "No such file or directory" in complaint or "No chain/target/match" in complaint:
-        needed = "nft_compat xt_NFQUEUE xt_connmark xt_mark xt_hl ipt_REJECT ip6t_REJECT xt_MASQUERADE"
+        needed = "nft_compat xt_NFQUEUE xt_connmark xt_conntrack xt_mark xt_hl ipt_REJECT ip6t_REJECT xt_MASQUERADE"
         return f"the kernel lacks something our rules need: run `modprobe -a {needed}` ({complaint[:160]})"
     return complaint

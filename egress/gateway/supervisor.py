@@ -18,7 +18,7 @@ from typing import Any
 
 from egress.config import Config
 from egress.errors import EgressError
-from egress.gateway import checks, rules, runtime
+from egress.gateway import aftermath, checks, rules, runtime
 from egress.gateway.control import NotRunning, Server, Session
 from egress.gateway.messages import Setup
 from egress.gateway.policies import Policies
@@ -96,6 +96,7 @@ class Gateway:
             try:
                 if await asyncio.to_thread(self.policies.reload):
                     await self._tell_policy()
+                    await asyncio.to_thread(aftermath.pardon, self.roster.entries.values(), self.config)
             except EgressError as error:
                 problem = f"the policy in force stays: {error}"
                 log.error("%s", problem)
@@ -218,12 +219,18 @@ class Gateway:
         """Make workers and kernel agree with who is there now: a worker knows agents before they are queued to it."""
         before = self.roster.entries
         self.roster.replace(await asyncio.to_thread(self._entries))
-        gone = before.keys() - self.roster.entries.keys()
+        after = self.roster.entries
+        gone = [before[name] for name in before.keys() - after.keys()]
+        come = [after[name] for name in after.keys() - before.keys()]
+        changed = [after[name] for name in after.keys() & before.keys() if after[name].agent != before[name].agent]
+        await asyncio.to_thread(aftermath.forget, come, self.config)
         if gone:
             await asyncio.to_thread(self._install)
         await self.pool.tell("agents", lambda index: {"agents": self.roster.watched(index)})
         if not gone:
             await asyncio.to_thread(self._install)
+        await asyncio.to_thread(aftermath.forget, gone, self.config)
+        await asyncio.to_thread(aftermath.pardon, changed, self.config)
 
     async def _tell_policy(self) -> None:
         await self.pool.tell("policy", lambda _: {"policy": self.policies.current})

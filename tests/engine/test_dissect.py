@@ -147,7 +147,7 @@ def test_dns_queries_are_read_and_dns_never_becomes_opaque() -> None:
     dissector = Dissector(53)
     for _ in range(20):
         (event,) = dissector.datagram(decode(udp(AGENT4, SERVER4, 999, 53, query)), OUT)
-        assert isinstance(event, DnsAsked) and event.query.name == "www.example.org"
+        assert isinstance(event, DnsAsked) and event.query is not None and event.query.name == "www.example.org"
     assert dissector.app == "dns" and not dissector.opaque(UDP)
 
 

@@ -25,7 +25,9 @@ GOLDEN = {
 -A EGRESS-REFUSE -j MARK --set-xmark 0x0/0xf000000
 -A EGRESS-REFUSE -p tcp -j REJECT --reject-with tcp-reset
 -A EGRESS-REFUSE -j REJECT --reject-with icmp-admin-prohibited
-""",
+-A EGRESS-DELIVER -m mark ! --mark 0x0/0xf000000 -m connmark ! --mark 0x2000000/0xe000000 -j CONNMARK SAVE
+-A EGRESS-DELIVER -m mark --mark 0x2000000/0xe000000 -j EGRESS-REFUSE
+""".replace("SAVE", "--save-mark --nfmask 0xf000000 --ctmask 0xf000000"),
     NAT: """
 -A EGRESS-NAT -s 10.77.0.6/32 ! -o egr0001 -j MASQUERADE
 """,
@@ -33,6 +35,7 @@ GOLDEN = {
 -A EGRESS-FORWARD -i egr0001 -j EGRESS-OUT
 -A EGRESS-FORWARD -o egr0001 -j EGRESS-IN
 -A EGRESS-INPUT -i egr0001 -j EGRESS-OUT
+-A EGRESS-OUTPUT -o egr0001 -m conntrack --ctstate ESTABLISHED --ctdir REPLY -j EGRESS-IN
 -A EGRESS-OUT -j MARK --set-xmark 0x0/0xf000000
 -A EGRESS-OUT -m connmark --mark 0x2000000/0xe000000 -j CONNMARK --restore-mark --nfmask 0xf000000 --ctmask 0xf000000
 -A EGRESS-OUT -m connmark --mark 0x2000000/0xe000000 -j RETURN
@@ -55,7 +58,7 @@ def test_the_whole_text_for_one_agent() -> None:
 
 def test_ipv6_has_link_upkeep_before_the_queue_and_its_own_refusal() -> None:
     six = rules(ONE, Config(), 6)
-    assert six[FILTER][-1].endswith("icmp6-adm-prohibited")
+    assert any(line.endswith("icmp6-adm-prohibited") for line in six[FILTER])
     entry = [line for line in six[MANGLE] if line.startswith("-A EGRESS-INPUT ")]
     kinds = [int(line.split("--icmpv6-type ")[1].split()[0]) for line in entry[:-1]]
     assert kinds == [133, 135, 136, 143, 131, 132]
@@ -124,7 +127,7 @@ def restore(state: State, text: str) -> State:
         name, _, rule = rest.partition(" ")
         if word.startswith("*"):
             table = word[1:]
-            chains.setdefault(table, {"FORWARD": [], "INPUT": [], "POSTROUTING": []})
+            chains.setdefault(table, {"FORWARD": [], "INPUT": [], "OUTPUT": [], "POSTROUTING": []})
         elif word.startswith(":"):
             chains[table][word[1:]] = []
         elif word == "-A":
@@ -155,7 +158,7 @@ def _lines(chains: dict[str, list[str]]) -> list[str]:
 theirs = st.lists(
     st.tuples(
         st.sampled_from([FILTER, NAT, MANGLE]),
-        st.sampled_from(["FORWARD", "INPUT", "POSTROUTING"]),
+        st.sampled_from(["FORWARD", "INPUT", "OUTPUT", "POSTROUTING"]),
         st.sampled_from(["-j ACCEPT", "-s 10.0.0.0/8 -j DROP", "-i egr0001 -j MARK --set-xmark 0x1/0x1", "-j DOCKER"]),
     ),
     max_size=6,

@@ -232,6 +232,7 @@ def test_packets_to_the_gateway_host_are_queued_and_refused(net: Net, family: in
     assert net.queued(f"7400 v{family} p{1 if family == 4 else 58} h1")  # hook 1 is INPUT
     assert net.client("tcp", GATEWAY[family], 9) == ["ConnectionRefusedError Connection refused", "fast"]
     assert len(net.queued("p6 h1 ")) == 1 and net.queued("p6 h1 m2 refused")
+    assert not net.queued("p6 h3")  # the reset that says so is no answer of the host's (hook 3 is OUTPUT)
 
 
 def test_a_mark_set_by_the_agent_does_not_reach_the_rules(net: Net) -> None:
@@ -292,7 +293,8 @@ def test_others_rules_and_counters_stay_byte_identical() -> None:
     theirs = (
         '*filter\n:DOCKER - [0:0]\n-A FORWARD -m comment --comment "a b -j EGRESS-REFUSE" -j DOCKER\n'
         "-A DOCKER -i x -j ACCEPT\n"
-        "-A INPUT -i lo -j ACCEPT\nCOMMIT\n*mangle\n-A FORWARD -o y -j MARK --set-xmark 0x1/0xff\nCOMMIT\n"
+        "-A INPUT -i lo -j ACCEPT\n-A OUTPUT -o x -j ACCEPT\nCOMMIT\n*mangle\n"
+        "-A FORWARD -o y -j MARK --set-xmark 0x1/0xff\n-A OUTPUT -o y -j MARK --set-xmark 0x1/0xff\nCOMMIT\n"
         "*nat\n-A POSTROUTING -s 10.0.0.0/8 -j ACCEPT\nCOMMIT\n"
     )
     with Lab() as lab:
