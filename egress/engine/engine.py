@@ -117,9 +117,6 @@ class Engine:
         table.touch(flow, ts)
         if packet.proto == TCP and flow.advance(packet.flags, direction):
             self._tracker.timers.watch(flow)
-        if flow.verdict.settled and flow.who.mode is Mode.ENFORCE and flow.ahead(packet, direction):
-            detail = "a settled flow's bytes must come in order"
-            return self._refusals.packet(agent, packet, ts, Reason.SEQUENCE, detail, records)
         burst = flow.client_first(packet, ts, direction, self.limits.idle_gap)
         if flow.outcome.verdict.action is not Action.ACCEPT:
             return Outcome(flow.outcome.verdict, records) if records else flow.outcome
@@ -303,7 +300,7 @@ class Engine:
             if not flow.listening:
                 flow.scan = self._patterns.scan()
                 if flow.scan is not None and flow.streams is not None:
-                    flow.scan.follow(flow.streams[OUT].next, flow.streams[OUT].history)
+                    flow.scan.follow(flow.streams[OUT].history)
                 self._tracker.release(flow)
             else:
                 flow.stop_hearing()

@@ -164,16 +164,6 @@ class Flow:
             self.packets_in += 1
             self.bytes_in += packet.length
 
-    def ahead(self, packet: Packet, direction: Direction) -> bool:
-        """Whether an agent's segment leaves a hole before it.
-
-        Patterns are searched in a settled flow in the order of arrival, so that must be the order of the bytes. Nothing
-        is lost between an agent and us but what we dropped; it will be sent again, and this after it.
-        """
-        if packet.proto != TCP or direction is Direction.IN or not packet.payload or self.next_out < 0:
-            return False
-        return distance(packet.seq, self.next_out) > 0
-
     def client_first(self, packet: Packet, ts: float, direction: Direction, idle_gap: float) -> bool:
         """Whether this packet is the agent speaking first after both sides were silent.
 

@@ -12,7 +12,6 @@ from collections.abc import Sequence
 import hyperscan
 
 from egress.engine.signature import Signature
-from egress.engine.stream import distance
 from egress.model import TCP, Packet
 
 TAIL = 1024  # bytes; the first messages of the protocols looked for are shorter
@@ -37,7 +36,7 @@ class Patterns:
 class Scan:
     """One direction of one flow being scanned. `tail`: the bytes before the next one; a text may have begun in them."""
 
-    __slots__ = ("_database", "_hits", "_next", "_stream", "tail")
+    __slots__ = ("_database", "_hits", "_stream", "tail")
 
     def __init__(self, database: hyperscan.Database) -> None:
         # Hyperscan's streams own neither their database nor the context of their callback: both are kept here.
@@ -45,24 +44,19 @@ class Scan:
         self._hits: list[int] = []
         self._stream = database.stream(match_event_handler=_matched, context=self._hits)
         self._stream.__enter__()
-        self._next = 0
         self.tail = b""
 
-    def follow(self, seq: int, before: bytes | bytearray) -> None:
-        """The next TCP byte has this sequence number, and these bytes came before it."""
-        self._next = seq
+    def follow(self, before: bytes | bytearray) -> None:
+        """These bytes came before the next ones."""
         self.tail = bytes(before[-TAIL:])
 
     def hit(self, packet: Packet) -> bool:
-        """Scan what a packet adds; True once a pattern has matched, and then `tail` ends where this packet begins."""
+        """Scan what a packet brings, as it arrives; True once a pattern has matched, and then `tail` ends before it.
+
+        Arrival, because neighbouring segments often come in another order than they were sent (each CPU of the agent
+        has its own way to us), and a settled flow holds nothing back.
+        """
         data = packet.payload
-        if packet.proto == TCP:
-            repeated = distance(self._next, packet.seq)
-            if repeated > 0:
-                data = data[repeated:]
-            if not data:
-                return False
-            self._next = (packet.seq + len(packet.payload) + packet.missing) & 0xFFFFFFFF
         self._stream.scan(data)
         if self._hits:
             return True

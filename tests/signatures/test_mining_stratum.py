@@ -169,7 +169,7 @@ def test_settled_flows_are_scanned_for_any_spelling(data: bytes, found: bool, si
     scan = Patterns([MiningStratum()]).scan()
     assert scan is not None
     text, scanned = b"\0" * 5000 + data, 5000
-    scan.follow(scanned, text[:scanned])
+    scan.follow(text[:scanned])
     segments = (
         decode(tcp(AGENT4, SERVER4, 1, 2, ACK, at, 1, text[at : at + size])) for at in range(scanned, len(text), size)
     )
