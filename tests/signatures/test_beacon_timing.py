@@ -6,7 +6,6 @@ import math
 import random
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
 from itertools import accumulate
 
 import pytest
@@ -17,33 +16,10 @@ from egress.engine.events import Burst, Opened
 from egress.errors import InputError
 from egress.model import EVIDENCE_BYTES, ICMP, TCP, UDP, Action, Effect, Finding, Rule, Severity
 from signatures.beacon_timing import MAX_AGENTS, MIN_GAPS, ONCE, QUIET, RETURNED, BeaconTiming
+from tests.signatures.conftest import Flow
 
 SERVER = bytes([203, 0, 113, 9])
 LOCAL = bytes([10, 0, 0, 2])
-
-
-@dataclass
-class Flow:
-    """One flow as a signature sees it."""
-
-    agent: str = "a"
-    proto: int = TCP
-    local: bytes = LOCAL
-    lport: int = 40000
-    remote: bytes = SERVER
-    rport: int = 443
-    outbound: bool = True
-    picked_up: bool = False
-    app: str = ""
-    rule: Rule | None = None
-    state: dict[str, dict[str, object]] = field(default_factory=dict)
-
-    @property
-    def server_port(self) -> int:
-        return self.rport if self.outbound else self.lport
-
-    def scratch(self, signature: str) -> dict[str, object]:
-        return self.state.setdefault(signature, {})
 
 
 def beats(period: float, n: int, jitter: float = 0.2, start: float = 1e9, seed: int = 1) -> list[float]:
