@@ -21,6 +21,7 @@ header() { echo "#include <$1>" | cc -E -x c - -o /dev/null; }
 python_header() {
     "$python" -c 'import pathlib, sysconfig, sys; sys.exit(not pathlib.Path(sysconfig.get_path("include"), "Python.h").exists())'
 }
+postgresql_server() { have initdb || ls /usr/lib/postgresql/*/bin/initdb; }
 
 # To build NetfilterQueue, the one dependency without wheels.
 need python3-venv "$python" -c 'import venv, ensurepip'
@@ -41,6 +42,8 @@ need iperf3 have iperf3
 need tcpdump have tcpdump
 need dnsmasq-base have dnsmasq
 need openssl have openssl
+# What the tests start a private server of; ours in production is the operator's.
+need postgresql postgresql_server
 
 [ ${#missing[@]} -eq 0 ] && exit 0
 
@@ -70,5 +73,7 @@ for package in "${missing[@]}"; do # nor start at the next boot
         systemctl disable ssh.service ssh.socket >/dev/null 2>&1 || true
     elif [ "$package" = iperf3 ] && command -v systemctl >/dev/null; then
         systemctl disable iperf3.service >/dev/null 2>&1 || true
+    elif [ "$package" = postgresql ] && command -v systemctl >/dev/null; then
+        systemctl disable postgresql.service >/dev/null 2>&1 || true
     fi
 done
