@@ -31,8 +31,6 @@ _ECH = 5  # RFC 9848
 _HEADER = Struct("!HHHHHH").unpack_from
 _RECORD = Struct("!HHIH").unpack_from  # type, class, TTL, length of the data
 _PLAIN = frozenset(b"abcdefghijklmnopqrstuvwxyz0123456789-_")
-_CLASSES = frozenset({1, 3, 4, 254, 255})  # IN, CH, HS, NONE, ANY
-_UNICAST = 0x8000  # mDNS: the top bit of a question's class asks for a unicast answer (RFC 6762 section 5.4)
 
 
 class DnsQuery(NamedTuple):
@@ -74,24 +72,6 @@ def query(payload: bytes) -> DnsQuery:
     """Read a message that is a standard query with one question, and nothing after its last record; else Malformed."""
     _check_query(payload)
     return _read(payload).question
-
-
-def tcp_query(data: bytes) -> DnsQuery | None:
-    """The first query of a TCP direction (RFC 7766 section 8); None needs more bytes, else Malformed.
-
-    Bytes after it are ignored; the next message begins at 2 + the big-endian number in data[:2].
-    """
-    if len(data) < 2:
-        return None
-    size = int.from_bytes(data[:2])
-    if size < MIN_MESSAGE:
-        raise Malformed("DNS message is too short")
-    message = data[2 : 2 + size]
-    if len(message) == size:
-        return query(message)
-    if len(message) >= MIN_MESSAGE:
-        _check_query(message)
-    return None
 
 
 def answer(payload: bytes) -> DnsAnswer:
@@ -160,15 +140,6 @@ class DnsStream:
             at = end
         del self._kept[:at]
         return messages
-
-
-def looks_like_dns(payload: bytes) -> bool:
-    """Whether a datagram, of any port, is a well-formed standard query or answer with one question of a known class."""
-    try:
-        _check_header(payload)
-        return _read(payload).qclass & ~_UNICAST in _CLASSES
-    except Malformed:
-        return False
 
 
 def _check_header(payload: bytes) -> int:

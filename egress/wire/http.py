@@ -367,12 +367,10 @@ class ResponseStream(_Stream[HttpResponse]):
     """The server's direction. It is opaque after a 101, and after a 2xx that answers CONNECT.
 
     An answer cannot be read without its request: tell each one with `asked` (HEAD has no body, CONNECT a tunnel).
-    A caller that does not may set `tunnel_asked` when the client sends CONNECT.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self.tunnel_asked = False
         self._pending: deque[str] = deque()
 
     def asked(self, request: HttpRequest) -> None:
@@ -391,7 +389,7 @@ class ResponseStream(_Stream[HttpResponse]):
         fields = _read_fields(lines)
         tunnel, length = status == 101, 0
         if status >= 200:
-            method = self._pending.popleft() if self._pending else "CONNECT" if self.tunnel_asked else ""
+            method = self._pending.popleft() if self._pending else ""
             tunnel = method == "CONNECT" and status < 300
             if not (tunnel or method == "HEAD" or status in (204, 304)):
                 length = _body_length(fields, version, absent=_UNTIL_CLOSE)

@@ -226,9 +226,6 @@ def test_where_a_tunnel_opens() -> None:
     ok, refused = b"HTTP/1.1 200 OK\r\n\r\n", b"HTTP/1.1 407 Who\r\nContent-Length: 0\r\n\r\n"
     opened = [HttpResponse(200, "1.1"), Opaque(b"SSH-2.0-y", False)]
     assert answered(refused + ok + b"SSH-2.0-y", "CONNECT", "CONNECT") == [HttpResponse(407, "1.1"), *opened]
-    stream = ResponseStream()
-    stream.tunnel_asked = True
-    assert walk(stream, ok, b"SSH-2.0-y") == opened
     switched = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\r\n\x82\x00"
     assert answered(switched, "GET") == [HttpResponse(101, "1.1"), Opaque(b"\x82\x00", False)]
 
