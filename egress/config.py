@@ -38,6 +38,14 @@ class Limits:
     destination_timeout: float = 3600.0  # a refused destination is remembered this long after it was last tried
     midstream_grace: float = 300.0  # after a start, connections may be picked up in mid-stream for this long
     idle_gap: float = 0.4  # silence of both sides that ends a burst
+    ask_timeout: float = 120.0  # a flow or query that waits for an approval is refused after this long
+    ask_holds: int = 64  # of one agent that wait at a time; more are refused at once
+    evidence_packets: int = 32  # first packets of an undecided flow kept for a finding; 0 keeps none
+    evidence_bytes: int = 32768  # of which this many bytes at most
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.evidence_packets <= 64 and 0 <= self.evidence_bytes <= 32768):
+            raise InputError("limits: evidence_packets must be from 0 to 64, evidence_bytes from 0 to 32768")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +55,26 @@ class Queue:
     base: int = 7400
     length: int = 4096  # packets the kernel keeps for us before it drops
     settled_copy: int = 3072  # bytes seen of each packet of a settled flow
+
+
+@dataclass(frozen=True, slots=True)
+class Api:
+    """The REST API (`egress serve`). Besides host and port it listens on run_dir/api.sock, for root."""
+
+    host: str = "127.0.0.1"  # empty: only the unix socket
+    port: int = 7477
+    tls_cert: Path | None = None  # PEM; with tls_key: HTTPS
+    tls_key: Path | None = None
+    tls_client_ca: Path | None = None  # PEM; clients must show a certificate of it, besides their token
+    failures: int = 10  # failed authentications of one address in a minute after which it is told to wait
+
+    def __post_init__(self) -> None:
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise InputError("api: tls_cert and tls_key go together: give both or neither")
+        if self.tls_client_ca is not None and self.tls_cert is None:
+            raise InputError("api.tls_client_ca: client certificates need TLS: give tls_cert and tls_key too")
+        if not 0 < self.port < 65536:
+            raise InputError(f"api.port: {self.port} must be from 1 to 65535")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +95,7 @@ class Config:
     beacon_alpha: float = 1e-3  # false alarms of beacon.timing accepted per agent, over all its destinations
     limits: Limits = field(default_factory=Limits)
     queue: Queue = field(default_factory=Queue)
+    api: Api = field(default_factory=Api)
 
     def __post_init__(self) -> None:
         mask = self.mark_mask
@@ -93,6 +122,15 @@ class Config:
     @property
     def control_socket(self) -> Path:
         return self.run_dir / "gateway.sock"
+
+    @property
+    def api_socket(self) -> Path:
+        return self.run_dir / "api.sock"
+
+    @property
+    def policy_snapshot(self) -> Path:
+        """The policy and agents last in force, for a start without the database."""
+        return self.state_dir / "policy.json"
 
 
 def load_config(path: Path | None = None) -> Config:

@@ -6,7 +6,7 @@ Shapes, beside `timestamp` and `event_type`:
 - `flow`, `alert`: flow_id, community_id, src_ip, src_port, dest_ip, dest_port, proto, agent{name},
   verdict{action, reason, rule_id, policy_version, mode}; `flow` adds app_proto and flow{...}, `alert` adds alert{...}
 - `anomaly`: src_ip, dest_ip, proto, agent{name}, anomaly{reason, detail, count}
-- `rule_change`: rule_change{change, rule_id, rule, actor, policy_version}
+- `evidence`: flow_id, agent{name}, evidence{finding_id, packets[{timestamp, direction, length, data}]}
 """
 
 from __future__ import annotations
@@ -22,21 +22,23 @@ from typing import TypeVar
 from egress.errors import Malformed
 from egress.model import (
     EVIDENCE_BYTES,
+    RECORD_NAMES,
     Action,
     AnomalyRecord,
+    Direction,
     Effect,
+    EvidencePacket,
+    EvidenceRecord,
     FindingRecord,
     FlowRecord,
     Mode,
     Reason,
     Record,
-    RuleChange,
     Severity,
 )
 
 FLOW_STATES = ("new", "established", "closed", "timeout", "evicted", "shutdown")
 DIRECTIONS = ("out", "in")
-CHANGES = ("added", "removed")
 
 MAX_LINE = 64 * 1024  # bytes of one line; ours stay far below
 # Up to here (the year 2106) a float of seconds names each microsecond; a hostile capture's later times are cut to it.
@@ -79,7 +81,7 @@ def to_eve(record: Record) -> dict[str, object]:
         return _alert(record)
     if isinstance(record, AnomalyRecord):
         return _anomaly(record)
-    return _rule_change(record)
+    return _evidence(record)
 
 
 def line(record: Record) -> bytes:
@@ -107,6 +109,7 @@ def _flow(record: FlowRecord) -> _Document:
             "state": record.state,
             "direction": record.direction,
             "server_name": record.server_name,
+            "names": list(record.names),
             "packets_out": record.packets_out,
             "packets_in": record.packets_in,
             "bytes_out": record.bytes_out,
@@ -163,17 +166,22 @@ def _anomaly(record: AnomalyRecord) -> _Document:
     }
 
 
-def _rule_change(record: RuleChange) -> _Document:
+def _evidence(record: EvidenceRecord) -> _Document:
+    packets = [
+        {
+            "timestamp": iso(packet.time),
+            "direction": DIRECTIONS[packet.direction],
+            "length": packet.length,
+            "data": binascii.b2a_base64(packet.data, newline=False).decode("ascii"),
+        }
+        for packet in record.packets
+    ]
     return {
         "timestamp": iso(record.time),
-        "event_type": "rule_change",
-        "rule_change": {
-            "change": record.change,
-            "rule_id": record.rule_id,
-            "rule": record.rule,
-            "actor": record.actor,
-            "policy_version": record.policy_version,
-        },
+        "event_type": "evidence",
+        "flow_id": record.flow_id,
+        "agent": {"name": record.agent},
+        "evidence": {"finding_id": record.finding_id, "packets": packets},
     }
 
 
@@ -229,6 +237,7 @@ def _read_flow(document: _Document) -> FlowRecord:
         bytes_out=_count(flow, "bytes_out"),
         bytes_in=_count(flow, "bytes_in"),
         unseen_bytes=_count(flow, "unseen_bytes"),
+        names=_names(flow),
     )
 
 
@@ -272,15 +281,26 @@ def _read_anomaly(document: _Document) -> AnomalyRecord:
     )
 
 
-def _read_rule_change(document: _Document) -> RuleChange:
-    change = _part(document, "rule_change")
-    return RuleChange(
+def _read_evidence(document: _Document) -> EvidenceRecord:
+    evidence = _part(document, "evidence")
+    packets = evidence.get("packets")
+    if not isinstance(packets, list) or not all(isinstance(packet, dict) for packet in packets):
+        raise Malformed("packets is not a list of objects")
+    return EvidenceRecord(
+        finding_id=_text(evidence, "finding_id"),
+        flow_id=_text(document, "flow_id"),
+        agent=_text(_part(document, "agent"), "name"),
         time=_time(document, "timestamp"),
-        policy_version=_count(change, "policy_version"),
-        change=_one_of(CHANGES, change, "change"),
-        rule_id=_text(change, "rule_id"),
-        rule=_text(change, "rule"),
-        actor=_text(change, "actor"),
+        packets=tuple(map(_read_packet, packets)),
+    )
+
+
+def _read_packet(packet: _Document) -> EvidencePacket:
+    return EvidencePacket(
+        time=_time(packet, "timestamp"),
+        direction=Direction(DIRECTIONS.index(_one_of(DIRECTIONS, packet, "direction"))),
+        length=_count(packet, "length", 0xFFFFFFFF),
+        data=_base64(packet, "data", MAX_LINE),
     )
 
 
@@ -288,7 +308,7 @@ _READERS: dict[str, Callable[[_Document], Record]] = {
     "flow": _read_flow,
     "alert": _read_alert,
     "anomaly": _read_anomaly,
-    "rule_change": _read_rule_change,
+    "evidence": _read_evidence,
 }
 
 
@@ -340,11 +360,19 @@ def _time(document: _Document, key: str) -> float:
     return count / 1_000_000
 
 
-def _base64(document: _Document, key: str) -> bytes:
+def _names(document: _Document) -> tuple[str, ...]:
+    """Lines of an older gateway have none."""
+    names = document.get("names", [])
+    if not isinstance(names, list) or len(names) > RECORD_NAMES or not all(isinstance(name, str) for name in names):
+        raise Malformed(f"names is not a list of at most {RECORD_NAMES} texts")
+    return tuple(names)
+
+
+def _base64(document: _Document, key: str, most: int = EVIDENCE_BYTES) -> bytes:
     try:
         value = binascii.a2b_base64(_text(document, key), strict_mode=True)
     except ValueError:  # non-ASCII text, or binascii.Error
         raise Malformed(f"{key} is not base64") from None
-    if len(value) > EVIDENCE_BYTES:
-        raise Malformed(f"{key} is longer than {EVIDENCE_BYTES} bytes")
+    if len(value) > most:
+        raise Malformed(f"{key} is longer than {most} bytes")
     return value

@@ -64,11 +64,13 @@ class Action(StrEnum):
     ACCEPT = "accept"
     REJECT = "reject"  # refuse and say so: TCP reset or ICMP administratively prohibited
     DROP = "drop"  # refuse silently
+    HOLD = "hold"  # kept waiting: a person is asked (mode ask)
 
 
 class Mode(StrEnum):
     ENFORCE = "enforce"
     MONITOR = "monitor"  # decide and record, but let pass
+    ASK = "ask"  # enforce, but what no rule speaks of waits for a person's approval
 
 
 class Severity(StrEnum):
@@ -89,6 +91,8 @@ class Reason(StrEnum):
     NAME = "name"  # the name in the bytes (SNI, Host) is not the one the rule allows, or is hidden
     QUERY = "query"  # a DNS query for a name that no rule allows
     BUDGET = "budget"  # the agent has used up what it may
+    APPROVAL = "approval"  # mode ask: waits for a person, or a person said no, or nobody answered in time
+    QUARANTINE = "quarantine"  # the agent is cut off by a person's order
     INBOUND = "inbound"  # opened from outside towards the agent; no rule allows that
     SPOOFED = "spoofed"  # an agent's packet with a source that is not the agent's
     MALFORMED = "malformed"  # headers that do not parse
@@ -120,6 +124,7 @@ class Finding:
 
 
 EVIDENCE_BYTES = 512
+RECORD_NAMES = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +172,7 @@ class Agent:
     default: Action = Action.REJECT
     labels: tuple[str, ...] = ()
     budgets: tuple[Budget, ...] = ()
+    quarantined: bool = False  # cut off: nothing passes, in any mode
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,6 +193,7 @@ class Rule:
     comment: str = ""
     author: str = ""
     created: float = 0.0
+    position: int = 0  # among rules of a kind the lower speaks first; equal ones in the policy's order
 
 
 # --- records: one shape a thing, journalled, stored and shown as they are ---------------------------------
@@ -221,6 +228,7 @@ class FlowRecord:
     bytes_out: int  # IP bytes from the agent
     bytes_in: int  # IP bytes to the agent, as seen, or as the agent acknowledged where the kernel let them pass
     unseen_bytes: int  # stream bytes that were never inspected (gaps, depth of the settled queue)
+    names: tuple[str, ...] = ()  # bound to the remote address for this agent then, sorted; at most RECORD_NAMES
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,18 +272,27 @@ class AnomalyRecord:
 
 
 @dataclass(frozen=True, slots=True)
-class RuleChange:
-    """One rule added to or removed from the policy."""
+class EvidencePacket:
+    """One packet of a flow that ended in a finding."""
 
     time: float
-    policy_version: int
-    change: str  # added, removed
-    rule_id: str
-    rule: str  # the rule as JSON
-    actor: str
+    direction: Direction
+    length: int  # IP bytes on the wire, of which `data` holds the first
+    data: bytes
 
 
-Record = FlowRecord | FindingRecord | AnomalyRecord | RuleChange
+@dataclass(frozen=True, slots=True)
+class EvidenceRecord:
+    """The packets a finding rests on, the flow's first ones, bounded by Limits.evidence_packets and evidence_bytes."""
+
+    finding_id: str
+    flow_id: str
+    agent: str
+    time: float
+    packets: tuple[EvidencePacket, ...]
+
+
+Record = FlowRecord | FindingRecord | AnomalyRecord | EvidenceRecord
 
 
 class Outcome(NamedTuple):
@@ -291,3 +308,30 @@ class Policy:
 
     version: int = 0
     rules: tuple[Rule, ...] = field(default=())
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyChange:
+    """What leads from one version of the policy to a later one. A rule that was edited is in both: out, then in."""
+
+    base: int  # the version this applies to
+    version: int  # the version it makes
+    removed: tuple[str, ...] = ()  # rule ids
+    added: tuple[Rule, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """What waits for a person in mode ask: a flow's first packet, or a query for a name."""
+
+    id: str  # the flow's id; a query's: 16 hex digits of agent and name
+    flow_id: str
+    agent: str
+    time: float
+    until: float  # refused from then on
+    proto: str
+    dst: str
+    dport: int
+    names: tuple[str, ...]  # bound to dst for this agent; a query: the name it asks for
+    query: bool  # a DNS query: approving it allows the name, whatever the protocol and port
+    destination: str  # what a rule that allows it would say: the only name, else the address

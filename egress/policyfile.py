@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
@@ -32,19 +33,36 @@ from egress.model import Rule
 from egress.ruletext import InvalidRule, read_rule, to_mapping
 
 MAX_BYTES = 4 << 20  # of a policy file
-MAX_RULES = 10_000
+MAX_RULES = 10_000  # in a policy file
+MAX_IMPORT = 100_000  # in an import through the API
+MAX_DEPTH = 32  # of nested lists and mappings; a rule needs four
+
+_FAST = yaml.__with_libyaml__
+_Safe: type[yaml.SafeLoader] = yaml.CSafeLoader if _FAST else yaml.SafeLoader  # type: ignore[assignment]
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML without its habit of letting the last of two equal keys win."""
+@dataclass(frozen=True, slots=True)
+class Mistake:
+    """What is wrong in a document."""
+
+    index: int | None  # of the rule, from 0; None: the document as a whole
+    field: str  # "": the rule as a whole
+    reason: str
+
+
+class _Loader(_Safe):  # type: ignore[misc, valid-type]
+    """YAML without its habit of letting the last of two equal keys win, and without merge keys, which can explode."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[object, object]:
         seen = set()
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode) and key.value in seen:
                 raise yaml.constructor.ConstructorError(None, None, f"{key.value!r} is given twice", key.start_mark)
+            if key.tag == "tag:yaml.org,2002:merge":
+                raise yaml.constructor.ConstructorError(None, None, "<< (a merge) is not for policies", key.start_mark)
             seen.add(key.value if isinstance(key, yaml.ScalarNode) else id(key))
-        return super().construct_mapping(node, deep)
+        made: dict[object, object] = super().construct_mapping(node, deep)
+        return made
 
 
 def load_policy(path: Path) -> tuple[Rule, ...]:
@@ -64,30 +82,53 @@ def parse_policy(text: str | bytes, name: str, now: float | None = None) -> tupl
 
     `now` (seconds since the epoch): the document is imported at that moment, so durations and `once` make sense.
     """
-    try:
-        document = yaml.load(text, _Loader)  # noqa: S506 - a SafeLoader, made stricter
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise InputError(f"{name} is not YAML: {' '.join(str(error).split())[:300]}") from None
+    document = parse_yaml(text, name)
     if document is None:
         raise InputError(f"{name}: the file is empty; write `rules: []` for a policy without rules")
     return read_document(document, name, now)
 
 
+def parse_yaml(text: str | bytes, name: str) -> object:
+    """A YAML document as plain Python. Raises InputError."""
+    try:
+        _refuse_depth(text)
+        return yaml.load(text, _Loader)  # noqa: S506 - a SafeLoader, made stricter
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise InputError(f"{name} is not YAML: {' '.join(str(error).split())[:300]}") from None
+
+
 def read_document(document: object, name: str, now: float | None = None) -> tuple[Rule, ...]:
     """The rules in a document that is parsed already (YAML or JSON); otherwise as `parse_policy`."""
+    rules, mistakes = check_document(document, now)
+    for first in mistakes:
+        where = f"{name}: " if first.index is None else f"{name}: rule {first.index + 1}: "
+        raise InputError(where + (f"{first.field}: {first.reason}" if first.field else first.reason))
+    return rules
+
+
+def check_document(
+    document: object, now: float | None = None, most: int = MAX_RULES
+) -> tuple[tuple[Rule, ...], tuple[Mistake, ...]]:
+    """The rules in a document of at most `most` rules, and everything that is wrong with it."""
     if not isinstance(document, dict) or set(document) != {"rules"}:
-        raise InputError(f"{name}: expected `rules:` and nothing else at the top, followed by a list of rules")
+        return (), (Mistake(None, "", "expected `rules:` and nothing else at the top, followed by a list of rules"),)
     listed = document["rules"]
-    if not isinstance(listed, list) or len(listed) > MAX_RULES:
-        raise InputError(f"{name}: rules: expected a list of at most {MAX_RULES} rules (`rules: []` for none)")
-    rules = []
-    for number, item in enumerate(listed, 1):
+    if not isinstance(listed, list) or len(listed) > most:
+        return (), (Mistake(None, "rules", f"expected a list of at most {most} rules (`rules: []` for none)"),)
+    rules: list[Rule] = []
+    mistakes: list[Mistake] = []
+    first: dict[str, int] = {}
+    for index, item in enumerate(listed):
         try:
-            rules.append(read_rule(item, now))
+            rule = read_rule(item, now)
         except InvalidRule as error:
-            raise InputError(f"{name}: rule {number}: {error}") from None
-    _refuse_duplicates(rules, name)
-    return tuple(rules)
+            mistakes.append(Mistake(index, error.field, error.reason))
+            continue
+        before = first.setdefault(rule.id, index)
+        if before != index:
+            mistakes.append(Mistake(index, "id", f"{rule.id} is the id (or content) of rule {before + 1} already"))
+        rules.append(rule)
+    return tuple(rules), tuple(mistakes)
 
 
 def to_document(rules: Iterable[Rule]) -> dict[str, list[dict[str, object]]]:
@@ -96,18 +137,24 @@ def to_document(rules: Iterable[Rule]) -> dict[str, list[dict[str, object]]]:
 
 
 def dump_yaml(rules: Iterable[Rule]) -> str:
-    return yaml.safe_dump(to_document(rules), sort_keys=False, allow_unicode=True, width=120)
+    dumper = yaml.CSafeDumper if _FAST else yaml.SafeDumper
+    text: str = yaml.dump(to_document(rules), Dumper=dumper, sort_keys=False, allow_unicode=True, width=120)
+    return text
 
 
 def dump_json(rules: Iterable[Rule]) -> str:
     return json.dumps(to_document(rules), indent=2, ensure_ascii=False)
 
 
-def _refuse_duplicates(rules: Iterable[Rule], name: str) -> None:
-    first: dict[str, int] = {}
-    for number, rule in enumerate(rules, 1):
-        if rule.id in first:
-            raise InputError(
-                f"{name}: rule {number}: id: {rule.id} is the id (or content) of rule {first[rule.id]} already"
-            )
-        first[rule.id] = number
+def _refuse_depth(text: str | bytes) -> None:
+    """libyaml's composer recurses on the C stack, which nothing bounds; its parser, asked here, does not."""
+    if not _FAST:
+        return  # Python's raises RecursionError
+    depth = 0
+    for event in yaml.parse(text, yaml.CSafeLoader):
+        if isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+            if depth > MAX_DEPTH:
+                raise ValueError(f"nested deeper than {MAX_DEPTH}")
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1

@@ -9,6 +9,7 @@ import hashlib
 import ipaddress
 import json
 import re
+import reprlib
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
@@ -27,6 +28,8 @@ _EXEMPT = re.compile(r"[a-z0-9-]+\.(\*|[a-z0-9-]+)", re.ASCII)
 _DURATION = re.compile(r"([0-9]{1,4})([mhdw])", re.ASCII)
 _SECONDS = {"m": 60, "h": 3600, "d": 86400, "w": 604800}
 _INSTANT = "an instant with its time zone (2030-01-31T12:00:00Z)"
+_SHORT = reprlib.Repr()
+_SHORT.maxlevel, _SHORT.maxlist, _SHORT.maxdict, _SHORT.maxstring, _SHORT.maxother = 2, 8, 8, 60, 60
 _RANGE = re.compile(r"([0-9]{1,5})(?:\s*-\s*([0-9]{1,5}))?", re.ASCII)
 
 
@@ -40,6 +43,7 @@ class InvalidRule(ValueError):  # noqa: N818 - reads better
     def __init__(self, field: str, reason: str) -> None:
         super().__init__(f"{field}: {reason}" if field else reason)
         self.field = field
+        self.reason = reason
 
 
 def read_rule(item: object, now: float | None = None) -> Rule:
@@ -120,6 +124,7 @@ def _check(rule: Rule) -> None:
 def _content_id(rule: Rule) -> str:
     """12 hex digits of the rule's meaning: neither its place in the file nor its comment change it."""
     content = asdict(replace(rule, id="", comment="", author="", created=0.0))
+    del content["position"]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
 
 
@@ -208,7 +213,9 @@ def _ports(value: object) -> tuple[tuple[int, int], ...]:
 
 
 def _range(value: object) -> tuple[int, int]:
-    match = _RANGE.fullmatch(str(value)) if type(value) in (int, str) else None
+    if type(value) is int and 0 < value <= 65535:
+        return value, value
+    match = _RANGE.fullmatch(value) if isinstance(value, str) else None
     if match is not None:
         first = int(match[1])
         last = int(match[2] or match[1])
@@ -270,5 +277,11 @@ def _field(key: object, value: object, read: Callable[[object], _T]) -> _T:
 
 
 def _show(value: object) -> str:
-    text = ascii(value)
+    if isinstance(value, str):
+        text = ascii(value[:200])
+    else:  # a YAML alias can make a list of lists stand for gigabytes, and 0xfff… a number too long to print
+        try:
+            text = _SHORT.repr(value).encode("ascii", "backslashreplace").decode()
+        except ValueError:
+            text = "a number of thousands of digits"
     return text if len(text) <= 60 else text[:57] + "..."

@@ -52,8 +52,8 @@ def test_the_shape_is_eves() -> None:
         "policy_version": 1,
         "mode": "enforce",
     }
-    kinds = [to_eve(record)["event_type"] for record in (samples.FLOW, samples.ANOMALY, samples.CHANGE)]
-    assert kinds == ["flow", "anomaly", "rule_change"]
+    kinds = [to_eve(record)["event_type"] for record in (samples.FLOW, samples.ANOMALY, samples.EVIDENCE)]
+    assert kinds == ["flow", "anomaly", "evidence"]
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,15 @@ from hypothesis import strategies as st
 from egress.domain import parse_pattern
 from egress.errors import InputError
 from egress.model import PROTOCOL_NUMBERS, Action, Rule
-from egress.policyfile import dump_json, dump_yaml, load_policy, parse_policy, read_document, to_document
+from egress.policyfile import (
+    check_document,
+    dump_json,
+    dump_yaml,
+    load_policy,
+    parse_policy,
+    read_document,
+    to_document,
+)
 
 FULL = """
 rules:
@@ -292,3 +300,31 @@ def test_files(tmp_path: Path) -> None:
     path.write_bytes(b"#" * (5 << 20))
     with pytest.raises(InputError, match="at most 4 MiB"):
         load_policy(path)
+
+
+def test_every_mistake_is_found() -> None:
+    document = {"rules": [{"action": "allow"}, {"action": "x"}, 7, {"action": "allow"}, {"action": "deny", "ports": 0}]}
+    rules, mistakes = check_document(document)
+    assert len(rules) == 2 and [(each.index, each.field) for each in mistakes] == [
+        (1, "action"), (2, ""), (3, "id"), (4, "ports"),
+    ]  # fmt: skip
+    assert check_document({"rules": [{}, {}]}, most=1)[1][0].field == "rules"
+
+
+BOMB = "rules:\n- exempt: &l0 [x]\n" + "".join(f"- exempt: &l{n} [{f'*l{n - 1},' * 9}]\n" for n in range(1, 30))
+
+
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        ("rules: " + "[" * 100_000, "nested deeper"),
+        ("rules: " + "{a: " * 100_000, "nested deeper"),
+        ("a: &a {x: 1}\nrules: [{<<: *a}]", "merge"),
+        ("rules: [{action: allow, ports: 0x" + "f" * 9000 + "}]", "ports"),
+        (BOMB, "exempt"),
+    ],
+)
+def test_documents_that_would_take_memory_or_stack_are_refused(text: str, words: str) -> None:
+    with pytest.raises(InputError, match=words) as caught:
+        parse_policy(text, "p.yaml")
+    assert len(str(caught.value)) < 500

@@ -1,4 +1,4 @@
-"""The gateway's control socket: JSON lines over a unix stream socket that only root may use.
+"""The gateway's side of its control socket: JSON lines over a unix stream socket that only root may use.
 
 Request {"op": name, …}; answer {"ok": true, …} or {"ok": false, "error": one line, "gone": is the gateway ending,
 "input": was it the request's fault}. What a connection opened (a sandbox) is a lease: it ends with the connection,
@@ -17,19 +17,15 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
+from egress.control import NotRunning
 from egress.errors import EgressError, InputError
 from egress.gateway.messages import encode
 
 MAX_REQUEST = 16 * 1024 * 1024  # bytes of a line: a policy of some ten thousand rules
-CALL_SECONDS = 30.0
 
 log = logging.getLogger("egress.gateway")
 
 _PEER = struct.Struct("=iII")  # pid, uid, gid: struct ucred
-
-
-class NotRunning(EgressError):  # noqa: N818 - a state the caller may mend by starting one
-    """Nobody listens on the control socket, or no longer."""
 
 
 class Session:
@@ -116,46 +112,3 @@ def _request(line: bytes) -> dict[str, Any]:
     if not isinstance(message, dict) or not isinstance(message.get("op"), str):
         raise EgressError("the request has no op; use the egress command of the same version")
     return message
-
-
-class Client:
-    """A blocking client for the commands. Raises NotRunning when there is no gateway, EgressError for its refusals."""
-
-    def __init__(self, path: Path, timeout: float = CALL_SECONDS) -> None:
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._socket.settimeout(timeout)
-        try:
-            self._socket.connect(str(path))
-        except PermissionError:
-            self._socket.close()
-            raise EgressError(f"only root may talk to the gateway at {path}; use sudo") from None
-        except OSError:
-            self._socket.close()
-            raise NotRunning(f"no gateway runs at {path}; start one with: egress gateway") from None
-        self._file = self._socket.makefile("rb")
-
-    def call(self, op: str, **fields: object) -> dict[str, Any]:
-        """Send one request and return its answer without `ok`."""
-        try:
-            self._socket.sendall(encode({"op": op, **fields}))
-            line = self._file.readline()
-        except TimeoutError:
-            raise EgressError("the gateway did not answer in time; see egress doctor") from None
-        except OSError:
-            line = b""
-        if not line.endswith(b"\n"):
-            raise NotRunning("the gateway closed the connection; see its log, and egress doctor")
-        answer: dict[str, Any] = json.loads(line)
-        if not answer.pop("ok"):
-            raise (NotRunning if answer["gone"] else InputError if answer["input"] else EgressError)(answer["error"])
-        return answer
-
-    def close(self) -> None:
-        self._file.close()
-        self._socket.close()
-
-    def __enter__(self) -> Client:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()

@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 
+from egress.control import Client, NotRunning
 from egress.errors import EgressError, InputError
-from egress.gateway.control import Client, NotRunning, Server, Session
+from egress.gateway.control import Server, Session
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="the socket is root's")
 

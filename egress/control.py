@@ -1,0 +1,60 @@
+"""The clients' side of the gateway's control socket (`egress.gateway.control` has the protocol)."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import socket
+from pathlib import Path
+from typing import Any
+
+from egress.errors import EgressError, InputError
+
+CALL_SECONDS = 30.0
+
+
+class NotRunning(EgressError):  # noqa: N818 - a state the caller may mend by starting one
+    """Nobody listens on the control socket, or no longer."""
+
+
+class Client:
+    """A blocking client for the commands. Raises NotRunning when there is no gateway, EgressError for its refusals."""
+
+    def __init__(self, path: Path, timeout: float = CALL_SECONDS) -> None:
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._socket.settimeout(timeout)
+        try:
+            self._socket.connect(str(path))
+        except PermissionError:
+            self._socket.close()
+            raise EgressError(f"only root may talk to the gateway at {path}; use sudo") from None
+        except OSError:
+            self._socket.close()
+            raise NotRunning(f"no gateway runs at {path}; start one with: egress gateway") from None
+        self._file = self._socket.makefile("rb")
+
+    def call(self, op: str, **fields: object) -> dict[str, Any]:
+        """Send one request and return its answer without `ok`."""
+        try:
+            self._socket.sendall(json.dumps({"op": op, **fields}, default=dataclasses.asdict).encode() + b"\n")
+            line = self._file.readline()
+        except TimeoutError:
+            raise EgressError("the gateway did not answer in time; see egress doctor") from None
+        except OSError:
+            line = b""
+        if not line.endswith(b"\n"):
+            raise NotRunning("the gateway closed the connection; see its log, and egress doctor")
+        answer: dict[str, Any] = json.loads(line)
+        if not answer.pop("ok"):
+            raise (NotRunning if answer["gone"] else InputError if answer["input"] else EgressError)(answer["error"])
+        return answer
+
+    def close(self) -> None:
+        self._file.close()
+        self._socket.close()
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
