@@ -1,0 +1,48 @@
+"""Writing pcapng (draft-ietf-opsawg-pcapng): section, raw-IP interface, microsecond times, packets with comments."""
+
+from __future__ import annotations
+
+import struct
+
+from egress.model import Direction
+
+LINKTYPE_RAW = 101
+
+_SECTION, _INTERFACE, _PACKET = 0x0A0D0D0A, 1, 6
+_COMMENT, _FLAGS = 1, 2
+_MAX_COMMENT = 0xFFFF
+
+
+def header(comment: str = "") -> bytes:
+    """What a file begins with."""
+    options = _option(_COMMENT, _cut(comment)) + _END if comment else b""
+    section = _block(_SECTION, struct.pack("=IHHq", 0x1A2B3C4D, 1, 0, -1) + options)
+    return section + _block(_INTERFACE, struct.pack("=HHI", LINKTYPE_RAW, 0, 0))
+
+
+def packet(raw: bytes, length: int, micros: int, direction: Direction, comment: str = "") -> bytes:
+    """One IP packet: `raw` are the first of its `length` bytes on the wire, `micros` since the epoch."""
+    body = struct.pack("=IIIII", 0, micros >> 32, micros & 0xFFFFFFFF, len(raw), max(length, len(raw))) + _pad(raw)
+    body += _option(_FLAGS, struct.pack("=I", 2 if direction is Direction.OUT else 1))
+    body += _option(_COMMENT, _cut(comment)) if comment else b""
+    return _block(_PACKET, body + _END)
+
+
+_END = struct.pack("=HH", 0, 0)
+
+
+def _cut(comment: str) -> bytes:
+    return comment.encode("utf-8", "replace")[:_MAX_COMMENT]
+
+
+def _block(kind: int, body: bytes) -> bytes:
+    length = 12 + len(body)
+    return struct.pack("=II", kind, length) + body + struct.pack("=I", length)
+
+
+def _option(code: int, value: bytes) -> bytes:
+    return struct.pack("=HH", code, len(value)) + _pad(value)
+
+
+def _pad(value: bytes) -> bytes:
+    return value + bytes(-len(value) % 4)
