@@ -1,80 +1,140 @@
-"""The agents that `egress agent add` attached: who they are and what they are attached to."""
+"""The agents: those that `egress agent add` attached and, while they live, the sandboxes of `egress run`."""
 
 from __future__ import annotations
 
 import ipaddress
 import re
 import time
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.engine import Engine
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.engine import Connection
 
-from egress.budgettext import check_budgets
-from egress.errors import EgressError, InputError
-from egress.model import Agent
-from egress.store.database import writing
-from egress.store.tables import ATTACHMENTS, agents
+from egress.budgettext import budgets_to_json, check_budgets
+from egress.errors import InputError
+from egress.model import Action, Agent, Budget, Mode
+from egress.store.audit import GATEWAY, Actor, note
+from egress.store.errors import Conflict, NotFound
+from egress.store.tables import ATTACHMENTS, SANDBOX, agents
 
 MAX_LABEL = 128  # characters
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", re.ASCII)
+_FIELDS = [field.name for field in fields(Agent)]
 
 
 @dataclass(frozen=True, slots=True)
 class StoredAgent:
-    """An agent and its attachment: a network namespace, an interface (veth, bridge), a CIDR behind an interface."""
+    """An agent and its attachment: a network namespace, an interface (veth, bridge), a CIDR behind an interface.
+
+    Or a sandbox, which the gateway attaches itself.
+    """
 
     agent: Agent
-    kind: str  # netns, interface, cidr
+    kind: str  # netns, interface, cidr, sandbox
     value: str
     created: float = 0.0  # seconds since the epoch; 0: now, when it is added
 
 
-def add_agent(engine: Engine, stored: StoredAgent) -> None:
-    """Add a row. Raises EgressError where the name is taken, InputError for a bad name, network, label, budget or
-    attachment.
+def add_agent(connection: Connection, actor: Actor, stored: StoredAgent, ts: float | None = None) -> StoredAgent:
+    """Add a row and return it as it is. Raises Conflict where the name is taken, InputError for a bad name, network,
+    label, budget or attachment.
     """
-    _check(stored)
-    row = {field.name: getattr(stored.agent, field.name) for field in fields(Agent)}
-    row.update(kind=stored.kind, value=stored.value, created=stored.created or time.time())
-    try:
-        with writing(engine) as connection:
-            connection.execute(agents.insert(), row)
-    except IntegrityError:
-        name = stored.agent.name
-        raise EgressError(f"there is an agent {name} already; `egress agent rm {name}` removes it") from None
+    check(stored)
+    ts = time.time() if ts is None else ts
+    name = stored.agent.name
+    if (there := agent(connection, name)) is not None:
+        how = "it ends with its command" if there.kind == SANDBOX else f"`egress agent rm {name}` removes it"
+        raise Conflict(f"there is an agent {name} already; {how}", name)
+    stored = replace(stored, created=stored.created or ts)
+    row = {field: getattr(stored.agent, field) for field in _FIELDS}
+    row.update(kind=stored.kind, value=stored.value, created=stored.created)
+    connection.execute(agents.insert(), row)
+    note(connection, actor, ts, "agent.create", name, None, to_mapping(stored))
+    return stored
 
 
-def list_agents(engine: Engine) -> tuple[StoredAgent, ...]:
+def list_agents(connection: Connection) -> tuple[StoredAgent, ...]:
     """All of them, by name."""
-    with engine.connect() as connection:
-        rows = connection.execute(sa.select(agents).order_by(agents.c.name)).mappings().all()
-    names = [field.name for field in fields(Agent)]
-    return tuple(
-        StoredAgent(Agent(**{name: row[name] for name in names}), row["kind"], row["value"], row["created"])
-        for row in rows
-    )
+    return tuple(_stored(row) for row in connection.execute(sa.select(agents).order_by(agents.c.name)))
 
 
-def remove_agent(engine: Engine, name: str) -> StoredAgent:
-    """Take an agent out and return what it was; its records stay. Raises EgressError where there is none."""
-    with writing(engine) as connection:
-        found = next((stored for stored in list_agents(engine) if stored.agent.name == name), None)
-        if found is None:
-            raise EgressError(f"there is no agent {name}; `egress agent list` shows them")
-        connection.execute(agents.delete().where(agents.c.name == name))
-    return found
+def agent(connection: Connection, name: str) -> StoredAgent | None:
+    row = connection.execute(sa.select(agents).where(agents.c.name == name)).first()
+    return None if row is None else _stored(row)
 
 
-def _check(stored: StoredAgent) -> None:
+def remove_agent(connection: Connection, actor: Actor, name: str, ts: float | None = None) -> StoredAgent:
+    """Take an agent out and return what it was; its records stay.
+
+    Raises NotFound; Conflict for a sandbox, which only the gateway takes out.
+    """
+    gone = _known(connection, name)
+    if gone.kind == SANDBOX and actor.name != GATEWAY:
+        raise Conflict(f"agent {name} is a sandbox of `egress run` and ends with its command", name)
+    connection.execute(agents.delete().where(agents.c.name == name))
+    note(connection, actor, time.time() if ts is None else ts, "agent.delete", name, to_mapping(gone), None)
+    return gone
+
+
+def update_agent(
+    connection: Connection,
+    actor: Actor,
+    name: str,
+    *,
+    mode: Mode | None = None,
+    default: Action | None = None,
+    labels: tuple[str, ...] | None = None,
+    budgets: tuple[Budget, ...] | None = None,
+    quarantined: bool | None = None,
+    ts: float,
+) -> StoredAgent:
+    """Change what is given, where it is another, and return the agent as it is then. Raises NotFound, InputError.
+
+    Noted as agent.quarantine or agent.release, and as agent.update what else changed.
+    """
+    old = _known(connection, name)
+    wanted: dict[str, Any] = {"mode": mode, "default": default, "labels": labels, "budgets": budgets}
+    given = {field: value for field, value in wanted.items() if value is not None}
+    new = replace(old, agent=replace(old.agent, **given))
+    check(new)
+    if new != old:
+        note(connection, actor, ts, "agent.update", name, to_mapping(old), to_mapping(new))
+    if quarantined is not None and quarantined != old.agent.quarantined:
+        was, new = new, replace(new, agent=replace(new.agent, quarantined=quarantined))
+        action = "agent.quarantine" if quarantined else "agent.release"
+        note(connection, actor, ts, action, name, to_mapping(was), to_mapping(new))
+    if new != old:
+        row = {field: getattr(new.agent, field) for field in _FIELDS}
+        connection.execute(agents.update().where(agents.c.name == name).values(**row))
+    return new
+
+
+def clear_sandboxes(connection: Connection) -> tuple[str, ...]:
+    """Take out the sandboxes that a gateway left behind, as the gateway; returns their names."""
+    names = connection.scalars(sa.select(agents.c.name).where(agents.c.kind == SANDBOX).order_by(agents.c.name)).all()
+    for name in names:
+        remove_agent(connection, Actor(GATEWAY), name)
+    return tuple(names)
+
+
+def to_mapping(stored: StoredAgent) -> dict[str, object]:
+    """As the audit says it, of plain JSON types."""
+    written = asdict(stored.agent) | {"budgets": budgets_to_json(stored.agent.budgets)}
+    return written | {"kind": stored.kind, "value": stored.value, "created": stored.created}
+
+
+def check(stored: StoredAgent) -> None:
+    """Raises InputError for a bad name, network, label, budget, default or attachment."""
     if not _NAME.fullmatch(stored.agent.name):
         raise InputError(f"agent name {stored.agent.name!r} must be letters, digits, . _ - and at most 63 long")
-    if stored.kind not in ATTACHMENTS:
+    if stored.kind not in (*ATTACHMENTS, SANDBOX):
         raise InputError(f"attachment {stored.kind!r} must be one of {', '.join(ATTACHMENTS)}")
-    if not stored.value.isprintable() or not stored.value:
+    if not stored.value.isprintable() or (not stored.value and stored.kind != SANDBOX):
         raise InputError(f"attachment {stored.kind} needs the name of what is attached, not {stored.value!r}")
+    if stored.agent.default is Action.HOLD:
+        raise InputError(f"agent {stored.agent.name}: its default is to accept, reject or drop; mode ask holds")
     for network in stored.agent.networks:
         try:
             ipaddress.ip_network(network)
@@ -87,3 +147,17 @@ def _check(stored: StoredAgent) -> None:
         check_budgets(stored.agent.budgets)
     except ValueError as error:
         raise InputError(f"agent {stored.agent.name}: a budget {error}") from None
+
+
+def _known(connection: Connection, name: str) -> StoredAgent:
+    found = agent(connection, name)
+    if found is None:
+        raise NotFound(f"there is no agent {name}; `egress agent list` shows them", name)
+    return found
+
+
+def _stored(row: sa.Row[Any]) -> StoredAgent:
+    values = row._mapping
+    return StoredAgent(
+        Agent(**{name: values[name] for name in _FIELDS}), values["kind"], values["value"], values["created"]
+    )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ipaddress
-import socket
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -13,6 +12,8 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine
 
 from egress.model import Action, FindingRecord, FlowRecord
+from egress.store.matching import glob, inside
+from egress.store.search import compile_query
 from egress.store.tables import anomalies as anomaly_table
 from egress.store.tables import findings as finding_table
 from egress.store.tables import flows as flow_table
@@ -27,13 +28,38 @@ _Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 class Filter:
     """Which flows or findings; None or empty: any. Globs: `*`, `?`, `[a-z]`, `[!a-z]`; case matters."""
 
+    query: str = ""  # in the language of egress.store.search
+    now: float = 0.0  # seconds: from which the query counts back (since:2h)
     agent: str = ""  # glob
     signature: str = ""  # glob; of flows: that have such a finding
     action: Action | None = None
     dest: _Network | None = None
     since: float | None = None  # seconds; flows: still active then or later. Findings: made then or later
     until: float | None = None  # seconds; flows: begun by then. Findings: made by then
-    limit: int | None = None  # the newest this many
+    begun: float | None = None  # seconds; begun (findings: made) then or later
+    limit: int | None = None  # the newest this many; sorted: the last of that order
+    skip: int = 0  # not the very last ones, but those before this many
+    sort: str = ""  # flows: one of SORTS, with a - before it the other way round. Empty: by time
+
+
+_F = flow_table.c
+SORTS: dict[str, sa.ColumnElement[Any]] = {
+    "time": _F.start,
+    "updated": _F.updated,
+    "agent": _F.agent,
+    "dest": _F.dst,
+    "port": _F.dport,
+    "name": _F.server_name,
+    "proto": _F.proto,
+    "app": _F.app_proto,
+    "action": _F.action,
+    "reason": _F.reason,
+    "rule": _F.rule_id,
+    "bytes": _F.bytes_out + _F.bytes_in,
+    "bytes_out": _F.bytes_out,
+    "bytes_in": _F.bytes_in,
+    "packets": _F.packets_out + _F.packets_in,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,14 +85,7 @@ def flows(engine: Engine, wanted: Filter) -> Generator[FlowRecord, None, None]:
 def findings(engine: Engine, wanted: Filter) -> Generator[FindingRecord, None, None]:
     """Findings in the order of their time, newest last."""
     table = finding_table
-    terms = _common(table, wanted)
-    if wanted.signature:
-        terms.append(_glob(table.c.signature, wanted.signature))
-    if wanted.since is not None:
-        terms.append(table.c.time >= wanted.since)
-    if wanted.until is not None:
-        terms.append(table.c.time <= wanted.until)
-    query = _newest_last(table, terms, (table.c.time, table.c.finding_id), wanted.limit)
+    query = _newest_last(table, conditions(table, wanted), table.c.time, table.c.finding_id, wanted)
     with engine.connect() as connection:
         for row in connection.execution_options(yield_per=CHUNK).execute(query):
             yield FindingRecord(*row)
@@ -77,7 +96,7 @@ def stories(engine: Engine, wanted: Filter) -> Generator[tuple[FlowRecord, tuple
     with engine.connect() as connection:
         found = _flows(connection, wanted)
         while chunk := list(islice(found, CHUNK)):
-            by_flow = _findings_of(connection, [record.flow_id for record in chunk])
+            by_flow = findings_by_flow(connection, [record.flow_id for record in chunk])
             for record in chunk:
                 yield record, tuple(by_flow.get(record.flow_id, ()))
 
@@ -101,53 +120,83 @@ def flow_ids(engine: Engine, prefix: str, limit: int = 10) -> tuple[str, ...]:
 def findings_of(engine: Engine, flow_id: str) -> tuple[FindingRecord, ...]:
     """One flow's findings, oldest first."""
     with engine.connect() as connection:
-        return tuple(_findings_of(connection, [flow_id]).get(flow_id, ()))
+        return tuple(findings_by_flow(connection, [flow_id]).get(flow_id, ()))
 
 
-def agents(engine: Engine) -> tuple[AgentSummary, ...]:
-    """Every agent there is a record of, by name, with counts."""
+def finding_ids(engine: Engine, prefix: str, limit: int = 10) -> tuple[str, ...]:
+    """The first finding ids that begin with these hex digits."""
+    column = finding_table.c.finding_id
+    query = sa.select(column).where(column >= prefix, column < prefix + "g").order_by(column).limit(limit)
+    with engine.connect() as connection:
+        return tuple(connection.scalars(query))
+
+
+def agents(engine: Engine, only: str | None = None) -> tuple[AgentSummary, ...]:
+    """Every agent there is a record of, by name, with counts; or only the one of that name."""
     table = flow_table
     accepted = sa.func.sum(sa.case((table.c.action == Action.ACCEPT, 1), else_=0))
     counts = sa.select(
         table.c.agent, sa.func.count(), accepted, sa.func.min(table.c.start), sa.func.max(table.c.updated)
-    ).group_by(table.c.agent)
+    )
     with engine.connect() as connection:
-        per_flow = {row[0]: row for row in connection.execute(counts)}
-        per_finding = _per_agent(connection, finding_table, sa.func.count())
-        per_anomaly = _per_agent(connection, anomaly_table, sa.func.sum(anomaly_table.c.count))
+        per_flow = {row[0]: row for row in connection.execute(_each_agent(counts, table, only))}
+        per_finding = _per_agent(connection, finding_table, sa.func.count(), only)
+        per_anomaly = _per_agent(connection, anomaly_table, sa.func.sum(anomaly_table.c.count), only)
     summaries = []
     for name in sorted({*per_flow, *per_finding, *per_anomaly}):
         _, total, good, first, last = per_flow.get(name, (name, 0, 0, None, None))
         noted, odd = per_finding.get(name, 0), per_anomaly.get(name, 0)
-        summaries.append(AgentSummary(name, total, good, total - good, noted, odd, first, last))
+        summaries.append(AgentSummary(name, total, int(good), total - int(good), noted, odd, first, last))
     return tuple(summaries)
 
 
-def _per_agent(connection: Connection, table: sa.Table, amount: sa.ColumnElement[int]) -> dict[str, int]:
-    rows = connection.execute(sa.select(table.c.agent, amount).group_by(table.c.agent))
-    return {row[0]: row[1] for row in rows}
+def conditions(table: sa.Table, wanted: Filter) -> list[sa.ColumnElement[bool]]:
+    """What a filter asks of rows of `table`, flows or findings. Raises InvalidQuery."""
+    terms: _Terms = [] if not wanted.query else [compile_query(wanted.query, table, wanted.now)]
+    if wanted.agent:
+        terms.append(glob(table.c.agent, wanted.agent))
+    if wanted.action is not None:
+        terms.append(table.c.action == wanted.action)
+    if wanted.dest is not None:
+        terms.append(inside(table.c.dst, wanted.dest))
+    made = finding_table.c
+    of_flows = table is flow_table
+    if wanted.signature:
+        signed = glob(made.signature, wanted.signature)
+        terms.append(sa.exists().where(made.flow_id == table.c.flow_id, signed) if of_flows else signed)
+    if wanted.since is not None:
+        terms.append((table.c.updated if of_flows else made.time) >= wanted.since)
+    if wanted.begun is not None:
+        terms.append((table.c.start if of_flows else made.time) >= wanted.begun)
+    if wanted.until is not None:
+        terms.append((table.c.start if of_flows else made.time) <= wanted.until)
+    return terms
+
+
+def _each_agent(counts: sa.Select[Any], table: sa.Table, only: str | None) -> sa.Select[Any]:
+    counts = counts.group_by(table.c.agent)
+    return counts if only is None else counts.where(table.c.agent == only)
+
+
+def _per_agent(
+    connection: Connection, table: sa.Table, amount: sa.ColumnElement[int], only: str | None
+) -> dict[str, int]:
+    rows = connection.execute(_each_agent(sa.select(table.c.agent, amount), table, only))
+    return {row[0]: int(row[1]) for row in rows}  # PostgreSQL sums up in decimals
 
 
 def _flows(connection: Connection, wanted: Filter) -> Iterator[FlowRecord]:
     table = flow_table
-    terms = _common(table, wanted)
-    if wanted.signature:
-        made = finding_table.c
-        terms.append(sa.exists().where(made.flow_id == table.c.flow_id, _glob(made.signature, wanted.signature)))
-    if wanted.since is not None:
-        terms.append(table.c.updated >= wanted.since)
-    if wanted.until is not None:
-        terms.append(table.c.start <= wanted.until)
-    start: sa.ColumnElement[Any] = table.c.start
-    if wanted.since is not None:
-        # As an expression, so that SQLite looks up `updated` and sorts, rather than walk all flows in order of start.
-        start = (sa.type_coerce(table.c.start, sa.BigInteger) + 0).label("start")
-    query = _newest_last(table, terms, (start, table.c.flow_id), wanted.limit)
+    key = SORTS[wanted.sort.removeprefix("-") or "time"]
+    if key is table.c.start and (wanted.since is not None or "since" in wanted.query):
+        # As an expression, so that `updated` is looked up and sorted, rather than walk all flows in order of start.
+        key = sa.type_coerce(table.c.start, sa.BigInteger) + 0
+    query = _newest_last(table, conditions(table, wanted), key, table.c.flow_id, wanted)
     for row in connection.execute(query.execution_options(yield_per=CHUNK)):
         yield FlowRecord(*row)
 
 
-def _findings_of(connection: Connection, ids: list[str]) -> dict[str, list[FindingRecord]]:
+def findings_by_flow(connection: Connection, ids: list[str]) -> dict[str, list[FindingRecord]]:
     table = finding_table
     query = sa.select(table).where(table.c.flow_id.in_(ids)).order_by(table.c.time, table.c.finding_id)
     by_flow: dict[str, list[FindingRecord]] = {}
@@ -157,38 +206,19 @@ def _findings_of(connection: Connection, ids: list[str]) -> dict[str, list[Findi
     return by_flow
 
 
-def _common(table: sa.Table, wanted: Filter) -> _Terms:
-    terms: _Terms = []
-    if wanted.agent:
-        terms.append(_glob(table.c.agent, wanted.agent))
-    if wanted.action is not None:
-        terms.append(table.c.action == wanted.action)
-    if wanted.dest is not None:
-        terms.append(_inside(table.c.dst, wanted.dest))
-    return terms
-
-
-def _glob(column: sa.Column[str], pattern: str) -> sa.ColumnElement[bool]:
-    if not set(pattern) & set("*?["):
-        return column == pattern
-    # SQLite's GLOB is the shell's, but for the sign of a negated set; it uses the index up to the first wildcard.
-    return column.op("GLOB", is_comparison=True, return_type=sa.Boolean())(pattern.replace("[!", "[^"))
-
-
-def _inside(column: sa.Column[str], network: _Network) -> sa.ColumnElement[bool]:
-    if network.prefixlen == network.max_prefixlen:
-        address = network.network_address
-        # Two spellings of an IPv4-mapped IPv6 address are about: Python's and the C library's.
-        family = socket.AF_INET if address.version == 4 else socket.AF_INET6
-        return column.in_({str(address), socket.inet_ntop(family, address.packed)})
-    return sa.func.in_network(column, str(network), type_=sa.Boolean()).is_(sa.true())
-
-
 def _newest_last(
-    table: sa.Table, terms: _Terms, order: tuple[sa.ColumnElement[Any], sa.ColumnElement[Any]], limit: int | None
-) -> sa.Select[*tuple[Any, ...]]:
-    query = sa.select(table).where(*terms)
-    if limit is None:
-        return query.order_by(*order)
-    newest = query.order_by(*(term.desc() for term in order)).limit(limit).subquery()
-    return sa.select(newest).order_by(newest.c[order[0].name], newest.c[order[1].name])
+    table: sa.Table,
+    terms: _Terms,
+    key: sa.ColumnElement[Any],
+    identity: sa.ColumnElement[str],
+    wanted: Filter,
+) -> sa.Select[Any]:
+    up, down = sa.asc, sa.desc
+    if wanted.sort.startswith("-"):
+        up, down = down, up
+    if wanted.limit is None:
+        return sa.select(table).where(*terms).order_by(up(key), up(identity))
+    newest = sa.select(table, key.label("sort_key")).where(*terms).order_by(down(key), down(identity))
+    page = newest.limit(wanted.limit).offset(wanted.skip or None).subquery()
+    columns = [page.c[column.name] for column in table.c]
+    return sa.select(*columns).order_by(up(page.c.sort_key), up(page.c[identity.name]))

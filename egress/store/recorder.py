@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import cast
 
 import sqlalchemy as sa
-from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
@@ -26,20 +25,15 @@ from egress.config import Config, build
 from egress.errors import EgressError, InputError, Malformed
 from egress.eve import parse_line
 from egress.model import Record
-from egress.store.database import explain, open_database, writing
+from egress.store.database import explain, open_database, storing
 from egress.store.segments import Segment, finished, read, segments, whole_lines
 from egress.store.tables import journal_checkpoints
-from egress.store.writer import store
+from egress.store.writer import store, upsert
 
 POLL_SECONDS = 0.1
 COMPLAIN_SECONDS = 10.0
 GRACE = 60.0  # seconds a finished segment is left lying, for whoever looks into the directory
 QUARANTINE_BYTES = 16 << 20  # past this garbage is only counted
-
-_checkpoint = insert(journal_checkpoints)
-_MOVE_CHECKPOINT = _checkpoint.on_conflict_do_update(
-    index_elements=["segment"], set_={"offset": _checkpoint.excluded.offset, "updated": _checkpoint.excluded.updated}
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +55,8 @@ class Recorder:
         self._directory = config.journal_dir
         self._quarantine = _quarantine(config)
         self._grace = grace
-        self._engine = open_database(config.database_url)
+        # Not in place of one that is gone: the gateway has what was in force there on disk, and waits for it.
+        self._engine = open_database(config.database_url, create=not config.policy_snapshot.exists())
         self._offsets = checkpoints(self._engine)
 
     def run_once(self) -> int:
@@ -103,7 +98,7 @@ class Recorder:
         after = offset + sum(map(len, lines)) + len(lines) + len(torn)
         # Before the commit: killed in between, garbage is kept twice rather than never.
         self._keep_aside(segment, offset, aside)
-        with writing(self._engine) as connection:
+        with storing(self._engine) as connection:
             store(connection, records)
             _move(connection, segment.name, after)
         self._offsets[segment.name] = after
@@ -121,7 +116,7 @@ class Recorder:
     def _discard(self, segment: Segment) -> None:
         """File first: killed in between, a checkpoint without a file harms nobody, the reverse would read it again."""
         segment.path.unlink()
-        with writing(self._engine) as connection:
+        with storing(self._engine) as connection:
             connection.execute(journal_checkpoints.delete().where(journal_checkpoints.c.segment == segment.name))
         self._offsets.pop(segment.name, None)
 
@@ -152,14 +147,16 @@ def checkpoints(engine: Engine) -> dict[str, int]:
         return {row.segment: row.offset for row in connection.execute(sa.select(table.c.segment, table.c.offset))}
 
 
-def arguments(config: Config) -> list[str]:
-    """The command line of a recorder process with this config."""
-    line = json.dumps(dataclasses.asdict(config), default=str)
-    return [sys.executable, "-P", "-m", "egress.store.recorder", line]
+ARGUMENTS = (sys.executable, "-P", "-m", "egress.store.recorder")  # of a recorder process
+
+
+def config_line(config: Config) -> str:
+    """What such a process reads first on its standard input; an argument would show the database's password."""
+    return json.dumps(dataclasses.asdict(config), default=str) + "\n"
 
 
 def parse_config(text: str) -> Config:
-    """The config in `arguments`' JSON. Raises InputError."""
+    """The config in a `config_line`. Raises InputError."""
     try:
         document = json.loads(text)
     except (ValueError, RecursionError):
@@ -179,7 +176,12 @@ def _parse(lines: list[bytes]) -> tuple[list[Record], list[tuple[str, bytes]]]:
 
 
 def _move(connection: Connection, segment: str, offset: int) -> None:
-    connection.execute(_MOVE_CHECKPOINT, {"segment": segment, "offset": offset, "updated": time.time()})
+    statement = upsert(connection, journal_checkpoints)
+    new = statement.excluded
+    moved = statement.on_conflict_do_update(
+        index_elements=["segment"], set_={"offset": new.offset, "updated": new.updated}
+    )
+    connection.execute(moved, {"segment": segment, "offset": offset, "updated": time.time()})
 
 
 def _quarantine(config: Config) -> Path:
@@ -249,11 +251,11 @@ def _die_with_parent() -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
 
-def main(argv: list[str]) -> int:
-    """`python -m egress.store.recorder [CONFIG]`: the config as JSON, else on the first line of standard input."""
+def main(line: str) -> int:
+    """Record until SIGTERM, as a `config_line` says. Returns the exit code."""
     _die_with_parent()
     try:
-        config = parse_config(argv[0] if argv else sys.stdin.readline())
+        config = parse_config(line)
     except InputError as error:
         sys.stderr.write(f"egress recorder: {error}\n")
         return error.exit_code
@@ -261,4 +263,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main(sys.stdin.readline()))

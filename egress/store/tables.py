@@ -10,69 +10,18 @@ in no agents row, and a record must never be refused for what another one says.
 
 from __future__ import annotations
 
-import json
 from enum import StrEnum
 
 import sqlalchemy as sa
-from sqlalchemy.engine import Dialect
-from sqlalchemy.types import TypeDecorator
 
-from egress.budgettext import budgets_from_json, budgets_to_json
-from egress.eve import CHANGES, DIRECTIONS, FLOW_STATES, micros
-from egress.model import Action, Budget, Effect, Mode, Reason, Severity
+from egress.eve import DIRECTIONS, FLOW_STATES
+from egress.model import Action, Effect, Mode, Reason, Severity
+from egress.store.columns import Budgets, Micros, Names, Packets, Plain, Ports
 
 ATTACHMENTS = ("netns", "interface", "cidr")
-
-
-class Micros(TypeDecorator[float]):
-    """Seconds as float in Python, whole microseconds in the database."""
-
-    impl = sa.BigInteger
-    cache_ok = True
-
-    def process_bind_param(self, value: float | None, dialect: Dialect) -> int | None:
-        return None if value is None else micros(value)
-
-    def process_result_value(self, value: int | None, dialect: Dialect) -> float | None:
-        return None if value is None else value / 1_000_000
-
-
-class Plain(TypeDecorator[str]):
-    r"""Text from the network: NUL and lone surrogates, which databases refuse, are stored as `\x00` and `\ud800`."""
-
-    impl = sa.Text
-    cache_ok = True
-
-    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
-        if value is None or value.isprintable():
-            return value
-        return value.encode("utf-8", "backslashreplace").decode("utf-8").replace("\0", "\\x00")
-
-
-class Names(TypeDecorator[tuple[str, ...]]):
-    """A tuple of strings, stored as a JSON array."""
-
-    impl = sa.Text
-    cache_ok = True
-
-    def process_bind_param(self, value: tuple[str, ...] | None, dialect: Dialect) -> str | None:
-        return None if value is None else json.dumps(value)
-
-    def process_result_value(self, value: str | None, dialect: Dialect) -> tuple[str, ...] | None:
-        return None if value is None else tuple(json.loads(value))
-
-
-class Budgets(TypeDecorator[tuple[Budget, ...]]):
-    """An agent's budgets, stored as a JSON array of {measure, limit, span}."""
-
-    impl = sa.Text
-    cache_ok = True
-
-    def process_bind_param(self, value: tuple[Budget, ...] | None, dialect: Dialect) -> str | None:
-        return None if value is None else json.dumps(budgets_to_json(value))
-
-    def process_result_value(self, value: str | None, dialect: Dialect) -> tuple[Budget, ...] | None:
-        return None if value is None else budgets_from_json(json.loads(value))
+SANDBOX = "sandbox"  # the kind of an agent that `egress run` made: its row lives as long as it does
+ROLES = ("viewer", "approver", "editor", "admin", "gateway")
+HOLD_STATES = ("pending", "approved", "denied", "expired", "withdrawn")
 
 
 def _enum(known: type[StrEnum], name: str) -> sa.Enum:
@@ -88,6 +37,12 @@ def _enum(known: type[StrEnum], name: str) -> sa.Enum:
 
 def _one_of(column: str, known: tuple[str, ...]) -> sa.CheckConstraint:
     return sa.CheckConstraint(f"{column} IN ({', '.join(repr(value) for value in known)})", name=column)
+
+
+def _live(name: str, *columns: str, unique: bool = False) -> sa.Index:
+    """An index of the rules in force: however many there were, it has only these."""
+    live = sa.text("removed IS NULL")
+    return sa.Index(f"ix_rules_live_{name}", *columns, unique=unique, sqlite_where=live, postgresql_where=live)
 
 
 metadata = sa.MetaData(
@@ -107,11 +62,12 @@ agents = sa.Table(
     sa.Column("default", _enum(Action, "default"), nullable=False, comment="what happens where no rule speaks"),
     sa.Column("labels", Names, nullable=False),
     sa.Column("budgets", Budgets, nullable=False, server_default="[]", comment="JSON: [{measure, limit, span}, …]"),
-    sa.Column("kind", sa.Text, nullable=False, comment="what is attached: netns, interface, cidr"),
+    sa.Column("quarantined", sa.Boolean(name="quarantined"), nullable=False, server_default=sa.false()),
+    sa.Column("kind", sa.Text, nullable=False, comment="what is attached: netns, interface, cidr, sandbox"),
     sa.Column("value", sa.Text, nullable=False, comment="which one: the namespace, interface or CIDR"),
     sa.Column("created", Micros, nullable=False),
-    _one_of("kind", ATTACHMENTS),
-    comment="Agents attached by `egress agent add`; sandboxes of `egress run` are not listed",
+    _one_of("kind", (*ATTACHMENTS, SANDBOX)),
+    comment="Agents attached by `egress agent add` and, while they live, the sandboxes of `egress run`",
 )
 
 flows = sa.Table(
@@ -142,6 +98,7 @@ flows = sa.Table(
     sa.Column("bytes_out", sa.BigInteger, nullable=False),
     sa.Column("bytes_in", sa.BigInteger, nullable=False),
     sa.Column("unseen_bytes", sa.BigInteger, nullable=False, comment="stream bytes that were never inspected"),
+    sa.Column("names", Names, nullable=False, server_default="[]", comment="bound to dst for this agent then"),
     _one_of("state", FLOW_STATES),
     _one_of("direction", DIRECTIONS),
     # `egress query`: newest first, alone or within an agent, a destination, an action; --since asks `updated`.
@@ -150,6 +107,7 @@ flows = sa.Table(
     sa.Index(None, "agent", "start"),
     sa.Index(None, "dst", "start"),
     sa.Index(None, "action", "start"),
+    sa.Index(None, "rule_id", "start"),  # a rule's hits and when it was last used
     comment="The latest record of each flow",
 )
 
@@ -199,28 +157,139 @@ anomalies = sa.Table(
     comment="Packets refused without a flow",
 )
 
+evidence = sa.Table(
+    "evidence",
+    metadata,
+    sa.Column("finding_id", Plain, primary_key=True),
+    sa.Column("flow_id", Plain, nullable=False),
+    sa.Column("agent", Plain, nullable=False),
+    sa.Column("time", Micros, nullable=False),
+    sa.Column("packets", Packets, nullable=False, comment="the flow's first packets, see Packets"),
+    sa.Index(None, "time"),
+    comment="The packets that findings rest on",
+)
+
 policies = sa.Table(
     "policies",
     metadata,
     sa.Column("version", sa.Integer, primary_key=True, autoincrement=False),
-    sa.Column("sha256", sa.Text, nullable=False, comment="of the document"),
     sa.Column("created", Micros, nullable=False),
     sa.Column("actor", Plain, nullable=False),
-    sa.Column("document", sa.Text, nullable=False, comment="the rules, as JSON"),
-    comment="Every set of rules that was ever in force; rows are never changed",
+    comment="Every version of the policy; its rules are those of `rules` added by then and not yet removed",
 )
 
-rule_changes = sa.Table(
-    "rule_changes",
+rules = sa.Table(
+    "rules",
     metadata,
+    sa.Column("id", Plain, primary_key=True),
+    sa.Column("action", _enum(Action, "action"), nullable=False),
+    sa.Column("agent", Plain, nullable=False),
+    sa.Column("destination", Plain, nullable=False),
+    sa.Column("protocol", sa.Text, nullable=False),
+    sa.Column("ports", Ports, nullable=False),
+    sa.Column("app", sa.Text, nullable=False),
+    sa.Column("exempt", Names, nullable=False),
+    sa.Column("unnamed", sa.Boolean(name="unnamed"), nullable=False),
+    sa.Column("expires_at", Micros),
+    sa.Column("once", sa.Boolean(name="once"), nullable=False),
+    sa.Column("comment", Plain, nullable=False),
+    sa.Column("author", Plain, nullable=False),
+    sa.Column("created", Micros, nullable=False),
+    sa.Column("position", sa.BigInteger, nullable=False),
+    sa.Column("source", Plain, nullable=False, comment="allowlist, file, or sandbox:NAME"),
+    sa.Column("added", sa.Integer, primary_key=True, autoincrement=False, comment="policy version that brought it"),
+    sa.Column("removed", sa.Integer, comment="policy version that took it away; null: in force"),
+    # Of the rules in force: one of an id, the next page, the same rule again, those good once.
+    _live("id", "id", unique=True),
+    _live("position", "position", "id"),
+    _live("destination", "destination", "agent"),
+    sa.Index(
+        "ix_rules_once",
+        "id",
+        sqlite_where=sa.text("removed IS NULL AND once = 1"),
+        postgresql_where=sa.text("removed IS NULL AND once"),
+    ),
+    # What a version brought and took. Not of the rules in force: SQLite would take it for those.
+    sa.Index(None, "added"),
+    sa.Index(
+        "ix_rules_removed",
+        "removed",
+        sqlite_where=sa.text("removed IS NOT NULL"),
+        postgresql_where=sa.text("removed IS NOT NULL"),
+    ),
+    comment="Every rule there ever was; an edited rule is a new row. Rows lose nothing but get a `removed`",
+)
+
+audit = sa.Table(
+    "audit",
+    metadata,
+    sa.Column("seq", sa.Integer, primary_key=True, autoincrement=False, comment="1, 2, 3, … without a gap"),
     sa.Column("time", Micros, nullable=False),
-    sa.Column("policy_version", sa.BigInteger, primary_key=True, autoincrement=False),
-    sa.Column("change", sa.Text, primary_key=True),
-    sa.Column("rule_id", Plain, primary_key=True),
-    sa.Column("rule", Plain, nullable=False, comment="the rule as JSON"),
-    sa.Column("actor", Plain, nullable=False),
-    _one_of("change", CHANGES),
-    comment="Rules added and removed, version by version",
+    sa.Column("actor", Plain, nullable=False, comment="token:ID (name), uid:N (user) or gateway"),
+    sa.Column("request_id", Plain, nullable=False),
+    sa.Column("action", sa.Text, nullable=False, comment="noun.verb, like rule.create"),
+    sa.Column("target", Plain, nullable=False, comment="id or name of what was changed"),
+    sa.Column("before", sa.Text, comment="JSON; null: was not there"),
+    sa.Column("after", sa.Text, comment="JSON; null: is gone"),
+    sa.Column("previous", sa.Text, nullable=False, comment="hash of the entry before; 64 zeros for the first"),
+    sa.Column("hash", sa.Text, nullable=False, comment="SHA-256 over this entry and `previous`"),
+    sa.Index(None, "time"),
+    comment="Every change made by people and programs; triggers keep rows from being changed or deleted",
+)
+
+tokens = sa.Table(
+    "tokens",
+    metadata,
+    sa.Column("id", sa.Text, primary_key=True, comment="8 hex digits, the public part"),
+    sa.Column("name", Plain, nullable=False),
+    sa.Column("role", sa.Text, nullable=False),
+    sa.Column("agents", Names, nullable=False, comment="globs of the agents it may concern; [*]: all"),
+    sa.Column("hash", sa.Text, nullable=False, comment="SHA-256 of the secret part"),
+    sa.Column("created", Micros, nullable=False),
+    sa.Column("created_by", Plain, nullable=False),
+    sa.Column("expires_at", Micros),
+    sa.Column("revoked_at", Micros),
+    sa.Column("last_used", Micros, comment="to the minute"),
+    _one_of("role", ROLES),
+    comment="Bearer tokens of the API",
+)
+
+approvals = sa.Table(
+    "approvals",
+    metadata,
+    sa.Column("id", sa.Text, primary_key=True),
+    sa.Column("flow_id", sa.Text, nullable=False),
+    sa.Column("agent", Plain, nullable=False),
+    sa.Column("time", Micros, primary_key=True, comment="since when it waits"),
+    sa.Column("until", Micros, nullable=False),
+    sa.Column("proto", Plain, nullable=False),
+    sa.Column("dst", Plain, nullable=False),
+    sa.Column("dport", sa.Integer, nullable=False),
+    sa.Column("names", Names, nullable=False),
+    sa.Column("query", sa.Boolean(name="query"), nullable=False),
+    sa.Column("destination", Plain, nullable=False),
+    sa.Column("state", sa.Text, nullable=False),
+    sa.Column("decided_at", Micros),
+    sa.Column("decided_by", Plain),
+    sa.Column("rule_id", Plain, comment="the rule that an approval made"),
+    _one_of("state", HOLD_STATES),
+    sa.Index(None, "state", "time"),
+    sa.Index(None, "agent", "time"),
+    comment="Holds of mode ask and what became of them",
+)
+
+idempotency = sa.Table(
+    "idempotency",
+    metadata,
+    sa.Column("key", Plain, primary_key=True),
+    sa.Column("caller", Plain, primary_key=True),
+    sa.Column("request", sa.Text, nullable=False, comment="SHA-256 of method, path, query and body"),
+    sa.Column("status", sa.Integer, nullable=False),
+    sa.Column("headers", sa.Text, nullable=False, comment="JSON"),
+    sa.Column("body", sa.Text, nullable=False),
+    sa.Column("created", Micros, nullable=False),
+    sa.Index(None, "created"),
+    comment="Answers to requests with an Idempotency-Key, for a day",
 )
 
 journal_checkpoints = sa.Table(

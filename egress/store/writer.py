@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields
 from operator import attrgetter
 
 import sqlalchemy as sa
-from sqlalchemy.dialects.sqlite import Insert, insert
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection
 
-from egress.model import AnomalyRecord, FindingRecord, FlowRecord, Record, RuleChange
-from egress.store.tables import anomalies, findings, flows, rule_changes
+from egress.model import AnomalyRecord, EvidenceRecord, FindingRecord, FlowRecord, Record
+from egress.store.tables import anomalies, evidence, findings, flows
+
+Insert = sqlite.Insert | postgresql.Insert
+_INSERT: dict[str, Callable[[sa.Table], Insert]] = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
 
 
-def _upsert_flow() -> Insert:
-    statement = insert(flows)
+def upsert(connection: Connection, table: sa.Table) -> Insert:
+    """An INSERT that knows ON CONFLICT, in the connection's dialect."""
+    return _INSERT[connection.dialect.name](table)
+
+
+def _flow(statement: Insert) -> Insert:
     new = statement.excluded
     return statement.on_conflict_do_update(
         index_elements=[flows.c.flow_id],
@@ -24,34 +31,38 @@ def _upsert_flow() -> Insert:
     )
 
 
-def _upsert_anomaly() -> Insert:
-    statement = insert(anomalies)
+def _anomaly(statement: Insert) -> Insert:
+    before, new = anomalies.c.count, statement.excluded["count"]
     return statement.on_conflict_do_update(
         index_elements=list(anomalies.primary_key.columns),
-        set_={"count": sa.func.max(anomalies.c.count, statement.excluded["count"])},
+        set_={"count": sa.case((new > before, new), else_=before)},
     )
 
 
-_STATEMENTS: tuple[tuple[type[Record], Insert], ...] = (
-    (FlowRecord, _upsert_flow()),
-    (FindingRecord, insert(findings).on_conflict_do_nothing()),
-    (AnomalyRecord, _upsert_anomaly()),
-    (RuleChange, insert(rule_changes).on_conflict_do_nothing()),
+def _once(statement: Insert) -> Insert:
+    return statement.on_conflict_do_nothing()
+
+
+_KINDS: tuple[tuple[type[Record], sa.Table, Callable[[Insert], Insert]], ...] = (
+    (FlowRecord, flows, _flow),
+    (FindingRecord, findings, _once),
+    (AnomalyRecord, anomalies, _anomaly),
+    (EvidenceRecord, evidence, _once),
 )
 
 
 def store(connection: Connection, records: Iterable[Record]) -> None:
     """Write records, in their order, within the connection's transaction.
 
-    A flow keeps its latest record (by `updated`), an anomaly its highest count; findings and rule changes are
+    A flow keeps its latest record (by `updated`), an anomaly its highest count; findings and their evidence are
     never replaced.
     """
     kinds: dict[type, list[Record]] = {}
     for record in records:
         kinds.setdefault(type(record), []).append(record)
-    for kind, statement in _STATEMENTS:
+    for kind, table, kept in _KINDS:
         if kind in kinds:
-            connection.execute(statement, rows(kinds[kind]))
+            connection.execute(kept(upsert(connection, table)), rows(kinds[kind]))
 
 
 def rows(records: Sequence[Record]) -> list[dict[str, object]]:

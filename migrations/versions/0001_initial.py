@@ -27,6 +27,17 @@ REASON = (
     "error",
 )
 
+# What is no address is in no network. SQLite gets a function of this name with each connection.
+IN_NETWORK = """
+    CREATE FUNCTION in_network(address text, network text) RETURNS boolean
+    LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE AS $$
+    BEGIN
+        RETURN address::inet <<= network::inet AND strpos(address, '/') = 0;
+    EXCEPTION WHEN invalid_text_representation THEN
+        RETURN false;
+    END $$
+"""
+
 
 def _known(table: str, column: str, values: tuple[str, ...]) -> sa.CheckConstraint:
     return sa.CheckConstraint(f'"{column}" IN ({", ".join(map(repr, values))})', name=op.f(f"ck_{table}_{column}"))
@@ -46,6 +57,12 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("segment", name=op.f("pk_journal_checkpoints")),
         comment="How far the recorder has read; moves in the transaction that stores the records",
     )
+    if _on_postgresql():
+        op.execute(IN_NETWORK)
+
+
+def _on_postgresql() -> bool:
+    return bool(op.get_bind().dialect.name == "postgresql")
 
 
 def _agents() -> None:
@@ -197,3 +214,5 @@ def downgrade() -> None:
         "agents",
     ):
         op.drop_table(table)
+    if _on_postgresql():
+        op.execute("DROP FUNCTION in_network")

@@ -3,7 +3,11 @@
 SQLite cannot change a CHECK: the tables are written anew, in the transaction of the upgrade. On the way back a reason
 that 0001 does not know becomes the nearest one it has, and budgets are lost. Policies stay as they were written: an
 older program does not read the fields that are new in them.
+
+PostgreSQL changes the tables in place; there a new column is the last one, wherever SQLite has it.
 """
+
+from typing import Literal
 
 import sqlalchemy as sa
 from alembic import op
@@ -28,6 +32,14 @@ AFTER = (
 )
 NEAREST = {"name": "application", "query": "default", "budget": "default"}
 
+# Where the new key is there already, SQLite puts this row in its place and PostgreSQL refuses: no anomaly is like that,
+# its detail would begin with a reason.
+UPDATE = {"sqlite": "UPDATE OR REPLACE", "postgresql": "UPDATE"}
+
+
+def _recreate() -> Literal["always", "auto"]:
+    return "always" if op.get_bind().dialect.name == "sqlite" else "auto"
+
 
 def _reasons(*known: str) -> None:
     for table in ("flows", "anomalies"):
@@ -40,22 +52,22 @@ def _reasons(*known: str) -> None:
 def upgrade() -> None:
     _reasons(*BEFORE, *ADDED, *AFTER)
     # "always": the column belongs beside the agent's other fields, and SQLite by itself adds at the end only.
-    with op.batch_alter_table("agents", recreate="always") as batch:
+    with op.batch_alter_table("agents", recreate=_recreate()) as batch:
         budgets = sa.Column(
             "budgets", sa.Text(), nullable=False, server_default="[]", comment="JSON: [{measure, limit, span}, …]"
         )
-        batch.add_column(budgets, insert_after="labels")
+        batch.add_column(budgets, insert_after="labels" if _recreate() == "always" else None)
 
 
 def downgrade() -> None:
-    with op.batch_alter_table("agents", recreate="always") as batch:
+    with op.batch_alter_table("agents", recreate=_recreate()) as batch:
         batch.drop_column("budgets")
     for reason, nearest in NEAREST.items():
         flows = sa.text("UPDATE flows SET reason = :nearest WHERE reason = :reason")
         # An anomaly's reason is part of its key; its detail keeps what it was, and the keys apart.
         anomalies = sa.text(
-            "UPDATE OR REPLACE anomalies SET reason = :nearest, detail = :reason || ': ' || detail"
-            " WHERE reason = :reason"
+            f"{UPDATE[op.get_bind().dialect.name]} anomalies"
+            " SET reason = :nearest, detail = CAST(:reason AS text) || ': ' || detail WHERE reason = :reason"
         )
         for statement in (flows, anomalies):
             op.execute(statement.bindparams(reason=reason, nearest=nearest))

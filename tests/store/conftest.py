@@ -1,4 +1,4 @@
-"""A real SQLite database for each test that asks for one."""
+"""A real database for each test that asks for one: each test twice, on SQLite and on PostgreSQL."""
 
 from __future__ import annotations
 
@@ -9,10 +9,57 @@ import pytest
 from sqlalchemy.engine import Engine
 
 from egress.store.database import open_database
+from tests.store.postgres import Server
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[Server]:
+    """A PostgreSQL server with the database `template_egress`, which has our tables."""
+    started = Server()
+    try:
+        open_database(started.new(name="template_egress")).dispose()
+        yield started
+    finally:
+        started.close()
 
 
 @pytest.fixture
-def engine(tmp_path: Path) -> Iterator[Engine]:
-    opened = open_database(f"sqlite:///{tmp_path / 'egress.db'}")
+def postgresql_url(server: Server) -> Iterator[str]:
+    """A database with our tables."""
+    url = server.new("template_egress")
+    yield url
+    server.drop(url)
+
+
+@pytest.fixture
+def sqlite_url(tmp_path: Path) -> str:
+    """A file that is not there yet."""
+    return f"sqlite:///{tmp_path / 'egress.db'}"
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest) -> str:
+    return str(request.getfixturevalue(f"{request.param}_url"))
+
+
+@pytest.fixture
+def engine(database_url: str) -> Iterator[Engine]:
+    opened = open_database(database_url)
+    yield opened
+    opened.dispose()
+
+
+@pytest.fixture
+def sqlite_engine(sqlite_url: str) -> Iterator[Engine]:
+    """For what only SQLite has."""
+    opened = open_database(sqlite_url)
+    yield opened
+    opened.dispose()
+
+
+@pytest.fixture
+def postgresql_engine(postgresql_url: str) -> Iterator[Engine]:
+    """For what only PostgreSQL has."""
+    opened = open_database(postgresql_url)
     yield opened
     opened.dispose()

@@ -10,12 +10,14 @@ from egress.eve import FLOW_STATES, MAX_MICROS, line
 from egress.model import (
     Action,
     AnomalyRecord,
+    Direction,
     Effect,
+    EvidencePacket,
+    EvidenceRecord,
     FindingRecord,
     FlowRecord,
     Mode,
     Reason,
-    RuleChange,
     Severity,
 )
 
@@ -73,7 +75,16 @@ FINDING = FindingRecord(
 )
 
 ANOMALY = AnomalyRecord("train-1", START, Reason.SPOOFED, "source is not the agent's", 3, "192.0.2.9", "", "udp")
-CHANGE = RuleChange(START, 1, "added", "backups", '{"id": "backups"}', "root")
+EVIDENCE = EvidenceRecord(
+    FINDING.finding_id,
+    FLOW.flow_id,
+    FLOW.agent,
+    START + 0.5,
+    (
+        EvidencePacket(START, Direction.OUT, 52, b"E" * 40),
+        EvidencePacket(START + 0.25, Direction.IN, 1500, b"\x00\xff"),
+    ),
+)
 
 
 def numbered(number: int, **fields: object) -> FlowRecord:
@@ -99,6 +110,7 @@ flows = st.builds(
     end=st.none() | times,
     state=st.sampled_from(FLOW_STATES),
     direction=st.sampled_from(["out", "in"]),
+    names=st.lists(words, max_size=3).map(tuple),
 )
 findings = st.builds(
     FindingRecord,
@@ -111,14 +123,16 @@ findings = st.builds(
 anomalies = st.builds(
     AnomalyRecord, **dict.fromkeys(("agent", "detail", "src", "dst", "proto"), words), time=times, count=counts
 )
-changes = st.builds(
-    RuleChange,
-    **dict.fromkeys(("rule_id", "rule", "actor"), words),
-    time=times,
-    policy_version=counts,
-    change=st.sampled_from(["added", "removed"]),
+packets = st.builds(
+    EvidencePacket, times, st.sampled_from(Direction), st.integers(0, 0xFFFFFFFF), st.binary(max_size=64)
 )
-records = flows | findings | anomalies | changes
+evidence = st.builds(
+    EvidenceRecord,
+    **dict.fromkeys(("finding_id", "flow_id", "agent"), words),
+    time=times,
+    packets=st.lists(packets, max_size=3).map(tuple),
+)
+records = flows | findings | anomalies | evidence
 
 
 def line_with_name(name: str) -> bytes:

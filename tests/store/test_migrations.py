@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import itertools
+import json
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,12 +18,17 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy.engine import Engine
 
-from egress.model import Action, Agent, Budget, Measure, Mode, Reason, Span
-from egress.store import tables
-from egress.store.agents import StoredAgent, add_agent, list_agents
+from egress.model import Action, Agent, Budget, Hold, Measure, Mode, Policy, Reason, Rule, Span
+from egress.store import approvals, audit, rules, tables, tokens
+from egress.store.agents import StoredAgent, add_agent, list_agents, update_agent
+from egress.store.audit import Actor
 from egress.store.database import HEAD, alembic_config, open_database, writing
+from egress.store.tables import SANDBOX
 from egress.store.writer import store
 from tests.store import samples
+
+ROOT = Actor("uid:0 (root)")
+HOLD = Hold("a1", "a1", "rome", 5.0, 125.0, "tcp", "192.0.2.7", 443, (), False, "192.0.2.7")
 
 
 def test_the_newest_revision_is_the_one_the_program_wants() -> None:
@@ -32,12 +41,12 @@ def test_autogenerate_finds_no_difference(engine: Engine) -> None:
         assert compare_metadata(context, tables.metadata) == []
 
 
-def test_what_autogenerate_does_not_compare_is_equal_too(engine: Engine, tmp_path: Path) -> None:
-    """Keys, their names, nullability, column order and check constraints."""
+def test_what_autogenerate_does_not_compare_is_equal_too(sqlite_engine: Engine, tmp_path: Path) -> None:
+    """Keys, their names, nullability, column order, check constraints and what indexes hold."""
     direct = sa.create_engine(f"sqlite:///{tmp_path / 'direct.db'}")
     tables.metadata.create_all(direct)
     try:
-        assert _facts(engine) == _facts(direct)
+        assert _facts(sqlite_engine) == _facts(direct)
     finally:
         direct.dispose()
 
@@ -55,24 +64,64 @@ def _facts(engine: Engine) -> dict[str, object]:
                 (str(check["name"]), check["sqltext"].replace('"', ""))
                 for check in inspector.get_check_constraints(name)
             ),
-            sorted(str(index) for index in inspector.get_indexes(name)),
+            sorted(_words(index) for index in _indexes(engine, name)),
         )
         for name in tables.metadata.tables
     }
 
 
-def test_down_and_up_again_with_data(engine: Engine) -> None:
-    with writing(engine) as connection:
-        store(connection, [samples.FLOW, samples.FINDING, samples.ANOMALY, samples.CHANGE])
+def _indexes(engine: Engine, table: str) -> list[str]:
+    query = sa.text("SELECT sql FROM sqlite_master WHERE type = 'index' AND tbl_name = :table AND sql IS NOT NULL")
+    with engine.connect() as connection:
+        return list(connection.scalars(query, {"table": table}))
+
+
+def _words(statement: str) -> str:
+    return " ".join(statement.replace('"', "").split())
+
+
+def _migrate(engine: Engine, *steps: str) -> None:
+    """`+0003`: up to there; `-0001`: down to there."""
     config = alembic_config()
     with writing(engine) as connection:
         config.attributes["connection"] = connection
-        command.downgrade(config, "base")
+        for step in steps:
+            (command.upgrade if step[0] == "+" else command.downgrade)(config, step[1:])
+    engine.dispose()  # another connection of its pool may believe in the old columns until it is told otherwise
+
+
+def _rows(engine: Engine) -> dict[str, list[dict[str, Any]]]:
+    """Every row as the database has it."""
+    found = {}
+    with engine.connect() as connection:
+        for name in sorted(set(sa.inspect(connection).get_table_names()) - {"alembic_version"}):
+            rows = connection.exec_driver_sql(f"SELECT * FROM {name}").mappings()
+            found[name] = sorted((dict(row) for row in rows), key=lambda row: str(sorted(row.items())))
+    return found
+
+
+def _fill(engine: Engine, rows: dict[str, list[tuple[object, ...]]]) -> None:
+    with writing(engine) as connection:
+        for name, listed in rows.items():
+            table = sa.Table(name, sa.MetaData(), autoload_with=connection)
+            for row in listed:
+                values = dict(zip(table.columns.keys(), row, strict=True))
+                connection.execute(table.insert(), values)
+
+
+def test_down_and_up_again_with_data(engine: Engine, database_url: str) -> None:
+    with writing(engine) as connection:
+        store(connection, [samples.FLOW, samples.FINDING, samples.ANOMALY, samples.EVIDENCE])
+        rules.Edit(connection, ROOT, 5.0).add([Rule("r", Action.ACCEPT)])
+        approvals.ask(connection, HOLD)
+        tokens.create(connection, ROOT, name="ci", role="admin", ts=5.0)
+    _migrate(engine, "-base")
     assert sa.inspect(engine).get_table_names() == ["alembic_version"]
-    open_database(str(engine.url)).dispose()
+    open_database(database_url).dispose()
     assert set(tables.metadata.tables) <= set(sa.inspect(engine).get_table_names())
     with writing(engine) as connection:
         store(connection, [samples.FLOW])
+        audit.note(connection, ROOT, 5.0, "rule.create", "r", None, {})
 
 
 # Tables as the first version left them, each with a row.
@@ -93,68 +142,139 @@ FIRST_ROWS = {
 }  # fmt: skip
 
 
-def _to_the_first(engine: Engine) -> None:
-    """An empty database as the first version made it."""
-    config = alembic_config()
-    with writing(engine) as connection:
-        config.attributes["connection"] = connection
-        command.downgrade(config, "base")
-        command.upgrade(config, "0001")
-    engine.dispose()  # another connection of its pool may believe in the old columns until it is told otherwise
-
-
-def _rows(engine: Engine) -> dict[str, list[dict[str, Any]]]:
-    """Every row as the database has it."""
-    with engine.connect() as connection:
-        return {
-            name: [dict(row) for row in connection.exec_driver_sql(f"SELECT * FROM {name} ORDER BY rowid").mappings()]
-            for name in tables.metadata.tables
-        }
-
-
-def test_opening_a_database_of_the_first_version_upgrades_it_in_place(engine: Engine) -> None:
-    _to_the_first(engine)
-    with writing(engine) as connection:
-        for table, row in FIRST_ROWS.items():
-            connection.exec_driver_sql(f"INSERT INTO {table} VALUES ({', '.join('?' * len(row))})", row)
+def test_opening_a_database_of_the_first_version_upgrades_it_in_place(engine: Engine, database_url: str) -> None:
+    _migrate(engine, "-base", "+0001")
+    _fill(engine, {table: [row] for table, row in FIRST_ROWS.items()})
     before = _rows(engine)
-    assert all(len(rows) == 1 for rows in before.values())
-    opened = open_database(str(engine.url), create=False)
+    opened = open_database(database_url, create=False)
     try:
         after = _rows(opened)
-        assert after["agents"][0].pop("budgets") == "[]"
-        assert after == before
+        assert after["agents"][0].pop("budgets") == "[]" == after["flows"][0].pop("names")
+        assert not after["agents"][0].pop("quarantined")
+        for same in ("agents", "flows", "findings", "anomalies", "journal_checkpoints"):
+            assert after[same] == before[same]
         old = Agent("rome", ("10.0.0.0/30",), Mode.MONITOR, Action.ACCEPT, ("gpu",))
-        assert list_agents(opened) == (StoredAgent(old, "netns", "rome", 7.0),)
         with writing(opened) as connection:
-            store(connection, [samples.numbered(1, reason=reason) for reason in Reason])
+            assert list_agents(connection) == (StoredAgent(old, "netns", "rome", 7.0),)
+            assert rules.snapshot(connection) == Policy(1, ())
+            mixed = zip(Reason, itertools.cycle(Action), itertools.cycle(Mode), strict=False)
+            store(connection, [samples.numbered(1, reason=r, action=a, mode=m) for r, a, m in mixed])
+            update_agent(connection, ROOT, "rome", mode=Mode.ASK, quarantined=True, ts=8.0)
+            add_agent(connection, ROOT, StoredAgent(Agent("paris"), SANDBOX, ""))
     finally:
         opened.dispose()
 
 
-def test_back_to_the_first_version_with_data(engine: Engine) -> None:
-    """Reasons it does not know become the nearest it has; what tells two anomalies apart is kept."""
+def test_back_to_the_first_version_with_data(engine: Engine, database_url: str) -> None:
+    """What it does not know becomes the nearest it has; what tells two anomalies apart is kept."""
     flows = [samples.numbered(number, reason=reason) for number, reason in enumerate(Reason)]
+    flows += [samples.numbered(90, action=Action.HOLD, mode=Mode.ASK)]
     odd = [replace(samples.ANOMALY, reason=reason, count=number) for number, reason in enumerate(Reason, 1)]
-    agent = Agent("rome", budgets=(Budget(Measure.BYTES, 10, Span.HOUR),))
-    add_agent(engine, StoredAgent(agent, "netns", "rome", 7.0))
+    finding = replace(samples.FINDING, action=Action.HOLD, mode=Mode.ASK)
+    rome = Agent("rome", budgets=(Budget(Measure.BYTES, 10, Span.HOUR),), mode=Mode.ASK)
+    cut = Agent("cut", mode=Mode.MONITOR, default=Action.ACCEPT, quarantined=True)
     with writing(engine) as connection:
-        store(connection, [*flows, *odd])
-    config = alembic_config()
-    with writing(engine) as connection:
-        config.attributes["connection"] = connection
-        command.downgrade(config, "0001")
+        for agent in (rome, cut):
+            add_agent(connection, ROOT, StoredAgent(agent, "netns", agent.name, 7.0))
+        add_agent(connection, ROOT, StoredAgent(Agent("paris"), SANDBOX, ""))
+        store(connection, [*flows, finding, *odd])
+    _migrate(engine, "-0001")
     rows = _rows(engine)
-    nearest = {"name": "application", "query": "default", "budget": "default"}
-    assert [row["reason"] for row in rows["flows"]] == [nearest.get(reason, reason) for reason in Reason]
-    assert [row["count"] for row in rows["anomalies"]] == [*range(1, len(Reason) + 1)]
-    assert {row["detail"] for row in rows["anomalies"]} > {f"budget: {samples.ANOMALY.detail}"}
-    assert "budgets" not in rows["agents"][0]
+    nearest = {"name": "application"} | dict.fromkeys(("query", "budget", "approval", "quarantine"), "default")
+    by_start = sorted(rows["flows"], key=lambda row: row["start"])
+    assert [row["reason"] for row in by_start[:-1]] == [nearest.get(reason, reason) for reason in Reason]
+    for row in (by_start[-1], rows["findings"][0]):
+        assert (row["action"], row["mode"]) == ("reject", "enforce")
+    assert sorted(row["count"] for row in rows["anomalies"]) == [*range(1, len(Reason) + 1)]
+    assert {row["detail"] for row in rows["anomalies"]} > {f"approval: {samples.ANOMALY.detail}"}
+    assert not {"budgets", "quarantined"} & set(rows["agents"][0])
     with pytest.raises(sa.exc.IntegrityError), writing(engine) as connection:
         connection.exec_driver_sql("UPDATE flows SET reason = 'budget'")
-    opened = open_database(str(engine.url))
-    assert list_agents(opened)[0].agent == replace(agent, budgets=())
+    opened = open_database(database_url)
+    with opened.connect() as connection:
+        kept = tuple(stored.agent for stored in list_agents(connection))
+    assert kept == (Agent("cut"), Agent("rome"))
     opened.dispose()
+
+
+def _document(*items: Mapping[str, object]) -> str:
+    return json.dumps(items)
+
+
+# What 0002 wrote of a rule, and what the first version did.
+FULL = {
+    "id": "full", "action": "accept", "agent": "label:gpu", "destination": "**.example.org", "protocol": "tcp",
+    "ports": [[22, 22], [2200, 2299]], "app": "ssh", "exempt": ["beacon.*"], "unnamed": True,
+    "expires_at": 1896091200.000001, "once": False, "comment": "über", "author": "ops", "created": 1795446362.25,
+}  # fmt: skip
+OLD = {"id": "old", "action": "reject", "agent": "*", "destination": "192.0.2.0/24", "protocol": "", "ports": [],
+       "app": "", "exempt": [], "comment": "a\x00b"}  # fmt: skip
+OWN = {**OLD, "id": "rome:old", "agent": "rome", "comment": ""}
+FULL_RULE = Rule(
+    "full", Action.ACCEPT, "label:gpu", "**.example.org", "tcp", ((22, 22), (2200, 2299)), "ssh", ("beacon.*",), True,
+    1896091200.000001, False, "über", "ops", 1795446362.25,
+)  # fmt: skip
+OLD_RULE = Rule("old", Action.REJECT, destination="192.0.2.0/24", comment="a\\x00b")
+OWN_RULE = replace(OLD_RULE, id="rome:old", agent="rome", comment="")
+DOCUMENTS = [
+    (_document(OLD), [OLD_RULE]),
+    (_document(OLD, FULL), [OLD_RULE, FULL_RULE]),
+    (_document(), []),
+    (_document(FULL, OLD), [FULL_RULE, OLD_RULE]),
+    (_document({**FULL, "comment": ""}, OLD, OWN), [replace(FULL_RULE, comment=""), OLD_RULE, OWN_RULE]),
+]
+
+
+def test_documents_become_rules_and_documents_again(engine: Engine) -> None:
+    _migrate(engine, "-base", "+0002")
+    versions = [(number, "x", number * 1_000_000, "root", text) for number, (text, _) in enumerate(DOCUMENTS, 1)]
+    _fill(engine, {"policies": versions})  # type: ignore[dict-item]
+    _migrate(engine, "+0003")
+    with engine.connect() as connection:
+        for number, (_, wanted) in enumerate(DOCUMENTS, 1):
+            placed = tuple(replace(rule, position=place) for place, rule in enumerate(wanted, 1))
+            assert rules.snapshot(connection, number) == Policy(number, placed)
+        found = rules.versions(connection, None, 9)
+        assert [(each.version, each.actor, each.added, each.removed) for each in found] == [
+            (6, "upgrade", 0, 1), (5, "root", 2, 1), (4, "root", 2, 0), (3, "root", 0, 2), (2, "root", 1, 0),
+            (1, "root", 1, 0),
+        ]  # fmt: skip
+        gone = rules.rule_at(connection, "rome:old", 5)
+        assert gone is not None and (gone.source, gone.removed) == ("sandbox:rome", 6)
+        assert [each.source for each in rules.list_rules(connection, rules.RuleFilter(), None, 9)] == ["file"] * 2
+    _migrate(engine, "-0002")
+    rows = _rows(engine)
+    back = {row["version"]: row for row in rows["policies"]}
+    texts = [json.loads(back[number]["document"]) for number in range(1, 7)]
+    assert [[item["id"] for item in text] for text in texts] == [
+        ["old"], ["old", "full"], [], ["full", "old"], ["full", "old", "rome:old"], ["full", "old"],
+    ]  # fmt: skip
+    assert texts[3][0] == FULL
+    assert texts[0][0] == {**OLD, "comment": "a\\x00b"} | {"unnamed": False, "expires_at": None, "once": False} | {
+        "author": "", "created": 0.0,
+    }  # fmt: skip
+    assert back[2]["sha256"] == hashlib.sha256(back[2]["document"].encode()).hexdigest()
+    noted = {(row["policy_version"], row["change"], row["rule_id"]) for row in rows["rule_changes"]}
+    assert noted == {
+        (1, "added", "old"), (2, "added", "full"), (3, "removed", "old"), (3, "removed", "full"), (4, "added", "old"),
+        (4, "added", "full"), (5, "removed", "full"), (5, "added", "full"), (5, "added", "rome:old"),
+        (6, "removed", "rome:old"),
+    }  # fmt: skip
+    _migrate(engine, "+0003")
+    with engine.connect() as connection:
+        assert rules.snapshot(connection, 5) == Policy(
+            5, tuple(replace(rule, position=place) for place, rule in enumerate(DOCUMENTS[4][1], 1))
+        )
+
+
+def test_two_rules_of_one_id_in_a_document_are_both_kept(engine: Engine) -> None:
+    """One of the file, and one of a sandbox that spells the same with its name."""
+    _migrate(engine, "-base", "+0002")
+    _fill(engine, {"policies": [(1, "x", 1, "root", _document({**OLD, "id": "rome:old"}, OWN))]})
+    _migrate(engine, "+0003")
+    with engine.connect() as connection:
+        policy = rules.snapshot(connection, 1)
+        assert policy is not None and [rule.id for rule in policy.rules] == ["rome:old", "rome:old~"]
 
 
 def test_a_revision_is_one_transaction(engine: Engine) -> None:

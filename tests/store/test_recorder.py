@@ -24,17 +24,24 @@ from egress.eve import line
 from egress.model import FlowRecord, Record
 from egress.store import tables
 from egress.store.database import open_database
-from egress.store.recorder import Recorder, arguments, checkpoints, lag, main, parse_config
+from egress.store.recorder import ARGUMENTS, Recorder, checkpoints, config_line, lag, main, parse_config
 from egress.store.segments import BATCH_BYTES, whole_lines
 from tests.store import samples
+from tests.store.postgres import PASSWORD, Server
 
 ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
-def config(tmp_path: Path) -> Config:
+def config(tmp_path: Path, database_url: str) -> Config:
     (tmp_path / "journal").mkdir()
-    return Config(state_dir=tmp_path)
+    return Config(state_dir=tmp_path, database=database_url)
+
+
+@pytest.fixture
+def sqlite_config(tmp_path: Path, sqlite_url: str) -> Config:
+    (tmp_path / "journal").mkdir()
+    return Config(state_dir=tmp_path, database=sqlite_url)
 
 
 @pytest.fixture
@@ -73,11 +80,11 @@ def _aside(config: Config) -> list[dict[str, object]]:
 
 
 def test_each_kind_goes_into_its_table(config: Config, recorder: Recorder) -> None:
-    records: list[Record] = [samples.FLOW, samples.FINDING, samples.ANOMALY, samples.CHANGE]
+    records: list[Record] = [samples.FLOW, samples.FINDING, samples.ANOMALY, samples.EVIDENCE]
     _segment(config, 1, b"".join(map(line, records)))
     assert recorder.run_once() == 4
     assert recorder.run_once() == 0
-    for table in (tables.flows, tables.findings, tables.anomalies, tables.rule_changes):
+    for table in (tables.flows, tables.findings, tables.anomalies, tables.evidence):
         assert len(_stored(config, table)) == 1
 
 
@@ -184,7 +191,7 @@ def test_finished_segments_go_after_the_grace(config: Config, recorder: Recorder
 def test_reading_it_all_again_changes_nothing(config: Config, recorder: Recorder) -> None:
     """A checkpoint lost with a restored backup, say."""
     ended = replace(samples.FLOW, end=samples.START + 9, updated=samples.START + 9, packets_out=99)
-    records: list[Record] = [samples.FLOW, samples.FINDING, samples.ANOMALY, ended, samples.CHANGE]
+    records: list[Record] = [samples.FLOW, samples.FINDING, samples.ANOMALY, ended, samples.EVIDENCE]
     _segment(config, 1, b"".join(map(line, records)))
     recorder.run_once()
     engine = open_database(config.database_url)
@@ -233,9 +240,14 @@ def test_whole_lines(data: bytes, last: bool, expected: tuple[list[bytes], bytes
 
 
 def _start(config: Config) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        arguments(config), cwd="/", env={**os.environ, "PYTHONPATH": str(ROOT)}, stderr=subprocess.PIPE, text=True
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(
+        ARGUMENTS, cwd="/", env=environment, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
+    assert process.stdin is not None
+    process.stdin.write(config_line(config))
+    process.stdin.flush()
+    return process
 
 
 def _until(condition: object, seconds: float = 20.0) -> bool:
@@ -250,7 +262,7 @@ def _until(condition: object, seconds: float = 20.0) -> bool:
 
 def test_config_travels_as_one_line(tmp_path: Path) -> None:
     config = Config(state_dir=tmp_path, policy=tmp_path / "p.yaml")
-    assert parse_config(arguments(config)[-1]) == config
+    assert parse_config(config_line(config)) == config
     for text in ("", "[]", "[" * 100_000, '{"no": 1}'):
         with pytest.raises(InputError):
             parse_config(text)
@@ -258,7 +270,6 @@ def test_config_travels_as_one_line(tmp_path: Path) -> None:
 
 def test_sigterm_ends_it_after_a_last_look(config: Config) -> None:
     process = _start(config)
-    assert _until((config.state_dir / "egress.db").exists)
     _segment(config, 1, line(samples.FLOW))
     assert _until(lambda: lag_of(config) == 0)
     for number in range(2, 50):
@@ -280,7 +291,8 @@ def lag_of(config: Config) -> int:
     return unread
 
 
-def test_a_broken_database_is_said_once_and_tried_again(config: Config) -> None:
+def test_a_broken_database_is_said_once_and_tried_again(sqlite_config: Config) -> None:
+    config = sqlite_config
     database = config.state_dir / "egress.db"
     database.write_bytes(b"not a database at all" * 100)
     _segment(config, 1, line(samples.FLOW))
@@ -295,18 +307,38 @@ def test_a_broken_database_is_said_once_and_tried_again(config: Config) -> None:
     assert _flows(config) == [samples.FLOW]
 
 
-def test_it_ends_with_its_parent(config: Config) -> None:
+def test_a_server_that_is_away_is_said_once_and_tried_again(
+    server: Server, postgresql_url: str, tmp_path: Path
+) -> None:
+    (tmp_path / "journal").mkdir()
+    config = Config(state_dir=tmp_path, database=postgresql_url)
+    process = _start(config)
+    assert process.stderr is not None
+    _segment(config, 1, line(samples.FLOW))
+    assert _until(lambda: lag_of(config) == 0)
+    server.stop()
+    _segment(config, 1, line(samples.numbered(2)))
+    said = process.stderr.readline()
+    assert str(config.journal_dir) in said and PASSWORD not in said
+    server.start()
+    assert _until(lambda: lag_of(config) == 0)
+    assert PASSWORD not in Path(f"/proc/{process.pid}/cmdline").read_text()
+    process.terminate()
+    assert process.communicate(timeout=20)[1] == ""
+    assert len(_flows(config)) == 2
+
+
+def test_it_ends_with_its_parent(sqlite_config: Config) -> None:
     code = (
-        "import subprocess, sys, time; child = subprocess.Popen(sys.argv[1:]);"
-        "print(child.pid, flush=True); time.sleep(60)"
+        "import subprocess, sys, time; child = subprocess.Popen(sys.argv[2:], stdin=subprocess.PIPE, text=True);"
+        "child.stdin.write(sys.argv[1]); child.stdin.flush(); print(child.pid, flush=True); time.sleep(60)"
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    parent = subprocess.Popen(
-        [sys.executable, "-c", code, *arguments(config)], env=environment, stdout=subprocess.PIPE, text=True
-    )
+    command = [sys.executable, "-c", code, config_line(sqlite_config), *ARGUMENTS]
+    parent = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
     assert parent.stdout is not None
     child = Path(f"/proc/{int(parent.stdout.readline())}")
-    assert _until((config.state_dir / "egress.db").exists)
+    assert _until((sqlite_config.state_dir / "egress.db").exists)
     parent.kill()
     parent.wait()
     parent.stdout.close()
@@ -320,7 +352,7 @@ def test_killed_at_any_moment_it_stores_exactly_what_was_journalled(config: Conf
     number = 0
     for start in range(1, 13):
         # Forked, not started: a dozen starts of Python would take longer than everything else here.
-        process = multiprocessing.get_context("fork").Process(target=main, args=(arguments(config)[-1:],))
+        process = multiprocessing.get_context("fork").Process(target=main, args=(config_line(config),))
         process.start()
         watching = open_database(config.database_url)
         before = checkpoints(watching)

@@ -12,9 +12,12 @@ from sqlalchemy.engine import Engine
 
 from egress.errors import Malformed
 from egress.eve import parse_line
-from egress.model import Agent, AnomalyRecord, FindingRecord, FlowRecord, Record, RuleChange
+from egress.model import Agent, AnomalyRecord, EvidenceRecord, FindingRecord, FlowRecord, Hold, Record, Rule
 from egress.store import tables
+from egress.store.approvals import Approval
+from egress.store.audit import AuditEntry
 from egress.store.database import writing
+from egress.store.tokens import Token
 from egress.store.writer import store
 from tests.store import samples
 
@@ -22,7 +25,7 @@ SHAPES = [
     (FlowRecord, tables.flows, samples.FLOW),
     (FindingRecord, tables.findings, samples.FINDING),
     (AnomalyRecord, tables.anomalies, samples.ANOMALY),
-    (RuleChange, tables.rule_changes, samples.CHANGE),
+    (EvidenceRecord, tables.evidence, samples.EVIDENCE),
 ]
 
 
@@ -34,6 +37,22 @@ def test_fields_are_columns_in_the_same_order(shape: type, table: sa.Table, _rec
 def test_an_agents_columns_are_its_fields_and_its_attachment() -> None:
     wanted = [field.name for field in fields(Agent)] + ["kind", "value", "created"]
     assert [column.name for column in tables.agents.columns] == wanted
+
+
+def test_a_rules_columns_are_its_fields_and_when_it_counts() -> None:
+    wanted = [field.name for field in fields(Rule)] + ["source", "added", "removed"]
+    assert [column.name for column in tables.rules.columns] == wanted
+
+
+def test_an_approvals_columns_are_its_fields_and_those_of_the_hold_first() -> None:
+    columns = [column.name for column in tables.approvals.columns]
+    assert columns == [field.name for field in fields(Approval)]
+    assert columns[: len(fields(Hold))] == [field.name for field in fields(Hold)]
+
+
+def test_an_audit_entrys_and_a_tokens_columns_are_its_fields() -> None:
+    assert [column.name for column in tables.audit.columns] == [field.name for field in fields(AuditEntry)]
+    assert {column.name for column in tables.tokens.columns} == {field.name for field in fields(Token)} | {"hash"}
 
 
 @pytest.mark.parametrize(("shape", "table", "record"), SHAPES)

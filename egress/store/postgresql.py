@@ -1,0 +1,124 @@
+"""PostgreSQL, for more than one host: a database of its own, by psycopg 3.
+
+A transaction sees one moment (REPEATABLE READ), as on SQLite. Whoever edits holds the advisory lock `EDITING` until
+the commit, so that edits come one after another, and tells everybody who listens to `CHANNEL`; records are stored
+without it, beside them. Text is compared by code point whatever the database's own collation is (migrations/env.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import sqlalchemy as sa
+from sqlalchemy.engine import URL, Connection, Engine
+
+from egress.errors import EgressError, InputError
+
+if TYPE_CHECKING:
+    import psycopg
+
+CHANNEL = "egress_changes"
+EDITING = 0x6567_7265_7373  # "egress": the advisory lock of edits and migrations
+LOCK = 10  # seconds to wait for another's lock before giving up
+STATEMENT = 60  # seconds that one statement may take
+IDLE = 60  # seconds that a transaction with the edit lock may do nothing: then it is undone, and others can go on
+CONNECT = 5  # seconds
+_POOL = {"pool_size": 5, "max_overflow": 20, "pool_timeout": LOCK, "pool_pre_ping": True}
+# A server that is gone without a word is noticed within half a minute, not after the kernel's quarter of an hour.
+_DRIVER: dict[str, str | int] = {
+    "connect_timeout": CONNECT,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 25_000,
+    "application_name": "egress",
+    "options": f"-c statement_timeout={STATEMENT}s -c lock_timeout={LOCK}s",
+}
+# By SQLSTATE where the server speaks its own language, by libpq's words where there is no connection yet.
+HINTS = {
+    "Connection refused": "start the server, or correct host and port in the config (database)",
+    "No such file or directory": "start the server, or correct host and port in the config (database)",
+    "timeout expired": "the server does not answer; correct host and port in the config (database)",
+    "timed out": "the server does not answer; correct host and port in the config (database)",
+    "resolve": "correct the host in the config (database)",
+    "translate host": "correct the host in the config (database)",
+    "password": "correct user and password in the config (database)",
+    "pg_hba.conf": "allow this user and host in the server's pg_hba.conf",
+    '" does not exist': "make it first: CREATE ROLE …, CREATE DATABASE … OWNER …",
+    "connection slots": "raise the server's max_connections",
+    "too many clients": "raise the server's max_connections",
+    "invalid connection option": "correct the URL in the config (database)",
+    "permission denied for database": "GRANT CONNECT on it to this user, or make the user its owner",
+    "42501": "make this user the owner of the database (ALTER DATABASE … OWNER TO …)",
+    "3F000": "make a schema that is in the user's search_path, such as public",
+    "25006": "this server only follows another; name the primary in the config (database)",
+    "55P03": f"another program held the lock for {LOCK} s",
+    "57014": f"it was stopped after {STATEMENT} s; ask for less",
+    "25P03": f"it had done nothing for {IDLE} s",
+    "53100": "free space on the server's file system",
+    "53300": "raise the server's max_connections",
+}
+
+
+class PostgreSQL:
+    """The database that a URL names. Without a host: by the local socket."""
+
+    def __init__(self, url: URL) -> None:
+        if not url.database:
+            raise InputError("database: name the database too, like postgresql://user:password@host/egress")
+        if "@" in (url.host or ""):
+            raise InputError("database: write an @ in the password as %40 (and : / ? # % as %3A %2F %3F %23 %25)")
+        self._url = url.set(drivername="postgresql+psycopg")
+        # For messages: never the password, which the query can hold as well.
+        where = URL.create("postgresql", url.username, None, url.host, url.port, url.database)
+        self.name = where.render_as_string()
+
+    def engine(self, *, create: bool) -> Engine:
+        ours = {key: value for key, value in _DRIVER.items() if key not in self._url.query}
+        engine = sa.create_engine(
+            self._url, connect_args=ours, isolation_level="REPEATABLE READ", use_native_hstore=False, **_POOL
+        )
+        sa.event.listen(engine, "connect", self._check)
+        return engine
+
+    def tables(self, connection: Connection) -> set[str]:
+        query = "SELECT tablename FROM pg_catalog.pg_tables WHERE schemaname = current_schema()"
+        return set(connection.scalars(sa.text(query)))
+
+    @contextmanager
+    def alone(self, engine: Engine) -> Iterator[Connection]:
+        """A transaction to migrate in, which takes its time; others wait for it."""
+        with engine.execution_options(isolation_level="READ COMMITTED").begin() as connection:
+            connection.exec_driver_sql("SET LOCAL statement_timeout = 0")
+            connection.exec_driver_sql("SET LOCAL lock_timeout = 0")
+            connection.execute(sa.select(sa.func.pg_advisory_xact_lock(EDITING)))
+            yield connection
+
+    def _check(self, connection: psycopg.Connection, _record: object) -> None:
+        encoding = connection.info.parameter_status("server_encoding")
+        if encoding != "UTF8":
+            connection.close()
+            raise EgressError(
+                f"{self.name} has encoding {encoding}, which cannot hold all text; make it with:"
+                " CREATE DATABASE … ENCODING 'UTF8' TEMPLATE template0"
+            )
+
+
+@contextmanager
+def storing(engine: Engine) -> Iterator[Connection]:
+    """A transaction that takes what others commit meanwhile as it is: a row of theirs is updated, not refused."""
+    with engine.execution_options(isolation_level="READ COMMITTED").begin() as connection:
+        yield connection
+
+
+@contextmanager
+def writing(engine: Engine) -> Iterator[Connection]:
+    """A transaction that has the edit lock from its start on, and tells listeners at its end."""
+    with storing(engine) as connection:
+        idle = sa.func.set_config("idle_in_transaction_session_timeout", f"{IDLE}s", sa.true())
+        connection.execute(sa.select(idle, sa.func.pg_advisory_xact_lock(EDITING)))
+        yield connection
+        if connection.in_transaction():  # else the caller took it back
+            connection.exec_driver_sql(f"NOTIFY {CHANNEL}")

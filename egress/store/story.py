@@ -1,0 +1,131 @@
+"""What is known of one flow, finding or agent, gathered from all tables."""
+
+from __future__ import annotations
+
+import glob
+from contextlib import closing
+from dataclasses import dataclass, replace
+
+from sqlalchemy.engine import Engine
+
+from egress.errors import EgressError
+from egress.model import FindingRecord, FlowRecord, Rule
+from egress.store.agents import StoredAgent
+from egress.store.agents import agent as stored_agent
+from egress.store.counting import Count, count_by
+from egress.store.evidence import read
+from egress.store.listing import finding as find_finding
+from egress.store.reader import AgentSummary, Filter, agents, findings_of, flow, stories
+from egress.store.rules import rule_at
+
+BEFORE = 60  # seconds before a flow that belong to its story
+MOST = 20  # flows of them
+TOP = 10  # destinations and names of an agent
+
+Told = tuple[FlowRecord, tuple[FindingRecord, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """The packets kept of a finding."""
+
+    packets: int
+    bytes: int  # of them
+
+
+@dataclass(frozen=True, slots=True)
+class FlowStory:
+    flow: FlowRecord
+    findings: tuple[FindingRecord, ...]
+    rule: Rule | None  # that the verdict names, as it stood in the policy the verdict was made under
+    kept: dict[str, Kept]  # by finding id
+    before: tuple[Told, ...]  # what the agent began in the BEFORE seconds before, the last MOST
+    more_before: bool
+
+
+@dataclass(frozen=True, slots=True)
+class FindingStory:
+    finding: FindingRecord
+    flow: FlowRecord | None  # None while only the finding is stored
+    kept: Kept | None
+
+
+@dataclass(frozen=True, slots=True)
+class AgentStory:
+    name: str
+    attached: StoredAgent | None  # None: it is not, any more
+    summary: AgentSummary | None  # None: nothing is recorded
+    destinations: tuple[Count, ...]  # address, port, protocol; those with most flows
+    names: tuple[Count, ...]
+    signatures: tuple[Count, ...]
+    newest: tuple[Told, ...]
+
+
+def flow_story(engine: Engine, flow_id: str) -> FlowStory:
+    """Raises EgressError where there is no such flow."""
+    found = flow(engine, flow_id)
+    if found is None:
+        raise EgressError(f"no flow begins with {flow_id}; `egress query` shows which there are")
+    findings = findings_of(engine, flow_id)
+    kept = {each.finding_id: _kept(engine, each.finding_id) for each in findings}
+    with engine.connect() as connection:
+        stored = rule_at(connection, found.rule_id, found.policy_version) if found.rule_id else None
+    earlier = _before(engine, found)
+    return FlowStory(
+        found,
+        findings,
+        None if stored is None else stored.rule,
+        {finding_id: each for finding_id, each in kept.items() if each is not None},
+        earlier[-MOST:],
+        len(earlier) > MOST,
+    )
+
+
+def finding_story(engine: Engine, finding_id: str) -> FindingStory:
+    """Raises EgressError where there is no such finding."""
+    with engine.connect() as connection:
+        found = find_finding(connection, finding_id)
+    if found is None:
+        raise EgressError(f"no finding begins with {finding_id}")
+    return FindingStory(found, flow(engine, found.flow_id), _kept(engine, finding_id))
+
+
+def agent_story(engine: Engine, name: str) -> AgentStory:
+    """Raises EgressError where nothing is known of it."""
+    with engine.connect() as connection:
+        attached = stored_agent(connection, name)
+    summary = next(iter(agents(engine, name)), None)
+    if attached is None and summary is None:
+        raise EgressError(
+            f"nothing is known of an agent {name[:80]!a}; `egress query --count-by agent` shows which act"
+        )
+    wanted = exactly(name)
+    return AgentStory(
+        name,
+        attached,
+        summary,
+        tuple(count_by(engine, wanted, ("dest", "port", "proto"), TOP)),
+        tuple(count_by(engine, replace(wanted, query="name:?*"), ("name",), TOP)),
+        tuple(count_by(engine, wanted, ("signature",), TOP)),
+        tuple(stories(engine, replace(wanted, limit=5))),
+    )
+
+
+def exactly(agent: str) -> Filter:
+    """Everything of exactly this agent."""
+    return Filter(agent=glob.escape(agent))
+
+
+def _kept(engine: Engine, finding_id: str) -> Kept | None:
+    with engine.connect() as connection:
+        kept = read(connection, finding_id)
+    if kept is None or not kept.packets:
+        return None
+    return Kept(len(kept.packets), sum(len(packet.data) for packet in kept.packets))
+
+
+def _before(engine: Engine, found: FlowRecord) -> tuple[Told, ...]:
+    """The newest first of those begun before it, one more than MOST, oldest first; never the flow itself."""
+    begun = replace(exactly(found.agent), until=found.start, begun=found.start - BEFORE, limit=MOST + 2)
+    with closing(stories(engine, begun)) as told:
+        return tuple(each for each in told if each[0].flow_id != found.flow_id)[-(MOST + 1) :]

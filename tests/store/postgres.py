@@ -1,0 +1,168 @@
+"""A real PostgreSQL server for the tests: private, on a free port, gone with the process that started it."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import pwd
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+import psycopg
+
+PASSWORD = "not/a secret@all"  # what a URL must quote
+PLACES = "/usr/lib/postgresql/*/bin"
+SECONDS = 60.0
+ROOM = 1 << 30  # bytes
+PREFIX = "egress-postgresql-"
+# Nothing here outlives the tests, so nothing needs to reach a disk.
+SETTINGS = {
+    "fsync": "off",
+    "synchronous_commit": "off",
+    "full_page_writes": "off",
+    "autovacuum": "off",
+    "max_wal_size": "128MB",
+    "max_connections": "100",
+    "listen_addresses": "127.0.0.1",
+    "unix_socket_directories": "",
+}
+
+
+class Server:
+    """`url(name)` of a database; `stop` and `start` keep the data, `close` does not."""
+
+    def __init__(self) -> None:
+        _sweep()
+        self.port = _free_port()
+        self._bin = _binaries()
+        self._home = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-", dir=_fastest()))
+        self._process: subprocess.Popen[bytes] | None = None
+        self._numbers = itertools.count(1)
+        self._as = ["setpriv", "--pdeathsig=INT"]  # it ends with us, however we end
+        if os.geteuid() == 0:  # as whom the server refuses to run
+            user = _user()
+            os.chown(self._home, user.pw_uid, user.pw_gid)
+            self._as += [f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}", "--clear-groups"]
+        try:
+            self._initialize()
+            self.start()
+        except BaseException:
+            self.close()
+            raise
+
+    def url(self, database: str, user: str = "egress", password: str = "not%2Fa%20secret%40all") -> str:
+        return f"postgresql://{user}:{password}@127.0.0.1:{self.port}/{database}"
+
+    def execute(self, *statements: str, database: str = "postgres") -> None:
+        """SQL as the superuser, each statement outside a transaction."""
+        with self._connect(database) as connection:
+            for statement in statements:
+                connection.execute(statement.encode())
+
+    def new(self, template: str = "template1", name: str = "") -> str:
+        """The URL of a new database."""
+        name = name or f"test_{next(self._numbers)}"
+        self.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
+        return self.url(name)
+
+    def drop(self, url: str) -> None:
+        self.execute(f"DROP DATABASE {url.rpartition('/')[2]} WITH (FORCE)")
+
+    def start(self) -> None:
+        with (self._home / "log").open("ab") as log:
+            self._process = subprocess.Popen(
+                [*self._as, self._bin / "postgres", "-D", self._data], stdout=log, stderr=log
+            )
+        end = time.monotonic() + SECONDS
+        while True:
+            try:
+                self._connect("postgres").close()
+                return
+            except psycopg.OperationalError as error:
+                if self._process.poll() is not None or time.monotonic() > end:
+                    said = (self._home / "log").read_text(errors="replace")[-2000:]
+                    raise RuntimeError(f"PostgreSQL did not start: {error}\n{said}") from None
+            time.sleep(0.02)
+
+    def stop(self) -> None:
+        """As an administrator would who does not wait for clients."""
+        if self._process is not None:
+            self._process.send_signal(signal.SIGINT)
+            self._process.wait(SECONDS)
+            self._process = None
+
+    def close(self) -> None:
+        try:
+            self.stop()
+        finally:
+            shutil.rmtree(self._home, ignore_errors=True)
+
+    @property
+    def _data(self) -> Path:
+        return self._home / "data"
+
+    def _connect(self, database: str) -> psycopg.Connection:
+        return psycopg.connect(
+            host="127.0.0.1", port=self.port, user="egress", password=PASSWORD, dbname=database, autocommit=True
+        )
+
+    def _initialize(self) -> None:
+        secret = self._home / "password"
+        secret.write_text(PASSWORD)
+        # A language's order, as a server's databases have it by default: ours must not depend on it.
+        order = ["--encoding=UTF8", "--locale=C", "--locale-provider=icu", "--icu-locale=en"]
+        access = ["--username=egress", f"--pwfile={secret}", "--auth=scram-sha-256"]
+        home = self._home.stat()
+        os.chown(secret, home.st_uid, home.st_gid)
+        done = subprocess.run(
+            [*self._as, self._bin / "initdb", "--no-sync", *order, *access, "-D", self._data],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode:
+            raise RuntimeError(f"initdb: {done.stderr.strip()}")
+        with (self._data / "postgresql.conf").open("a") as file:
+            file.writelines(f"{name} = '{value}'\n" for name, value in (SETTINGS | {"port": str(self.port)}).items())
+
+
+def _sweep() -> None:
+    """Remove what tests left that were killed; their server went with them."""
+    for place in (Path("/dev/shm"), Path(tempfile.gettempdir())):
+        for left in place.glob(f"{PREFIX}[0-9]*-*"):
+            if not Path("/proc", left.name.removeprefix(PREFIX).partition("-")[0]).exists():
+                shutil.rmtree(left, ignore_errors=True)
+
+
+def _fastest() -> str | None:
+    """Memory where there is enough of it: a new database takes 20 ms there, on a disk ten times that. None: /tmp."""
+    memory = Path("/dev/shm")
+    return str(memory) if memory.is_dir() and shutil.disk_usage(memory).free > ROOM else None
+
+
+def _binaries() -> Path:
+    found = sorted(Path("/").glob(f"{PLACES[1:]}/initdb"), key=lambda path: int(path.parts[-3]))
+    if found:
+        return found[-1].parent
+    elsewhere = shutil.which("initdb")
+    if elsewhere is None:
+        raise RuntimeError("the store's tests need PostgreSQL: apt-get install postgresql, or make setup as root")
+    return Path(elsewhere).resolve().parent
+
+
+def _user() -> pwd.struct_passwd:
+    try:
+        return pwd.getpwnam("postgres")
+    except KeyError:
+        return pwd.getpwnam("nobody")
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
