@@ -7,29 +7,31 @@
     findings = signatures(event, flow)    facts and time -> opinions
     verdict  = rules, destinations, findings, in one written order
 
-Time is an input: `tick(ts)` does what is due, `next_tick()` says when. Equal input gives equal records.
+Time is an input: `tick(ts)` does what is due, `next_tick()` says when. Equal input gives equal records. Nothing waits
+in here: a packet whose flow is on hold is answered with HOLD, and looked at when it comes again (`engine.holds`).
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 
 from egress.config import Limits
 from egress.engine.dissect import begins_quic
 from egress.engine.events import Burst, Event
+from egress.engine.evidence import Evidence
 from egress.engine.flow import Flow, FlowTable, Key, flow_key, repeated_handshake
-from egress.engine.judge import Judge
 from egress.engine.patterns import Patterns, with_beginning
-from egress.engine.policy import UNKNOWN, exempt
+from egress.engine.policy import exempt
 from egress.engine.quoted import answers_known
 from egress.engine.reassembly import events
 from egress.engine.records import finding_record, flow_record
 from egress.engine.refusals import Refusals
+from egress.engine.settling import Settling
 from egress.engine.signature import Signature
 from egress.engine.stream import Overflow
 from egress.engine.tracker import Tracker
+from egress.engine.verdicts import Verdicts
 from egress.errors import Malformed
 from egress.model import (
     ACK,
@@ -43,10 +45,12 @@ from egress.model import (
     Direction,
     Effect,
     Finding,
+    Hold,
     Mode,
     Outcome,
     Packet,
     Policy,
+    PolicyChange,
     Reason,
     Record,
     Verdict,
@@ -54,6 +58,7 @@ from egress.model import (
 from egress.wire.packet import decode, fragmented
 
 OUT, IN = Direction.OUT, Direction.IN
+MAX_DEFERRED = 64  # facts that a waiting TCP segment tells; one with more queries than that is refused
 PASS = Outcome(Verdict(Action.ACCEPT, Reason.DEFAULT))
 
 
@@ -65,17 +70,17 @@ class Engine:
     ) -> None:
         self.limits = limits
         self.refuse_new = False  # records cannot be written: nothing new may pass
-        self._judge = Judge(limits, policy, gate_queries=gate_queries)
-        self._expiry = self._judge.rules.next_expiry(float("-inf"))  # when a rule falls silent next
-        self._patterns = Patterns(signatures)
         self._listeners: dict[type, list[Signature]] = {}
         for signature in signatures:
             for event in signature.listens:
                 self._listeners.setdefault(event, []).append(signature)
+        self._counts: Counter[str] = Counter()
         self._tracker = Tracker(limits)
+        self._verdicts = Verdicts(limits, policy, self._tracker, self._counts, gate_queries=gate_queries)
+        self._judge = self._verdicts.judge
+        self._settling = Settling(limits, self._tracker, self._verdicts, Patterns(signatures), self._counts)
         self._refusals = Refusals()
         self._began: float | None = None  # when the first packet of a flow came
-        self._counts: Counter[str] = Counter()
 
     # --- the path of a packet ---------------------------------------------------------------------------
 
@@ -103,17 +108,23 @@ class Engine:
         key = flow_key(packet, direction)
         flow = table.flows.get(key)
         records: tuple[Record, ...] = ()
+        if flow is not None and flow.who is not agent:
+            records = self._verdicts.under(flow, agent, ts)
+            flow = table.flows.get(key)
         if flow is None or (packet.proto == TCP and packet.flags & (SYN | ACK) == SYN):
-            answer, records = self._admit(table, flow, key, packet, ts, agent, direction, settled)
+            answer, more = self._admit(table, flow, key, packet, ts, agent, direction, settled)
+            records += more
             if answer is not None:
-                return answer
+                return Outcome(answer.verdict, records + answer.records)
             flow = table.flows[key]
-        elif flow.who is not agent:
-            flow.who = agent
-            records = self._rejudge(flow, ts)
+        if flow.hold:
+            answer, more = self._resume(flow, packet, ts, agent)
+            records += more
+            if answer is not None:
+                return Outcome(answer.verdict, records + answer.records)
         flow.count(packet, ts, direction)
         if agent.budgets and direction is OUT and not flow.refused and self._judge.sent(flow, packet.length, ts):
-            records += self._rejudge(flow, ts)
+            records += self._verdicts.again(flow, ts)
         table.touch(flow, ts)
         if packet.proto == TCP and flow.advance(packet.flags, direction):
             self._tracker.timers.watch(flow)
@@ -121,22 +132,32 @@ class Engine:
         if flow.outcome.verdict.action is not Action.ACCEPT:
             return Outcome(flow.outcome.verdict, records) if records else flow.outcome
         if flow.verdict.settled and not flow.listening:
-            return self._short(flow, packet, ts, direction, burst, records)
+            return self._short(flow, packet, raw, ts, direction, burst, records)
+        self._keep(flow, raw, packet, ts, direction)
         return self._long(flow, packet, ts, direction, burst, records)
 
     def _short(
-        self, flow: Flow, packet: Packet, ts: float, direction: Direction, burst: bool, records: tuple[Record, ...]
+        self,
+        flow: Flow,
+        packet: Packet,
+        raw: bytes,
+        ts: float,
+        direction: Direction,
+        burst: bool,
+        records: tuple[Record, ...],
     ) -> Outcome:
         """A settled flow: counters, timing, byte patterns."""
         flow.unseen += packet.missing
         if burst:
             records += self._signal(flow, Burst(ts), ts)
         if direction is OUT and packet.proto == UDP and begins_quic(packet.payload):
-            self._reopen(flow)
+            self._settling.reopen(flow)
+            self._keep(flow, raw, packet, ts, direction)
             return self._long(flow, packet, ts, direction, False, records)
         scan = flow.scan if direction is OUT and flow.outcome.verdict.settled else None
         if scan is not None and packet.payload and scan.hit(packet):
-            self._reopen(flow)
+            self._settling.reopen(flow)
+            self._keep(flow, raw, packet, ts, direction)
             return self._long(flow, with_beginning(scan.tail, packet), ts, direction, False, records)
         return Outcome(flow.outcome.verdict, records) if records else flow.outcome
 
@@ -144,7 +165,7 @@ class Engine:
         self, flow: Flow, packet: Packet, ts: float, direction: Direction, burst: bool, records: tuple[Record, ...]
     ) -> Outcome:
         """An undecided flow: every byte is looked at."""
-        if packet.missing and flow.who.mode is Mode.ENFORCE and not (flow.partial or flow.listening):
+        if packet.missing and flow.who.mode is not Mode.MONITOR and not (flow.partial or flow.listening):
             detail = f"{packet.missing} bytes of the packet did not reach the inspection"
             return self._refusals.packet(flow.who, packet, ts, Reason.TRUNCATED, detail, records)
         try:
@@ -152,16 +173,23 @@ class Engine:
                 records += self._signal(flow, event, ts)
         except Overflow as full:
             return self._refusals.packet(flow.who, packet, ts, Reason.SEQUENCE, str(full), records)
-        records += self._identified(flow, ts)
+        if flow.hold:  # for a query in it
+            flow.uncount(packet, direction)
+            self._judge.unsent(flow, packet.length, ts)
+        records += self._settling.identified(flow, ts)
         if flow.outcome.verdict.action is Action.ACCEPT:
-            records += self._settle_if_due(flow, ts)
+            records += self._settling.settle_if_due(flow, ts)
         return Outcome(flow.outcome.verdict, records) if records else flow.outcome
 
     # --- findings ---------------------------------------------------------------------------------------
 
     def _signal(self, flow: Flow, event: Event, ts: float) -> tuple[Record, ...]:
         """Let the judge take note of an event and the signatures see it; carry out what they find."""
-        records = self._rejudge(flow, ts) if self._judge.told(flow, event, ts) else ()
+        records: tuple[Record, ...] = ()
+        if not flow.hold and self._judge.told(flow, event, ts):
+            records = self._verdicts.again(flow, ts)
+        if flow.hold:
+            return records + self._defer(flow, event, ts)
         for signature in self._listeners.get(type(event), ()):
             finding = signature.see(event, flow)
             if finding is not None and finding.signature not in flow.found:
@@ -177,10 +205,46 @@ class Engine:
             self._judge.destinations.refuse(flow.agent, flow.remote, ts)
         flow.condemned = True
         flow.identify()
-        self._decide(flow, Verdict(Action.REJECT, Reason.FINDING, flow.verdict.rule_id, self._judge.rules.version))
-        return finding_record(flow, finding, ts, Action.REJECT), flow_record(flow, ts, flow.state)
+        evidence = flow.evidence
+        self._verdicts.refuse(flow, Reason.FINDING)
+        made = finding_record(flow, finding, ts, Action.REJECT)
+        kept = () if evidence is None else (evidence.record(made),)
+        return made, *kept, flow_record(flow, ts, flow.state)
 
-    # --- verdicts ---------------------------------------------------------------------------------------
+    def _keep(self, flow: Flow, raw: bytes, packet: Packet, ts: float, direction: Direction) -> None:
+        """A packet of an undecided flow, in case a finding comes of it."""
+        if flow.evidence is None:
+            if not self.limits.evidence_packets:
+                return
+            flow.evidence = Evidence(self.limits)
+        flow.evidence.keep(raw, packet.length, ts, direction)
+
+    # --- holds ------------------------------------------------------------------------------------------
+
+    def _resume(self, flow: Flow, packet: Packet, ts: float, agent: Agent) -> tuple[Outcome | None, tuple[Record, ...]]:
+        """A packet of a flow that waits, or has waited until now: then the flow is judged anew."""
+        if self._verdicts.waits(flow):
+            return flow.outcome, ()
+        if self.refuse_new and not flow.admitted:
+            return self._refusals.packet(agent, packet, ts, Reason.RECORDER, "records cannot be written", ()), ()
+        flow.hold = ""
+        records = self._verdicts.again(flow, ts)
+        deferred, flow.deferred = flow.deferred, []
+        for event in deferred:
+            records += self._signal(flow, event, ts)
+        return (flow.outcome if flow.hold else None), records
+
+    def _defer(self, flow: Flow, event: Event, ts: float) -> tuple[Record, ...]:
+        """What a waiting packet tells: TCP's bytes are read once, so it is kept; a datagram will be read again."""
+        if flow.proto == TCP:
+            flow.deferred.append(event)
+        if len(flow.deferred) <= MAX_DEFERRED:
+            return ()
+        flow.objection = self._judge.refuse(Reason.QUERY)
+        self._verdicts.decide(flow, flow.objection)
+        return (flow_record(flow, ts, flow.state),)
+
+    # --- a new flow -------------------------------------------------------------------------------------
 
     def _admit(
         self,
@@ -205,11 +269,12 @@ class Engine:
             records = (self._tracker.forget(old, ts, "closed"),)
         if direction is OUT and not self._tracker.owns(agent, packet.src):
             return self._refusals.packet(agent, packet, ts, Reason.SPOOFED, "source is not the agent's", records), ()
-        if direction is IN and packet.proto in (ICMP, ICMPV6) and answers_known(packet, table.flows):
+        error = direction is IN and packet.proto in (ICMP, ICMPV6) and answers_known(packet, table.flows)
+        if error and not agent.quarantined:
             return Outcome(PASS.verdict, records), ()
         if self.refuse_new:
             return self._refusals.packet(agent, packet, ts, Reason.RECORDER, "records cannot be written", records), ()
-        if agent.mode is Mode.ENFORCE and not settled and packet.proto == TCP:
+        if agent.mode is not Mode.MONITOR and not settled and packet.proto == TCP:
             if packet.flags & (SYN | ACK) == SYN | ACK:
                 detail = "the answer to a SYN that was not seen"
                 return self._refusals.packet(agent, packet, ts, Reason.SEQUENCE, detail, records), ()
@@ -221,7 +286,7 @@ class Engine:
         flow = Flow(agent, key, packet, ts, direction)
         self._tracker.add(flow)
         self._counts["flows"] += 1
-        self._decide(flow, self._judge.admit(flow, ts))
+        self._verdicts.admit(flow, ts)
         return None, (*records, *freed, flow_record(flow, ts, flow.state))
 
     def _midstream(self, table: FlowTable, key: Key, ts: float) -> bool:
@@ -235,143 +300,82 @@ class Engine:
             return True
         return key in table.ended or len(table.ended) >= self.limits.max_flows_agent
 
-    def _decide(self, flow: Flow, verdict: Verdict) -> None:
-        """Set a flow's verdict and what it means for its packets: in monitor mode everything passes."""
-        refused = verdict.action is not Action.ACCEPT
-        if refused and not flow.refused_before:
-            flow.refused_before = True
-            self._counts["refused"] += 1
-        flow.verdict = verdict
-        if refused and flow.who.mode is Mode.MONITOR:
-            verdict = replace(verdict, action=Action.ACCEPT)
-        flow.outcome = Outcome(verdict)
-        if verdict.action is not Action.ACCEPT:
-            self._tracker.release(flow)
-            self._tracker.timers.watch(flow)
-
-    def _rejudge(self, flow: Flow, ts: float) -> tuple[Record, ...]:
-        """Rules, agent or application protocol have changed."""
-        if flow.condemned:
-            self._decide(flow, flow.verdict)
-            return ()
-        old = flow.verdict
-        verdict = self._judge.again(flow, ts)
-        if old.settled and verdict.action is Action.ACCEPT:
-            verdict = replace(verdict, settled=True)
-        self._decide(flow, verdict)
-        changed = (old.action, old.reason, old.rule_id) != (verdict.action, verdict.reason, verdict.rule_id)
-        return (flow_record(flow, ts, flow.state),) if changed else ()
-
-    def _identified(self, flow: Flow, ts: float) -> tuple[Record, ...]:
-        """Take over what dissection learnt; a new application protocol asks the rules again."""
-        if not flow.identify():
-            return ()
-        return self._rejudge(flow, ts) or (flow_record(flow, ts, flow.state),)
-
-    def _settle_if_due(self, flow: Flow, ts: float) -> tuple[Record, ...]:
-        """A flow that can prove nothing more is settled: opaque, or past the bytes any proof needs.
-
-        Where only the other side has said that much, the kernel may settle the flow, but its agent is listened to
-        until it has: a server cannot talk the inspection away.
-        """
-        if flow.listening and flow.proto == UDP:
-            return ()
-        if flow.dissector is not None and flow.dissector.asks_again(by_name=self._judge.by_name(flow)):
-            flow.trim()
-            if self._tracker.charge(flow):
-                return ()
-        full = not self._tracker.charge(flow)
-        told = flow.told(self.limits.settle_bytes)
-        done = full or told[OUT] or (flow.dissector is not None and flow.dissector.opaque(flow.proto))
-        if not done and (flow.listening or not told[IN]):
-            return ()
-        records: tuple[Record, ...] = ()
-        if not flow.app:
-            flow.app = UNKNOWN
-            records = self._rejudge(flow, ts)
-        if full and flow.who.mode is Mode.ENFORCE and flow.outcome.verdict.action is Action.ACCEPT:
-            self._decide(flow, Verdict(Action.REJECT, Reason.MEMCAP, flow.verdict.rule_id, self._judge.rules.version))
-            return (*records, flow_record(flow, ts, flow.state))
-        if flow.outcome.verdict.action is Action.ACCEPT:
-            flow.verdict = replace(flow.verdict, settled=True)
-            flow.outcome = Outcome(replace(flow.outcome.verdict, settled=True))
-            # QUIC opens other connections, with other names, on a pair of ports in use: it is listened to for ever.
-            flow.listening = not done or flow.app == "quic"
-            if not flow.listening:
-                flow.scan = self._patterns.scan()
-                if flow.scan is not None and flow.streams is not None:
-                    flow.scan.follow(flow.streams[OUT].history)
-                self._tracker.release(flow)
-            else:
-                flow.stop_hearing()
-                self._tracker.charge(flow)
-        return records
-
-    def _reopen(self, flow: Flow) -> None:
-        """A settled flow showed a pattern: look closely again, as at one picked up in mid-stream.
-
-        The packet that showed it came through the settled queue and may be cut: what is there is judged, and the next
-        one comes at full depth.
-        """
-        self._counts["reopened"] += 1
-        flow.partial = True
-        flow.listening = False
-        flow.scan = None
-        flow.verdict = replace(flow.verdict, settled=False)
-        flow.outcome = Outcome(replace(flow.outcome.verdict, settled=False))
-
     # --- time and change --------------------------------------------------------------------------------
 
     def tick(self, ts: float) -> tuple[Record, ...]:
-        """Do what is due at `ts`: forget silent flows, report repeated anomalies."""
-        return (*self._refusals.anomalies.flush(ts), *self._tracker.expire(ts), *self._expire_rules(ts))
-
-    def _expire_rules(self, ts: float) -> tuple[Record, ...]:
-        """A rule has fallen silent: what it admitted is judged again."""
-        if ts < self._expiry:
-            return ()
-        self._expiry = self._judge.rules.next_expiry(ts)
-        flows = [flow for flow in self._tracker.flows() if flow.rule is not None and flow.state != "closed"]
-        return tuple(record for flow in flows for record in self._rejudge(flow, ts))
+        """Do what is due at `ts`: end holds and rules, forget silent flows, report repeated anomalies."""
+        changed = self._verdicts.tick(ts)
+        return (*self._refusals.anomalies.flush(ts), *changed, *self._tracker.expire(ts))
 
     def next_tick(self) -> float:
         """When `tick` has something to do; infinity if never."""
-        return min(self._tracker.timers.next(), self._refusals.anomalies.due, self._expiry)
+        return min(self._tracker.timers.next(), self._refusals.anomalies.due, self._verdicts.next_tick())
 
     def withdraw(self, raw: bytes, ts: float, agent: Agent, direction: Direction) -> tuple[Record, ...]:
         """The packet just judged did not pass after all, for its records could not be written: undo a flow it began.
 
         Otherwise the first packet, sent again, would find its flow admitted, and nothing on file about it.
         """
-        table = self._tracker.table(agent.name)
-        flow = table.flows.get(flow_key(decode(raw, max(len(raw), 0xFFFF)), direction))
+        flow = self._find(raw, agent, direction)
         if flow is None or flow.packets_out + flow.packets_in > 1 or flow.refused:
             return ()
-        self._decide(flow, Verdict(Action.REJECT, Reason.RECORDER, flow.verdict.rule_id, self._judge.rules.version))
+        self._verdicts.refuse(flow, Reason.RECORDER)
         ended = self._tracker.forget(flow, ts, "closed")
-        table.ended.discard(flow.key)
+        self._tracker.table(agent.name).ended.discard(flow.key)
         return (ended,)
+
+    def _find(self, raw: bytes, agent: Agent, direction: Direction) -> Flow | None:
+        """The flow of a packet that was judged: it is known to decode."""
+        return self._tracker.table(agent.name).flows.get(flow_key(decode(raw, max(len(raw), 0xFFFF)), direction))
 
     def set_policy(self, policy: Policy, ts: float) -> tuple[Record, ...]:
         """Judge by other rules from now on, live flows included; what rules alone refused may try again."""
-        self._judge.change(policy)
-        self._expiry = self._judge.rules.next_expiry(ts)
-        records: list[Record] = []
-        for flow in self._tracker.flows():
-            if flow.state == "closed":
-                continue  # it is over: what it was allowed stays allowed
-            if flow.refused and not flow.condemned:
-                records.append(self._tracker.forget(flow, ts, "closed"))
-            else:
-                if not flow.condemned:
-                    flow.found.clear()  # what a rule exempted so far may be a finding now
-                    flow.objection = None
-                records += self._rejudge(flow, ts)
-        return tuple(records)
+        return self._verdicts.set_policy(policy, ts)
+
+    def change_policy(self, change: PolicyChange, ts: float) -> tuple[Record, ...]:
+        """`set_policy` at the cost of the change, and of the flows that it may concern.
+
+        ValueError, and nothing is changed: it is of another version than the one in force, or does not fit it.
+        """
+        return self._verdicts.change_policy(change, ts)
+
+    def change_agent(self, agent: Agent, ts: float) -> None:
+        """Say at once that the agent of this name is another now: `packet` would notice with its next packet only.
+
+        What waits for it and may not any more (quarantine, another mode) is withdrawn.
+        """
+        self._verdicts.change_agent(agent, ts)
+
+    @property
+    def holds(self) -> Mapping[str, Hold]:
+        """What waits for a person, by id: a live view, not to be changed."""
+        return self._verdicts.holds.pending
+
+    def hold_of(self, raw: bytes, agent: Agent, direction: Direction) -> str:
+        """The id of the hold for which this packet, just answered with HOLD, has to be kept; empty: for none."""
+        flow = self._find(raw, agent, direction)
+        return flow.hold if flow is not None and self._verdicts.waits(flow) else ""
+
+    def answer(self, identifier: str, action: Action, ts: float) -> tuple[Record, ...]:
+        """A person refuses what waits for this hold; nothing happens if it is over already.
+
+        ValueError for another action than REJECT: to approve is to add a rule.
+        """
+        if action is not Action.REJECT:
+            raise ValueError(f"a hold is answered with reject, or ends when a rule admits it, but not with {action}")
+        return self._verdicts.answer(identifier, ts)
+
+    def ended_holds(self) -> tuple[tuple[str, str], ...]:
+        """(id, state) of the holds that ended since the last call: approved, denied, expired or withdrawn.
+
+        Ask after everything but `hold_of` that may end one (change_policy, set_policy, change_agent, answer, tick,
+        release, packet), and present again, in their order, the packets that were kept for it, whatever its state.
+        """
+        return self._verdicts.holds.ended()
 
     def release(self, agent: str, ts: float) -> tuple[Record, ...]:
         """An agent is gone: end its flows, forget what was refused to it."""
-        self._judge.forget(agent)
+        self._verdicts.forget(agent)
         return self._tracker.drop(agent, ts)
 
     def shutdown(self, ts: float) -> tuple[Record, ...]:
@@ -382,4 +386,5 @@ class Engine:
     def stats(self) -> dict[str, int]:
         """Counters since the start, and how full the tables are."""
         counts = dict(self._counts + self._refusals.counts)
-        return counts | {"live_flows": self._tracker.live, "buffered_bytes": self._tracker.buffered}
+        full = {"live_flows": self._tracker.live, "buffered_bytes": self._tracker.buffered, "waiting": len(self.holds)}
+        return counts | full

@@ -15,6 +15,8 @@ from collections.abc import Iterator
 
 from egress.config import Limits
 from egress.engine.dissect import Dissector
+from egress.engine.events import Event
+from egress.engine.evidence import Evidence
 from egress.engine.patterns import Scan
 from egress.engine.stream import Stream, distance
 from egress.model import (
@@ -47,17 +49,21 @@ class Flow:
     """Everything known of one flow. Counters are IP packets and bytes."""
 
     __slots__ = (
+        "admitted",
         "agent",
         "app",
         "bytes_in",
         "bytes_out",
         "charged",
         "condemned",
+        "deferred",
         "dissector",
+        "evidence",
         "finished",
         "forgotten",
         "found",
         "hidden",
+        "hold",
         "icmp",
         "id",
         "last",
@@ -91,6 +97,7 @@ class Flow:
         "streams",
         "unseen",
         "verdict",
+        "wants",
         "who",
     )
 
@@ -113,7 +120,11 @@ class Flow:
         self.names: frozenset[str] = frozenset()  # these three: `policy.Subject`
         self.said: str | None = None
         self.hidden = False
-        self.objection: Verdict | None = None  # a refused query, a used-up budget: stands until the rules change
+        self.objection: Verdict | None = None  # a refused query or approval, a used-up budget: until the rules change
+        self.admitted = False  # counted against its rule and its agent's budgets
+        self.hold = ""  # id of the hold it waits for (`egress.engine.holds`), until a packet finds that one over
+        self.wants = ""  # the name of a query that has to wait
+        self.deferred: list[Event] = []  # what a held segment tells besides: seen once it passes
         self.rule: Rule | None = None
         self.verdict = Verdict(
             Action.REJECT, Reason.DEFAULT
@@ -129,6 +140,7 @@ class Flow:
         self.streams: tuple[Stream, Stream] | None = None
         self.dissector: Dissector | None = None
         self.scan: Scan | None = None
+        self.evidence: Evidence | None = None
         self.scratches: dict[str, dict[str, object]] = {}
         self.id = self._identity()
 
@@ -163,6 +175,15 @@ class Flow:
         else:
             self.packets_in += 1
             self.bytes_in += packet.length
+
+    def uncount(self, packet: Packet, direction: Direction) -> None:
+        """Take a packet out of the books again: it waits, and comes a second time."""
+        if direction is Direction.OUT:
+            self.packets_out -= 1
+            self.bytes_out -= packet.length
+        else:
+            self.packets_in -= 1
+            self.bytes_in -= packet.length
 
     def client_first(self, packet: Packet, ts: float, direction: Direction, idle_gap: float) -> bool:
         """Whether this packet is the agent speaking first after both sides were silent.
@@ -237,6 +258,7 @@ class Flow:
     def charge(self) -> int:
         """Book the bytes now under inspection; returns the change. Readers hold at most twice the streams."""
         held = 3 * sum(stream.held() for stream in self.streams) if self.streams else 0
+        held += self.evidence.size if self.evidence is not None else 0
         change = held - self.charged
         self.charged = held
         return change
@@ -245,12 +267,15 @@ class Flow:
         """Give up inspection: streams and readers."""
         if self.streams is not None:
             self.unseen += sum(stream.unseen for stream in self.streams)
-        self.streams = self.dissector = None
+        self.streams = self.dissector = self.evidence = None
+        self.deferred = []
 
     def timeout(self, limits: Limits) -> float:
         """Seconds of silence after which this flow is forgotten."""
         if self.condemned:
             return limits.refused_timeout
+        if self.hold:
+            return limits.ask_timeout + limits.tcp_handshake  # it waits for less, and then its packets come again
         if self.proto == UDP:
             return limits.udp_timeout
         if self.proto != TCP:

@@ -1,7 +1,7 @@
 """Rules to verdicts. One written order: deny, allow, the agent's default; a finding overrides an allow.
 
-Among several rules of one kind the first in the policy speaks. A rule that asks for what cannot be known yet admits a
-flow and is asked again when it is known, for nobody can send a byte through a connection that may not open:
+Among several rules of one kind that of the lowest position speaks. A rule that asks for what cannot be known yet admits
+a flow and is asked again when it is known, for nobody can send a byte through a connection that may not open:
 
     application   unknown: admits. Identified, or past identifying (`UNKNOWN`): must be the rule's
     name          admits where the address is bound to a name of the rule (`egress.engine.names`). Once the bytes say a
@@ -20,22 +20,30 @@ protocol, ports and application, is not resolved either.
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right, insort
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
-from operator import attrgetter
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 from egress.domain import Pattern, canonical, is_address, is_host, matches, reverse_address
-from egress.engine.ruleindex import Bucket, Destination, Entry, Index, Place, parse_destination, parse_protocol, place
-from egress.model import TCP, UDP, Action, Agent, Policy, Reason, Rule, Verdict
+from egress.engine.ruleindex import (
+    POSITION,
+    Bucket,
+    Destination,
+    Entry,
+    Index,
+    Place,
+    parse_destination,
+    parse_protocol,
+    place,
+)
+from egress.engine.selectors import Catalogue, reaching
+from egress.model import Action, Agent, Policy, PolicyChange, Reason, Rule, Verdict
 
 UNKNOWN = "unknown"  # `app` of a flow that has said too much to be identified
-LABEL = "label:"  # begins an agent selector that speaks of labels
 DNS_PORTS = (53, 53)
 
 _NO_NAMES: frozenset[str] = frozenset()
-_POSITION = attrgetter("position")
 
 
 class Subject(Protocol):
@@ -52,39 +60,35 @@ class Subject(Protocol):
     rule: Rule | None  # that admitted it before: one that is spent stays good for it
 
 
-class Selected(NamedTuple):
-    """The rules of one agent selector."""
-
-    deny: Index
-    allow: Index
-
-
-class Mine(NamedTuple):
-    """The rules of one agent: those of each selector that speaks of it, where it has any."""
-
-    deny: tuple[Index, ...]
-    allow: tuple[Index, ...]
-
-
 class Rulebook:
-    """A policy compiled. `before`, the one it replaces, hands on hits and spent rules, and saves half of the work."""
+    """A policy compiled. `before`, the one it replaces, hands on hits and spent rules, and saves half of the work.
+
+    Among rules of a kind the lower `Rule.position` speaks first, among equal ones that which came first. The id of a
+    rule is its own: ValueError for two of one id, and for what is no destination or protocol.
+    """
 
     def __init__(self, policy: Policy, before: Rulebook | None = None) -> None:
         self.version = policy.version
         self.hits: dict[str, tuple[int, float]] = {}  # rule id to how often, and when last
         self._spent: dict[str, Rule] = {}
-        self._destinations: dict[str, Destination] = {}
-        self._selectors: dict[str, Selected] = {}
-        self._agents: dict[str, tuple[Agent, Mine]] = {}
-        known = before._destinations if before is not None else {}
-        for position, rule in enumerate(policy.rules):
-            self._take(position, rule, known)
-        indexes = [index for selected in self._selectors.values() for index in selected]
-        self._deepest = max((index.deepest for index in indexes), default=0)
-        self._expiries = sorted({rule.expires_at for rule in policy.rules if rule.expires_at is not None})
-        self._globs = [selector for selector in self._selectors if not _is_name(selector)]
+        self._entries: dict[str, Entry] = {}  # by rule id
+        self._catalogue = Catalogue()
+        self._arrived = 0  # rules so far, those that are gone included
+        self._expiries: list[float] = []  # sorted, one a rule that has one
+        entries = before._entries.values() if before is not None else ()
+        known = {entry.rule.destination: entry.destination for entry in entries}
+        for rule in policy.rules:
+            if rule.id in self._entries:
+                raise ValueError(f"the policy has two rules of the id {rule.id}")
+            self._enter(self._compiled(rule, known))
+        self._expiries = sorted(rule.expires_at for rule in policy.rules if rule.expires_at is not None)
         if before is not None:
             self._inherit(policy, before)
+
+    def moved(self, change: PolicyChange) -> list[Entry]:
+        """The rules that a change takes out and those that it brings, compiled. Raises ValueError as `apply`."""
+        added = self._fitting(change)
+        return [self._entries[rule_id] for rule_id in change.removed] + added
 
     def decide(self, agent: Agent, subject: Subject, ts: float) -> tuple[Verdict, Rule | None]:
         """The verdict of the rules, with the allow rule that admits the flow (None: the default, or refused)."""
@@ -92,9 +96,9 @@ class Rulebook:
         if said:
             said = canonical(said)
             said = "" if is_address(said) else said
-        mine = self._rules_of(agent)
+        mine = self._catalogue.rules_of(agent)
         names = subject.names | {said} if said else subject.names
-        where = place(subject.remote, names, self._deepest)
+        where = place(subject.remote, names, self._catalogue.deepest)
         for entry in self._speaking(mine.deny, subject, where, ts):
             if entry.rule.app in ("", subject.app):
                 return Verdict(entry.rule.action, Reason.RULE, entry.rule.id, self.version), None
@@ -103,7 +107,7 @@ class Rulebook:
             return Verdict(agent.default, Reason.DEFAULT if accepts else Reason.INBOUND, "", self.version), None
         near: tuple[Reason, str] | None = None
         if names:
-            where = place(subject.remote, filter(is_host, subject.names), self._deepest)
+            where = place(subject.remote, filter(is_host, subject.names), self._catalogue.deepest)
         for entry in self._speaking(mine.allow, subject, where, ts):
             lacking = _lacking(entry, subject, said)
             if lacking is None:
@@ -121,22 +125,23 @@ class Rulebook:
         """
         name = canonical(name)
         address = reverse_address(name)
-        mine = self._rules_of(agent)
-        where = place(address or b"", {name} | names, self._deepest)
+        mine = self._catalogue.rules_of(agent)
+        where = place(address or b"", {name} | names, self._catalogue.deepest)
         for entry in self._about(mine.deny, where, ts):
             if _whole(entry):
                 return Verdict(entry.rule.action, Reason.QUERY, entry.rule.id, self.version), None
         if agent.default is Action.ACCEPT:
             return Verdict(Action.ACCEPT, Reason.DEFAULT, "", self.version), None
-        where = place(address or b"", filter(is_host, {name} | names), self._deepest)
+        where = place(address or b"", filter(is_host, {name} | names), self._catalogue.deepest)
         for entry in self._about(mine.allow, where, ts):
-            if entry.pattern is not None or address is not None or not _dns_only(entry.rule):
+            if isinstance(entry.destination, Pattern) or address is not None or not _dns_only(entry.rule):
                 return Verdict(Action.ACCEPT, Reason.RULE, entry.rule.id, self.version), entry.rule
         return Verdict(agent.default, Reason.QUERY, "", self.version), None
 
     def named(self, rule: Rule) -> bool:
         """Whether a rule of this policy speaks of a name."""
-        return isinstance(self._destinations.get(rule.destination), Pattern)
+        entry = self._entries.get(rule.id)
+        return entry is not None and isinstance(entry.destination, Pattern)
 
     def next_expiry(self, ts: float) -> float:
         """The first moment after `ts` at which a rule falls silent (live flows must be judged again); or infinity."""
@@ -152,19 +157,64 @@ class Rulebook:
         if rule.once:
             self._spent[rule.id] = rule
 
+    def forget(self, agent: str) -> None:
+        """The agent is gone."""
+        self._catalogue.forget(agent)
+
     # --- compiling --------------------------------------------------------------------------------------
 
-    def _take(self, position: int, rule: Rule, known: dict[str, Destination]) -> None:
+    def apply(self, change: PolicyChange) -> None:
+        """Become the next version in place, at the cost of the change.
+
+        An edited rule (out and in again) keeps its hits, and if it is a `once` rule it may be used once again.
+        ValueError, and nothing is changed: the change is of another version, or does not fit this one.
+        """
+        added = self._fitting(change)
+        gone = [self._entries.pop(rule_id) for rule_id in change.removed]
+        for entry in gone:
+            self._catalogue.remove(entry)
+            if (expires_at := entry.rule.expires_at) is not None:
+                del self._expiries[bisect_left(self._expiries, expires_at)]
+        for entry in added:
+            self._enter(entry)
+            if (expires_at := entry.rule.expires_at) is not None:
+                insort(self._expiries, expires_at)
+        for entry in gone:
+            again = self._entries.get(entry.rule.id)
+            if again is None:
+                self.hits.pop(entry.rule.id, None)
+            if again is None or again.rule != entry.rule:
+                self._spent.pop(entry.rule.id, None)
+        self.version = change.version
+
+    def _fitting(self, change: PolicyChange) -> list[Entry]:
+        """The added rules, compiled, if the change leads from this version to a policy."""
+        if change.base != self.version:
+            raise ValueError(f"the change is of policy version {change.base}, but version {self.version} is in force")
+        gone = set(change.removed)
+        if len(gone) < len(change.removed):
+            raise ValueError("the change removes a rule twice")
+        if missing := [rule_id for rule_id in change.removed if rule_id not in self._entries]:
+            raise ValueError(f"the change removes rules that version {self.version} has not: {', '.join(missing)}")
+        known: dict[str, Destination] = {}
+        added: dict[str, Entry] = {}
+        for rule in change.added:
+            if rule.id in added or (rule.id in self._entries and rule.id not in gone):
+                raise ValueError(f"the change adds a second rule of the id {rule.id}")
+            added[rule.id] = self._compiled(rule, known)
+        return list(added.values())
+
+    def _compiled(self, rule: Rule, known: dict[str, Destination]) -> Entry:
+        """`known`: destinations by their text, so that equal ones are parsed and kept once."""
         text = rule.destination
-        if text not in self._destinations:
-            self._destinations[text] = known[text] if text in known else parse_destination(text)
-        destination = self._destinations[text]
-        selected = self._selectors.get(rule.agent)
-        if selected is None:
-            selected = self._selectors[rule.agent] = Selected(Index(), Index())
-        pattern = destination if isinstance(destination, Pattern) else None
-        index = selected.allow if rule.action is Action.ACCEPT else selected.deny
-        index.add(Entry(position, rule, pattern, parse_protocol(rule.protocol)), destination)
+        if text not in known:
+            known[text] = parse_destination(text)
+        self._arrived += 1
+        return Entry((rule.position, self._arrived), rule, known[text], parse_protocol(rule.protocol))
+
+    def _enter(self, entry: Entry) -> None:
+        self._entries[entry.rule.id] = entry
+        self._catalogue.add(entry)
 
     def _inherit(self, policy: Policy, before: Rulebook) -> None:
         """A rule that was edited is another rule: it may be used once again, but keeps its hits."""
@@ -176,32 +226,10 @@ class Rulebook:
 
     # --- choosing ---------------------------------------------------------------------------------------
 
-    def _rules_of(self, agent: Agent) -> Mine:
-        cached = self._agents.get(agent.name)
-        if cached is not None and (cached[0] is agent or cached[0].labels == agent.labels):
-            return cached[1]
-        names = [agent.name] if _is_name(agent.name) and agent.name in self._selectors else []
-        names += [selector for selector in self._globs if selects(selector, agent)]
-        selected = [self._selectors[name] for name in names]
-        mine = Mine(tuple(each.deny for each in selected), tuple(each.allow for each in selected))
-        self._agents[agent.name] = agent, mine
-        return mine
-
     def _speaking(self, indexes: tuple[Index, ...], subject: Subject, where: Place, ts: float) -> Iterable[Entry]:
         """The live rules that speak of the subject's destination, protocol and port, in the policy's order."""
-        buckets = [bucket for index in indexes for bucket in index.reaching(where)]
-        proto, port, admitted = subject.proto, subject.rport, subject.rule
-        return _ordered(
-            [
-                entry
-                for bucket in buckets
-                for entry in bucket
-                if entry.proto in (-1, proto)
-                and (not entry.rule.app or proto in (TCP, UDP))  # nothing is identified in other protocols
-                and (not entry.rule.ports or any(low <= port <= high for low, high in entry.rule.ports))
-                and self._alive(entry.rule, ts, admitted)
-            ]
-        )
+        found = reaching(indexes, where, subject.proto, subject.rport)
+        return _ordered([entry for entry in found if self._alive(entry.rule, ts, subject.rule)]) if found else found
 
     def _about(self, indexes: tuple[Index, ...], where: Place, ts: float) -> Iterable[Entry]:
         """The live rules that speak of these names and this address or of everything, in the policy's order."""
@@ -218,25 +246,14 @@ class Rulebook:
         return not rule.once or rule.id not in self._spent or (admitted is not None and admitted.id == rule.id)
 
 
-def selects(selector: str, agent: Agent) -> bool:
-    """Whether an agent selector (`model.Rule.agent`) speaks of this agent."""
-    if selector.startswith(LABEL):
-        return any(fnmatchcase(label, selector[len(LABEL) :]) for label in agent.labels)
-    return fnmatchcase(agent.name, selector)
-
-
 def exempt(rule: Rule | None, signature: str) -> bool:
     """Whether the rule that admitted a flow silences this signature (by id or `family.*`)."""
     return rule is not None and any(fnmatchcase(signature, pattern) for pattern in rule.exempt)
 
 
-def _is_name(selector: str) -> bool:
-    return not selector.startswith(LABEL) and not any(sign in selector for sign in "*?[")
-
-
 def _ordered(found: list[Entry]) -> list[Entry]:
     if len(found) > 1:
-        found.sort(key=_POSITION)
+        found.sort(key=POSITION)
     return found
 
 
@@ -244,11 +261,12 @@ def _lacking(entry: Entry, subject: Subject, said: str | None) -> Reason | None:
     """What keeps an allow rule from admitting the subject; None: nothing that is known."""
     if subject.app and entry.rule.app not in ("", subject.app):
         return Reason.APPLICATION
-    if entry.pattern is None:
+    pattern = entry.destination
+    if not isinstance(pattern, Pattern):
         return None
     if subject.hidden or said == "":
         return None if entry.rule.unnamed else Reason.NAME
-    if said is None or (matches(entry.pattern, said) and is_host(said)):
+    if said is None or (matches(pattern, said) and is_host(said)):
         return None
     return Reason.NAME
 

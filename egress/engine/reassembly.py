@@ -28,7 +28,7 @@ def events(
         yield from dissector.datagram(packet, direction)
     else:
         if flow.streams is None:
-            strict = flow.who.mode is Mode.ENFORCE
+            strict = flow.who.mode is not Mode.MONITOR
             flow.streams = (
                 Stream(strict=strict, capacity=capacity, early=flow.partial),
                 Stream(strict=strict, capacity=capacity, early=flow.partial),

@@ -9,6 +9,7 @@ from egress.engine.flow import Flow
 from egress.model import (
     ICMP,
     ICMPV6,
+    RECORD_NAMES,
     Action,
     Finding,
     FindingRecord,
@@ -56,6 +57,7 @@ def flow_record(flow: Flow, ts: float, state: str, *, ended: bool = False) -> Fl
         bytes_out=flow.bytes_out,
         bytes_in=flow.bytes_in,
         unseen_bytes=unseen,
+        names=tuple(sorted(flow.names)[:RECORD_NAMES]) if flow.names else (),
     )
 
 

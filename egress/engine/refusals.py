@@ -38,7 +38,7 @@ class Refusals:
         self.counts[anomaly.reason.value] += 1
         whole = anomaly.reason in CONNECTION_REASONS
         action = Action.REJECT if whole else Action.DROP
-        if agent.mode is Mode.MONITOR:
+        if agent.mode is Mode.MONITOR and not agent.quarantined:
             action = Action.ACCEPT
         verdict = Verdict(action, anomaly.reason, packet_only=not whole)
         return Outcome(verdict, (*records, *self.anomalies.note(anomaly)))

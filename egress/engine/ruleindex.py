@@ -2,13 +2,16 @@
 
 Names are found by their own spelling and by each of their suffixes, addresses by their prefix under each prefix length
 in use, and `any` is always a candidate. What else a rule asks for (protocol, ports, application, time) is compared on
-the candidates alone, so that cost grows with the rules of one destination and not with the policy.
+the candidates alone, so that cost grows with the rules of one destination and not with the policy. So does that of
+taking a rule out again, and what has become empty is dropped.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_left, insort
 from collections.abc import Iterable
 from ipaddress import ip_network
+from operator import attrgetter
 from typing import NamedTuple
 
 from egress.domain import Depth, Pattern, parse_pattern
@@ -27,13 +30,15 @@ Destination = Pattern | Network | None  # None: any
 class Entry(NamedTuple):
     """A rule, ready to be compared."""
 
-    position: int  # in the policy
+    position: tuple[int, int]  # the rule's own, and when it came: of no two entries the same
     rule: Rule
-    pattern: Pattern | None  # None: not a name rule
+    destination: Destination
     proto: int  # -1: any
 
 
-Bucket = list[Entry]  # in the policy's order
+Bucket = list[Entry]  # in order of position
+
+POSITION = attrgetter("position")
 
 
 def parse_destination(text: str) -> Destination:
@@ -55,6 +60,13 @@ def parse_protocol(text: str) -> int:
     if not text:
         return -1
     return PROTOCOL_NUMBERS[text] if text in PROTOCOL_NUMBERS else int(text)
+
+
+def depth(destination: Destination) -> int:
+    """Labels in the base of a ** pattern; 0 for every other destination."""
+    if isinstance(destination, Pattern) and destination.depth is Depth.DEEP:
+        return destination.base.count(".") + 1
+    return 0
 
 
 class Place(NamedTuple):
@@ -87,30 +99,47 @@ def place(address: bytes, names: Iterable[str], deepest: int) -> Place:
 class Index:
     """Some rules, by destination."""
 
-    __slots__ = ("_any", "_deep", "_exact", "_networks", "_one", "deepest")
+    __slots__ = ("_any", "_count", "_deep", "_exact", "_networks", "_one")
 
     def __init__(self) -> None:
+        self._count = 0
         self._any: Bucket = []
         self._networks: dict[int, dict[int, dict[int, Bucket]]] = {4: {}, 16: {}}  # by size, shift, prefix
-        self._exact: dict[str, Bucket] = {}
+        self._exact: dict[str, Bucket] = {}  # this and the next two: by base
         self._one: dict[str, Bucket] = {}
         self._deep: dict[str, Bucket] = {}
-        self.deepest = 0  # most labels in the base of a ** pattern
 
-    def add(self, entry: Entry, destination: Destination) -> None:
-        """Take in a rule; call in the policy's order."""
+    def __len__(self) -> int:
+        return self._count
+
+    def add(self, entry: Entry) -> None:
+        destination = entry.destination
+        self._count += 1
         if destination is None:
-            self._any.append(entry)
+            _insert(self._any, entry)
         elif isinstance(destination, Network):
             table = self._networks[destination.size].setdefault(destination.shift, {})
-            table.setdefault(destination.prefix, []).append(entry)
-        elif destination.depth is Depth.EXACT:
-            self._exact.setdefault(destination.base, []).append(entry)
-        elif destination.depth is Depth.ONE:
-            self._one.setdefault(destination.base, []).append(entry)
+            _insert(table.setdefault(destination.prefix, []), entry)
         else:
-            self._deep.setdefault(destination.base, []).append(entry)
-            self.deepest = max(self.deepest, destination.base.count(".") + 1)
+            _insert(self._called(destination).setdefault(destination.base, []), entry)
+
+    def remove(self, entry: Entry) -> None:
+        """Take out an entry that is in here."""
+        destination = entry.destination
+        self._count -= 1
+        if destination is None:
+            _take(self._any, entry)
+        elif isinstance(destination, Network):
+            tables = self._networks[destination.size]
+            table = tables[destination.shift]
+            if not _take(table[destination.prefix], entry):
+                del table[destination.prefix]
+            if not table:
+                del tables[destination.shift]
+        else:
+            names = self._called(destination)
+            if not _take(names[destination.base], entry):
+                del names[destination.base]
 
     def anywhere(self) -> list[Bucket]:
         """The rules whose destination is everything: `any`, and the networks of prefix length 0."""
@@ -136,3 +165,21 @@ class Index:
     def reaching(self, where: Place) -> list[Bucket]:
         """Every rule that may speak of this destination."""
         return [self._any, *self.about(where)] if self._any else self.about(where)
+
+    def _called(self, pattern: Pattern) -> dict[str, Bucket]:
+        if pattern.depth is Depth.EXACT:
+            return self._exact
+        return self._one if pattern.depth is Depth.ONE else self._deep
+
+
+def _insert(bucket: Bucket, entry: Entry) -> None:
+    if bucket and entry.position < bucket[-1].position:
+        insort(bucket, entry, key=POSITION)
+    else:
+        bucket.append(entry)
+
+
+def _take(bucket: Bucket, entry: Entry) -> Bucket:
+    """Take an entry out of its bucket; what is left."""
+    del bucket[bisect_left(bucket, entry.position, key=POSITION)]
+    return bucket

@@ -91,3 +91,13 @@ def test_timeouts_and_what_may_be_forgotten() -> None:
     assert made.timeout(limits) == limits.tcp_closed and made.forgettable(START + 1)
     made.condemned = True
     assert made.timeout(limits) == limits.refused_timeout and not made.forgettable(START + 10**6)
+
+
+def test_a_flow_that_waits_for_a_person_is_waited_for_and_costs_no_protection() -> None:
+    limits, made = Limits(), flow()
+    made.verdict = Verdict(Action.HOLD, Reason.APPROVAL)
+    made.hold = "0123456789abcdef"
+    assert made.timeout(limits) > limits.ask_timeout and made.forgettable(START + 1)
+    made.count(segment(SYN), START, OUT)
+    made.uncount(segment(SYN), OUT)
+    assert (made.packets_out, made.bytes_out) == (0, 0)

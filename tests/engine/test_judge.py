@@ -10,7 +10,7 @@ from egress.config import Limits
 from egress.engine.events import DnsAnswered, DnsAsked, Named
 from egress.engine.flow import Flow
 from egress.engine.judge import Judge
-from egress.model import Action, Agent, Budget, Direction, Measure, Policy, Reason, Rule, Span
+from egress.model import Action, Agent, Budget, Direction, Measure, Mode, Policy, PolicyChange, Reason, Rule, Span
 from egress.wire import dns
 from egress.wire.packet import decode
 from tests.engine.resolver import question, reply
@@ -161,3 +161,66 @@ def test_a_once_rule_is_good_for_the_flow_it_admitted_and_for_no_other() -> None
     asked.change(Policy(2, (rule("one", once=True),)))
     assert admit(asked, flow(DENIED))[1] is Reason.DEFAULT
     assert again(asked, made)[0] is Action.ACCEPT
+
+
+def test_what_a_once_rule_admitted_outlives_it_but_not_its_time_and_no_deny_rule() -> None:
+    asked, made = judge(rule("one", once=True, app="ssh", expires_at=START + 9)), flow(DENIED)
+    assert admit(asked, made) == (Action.ACCEPT, Reason.RULE, "one")
+    asked.apply(PolicyChange(1, 2, ("one",)))
+    assert again(asked, made) == (Action.ACCEPT, Reason.RULE, "one")
+    made.app = "ssh"
+    assert again(asked, made) == (Action.ACCEPT, Reason.RULE, "one")
+    assert admit(asked, flow(DENIED))[1] is Reason.DEFAULT
+    other = flow(DENIED)
+    other.rule, other.app = made.rule, "tls"
+    assert again(asked, other)[1] is Reason.DEFAULT
+    late = flow(DENIED)
+    late.rule = made.rule
+    assert again(asked, late, START + 9)[1] is Reason.DEFAULT
+    asked.apply(PolicyChange(2, 3, (), (rule("no", action=Action.REJECT),)))
+    assert again(asked, made) == (Action.REJECT, Reason.RULE, "no")
+    asked.apply(PolicyChange(3, 4, ("no",)))
+    assert again(asked, made)[1] is Reason.DEFAULT  # once refused it has no rule any more
+
+
+def test_a_flow_that_is_refused_uses_up_no_once_rule() -> None:
+    asked = judge(rule("one", once=True))
+    asked.destinations.refuse("a1", REMOTE, START)
+    assert admit(asked, flow(DENIED))[1] is Reason.DESTINATION
+    none = agent(default=Action.REJECT, budgets=(Budget(Measure.CONNECTIONS, 0, Span.HOUR),))
+    other = "192.0.2.9"
+    assert admit(asked, flow(none, remote=other))[1] is Reason.BUDGET
+    assert admit(asked, flow(DENIED, remote=other)) == (Action.ACCEPT, Reason.RULE, "one")
+
+
+def test_quarantine_is_above_everything_and_takes_nothing_from_what_stood() -> None:
+    who = agent(budgets=(Budget(Measure.CONNECTIONS, 0, Span.HOUR),))
+    asked, made = judge(), flow(who)
+    assert admit(asked, made)[1] is Reason.BUDGET
+    made.who = agent(quarantined=True)
+    assert again(asked, made) == (Action.REJECT, Reason.QUARANTINE, "")
+    made.who = who
+    assert again(asked, made)[1] is Reason.BUDGET
+
+
+@pytest.mark.parametrize(
+    ("name", "mode", "waits"),
+    [
+        ("evil.test", Mode.ASK, True),
+        ("EVIL.test.", Mode.ASK, True),
+        ("evil.test", Mode.ENFORCE, False),
+        ("never.test", Mode.ASK, False),
+        ("no host.test", Mode.ASK, False),
+        (None, Mode.ASK, False),
+    ],
+)
+def test_which_queries_wait(name: str | None, mode: Mode, waits: bool) -> None:
+    """Not one that a deny rule is about, nor one for what no rule could allow."""
+    asked = judge(rule("dns", RESOLVER), rule("no", "never.test", action=Action.REJECT))
+    made = flow(agent(default=Action.REJECT, mode=mode), 53, RESOLVER)
+    admit(asked, made)
+    assert asked.told(made, DnsAsked(OUT, None if name is None else dns.query(question(name))), START)
+    assert (made.wants, made.objection is None) == (("evil.test", True) if waits else ("", False))
+    assert asked.would_pass(made, "evil.test", START).action is Action.REJECT
+    asked.apply(PolicyChange(1, 2, (), (rule("yes", "evil.test"),)))
+    assert asked.would_pass(made, "evil.test", START).action is Action.ACCEPT

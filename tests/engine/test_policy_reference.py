@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
+from functools import partial
 from ipaddress import ip_address, ip_network
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from egress.engine.policy import Rulebook
-from egress.model import TCP, UDP, Action, Agent, Policy, Reason, Rule
+from egress.model import TCP, UDP, Action, Agent, Policy, PolicyChange, Reason, Rule
 from tests.traffic import START
 
 NAMES = ["x.org", "a.x.org", "b.a.x.org", "c.b.a.x.org", "y.org", "a.y.org", "org"]
@@ -31,6 +32,7 @@ rules = st.builds(
     unnamed=st.booleans(),
     expires_at=st.none() | st.sampled_from([START - 1, START, START + 1e-6, START + 60]),
     once=st.booleans(),
+    position=st.integers(-2, 2),
 )
 agents = st.builds(
     Agent,
@@ -118,9 +120,13 @@ def fits(rule: Rule, target: Target, said: str | None) -> bool:
     return said is None or (host(said) and called(rule.destination, said))
 
 
+def in_order(some: list[Rule]) -> list[Rule]:
+    return sorted(some, key=lambda rule: rule.position)
+
+
 def reference(some: list[Rule], who: Agent, target: Target, spent: set[str]) -> tuple[Action, Reason, str]:
     said = None if target.said is None else spelt(target.said)
-    mine = [rule for rule in some if concerns(rule, who, spent, target.rule) and carried(rule, target)]
+    mine = [rule for rule in in_order(some) if concerns(rule, who, spent, target.rule) and carried(rule, target)]
     for rule in mine:
         names = {*target.names, said} if said else target.names
         meant = at(rule, target.remote) or (named(rule) and any(called(rule.destination, name) for name in names))
@@ -147,7 +153,7 @@ def reference(some: list[Rule], who: Agent, target: Target, spent: set[str]) -> 
 def query_reference(some: list[Rule], who: Agent, name: str, spent: set[str]) -> tuple[Action, Reason, str]:
     name = name.lower().removesuffix(".")
     everywhere = ("any", "0.0.0.0/0", "::/0")
-    mine = [rule for rule in some if concerns(rule, who, spent, None)]
+    mine = [rule for rule in in_order(some) if concerns(rule, who, spent, None)]
     for rule in mine:
         meant = rule.destination in everywhere or (named(rule) and called(rule.destination, name))
         if rule.action is not Action.ACCEPT and meant and not (rule.protocol or rule.ports or rule.app):
@@ -202,3 +208,64 @@ def test_only_an_expiry_changes_a_verdict_as_time_goes_by(some: list[Rule], who:
         assert until > now
         assert book.decide(who, target, now) == book.decide(who, target, until - 1e-6)
         now = until
+
+
+# --- a policy reached by edits ------------------------------------------------------------------------
+
+
+@st.composite
+def changes(draw: st.DrawFn, live: list[Rule], version: int) -> PolicyChange:
+    """Some rules go, some come, some are edited or come again as they were; none of an id that is live."""
+    gone = draw(st.lists(st.sampled_from(live), unique_by=id, max_size=4)) if live else []
+    edited = [draw(st.just(rule) | rules.map(partial(renamed, rule.id))) for rule in gone if draw(st.booleans())]
+    added = draw(st.permutations(edited + draw(st.lists(rules, max_size=3))))
+    return PolicyChange(version, version + 1, tuple(rule.id for rule in gone), tuple(added))
+
+
+def renamed(rule_id: str, rule: Rule) -> Rule:
+    return replace(rule, id=rule_id)
+
+
+def after(live: list[Rule], change: PolicyChange) -> list[Rule]:
+    return [rule for rule in live if rule.id not in change.removed] + list(change.added)
+
+
+@settings(max_examples=300)
+@given(
+    st.lists(rules, max_size=8),
+    st.lists(st.tuples(agents, targets, st.sampled_from(NAMES)), min_size=1, max_size=3),
+    st.data(),
+)
+def test_a_policy_reached_by_edits_is_the_policy_compiled_at_once(
+    live: list[Rule], flows: list[tuple[Agent, Target, str]], data: st.DataObject
+) -> None:
+    book = Rulebook(Policy(0, tuple(live)))
+    spent: dict[str, Rule] = {}
+    hits: dict[str, tuple[int, float]] = {}
+    for version in range(data.draw(st.integers(1, 4))):
+        for rule in live:
+            book.hit(rule.id, START + version)
+            hits[rule.id] = hits.get(rule.id, (0, 0.0))[0] + 1, START + version
+            if rule.once and data.draw(st.booleans()):
+                book.spend(rule)
+                spent[rule.id] = rule
+        for who, target, _ in flows:
+            book.decide(who, target, START)  # so that it has something to remember
+        before, change = live, data.draw(changes(live, version))
+        live = after(before, change)
+        by_id = {rule.id: rule for rule in live}
+        spent = {rule_id: rule for rule_id, rule in spent.items() if by_id.get(rule_id) == rule}
+        hits = {rule_id: hit for rule_id, hit in hits.items() if rule_id in by_id}
+        fresh = Rulebook(Policy(version + 1, tuple(live)), book)
+        book.apply(change)
+        assert book.version == version + 1 and book.hits == hits
+        for who, target, name in flows:
+            target.rule = data.draw(st.sampled_from([None, *before, *live]))
+            verdict, admitting = book.decide(who, target, START)
+            assert (verdict.action, verdict.reason, verdict.rule_id) == reference(live, who, target, set(spent))
+            assert (verdict, admitting) == fresh.decide(who, target, START)
+            asked, _ = book.may_resolve(who, name, START)
+            assert (asked.action, asked.reason, asked.rule_id) == query_reference(live, who, name, set(spent))
+        moments = [START - 2, START - 1, START, START + 1, START + 60]
+        assert [book.next_expiry(ts) for ts in moments] == [fresh.next_expiry(ts) for ts in moments]
+        assert all(book.named(rule) == fresh.named(rule) for rule in (*before, *live))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from egress.engine.flow import Flow
 from egress.engine.records import endpoints, finding_record, flow_record
-from egress.model import ICMP, TCP, Action, Direction, Finding, Severity
+from egress.model import ICMP, RECORD_NAMES, TCP, Action, Direction, Finding, Severity
 from egress.wire.community import community_id
 from egress.wire.packet import decode
 from tests.traffic import AGENT4, SERVER4, START, agent, echo, tcp
@@ -36,3 +36,10 @@ def test_ids_are_stable_and_tell_flows_and_findings_apart() -> None:
     assert one == finding_record(again, finding, START, Action.REJECT)
     assert one.finding_id != finding_record(flow, finding, START + 1, Action.REJECT).finding_id
     assert one.flow_id == flow_record(flow, START, "new").flow_id
+
+
+def test_the_names_of_the_address_are_in_order_and_few() -> None:
+    flow = Flow(agent(), KEY, PACKET, START, Direction.OUT)
+    assert flow_record(flow, START, "new").names == ()
+    flow.names = frozenset(f"n{number}.example.test" for number in range(RECORD_NAMES + 1))
+    assert flow_record(flow, START, "new").names == tuple(sorted(flow.names))[:RECORD_NAMES]

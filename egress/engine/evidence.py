@@ -1,0 +1,49 @@
+"""The packets of an undecided flow that are kept in case it ends in a finding: its first ones and its last ones.
+
+A finding may rest on the first bytes or on those that came just now, after thousands of others; what lies between is
+given up. Half of the packets and bytes (`Limits.evidence_packets`, `evidence_bytes`) are for each end.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from itertools import chain
+
+from egress.config import Limits
+from egress.model import Direction, EvidencePacket, EvidenceRecord, FindingRecord
+
+Kept = tuple[float, bytes, int, Direction]  # time, IP packet, its length on the wire, direction
+
+
+class Evidence:
+    """Of one flow; `size` is the bytes it holds."""
+
+    __slots__ = ("_bytes", "_first", "_head", "_last", "_packets", "_tail", "size")
+
+    def __init__(self, limits: Limits) -> None:
+        self._packets, self._bytes = limits.evidence_packets // 2, limits.evidence_bytes // 2
+        self._first: list[Kept] = []
+        self._last: deque[Kept] = deque()
+        self._head = self._tail = self.size = 0
+
+    def keep(self, raw: bytes, length: int, ts: float, direction: Direction) -> None:
+        """Take in a packet of `length` bytes on the wire, of which `raw` are the first."""
+        if len(self._first) < self._packets and self._head < self._bytes and not self._last:
+            raw = raw[: self._bytes - self._head]
+            self._first.append((ts, raw, length, direction))
+            self._head += len(raw)
+        else:
+            raw = raw[: self._bytes]
+            self._last.append((ts, raw, length, direction))
+            self._tail += len(raw)
+            while self._tail > self._bytes or len(self._last) > self._packets:
+                self._tail -= len(self._last.popleft()[1])
+        self.size = self._head + self._tail
+
+    def record(self, finding: FindingRecord) -> EvidenceRecord:
+        """What is kept, for this finding."""
+        packets = tuple(
+            EvidencePacket(ts, direction, max(length, len(raw)), raw)
+            for ts, raw, length, direction in chain(self._first, self._last)
+        )
+        return EvidenceRecord(finding.finding_id, finding.flow_id, finding.agent, finding.time, packets)

@@ -1,0 +1,127 @@
+"""What waits for a person (mode ask): one hold for each thing that is asked, however many flows wait for it.
+
+No packet is kept here. The engine says HOLD, and says it again for each packet of a flow that waits, without looking at
+it. Its caller keeps those packets (`Engine.hold_of` tells what for), learns from `Engine.ended_holds` that the wait is
+over, presents them again through `Engine.packet` and applies what comes then.
+
+A hold's id is 16 hex digits of what is asked, so a client's second try, from another port, waits for the same answer:
+
+    a flow     agent, protocol, destination address and port
+    a query    agent and name, whatever its type
+
+It is pending from the first flow that asks until one of
+
+    approved    the rules admit it now: a rule was added, or the agent's default was changed
+    denied      a person said no, or a rule does
+    expired     nobody answered within `Limits.ask_timeout`
+    withdrawn   the agent is gone, is quarantined, or is no longer in mode ask
+
+and may be asked again after that, under the same id.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from ipaddress import ip_address
+
+from egress.config import Limits
+from egress.domain import is_host
+from egress.engine.flow import Flow
+from egress.model import RECORD_NAMES, Agent, Hold, Mode, protocol_name
+
+APPROVED, DENIED, EXPIRED, WITHDRAWN = "approved", "denied", "expired", "withdrawn"
+
+
+class Holds:
+    """`pending` by id; `due` is when the first of them times out, infinity if none does.
+
+    `counts` gets the holds that were made, and the refusals because an agent had too many.
+    """
+
+    def __init__(self, limits: Limits, counts: Counter[str]) -> None:
+        self.pending: dict[str, Hold] = {}
+        self.due = float("inf")
+        self._counts = counts
+        self._timeout, self._most = limits.ask_timeout, limits.ask_holds
+        self._first: dict[str, Flow] = {}
+        self._of_agent: Counter[str] = Counter()
+        self._ended: list[tuple[str, str]] = []
+
+    def ask(self, flow: Flow, query: str, ts: float) -> str:
+        """The id of the hold that this flow waits for from now on: because of a query for this name, or of itself ("").
+
+        Empty: its agent has `Limits.ask_holds` of them already.
+        """
+        identifier = identity(flow, query)
+        if identifier in self.pending:
+            return identifier
+        if self._of_agent[flow.agent] >= self._most:
+            self._counts["holds_refused"] += 1
+            return ""
+        hold = self.pending[identifier] = _hold(identifier, flow, query, ts, ts + self._timeout)
+        self._first[identifier] = flow
+        self._of_agent[flow.agent] += 1
+        self.due = min(self.due, hold.until)
+        self._counts["holds"] += 1
+        return identifier
+
+    def first(self, identifier: str) -> Flow:
+        """The flow that asked first: the rules are asked again by it."""
+        return self._first[identifier]
+
+    def of(self, agent: str) -> list[Hold]:
+        """The pending holds of one agent, oldest first."""
+        if not self._of_agent[agent]:
+            return []
+        return [hold for hold in self.pending.values() if hold.agent == agent]
+
+    def late(self, ts: float) -> list[Hold]:
+        """The pending holds whose time is up."""
+        return [hold for hold in self.pending.values() if hold.until <= ts] if self.due <= ts else []
+
+    def end(self, identifier: str, state: str) -> Hold | None:
+        """A hold is over; None if it is not pending (any more)."""
+        hold = self.pending.pop(identifier, None)
+        if hold is None:
+            return None
+        del self._first[identifier]
+        self._of_agent[hold.agent] -= 1
+        if not self._of_agent[hold.agent]:
+            del self._of_agent[hold.agent]
+        self.due = min((left.until for left in self.pending.values()), default=float("inf"))
+        self._ended.append((identifier, state))
+        return hold
+
+    def ended(self) -> tuple[tuple[str, str], ...]:
+        """(id, state) of the holds that ended since the last call, in that order."""
+        ended, self._ended = tuple(self._ended), []
+        return ended
+
+
+def asks(agent: Agent) -> bool:
+    """Whether this agent's unruled flows wait for a person."""
+    return agent.mode is Mode.ASK and not agent.quarantined
+
+
+def identity(flow: Flow, query: str) -> str:
+    ends = f"query|{query}" if query else f"{flow.proto}|{flow.remote.hex()}|{flow.rport}"
+    return hashlib.blake2b(f"{flow.agent}|{ends}".encode(), digest_size=8).hexdigest()
+
+
+def _hold(identifier: str, flow: Flow, query: str, ts: float, until: float) -> Hold:
+    address = str(ip_address(flow.remote))
+    names = (query,) if query else tuple(sorted(flow.names))
+    return Hold(
+        id=identifier,
+        flow_id=flow.id,
+        agent=flow.agent,
+        time=ts,
+        until=until,
+        proto=protocol_name(flow.proto),
+        dst=address,
+        dport=flow.rport,
+        names=names[:RECORD_NAMES],
+        query=bool(query),
+        destination=names[0] if len(names) == 1 and is_host(names[0]) else address,
+    )
