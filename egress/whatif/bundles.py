@@ -1,0 +1,212 @@
+"""From what was done to few rules: the wants of one destination in one rule, siblings under a wildcard, addresses in
+networks; and taken apart again where a rule would reach what it must not.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from functools import cache
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, collapse_addresses, ip_address
+
+from publicsuffixlist import PublicSuffixList
+
+from egress.domain import parse_pattern
+from egress.eve import iso
+from egress.model import Rule
+from egress.ruletext import read_rule
+from egress.whatif.subject import DNS
+
+AUTHOR = "egress learn"
+SIBLINGS = 3  # names under one parent that make a wildcard of it
+
+_Address = IPv4Address | IPv6Address
+
+
+@dataclass(frozen=True, slots=True)
+class Want:
+    """What was done at one destination, in one way. Times are seconds."""
+
+    destination: str  # a name or an address
+    proto: str  # as records write it; "": whatever carries the application
+    port: int  # 0: the protocol has none
+    app: str
+    unnamed: bool  # a name, and the bytes held none
+    count: int  # flows
+    first: float
+    last: float
+
+    @property
+    def kind(self) -> str:
+        """Wants of one kind may share a rule: `dns`, `ports`, or a protocol that has none."""
+        if self.app == DNS:
+            return DNS
+        return "ports" if self.proto in ("tcp", "udp") else self.proto
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """Wants of one kind that one rule covers."""
+
+    destination: str  # a name, a wildcard, an address or a network
+    wants: tuple[Want, ...]
+
+    def rule(self, agent: str, now: float) -> Rule:
+        """The narrowest rule with this destination for all of them; raises InvalidRule where none can say it."""
+        protocol, ports, app = self.shape
+        count = sum(want.count for want in self.wants)
+        first, last = min(want.first for want in self.wants), max(want.last for want in self.wants)
+        flows = "1 flow" if count == 1 else f"{count} flows"
+        item: dict[str, object] = {
+            "action": "allow",
+            "agent": agent,
+            "destination": self.destination,
+            "comment": f"learned from {flows}, {_second(first)}..{_second(last)}",
+            "author": AUTHOR,
+        }
+        if protocol:
+            item["protocol"] = int(protocol) if protocol.isdecimal() else protocol
+        if ports:
+            item["ports"] = [f"{low}-{high}" for low, high in ports]
+        if app:
+            item["app"] = app
+        if self.unnamed:
+            item["unnamed"] = True
+        return replace(read_rule(item), created=now)
+
+    @property
+    def shape(self) -> tuple[str, tuple[tuple[int, int], ...], str]:
+        """Protocol and application where they are uniform (a flow that said too little goes with any), and ports."""
+        protocols = {want.proto for want in self.wants}
+        apps = {want.app for want in self.wants} - {""}
+        protocol = protocols.pop() if len(protocols) == 1 else ""
+        app = apps.pop() if len(apps) == 1 else ""
+        return protocol, _ranges({want.port for want in self.wants if want.port}), app
+
+    @property
+    def unnamed(self) -> bool:
+        return any(want.unnamed for want in self.wants)
+
+    def parts(self) -> tuple[Bundle, ...]:
+        """The next smaller bundles: a name each, then a way each; none: it cannot be split."""
+        by_name = tuple(_bundled(self.wants))
+        if len(by_name) > 1 or (by_name and by_name[0].destination != self.destination):
+            return by_name
+        by_way: dict[tuple[str, int, str, bool], list[Want]] = defaultdict(list)
+        for want in self.wants:
+            by_way[want.proto, want.port, want.app, want.unnamed].append(want)
+        if len(by_way) > 1:
+            return tuple(Bundle(self.destination, tuple(wants)) for wants in by_way.values())
+        return ()
+
+
+def bundle(wants: Iterable[Want]) -> list[Bundle]:
+    """As few bundles as cover the wants, names and addresses apart, siblings together; networks come later."""
+    single = list(_bundled(wants))
+    families: dict[tuple[str, str, bool], list[Bundle]] = defaultdict(list)
+    found = []
+    for each in single:
+        if parent := _parent(each.destination):
+            families[parent, each.wants[0].kind, each.unnamed].append(each)
+        else:
+            found.append(each)
+    for (parent, _, _), members in families.items():
+        if len(members) >= SIBLINGS:
+            found.append(Bundle(f"*.{parent}", tuple(want for member in members for want in member.wants)))
+        else:
+            found += members
+    return found
+
+
+def safe(
+    bundles: Iterable[Bundle], offending: Callable[[list[Bundle]], dict[int, str]]
+) -> tuple[list[Bundle], dict[Want, str]]:
+    """Those that may stand, split where that helps, and the wants that may not be met, with the reason.
+
+    `offending` tells which of some bundles, by index, reach what they must not, and what; it need not find all at once.
+    """
+    good, refused = list(bundles), dict[Want, str]()
+    while wrong := offending(good):
+        kept = [each for index, each in enumerate(good) if index not in wrong]
+        for index, why in sorted(wrong.items()):
+            parts = good[index].parts()
+            kept += parts
+            if not parts:
+                refused |= dict.fromkeys(good[index].wants, why)
+        good = kept
+    return good, refused
+
+
+def networks(bundles: Iterable[Bundle]) -> list[Bundle]:
+    """The same, with addresses that are wanted in the same way in as few networks as hold exactly them."""
+    found = []
+    alike: dict[tuple[object, ...], dict[_Address, Bundle]] = defaultdict(dict)
+    for each in bundles:
+        address = address_of(each.destination)
+        if address is None:
+            found.append(each)
+            continue
+        alike[address.version, each.shape][address] = each
+    for members in alike.values():
+        found += _collapsed(members)
+    return found
+
+
+def _collapsed(members: dict[_Address, Bundle]) -> Iterator[Bundle]:
+    four = [IPv4Network(address) for address in members if isinstance(address, IPv4Address)]
+    six = [IPv6Network(address) for address in members if isinstance(address, IPv6Address)]
+    found: list[IPv4Network | IPv6Network] = [*collapse_addresses(four), *collapse_addresses(six)]
+    for network in found:
+        inside = [members[address] for address in network if address in members]
+        text = str(network.network_address) if network.prefixlen == network.max_prefixlen else str(network)
+        yield Bundle(text, tuple(want for member in inside for want in member.wants))
+
+
+def address_of(destination: str) -> _Address | None:
+    try:
+        return ip_address(destination)
+    except ValueError:
+        return None
+
+
+def _bundled(wants: Iterable[Want]) -> Iterator[Bundle]:
+    groups: dict[tuple[str, str], list[Want]] = defaultdict(list)
+    for want in wants:
+        groups[want.destination, want.kind].append(want)
+    for (destination, _), members in groups.items():
+        yield Bundle(destination, tuple(members))
+
+
+def _parent(name: str) -> str:
+    """The parent that may be made a wildcard of; "" where it is no name, or one that strangers share."""
+    if address_of(name) is not None:
+        return ""
+    parent = name.partition(".")[2]
+    if not parent or _suffixes().is_public(parent):
+        return ""
+    try:
+        parse_pattern(f"*.{parent}")
+    except ValueError:
+        return ""  # too long
+    return parent
+
+
+@cache
+def _suffixes() -> PublicSuffixList:
+    return PublicSuffixList()
+
+
+def _ranges(ports: set[int]) -> tuple[tuple[int, int], ...]:
+    """Ports as inclusive ranges that hold exactly them."""
+    found: list[tuple[int, int]] = []
+    for port in sorted(ports):
+        if found and found[-1][1] == port - 1:
+            found[-1] = found[-1][0], port
+        else:
+            found.append((port, port))
+    return tuple(found)
+
+
+def _second(ts: float) -> str:
+    return iso(ts)[:19] + "Z"

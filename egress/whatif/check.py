@@ -1,0 +1,242 @@
+"""Would an agent be allowed to reach a destination? Asked of the rules alone: nothing is sent, spent or written."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from ipaddress import ip_address
+
+from egress.domain import canonical, is_address, normalise
+from egress.engine.policy import UNKNOWN, Rulebook
+from egress.errors import InputError
+from egress.model import PROTOCOL_NUMBERS, SCTP, TCP, UDP, Action, Agent, Mode, Reason, Rule, Verdict
+from egress.ruletext import InvalidRule, read_rule
+from egress.whatif.subject import NAMING, Target
+
+APPS = ("ssh", "tls", "quic", "http", "http2", "dns", "stratum", "socks", UNKNOWN)  # what a flow may turn out to be
+MAX_TEXT = 1024  # characters of a destination
+
+_TARGET = re.compile(
+    r"(?:\[(?P<v6>[^\[\]]*)\]|(?P<host>[^/:\[\]]*))(?::(?P<port>[0-9]{1,5}))?(?:/(?P<proto>[a-z0-9]+))?"
+)
+_SPOKEN = {
+    Reason.APPLICATION: "rule {rule} allows it for another application protocol only",
+    Reason.NAME: "rule {rule} allows this address by another name only",
+    Reason.DEFAULT: "no rule allows it, and the agent's default is to refuse",
+    Reason.APPROVAL: "no rule speaks of it, and the agent is in mode ask",
+    Reason.QUARANTINE: "the agent is in quarantine",
+}
+
+
+class InvalidQuestion(InputError):  # noqa: N818 - reads better
+    """A question that is not understood; `field` is the one at fault."""
+
+    def __init__(self, field: str, reason: str) -> None:
+        super().__init__(f"{field}: {reason}")
+        self.field = field
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """May a flow to this destination be opened?"""
+
+    destination: str  # a name in any spelling, or an address
+    protocol: str = "tcp"  # tcp, udp, icmp, … or a number
+    port: int = 0  # 0: where the protocol has none
+    app: str = ""  # what the flow turns out to be: ssh, tls, …; "": not known yet
+    address: str = ""  # of a name: the one that the agent has resolved it to; "": some address
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the rules say. `action` is the verdict: in mode monitor what is refused passes all the same."""
+
+    allowed: bool
+    action: Action
+    reason: Reason
+    rule_id: str
+    policy_version: int
+    resolvable: bool | None  # a name: whether the agent may ask the DNS for it; None: an address was asked about
+    explanation: str  # one sentence
+    conditions: tuple[str, ...]  # sentences: under what the answer holds, and what was not looked at
+
+
+def check(rules: Rulebook, agent: Agent, question: Question, ts: float, gate_queries: bool = True) -> Answer:
+    """Judge a flow that nobody opens. Raises InvalidQuestion."""
+    target, name = _target(question)
+    verdict, rule = rules.decide(agent, target, ts)
+    resolvable = None
+    if name:
+        asked, _ = rules.may_resolve(agent, name, ts)
+        resolvable = not gate_queries or asked.action is Action.ACCEPT
+    verdict = _overruled(agent, verdict)
+    if verdict.reason is Reason.QUARANTINE:
+        resolvable = None if resolvable is None else False
+    allowed = verdict.action is Action.ACCEPT
+    conditions = [*_about_name(rules, rule, question, name, resolvable, allowed)]
+    if allowed:
+        conditions += _about_rule(rule, question)
+        conditions += _refused_later(rules, agent, target, ts)
+        conditions.append("Budgets, findings and destinations refused for earlier findings are not looked at.")
+    elif agent.mode is Mode.MONITOR and verdict.reason is not Reason.QUARANTINE:
+        conditions.append("The agent is in mode monitor: this is written down, but passes all the same.")
+    explanation = _explain(agent, question, name, verdict)
+    return Answer(
+        allowed, verdict.action, verdict.reason, verdict.rule_id, rules.version, resolvable, explanation,
+        tuple(conditions),
+    )  # fmt: skip
+
+
+def read_target(text: str, app: str = "") -> Question:
+    """HOST:PORT, [IPV6]:PORT, either with /udp after it, or HOST/icmp. Raises InputError."""
+    form = "write HOST:PORT, [IPV6]:PORT or HOST:PORT/udp, such as example.org:443"
+    bare, slash, protocol = text.rpartition("/")
+    if slash and protocol in PROTOCOL_NUMBERS and _is_v6(bare):
+        text = f"[{bare}]/{protocol}"
+    match = _TARGET.fullmatch(text) if len(text) <= MAX_TEXT else None
+    if match is None or (match["v6"] is not None and not _is_v6(match["v6"])):
+        raise InputError(f"{ascii(text)[:80]} is no destination with a port: {form}")
+    protocol = match["proto"] or "tcp"
+    if protocol not in PROTOCOL_NUMBERS:  # a number would be mistaken for a network's prefix length
+        raise InputError(f"{ascii(text)[:80]}: {protocol} must be one of {', '.join(sorted(PROTOCOL_NUMBERS))}; {form}")
+    if match["port"] is None and PROTOCOL_NUMBERS[protocol] in (TCP, UDP, SCTP):
+        raise InputError(f"{ascii(text)[:80]} names no port: {form}")
+    question = Question(match["v6"] or match["host"] or "", protocol, int(match["port"] or 0), app)
+    _target(question)
+    return question
+
+
+def _is_v6(text: str) -> bool:
+    return ":" in text and is_address(text)
+
+
+def _target(question: Question) -> tuple[Target, str]:
+    """What policy is asked, and the name in its one spelling ("": an address was given)."""
+    proto = _protocol(question.protocol)
+    _port(question.port, proto)
+    _app(question.app, proto)
+    text = question.destination
+    if not text or len(text) > MAX_TEXT:
+        raise InvalidQuestion("destination", "is empty or far too long; write a name or an address")
+    address = _address(text)
+    if address is not None:
+        if question.address and _address(question.address) != address:
+            raise InvalidQuestion("address", "the destination is an address already; leave this out")
+        return Target(proto, address, question.port, question.app), ""
+    try:
+        name = normalise(text)
+    except ValueError as error:
+        raise InvalidQuestion("destination", f"{ascii(text)[:80]} {error}") from None
+    bound = _address(question.address) if question.address else b""
+    if bound is None:
+        raise InvalidQuestion("address", f"{ascii(question.address)[:80]} is no address; write one like 192.0.2.7")
+    said = name if question.app in NAMING else None
+    return Target(proto, bound, question.port, question.app, frozenset((canonical(name),)), said), name
+
+
+def _protocol(text: str) -> int:
+    if text in PROTOCOL_NUMBERS:
+        return PROTOCOL_NUMBERS[text]
+    if re.fullmatch("[0-9]{1,3}", text, re.ASCII) and int(text) <= 255:
+        return int(text)
+    known = ", ".join(sorted(PROTOCOL_NUMBERS))
+    raise InvalidQuestion("protocol", f"{ascii(text)[:80]} must be one of {known} or a number from 0 to 255")
+
+
+def _port(port: int, proto: int) -> None:
+    if proto in (TCP, UDP, SCTP):
+        if not 1 <= port <= 65535:
+            raise InvalidQuestion("port", f"{port} must be from 1 to 65535")
+    elif port:
+        raise InvalidQuestion("port", "this protocol has no ports; leave it out")
+
+
+def _app(app: str, proto: int) -> None:
+    """The rules' own reader knows what an application protocol can be called."""
+    if not app:
+        return
+    if proto not in (TCP, UDP):
+        raise InvalidQuestion("app", "nothing but tcp and udp carries an application protocol; leave it out")
+    try:
+        read_rule({"action": "deny", "app": app})
+    except InvalidRule as error:
+        raise InvalidQuestion("app", str(error).removeprefix("app: ")) from None
+
+
+def _address(text: str) -> bytes | None:
+    if "%" in text:
+        return None
+    try:
+        return ip_address(text.removeprefix("[").removesuffix("]") if ":" in text else text).packed
+    except ValueError:
+        return None
+
+
+def _overruled(agent: Agent, verdict: Verdict) -> Verdict:
+    """What stands above the rules, and what waits for a person where no rule speaks."""
+    if agent.quarantined:
+        return replace(verdict, action=Action.REJECT, reason=Reason.QUARANTINE, rule_id="")
+    if agent.mode is Mode.ASK and verdict.action is Action.REJECT and verdict.reason is Reason.DEFAULT:
+        return replace(verdict, action=Action.HOLD, reason=Reason.APPROVAL)
+    return verdict
+
+
+def _about_name(
+    rules: Rulebook, rule: Rule | None, question: Question, name: str, resolvable: bool | None, allowed: bool
+) -> list[str]:
+    if not name:
+        said = "It was judged as an address; if the agent has resolved a name to it, rules by name may speak too."
+        return [said]
+    conditions = []
+    if allowed and rule is not None and rules.named(rule):
+        conditions.append(f"Only at an address that the agent itself has resolved {name} to.")
+        if rule.unnamed:
+            conditions.append(f"If the bytes say a name (SNI, Host) it must be one of {rule.destination}.")
+        elif question.app in ("", *NAMING):
+            conditions.append(f"The name in the bytes (SNI, Host), where there is one, must be {rule.destination}.")
+    if not question.address:
+        conditions.append("Rules by address could not speak: the name's address is not known here; it can be given.")
+    if allowed and not resolvable:
+        conditions.append(f"The agent may not ask the DNS for {name}, so it must know the address from elsewhere.")
+    return conditions
+
+
+def _about_rule(rule: Rule | None, question: Question) -> list[str]:
+    if rule is None:
+        return []
+    conditions = []
+    if rule.app and not question.app:
+        conditions.append(f"Only if the application protocol turns out to be {rule.app}.")
+    if rule.expires_at is not None:
+        until = datetime.fromtimestamp(rule.expires_at, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+        conditions.append(f"The rule expires at {until}.")
+    if rule.once:
+        conditions.append("The rule admits one flow and is spent then.")
+    return conditions
+
+
+def _refused_later(rules: Rulebook, agent: Agent, target: Target, ts: float) -> list[str]:
+    """Deny rules that ask for an application protocol speak only once it is identified."""
+    if target.app or target.proto not in (TCP, UDP):
+        return []
+    conditions = []
+    for app in APPS:
+        verdict, _ = rules.decide(agent, replace(target, app=app), ts)
+        if verdict.action is not Action.ACCEPT and verdict.reason is Reason.RULE:
+            conditions.append(f"Refused by rule {verdict.rule_id} once it is identified as {app}.")
+    return conditions
+
+
+def _explain(agent: Agent, question: Question, name: str, verdict: Verdict) -> str:
+    port = f" port {question.port}" if question.port else ""
+    app = f" ({question.app})" if question.app else ""
+    where = f"{name or question.destination}, {question.protocol}{port}{app}"
+    rule = verdict.rule_id
+    if verdict.action is Action.ACCEPT:
+        why = f"rule {rule} allows it" if verdict.reason is Reason.RULE else "no rule forbids it; its default is allow"
+        return f"{agent.name} may reach {where}: {why}."
+    why = f"rule {rule} denies it" if verdict.reason is Reason.RULE else _SPOKEN[verdict.reason].format(rule=rule)
+    if verdict.action is Action.HOLD:
+        return f"{agent.name} would wait for a person's approval to reach {where}: {why}."
+    return f"{agent.name} may not reach {where}: {why}."

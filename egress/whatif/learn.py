@@ -1,0 +1,258 @@
+"""The rules that what an agent did would have needed: few, narrow, and none that reaches what anything objected to.
+
+Learnt from is what passed, and what was refused or held only because no rule spoke of it. A flow's destination is
+
+    a name      where one is bound to its address: the one in the bytes if that is bound; where the bytes say none, the
+                bound one that most other flows need too, the first in the alphabet among equals
+    an address  otherwise; a name in the bytes that the agent never resolved proves nothing (addresses are shared)
+
+A destination's ports share a rule, which keeps protocol and application where they are uniform; three names or more
+under one parent that is no public suffix become a wildcard; addresses wanted alike become networks that hold exactly
+them. Queries to a resolver are a rule of their own, by address. A name that was only asked for (an agent whose default
+is to refuse gets no further) becomes a rule that opens the question and nothing else: DNS to that name.
+
+Left out and listed: whatever a signature ever objected to, by address and port, by name, and under any rule that would
+reach it; what a person denied; what a rule or something else than the lack of one refused.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from sqlalchemy.engine import Connection
+
+from egress.domain import canonical, is_address, is_host, parse_pattern, reverse_address
+from egress.engine.policy import Rulebook
+from egress.errors import EgressError
+from egress.model import Action, Agent, Policy, Reason, Rule
+from egress.policyfile import MAX_RULES
+from egress.whatif.bundles import Bundle, Want, bundle, networks, safe
+from egress.whatif.objections import Objections, address_text
+from egress.whatif.stored import Deed, deeds, destination_of
+from egress.whatif.subject import DNS, DNS_PORT, Target, packed, protocol_number
+
+MAX_DEEDS = 50_000  # distinct ones; nobody reviews what more would lead to
+
+_LEARNT = frozenset((Reason.DEFAULT, Reason.QUERY, Reason.NAME, Reason.APPROVAL))  # refused because no rule spoke
+_PORTED = ("tcp", "udp", "sctp")
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    what: str  # destination, protocol and port
+    why: str
+    flows: int
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """Rules to review; counts are flows: recorded = covered + already + those left out."""
+
+    agent: str
+    rules: tuple[Rule, ...]
+    recorded: int
+    covered: int  # that these rules allow, and none did
+    already: int  # that rules in force allow
+    left_out: tuple[LeftOut, ...]  # most flows first
+
+
+def learn(
+    connection: Connection,
+    agent: Agent,
+    policy: Policy,
+    since: float | None = None,
+    until: float | None = None,
+    *,
+    now: float,
+    everything: bool = False,
+    gate_queries: bool = True,
+) -> Proposal:
+    """Propose rules for what `agent` did between `since` and `until` beyond what `policy` allows it at `now`.
+
+    `everything`: as if there were no allow rules. Raises EgressError where that is more than anyone can review.
+    """
+    objections = Objections(connection, agent, now)
+    lesson = _Lesson(agent, policy, objections, now, everything, gate_queries)
+    for number, deed in enumerate(deeds(connection, since=since, until=until, agent=agent.name), 1):
+        if number > MAX_DEEDS:
+            raise EgressError(f"agent {agent.name} did more than {MAX_DEEDS} different things; learn from less time")
+        lesson.see(deed)
+    return lesson.proposal()
+
+
+@dataclass(frozen=True, slots=True)
+class _Pending:
+    """A deed that may need a rule: for its flow, for its query, or for both."""
+
+    deed: Deed
+    names: tuple[str, ...]  # a rule may name its destination so; empty: by address only
+    flow: bool  # no rule in force allows it
+    unnamed: bool  # the bytes hide the name
+
+
+class _Lesson:
+    """One run of `learn`."""
+
+    def __init__(
+        self, agent: Agent, policy: Policy, objections: Objections, now: float, everything: bool, gate_queries: bool
+    ) -> None:
+        self._agent = replace(agent, default=Action.REJECT)  # the default is what a rule would do without
+        self._objections = objections
+        self._now = now
+        self._gate_queries = gate_queries
+        self._rules = tuple(
+            rule for rule in policy.rules if rule.action is not Action.ACCEPT or not (rule.once or everything)
+        )
+        self._existing = Rulebook(Policy(0, self._rules))
+        self._pending: list[_Pending] = []
+        self._left_out: Counter[tuple[str, str]] = Counter()
+        self._recorded = self._already = 0
+        self._bound: dict[bytes, frozenset[str]] = {}  # names that flows to an address show, for reverse lookups
+
+    def see(self, deed: Deed) -> None:
+        self._recorded += deed.count
+        target = deed.target
+        self._bound[target.remote] = self._bound.get(target.remote, frozenset()) | target.names
+        names, unnamed = _names(deed, target)
+        why = self._refused(deed, target, names)
+        if why:
+            self._leave_out(deed, why)
+            return
+        verdict, _ = self._existing.decide(self._agent, target, self._now)
+        if verdict.reason is Reason.RULE and verdict.action is not Action.ACCEPT:
+            self._leave_out(deed, f"rule {verdict.rule_id} denies it")
+            return
+        flow = verdict.action is not Action.ACCEPT
+        if flow or (deed.query and not self._resolvable(self._existing, deed)[0]):
+            self._pending.append(_Pending(deed, names, flow, unnamed))
+        else:
+            self._already += deed.count
+
+    def proposal(self) -> Proposal:
+        wanted = {index: want for index, want in enumerate(self._wants()) if want is not None}
+        flows, refused = safe(bundle(wanted.values()), self._objections.reached)
+        flows = networks(flows)
+        asked, unasked = self._lookups(flows)
+        lookups, unresolved = safe(bundle(asked.values()), self._objections.reached)
+        covered = 0
+        for index, pending in enumerate(self._pending):
+            want, lookup = wanted.get(index), asked.get(index)
+            why = (refused.get(want) if want else None) or unasked.get(index)
+            why = why or (unresolved.get(lookup) if lookup else None)
+            if why:
+                self._leave_out(pending.deed, why)
+            else:
+                covered += pending.deed.count
+        rules = _written([*flows, *lookups], self._agent.name, self._now)
+        left_out = tuple(LeftOut(what, why, count) for (what, why), count in self._left_out.most_common())
+        return Proposal(self._agent.name, rules, self._recorded, covered, self._already, left_out)
+
+    def _refused(self, deed: Deed, target: Target, names: tuple[str, ...]) -> str:
+        """Why nothing may be learnt from a deed, whatever the rules in force say; "": it may."""
+        if deed.signatures:
+            return f"{', '.join(sorted(deed.signatures))} objected"
+        if why := self._objections.at(deed.proto, deed.dst, deed.dport):
+            return f"{why} at this address and port"
+        if deed.action is not Action.ACCEPT and deed.reason not in _LEARNT:
+            rule = f" ({deed.rule_id})" if deed.rule_id else ""
+            return f"refused: {deed.reason}{rule}"
+        if deed.reason is Reason.NAME and not names:
+            return "the name in the bytes is not one that the agent resolved to this address"
+        if deed.reason is Reason.QUERY and not deed.query:
+            return "the query could not be read"
+        if not target.remote or protocol_number(deed.proto) < 0 or (deed.proto in _PORTED and not deed.dport):
+            return "no rule can say this destination, protocol and port"
+        return ""
+
+    def _wants(self) -> Iterator[Want | None]:
+        """What each pending flow needs; of several names the one that serves most."""
+        settled = {pending.names[0] for pending in self._pending if len(pending.names) == 1}
+        popular = Counter(name for pending in self._pending for name in pending.names)
+        for pending in self._pending:
+            if not pending.flow:
+                yield None
+                continue
+            deed, destination = pending.deed, address_text(pending.deed.dst)
+            if pending.names:
+                destination = min(pending.names, key=lambda name: (name not in settled, -popular[name], name))
+            app = DNS if _is_dns(deed) else deed.app if deed.proto in ("tcp", "udp") else ""
+            port = deed.dport if deed.proto in _PORTED else 0
+            yield Want(destination, deed.proto, port, app, pending.unnamed, deed.count, deed.first, deed.last)
+
+    def _lookups(self, flows: list[Bundle]) -> tuple[dict[int, Want], dict[int, str]]:
+        """Names that were asked for and that no rule makes resolvable yet; and what cannot be allowed, with why."""
+        rules = tuple(replace(each.rule(self._agent.name, 0.0), id=f":{n}") for n, each in enumerate(flows))
+        book = Rulebook(Policy(0, (*self._rules, *rules)))
+        asked: dict[int, Want] = {}
+        refused: dict[int, str] = {}
+        for index, pending in enumerate(self._pending):
+            deed = pending.deed
+            if not deed.query:
+                continue
+            allowed, denied_by = self._resolvable(book, deed)
+            if allowed:
+                continue
+            name = canonical(deed.query)
+            if denied_by:
+                refused[index] = f"rule {denied_by} denies it"
+            elif not _rulable(name):
+                refused[index] = "no host can be called that, so no rule can allow it"
+            else:
+                asked[index] = Want(name, "", DNS_PORT, DNS, False, deed.count, deed.first, deed.last)
+        return asked, refused
+
+    def _resolvable(self, book: Rulebook, deed: Deed) -> tuple[bool, str]:
+        """Whether the query was or would be let through, and the rule that denies it."""
+        if not self._gate_queries:
+            return True, ""
+        name = canonical(deed.query)
+        address = reverse_address(name)
+        names = self._bound.get(address, frozenset()) if address else frozenset()
+        verdict, _ = book.may_resolve(self._agent, name, self._now, names)
+        return verdict.action is Action.ACCEPT, verdict.rule_id
+
+    def _leave_out(self, deed: Deed, why: str) -> None:
+        destination, query = destination_of(deed)
+        if query:
+            what = f"query for {destination}"
+        else:
+            host = f"[{destination}]" if ":" in destination else destination
+            what = f"{deed.proto} {host}:{deed.dport}" if deed.proto in _PORTED else f"{deed.proto} {destination}"
+        self._left_out[what, why] += deed.count
+
+
+def _names(deed: Deed, target: Target) -> tuple[tuple[str, ...], bool]:
+    """Names a rule may use for a flow, and whether its bytes hide the name; no names: only the address will do."""
+    if _is_dns(deed):
+        return (), False
+    usable = tuple(name for name in sorted(target.names) if _rulable(name))
+    if target.said is None:
+        return usable, False
+    said = canonical(target.said)
+    if not said or is_address(said):
+        return usable, bool(usable)
+    return ((said,) if said in usable else ()), False
+
+
+def _is_dns(deed: Deed) -> bool:
+    return deed.dport == DNS_PORT and deed.proto in ("tcp", "udp") and deed.app in ("", DNS)
+
+
+def _rulable(name: str) -> bool:
+    """Whether an allow rule can name it, and then means it."""
+    try:
+        return is_host(name) and not packed(name) and str(parse_pattern(name)) == name
+    except ValueError:
+        return False
+
+
+def _written(bundles: list[Bundle], agent: str, now: float) -> tuple[Rule, ...]:
+    """The bundles as rules, names first, in a stable order."""
+    if len(bundles) > MAX_RULES:
+        raise EgressError(
+            f"this would take {len(bundles)} rules, a policy has at most {MAX_RULES}; learn from less time"
+        )
+    ordered = sorted(bundles, key=lambda each: (bool(packed(each.destination.partition("/")[0])), each.destination))
+    return tuple({rule.id: rule for each in ordered for rule in (each.rule(agent, now),)}.values())

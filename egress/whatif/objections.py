@@ -1,0 +1,108 @@
+"""What an agent may not be given by learning: whatever a signature objected to, ever, and whatever a person denied."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from ipaddress import ip_address
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from egress.domain import canonical
+from egress.engine.policy import Rulebook
+from egress.model import Action, Agent, Policy
+from egress.store.tables import approvals as approval_table
+from egress.store.tables import findings as finding_table
+from egress.store.tables import flows as flow_table
+from egress.whatif.bundles import Bundle
+from egress.whatif.subject import DNS, NAMING, Target, packed, protocol_number
+
+
+@dataclass(frozen=True, slots=True)
+class Objection:
+    """A destination (address and port, under any name it had) or a name to ask the DNS for."""
+
+    proto: str
+    dst: str
+    dport: int
+    names: frozenset[str]  # bound to the address, or said in the bytes
+    query: str  # the name asked for; "": no query
+    queries_only: bool  # says nothing of the flow that the query went over
+    why: str
+
+    @property
+    def target(self) -> Target:
+        """As little is said as a flow can say, so that every rule which could admit it does."""
+        return Target(protocol_number(self.proto), packed(self.dst), self.dport, names=self.names)
+
+
+class Objections:
+    """Those of one agent."""
+
+    def __init__(self, connection: Connection, agent: Agent, now: float) -> None:
+        self._agent = replace(agent, default=Action.REJECT)
+        self._now = now
+        found = dict.fromkeys((*_findings(connection, agent.name), *_denials(connection, agent.name)))
+        self.all = tuple(found)
+        self._places: dict[tuple[str, bytes, int], str] = {}
+        for each in self.all:
+            if not each.queries_only:
+                self._places.setdefault((each.proto, packed(each.dst), each.dport), each.why)
+
+    def at(self, proto: str, dst: str, dport: int) -> str:
+        """What was objected to at this address and port; "" for nothing."""
+        return self._places.get((proto, packed(dst), dport), "")
+
+    def reached(self, bundles: list[Bundle]) -> dict[int, str]:
+        """Bundles, by index, whose rule would admit something here; of several at one place the first."""
+        rules = (replace(each.rule(self._agent.name, 0.0), id=str(index)) for index, each in enumerate(bundles))
+        book = Rulebook(Policy(0, tuple(rules)))
+        wrong: dict[int, str] = {}
+        for each in self.all:
+            if not each.queries_only:
+                verdict, _ = book.decide(self._agent, each.target, self._now)
+                if verdict.action is Action.ACCEPT:
+                    wrong.setdefault(int(verdict.rule_id), each.why)
+            if each.query:
+                verdict, _ = book.may_resolve(self._agent, each.query, self._now)
+                if verdict.action is Action.ACCEPT:
+                    wrong.setdefault(int(verdict.rule_id), each.why)
+        return wrong
+
+
+def _findings(connection: Connection, agent: str) -> Iterator[Objection]:
+    """A finding whose flow is not on file (any more) still has the address."""
+    made, flow = finding_table.c, flow_table.c
+    query = (
+        sa.select(made.signature, made.proto, made.dst, made.dport, flow.app_proto, flow.server_name, flow.names)
+        .select_from(finding_table.outerjoin(flow_table, flow.flow_id == made.flow_id))
+        .where(made.agent == agent)
+        .distinct()
+        .order_by(made.signature, made.proto, made.dst, made.dport)
+    )
+    for signature, proto, dst, dport, app, server_name, bound in connection.execute(query):
+        names = {*(bound or ())}
+        if server_name and app in NAMING:
+            names.add(canonical(server_name))
+        asked = canonical(server_name) if server_name and app == DNS else ""
+        yield Objection(proto, dst, dport, frozenset(names), asked, False, f"{signature} objected")
+
+
+def _denials(connection: Connection, agent: str) -> Iterator[Objection]:
+    held = approval_table.c
+    query = (
+        sa.select(held.proto, held.dst, held.dport, held.names, held.query)
+        .where(held.agent == agent, held.state == "denied")
+        .distinct()
+        .order_by(held.proto, held.dst, held.dport)
+    )
+    for proto, dst, dport, names, is_query in connection.execute(query):
+        asked = canonical(names[0]) if is_query and names else ""
+        bound = frozenset[str]() if is_query else frozenset(names)
+        yield Objection(proto, dst, dport, bound, asked, is_query, "a person denied it")
+
+
+def address_text(address: str) -> str:
+    """The one spelling of a record's address; as it is where it is none."""
+    return str(ip_address(packed(address))) if packed(address) else address

@@ -1,0 +1,177 @@
+"""What would a candidate policy have changed? It is asked of every stored flow, as its record tells of it.
+
+Only the policy is another: agents are as they are now, and expiry is not looked at, for it would say something about
+the hour of the flow and not about the rule; a `once` rule admits its first flow. What the rules did not decide
+(budgets, refused destinations, quarantine, packets that made no sense) stays refused; a finding stands unless the
+candidate's rule exempts every signature that objected, and one that was exempted then refuses where it is not exempted
+now. A query is judged by the last name it asked for. A flow that was refused at its first packet has said nothing: it
+is taken for what a rule asks for. `egress.whatif.subject.recorded` says what else a record does not tell.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from ipaddress import ip_address
+
+from sqlalchemy.engine import Connection
+
+from egress.domain import canonical, reverse_address
+from egress.engine.policy import Rulebook, exempt
+from egress.model import Action, Agent, Policy, Reason, Rule, Verdict
+from egress.whatif.stored import Deed, deeds, destination_of, names_of
+from egress.whatif.subject import forgotten
+
+MAX_GROUPS = 50_000  # destinations whose change is told apart; past it they are in the totals alone
+LIMIT = 100  # groups returned unless asked for more
+STEP = 1000  # deeds between two reports of progress
+
+# What rules decide; every other reason would refuse the flow again. FINDING depends on the rule that admits.
+_RULED = frozenset((Reason.RULE, Reason.DEFAULT, Reason.APPLICATION, Reason.NAME, Reason.QUERY, Reason.APPROVAL))
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Flows of one agent to one destination that would be decided otherwise."""
+
+    agent: str
+    destination: str  # the name in the bytes or bound, a query's name, or the address
+    proto: str
+    port: int
+    query: bool  # DNS queries for `destination`, rather than flows to it
+    newly_refused: int  # flows
+    newly_allowed: int
+    reason: Reason  # of the candidate's verdict, the first one's where they differ
+    rule_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Simulation:
+    """Counts are flows."""
+
+    flows: int
+    newly_refused: int  # passed then, refused now
+    newly_allowed: int
+    same: int
+    groups: tuple[Group, ...]  # most flows first
+    more: int  # changed flows that are in no group, `limit` or MAX_GROUPS being reached
+
+
+@dataclass(slots=True)
+class _Tally:
+    reason: Reason
+    rule_id: str
+    newly_refused: int = 0
+    newly_allowed: int = 0
+
+
+@dataclass(slots=True)
+class _Totals:
+    flows: int = 0
+    newly_refused: int = 0
+    newly_allowed: int = 0
+    groups: dict[tuple[str, str, str, int, bool], _Tally] = field(default_factory=dict)
+
+
+def simulate(
+    connection: Connection,
+    candidate: tuple[Rule, ...],
+    *,
+    agents: Mapping[str, Agent],
+    since: float | None = None,
+    until: float | None = None,
+    limit: int = LIMIT,
+    gate_queries: bool = True,
+    progress: Callable[[int], None] | None = None,
+) -> Simulation:
+    """Judge what the agents did between `since` and `until` (seconds) again. Agents that are gone: refused by default.
+
+    `progress` is told now and then how many flows are judged.
+    """
+    judge = _Candidate(connection, candidate, gate_queries)
+    totals = _Totals()
+    for number, deed in enumerate(deeds(connection, since=since, until=until), 1):
+        agent = agents.get(deed.agent) or forgotten(deed.agent, deed.mode)
+        left = deed.count
+        while left:
+            verdict, spent = judge.decide(agent, deed)
+            times = 1 if spent else left  # the next one finds the rule spent
+            _count(totals, deed, verdict, times)
+            left -= times
+        if progress is not None and number % STEP == 0:
+            progress(totals.flows)
+    return _summary(totals, limit)
+
+
+class _Candidate:
+    """The candidate policy, asked of deeds in the order of their first start."""
+
+    def __init__(self, connection: Connection, rules: tuple[Rule, ...], gate_queries: bool) -> None:
+        eternal = tuple(replace(rule, expires_at=None) for rule in rules)
+        self._rules = Rulebook(Policy(0, eternal))
+        self._gate_queries = gate_queries
+        self._names = lru_cache(maxsize=4096)(lambda agent, address: names_of(connection, agent, address))
+
+    def decide(self, agent: Agent, deed: Deed) -> tuple[Verdict, bool]:
+        """The verdict of one of these flows, and whether that has spent a `once` rule."""
+        if deed.action is not Action.ACCEPT and deed.reason not in _RULED and deed.reason is not Reason.FINDING:
+            return Verdict(deed.action, deed.reason, deed.rule_id), False
+        verdict, rule = self._rules.decide(agent, deed.target, deed.first)
+        if verdict.action is not Action.ACCEPT:
+            return verdict, False
+        if not all(exempt(rule, signature) for signature in deed.signatures):
+            return replace(verdict, action=Action.REJECT, reason=Reason.FINDING), False
+        if deed.reason is Reason.FINDING and not deed.signatures:
+            return Verdict(deed.action, deed.reason, deed.rule_id), False  # what objected is not on file
+        if self._gate_queries and (deed.query or deed.reason is Reason.QUERY):
+            asked = self._may_resolve(agent, deed)
+            if asked.action is not Action.ACCEPT:
+                return asked, False
+        if rule is not None and rule.once:
+            self._rules.spend(rule)
+            return verdict, True
+        return verdict, False
+
+    def _may_resolve(self, agent: Agent, deed: Deed) -> Verdict:
+        address = reverse_address(canonical(deed.query))
+        names = frozenset[str]()
+        if address is not None:
+            names = self._names(agent.name, str(ip_address(address)))
+        return self._rules.may_resolve(agent, deed.query, deed.first, names)[0]
+
+
+def _count(totals: _Totals, deed: Deed, verdict: Verdict, times: int) -> None:
+    totals.flows += times
+    passed, passes = deed.action is Action.ACCEPT, verdict.action is Action.ACCEPT
+    if passed == passes:
+        return
+    totals.newly_refused += times if passed else 0
+    totals.newly_allowed += times if passes else 0
+    destination, query = destination_of(deed)
+    key = deed.agent, destination, deed.proto, deed.dport, query
+    tally = totals.groups.get(key)
+    if tally is None:
+        if len(totals.groups) >= MAX_GROUPS:
+            return
+        tally = totals.groups[key] = _Tally(verdict.reason, verdict.rule_id)
+    tally.newly_refused += times if passed else 0
+    tally.newly_allowed += times if passes else 0
+
+
+def _summary(totals: _Totals, limit: int) -> Simulation:
+    groups = [
+        Group(*key, tally.newly_refused, tally.newly_allowed, tally.reason, tally.rule_id)
+        for key, tally in totals.groups.items()
+    ]
+    groups.sort(key=lambda group: (-group.newly_refused - group.newly_allowed, group.agent, group.destination))
+    shown = tuple(groups[:limit])
+    changed = totals.newly_refused + totals.newly_allowed
+    return Simulation(
+        totals.flows,
+        totals.newly_refused,
+        totals.newly_allowed,
+        totals.flows - changed,
+        shown,
+        changed - sum(group.newly_refused + group.newly_allowed for group in shown),
+    )

@@ -1,0 +1,65 @@
+"""What policy is asked about when no packet is at hand: a question, or a flow as its record tells of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from ipaddress import ip_address
+
+from egress.domain import canonical
+from egress.model import PROTOCOL_NUMBERS, RECORD_NAMES, TCP, UDP, Action, Agent, Mode, Rule
+
+NAMING = frozenset(("tls", "quic", "http", "http2"))  # application protocols whose bytes say for whom they are
+DNS, DNS_PORT = "dns", 53
+
+
+@dataclass(slots=True)
+class Target:
+    """A `policy.Subject` that is no flow: nothing has admitted it before."""
+
+    proto: int  # IANA number; -1: one we have no number for
+    remote: bytes  # packed; b"": unknown, rules by address cannot speak
+    rport: int
+    app: str = ""
+    names: frozenset[str] = frozenset()
+    said: str | None = None
+    hidden: bool = False
+    outbound: bool = True
+    rule: Rule | None = None
+
+
+def packed(address: str) -> bytes:
+    """4 or 16 bytes; b"" for what is no address."""
+    try:
+        return ip_address(address).packed
+    except ValueError:
+        return b""
+
+
+def protocol_number(name: str) -> int:
+    """The number of a record's protocol, -1 for what is none."""
+    number = PROTOCOL_NUMBERS.get(name)
+    if number is not None:
+        return number
+    return int(name) if name.isascii() and name.isdecimal() and len(name) <= 3 else -1
+
+
+def recorded(
+    proto: str, dst: str, dport: int, app: str, server_name: str, names: tuple[str, ...], action: Action
+) -> Target:
+    """A stored flow as policy saw it last.
+
+    A record does not tell everything: of several names that the bytes said it has the last one, it does not know
+    whether they hid another one (ECH), and it keeps at most RECORD_NAMES of the names bound to an address. Where it is
+    full and the flow passed, the name in the bytes counts as bound too.
+    """
+    number = protocol_number(proto)
+    said = server_name if app in NAMING and number in (TCP, UDP) else None
+    bound = frozenset(names)
+    if said and action is Action.ACCEPT and len(names) >= RECORD_NAMES:
+        bound |= {canonical(said)}
+    return Target(number, packed(dst), dport, app, bound, said)
+
+
+def forgotten(name: str, mode: Mode = Mode.ENFORCE) -> Agent:
+    """An agent of which only records are left: refused by default, without labels."""
+    return Agent(name, mode=mode)
