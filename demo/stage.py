@@ -106,7 +106,7 @@ class Stage:
 
     def status(self) -> dict[str, object] | None:
         """What the gateway says of itself, None while it does not answer."""
-        from egress.gateway.control import Client, NotRunning
+        from egress.control import Client, NotRunning
 
         try:
             with Client(self.config.control_socket) as client:

@@ -3,6 +3,7 @@
 | …                                  | what becomes of the agents' entries in the kernel's connection table            |
 |------------------------------------|---------------------------------------------------------------------------------|
 | other rules, an agent's other mode | refused ones are undecided again: the engine judges, and remembers its findings |
+| an agent is quarantined            | settled ones are undecided again: what still comes in is queued, and refused    |
 | an attached agent comes or goes    | none keeps a mark of ours; the connections themselves, and their NAT, live on   |
 | a sandbox comes or goes            | deleted: the next one with its addresses must inherit nothing                   |
 
@@ -32,6 +33,17 @@ def pardon(entries: Iterable[Entry], config: Config) -> None:
         conntrack.unmark(networks, value=marks.value("refused"), match=marks.refusal_mask, clear=marks.mask)
     except EgressError as error:
         log.error("what was refused stays refused for as long as it is tried: %s", error)
+
+
+def listen_again(entries: Iterable[Entry], config: Config) -> None:
+    """Queue the replies of settled connections too: their agents may receive nothing any more."""
+    marks = Marks(config.mark_mask)
+    networks = _networks(entry for entry in entries if entry.agent.quarantined)
+    try:
+        if networks:
+            conntrack.unmark(networks, value=marks.value("settled"), match=marks.mask, clear=marks.mask)
+    except EgressError as error:
+        log.error("a quarantined agent may receive until it next sends something: %s", error)
 
 
 def forget(entries: Iterable[Entry], config: Config) -> None:

@@ -5,7 +5,8 @@ How a packet travels (FORWARD: through the gateway; INPUT: to the gateway host i
 | hook, table        | our chain          | what happens                                                             |
 |--------------------|--------------------|--------------------------------------------------------------------------|
 | FORWARD mangle     | EGRESS-FORWARD     | from an agent's interface: EGRESS-OUT; to one: EGRESS-IN                 |
-| INPUT mangle       | EGRESS-INPUT       | from an agent's interface: EGRESS-OUT, but for IPv6 link upkeep          |
+| INPUT mangle       | EGRESS-INPUT       | from an agent's interface: EGRESS-OUT, but for IPv6 link upkeep; to the  |
+|                    |                    | port of the API: marked as refused, whatever the policy says             |
 | OUTPUT mangle      | EGRESS-OUTPUT      | answers to a connection of an agent's: EGRESS-IN                         |
 |                    | EGRESS-OUT         | our mark bits zeroed; refused connection: mark it, leave; settled one:   |
 |                    |                    | settled queue; all else: full-depth queue                                |
@@ -115,7 +116,7 @@ def rules(attachments: Sequence[Attachment], config: Config, family: int, *, blo
     found = {FILTER: _refuse(family, marks, keep=not blocking) + _deliver(marks, keep=not blocking)}
     if nat := _masquerade(attachments, family):
         found[NAT] = nat
-    found[MANGLE] = _dispatch(attachments, family)
+    found[MANGLE] = _dispatch(attachments, config, family)
     for chain, side, address in (("EGRESS-OUT", "-i", "-s"), ("EGRESS-IN", "-o", "-d")):
         if blocking:
             found[MANGLE].append(f"-A {chain} -j MARK --set-xmark {marks.value('refused'):#x}/{marks.mask:#x}")
@@ -168,10 +169,15 @@ def _masquerade(attachments: Sequence[Attachment], family: int) -> list[str]:
     return list(dict.fromkeys(lines))
 
 
-def _dispatch(attachments: Sequence[Attachment], family: int) -> list[str]:
+def _dispatch(attachments: Sequence[Attachment], config: Config, family: int) -> list[str]:
+    """No agent gets to the API, on whatever address of the host it listens, and no rule can change that."""
+    marks, api = Marks(config.mark_mask), f"-p tcp -m tcp --dport {config.api.port}"
     lines = []
     for interface in dict.fromkeys(attachment.interface for attachment in attachments):
         lines += [f"-A EGRESS-FORWARD -i {interface} -j EGRESS-OUT", f"-A EGRESS-FORWARD -o {interface} -j EGRESS-IN"]
+        to_api = f"-A EGRESS-INPUT -i {interface} {api}"
+        lines.append(f"{to_api} -j MARK --set-xmark {marks.value('refused'):#x}/{marks.mask:#x}")
+        lines.append(f"{to_api} -j RETURN")
         lines += [f"-A EGRESS-INPUT -i {interface} {match} -j RETURN" for match in _UPKEEP if family == 6]
         lines.append(f"-A EGRESS-INPUT -i {interface} -j EGRESS-OUT")
         lines.append(f"-A EGRESS-OUTPUT -o {interface} {_ANSWER} -j EGRESS-IN")

@@ -6,29 +6,43 @@ import os
 
 from egress.errors import EgressError
 
-MAX_LINE = 16 * 1024 * 1024  # a policy of some ten thousand rules
+MAX_LINE = 16 * 1024 * 1024  # the agents of a large host; of a policy come some hundred rules a line
+FULL = 1024 * 1024
 _CHUNK = 65536
 
 
 class LineReader:
-    """Complete lines of a file descriptor, as they come."""
+    """Complete lines of a file descriptor, as they come. Takes time in proportion to what comes."""
 
     def __init__(self, descriptor: int) -> None:
         self.ended = False
         self._descriptor = descriptor
-        self._rest = b""
+        self._rest = bytearray()
+        self._next: list[bytes] = []
+
+    def first(self) -> bytes:
+        """Wait for one line; what came with it is left to the next `read`. Empty: the file has ended."""
+        while not self._next and not self.ended:
+            self._next = self.read()
+        return self._next.pop(0) if self._next else b""
 
     def read(self) -> list[bytes]:
         """What one read(2) completes; sets `ended` at the end of the file. Raises EgressError past MAX_LINE."""
+        if self._next:
+            lines, self._next = self._next, []
+            return lines
         try:
             data = os.read(self._descriptor, _CHUNK)
         except BlockingIOError:
             return []
         self.ended = not data
-        *lines, self._rest = (self._rest + data).split(b"\n")
+        self._rest += data
+        found: list[bytearray] = []
+        if b"\n" in data:
+            *found, self._rest = self._rest.split(b"\n")
         if len(self._rest) > MAX_LINE:
             raise EgressError(f"a message is longer than {MAX_LINE} bytes; use a smaller policy")
-        return lines
+        return list(map(bytes, found))
 
 
 class LineWriter:
@@ -37,12 +51,17 @@ class LineWriter:
     def __init__(self, descriptor: int) -> None:
         os.set_blocking(descriptor, False)
         self._descriptor = descriptor
-        self._pending = b""
+        self._pending = bytearray()
 
     @property
     def idle(self) -> bool:
         """Nothing waits: the other side reads."""
         return not self._pending
+
+    @property
+    def full(self) -> bool:
+        """So much waits that the other side seems not to read at all: write only what must be."""
+        return len(self._pending) > FULL
 
     def write(self, line: bytes) -> None:
         self._pending += line
@@ -56,4 +75,4 @@ class LineWriter:
             done = os.write(self._descriptor, self._pending)
         except BlockingIOError:
             return
-        self._pending = self._pending[done:]
+        del self._pending[:done]

@@ -1,7 +1,16 @@
 """JSON between supervisor and worker, one object a line: the worker's setup, its orders, its answers.
 
-To the worker: the setup, then {"op": "agents" | "policy" | "tally" | "stop", "seq": n, …}. From the worker:
-{"type": "ready" | "error" | "beat" | "done", …}; "done" carries the order's seq. Both ends are ours.
+To the worker, with "seq": n (0: nobody waits for the answer):
+
+    the setup                                         first, without "op"
+    {"op": "policy.part", "removed": [ids], "added": [rules]}   any number of them, kept until
+    {"op": "policy.commit", "base": n, "version": m}  applies them all at once; base -1: they are the whole policy
+    {"op": "begin"}                                   own the queues; what is ordered before needs none
+    {"op": "agents", "agents": [...]}  {"op": "answer", "id", "action"}  {"op": "tally", "agent"}  {"op": "stop"}
+
+From it: {"type": "ready" | "beat" | "done" | "error", ...}; "done" carries the order's seq, and "error" where
+nothing of the order could be carried out. {"type": "hold", "hold": {fields of Hold}}: a person is asked;
+{"type": "unheld", "id", "state": "approved" | "denied" | "expired" | "withdrawn"}: not any more. Both ends are ours.
 """
 
 from __future__ import annotations
@@ -15,7 +24,8 @@ from typing import Any
 
 from egress.budgettext import budgets_from_json
 from egress.config import Config, build
-from egress.model import Action, Agent, Mode, Policy, Rule
+from egress.errors import EgressError
+from egress.model import Action, Agent, Mode, PolicyChange, Rule
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,13 +38,12 @@ class Watched:
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """All a worker is told before it starts."""
+    """All a worker is told before it starts, but for the policy, which follows in parts."""
 
     config: Config
     index: int  # of the worker: queues base + 2 * index and the next
     parent: int  # the supervisor's process id
     agents: tuple[Watched, ...]
-    policy: Policy
     capture: str = ""  # directory of packet captures; empty: none
 
 
@@ -50,7 +59,6 @@ def setup_from(line: bytes) -> Setup:
         index=document["index"],
         parent=document["parent"],
         agents=watched_from(document["agents"]),
-        policy=policy_from(document["policy"]),
         capture=document["capture"],
     )
 
@@ -67,11 +75,8 @@ def agent_from(document: dict[str, Any]) -> Agent:
         default=Action(document["default"]),
         labels=tuple(document["labels"]),
         budgets=budgets_from_json(document["budgets"]),
+        quarantined=document["quarantined"],
     )
-
-
-def policy_from(document: dict[str, Any]) -> Policy:
-    return Policy(document["version"], tuple(map(rule_from, document["rules"])))
 
 
 def rule_from(document: dict[str, Any]) -> Rule:
@@ -80,6 +85,31 @@ def rule_from(document: dict[str, Any]) -> Rule:
     values["ports"] = tuple((low, high) for low, high in values["ports"])
     values["exempt"] = tuple(values["exempt"])
     return Rule(**values)
+
+
+class Draft:
+    """A change of policy that arrives in parts. A part that cannot be read spoils the change, not the worker."""
+
+    def __init__(self) -> None:
+        self._removed: list[str] = []
+        self._added: list[Rule] = []
+        self._broken = ""
+
+    def take(self, part: dict[str, Any]) -> None:
+        try:
+            self._removed += part["removed"]
+            self._added += map(rule_from, part["added"])
+        except (KeyError, TypeError, ValueError) as error:
+            self._broken = f"a part of the policy cannot be read: {type(error).__name__}: {error}"
+
+    def finish(self, commit: dict[str, Any]) -> PolicyChange:
+        """What all parts say together; raises EgressError for a broken one. Either way the next change begins."""
+        change = PolicyChange(commit["base"], commit["version"], tuple(self._removed), tuple(self._added))
+        broken = self._broken
+        self._removed, self._added, self._broken = [], [], ""
+        if broken:
+            raise EgressError(broken)
+        return change
 
 
 def _plain(value: object) -> object:

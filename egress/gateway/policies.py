@@ -1,61 +1,119 @@
-"""The policy in force: the rules of the policy file and of each sandbox's own file, numbered by the database."""
+"""What the gateway itself writes into the policy: the rules of the policy file, those of its sandboxes, spent ones out.
+
+And what it reads there: everything that was edited since it looked last. All inside a transaction of the caller's.
+"""
 
 from __future__ import annotations
 
-import dataclasses
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
-import sqlalchemy as sa
+from sqlalchemy.engine import Connection
 
 from egress.config import POLICY_FILE, Config
 from egress.errors import EgressError
-from egress.model import Policy, Rule
+from egress.gateway.snapshot import Snapshot
+from egress.model import PolicyChange, Rule
 from egress.policyfile import load_policy
-from egress.store.database import explain
-from egress.store.policies import record_policy
+from egress.store import agents, approvals, audit, rules
+from egress.store.agents import StoredAgent
+from egress.store.audit import Actor
+from egress.store.errors import Conflict
+from egress.store.tables import SANDBOX
+
+GATEWAY = Actor(audit.GATEWAY)
 
 
-class Policies:
-    """`current` is what workers judge by. Methods that change it may raise EgressError, and then leave it as it was."""
+@dataclass(frozen=True, slots=True)
+class PolicyFile:
+    """The file that `--policy` or the config names, else the default one where it exists."""
 
-    def __init__(self, config: Config, file: Path | None) -> None:
-        self.current = Policy()
-        self._file = file or config.policy
-        self._base: tuple[Rule, ...] = ()
-        self._sandboxes: dict[str, tuple[Rule, ...]] = {}
+    config: Config
+    named: Path | None = None
 
-    def load(self, database: sa.Engine) -> None:
-        """Read the file for the first time."""
-        self._database = database
-        self._base = self._read()
-        self._renew("gateway start")
+    @property
+    def path(self) -> Path:
+        return self.named or self.config.policy or POLICY_FILE
 
-    def reload(self) -> bool:
-        """Read the file again; True if other rules are in force now."""
-        self._base = self._read()
-        return self._renew("gateway reload")
-
-    def add(self, name: str, rules: tuple[Rule, ...]) -> bool:
-        """A sandbox's own rules, bound to it whatever agent they name."""
-        self._sandboxes[name] = tuple(dataclasses.replace(rule, agent=name, id=f"{name}:{rule.id}") for rule in rules)
-        return self._renew(f"sandbox {name}")
-
-    def discard(self, name: str) -> bool:
-        return self._sandboxes.pop(name, None) is not None and self._renew(f"end of sandbox {name}")
-
-    def _read(self) -> tuple[Rule, ...]:
-        if self._file is None and not POLICY_FILE.exists():
+    def read(self) -> tuple[Rule, ...]:
+        """Raises InputError for a file that is broken, or named and missing."""
+        if self.path == POLICY_FILE and not POLICY_FILE.exists():
             return ()
-        return load_policy(self._file or POLICY_FILE)
+        return load_policy(self.path)
 
-    def _renew(self, actor: str) -> bool:
-        rules = self._base + tuple(rule for own in self._sandboxes.values() for rule in own)
-        if rules == self.current.rules and self.current.version:
-            return False
+    def sync(self, connection: Connection, listed: tuple[Rule, ...]) -> None:
+        """Make these the rules of the file. Raises EgressError where one's id is taken by a rule of the allowlist."""
         try:
-            version, _ = record_policy(self._database, rules, actor, time.time())
-        except sa.exc.DBAPIError as error:
-            raise EgressError(f"cannot write the policy into the database: {explain(error)}") from None
-        self.current = Policy(version, rules)
-        return True
+            rules.Edit(connection, GATEWAY, time.time()).sync(rules.FILE, listed)
+        except Conflict as error:
+            raise EgressError(f"{self.path}: {error}") from None
+
+
+@dataclass(frozen=True, slots=True)
+class News:
+    """What was edited."""
+
+    audit: int  # the newest entry
+    change: PolicyChange  # its version is its base where the policy did not change
+    made: float | None  # when the first of its versions was made
+    agents: tuple[StoredAgent, ...]
+    denied: frozenset[str]  # holds
+
+
+def everything(connection: Connection) -> Snapshot:
+    """The policy and the agents now."""
+    newest = audit.latest(connection)
+    policy = rules.snapshot(connection)
+    listed = agents.list_agents(connection)
+    return Snapshot(policy.version if policy else 0, newest, policy.rules if policy else (), listed)
+
+
+def news(connection: Connection, version: int, entry: int, pending: frozenset[str]) -> News | None:
+    """What was edited after policy `version` and audit `entry`, for these holds too; None: nothing.
+
+    The entry is read first: what is committed meanwhile is seen now or with the next look, never missed.
+    """
+    newest = audit.latest(connection)
+    if newest == entry:
+        return None
+    change = rules.changes(connection, version)
+    made = rules.made(connection, version) if change.version != version else None
+    denied = approvals.denied(connection, pending) if pending else ()
+    return News(newest, change, made, agents.list_agents(connection), frozenset(denied))
+
+
+def enter(connection: Connection, sandbox: StoredAgent, own: tuple[Rule, ...]) -> None:
+    """A sandbox and its own rules, until `leave`."""
+    agents.add_agent(connection, GATEWAY, sandbox)
+    if own:
+        rules.Edit(connection, GATEWAY, time.time()).sync(_source(sandbox.agent.name), own)
+
+
+def leave(connection: Connection, name: str) -> None:
+    """Nothing where it is not there."""
+    rules.Edit(connection, GATEWAY, time.time()).sync(_source(name), ())
+    there = agents.agent(connection, name)
+    if there is not None and there.kind == SANDBOX:
+        agents.remove_agent(connection, GATEWAY, name)
+
+
+def leave_all_but(connection: Connection, names: set[str]) -> None:
+    """Take out sandboxes that are gone: of a gateway that was killed, or closed while the database was away."""
+    for stored in agents.list_agents(connection):
+        if stored.kind == SANDBOX and stored.agent.name not in names:
+            leave(connection, stored.agent.name)
+
+
+def spent(connection: Connection) -> frozenset[str]:
+    """Ids of `once` rules that have admitted their flow."""
+    return frozenset(rules.spent(connection))
+
+
+def remove(connection: Connection, ids: frozenset[str]) -> None:
+    """Take rules out that are spent; those that were edited meanwhile stay."""
+    rules.Edit(connection, GATEWAY, time.time()).remove(sorted(ids & spent(connection)))
+
+
+def _source(name: str) -> str:
+    return f"{SANDBOX}:{name}"

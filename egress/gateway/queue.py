@@ -1,5 +1,8 @@
 """One netfilter queue: reads packets, asks `judge`, answers the kernel. Every packet gets exactly one answer.
 
+A judge may keep a packet and have it answered later. Until then it stays in the kernel, takes room in the queue, and is
+dropped there where the queue is given back or the packet's interface goes away.
+
 NetfilterQueue reads into 4096 bytes and sets no flags. We bind it with nothing to copy, set copy range, length and
 flags with a message of our own on its socket, and hand `run_socket` a reader with a buffer for whole packets.
 """
@@ -23,14 +26,14 @@ from egress.gateway import nfnetlink
 BUFFER = 0xFFFF + 4096  # the longest payload and room for the other attributes
 BATCH = 64  # packets of one queue before the other queue, timers and control get their turn
 DISCARD = -1  # a judge's answer: drop this packet, mark nothing
+KEPT = -2  # a judge's answer: it keeps the packet, and will have it judged again or answered
 STATISTICS = Path("/proc/net/netfilter/nfnetlink_queue")
 
 _SOL_NETLINK, _NO_ENOBUFS = 270, 5
 _SOCKET_BYTES = 4096  # of socket buffer for each packet the queue may hold; the kernel doubles it
 
-Judge = Callable[
-    [bytes, int, int, bool], int
-]  # IP packet, interface in, interface out, settled queue -> mark or DISCARD
+# IP packet, interface in, interface out, settled queue, handle to be kept -> mark, DISCARD or KEPT
+Judge = Callable[[bytes, int, int, bool, QueuedPacket], int]
 
 
 class Drops(NamedTuple):
@@ -58,7 +61,7 @@ class PacketQueue:
         self.settled = settled
         try:
             self._library = NetfilterQueue()
-            self._library.bind(self.number, self._answer, length, COPY_NONE, 0, length * _SOCKET_BYTES)
+            self._library.bind(self.number, self._packet, length, COPY_NONE, 0, length * _SOCKET_BYTES)
         except OSError as error:
             raise EgressError(
                 f"cannot bind netfilter queue {self.number} ({error}): run as root, and stop its other owner"
@@ -94,20 +97,29 @@ class PacketQueue:
         self._library.unbind()
         self._socket.close()
 
-    def _answer(self, packet: QueuedPacket) -> None:
-        self.packets += 1
+    def judge(self, packet: QueuedPacket, raw: bytes) -> None:
+        """Ask about a packet and answer it: one that has just come, or one that was kept until now."""
         mark = DISCARD
         try:
-            mark = self._judge(packet.get_payload(), packet.indev, packet.outdev, self.settled)
+            mark = self._judge(raw, packet.indev, packet.outdev, self.settled, packet)
         except Exception as error:  # noqa: BLE001 - no fault of ours may leave a packet unanswered or end the worker
             self.errors += 1
             mark = self._failed(error)
         finally:
-            if mark == DISCARD:
-                packet.drop()
-            else:
-                packet.set_mark(packet.mark & self._keep | mark & self._mask)
-                packet.accept()
+            if mark != KEPT:
+                self.answer(packet, mark)
+
+    def answer(self, packet: QueuedPacket, mark: int) -> None:
+        """Let a packet go with this mark, or drop it. Nothing where the kernel has dropped it already."""
+        if mark == DISCARD:
+            packet.drop()
+        else:
+            packet.set_mark(packet.mark & self._keep | mark & self._mask)
+            packet.accept()
+
+    def _packet(self, packet: QueuedPacket) -> None:
+        self.packets += 1
+        self.judge(packet, packet.get_payload())
 
 
 def drops(statistics: Path = STATISTICS) -> dict[int, Drops]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from egress.config import Config
@@ -40,6 +41,15 @@ class Roster:
             load = list(self._assigned.values())
             self._assigned[name] = min(range(self._workers), key=lambda worker: (load.count(worker), worker))
 
+    def adopt(self, agents: Mapping[str, Agent]) -> bool:
+        """What people edited of agents that are here, all but their networks; True: something is other than it was.
+
+        Networks belong to the attachment: they change with the interfaces, by `replace`.
+        """
+        before = self.entries
+        self.entries = {name: _adopted(entry, agents.get(name)) for name, entry in before.items()}
+        return self.entries != before
+
     def worker(self, name: str) -> int:
         """The worker of an agent (KeyError: not watched)."""
         return self._assigned[self.entries[name].interface]
@@ -66,6 +76,12 @@ class Roster:
         """Agents whose interface is gone or is another one than it was."""
         here = [(name, entry) for name, entry in self.entries.items() if not entry.absent]
         return [name for name, entry in here if interface_index(entry.interface) != entry.index]
+
+
+def _adopted(entry: Entry, agent: Agent | None) -> Entry:
+    if agent is None:
+        return entry
+    return dataclasses.replace(entry, agent=dataclasses.replace(agent, networks=entry.agent.networks))
 
 
 def interface_index(name: str) -> int:

@@ -33,6 +33,7 @@ _SHAPE = re.compile(r"(?<= )(?:-[io] \S+|-j \S+|--queue-num \d+)")  # every ipta
 _QUEUE = re.compile(r"-A EGRESS-\S+ .*-j NFQUEUE --queue-num (\d+)")
 _COUNTED = re.compile(r"\[(?P<packets>\d+):\d+\] -A (?P<chain>\S+) .*-j (?P<target>\S+)")
 _COUNTERS = {
+    ("EGRESS-INPUT", "MARK"): "api",
     ("EGRESS-OUT", "CONNMARK"): "unqueued",
     ("EGRESS-IN", "CONNMARK"): "unqueued",
     ("EGRESS-REFUSE", "REJECT"): "rejected",
@@ -87,8 +88,8 @@ def counters() -> dict[str, int]:
     """Packets since the last `install`, both families together.
 
     `rejected`: answered with a reset or ICMP; `dropped`: refused in silence; `unqueued`: of those, refused by the mark
-    of their connection without reaching a worker; `late`: refused, yet accepted by somebody's filter rule, and stopped
-    in POSTROUTING.
+    of their connection without reaching a worker; `api`: of those, meant for the API; `late`: refused, yet accepted by
+    somebody's filter rule, and stopped in POSTROUTING.
     """
     found = dict.fromkeys(_COUNTERS.values(), 0)
     for family in families():

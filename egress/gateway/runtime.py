@@ -16,7 +16,7 @@ from egress.config import Config
 from egress.errors import EgressError
 from egress.gateway import privileges
 from egress.gateway.process import python
-from egress.store.recorder import arguments
+from egress.store.recorder import ARGUMENTS, config_line
 
 LOCK_SECONDS = 0.2
 RESTART_SECONDS = 5.0
@@ -77,7 +77,7 @@ class Recorder:
 
     def __init__(self, config: Config) -> None:
         self.restarts = 0
-        self._command = arguments(config)
+        self._config = config_line(config)
         self._process: asyncio.subprocess.Process | None = None
         self._next = 0.0
 
@@ -98,10 +98,13 @@ class Recorder:
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         try:
             self._process = await asyncio.create_subprocess_exec(
-                *self._command, stdin=asyncio.subprocess.DEVNULL, env=environment, cwd="/", start_new_session=True
+                *ARGUMENTS, stdin=asyncio.subprocess.PIPE, env=environment, cwd="/", start_new_session=True
             )
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        if self._process.stdin is not None:
+            self._process.stdin.write(self._config.encode())  # where it ends at once, the next one will read it
+            self._process.stdin.close()
 
     async def stop(self) -> None:
         """Let it store what is left in the journal, within STOP_SECONDS."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import secrets
-from dataclasses import dataclass
+from collections.abc import Set
+from dataclasses import dataclass, replace
 from typing import Any
 
 from egress.budgettext import budgets_from_json
@@ -26,7 +27,7 @@ class Opened:
 
     agent: Agent
     sandbox: Sandbox
-    rules: tuple[Rule, ...]  # of its own policy file
+    rules: tuple[Rule, ...]  # of its own policy file, bound to it whatever agent they name
 
 
 class Sandboxes:
@@ -36,6 +37,9 @@ class Sandboxes:
         self.open: dict[str, Opened] = {}
         self._config = config
 
+    def names(self) -> set[str]:
+        return set(self.open)
+
     def clean(self) -> int:
         """Destroy what a killed gateway left; returns how many there were."""
         left = sandbox.leftovers(self._config)
@@ -43,7 +47,7 @@ class Sandboxes:
             sandbox.destroy(one, self._config)
         return len(left)
 
-    def create(self, request: dict[str, Any], taken: set[str]) -> Opened:
+    def create(self, request: dict[str, Any], taken: Set[str]) -> Opened:
         """Make one as `sandbox.open` asks: agent (empty: a name is made up), mode, default, rules, budgets."""
         name = request.get("agent") or f"run-{secrets.token_hex(4)}"
         if not isinstance(name, str) or not _NAME.fullmatch(name):
@@ -62,7 +66,8 @@ class Sandboxes:
             ) from None
         made = sandbox.create(name, sandbox.free_index(self._config), self._config)
         agent = Agent(name, made.networks, mode, default, ("sandbox",), budgets)
-        self.open[name] = Opened(agent, made, rules)
+        own = tuple(replace(rule, agent=name, id=f"{name}:{rule.id}") for rule in rules)
+        self.open[name] = Opened(agent, made, own)
         return self.open[name]
 
     def destroy(self, name: str) -> None:

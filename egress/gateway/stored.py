@@ -1,19 +1,17 @@
-"""The agents of the database as they can be attached now: which interface each one is behind."""
+"""The attached agents of the database as they can be found now: which interface each one is behind."""
 
 from __future__ import annotations
 
 import dataclasses
 import logging
 import time
+from collections.abc import Iterable
 
-import sqlalchemy as sa
-
-from egress.config import Config
 from egress.errors import EgressError
 from egress.gateway import attach
 from egress.gateway.roster import Entry, interface_index
-from egress.store.agents import StoredAgent, list_agents
-from egress.store.database import explain, open_database
+from egress.store.agents import StoredAgent
+from egress.store.tables import SANDBOX
 
 RETRY_SECONDS = 1.0
 
@@ -27,28 +25,18 @@ class Stored:
     it stays guarded, and nothing passes.
     """
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self) -> None:
         self.absent: dict[str, str] = {}
-        self._url = config.database_url
-        self._opened: sa.Engine | None = None
         self._tried = 0.0
         self._waiting: list[StoredAgent] = []
         self._interfaces: dict[str, str] = {}  # agent name -> where it was last
 
-    def open(self) -> sa.Engine:
-        """Open the database, which makes and migrates it on first use."""
-        self._opened = open_database(self._url)
-        return self._opened
-
-    def close(self) -> None:
-        """Also where `open` has failed or was never called."""
-        if self._opened is not None:
-            self._opened.dispose()
-
-    def entries(self) -> list[Entry]:
-        """All that can be attached, and the interfaces of those that cannot. Raises EgressError."""
+    def entries(self, agents: Iterable[StoredAgent]) -> list[Entry]:
+        """All that can be attached, and the interfaces of those that cannot. Sandboxes are not its business."""
         found, waiting, absent = [], [], {}
-        for stored in self._list():
+        for stored in agents:
+            if stored.kind == SANDBOX:
+                continue
             try:
                 found.append(_entry(stored))
             except EgressError as error:
@@ -62,14 +50,6 @@ class Stored:
             log.warning("agent %s is not attached yet: %s", name, absent[name])
         self._waiting, self.absent, self._tried = waiting, absent, time.monotonic()
         return found
-
-    def _list(self) -> tuple[StoredAgent, ...]:
-        if self._opened is None:
-            return ()
-        try:
-            return list_agents(self._opened)
-        except sa.exc.DBAPIError as error:
-            raise EgressError(f"cannot read the agents from the database: {explain(error)}") from None
 
     def awaited(self) -> bool:
         """Whether somebody absent can be attached now; looks every RETRY_SECONDS."""

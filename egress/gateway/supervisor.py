@@ -7,34 +7,38 @@ only a stop that was asked for takes rules away.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import signal
-import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from egress.config import Config
+from egress.control import NotRunning
 from egress.errors import EgressError
-from egress.gateway import aftermath, checks, rules, runtime
-from egress.gateway.control import NotRunning, Server, Session
+from egress.gateway import aftermath, checks, guard, policies, rules, runtime
+from egress.gateway.background import Coalesced
+from egress.gateway.control import Server, Session
+from egress.gateway.following import Following
+from egress.gateway.holds import Holds
+from egress.gateway.ledger import Away
 from egress.gateway.messages import Setup
-from egress.gateway.policies import Policies
-from egress.gateway.pool import Pool
-from egress.gateway.queue import drops
+from egress.gateway.pool import Hooks, Pool
 from egress.gateway.roster import Entry, Roster
 from egress.gateway.sandboxes import Sandboxes
 from egress.gateway.stored import Stored
-from egress.model import Agent
+from egress.model import Action, Agent
+from egress.store.agents import StoredAgent
+from egress.store.tables import SANDBOX
 
 SECOND = 1.0
 RULES_SECONDS = 2.0  # between two looks whether our kernel rules are still in place
 IDLE_SECONDS = 15.0  # a gateway that ends when idle waits this long for its first sandbox
 SAY_SECONDS = 30.0  # between two complaints of the same
 PATIENCE = 10.0  # and this long for a predecessor that is ending
-LEAVING_SECONDS = 2.0  # how long the workers of a gateway that was killed may take to be gone
 
 log = logging.getLogger("egress.gateway")
 
@@ -49,28 +53,35 @@ class Options:
 
 
 class Gateway:
-    """One run of the gateway. All changes of who is watched, and by which policy, pass `_changing`, one at a time."""
+    """One run of the gateway. All changes of who is watched where pass `_changing`, one at a time.
+
+    What is edited (`following`) does not wait for them: kernel rules take their time.
+    """
 
     def __init__(self, config: Config, options: Options) -> None:
         self.config = config
         self.options = options
         size = config.workers or os.cpu_count() or 1
-        self.policies = Policies(config, options.policy)
-        self.stored = Stored(config)
-        self.roster = Roster(size)
         self.sandboxes = Sandboxes(config)
-        self.pool = Pool(size, self._setup, base=config.queue.base, watchdog=config.watchdog)
+        file = policies.PolicyFile(config, options.policy)
+        self.following = Following(config, file, self.sandboxes.names, self._edited, self._changed)
+        self.holds = Holds(self.following.ledger, self._refuse)
+        self.stored = Stored()
+        self.roster = Roster(size)
+        self.guard = guard.Guard(config, self.roster)
+        hooks = Hooks(self._setup, self.following.inforce.orders, self.holds.heard, self.holds.worker_gone)
+        self.pool = Pool(size, hooks, base=config.queue.base, watchdog=config.watchdog)
         self.recorder = runtime.Recorder(config)
         self.server = Server(config.control_socket, self._handle)
+        self._attaching, self._pardoning = Coalesced(self._reattach), Coalesced(self._pardon)
         self._changing = asyncio.Lock()
         self._stopping = asyncio.Event()
         self._started = time.time()
         self._rules_checked = time.monotonic()
         self._last_sandbox = time.monotonic() + IDLE_SECONDS
         self._tasks: set[asyncio.Task[None]] = set()
+        self._agents_told: asyncio.Task[None] | None = None
         self._trouble, self._said = "", 0.0
-        self._installing = threading.Lock()
-        self._guarding = self._ended = False  # our rules are in; they are not to be put in any more
 
     async def run(self) -> None:
         """From start to clean stop. Raises EgressError when it cannot start."""
@@ -91,18 +102,18 @@ class Gateway:
 
     async def reload(self) -> dict[str, object]:
         """Read policy and agents again; a broken file leaves what is in force, and is said. Workers get both."""
-        async with self._changing:
-            problem = ""
-            try:
-                if await asyncio.to_thread(self.policies.reload):
-                    await self._tell_policy()
-                    await asyncio.to_thread(aftermath.pardon, self.roster.entries.values(), self.config)
-            except EgressError as error:
-                problem = f"the policy in force stays: {error}"
-                log.error("%s", problem)
-            await self._attach()
-        log.info("reloaded: %d agents, policy version %d", len(self.roster.entries), self.policies.current.version)
-        return {"agents": len(self.roster.entries), "policy_version": self.policies.current.version, "problem": problem}
+        problem, now = "", self.following.inforce
+        try:
+            await self.following.reload()
+        except EgressError as error:
+            problem = f"the policy in force stays: {error}"
+            log.error("%s", problem)
+            with contextlib.suppress(Away):
+                await self.following.catch_up()  # agents, all the same
+        await self._reattach()
+        await self._pardoning.settled()
+        log.info("reloaded: %d agents, policy version %d", len(self.roster.entries), now.version)
+        return {"agents": len(self.roster.entries), "policy_version": now.version, "problem": problem}
 
     # --- start and stop ---------------------------------------------------------------------------------
 
@@ -110,44 +121,36 @@ class Gateway:
         if self.config.fail_open:
             log.warning("FAIL OPEN is configured: while workers are missing or overloaded packets pass uninspected")
         self.sandboxes.clean()
-        self.policies.load(self.stored.open())
+        await self.following.start()
         self.roster.replace(self._entries())
-        await asyncio.to_thread(alone)
+        await asyncio.to_thread(guard.alone)
         await self.pool.start()
-        await asyncio.to_thread(self._install)
+        await asyncio.to_thread(self.guard.install)
+        self.following.follow(self.pool, self.holds)
         await self.server.start()
         await self.recorder.watch()
         names = ", ".join(self.roster.entries) or "none yet"
-        log.info("guarding %s with %d workers, policy version %d", names, self.pool.size, self.policies.current.version)
+        version = self.following.inforce.version
+        log.info("guarding %s with %d workers, policy version %d", names, self.pool.size, version)
 
     async def _stop(self) -> None:
         await self.server.close()
         try:
-            await asyncio.to_thread(self._leave, asked=self._stopping.is_set())
+            await asyncio.to_thread(self.guard.leave, asked=self._stopping.is_set())
         except EgressError as error:
             log.error("the kernel rules stay as they are: %s", error)
+        await self.following.stop()
+        await self._attaching.stop()
+        await self._pardoning.stop()
         await self.pool.stop()
+        await self.holds.stop()
         await self.recorder.stop()
-        self.stored.close()
-
-    def _leave(self, *, asked: bool) -> None:
-        """What becomes of the kernel rules. Of a failure nobody is set free, whoever's rules they are."""
-        left = ", ".join(entry.agent.name for entry in self.roster.entries.values())
-        with self._installing:
-            self._ended = True  # a change that is under way must not bring them back
-            if asked and left and self.config.on_stop == "block":
-                rules.block(self.roster.attachments(self.config), self.config)
-                log.warning("stopped: blocked until the gateway runs again: %s", left)
-            elif asked or (self._guarding and not left):
-                rules.remove(self.config)
-                if left:
-                    log.warning("stopped: STILL ATTACHED AND UNGUARDED: %s", left)
-            elif self._guarding:
-                log.error("the kernel rules stay: cut off until the gateway runs again: %s", left)
+        self.following.ledger.close()
 
     async def _second(self) -> None:
         """What is done each second. What cannot be done now is said and tried again: the gateway stays."""
         self.pool.watch()
+        self.following.check()
         trouble = ""
         for step in (self.recorder.watch, self._follow, self._keep_rules):
             try:
@@ -175,18 +178,7 @@ class Gateway:
             return
         self._rules_checked = time.monotonic()
         async with self._changing:
-            if not await asyncio.to_thread(self._installed):
-                log.warning("somebody changed the kernel rules: ours are installed again")
-                await asyncio.to_thread(self._install)
-
-    def _install(self) -> None:
-        with self._installing:
-            if not self._ended:
-                self._guarding = True
-                rules.install(self.roster.attachments(self.config), self.config)
-
-    def _installed(self) -> bool:
-        return rules.installed(self.config, self.roster.attachments(self.config))
+            await asyncio.to_thread(self.guard.keep)
 
     def _spawn_reload(self) -> None:
         async def reload() -> None:
@@ -202,38 +194,75 @@ class Gateway:
     # --- who is watched, by which policy ----------------------------------------------------------------
 
     def _setup(self, index: int) -> Setup:
-        """How a worker is started now."""
+        """How a worker is started now; its policy follows behind."""
         return Setup(
             config=self.config,
             index=index,
             parent=os.getpid(),
             agents=self.roster.watched(index),
-            policy=self.policies.current,
             capture=self.options.capture,
         )
 
     def _entries(self) -> list[Entry]:
-        return [*self.stored.entries(), *self.sandboxes.entries()]
+        return [*self.stored.entries(self.following.inforce.agents), *self.sandboxes.entries()]
+
+    async def _reattach(self) -> None:
+        async with self._changing:
+            await self._attach()
 
     async def _attach(self) -> None:
         """Make workers and kernel agree with who is there now: a worker knows agents before they are queued to it."""
-        before = self.roster.entries
-        self.roster.replace(await asyncio.to_thread(self._entries))
-        after = self.roster.entries
+        before, placed = self.roster.entries, self.roster.attachments(self.config)
+        entries = await asyncio.to_thread(self._entries)
+        self.roster.replace(entries)
+        self.roster.adopt(self._agents())
+        after, moved = self.roster.entries, self.roster.attachments(self.config) != placed
         gone = [before[name] for name in before.keys() - after.keys()]
         come = [after[name] for name in after.keys() - before.keys()]
-        changed = [after[name] for name in after.keys() & before.keys() if after[name].agent != before[name].agent]
-        await asyncio.to_thread(aftermath.forget, come, self.config)
+        if come:
+            await asyncio.to_thread(aftermath.forget, come, self.config)
         if gone:
-            await asyncio.to_thread(self._install)
-        await self.pool.tell("agents", lambda index: {"agents": self.roster.watched(index)})
-        if not gone:
-            await asyncio.to_thread(self._install)
-        await asyncio.to_thread(aftermath.forget, gone, self.config)
-        await asyncio.to_thread(aftermath.pardon, changed, self.config)
+            await asyncio.to_thread(self.guard.install)
+        if after != before:
+            await self._tell_agents()
+        if moved and not gone:
+            await asyncio.to_thread(self.guard.install)
+        if gone:
+            await asyncio.to_thread(aftermath.forget, gone, self.config)
+        if any(after[name].agent != before[name].agent for name in after.keys() & before.keys()):
+            self._pardoning.ask()
 
-    async def _tell_policy(self) -> None:
-        await self.pool.tell("policy", lambda _: {"policy": self.policies.current})
+    def _agents(self) -> dict[str, Agent]:
+        return {stored.agent.name: stored.agent for stored in self.following.inforce.agents}
+
+    def _edited(self, before: tuple[StoredAgent, ...]) -> None:
+        """Agents are others than they were: workers hear at once, the kernel only of those that come, go or move."""
+        if self.roster.adopt(self._agents()):
+            self._tell_agents()
+            self._pardoning.ask()
+        if _places(before) != _places(self.following.inforce.agents):
+            self._attaching.ask()
+
+    def _tell_agents(self) -> asyncio.Task[None]:
+        self._agents_told = self.pool.tell("agents", lambda index: {"agents": self.roster.watched(index)})
+        return self._agents_told
+
+    def _changed(self) -> None:
+        """The policy is another."""
+        self._pardoning.ask()
+
+    async def _pardon(self) -> None:
+        """Once the workers know: what they do not refuse any more must not be refused by the kernel."""
+        await self.following.told()
+        if self._agents_told is not None:
+            await asyncio.wait([self._agents_told])
+        entries = tuple(self.roster.entries.values())
+        await asyncio.to_thread(aftermath.listen_again, entries, self.config)
+        await asyncio.to_thread(aftermath.pardon, entries, self.config)
+
+    def _refuse(self, index: int, holds: list[str]) -> None:
+        for hold in holds:
+            self.pool.post(index, "answer", {"id": hold, "action": Action.REJECT})
 
     # --- control ----------------------------------------------------------------------------------------
 
@@ -257,12 +286,18 @@ class Gateway:
     async def _open(self, session: Session, message: dict[str, Any]) -> dict[str, object]:
         """A sandbox leased to this connection."""
         async with self._changing:
-            opened = await asyncio.to_thread(self.sandboxes.create, message, set(self.roster.entries))
+            opened = await asyncio.to_thread(
+                self.sandboxes.create, message, self.roster.entries.keys() | self._agents()
+            )
             name = opened.agent.name
             session.leases.append(lambda: self._close(name))
-            if opened.rules:
-                await asyncio.to_thread(self.policies.add, name, opened.rules)
-                await self._tell_policy()
+            stored = StoredAgent(opened.agent, SANDBOX, opened.sandbox.interface)
+            try:
+                await self.following.write(lambda connection: policies.enter(connection, stored, opened.rules))
+            except EgressError:
+                session.leases.pop()
+                await asyncio.to_thread(self.sandboxes.destroy, name)
+                raise
             await self._attach()
         log.info("sandbox %s opened for pid %d", name, session.pid)
         return {"sandbox": opened.sandbox, "agent": name}
@@ -271,23 +306,27 @@ class Gateway:
         async with self._changing:
             await asyncio.to_thread(self.sandboxes.destroy, name)
             await self._attach()  # ends its flows: their last records name the rules they lived by
-            if await asyncio.to_thread(self.policies.discard, name):
-                await self._tell_policy()
+        try:
+            await self.following.write(lambda connection: policies.leave(connection, name))
+        except Away as error:
+            log.warning("the rules of sandbox %s stay until the database is back: %s", name, error)
         log.info("sandbox %s is gone", name)
 
     async def _status(self) -> dict[str, object]:
-        counters, in_place = await asyncio.to_thread(lambda: (rules.counters(), self._installed()))
+        counters, in_place = await asyncio.to_thread(lambda: (rules.counters(), self.guard.installed()))
         return {
             "pid": os.getpid(),
             "since": self._started,
             "fail_open": self.config.fail_open,
-            "policy_version": self.policies.current.version,
+            "policy_version": self.following.inforce.version,
             "workers": self.pool.status(),
             "agents": [self._agent(entry) for entry in self.roster.entries.values()],
             "absent": self.stored.absent,
             "recorder": {"pid": self.recorder.pid, "restarts": self.recorder.restarts},
             "rules": counters,
             "rules_in_place": in_place,
+            "holds": {"pending": len(self.holds.pending), "refused": self.holds.refused},
+            **self.following.status(),
         }
 
     def _agent(self, entry: Entry) -> dict[str, object]:
@@ -298,23 +337,15 @@ class Gateway:
             "networks": agent.networks,
             "mode": agent.mode,
             "default": agent.default,
+            "quarantined": agent.quarantined,
             "worker": self.roster.worker(agent.name),
             "sandbox": agent.name in self.sandboxes.open,
         }
 
 
-def alone() -> None:
-    """Raise EgressError while another gateway's workers read the queues that the kernel rules lead to.
-
-    Chains have one name for all: two gateways, each with a run_dir of its own, would replace each other's rules.
-    """
-    deadline = time.monotonic() + LEAVING_SECONDS
-    while read := rules.queues() & drops().keys():
-        if time.monotonic() > deadline:
-            raise EgressError(
-                f"another gateway guards this network namespace (it reads queue {min(read)}): stop it first"
-            )
-        time.sleep(0.1)
+def _places(agents: tuple[StoredAgent, ...]) -> set[tuple[object, ...]]:
+    """Who is attached to what; sandboxes are attached by those who open them."""
+    return {(each.agent.name, each.kind, each.value, each.agent.networks) for each in agents if each.kind != SANDBOX}
 
 
 def run(config: Config, options: Options) -> None:

@@ -41,7 +41,7 @@ class Tally:
         }
 
     def _flow(self, record: FlowRecord) -> None:
-        if record.action is Action.ACCEPT or record.flow_id in self._seen:
+        if record.action in (Action.ACCEPT, Action.HOLD) or record.flow_id in self._seen:
             return
         if len(self._seen) < MAX_REMEMBERED:
             self._seen.add(record.flow_id)

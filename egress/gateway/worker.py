@@ -1,7 +1,8 @@
-"""One queue worker: `python -m egress.gateway.worker`, started by the supervisor with its setup as one line on stdin.
+"""One queue worker: `python -m egress.gateway.worker`, started by the supervisor; setup and orders come on stdin.
 
-It binds two queues, becomes an unprivileged user and does one thing: packet -> agent -> engine -> journal -> kernel.
-Nothing of a packet is answered before what was decided about it is on file.
+Told to begin, it binds two queues, becomes an unprivileged user and does one thing: packet -> agent -> engine ->
+journal -> kernel. Nothing of a packet is answered before what was decided about it is on file. What has to wait for a
+person stays unanswered (`egress.gateway.waiting`) and comes to the engine again once its hold is over.
 """
 
 from __future__ import annotations
@@ -14,9 +15,12 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+
+from netfilterqueue import Packet as QueuedPacket
 
 import signatures
 from egress.engine.engine import Engine
@@ -28,10 +32,11 @@ from egress.gateway.identity import Identity
 from egress.gateway.journal import Journal
 from egress.gateway.lines import LineReader, LineWriter
 from egress.gateway.marks import Marks
-from egress.gateway.messages import Setup, Watched, encode, policy_from, setup_from, watched_from
-from egress.gateway.queue import DISCARD, PacketQueue
+from egress.gateway.messages import Draft, Setup, Watched, encode, setup_from, watched_from
+from egress.gateway.queue import DISCARD, KEPT, PacketQueue
 from egress.gateway.tally import Tally
-from egress.model import Action, Reason, Record, RuleChange, Verdict
+from egress.gateway.waiting import Kept, Waiting
+from egress.model import Action, Agent, Direction, Policy, Reason, Record, Verdict
 
 BEAT_SECONDS = 1.0
 _IN, _OUT = 0, 1  # stdin, stdout
@@ -43,14 +48,15 @@ def now() -> float:
 
 
 class Worker:
-    """Binds queues, engine and journal together. `judge` is the packet path."""
+    """Binds queues, engine and journal together. `judge` is the packet path; `say` tells the supervisor, if it can."""
 
-    def __init__(self, setup: Setup) -> None:
+    def __init__(self, setup: Setup, say: Callable[[dict[str, object]], bool]) -> None:
         config = setup.config
+        self.setup = setup
         self.index = setup.index
         self.config = config
         known = signatures.load(config)
-        self.engine = Engine(config.limits, setup.policy, known, gate_queries=config.gate_queries)
+        self.engine = Engine(config.limits, Policy(), known, gate_queries=config.gate_queries)
         self.watched = setup.agents
         self.identity = Identity(setup.agents)
         self.journal = Journal(config.journal_dir, setup.index)
@@ -65,20 +71,30 @@ class Worker:
         self.anomalies = Anomalies()
         self.tallies: dict[str, Tally] = {}
         self.unmatched = self.unrecorded = 0
-        self.stopping = False
+        self.begun = self.stopping = False
+        self.waiting = Waiting(config.queue.length)
+        self._over: deque[Kept] = deque()  # waited for holds that are over
+        self._asked: set[str] = set()  # holds that the supervisor was told of
+        self._say = say
+        self._draft = Draft()
         self._agent = ""
         self._cut = config.queue.settled_copy
         base = config.queue.base + 2 * setup.index
         self.full = PacketQueue(base, self.judge, self.failed, mark_mask=config.mark_mask)
         self.settled = PacketQueue(base + 1, self.judge, self.failed, mark_mask=config.mark_mask)
 
-    def bind(self) -> None:
-        """Own both queues. Raises EgressError when one cannot be had."""
+    def begin(self) -> None:
+        """Own both queues, and be nobody from here on. Raises EgressError when one cannot be had."""
         length, fail_open = self.config.queue.length, self.config.fail_open
         self.full.bind(length=length, copy_range=nfnetlink.MAX_COPY, settled=False, fail_open=fail_open)
         self.settled.bind(length=length, copy_range=self._cut, settled=True, fail_open=fail_open)
+        privileges.drop(self.config.user, self.setup.parent)
+        gc.freeze()  # the policy and the code: nothing to look through again and again
+        gc.enable()
+        self.begun = True
+        self._say({"type": "ready", "pid": os.getpid(), "host": socket.gethostname()})
 
-    def judge(self, raw: bytes, indev: int, outdev: int, settled: bool) -> int:
+    def judge(self, raw: bytes, indev: int, outdev: int, settled: bool, packet: QueuedPacket) -> int:
         """The way of a packet: whose it is, what the engine says, on file, then the mark that tells the kernel."""
         ts = now()
         self._agent = ""
@@ -97,7 +113,43 @@ class Worker:
             self.unrecorded += 1
             self.record(self.engine.withdraw(raw, ts, agent, direction), ts)
             return DISCARD
+        if verdict.action is Action.HOLD:
+            return self._wait(Kept(packet, raw, agent.name, settled), agent, direction, ts)
         return self._mark(verdict, settled)
+
+    def _wait(self, kept: Kept, agent: Agent, direction: Direction, ts: float) -> int:
+        """Keep a packet for its hold. Where nobody can be told of that, nobody will answer: refused."""
+        self._collect()
+        hold = self.engine.hold_of(kept.raw, agent, direction)
+        if hold not in self.engine.holds:
+            return DISCARD
+        if hold not in self._asked:
+            if self._say({"type": "hold", "hold": self.engine.holds[hold]}):
+                self._asked.add(hold)
+            else:
+                self.record(self.engine.answer(hold, Action.REJECT, ts), ts)
+        return KEPT if self.waiting.keep(hold, kept) else DISCARD
+
+    def _collect(self) -> None:
+        """Holds that are over: say so, and take out what waited for them."""
+        for hold, state in self.engine.ended_holds():
+            self._over += self.waiting.release(hold)
+            if hold in self._asked:
+                self._asked.discard(hold)
+                self._say({"type": "unheld", "id": hold, "state": state})
+
+    def resume(self) -> None:
+        """Have judged again, as if it came now, what waited for holds that are over. Its agent may be gone."""
+        self._collect()
+        while self._over:
+            kept = self._over.popleft()
+            queue = self.settled if kept.settled else self.full
+            found = self.identity.find(kept.raw, kept.packet.indev, kept.packet.outdev)
+            if found is not None and found[0].name == kept.agent:
+                queue.judge(kept.packet, kept.raw)
+            else:
+                queue.answer(kept.packet, DISCARD)
+            self._collect()
 
     def failed(self, error: Exception) -> int:
         """A fault of ours: written down, and the packet's connection is dropped."""
@@ -111,8 +163,7 @@ class Worker:
     def record(self, records: Sequence[Record], ts: float) -> bool:
         """Count and journal; while the journal fails the engine lets nothing new pass."""
         for record in records:
-            if not isinstance(record, RuleChange):
-                self.tallies.setdefault(record.agent, Tally()).add(record)
+            self.tallies.setdefault(record.agent, Tally()).add(record)
         done = self.journal.append(records, ts)
         self.engine.refuse_new = not self.journal.healthy
         return done
@@ -131,11 +182,12 @@ class Worker:
                 left -= done
 
     def stop(self) -> None:
-        """End every flow's record and give the queues back."""
+        """End every flow's record and give the queues back; with them goes what waits."""
         self.drain()
         ts = now()
         self.record(self.anomalies.flush(), ts)
         self.record(self.engine.shutdown(ts), ts)
+        self._collect()
         self.full.close()
         self.settled.close()
         self.journal.poll(ts)
@@ -151,13 +203,21 @@ class Worker:
         self.engine.refuse_new = not self.journal.healthy
 
     def order(self, message: dict[str, Any]) -> dict[str, object]:
-        """Carry out one order of the supervisor; returns what its answer says beyond `done`."""
-        operation = message["op"]
-        if operation == "agents":
-            self._watch(watched_from(message["agents"]))
-        elif operation == "policy":
-            ts = now()
-            self.record(self.engine.set_policy(policy_from(message["policy"]), ts), ts)
+        """Carry out one order of the supervisor; returns what its answer says beyond `done`.
+
+        Raises EgressError for one that cannot be carried out: nothing of it was.
+        """
+        operation, ts = message["op"], now()
+        if operation == "policy.part":
+            self._draft.take(message)
+        elif operation == "policy.commit":
+            self._commit(message, ts)
+        elif operation == "begin":
+            self.begin()
+        elif operation == "agents":
+            self._watch(watched_from(message["agents"]), ts)
+        elif operation == "answer":
+            self.record(self.engine.answer(message["id"], Action(message["action"]), ts), ts)
         elif operation == "tally":
             self.drain()
             self.record(self.anomalies.flush(), now())
@@ -166,16 +226,28 @@ class Worker:
             self.stopping = True
         return {}
 
-    def _watch(self, watched: tuple[Watched, ...]) -> None:
+    def _commit(self, message: dict[str, Any], ts: float) -> None:
+        change = self._draft.finish(message)
+        try:
+            if change.base < 0:
+                records = self.engine.set_policy(Policy(change.version, change.added), ts)
+            else:
+                records = self.engine.change_policy(change, ts)
+        except ValueError as error:
+            raise EgressError(str(error)) from None
+        self.record(records, ts)
+
+    def _watch(self, watched: tuple[Watched, ...], ts: float) -> None:
         # An unchanged agent stays the same object: the engine judges flows anew when theirs is another.
-        before = self.watched
-        known = {entry.agent: entry.agent for entry in before}
-        self.watched = tuple(Watched(known.get(entry.agent, entry.agent), entry.interface) for entry in watched)
+        before = {entry.agent: entry.agent for entry in self.watched}
+        self.watched = tuple(Watched(before.get(entry.agent, entry.agent), entry.interface) for entry in watched)
         self.identity = Identity(self.watched)
         names = {entry.agent.name for entry in watched}
-        ts = now()
-        for gone in {entry.agent.name for entry in before} - names:
+        for gone in {agent.name for agent in before} - names:
             self.record(self.engine.release(gone, ts), ts)
+        for entry in self.watched:
+            if entry.agent not in before:
+                self.engine.change_agent(entry.agent, ts)
         self.tallies = {name: tally for name, tally in self.tallies.items() if name in names}
 
     def counters(self) -> dict[str, object]:
@@ -194,6 +266,9 @@ class Worker:
                 "failures": journal.failures,
                 "lost": journal.lost,
             },
+            "holds": len(self.engine.holds),
+            "waiting": self.waiting.packets,
+            "overflowed": self.waiting.overflowed,
             "capture_skipped": 0 if self.capture is None else self.capture.skipped,
             "engine": self.engine.stats(),
         }
@@ -222,13 +297,15 @@ def serve(worker: Worker, reader: LineReader, writer: LineWriter) -> None:
     with selectors.DefaultSelector() as selector:
         selector.register(worker.full, selectors.EVENT_READ, worker.full.run)
         selector.register(worker.settled, selectors.EVENT_READ, worker.settled.run)
-        selector.register(_IN, selectors.EVENT_READ, lambda: _orders(worker, reader, writer))
+        selector.register(_IN, selectors.EVENT_READ, lambda: listen(worker, reader, writer))
         beat = 0.0
         while not (worker.stopping or reader.ended):
             due = min(worker.engine.next_tick() - now(), beat - time.monotonic(), BEAT_SECONDS)
             for key, _ in selector.select(max(due, 0.0)):
                 key.data()
+                worker.resume()
             worker.tick()
+            worker.resume()
             if time.monotonic() >= beat:
                 beat = time.monotonic() + BEAT_SECONDS
                 worker.second()
@@ -239,11 +316,19 @@ def serve(worker: Worker, reader: LineReader, writer: LineWriter) -> None:
     writer.write(encode({"type": "beat", **worker.counters()}))
 
 
-def _orders(worker: Worker, reader: LineReader, writer: LineWriter) -> None:
+def listen(worker: Worker, reader: LineReader, writer: LineWriter) -> None:
+    """Carry out what has come. What cannot be done is said; before the worker has begun it ends it."""
     for line in reader.read():
         message = json.loads(line)
-        answer = worker.order(message)
-        writer.write(encode({"type": "done", "seq": message["seq"], **answer}))
+        answer: dict[str, object] = {}
+        try:
+            answer = worker.order(message)
+        except EgressError as error:
+            if not worker.begun:
+                raise
+            answer = {"error": str(error)}
+        if message["seq"]:
+            writer.write(encode({"type": "done", "seq": message["seq"], **answer}))
 
 
 def main() -> int:
@@ -251,23 +336,28 @@ def main() -> int:
     signal.signal(
         signal.SIGINT, signal.SIG_IGN
     )  # Ctrl-C goes to the whole process group; the supervisor stops us in order
+    gc.disable()  # until we begin: a large policy is read in two thirds of the time
     reader, writer = LineReader(_IN), LineWriter(_OUT)
-    lines: list[bytes] = []
-    while not lines and not reader.ended:
-        lines = reader.read()
-    if not lines:
-        return 1
+
+    def say(message: dict[str, object]) -> bool:
+        if writer.full and message["type"] == "hold":
+            return False
+        writer.write(encode(message))
+        return True
+
     try:
-        setup = setup_from(lines[0])
-        worker = Worker(setup)
-        worker.bind()
-        privileges.drop(setup.config.user, setup.parent)
+        line = reader.first()
+        if not line:
+            return 1
+        worker = Worker(setup_from(line), say)
+        while not (worker.begun or reader.ended):
+            listen(worker, reader, writer)
     except EgressError as error:
         writer.write(encode({"type": "error", "text": str(error)}))
         return 1
+    if not worker.begun:
+        return 1
     os.set_blocking(_IN, False)
-    gc.freeze()
-    writer.write(encode({"type": "ready", "pid": os.getpid(), "host": socket.gethostname()}))
     try:
         serve(worker, reader, writer)
     except BrokenPipeError:

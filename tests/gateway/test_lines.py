@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import os
+import time
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from egress.config import Config, Limits
 from egress.errors import EgressError
 from egress.gateway import lines
 from egress.gateway.lines import LineReader, LineWriter
-from egress.gateway.messages import Setup, Watched, encode, setup_from
-from egress.model import Action, Agent, Mode, Policy, Rule
 
 
 def ended(reader: LineReader) -> bool:
@@ -74,9 +72,50 @@ def test_a_reader_that_sleeps_blocks_nobody_and_misses_nothing() -> None:
     os.close(write)
 
 
-def test_a_setup_comes_back_equal() -> None:
-    agent = Agent("a", ("10.0.0.0/8", "::/0"), Mode.MONITOR, Action.ACCEPT, ("x",))
-    rule = Rule("r1", Action.ACCEPT, "a*", "10.0.0.0/8", "tcp", ((22, 22), (80, 90)), "ssh", ("ssh.*",), comment="why")
-    config = Config(limits=Limits(max_flows=7), fail_open=True)
-    setup = Setup(config, 1, 77, (Watched(agent, 5),), Policy(3, (rule,)), "/tmp")
-    assert setup_from(encode(setup)) == setup
+def test_a_long_line_takes_time_in_proportion() -> None:
+    """Eight times as long takes about eight times, and not 64; the machine has other things to do, too."""
+
+    def seconds(size: int) -> float:
+        read, write = os.pipe()
+        reader, line, left = LineReader(read), memoryview(b"x" * size + b"\n"), size + 1
+        began, found = time.process_time(), []
+        while left:
+            left -= os.write(write, line[len(line) - left :][:65536])
+            found += reader.read()
+        spent = time.process_time() - began
+        os.close(read)
+        os.close(write)
+        assert found == [line[:-1]]
+        return spent
+
+    size = lines.MAX_LINE // 8
+    assert min(seconds(8 * size - 1) for _ in range(3)) < 24 * min(seconds(size) for _ in range(3))
+
+
+def test_the_first_line_leaves_the_others_to_be_read() -> None:
+    read, write = os.pipe()
+    reader = LineReader(read)
+    os.write(write, b"one\ntwo\nthree\nfo")
+    assert reader.first() == b"one"
+    assert reader.read() == [b"two", b"three"]
+    os.write(write, b"ur\n")
+    os.close(write)
+    assert reader.first() == b"four"
+    assert reader.first() == b""
+    assert ended(reader)
+    os.close(read)
+
+
+def test_a_writer_that_nobody_reads_is_full(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lines, "FULL", 1000)
+    read, write = os.pipe()
+    writer = LineWriter(write)
+    sizes = [writer.full]
+    writer.write(b"x" * 70_000)
+    sizes.append(writer.full)
+    while not idle(writer):
+        os.read(read, 65536)
+        writer.flush()
+    assert [*sizes, writer.full] == [False, True, False]
+    os.close(read)
+    os.close(write)

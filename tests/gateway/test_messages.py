@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from egress.config import Config
-from egress.errors import InputError
-from egress.gateway.messages import Setup, Watched, encode, policy_from, rule_from, setup_from, watched_from
+from egress.errors import EgressError, InputError
+from egress.gateway.messages import Draft, Setup, Watched, encode, rule_from, setup_from, watched_from
 from egress.gateway.sandboxes import Sandboxes
-from egress.model import Action, Agent, Budget, Measure, Mode, Policy, Rule, Span
+from egress.model import Action, Agent, Budget, Measure, Mode, PolicyChange, Rule, Span
 from tests.test_budgettext import several
 from tests.test_policyfile import rules
 
@@ -34,6 +34,7 @@ RULE = Rule(
     comment="über",
     author="ops",
     created=1_795_446_362.25,
+    position=-7,
 )
 AGENT = Agent(
     "train-1",
@@ -42,6 +43,7 @@ AGENT = Agent(
     Action.ACCEPT,
     ("gpu", "team=a"),
     (Budget(Measure.BYTES, 10_000_000, Span.HOUR), Budget(Measure.DESTINATIONS, 20, Span.EPISODE)),
+    quarantined=True,
 )
 texts = st.text(max_size=10)
 agents = st.builds(
@@ -52,6 +54,7 @@ agents = st.builds(
     default=st.sampled_from(Action),
     labels=st.lists(texts, max_size=3).map(tuple),
     budgets=several,
+    quarantined=st.booleans(),
 )
 
 
@@ -62,17 +65,52 @@ def test_the_samples_say_something_in_every_field() -> None:
 
 def test_a_setup_comes_back_as_it_was() -> None:
     config = Config(state_dir=Path("/var/lib/x"), gate_queries=False, policy=Path("p.yaml"))
-    setup = Setup(config, 3, 77, (Watched(AGENT, 5),), Policy(9, (RULE,)), "captures")
+    setup = Setup(config, 3, 77, (Watched(AGENT, 5),), "captures")
     assert setup_from(encode(setup)) == setup
     assert encode(setup).count(b"\n") == 1
 
 
-@given(st.lists(rules, max_size=3), st.lists(agents, max_size=3))
-def test_orders_come_back_as_they_were(listed: list[Rule], watched: list[Agent]) -> None:
+def heard(message: dict[str, object]) -> dict[str, Any]:
+    """As it is at the other end."""
+    found: dict[str, Any] = json.loads(encode(message))
+    return found
+
+
+@given(st.lists(agents, max_size=3))
+def test_agents_come_back_as_they_were(watched: list[Agent]) -> None:
     entries = tuple(Watched(agent, index) for index, agent in enumerate(watched))
-    heard = json.loads(encode({"policy": Policy(7, tuple(listed)), "agents": entries}))
-    assert policy_from(heard["policy"]) == Policy(7, tuple(listed))
-    assert watched_from(heard["agents"]) == entries
+    assert watched_from(heard({"agents": entries})["agents"]) == entries
+
+
+@given(st.lists(rules, max_size=6), st.lists(texts, max_size=6), st.integers(1, 3))
+def test_a_change_comes_back_from_its_parts_as_it_was(listed: list[Rule], removed: list[str], size: int) -> None:
+    draft = Draft()
+    for start in range(0, 6, size):
+        chosen = slice(start, start + size)
+        draft.take(heard({"removed": removed[chosen], "added": listed[chosen]}))
+    change = PolicyChange(3, 5, tuple(removed), tuple(listed))
+    assert draft.finish({"base": 3, "version": 5}) == change
+    assert draft.finish({"base": 5, "version": 6}) == PolicyChange(5, 6), "nothing is left for the next change"
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"removed": []},
+        {"removed": [], "added": [{"id": "x"}]},
+        {"removed": 1, "added": []},
+        {"removed": [], "added": [{"id": "x", "action": "maybe", "ports": [], "exempt": []}]},
+        {"removed": [], "added": [{"id": "x", "action": "accept", "ports": [], "exempt": [], "odd": 1}]},
+    ],
+)
+def test_a_part_that_cannot_be_read_spoils_its_change_and_no_other(part: dict[str, Any]) -> None:
+    draft = Draft()
+    draft.take(heard({"removed": ["a"], "added": [RULE]}))
+    draft.take(part)
+    with pytest.raises(EgressError, match="a part of the policy cannot be read"):
+        draft.finish({"base": 1, "version": 2})
+    draft.take(heard({"removed": [], "added": [RULE]}))
+    assert draft.finish({"base": 1, "version": 2}) == PolicyChange(1, 2, (), (RULE,))
 
 
 def test_the_rules_of_an_older_command_are_read() -> None:

@@ -14,7 +14,7 @@ from tests.lab.net import Lab, needs_root
 
 PRELUDE = """
 import json, select, socket, sys, time
-from egress.gateway.queue import DISCARD, PacketQueue, drops
+from egress.gateway.queue import DISCARD, KEPT, PacketQueue, drops
 from egress.gateway import privileges
 MASK, MARK = 0x0F000000, 0x02000000
 receiver = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -62,7 +62,7 @@ def test_the_full_queue_sees_every_byte(lab: tuple[Lab, str]) -> None:
         lab,
         """
 seen = []
-queue = bound(lambda raw, indev, outdev, settled: seen.append((len(raw), indev, outdev, settled)) or 0)
+queue = bound(lambda raw, indev, outdev, settled, packet: seen.append((len(raw), indev, outdev, settled)) or 0)
 status = open("/proc/net/netfilter/nfnetlink_queue").read().split()
 send(1, 4016, 4097, 60000); serve(queue)
 print(json.dumps([seen, received(), status]))
@@ -103,6 +103,76 @@ print(json.dumps(received()))
     counted = lab[0].run(lab[1], ["iptables", "-vnxL", "OUTPUT"], check=True).stdout
     kept = next(line for line in counted.splitlines() if "0x70000007/0xf0ffffff" in line)
     assert int(kept.split()[0]) >= 1, "the judge's own foreign bits must not reach the packet, nor lose those it had"
+
+
+@needs_root
+def test_what_is_kept_waits_in_the_kernel_until_it_is_answered_or_judged_again(lab: tuple[Lab, str]) -> None:
+    rounds, waiting = run(
+        lab,
+        """
+kept, seen = [], []
+def judge(raw, indev, outdev, settled, packet):
+    seen.append(len(raw) - 28)
+    if packet in kept or len(raw) == 28 + 9: return 0
+    kept.append(packet)
+    return KEPT
+queue = bound(judge)
+def waits(): return int(open("/proc/net/netfilter/nfnetlink_queue").read().split()[2])
+send(10, 9, 11, 12, 13); serve(queue)
+rounds, waiting = [received()], [waits()]
+queue.answer(kept[0], 0); queue.answer(kept[1], DISCARD); queue.answer(kept[2], MARK)
+rounds.append(received()); waiting.append(waits())
+queue.judge(kept[3], bytes(28 + 13))
+rounds.append(received()); waiting.append(waits())
+rounds.append(seen)
+print(json.dumps([rounds, waiting]))
+""",
+    )
+    assert rounds == [[9], [10], [13], [10, 9, 11, 12, 13, 13]]
+    assert waiting == [4, 1, 0]
+
+
+@needs_root
+def test_what_waits_in_a_queue_that_is_given_back_is_dropped(lab: tuple[Lab, str]) -> None:
+    got, later = run(
+        lab,
+        """
+queue = bound(lambda *_: KEPT)
+send(10, 11); serve(queue)
+queue.close()
+got = received()
+queue = bound(lambda *_: 0)
+send(12); serve(queue)
+print(json.dumps([got, received()]))
+""",
+    )
+    assert got == []
+    assert later == [12]
+
+
+@needs_root
+def test_an_answer_for_a_packet_that_the_kernel_has_dropped_changes_nothing(lab: tuple[Lab, str]) -> None:
+    """Its interface is gone: of a sandbox that ends while it waits."""
+    got, errors, waiting = run(
+        lab,
+        """
+import subprocess
+def ip(*words): subprocess.run(["ip", *words], check=True)
+ip("link", "add", "gone0", "type", "veth", "peer", "gone1")
+ip("addr", "add", "192.0.2.1/24", "dev", "gone0"); ip("link", "set", "gone0", "up"); ip("link", "set", "gone1", "up")
+ip("neigh", "add", "192.0.2.2", "lladdr", "02:00:00:00:00:02", "dev", "gone0")
+kept = []
+queue = bound(lambda raw, indev, outdev, settled, packet: KEPT if kept.append(packet) is None and len(kept) == 1 else 0)
+sender.sendto(b"x", ("192.0.2.2", 9999)); serve(queue)
+ip("link", "del", "gone0")
+waiting = int(open("/proc/net/netfilter/nfnetlink_queue").read().split()[2])
+queue.answer(kept[0], MARK)
+send(10, 11); serve(queue)
+print(json.dumps([received(), queue.errors, waiting]))
+""",
+    )
+    assert got == [10, 11]
+    assert (errors, waiting) == (0, 0)
 
 
 @needs_root

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from egress.config import Config
+from egress.config import Api, Config
 from egress.errors import EgressError, InputError
 from egress.gateway import rules as applied
 from egress.gateway.chains import CHAINS, FILTER, MANGLE, NAT, Attachment, check, rules
@@ -34,6 +34,8 @@ GOLDEN = {
     MANGLE: """
 -A EGRESS-FORWARD -i egr0001 -j EGRESS-OUT
 -A EGRESS-FORWARD -o egr0001 -j EGRESS-IN
+-A EGRESS-INPUT -i egr0001 -p tcp -m tcp --dport 7477 -j MARK --set-xmark 0x2000000/0xf000000
+-A EGRESS-INPUT -i egr0001 -p tcp -m tcp --dport 7477 -j RETURN
 -A EGRESS-INPUT -i egr0001 -j EGRESS-OUT
 -A EGRESS-OUTPUT -o egr0001 -m conntrack --ctstate ESTABLISHED --ctdir REPLY -j EGRESS-IN
 -A EGRESS-OUT -j MARK --set-xmark 0x0/0xf000000
@@ -60,10 +62,26 @@ def test_ipv6_has_link_upkeep_before_the_queue_and_its_own_refusal() -> None:
     six = rules(ONE, Config(), 6)
     assert any(line.endswith("icmp6-adm-prohibited") for line in six[FILTER])
     entry = [line for line in six[MANGLE] if line.startswith("-A EGRESS-INPUT ")]
-    kinds = [int(line.split("--icmpv6-type ")[1].split()[0]) for line in entry[:-1]]
+    upkeep = [line for line in entry if "icmp6" in line]
+    kinds = [int(line.split("--icmpv6-type ")[1].split()[0]) for line in upkeep]
     assert kinds == [133, 135, 136, 143, 131, 132]
-    assert all(("--hl-eq 255" in line) != ("-s fe80::/10" in line) and line.endswith("RETURN") for line in entry[:-1])
+    assert all(("--hl-eq 255" in line) != ("-s fe80::/10" in line) and line.endswith("RETURN") for line in upkeep)
     assert entry[-1] == "-A EGRESS-INPUT -i egr0001 -j EGRESS-OUT"
+
+
+@pytest.mark.parametrize("blocking", [False, True])
+@pytest.mark.parametrize("family", [4, 6])
+@pytest.mark.parametrize("api", [Api(), Api(host="10.99.2.1", port=8443), Api(host="")])
+def test_the_api_is_refused_to_every_interface_of_agents_before_any_queue(
+    api: Api, family: int, blocking: bool
+) -> None:
+    found = rules([*ONE, *SHARED], Config(api=api), family, blocking=blocking)
+    for interface in ("egr0001", "br0"):
+        lines = [line for line in found[MANGLE] if line.startswith(f"-A EGRESS-INPUT -i {interface} ")]
+        guard = f"-A EGRESS-INPUT -i {interface} -p tcp -m tcp --dport {api.port} -j "
+        assert lines[:2] == [f"{guard}MARK --set-xmark 0x2000000/0xf000000", f"{guard}RETURN"]
+        assert lines[-1].endswith("-j EGRESS-OUT")
+    assert found[FILTER][-1] == "-A EGRESS-DELIVER -m mark --mark 0x2000000/0xe000000 -j EGRESS-REFUSE"
 
 
 def test_agents_on_one_interface_are_told_apart_longest_prefix_first() -> None:

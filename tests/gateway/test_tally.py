@@ -20,6 +20,7 @@ def test_a_flow_counts_once_however_often_it_is_recorded() -> None:
     for _ in range(3):
         tally.add(FLOW)
     tally.add(dataclasses.replace(FLOW, flow_id="1" * 16, action=Action.ACCEPT))
+    tally.add(dataclasses.replace(FLOW, flow_id="2" * 16, action=Action.HOLD))
     assert tally.as_json()["refused"] == 1
     assert sentence(tally.as_json()) == "1 flow refused to 192.0.2.1:443/tcp"
 

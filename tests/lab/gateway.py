@@ -8,19 +8,23 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
+from sqlalchemy.engine import Connection
 
 from demo.stage import Stage
 from egress import capture
 from egress.capture.link import ip_packet
-from egress.model import AnomalyRecord, FindingRecord, FlowRecord, RuleChange
-from egress.store import reader, tables
-from egress.store.database import open_database
+from egress.model import AnomalyRecord, EvidenceRecord, FindingRecord, FlowRecord, Rule
+from egress.store import reader, rules, tables
+from egress.store.audit import Actor
+from egress.store.database import open_database, writing
+from egress.store.evidence import read as read_evidence
 from tests.lab.net import TIMEOUT, eventually
 
 POLICY = """\
@@ -35,6 +39,9 @@ rules:
 HOSTS = ("10.99.2.2", "fd99:2::2")
 LOGIN = '{"id":1,"jsonrpc":"2.0","method":"login","params":{"login":"4x","pass":"x","agent":"XMRig/6.21"}}'
 
+PERSON = Actor("uid:0 (root)")
+
+_T = TypeVar("_T")
 _serial = itertools.count()
 _COUNTERS = re.compile(r"\[\d+:\d+\]")
 
@@ -184,16 +191,45 @@ def findings(stage: Stage, wanted: reader.Filter = reader.Filter()) -> list[Find
         return list(reader.findings(engine, wanted))
 
 
+def evidence(stage: Stage) -> dict[str, EvidenceRecord]:
+    """By finding."""
+    with database(stage) as engine, engine.connect() as connection:
+        ids = connection.scalars(sa.select(tables.evidence.c.finding_id)).all()
+        kept = [read_evidence(connection, finding) for finding in ids]
+    return {each.finding_id: each for each in kept if each is not None}
+
+
 def anomalies(stage: Stage) -> list[AnomalyRecord]:
     columns = [tables.anomalies.c[name] for name in AnomalyRecord.__slots__]
     with database(stage) as engine, engine.connect() as connection:
         return [AnomalyRecord(*row) for row in connection.execute(sa.select(*columns))]
 
 
-def rule_changes(stage: Stage) -> list[RuleChange]:
-    columns = [tables.rule_changes.c[name] for name in RuleChange.__slots__]
+def edit(stage: Stage, work: Callable[[Connection], _T]) -> _T:
+    """What another program writes into the database."""
+    with database(stage) as engine, writing(engine) as connection:
+        return work(connection)
+
+
+def allow(stage: Stage, *listed: Rule) -> None:
+    """Put rules into the allowlist."""
+    edit(stage, lambda connection: rules.Edit(connection, PERSON, time.time()).add(listed))
+
+
+def disallow(stage: Stage, *ids: str) -> None:
+    edit(stage, lambda connection: rules.Edit(connection, PERSON, time.time()).remove(ids))
+
+
+def in_force(stage: Stage, timeout: float = TIMEOUT) -> int:
+    """Wait until every worker judges by the database's newest policy; returns its version."""
     with database(stage) as engine, engine.connect() as connection:
-        return [RuleChange(*row) for row in connection.execute(sa.select(*columns))]
+        version = rules.current(connection)
+    eventually(
+        lambda: {worker["policy_version"] for worker in status(stage)["workers"]} == {version},
+        f"version {version} is in force",
+        timeout,
+    )
+    return version
 
 
 # --- the kernel's rules ---------------------------------------------------------------------------------------

@@ -101,10 +101,15 @@ class Place:
 
 
 @contextmanager
-def resolving(policy: str = POLICY, settings: dict[str, object] | None = None, v6: bool = False) -> Iterator[Place]:
+def resolving(
+    policy: str = POLICY,
+    settings: dict[str, object] | None = None,
+    v6: bool = False,
+    attach: tuple[str, ...] = (),
+) -> Iterator[Place]:
     """A guarded stage whose agent asks the resolver by this family."""
     with ExitStack() as steps:
-        stage = steps.enter_context(guarded(policy, settings=settings))
+        stage = steps.enter_context(guarded(policy, settings=settings, attach=attach))
         steps.enter_context(resolver_of(stage.agent, RESOLVER[v6]))
         yield Place(stage)
 

@@ -10,9 +10,9 @@ import pytest
 
 from demo.scenes import Attempt, play
 from demo.stage import CONTROL, POOL, SERVER, Stage
-from egress.model import TCP, Action, FindingRecord, FlowRecord, Mode, Reason
+from egress.model import TCP, Action, Direction, EvidenceRecord, FindingRecord, FlowRecord, Mode, Reason
 from egress.wire.packet import decode
-from tests.lab.gateway import Witness, findings, flows
+from tests.lab.gateway import Witness, evidence, findings, flows
 from tests.lab.net import needs_root
 
 pytestmark = [pytest.mark.lab, needs_root]
@@ -30,6 +30,7 @@ class Played:
     findings: list[FindingRecord]
     heard: str
     outside: list[bytes]
+    evidence: dict[str, EvidenceRecord]
 
     def to(self, host: str, port: int) -> list[FlowRecord]:
         return [flow for flow in self.flows if (flow.dst, flow.dport) == (host, port)]
@@ -55,7 +56,20 @@ def played() -> Iterator[Played]:
         attempts = list(play(stage))
         code = stage.stop()
         heard = (stage.directory / "pool.heard").read_text()
-        yield Played(attempts, code, flows(stage), findings(stage), heard, witness.packets())
+        yield Played(attempts, code, flows(stage), findings(stage), heard, witness.packets(), evidence(stage))
+
+
+def test_the_packets_of_each_finding_are_kept(played: Played) -> None:
+    """The first and the last of its flow: those that prove it never left, so no other capture has them."""
+    for found in played.findings:
+        packets = played.evidence[found.finding_id].packets
+        assert packets, found
+        assert all(decode(packet.data, packet.length).proto == TCP for packet in packets)
+        if found.signature == "ssh.unusual-port":
+            assert any(found.evidence in packet.data for packet in packets)
+        if found.signature == "mining.stratum":
+            sent = b"".join(decode(packet.data).payload for packet in packets if packet.direction is Direction.OUT)
+            assert found.evidence[-8:] in sent
 
 
 def test_every_attempt_comes_out_as_it_must(played: Played) -> None:

@@ -68,6 +68,7 @@ def test_a_start_that_fails_sets_nobody_free(stage: Stage) -> None:
     before = saved_rules(stage)
     policy, database = stage.policy_file, stage.config.state_dir / "egress.db"
     sandboxes = stage.config.run_dir / "sandboxes"
+    stage.config.policy_snapshot.unlink(missing_ok=True)  # with it a start needs no database
     for path, nonsense in ((policy, "rules: ["), (database, "x" * 4096), (sandboxes / "x.json", "{")):
         path.parent.mkdir(exist_ok=True)
         path.write_text(nonsense)

@@ -98,8 +98,8 @@ def run() -> Iterator[Run]:
         networks = {entry["name"]: tuple(entry["networks"]) for entry in status(stage)["agents"]}
         assert all(attempt.ok for attempt in play(stage))
         assert stage.stop() == 0
-        with database(stage) as engine:
-            stored = [entry.agent for entry in list_agents(engine)]
+        with database(stage) as engine, engine.connect() as connection:
+            stored = [entry.agent for entry in list_agents(connection)]
         agents = {each.name: replace(each, networks=networks[each.name]) for each in stored}
         (file,) = directory.iterdir()
         policy = Policy(1, load_policy(stage.policy_file))

@@ -14,8 +14,9 @@ import pytest
 
 from demo.stage import Stage
 from egress.model import Action, FlowRecord, Mode, Reason
+from egress.store import approvals
 from egress.store.reader import Filter
-from tests.lab.gateway import HOSTS, POLICY, Peer, findings, flows, gone, listening, saved_rules, serve
+from tests.lab.gateway import HOSTS, POLICY, Peer, database, findings, flows, gone, listening, saved_rules, serve
 from tests.lab.net import PYTHON, ROOT, eventually, needs_root
 
 pytestmark = [pytest.mark.lab, needs_root]
@@ -46,7 +47,7 @@ WAIT = 'echo ready; read x; exec "$@"'
 @pytest.fixture(scope="module")
 def stage() -> Iterator[Stage]:
     """A gateway that was started by `egress run` may serve several tests; at the end it must be gone."""
-    with Stage(POLICY) as built:
+    with Stage(POLICY, {"limits": {"ask_timeout": 2}}) as built:
         serve(built, PORT)
         for host in HOSTS:
             Peer(built, built.outside, "who", host, str(WHO))
@@ -99,6 +100,22 @@ def test_exit_code_output_and_the_gateway_it_starts(stage: Stage) -> None:
     assert done.stderr.splitlines()[0] == "on stderr"
     assert summary(done.stderr).endswith(": nothing refused")
     eventually(lambda: left(stage) == [], "everything is removed")
+
+
+def test_in_mode_ask_a_sandbox_waits_for_nobody_and_may_end_meanwhile(stage: Stage) -> None:
+    name, place = f"q{os.getpid()}", f"{HOSTS[0]}@9000"
+    done = run(stage, "--agent", name, "--mode", "ask", "--", "timeout", "0.5", PYTHON, "-c", CONNECT, place)
+    assert done.returncode == 124
+    assert summary(done.stderr).endswith(": nothing refused")
+    done = run(stage, "--agent", name, "--mode", "ask", "--", PYTHON, "-c", CONNECT, place)
+    assert done.stdout == "Connection refused\n"
+    assert summary(done.stderr).startswith(f"egress: {name}: 1 flow refused to ")
+
+    def states() -> list[str]:
+        with database(stage) as engine, engine.connect() as connection:
+            return sorted(each.state for each in approvals.listed(connection, agent=name))
+
+    eventually(lambda: states() == ["expired", "withdrawn"], "both are over")
 
 
 def test_the_summary_names_what_was_refused(stage: Stage) -> None:

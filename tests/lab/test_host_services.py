@@ -17,6 +17,8 @@ from tests.lab.net import PYTHON, eventually, needs_root
 pytestmark = [pytest.mark.lab, needs_root]
 
 WEB, POOL, BANNER, ECHO, CLOSED = 80, 443, 8080, 7001, 9000
+API, BESIDE = 7477, 7478  # the one the agent may never reach, and its neighbour
+ALL = "  - {id: all, action: allow, destination: any, protocol: tcp, ports: [7477-7478]}\n"
 NEAR, FAR = ("10.99.1.1", "fd99:1::1"), ("10.99.2.1", "fd99:2::1")  # the gateway's own addresses
 PAGE = bytes(range(256)) * 4096  # 1 MiB: past what is inspected before a flow settles
 FAMILIES = pytest.mark.parametrize("family", [0, 1], ids=["IPv4", "IPv6"])
@@ -39,7 +41,7 @@ while True:
 
 @pytest.fixture(scope="module")
 def stage() -> Iterator[Stage]:
-    with guarded(POLICY) as running:
+    with guarded(POLICY + ALL) as running:
         gateway, directory = running.gateway, running.directory
         (directory / "page").write_bytes(PAGE)
         web = [PYTHON, "-m", "http.server", str(WEB), "--bind", "::", "--directory", str(directory)]
@@ -52,6 +54,8 @@ def stage() -> Iterator[Stage]:
             listening(running, port, gateway, NEAR)
         serve(running, ECHO, gateway, NEAR)
         serve(running, CLOSED, gateway, NEAR)
+        for port in (API, BESIDE):
+            serve(running, port, gateway, (*NEAR, *FAR))
         eventually(lambda: outcome(running, NEAR[0], WEB, namespace=gateway) == "open", "the web server listens")
         yield running
 
@@ -102,6 +106,18 @@ def test_datagrams_are_answered_and_echo_requests_refused_by_default(stage: Stag
 def test_what_no_rule_allows_is_refused(stage: Stage, family: int) -> None:
     assert outcome(stage, NEAR[family], CLOSED) == "ECONNREFUSED"
     assert outcome(stage, NEAR[family], CLOSED, namespace=stage.outside) == "open"  # it does listen
+
+
+@FAMILIES
+@pytest.mark.parametrize("addresses", [NEAR, FAR], ids=["near", "far"])
+def test_the_port_of_the_api_is_refused_whatever_the_policy_says(
+    stage: Stage, addresses: tuple[str, str], family: int
+) -> None:
+    before = status(stage)["rules"]["api"]
+    assert outcome(stage, addresses[family], API) == "ECONNREFUSED"
+    assert status(stage)["rules"]["api"] == before + 1
+    assert outcome(stage, addresses[family], BESIDE) == "open"
+    assert outcome(stage, FAR[family], API, namespace=stage.outside) == "open"  # it does listen
 
 
 def test_all_of_it_is_written_down(stage: Stage) -> None:
