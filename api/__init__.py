@@ -1,0 +1,1 @@
+"""The REST API: `create_app()` makes it, `egress serve` runs it."""

@@ -1,0 +1,188 @@
+"""Who calls, and what they may: bearer tokens, and on the unix socket root by its user id.
+
+The gate (api/gate.py) authenticates every request but those to `PUBLIC` before anything else looks at it; routes then
+ask for a role through the dependencies at the end: a route that forgets to is still closed to strangers.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+import re
+import time
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Annotated
+
+from fastapi import Depends, Request, Security
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from sqlalchemy.engine import Engine
+from sqlalchemy.exc import DBAPIError
+from starlette.datastructures import Headers
+from starlette.types import Scope
+
+from api.database import Database
+from api.problems import Problem
+from egress.store import tokens
+from egress.store.audit import Actor
+from egress.store.database import writing
+
+PREFIX = "/api/v1"
+PUBLIC = frozenset({f"{PREFIX}/openapi.json", f"{PREFIX}/healthz", f"{PREFIX}/readyz"})
+UNIX = "unix:"  # begins the client address of a peer on the unix socket; no IP address does
+TOUCH_SECONDS = 60.0  # how exact a token's last_used is
+MAX_ADDRESSES = 4096  # whose failures are remembered
+
+_RANK = {"viewer": 1, "approver": 2, "editor": 3, "admin": 4}
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", re.ASCII)
+
+log = logging.getLogger("egress.api")
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who is behind a request. `agents`: globs of the agents that concern them."""
+
+    actor: Actor
+    role: str
+    agents: tuple[str, ...] = ("*",)
+
+    @property
+    def unlimited(self) -> bool:
+        return "*" in self.agents
+
+    def as_author(self) -> str:
+        """How a rule names them: at most 128 printable characters."""
+        return "".join(char for char in self.actor.name if char.isprintable())[:128]
+
+    def sees(self, agent: str) -> bool:
+        """Whether the records of the agent with this name are theirs to see."""
+        return any(fnmatchcase(agent, glob) for glob in self.agents)
+
+    def covers(self, selector: str) -> bool:
+        """Whether a rule (or token) for this agent selector is within their scope: certain, not merely possible."""
+        if self.unlimited or selector in self.agents:
+            return True
+        return _NAME.fullmatch(selector) is not None and self.sees(selector)
+
+    def check(self, selector: str) -> None:
+        """Raises Problem (403) where the selector is outside the scope."""
+        if not self.covers(selector):
+            raise Problem(403, f"agent {selector[:128]!r} is outside your scope: {', '.join(self.agents)}")
+
+    def check_unlimited(self, what: str) -> None:
+        if not self.unlimited:
+            raise Problem(403, f"{what} concerns all agents; your scope is {', '.join(self.agents)}")
+
+
+class Failures:
+    """Failed authentications of each address within a minute; the longest-known are forgotten past MAX_ADDRESSES."""
+
+    def __init__(self, limit: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._limit, self._clock = limit, clock
+        self._seen: OrderedDict[str, tuple[float, int]] = OrderedDict()  # address → start of its minute, failures
+
+    def add(self, client: str) -> int:
+        """Count a failure; returns 0, or the seconds to wait where there were too many."""
+        now, address = self._clock(), _subnet(client)
+        start, count = self._seen.get(address, (now, 0))
+        if now - start >= 60.0:
+            start, count = now, 0
+        self._seen[address] = start, count + 1
+        while len(self._seen) > MAX_ADDRESSES:
+            self._seen.popitem(last=False)
+        return int(start + 60.0 - now) + 1 if count >= self._limit else 0
+
+
+class Authenticator:
+    """Finds out who is behind a request; looks the token up each time, so that a revocation is in force at once."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._failures = Failures(database.config.api.failures)
+        self._touched: dict[str, float] = {}  # when the use of a token was last noted, or could not be
+
+    def caller(self, scope: Scope) -> Caller:
+        """Raises Problem: 401, 403, 429, or 503 while the database is away. Blocks: call it in a thread."""
+        client = str((scope.get("client") or ("",))[0])
+        request_id = scope["state"]["request_id"]
+        given = Headers(scope=scope).getlist("authorization")
+        if not given and client.startswith(UNIX):
+            return _peer(client, request_id)
+        if not given:
+            raise self._failed(client, "a bearer token is needed: Authorization: Bearer egress_…")
+        scheme, _, secret = given[0].partition(" ")
+        if len(given) > 1 or scheme.lower() != "bearer" or not secret.strip():
+            raise self._failed(client, "the Authorization header must be: Bearer egress_…")
+        token = self._token(secret.strip())
+        if token is None:
+            raise self._failed(client, "the token is unknown, expired or revoked", ', error="invalid_token"')
+        return Caller(Actor(f"token:{token.id} ({token.name})", request_id), token.role, token.agents)
+
+    def _token(self, secret: str) -> tokens.Token | None:
+        engine, now = self._database.engine(), time.time()
+        with engine.connect() as connection:
+            token = tokens.authenticate(connection, secret, now)
+        if token is not None and now - max(token.last_used or 0.0, self._touched.get(token.id, 0.0)) >= TOUCH_SECONDS:
+            self._touched[token.id] = now
+            _touch(engine, token.id, now)
+        return token
+
+    def _failed(self, client: str, detail: str, more: str = "") -> Problem:
+        wait = self._failures.add(client)
+        if wait:
+            log.warning("too many failed authentications from %s", client)
+            return Problem(429, "too many failed authentications; wait", headers={"Retry-After": str(wait)})
+        return Problem(401, detail, headers={"WWW-Authenticate": f'Bearer realm="egress"{more}'})
+
+
+def _peer(client: str, request_id: str) -> Caller:
+    uid = client.removeprefix(UNIX)
+    if uid != "0":
+        raise Problem(403, f"user id {uid} needs a token here; only root on this host needs none")
+    return Caller(Actor("uid:0 (root)", request_id), "admin")
+
+
+def _touch(engine: Engine, token_id: str, now: float) -> None:
+    try:
+        with writing(engine) as connection:
+            tokens.touch(connection, token_id, now)
+    except DBAPIError as error:  # a database that can only be read still answers readers
+        log.warning("cannot note the use of token %s: %s", token_id, error.orig)
+
+
+def _subnet(client: str) -> str:
+    """What one party holds: an address, of IPv6 the /64."""
+    try:
+        address = ipaddress.ip_address(client)
+    except ValueError:
+        return client
+    return str(ipaddress.ip_network((address, 64), strict=False)) if address.version == 6 else client
+
+
+# --- what routes ask for ----------------------------------------------------------------------------------
+
+_bearer = HTTPBearer(auto_error=False, scheme_name="token", description="`egress token create` makes one.")
+
+
+def _caller(request: Request, _: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)]) -> Caller:
+    found: Caller = request.state.caller
+    return found
+
+
+def _at_least(role: str, *also: str) -> Callable[[Caller], Awaitable[Caller]]:
+    async def allowed(caller: Annotated[Caller, Depends(_caller)]) -> Caller:
+        if caller.role not in also and _RANK.get(caller.role, 0) < _RANK[role]:
+            raise Problem(403, f"this needs role {role}; yours is {caller.role}")
+        return caller
+
+    return allowed
+
+
+Viewer = Annotated[Caller, Depends(_at_least("viewer"))]
+Approver = Annotated[Caller, Depends(_at_least("approver"))]
+Editor = Annotated[Caller, Depends(_at_least("editor"))]
+Admin = Annotated[Caller, Depends(_at_least("admin"))]
+ViewerOrGateway = Annotated[Caller, Depends(_at_least("viewer", "gateway"))]

@@ -1,0 +1,67 @@
+"""The application's database, opened when it is first needed and tried again while it is away."""
+
+from __future__ import annotations
+
+import threading
+from typing import Annotated
+
+import sqlalchemy as sa
+from fastapi import Depends, Request
+from sqlalchemy.engine import Engine
+from sqlalchemy.exc import DBAPIError
+
+from api.problems import unavailable
+from egress.config import Config
+from egress.errors import EgressError
+from egress.store.database import explain, open_database
+
+
+class Database:
+    """One a application; safe to ask from every thread."""
+
+    def __init__(self, config: Config, engine: Engine | None = None) -> None:
+        self.config = config
+        self._engine = engine
+        self._given = engine is not None
+        self._lock = threading.Lock()
+
+    def engine(self) -> Engine:
+        """Raises Problem (503) while it cannot be opened."""
+        if self._engine is None:
+            with self._lock:
+                if self._engine is None:
+                    try:
+                        self._engine = open_database(self.config.database_url)
+                    except EgressError as error:
+                        raise unavailable(str(error)) from None
+        return self._engine
+
+    def check(self) -> None:
+        """Raises Problem (503) where the database cannot be read now."""
+        engine = self.engine()
+        try:
+            with engine.connect() as connection:
+                connection.execute(sa.text("SELECT version_num FROM alembic_version"))
+        except DBAPIError as error:
+            raise unavailable(f"cannot use the database: {explain(error)}") from None
+
+    def close(self) -> None:
+        if self._engine is not None and not self._given:
+            self._engine.dispose()
+            self._engine = None
+
+
+def database(request: Request) -> Engine:
+    """Dependency: the engine; 503 while the database is away."""
+    held: Database = request.app.state.database
+    return held.engine()
+
+
+def configuration(request: Request) -> Config:
+    """Dependency: the configuration the application was made with."""
+    held: Database = request.app.state.database
+    return held.config
+
+
+Store = Annotated[Engine, Depends(database)]
+Settings = Annotated[Config, Depends(configuration)]

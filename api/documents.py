@@ -1,0 +1,55 @@
+"""Policy documents as bodies, JSON or YAML: all rules, or a problem that names every mistake."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import Request
+
+from api import strictjson
+from api.gate import is_yaml
+from api.models import EXAMPLE
+from api.problems import Problem, at, pointer, wrong_field
+from egress.errors import InputError
+from egress.model import Rule
+from egress.policyfile import MAX_IMPORT, Mistake, check_document, parse_yaml
+
+_SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "required": ["rules"],
+    "additionalProperties": False,
+    "properties": {
+        "rules": {"type": "array", "maxItems": MAX_IMPORT, "items": {"$ref": "#/components/schemas/RuleBody"}}
+    },
+    "examples": [{"rules": [EXAMPLE]}],
+}
+DOCUMENT: dict[str, Any] = {  # what a route that calls `read_rules` says of its body
+    "requestBody": {
+        "required": True,
+        "content": {"application/json": {"schema": _SCHEMA}, "application/yaml": {"schema": _SCHEMA}},
+    }
+}
+
+
+def read_rules(request: Request, now: float) -> tuple[Rule, ...]:
+    """The rules in the request's body. `now` is when durations and `once` begin. Raises Problem."""
+    body: bytes = request.state.body
+    try:
+        document = (
+            parse_yaml(body, "the body") if is_yaml(request.headers.get("content-type", "")) else strictjson.loads(body)
+        )
+    except (ValueError, InputError) as error:
+        raise wrong_field("", str(error), 400) from None
+    rules, mistakes = check_document(document, now, MAX_IMPORT)
+    if mistakes:
+        raise Problem(
+            422, f"nothing was changed; mistakes: {len(mistakes)}", errors=[_place(each) for each in mistakes]
+        )
+    return rules
+
+
+def _place(mistake: Mistake) -> dict[str, str]:
+    if mistake.index is None:
+        return at(mistake.field, mistake.reason)
+    parts = ["rules", mistake.index, *([mistake.field] if mistake.field else [])]
+    return at(pointer(parts), mistake.reason)

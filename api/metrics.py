@@ -1,0 +1,112 @@
+"""What Prometheus gets: the gateway's status and the policy's size, gathered when asked for."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+from sqlalchemy.engine import Engine
+
+from egress.control import Client
+from egress.errors import EgressError
+from egress.store import audit, rules
+from egress.store.evidence import SIZE
+from egress.store.ruleset import LIVE
+from egress.store.tables import agents, approvals
+from egress.store.tables import rules as rule_table
+
+ANSWER_SECONDS = 5.0
+
+
+class Metrics(Collector):
+    """Names begin with egress_; `worker` is an index, `queue` full or settled."""
+
+    def __init__(self, control: Path, engine: Engine) -> None:
+        self._control, self._engine = control, engine
+
+    def collect(self) -> Iterable[Metric]:
+        yield from self._stored()
+        try:
+            with Client(self._control, ANSWER_SECONDS) as client:
+                status = client.call("status")
+        except EgressError:
+            yield _gauge("up", "1: a gateway runs on this host and answers", 0)
+            return
+        yield _gauge("up", "1: a gateway runs on this host and answers", 1)
+        yield from _gateway(status)
+        yield from _workers(status["workers"])
+
+    def _stored(self) -> Iterator[Metric]:
+        live = sa.select(sa.func.count()).select_from(rule_table).where(LIVE)
+        waiting = sa.select(sa.func.count()).select_from(approvals).where(approvals.c.state == "pending")
+        cut = sa.select(sa.func.count()).select_from(agents).where(agents.c.quarantined.is_(sa.true()))
+        kept = sa.select(sa.func.coalesce(sa.func.sum(SIZE), 0))
+        with self._engine.connect() as connection:
+            yield _gauge("policy_version_stored", "newest version of the policy", rules.current(connection))
+            yield _gauge("rules", "rules in force", connection.scalar(live))
+            yield _gauge("approvals_pending", "holds that wait for a person", connection.scalar(waiting))
+            yield _gauge("agents_quarantined", "agents cut off", connection.scalar(cut))
+            yield _gauge("evidence_bytes", "packets kept for findings", connection.scalar(kept))
+            yield _counter("audit_entries", "changes by people and programs", audit.latest(connection))
+
+
+def _gateway(status: dict[str, Any]) -> Iterator[Metric]:
+    yield _gauge("uptime_seconds", "since the gateway started", max(time.time() - status["since"], 0))
+    yield _gauge("fail_open", "1: packets pass uninspected while workers are missing", status["fail_open"])
+    yield _gauge("policy_version", "version of the policy in force", status["policy_version"])
+    yield _gauge("rules_in_place", "1: our kernel rules are where they must be", status["rules_in_place"])
+    yield _gauge("agents", "agents watched", len(status["agents"]))
+    yield _gauge("agents_absent", "agents that cannot be attached now: nothing of them passes", len(status["absent"]))
+    yield _counter("recorder_restarts", "starts of the recorder after its first", status["recorder"]["restarts"])
+    database = status.get("database", {})
+    yield _gauge("database_up", "1: the gateway can use its database", bool(database.get("ok", True)))
+    holds = status.get("holds", {})
+    yield _gauge("holds_pending", "holds that packets wait for", holds.get("pending", 0))
+    yield _counter("holds_refused", "holds refused because nobody could be asked", holds.get("refused", 0))
+
+
+def _workers(workers: list[dict[str, Any]]) -> Iterator[Metric]:
+    alive = GaugeMetricFamily("egress_worker_up", "1: the worker runs", labels=["worker"])
+    restarts = CounterMetricFamily("egress_worker_restarts", "replacements of a worker", labels=["worker"])
+    packets = CounterMetricFamily("egress_packets", "packets judged", labels=["worker", "queue"])
+    dropped = CounterMetricFamily(
+        "egress_dropped",
+        "packets the kernel dropped because nobody took them in time",
+        labels=["worker", "queue", "by"],
+    )
+    faults = CounterMetricFamily("egress_faults", "packets that something went wrong with", labels=["worker", "kind"])
+    journal = CounterMetricFamily("egress_journal", "records written, failed and lost", labels=["worker", "what"])
+    healthy = GaugeMetricFamily("egress_journal_healthy", "1: records can be written", labels=["worker"])
+    engine = GaugeMetricFamily("egress_engine", "the engine's counters and table sizes", labels=["worker", "what"])
+    for each in workers:
+        worker, counters = str(each["index"]), each["counters"]
+        alive.add_metric([worker], each["alive"])
+        restarts.add_metric([worker], each["restarts"])
+        for queue, drops in each["dropped"].items():
+            for by, count in drops.items():
+                dropped.add_metric([worker, queue, by], count)
+        if not counters:
+            continue
+        packets.add_metric([worker, "full"], counters["packets"])
+        packets.add_metric([worker, "settled"], counters["settled_packets"])
+        for kind in ("engine_errors", "unmatched", "unrecorded"):
+            faults.add_metric([worker, kind], counters[kind])
+        healthy.add_metric([worker], counters["journal"]["healthy"])
+        for what in ("written", "failures", "lost"):
+            journal.add_metric([worker, what], counters["journal"][what])
+        for what, count in counters["engine"].items():
+            engine.add_metric([worker, what], count)
+    yield from (alive, restarts, packets, dropped, faults, healthy, journal, engine)
+
+
+def _gauge(name: str, about: str, value: float | None) -> Metric:
+    return GaugeMetricFamily(f"egress_{name}", about, value=float(value or 0))
+
+
+def _counter(name: str, about: str, value: float) -> Metric:
+    return CounterMetricFamily(f"egress_{name}", about, value=float(value))

@@ -1,0 +1,142 @@
+"""Every error of the API is one shape, RFC 9457: what is wrong, where, and what is right.
+
+    {"type": "about:blank", "title": "Unprocessable Content", "status": 422, "detail": "…", "instance": "/api/v1/…",
+     "request_id": "…", "errors": [{"pointer": "#/ports/0", "detail": "…"}, {"parameter": "limit", "detail": "…"}]}
+
+`pointer` is a JSON pointer into the body, `parameter` a query, path or header parameter. `errors` may be missing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from starlette.exceptions import HTTPException
+from starlette.types import Scope
+
+from egress.errors import EgressError, InputError
+from egress.ruletext import InvalidRule
+from egress.store.database import explain
+from egress.store.errors import Conflict, NotFound
+
+MEDIA_TYPE = "application/problem+json"
+MAX_ERRORS = 1000  # places listed in one problem; the detail says how many more there are
+RETRY_SECONDS = 1  # suggested while the database is away
+
+Place = dict[str, str]  # {"pointer" or "parameter": where, "detail": what}
+
+
+class Problem(Exception):  # noqa: N818 - the RFC's word
+    """An answer that is an error. Raise it anywhere in a request; whatever transaction is open rolls back."""
+
+    def __init__(
+        self, status: int, detail: str, *, errors: Sequence[Place] = (), headers: Mapping[str, str] | None = None
+    ) -> None:
+        super().__init__(detail)
+        self.status, self.detail, self.headers = status, detail, dict(headers or {})
+        self.errors = list(errors[:MAX_ERRORS])
+        if len(errors) > MAX_ERRORS:
+            self.detail += f" (the first {MAX_ERRORS} of {len(errors)} are listed)"
+
+
+def wrong_field(pointer: str, detail: str, status: int = 422) -> Problem:
+    """A field of the body is wrong; `pointer` is like `ports/0`, empty for the body as a whole."""
+    return Problem(status, "the body is not valid", errors=[at(pointer, detail)])
+
+
+def wrong_parameter(name: str, detail: str, status: int = 422) -> Problem:
+    """A query, path or header parameter is wrong."""
+    return Problem(status, f"{name} is not valid", errors=[{"parameter": name, "detail": detail}])
+
+
+def at(pointer: str, detail: str) -> Place:
+    return {"pointer": f"#/{pointer}" if pointer else "#", "detail": detail}
+
+
+def unavailable(detail: str) -> Problem:
+    return Problem(503, detail, headers={"Retry-After": str(RETRY_SECONDS)})
+
+
+def response(problem: Problem, scope: Scope) -> JSONResponse:
+    """The problem as an answer to the request in `scope`."""
+    body: dict[str, Any] = {
+        "type": "about:blank",
+        "title": _title(problem.status),
+        "status": problem.status,
+        "detail": problem.detail,
+        "instance": scope.get("path", ""),
+        "request_id": scope.get("state", {}).get("request_id", ""),
+    }
+    if problem.errors:
+        body["errors"] = problem.errors
+    return JSONResponse(body, problem.status, problem.headers, MEDIA_TYPE)
+
+
+def install(app: FastAPI) -> None:
+    """Answer every expected exception as a problem; what is left over is the gate's (api/gate.py): a 500."""
+    for kind in (Problem, RequestValidationError, InvalidRule, HTTPException, EgressError, DBAPIError, PoolTimeout):
+        app.add_exception_handler(kind, _handle)
+
+
+async def _handle(request: Request, error: Exception) -> JSONResponse:
+    return response(of(error), request.scope)
+
+
+def of(error: Exception) -> Problem:
+    """The problem that an exception means to whoever called."""
+    match error:
+        case Problem():
+            return error
+        case RequestValidationError():
+            return Problem(422, "the request is not valid", errors=[_place(each) for each in error.errors()])
+        case InvalidRule():
+            return wrong_field(error.field, error.reason)
+        case NotFound():
+            return Problem(404, str(error))
+        case Conflict():
+            return Problem(409, str(error))
+        case InputError():
+            return Problem(422, str(error))
+        case EgressError():
+            return Problem(409, str(error))
+        case HTTPException():
+            detail = error.detail if isinstance(error.detail, str) else _title(error.status_code)
+            return Problem(error.status_code, detail, headers=error.headers)
+        case DataError():
+            return Problem(422, "a value in the request cannot be stored or looked for")
+        case IntegrityError():
+            return Problem(409, "somebody changed the same thing at the same moment; try again")
+        case DBAPIError():
+            return unavailable(f"cannot use the database: {explain(error)}")
+        case PoolTimeout():
+            return unavailable("too many requests wait for the database")
+    return Problem(500, "an error of ours; the log of egress serve has it under this request id, please report it")
+
+
+def _place(error: Mapping[str, Any]) -> Place:
+    """A validation error of pydantic's: `loc` is ("body", "ports", 0) or ("query", "limit")."""
+    where, *rest = error["loc"]
+    detail = str(error["msg"])
+    if error.get("type") == "json_invalid":
+        return at("", f"not JSON: {error.get('ctx', {}).get('error', detail)}")
+    if where == "body":
+        return at(pointer(rest), detail)
+    return {"parameter": ".".join(map(str, rest)) or str(where), "detail": detail}
+
+
+def pointer(parts: Iterable[object]) -> str:
+    """RFC 6901: `~` and `/` inside a part are escaped."""
+    return "/".join(str(part).replace("~", "~0").replace("/", "~1") for part in parts)
+
+
+def _title(status: int) -> str:
+    try:
+        return HTTPStatus(status).phrase
+    except ValueError:
+        return "Error"

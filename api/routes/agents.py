@@ -1,0 +1,194 @@
+"""/agents: who is watched, how, and cutting one off."""
+
+from __future__ import annotations
+
+import hashlib
+import ipaddress
+import json
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Path
+from sqlalchemy.engine import Connection
+from starlette.responses import JSONResponse, Response
+
+from api import etags
+from api.auth import PREFIX, Admin, Caller, Editor, Viewer, ViewerOrGateway
+from api.database import Store
+from api.edits import Answer, Edits
+from api.paging import Cursor, Limit, Page, decode, instant, page
+from api.problems import Problem, wrong_field
+from api.shapes import AgentIn, AgentOut, AgentPatch
+from egress.budgettext import budget_text, check_budgets, parse_budget
+from egress.model import Action, Agent, Budget, Mode
+from egress.store import agents
+from egress.store.agents import StoredAgent
+
+router = APIRouter(prefix="/agents", tags=["agents"])
+
+Name = Annotated[str, Path(max_length=64, description="Name of an agent.")]
+_DEFAULTS = {"allow": Action.ACCEPT, "deny": Action.REJECT}
+
+
+@router.get("", response_model=Page[AgentOut], summary="Agents, by name")
+def list_agents(caller: ViewerOrGateway, engine: Store, limit: Limit = 100, cursor: Cursor = None) -> Response:
+    """Those that are attached and, while they live, the sandboxes of `egress run`."""
+    after = decode(cursor, str)
+    with engine.connect() as connection:
+        found = [each for each in agents.list_agents(connection) if caller.sees(each.agent.name)]
+    found.sort(key=lambda each: each.agent.name)  # as the cursor compares, whatever the database's collation
+    later = [each for each in found if after is None or each.agent.name > after[0]]
+    shown, following = page(later, limit, lambda each: [each.agent.name])
+    return JSONResponse({"items": [_out(each) for each in shown], "next": following})
+
+
+@router.get("/{name}", response_model=AgentOut, summary="One agent")
+def get_agent(name: Name, caller: Viewer, engine: Store) -> Response:
+    with engine.connect() as connection:
+        found = _known(connection, caller, name)
+    return JSONResponse(_out(found), headers={"ETag": _tag(found)})
+
+
+@router.post("", response_model=AgentOut, status_code=201, summary="Attach an agent")
+def create_agent(body: AgentIn, caller: Admin, edits: Edits) -> Response:
+    """What it is attached to may appear later: until then nothing of it passes, and `egress doctor` says so."""
+    caller.check(body.name)
+    _check_value(body.kind, body.value)
+    agent = Agent(
+        name=body.name,
+        networks=_networks(body.networks),
+        mode=Mode(body.mode),
+        default=_DEFAULTS[body.default],
+        labels=_labels(body.labels),
+        budgets=_budgets(body.budgets),
+    )
+
+    def change(connection: Connection) -> Answer:
+        agents.add_agent(connection, caller.actor, StoredAgent(agent, body.kind, body.value), edits.ts)
+        made = _known(connection, caller, body.name)  # its time to the microsecond, as it is read from now on
+        return Answer(201, _out(made), _tag(made), f"{PREFIX}/agents/{body.name}")
+
+    return edits.run(change)
+
+
+@router.patch("/{name}", response_model=AgentOut, summary="Change mode, default, labels or budgets")
+def patch_agent(name: Name, body: AgentPatch, caller: Editor, edits: Edits) -> Response:
+    """What is left out stays. In force in every worker within a fraction of a second, for living flows too."""
+
+    def change(connection: Connection) -> Answer:
+        edits.match(_tag(_known(connection, caller, name)))
+        new = agents.update_agent(
+            connection,
+            caller.actor,
+            name,
+            mode=None if body.mode is None else Mode(body.mode),
+            default=None if body.default is None else _DEFAULTS[body.default],
+            labels=None if body.labels is None else _labels(body.labels),
+            budgets=None if body.budgets is None else _budgets(body.budgets),
+            ts=edits.ts,
+        )
+        return Answer(200, _out(new), _tag(new))
+
+    return edits.run(change)
+
+
+@router.delete("/{name}", status_code=204, summary="Detach an agent: nothing guards it from then on")
+def delete_agent(name: Name, caller: Admin, edits: Edits) -> Response:
+    def change(connection: Connection) -> Answer:
+        edits.match(_tag(_known(connection, caller, name)))
+        agents.remove_agent(connection, caller.actor, name, edits.ts)
+        return Answer(204)
+
+    return edits.run(change)
+
+
+@router.post("/{name}/quarantine", response_model=AgentOut, summary="Cut an agent off, in any mode")
+def quarantine_agent(name: Name, caller: Editor, edits: Edits) -> Response:
+    return _cut(name, caller, edits, quarantined=True)
+
+
+@router.post("/{name}/release", response_model=AgentOut, summary="End a quarantine")
+def release_agent(name: Name, caller: Editor, edits: Edits) -> Response:
+    return _cut(name, caller, edits, quarantined=False)
+
+
+def _cut(name: str, caller: Caller, edits: Edits, *, quarantined: bool) -> Response:
+    def change(connection: Connection) -> Answer:
+        edits.match(_tag(_known(connection, caller, name)))
+        new = agents.update_agent(connection, caller.actor, name, quarantined=quarantined, ts=edits.ts)
+        return Answer(200, _out(new), _tag(new))
+
+    return edits.run(change)
+
+
+def _known(connection: Connection, caller: Caller, name: str) -> StoredAgent:
+    found = agents.agent(connection, name) if caller.sees(name) else None
+    if found is None:
+        raise Problem(404, f"there is no agent {name[:64]!r}, or it is outside your scope")
+    return found
+
+
+def _budgets(texts: list[str]) -> tuple[Budget, ...]:
+    budgets = []
+    for number, text in enumerate(texts):
+        try:
+            budgets.append(parse_budget(text))
+        except ValueError as error:
+            raise wrong_field(f"budgets/{number}", f"{text[:60]!a} {error}") from None
+    try:
+        check_budgets(budgets)
+    except ValueError as error:
+        raise wrong_field("budgets", f"one {error}") from None
+    return tuple(budgets)
+
+
+def _labels(texts: list[str]) -> tuple[str, ...]:
+    for number, text in enumerate(texts):
+        if not text or not text.isprintable() or len(text) > agents.MAX_LABEL:
+            raise wrong_field(f"labels/{number}", f"must be 1 to {agents.MAX_LABEL} printable characters")
+    return tuple(texts)
+
+
+def _networks(texts: list[str]) -> tuple[str, ...]:
+    for number, text in enumerate(texts):
+        if (wrong := _wrong_network(text)) is not None:
+            raise wrong_field(f"networks/{number}", wrong)
+    return tuple(texts)
+
+
+def _check_value(kind: str, value: str) -> None:
+    """Its form; whether there is such a thing is known only where the gateway runs."""
+    if not value or not value.isprintable():
+        raise wrong_field("value", f"must be the name of the {kind} to attach")
+    if kind == "cidr":
+        network, _, interface = value.rpartition("@")
+        if not interface or _wrong_network(network) is not None:
+            raise wrong_field("value", "must be CIDR@interface, such as 10.0.7.0/24@br-lab")
+
+
+def _wrong_network(text: str) -> str | None:
+    try:
+        ipaddress.ip_network(text)
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+def _out(stored: StoredAgent) -> dict[str, Any]:
+    agent = stored.agent
+    return {
+        "name": agent.name,
+        "kind": stored.kind,
+        "value": stored.value,
+        "networks": list(agent.networks),
+        "mode": agent.mode,
+        "default": "allow" if agent.default is Action.ACCEPT else "deny",
+        "labels": list(agent.labels),
+        "budgets": [budget_text(budget) for budget in agent.budgets],
+        "quarantined": agent.quarantined,
+        "created": instant(stored.created),
+    }
+
+
+def _tag(stored: StoredAgent) -> str:
+    text = json.dumps(_out(stored), sort_keys=True)
+    return etags.etag(hashlib.sha256(text.encode()).hexdigest()[:16])

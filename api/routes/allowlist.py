@@ -1,0 +1,180 @@
+"""/allowlist: the rules that people and programs edit, and, to be read, all others in force."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from dataclasses import replace
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Header, Path, Query
+from sqlalchemy.engine import Connection
+from starlette.responses import JSONResponse, Response
+
+from api import etags
+from api.auth import PREFIX, Caller, Editor, Viewer
+from api.database import Store
+from api.edits import Answer, Edits
+from api.models import ID, Pruned, RuleBody, RuleInUse, RuleOut, RulePatch, rule_in_use, rule_out
+from api.paging import Cursor, Limit, Page, decode, duration, page
+from api.problems import wrong_field
+from egress.model import Action, Rule
+from egress.ruletext import read_rule, to_mapping
+from egress.store import rules
+from egress.store.errors import NotFound
+
+router = APIRouter(prefix="/allowlist", tags=["allowlist"])
+
+_ACTIONS = {"allow": Action.ACCEPT, "deny": Action.REJECT}
+RuleId = Annotated[str, Path(pattern=ID, description="The rule's id.", examples=["3f2a9c0d11e4"])]
+
+
+def _text(description: str) -> Any:
+    return Query(max_length=256, description=description)
+
+
+@router.get("", response_model=Page[RuleInUse], response_model_exclude_unset=True, summary="The rules in force")
+def list_rules(
+    _: Viewer,
+    engine: Store,
+    agent: Annotated[str, _text("Glob over the agent selector as it is written.")] = "",
+    applies_to: Annotated[str, _text("Name of an agent that the rule speaks of.")] = "",
+    destination: Annotated[str, _text("Part of the destination.")] = "",
+    action: Annotated[Literal["allow", "deny"] | None, Query(description="Only these.")] = None,
+    source: Annotated[str, _text("allowlist, file, sandbox:NAME, or a glob.")] = "",
+    q: Annotated[str, _text("Part of comment or author.")] = "",
+    expired: Annotated[bool | None, Query(description="Expired ones only, or only the others.")] = None,
+    limit: Limit = 100,
+    cursor: Cursor = None,
+) -> Response:
+    """In the order in which those of a kind speak. Expired rules say nothing; they are listed until removed."""
+    after = decode(cursor, int, str)
+    wanted = rules.RuleFilter(
+        agent=agent,
+        applies_to=applies_to,
+        destination=destination,
+        action=_ACTIONS[action] if action else None,
+        source=source,
+        text=q,
+        expired=expired,
+        now=time.time(),
+    )
+    with engine.connect() as connection:
+        found = rules.list_rules(connection, wanted, after, limit + 1)
+        shown, following = page(found, limit, lambda each: [each.rule.position, each.rule.id])
+        used = rules.hits(connection, [each.rule.id for each in shown])
+    return JSONResponse({"items": [rule_in_use(each, used[each.rule.id]) for each in shown], "next": following})
+
+
+@router.post("", response_model=RuleOut, status_code=201, summary="Make a rule")
+def create_rule(body: RuleBody, caller: Editor, edits: Edits) -> Response:
+    """It speaks before the older ones of its kind, and is in force within a fraction of a second."""
+    read = _read(body.root, caller, edits.ts)
+    rule = read if "id" in body.root else replace(read, id=secrets.token_hex(6))
+
+    def change(connection: Connection) -> Answer:
+        (made,) = rules.Edit(connection, caller.actor, edits.ts).add([replace(rule, created=edits.ts)])
+        return Answer(201, rule_out(made), etags.etag(made.added), f"{PREFIX}/allowlist/{made.rule.id}")
+
+    return edits.run(change)
+
+
+@router.delete("", response_model=Pruned, summary="Remove the rules that nothing uses")
+def prune_rules(
+    caller: Editor,
+    edits: Edits,
+    unused_for: Annotated[str, Query(max_length=16, description="Rules older than this, and no hit since: 30d.")],
+) -> Response:
+    """Of the allowlist, and within the caller's scope. `dry_run=true` lists them."""
+    since = edits.ts - duration("unused_for", unused_for)
+
+    def change(connection: Connection) -> Answer:
+        ids = [each.rule.id for each in rules.unused(connection, since) if caller.covers(each.rule.agent)]
+        edit = rules.Edit(connection, caller.actor, edits.ts)
+        removed = edit.remove(ids)
+        return Answer(200, {"version": edit.version, "removed": [rule_out(each) for each in removed]})
+
+    return edits.run(change)
+
+
+@router.get("/{rule_id}", response_model=RuleInUse, response_model_exclude_unset=True, summary="One rule")
+def get_rule(
+    rule_id: RuleId,
+    _: Viewer,
+    engine: Store,
+    if_none_match: Annotated[str | None, Header(description="304 where this is the ETag still.")] = None,
+) -> Response:
+    with engine.connect() as connection:
+        found = _existing(connection, rule_id)
+        tag = etags.etag(found.added)
+        if (same := etags.not_modified(if_none_match, tag)) is not None:
+            return same
+        used = rules.hits(connection, [rule_id])[rule_id]
+    return JSONResponse(rule_in_use(found, used), headers={"ETag": tag})
+
+
+@router.put("/{rule_id}", response_model=RuleOut, summary="Replace a rule")
+def replace_rule(rule_id: RuleId, body: RuleBody, caller: Editor, edits: Edits) -> Response:
+    """It keeps its id and its place; what the body leaves out has its default."""
+    rule = _read(body.root, caller, edits.ts)
+    if body.root.get("id", rule_id) != rule_id:
+        raise wrong_field("id", f"must be {rule_id}, as in the path, or left out")
+
+    def change(connection: Connection) -> Answer:
+        return _replace(connection, rule_id, rule, caller, edits)
+
+    return edits.run(change)
+
+
+@router.patch("/{rule_id}", response_model=RuleOut, summary="Change some fields of a rule")
+def patch_rule(rule_id: RuleId, body: RulePatch, caller: Editor, edits: Edits) -> Response:
+    """RFC 7396: fields that are given replace those that are there, null removes them."""
+    if body.root.get("id", rule_id) != rule_id:
+        raise wrong_field("id", f"must be {rule_id}, as in the path, or left out")
+
+    def change(connection: Connection) -> Answer:
+        old = _existing(connection, rule_id)
+        merged = to_mapping(old.rule) | body.root
+        given = {key: value for key, value in merged.items() if value is not None}
+        rule = _read(given, caller, edits.ts, author="" if "author" in body.root else old.rule.author)
+        return _replace(connection, rule_id, rule, caller, edits)
+
+    return edits.run(change)
+
+
+@router.delete("/{rule_id}", status_code=204, response_class=Response, summary="Remove a rule")
+def delete_rule(rule_id: RuleId, caller: Editor, edits: Edits) -> Response:
+    """What it alone admitted is cut at once."""
+
+    def change(connection: Connection) -> Answer:
+        old = _existing(connection, rule_id)
+        caller.check(old.rule.agent)
+        edits.match(etags.etag(old.added))
+        rules.Edit(connection, caller.actor, edits.ts).remove([rule_id])
+        return Answer(204)
+
+    return edits.run(change)
+
+
+def _read(document: dict[str, Any], caller: Caller, now: float, author: str | None = None) -> Rule:
+    """The rule a document means. Raises InvalidRule (422), Problem (403) outside the scope."""
+    rule = read_rule(document, now)
+    caller.check(rule.agent)
+    if rule.author or author is not None:
+        return replace(rule, author=rule.author or author or "")
+    return replace(rule, author=caller.as_author())
+
+
+def _existing(connection: Connection, rule_id: str) -> rules.StoredRule:
+    found = rules.rule(connection, rule_id)
+    if found is None:
+        raise NotFound(f"there is no rule {rule_id} in force", rule_id)
+    return found
+
+
+def _replace(connection: Connection, rule_id: str, rule: Rule, caller: Caller, edits: Edits) -> Answer:
+    old = _existing(connection, rule_id)
+    caller.check(old.rule.agent)
+    edits.match(etags.etag(old.added))
+    new = rules.Edit(connection, caller.actor, edits.ts).replace(rule_id, rule)
+    return Answer(200, rule_out(new), etags.etag(new.added))

@@ -1,0 +1,155 @@
+"""/allowlist/import and /allowlist/export: the allowlist as one document, all of it or nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Query, Request
+from sqlalchemy.engine import Connection
+from starlette.responses import Response
+
+from api import etags
+from api.auth import Caller, Editor, Viewer
+from api.database import Store
+from api.documents import DOCUMENT, read_rules
+from api.edits import Answer, Edits
+from api.models import Import
+from api.problems import Place, Problem, at
+from egress.model import Rule
+from egress.policyfile import dump_json, dump_yaml
+from egress.store import rules
+from egress.store.errors import Conflict
+
+router = APIRouter(prefix="/allowlist", tags=["allowlist"])
+
+
+_ALL = 2**31 - 1  # more rules than there are
+
+
+class Mode(StrEnum):
+    ADD = "add"  # an id that is taken is a conflict
+    MERGE = "merge"  # a rule of the same id is replaced
+    REPLACE = "replace"  # merge, and what the document does not name is removed
+
+
+@router.get(
+    "/export",
+    summary="The allowlist as a document that an import reads",
+    response_class=Response,
+    responses={200: {"content": DOCUMENT["requestBody"]["content"]}},
+)
+def export_rules(
+    _: Viewer,
+    engine: Store,
+    format: Annotated[Literal["json", "yaml"], Query(description="What to write.")] = "json",  # noqa: A002 - its name
+) -> Response:
+    """Rules of the policy file and of sandboxes are not in it."""
+    with engine.connect() as connection:
+        listed = [each.rule for each in _allowlist(connection)]
+        tag = etags.etag(rules.current(connection))
+    write = dump_json if format == "json" else dump_yaml
+    return Response(write(listed), media_type=f"application/{format}", headers={"ETag": tag})
+
+
+@router.post(
+    "/import",
+    response_model=Import,
+    summary="Import rules: all of them, or none and every mistake named",
+    openapi_extra=DOCUMENT,
+)
+def import_rules(
+    request: Request,
+    caller: Editor,
+    edits: Edits,
+    mode: Annotated[
+        Mode, Query(description="merge: the same ids are replaced; replace: and all others are removed")
+    ] = Mode.ADD,
+) -> Response:
+    """One version, whatever its size. `#/rules/N` in an error counts from 0. If-Match: the policy's ETag."""
+    author = caller.as_author()
+    read = read_rules(request, edits.ts)
+    listed = [replace(rule, created=edits.ts, author=rule.author or author) for rule in read]
+
+    def change(connection: Connection) -> Answer:
+        edits.match(etags.etag(rules.current(connection)))
+        plan = _plan(connection, listed, mode)
+        _check_scope(caller, listed, plan)
+        edit = rules.Edit(connection, caller.actor, edits.ts)
+        edit.remove(each.rule.id for each in plan.removed)
+        try:
+            for rule in plan.replaced:
+                edit.replace(rule.id, rule)
+            edit.add(plan.added)
+        except Conflict as conflict:
+            raise _conflicts(listed, {conflict.target: str(conflict)}) from None
+        counts = {"added": len(plan.added), "replaced": len(plan.replaced), "removed": len(plan.removed)}
+        body = {"version": edit.version, **counts, "unchanged": plan.unchanged}
+        return Answer(200, body, etags.etag(edit.version))
+
+    return edits.run(change)
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    added: list[Rule]
+    replaced: list[Rule]
+    removed: list[rules.StoredRule]
+    touched: list[rules.StoredRule]  # as they are before they are replaced or removed
+    unchanged: int
+
+
+def _plan(connection: Connection, listed: list[Rule], mode: Mode) -> _Plan:
+    """What is to be done. Raises Problem (409) that lists every rule whose id is taken."""
+    live = {each.rule.id: each for each in rules.list_rules(connection, rules.RuleFilter(), None, _ALL)}
+    taken = {
+        rule.id: f"{rule.id} is the id of a rule {'in force' if mode is Mode.ADD else 'that is not of the allowlist'}"
+        for rule in listed
+        if rule.id in live and (mode is Mode.ADD or live[rule.id].source != rules.ALLOWLIST)
+    }
+    if taken:
+        raise _conflicts(listed, taken)
+    known = [rule for rule in listed if rule.id in live]
+    replaced = [rule for rule in known if _differs(rule, live[rule.id].rule)]
+    given = {rule.id for rule in listed}
+    old = [each for each in live.values() if each.source == rules.ALLOWLIST and each.rule.id not in given]
+    removed = old if mode is Mode.REPLACE else []
+    touched = [live[rule.id] for rule in replaced] + removed
+    return _Plan(
+        [rule for rule in listed if rule.id not in live], replaced, removed, touched, len(known) - len(replaced)
+    )
+
+
+def _differs(new: Rule, old: Rule) -> bool:
+    return replace(new, created=old.created, position=old.position) != old
+
+
+def _check_scope(caller: Caller, listed: list[Rule], plan: _Plan) -> None:
+    """Raises Problem (403) that lists every rule outside the caller's scope."""
+    if caller.unlimited:
+        return
+    places: list[Place] = [
+        at(f"rules/{index}/agent", f"{rule.agent} is outside your scope")
+        for index, rule in enumerate(listed)
+        if not caller.covers(rule.agent)
+    ]
+    places += [
+        at("", f"rule {each.rule.id} for agent {each.rule.agent} is outside your scope")
+        for each in plan.touched
+        if not caller.covers(each.rule.agent)
+    ]
+    if places:
+        raise Problem(403, f"nothing was imported: your scope is {', '.join(caller.agents)}", errors=places)
+
+
+def _conflicts(listed: list[Rule], reasons: dict[str, str]) -> Problem:
+    """`reasons` by the id of the rule given; a reason for an id that is not given stands for the whole document."""
+    places = [at(f"rules/{index}/id", reasons[rule.id]) for index, rule in enumerate(listed) if rule.id in reasons]
+    named = {rule.id for rule in listed}
+    places += [at("", reason) for rule_id, reason in reasons.items() if rule_id not in named]
+    return Problem(409, "nothing was imported: rules that are in force forbid it", errors=places)
+
+
+def _allowlist(connection: Connection) -> tuple[rules.StoredRule, ...]:
+    return rules.list_rules(connection, rules.RuleFilter(source=rules.ALLOWLIST), None, _ALL)

@@ -1,0 +1,102 @@
+"""/approvals: what agents in mode ask wait for; the first decision counts."""
+
+from __future__ import annotations
+
+import time
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Path, Query
+from sqlalchemy.engine import Connection
+from starlette.responses import JSONResponse, Response
+
+from api.auth import Approver, Caller, Viewer
+from api.database import Store
+from api.edits import Answer, Edits
+from api.paging import Cursor, Limit, Page, decode, instant, page
+from api.problems import Problem, wrong_field
+from api.shapes import ApprovalOut, ApproveIn
+from egress.ruletext import parse_expiry
+from egress.store import approvals
+from egress.store.approvals import Approval
+
+router = APIRouter(prefix="/approvals", tags=["approvals"])
+
+Id = Annotated[str, Path(pattern="^[0-9a-f]{1,32}$", description="Hex digits.")]
+State = Literal["pending", "approved", "denied", "expired", "withdrawn"]
+
+
+@router.get("", response_model=Page[ApprovalOut], summary="Holds, newest first")
+def list_approvals(
+    caller: Viewer,
+    engine: Store,
+    state: Annotated[State | None, Query(description="Only these.")] = None,
+    agent: Annotated[str, Query(max_length=128, description="Glob over the agent's name.")] = "",
+    limit: Limit = 100,
+    cursor: Cursor = None,
+) -> Response:
+    before = decode(cursor, float, str)
+    with engine.connect() as connection:
+        found = approvals.listed(
+            connection, state=state or "", agent=agent, scope=caller.agents, before=before, limit=limit + 1
+        )
+    shown, following = page(found, limit, lambda each: [each.time, each.id])
+    return JSONResponse({"items": [_out(each) for each in shown], "next": following})
+
+
+@router.get("/{approval_id}", response_model=ApprovalOut, summary="One hold, the newest of its id")
+def get_approval(approval_id: Id, caller: Viewer, engine: Store) -> Response:
+    with engine.connect() as connection:
+        return JSONResponse(_out(_known(connection, caller, approval_id)))
+
+
+@router.post("/{approval_id}/approve", response_model=ApprovalOut, summary="Let it pass")
+def approve(approval_id: Id, caller: Approver, edits: Edits, body: ApproveIn | None = None) -> Response:
+    """Makes a rule for exactly this agent and destination. What waits goes on within a second."""
+    try:
+        expires = parse_expiry("once" if body is None else body.for_, edits.ts)
+    except ValueError as error:
+        raise wrong_field("for", str(error)) from None
+    if expires[0] is not None and expires[0] <= time.time():
+        raise wrong_field("for", "is over already")
+
+    def change(connection: Connection) -> Answer:
+        _known(connection, caller, approval_id)
+        return Answer(200, _out(approvals.approve(connection, caller.actor, approval_id, expires=expires, ts=edits.ts)))
+
+    return edits.run(change)
+
+
+@router.post("/{approval_id}/deny", response_model=ApprovalOut, summary="Refuse it")
+def deny(approval_id: Id, caller: Approver, edits: Edits) -> Response:
+    def change(connection: Connection) -> Answer:
+        _known(connection, caller, approval_id)
+        return Answer(200, _out(approvals.deny(connection, caller.actor, approval_id, edits.ts)))
+
+    return edits.run(change)
+
+
+def _known(connection: Connection, caller: Caller, approval_id: str) -> Approval:
+    found = approvals.get(connection, approval_id)
+    if found is None or not caller.sees(found.agent):
+        raise Problem(404, f"there is no approval {approval_id}, or it is outside your scope")
+    return found
+
+
+def _out(found: Approval) -> dict[str, Any]:
+    return {
+        "id": found.id,
+        "agent": found.agent,
+        "since": instant(found.time),
+        "until": instant(found.until),
+        "destination": found.destination,
+        "address": found.dst,
+        "protocol": found.proto,
+        "port": found.dport,
+        "names": list(found.names),
+        "query": found.query,
+        "flow_id": found.flow_id,
+        "state": found.state,
+        "decided_at": instant(found.decided_at),
+        "decided_by": found.decided_by,
+        "rule_id": found.rule_id,
+    }

@@ -1,0 +1,49 @@
+"""/audit: who changed what, and whether the trail is whole; for admins."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from typing import Annotated
+
+from fastapi import APIRouter, Query
+from starlette.responses import JSONResponse, Response
+
+from api.auth import Admin
+from api.database import Store
+from api.models import AuditOut, VerifiedOut
+from api.paging import Cursor, Limit, Page, Since, Until, decode, instant, moment, page
+from egress.store import audit
+
+router = APIRouter(prefix="/audit", tags=["audit"])
+
+
+@router.get("", response_model=Page[AuditOut], summary="Changes, newest first")
+def list_audit(
+    caller: Admin,
+    engine: Store,
+    since: Since = None,
+    until: Until = None,
+    actor: Annotated[str, Query(max_length=128, description="Glob", examples=["token:*"])] = "",
+    action: Annotated[str, Query(max_length=128, description="Glob", examples=["rule.*"])] = "",
+    limit: Limit = 100,
+    cursor: Cursor = None,
+) -> Response:
+    caller.check_unlimited("the audit trail")
+    after, now = decode(cursor, int), time.time()
+    earliest, latest = moment("since", since, now), moment("until", until, now)
+    with engine.connect() as connection:
+        found = audit.entries(
+            connection, before_seq=after[0] if after else None, limit=limit + 1, since=earliest, until=latest,
+            actor=actor, action=action,
+        )  # fmt: skip
+    shown, following = page(found, limit, lambda each: [each.seq])
+    items = [dataclasses.asdict(each) | {"time": instant(each.time)} for each in shown]
+    return JSONResponse({"items": items, "next": following})
+
+
+@router.get("/verify", response_model=VerifiedOut, summary="Compute the chain of hashes anew")
+def verify_audit(caller: Admin, engine: Store) -> Response:
+    caller.check_unlimited("the audit trail")
+    with engine.connect() as connection:
+        return JSONResponse(dataclasses.asdict(audit.verify(connection)))

@@ -1,0 +1,40 @@
+"""/check: would an agent be allowed to reach a destination? Nothing is sent."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+
+from fastapi import APIRouter, Request
+from starlette.responses import JSONResponse, Response
+
+from api.auth import Viewer
+from api.database import Settings, Store
+from api.policybook import PolicyBook
+from api.problems import wrong_field
+from api.shapes import CheckIn, CheckOut
+from egress.model import Agent
+from egress.store import agents
+from egress.whatif.check import InvalidQuestion, Question, check
+
+router = APIRouter(tags=["questions"])
+
+
+@router.post("/check", response_model=CheckOut, summary="Would this agent be allowed to reach that?")
+def check_destination(body: CheckIn, caller: Viewer, engine: Store, config: Settings, request: Request) -> Response:
+    """By which rule, and under which conditions. One that is not attached is judged as an agent denied by default."""
+    caller.check(body.agent)
+    question = Question(body.destination, body.protocol, body.port, body.app, body.address)
+    book: PolicyBook = request.app.state.policybook
+    with engine.connect() as connection:
+        stored = agents.agent(connection, body.agent)
+    agent = stored.agent if stored is not None else Agent(body.agent)
+    try:
+        with book.current(engine) as rulebook:
+            answer = check(rulebook, agent, question, time.time(), config.gate_queries)
+    except InvalidQuestion as wrong:
+        raise wrong_field(wrong.field, str(wrong).removeprefix(f"{wrong.field}: ")) from None
+    conditions = list(answer.conditions)
+    if stored is None:
+        conditions.insert(0, f"No agent {body.agent} is attached: it was judged as one that is denied by default.")
+    return JSONResponse(dataclasses.asdict(answer) | {"conditions": conditions})

@@ -1,0 +1,47 @@
+"""/healthz, /readyz, /metrics: is it alive, can it serve, and how is the gateway."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Request
+from prometheus_client import CollectorRegistry, generate_latest
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import JSONResponse, Response
+
+from api.auth import Viewer
+from api.database import Database, Settings, Store
+from api.metrics import Metrics
+from api.problems import Problem
+from api.shapes import Health, Readiness
+
+router = APIRouter(tags=["health"])
+
+METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+
+@router.get("/healthz", response_model=Health, summary="The process answers")
+async def healthz() -> Response:
+    return JSONResponse({"status": "ok"})
+
+
+@router.get("/readyz", response_model=Readiness, summary="The database can be used")
+async def readyz(request: Request) -> Response:
+    """503 while it cannot: nothing can be read or edited then, and the gateway goes on by its last policy."""
+    database: Database = request.app.state.database
+    try:
+        await run_in_threadpool(database.check)
+    except Problem as problem:
+        return JSONResponse({"status": "not ready", "database": "away"}, 503, problem.headers)
+    return JSONResponse({"status": "ready", "database": "ok"})
+
+
+@router.get(
+    "/metrics",
+    response_class=Response,
+    responses={200: {"content": {"text/plain": {}}, "description": "Prometheus text format"}},
+    summary="Counters of the gateway on this host, and of the policy",
+)
+def metrics(caller: Viewer, engine: Store, config: Settings) -> Response:
+    caller.check_unlimited("what all agents do")
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(Metrics(config.control_socket, engine))
+    return Response(generate_latest(registry), media_type=METRICS_TYPE)

@@ -1,0 +1,87 @@
+"""/policy: all rules in force as numbered versions."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Header, Path, Query
+from sqlalchemy.engine import Connection
+from starlette.responses import JSONResponse, Response
+
+from api import etags
+from api.auth import Editor, Viewer, ViewerOrGateway
+from api.database import Store
+from api.edits import Answer, Edits
+from api.models import Diff, PolicyOut, Rollback, VersionOut, policy_rule, rule_out, version_out
+from api.paging import Cursor, Limit, Page, decode, page
+from api.problems import Problem
+from egress.model import Policy
+from egress.store import rules
+
+router = APIRouter(prefix="/policy", tags=["policy"])
+
+Version = Annotated[int, Path(ge=0, lt=2**31, description="Number of a version.")]
+IfNoneMatch = Annotated[str | None, Header(description="304 where this is the ETag still.")]
+
+
+@router.get("/current", response_model=PolicyOut, summary="The policy in force")
+def current_policy(_: ViewerOrGateway, engine: Store, if_none_match: IfNoneMatch = None) -> Response:
+    """Every rule, whatever its source; rules of a kind speak in this order. Version 0, without rules, is the first."""
+    with engine.connect() as connection:
+        tag = etags.etag(rules.current(connection))
+        if (same := etags.not_modified(if_none_match, tag)) is not None:
+            return same
+        policy = rules.snapshot(connection) or Policy()
+    return JSONResponse(_policy(policy), headers={"ETag": etags.etag(policy.version)})
+
+
+@router.get("/versions", response_model=Page[VersionOut], summary="Versions, newest first")
+def list_versions(_: Viewer, engine: Store, limit: Limit = 100, cursor: Cursor = None) -> Response:
+    after = decode(cursor, int)
+    with engine.connect() as connection:
+        found = rules.versions(connection, after[0] if after else None, limit + 1)
+    shown, following = page(found, limit, lambda each: [each.version])
+    return JSONResponse({"items": [version_out(each) for each in shown], "next": following})
+
+
+@router.get("/versions/{version}", response_model=PolicyOut, summary="The policy as it was in a version")
+def get_version(_: Viewer, engine: Store, version: Version) -> Response:
+    with engine.connect() as connection:
+        policy = rules.snapshot(connection, version) if version else Policy()
+    if policy is None:
+        raise Problem(404, f"there is no version {version} of the policy")
+    return JSONResponse(_policy(policy), headers={"ETag": etags.etag(version)})
+
+
+@router.get("/diff", response_model=Diff, summary="What leads from one version to another")
+def diff_versions(
+    _: Viewer,
+    engine: Store,
+    from_: Annotated[int, Query(alias="from", ge=0, lt=2**31, description="A version; 0: before the first.")],
+    to: Annotated[int | None, Query(ge=0, lt=2**31, description="A version; default the current one.")] = None,
+) -> Response:
+    with engine.connect() as connection:
+        until = rules.current(connection) if to is None else to
+        found = rules.diff(connection, from_, until)
+    changed = [{"before": rule_out(was), "after": rule_out(now)} for was, now in found.changed]
+    added, removed = ([rule_out(each) for each in side] for side in (found.added, found.removed))
+    return JSONResponse({"from": from_, "to": until, "added": added, "removed": removed, "changed": changed})
+
+
+@router.post("/rollback", response_model=VersionOut, summary="Make the allowlist what it was in a version")
+def roll_back(body: Rollback, caller: Editor, edits: Edits) -> Response:
+    """Makes a new version; rules of the policy file and of sandboxes stay as they are. If-Match: the policy's ETag."""
+    caller.check_unlimited("a rollback")
+
+    def change(connection: Connection) -> Answer:
+        edits.match(etags.etag(rules.current(connection)))
+        edit = rules.Edit(connection, caller.actor, edits.ts)
+        edit.restore(body.version)
+        now = rules.versions(connection, None, 1)[0]
+        return Answer(200, version_out(now), etags.etag(edit.version))
+
+    return edits.run(change)
+
+
+def _policy(policy: Policy) -> dict[str, object]:
+    return {"version": policy.version, "rules": [policy_rule(rule) for rule in policy.rules]}

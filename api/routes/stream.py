@@ -1,0 +1,157 @@
+"""/stream: verdicts and findings as they are stored, as server-sent events."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Request
+from sqlalchemy.engine import Connection, Engine
+from sqlalchemy.exc import DBAPIError
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import StreamingResponse
+
+from api.auth import Authenticator, Viewer
+from api.database import Store
+from api.problems import Problem
+from api.records import Filters, Wanted
+from egress.eve import iso, to_eve
+from egress.model import FindingRecord, FlowRecord
+from egress.store.listing import Condition, made_findings, updated_flows
+from egress.store.tables import findings, flows
+
+router = APIRouter(tags=["records"])
+
+POLL_SECONDS = 0.25
+BATCH = 1000  # records of a kind read together
+LATE_SECONDS = 10.0  # a record may be stored this long after its time: workers and the recorder write in batches
+KEEPALIVE_SECONDS = 15.0
+RECHECK_SECONDS = 1.0  # between two looks whether the caller may still see this
+MAX_STREAMS = 64  # at a time; each reads the database four times a second
+
+_Record = FlowRecord | FindingRecord
+
+
+@router.get(
+    "/stream",
+    response_class=StreamingResponse,
+    responses={
+        200: {"content": {"text/event-stream": {}}, "description": "Events `flow` and `alert`, data as EVE JSON"}
+    },
+    summary="Records as they come (server-sent events)",
+)
+async def stream_records(
+    caller: Viewer,
+    engine: Store,
+    request: Request,
+    wanted: Filters,
+    kinds: Annotated[
+        str, Query(pattern="^(verdicts|findings|verdicts,findings|findings,verdicts)$", description="What to send.")
+    ] = "verdicts,findings",
+) -> StreamingResponse:
+    """Begins with what is stored from now on, or from `since` on. Ends when the token is revoked."""
+    tail = Tail(engine, wanted, caller.agents, frozenset(kinds.split(",")))
+    open_streams: set[Tail] = request.app.state.streams
+    if len(open_streams) >= MAX_STREAMS:
+        raise Problem(503, f"{MAX_STREAMS} streams are open already", headers={"Retry-After": "10"})
+
+    async def events() -> AsyncIterator[bytes]:
+        open_streams.add(tail)  # not before: what never began would never end
+        try:
+            async for part in _events(tail, request):
+                yield part
+        finally:
+            open_streams.discard(tail)
+
+    return StreamingResponse(events(), media_type="text/event-stream", headers={"X-Accel-Buffering": "no"})
+
+
+async def _events(tail: Tail, request: Request) -> AsyncIterator[bytes]:
+    authenticator: Authenticator = request.app.state.authenticator
+    said = checked = time.monotonic()
+    yield b": egress\n\n"
+    while not request.app.state.stopping.is_set():
+        if time.monotonic() - checked >= RECHECK_SECONDS:
+            checked = time.monotonic()
+            try:
+                await run_in_threadpool(authenticator.caller, request.scope)
+            except Problem as problem:
+                if problem.status != 503:
+                    return
+        try:
+            new = await run_in_threadpool(tail.read)
+        except DBAPIError:
+            new = []  # away for now; what is missed is read when it is back
+        for record in new:
+            said = time.monotonic()
+            yield _event(record)
+        if time.monotonic() - said >= KEEPALIVE_SECONDS:
+            said = time.monotonic()
+            yield b": still here\n\n"
+        if len(new) < BATCH:
+            await asyncio.sleep(POLL_SECONDS)
+
+
+class Tail:
+    """What is new since the last look. Times may be late: the last seconds are read again, and told once."""
+
+    def __init__(self, engine: Engine, wanted: Wanted, scope: tuple[str, ...], kinds: frozenset[str]) -> None:
+        self._engine, self._scope = engine, scope
+        self._begun = wanted.since is not None
+        begin = wanted.now - LATE_SECONDS if wanted.since is None else wanted.since
+        self._lists: list[_List] = []
+        if "verdicts" in kinds:
+            self._lists.append(_List(updated_flows, wanted.condition(flows), begin))
+        if "findings" in kinds:
+            self._lists.append(_List(made_findings, wanted.condition(findings), begin))
+
+    def read(self) -> list[_Record]:
+        """In the order of their times. Without `since` what is there at the first look is not new."""
+        new = self._read()
+        if not self._begun:
+            self._begun = True
+            while new:
+                new = self._read()
+        return new
+
+    def _read(self) -> list[_Record]:
+        with self._engine.connect() as connection:
+            new = [record for each in self._lists for record in each.read(connection, self._scope)]
+        return sorted(new, key=_time)
+
+
+class _List:
+    """Records of one kind, each told once."""
+
+    def __init__(self, read: Callable[..., Sequence[_Record]], wanted: Condition, begin: float) -> None:
+        self._read, self._wanted, self._begin = read, wanted, begin
+        self._latest = begin
+        self._told: dict[tuple[str, ...], float] = {}  # what was told of the last seconds, and its time
+
+    def read(self, connection: Connection, scope: tuple[str, ...]) -> list[_Record]:
+        since = max(self._begin, self._latest - LATE_SECONDS)
+        self._told = {key: ts for key, ts in self._told.items() if ts >= since}
+        found = self._read(connection, self._wanted, scope, since, BATCH + len(self._told))
+        new = [record for record in found if _identity(record) not in self._told]
+        self._told.update((_identity(record), _time(record)) for record in new)
+        self._latest = max(self._latest, *map(_time, new)) if new else self._latest
+        return new
+
+
+def _time(record: _Record) -> float:
+    return record.updated if isinstance(record, FlowRecord) else record.time
+
+
+def _identity(record: _Record) -> tuple[str, ...]:
+    """A flow's verdict may change within the microsecond."""
+    if isinstance(record, FlowRecord):
+        return record.flow_id, iso(record.updated), record.action, record.reason, record.state
+    return (record.finding_id,)
+
+
+def _event(record: _Record) -> bytes:
+    document: dict[str, Any] = to_eve(record)
+    return f"event: {document['event_type']}\ndata: {json.dumps(document)}\n\n".encode()

@@ -1,0 +1,98 @@
+"""/tokens: who may call; for admins."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Path
+from sqlalchemy.engine import Connection
+from starlette.responses import JSONResponse, Response
+
+from api.auth import PREFIX, Admin, Caller
+from api.database import Store
+from api.edits import Answer, Edits
+from api.models import TokenIn, TokenMade, TokenOut, token_out
+from api.paging import Cursor, Limit, Page, decode, page
+from api.problems import wrong_field
+from egress.errors import InputError
+from egress.ruletext import parse_expiry
+from egress.store import tokens
+from egress.store.errors import NotFound
+
+router = APIRouter(prefix="/tokens", tags=["tokens"])
+
+TokenId = Annotated[str, Path(pattern="^[0-9a-f]{8}$", description="The public part: 8 hex digits.")]
+
+
+@router.get("", response_model=Page[TokenOut], summary="All tokens, oldest first")
+def list_tokens(caller: Admin, engine: Store, limit: Limit = 100, cursor: Cursor = None) -> Response:
+    """Revoked and expired ones too; never a secret. A limited admin sees those within their scope."""
+    after = decode(cursor, float, str)
+    with engine.connect() as connection:
+        found = [each for each in tokens.listed(connection) if _within(caller, each.agents)]
+    later = [each for each in found if after is None or (each.created, each.id) > after]
+    shown, following = page(later, limit, lambda each: [each.created, each.id])
+    return JSONResponse({"items": [token_out(each) for each in shown], "next": following})
+
+
+@router.post("", response_model=TokenMade, status_code=201, summary="Make a token")
+def create_token(body: TokenIn, caller: Admin, edits: Edits) -> Response:
+    """The secret is in this answer and nowhere else."""
+    agents = tuple(body.agents) if body.agents is not None else caller.agents
+    for selector in agents:
+        caller.check(selector)
+    expires_at = _expiry(body.expires, edits.ts)
+
+    def change(connection: Connection) -> Answer:
+        try:
+            made, secret = tokens.create(
+                connection, caller.actor, name=body.name, role=body.role, agents=agents, expires_at=expires_at,
+                ts=edits.ts,
+            )  # fmt: skip
+        except InputError as error:
+            raise wrong_field("", str(error)) from None
+        shown = token_out(made)
+        kept = shown | {"token": None}
+        location = f"{PREFIX}/tokens/{made.id}"
+        return Answer(201, shown | {"token": secret}, location=location, kept=kept)
+
+    return edits.run(change)
+
+
+@router.get("/{token_id}", response_model=TokenOut, summary="One token")
+def get_token(token_id: TokenId, caller: Admin, engine: Store) -> Response:
+    with engine.connect() as connection:
+        return JSONResponse(token_out(_token(connection, caller, token_id)))
+
+
+@router.delete("/{token_id}", response_model=TokenOut, summary="Revoke a token, at once")
+def revoke_token(token_id: TokenId, caller: Admin, edits: Edits) -> Response:
+    """It stays listed, as revoked. 409 where it is revoked already."""
+
+    def change(connection: Connection) -> Answer:
+        _token(connection, caller, token_id)
+        return Answer(200, token_out(tokens.revoke(connection, caller.actor, token_id, edits.ts)))
+
+    return edits.run(change)
+
+
+def _token(connection: Connection, caller: Caller, token_id: str) -> tokens.Token:
+    """One that the caller may know of."""
+    for each in tokens.listed(connection):
+        if each.id == token_id and _within(caller, each.agents):
+            return each
+    raise NotFound(f"there is no token {token_id}", token_id)
+
+
+def _within(caller: Caller, agents: tuple[str, ...]) -> bool:
+    return all(map(caller.covers, agents))
+
+
+def _expiry(text: str, now: float) -> float | None:
+    try:
+        expires_at, once = parse_expiry(text, now)
+    except (ValueError, OverflowError):
+        once, expires_at = True, None
+    if once:
+        raise wrong_field("expires", "must be a duration (1h, 30d, 4w), an instant with its time zone, or forever")
+    return expires_at

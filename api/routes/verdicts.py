@@ -1,0 +1,114 @@
+"""/verdicts: every decision, on flows and on packets that belong to none."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import sqlalchemy as sa
+from fastapi import APIRouter
+from starlette.responses import JSONResponse, Response
+
+from api.auth import Viewer
+from api.database import Store
+from api.paging import Cursor, Limit, Page, decode, page
+from api.problems import wrong_parameter
+from api.records import Filters
+from api.shapes import VerdictOut
+from egress.eve import iso
+from egress.model import Action, AnomalyRecord, FlowRecord
+from egress.store.listing import anomaly_key, list_anomalies, list_flows
+from egress.store.tables import anomalies, flows
+
+router = APIRouter(prefix="/verdicts", tags=["records"])
+
+_KEY = 6  # texts of an anomaly's key
+_Found = tuple[float, str, dict[str, Any]]  # time, what the cursor says of it, the decision
+
+
+@router.get("", response_model=Page[VerdictOut], summary="Decisions, newest first")
+def list_verdicts(
+    caller: Viewer, engine: Store, wanted: Filters, limit: Limit = 100, cursor: Cursor = None
+) -> Response:
+    """With packets without a flow (spoofed, malformed, no room), unless something is asked for that only flows have."""
+    of_flow, of_anomaly = _after(cursor)
+    found: list[_Found] = []
+    with engine.connect() as connection:
+        judged = list_flows(connection, wanted.condition(flows), caller.agents, of_flow, limit + 1)
+        found += [(each.start, each.flow_id, _of_flow(each)) for each in judged]
+        if not wanted.narrow:
+            odd = list_anomalies(connection, _anomalous(wanted), caller.agents, of_anomaly, limit + 1)
+            found += [(each.time, json.dumps(anomaly_key(each)), _of_anomaly(each)) for each in odd]
+    found.sort(key=lambda each: each[0], reverse=True)  # stable: of one moment flows come first
+    shown, following = page(found, limit, lambda each: each[:2])
+    return JSONResponse({"items": [decision for _, _, decision in shown], "next": following})
+
+
+def _after(cursor: str | None) -> tuple[tuple[float, str] | None, tuple[float, tuple[str, ...]] | None]:
+    """Where flows go on, and where anomalies do. Raises Problem (400)."""
+    after = decode(cursor, float, str)
+    if after is None:
+        return None, None
+    moment, last = after
+    if not last.startswith("["):
+        return (moment, last), (moment, ())  # anomalies of that moment are still to come
+    try:
+        key = json.loads(last)
+    except (ValueError, RecursionError):
+        key = None
+    if (
+        not isinstance(key, list)
+        or len(key) != _KEY
+        or not all(isinstance(each, str) and "\0" not in each for each in key)
+    ):
+        raise wrong_parameter("cursor", "is not one that this listing gave; leave it out to begin anew", 400)
+    return (moment, ""), (moment, tuple(key))
+
+
+def _anomalous(wanted: Filters) -> sa.ColumnElement[bool]:
+    terms = [wanted.agent_condition(anomalies.c.agent)]
+    if wanted.since is not None:
+        terms.append(anomalies.c.time >= wanted.since)
+    if wanted.until is not None:
+        terms.append(anomalies.c.time <= wanted.until)
+    return sa.and_(*terms)
+
+
+def _of_flow(record: FlowRecord) -> dict[str, Any]:
+    return {
+        "time": iso(record.updated),
+        "agent": record.agent,
+        "action": record.action,
+        "reason": record.reason,
+        "detail": "",
+        "mode": record.mode,
+        "rule_id": record.rule_id,
+        "policy_version": record.policy_version,
+        "flow_id": record.flow_id,
+        "proto": record.proto,
+        "src": record.src,
+        "dest": record.dst,
+        "port": record.dport,
+        "name": record.server_name or next(iter(record.names), ""),
+        "packets": record.packets_out + record.packets_in,
+    }
+
+
+def _of_anomaly(record: AnomalyRecord) -> dict[str, Any]:
+    return {
+        "time": iso(record.time),
+        "agent": record.agent,
+        "action": Action.DROP,
+        "reason": record.reason,
+        "detail": record.detail,
+        "mode": None,
+        "rule_id": "",
+        "policy_version": None,
+        "flow_id": None,
+        "proto": record.proto,
+        "src": record.src,
+        "dest": record.dst,
+        "port": 0,
+        "name": "",
+        "packets": record.count,
+    }

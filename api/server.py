@@ -1,0 +1,218 @@
+"""The servers of `egress serve`: a TCP port, with TLS where the config says so, and a unix socket, in one process.
+
+On the unix socket the kernel says who is calling (SO_PEERCRED); the protocol class here hands that to the application
+as the client's address, `unix:UID`. Anybody may connect (mode 0666): what counts is who they are, and a token counts
+there as elsewhere. A process in another network namespace is an agent until it shows a token, whatever its user id.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import logging
+import os
+import signal
+import socket
+import ssl
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import uvicorn
+from fastapi import FastAPI
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from api.auth import UNIX
+from egress.config import Api, Config
+from egress.errors import EgressError, InputError
+
+DRAIN_SECONDS = 10  # that running requests get to finish after SIGTERM
+BACKLOG = 512
+CONNECTIONS = 1000  # at a time; more get 503
+_PEER = struct.Struct("=iII")  # pid, uid, gid: struct ucred
+
+log = logging.getLogger("egress.api")
+
+
+class PeerProtocol(H11Protocol):
+    """HTTP over a unix socket; the client's address is who the kernel says it is."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        peer = transport.get_extra_info("socket")
+        pid, uid, _ = _PEER.unpack(peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size))
+        self.client = (f"{UNIX}{uid}" if _is_of_this_host(pid) else f"{UNIX}agent:{uid}", pid)
+
+
+def _is_of_this_host(pid: int) -> bool:
+    """Whether a process is in our network namespace. One we may not look into is judged by its user id alone."""
+    try:
+        return Path(f"/proc/{pid}/ns/net").stat().st_ino == Path("/proc/self/ns/net").stat().st_ino
+    except PermissionError:
+        return True
+    except OSError:  # gone, or of a pid namespace that we do not see
+        return False
+
+
+class _Server(uvicorn.Server):
+    """One of several in a process, which takes the signals."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def serve(app: FastAPI, config: Config) -> None:
+    """Listen until SIGTERM or SIGINT; then finish what runs. Raises EgressError, InputError where it cannot listen."""
+    context = tls_context(config.api)
+    sockets: list[tuple[socket.socket, bool]] = []
+    try:
+        if config.api.host:
+            sockets.append((_tcp(config.api), False))
+        sockets.append((_unix(config.api_socket), True))
+        inode = config.api_socket.stat().st_ino
+        asyncio.run(_serve(app, sockets, context))
+    finally:
+        for listener, _ in sockets:
+            listener.close()
+    _remove(config.api_socket, inode)
+
+
+async def _serve(app: FastAPI, sockets: list[tuple[socket.socket, bool]], context: ssl.SSLContext | None) -> None:
+    servers = [
+        _Server(_settings(app, PeerProtocol if local else H11Protocol, None if local else context))
+        for _, local in sockets
+    ]
+
+    def stop() -> None:
+        app.state.stopping.set()
+        for server in servers:
+            server.should_exit = True
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop)
+    await asyncio.gather(*(server.serve([listener]) for server, (listener, _) in zip(servers, sockets, strict=True)))
+
+
+def _settings(app: FastAPI, protocol: type[H11Protocol], context: ssl.SSLContext | None) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        http=protocol,
+        ws="none",
+        loop="asyncio",
+        lifespan="off",  # the command opens and closes the database, once for both servers
+        log_config=None,
+        log_level="warning",
+        access_log=False,  # the gate writes one that knows the caller
+        proxy_headers=False,  # X-Forwarded-For could claim to be the unix socket
+        server_header=False,
+        timeout_graceful_shutdown=DRAIN_SECONDS,
+        limit_concurrency=CONNECTIONS,
+        backlog=BACKLOG,
+        ssl_context_factory=None if context is None else lambda _config, _default: context,
+    )
+
+
+def tls_context(api: Api) -> ssl.SSLContext | None:
+    """TLS 1.2 or later with the config's certificate; clients must show one where the config names a CA."""
+    if api.tls_cert is None or api.tls_key is None:
+        return None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    try:
+        context.load_cert_chain(api.tls_cert, api.tls_key, password=_no_password)
+    except OSError as error:  # ssl.SSLError is one
+        reason = _reason(error)
+        raise InputError(f"api.tls_cert {api.tls_cert}, api.tls_key {api.tls_key}: {reason}; PEM is needed") from None
+    if api.tls_client_ca is not None:
+        context.verify_mode = ssl.CERT_REQUIRED
+        try:
+            context.load_verify_locations(api.tls_client_ca)
+        except OSError as error:
+            raise InputError(f"api.tls_client_ca {api.tls_client_ca}: {_reason(error)}; PEM is needed") from None
+    return context
+
+
+def _no_password() -> str:
+    raise InputError("api.tls_key: the key is encrypted; give one without a password, readable by root alone")
+
+
+def _reason(error: OSError) -> str:
+    return (getattr(error, "reason", None) or error.strerror or str(error)).replace("_", " ").lower()
+
+
+def is_exposed(api: Api) -> bool:
+    """Whether tokens travel in the clear to another host."""
+    if not api.host or api.tls_cert is not None or api.host == "localhost":
+        return False
+    try:
+        return not ipaddress.ip_address(api.host).is_loopback
+    except ValueError:
+        return True
+
+
+def _tcp(api: Api) -> socket.socket:
+    try:
+        family, kind, proto, _, address = socket.getaddrinfo(
+            api.host, api.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+    except (socket.gaierror, UnicodeError):
+        raise InputError(f"api.host: {api.host!r} is no address of this host") from None
+    listener = socket.socket(family, kind, proto)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(BACKLOG)
+    except OSError as error:
+        listener.close()
+        raise EgressError(
+            f"cannot listen on {api.host} port {api.port}: {error.strerror}; is it taken? see api in the config"
+        ) from None
+    return listener
+
+
+def _unix(path: Path) -> socket.socket:
+    """A socket at `path`; one that a killed server left behind gives way."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.settimeout(1.0)
+        try:
+            probe.connect(str(path))
+        except (FileNotFoundError, ConnectionRefusedError):
+            pass
+        except OSError as error:
+            raise _cannot_listen(path, error) from None
+        else:
+            raise EgressError(f"another egress serve listens at {path}; stop it or use another run_dir")
+    listener = socket.socket(socket.AF_UNIX)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o755)
+        path.unlink(missing_ok=True)
+        listener.bind(str(path))
+        path.chmod(0o666)
+        listener.listen(BACKLOG)
+    except OSError as error:
+        listener.close()
+        raise _cannot_listen(path, error) from None
+    return listener
+
+
+def _cannot_listen(path: Path, error: OSError) -> EgressError:
+    return EgressError(f"cannot listen at {path}: {error.strerror or error}; check run_dir in the config")
+
+
+def _remove(path: Path, inode: int) -> None:
+    """Ours, not the one of a server that was started meanwhile."""
+    try:
+        if path.stat().st_ino == inode:
+            path.unlink()
+    except OSError:
+        log.warning("cannot remove %s", path)
+
+
+def names(config: Config) -> str:
+    """Where it listens, for people."""
+    host = f"[{config.api.host}]" if ":" in config.api.host else config.api.host
+    scheme = "https" if config.api.tls_cert is not None else "http"
+    tcp = f"{scheme}://{host}:{config.api.port} and " if host else ""
+    return f"{tcp}{os.fspath(config.api_socket)}"

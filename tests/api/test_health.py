@@ -1,0 +1,61 @@
+"""/healthz, /readyz, /metrics: what supervisors ask, with and without a database."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from prometheus_client.parser import text_string_to_metric_families
+from sqlalchemy.engine import Engine
+
+from api.app import create_app
+from egress.config import Config
+from tests.api.conftest import OUTSIDE, Client, assert_problem
+
+AsRole = Callable[..., Client]
+
+
+def test_anybody_may_ask_whether_it_lives(root: Client) -> None:
+    stranger = Client(root.app, OUTSIDE)
+    assert stranger.get("/healthz").json() == {"status": "ok"}
+    assert stranger.get("/readyz").json() == {"status": "ready", "database": "ok"}
+    assert_problem(stranger.get("/metrics"), 401)
+
+
+def test_it_is_not_ready_while_the_database_is_away(tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    client = Client(create_app(Config(state_dir=state, run_dir=tmp_path)))
+    answer = client.get("/readyz")
+    assert (answer.status_code, answer.json()) == (503, {"status": "not ready", "database": "away"})
+    assert answer.headers["retry-after"]
+    assert client.get("/healthz").status_code == 200
+    for path in ("/metrics", "/agents", "/flows", "/approvals", "/stream"):
+        assert_problem(client.get(path), 503)
+    state.mkdir()
+    assert client.get("/readyz").status_code == 200
+    assert client.get("/agents").json() == {"items": [], "next": None}
+    client.app.state.database.close()
+
+
+def test_metrics_are_read_by_prometheus(engine: Engine, root: Client, as_role: AsRole) -> None:
+    root.post("/agents", {"name": "rome-7", "kind": "netns", "value": "rome"})
+    root.post("/agents/rome-7/quarantine")
+    root.post("/allowlist", {"action": "allow", "destination": "example.org"})
+    answer = as_role("viewer").get("/metrics")
+    assert answer.headers["content-type"].startswith("text/plain")
+    families = {each.name: each for each in text_string_to_metric_families(answer.text)}
+    values = {name: family.samples[0].value for name, family in families.items()}
+    assert values["egress_up"] == 0
+    assert (values["egress_rules"], values["egress_policy_version_stored"]) == (1, 1)
+    assert (values["egress_agents_quarantined"], values["egress_approvals_pending"]) == (1, 0)
+    assert values["egress_audit_entries"] >= 3
+    assert_problem(as_role("gateway").get("/metrics"), 403)
+    assert_problem(as_role("viewer", "ci-*").get("/metrics"), 403, detail="ci-*")
+
+
+def test_a_directory_that_is_no_database_is_said(tmp_path: Path) -> None:
+    (tmp_path / "egress.db").write_bytes(b"no database" * 100)
+    client = Client(create_app(replace(Config(), state_dir=tmp_path, run_dir=tmp_path)))
+    assert client.get("/readyz").status_code == 503
+    assert_problem(client.get("/agents"), 503, detail="cannot use database")
