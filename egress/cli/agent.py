@@ -1,24 +1,21 @@
-"""`egress agent add|list|rm`: attach what already exists to the gateway."""
+"""`egress agent add|list|set|quarantine|release|rm`: who is watched, and how."""
 
 from __future__ import annotations
 
-import dataclasses
-import json
 from pathlib import Path
+from typing import Any
 
 import click
 
 from egress.budgettext import budget_text
 from egress.cli.budget import budget_option
+from egress.cli.client import Api, api_options, segment
+from egress.cli.tables import as_json, output_option
 from egress.cli.text import plain
-from egress.config import Config, load_config
+from egress.control import Client, NotRunning
 from egress.errors import EgressError
 from egress.gateway import attach
-from egress.gateway.control import Client, NotRunning
-from egress.gateway.runtime import prepare
-from egress.model import Action, Agent, Budget, Mode
-from egress.store.agents import StoredAgent, add_agent, list_agents, remove_agent
-from egress.store.database import open_database
+from egress.model import Budget, Mode
 
 EXAMPLES = """\b
 Examples:
@@ -27,14 +24,18 @@ Examples:
   egress agent add vm7 --cidr 10.0.7.0/24@br-lab     one network behind an interface that others share
   egress agent add ci --netns ci --label gpu --budget bytes=10mb/hour --budget destinations=20/episode
   egress agent list -o json
+  egress agent set trainer --mode ask                what no rule speaks of waits for a person
+  egress agent quarantine trainer                    cut it off, now
+  egress agent release trainer
   egress agent rm trainer
 """
-_CONFIG = click.option("--config", "config_file", type=click.Path(path_type=Path), help="Config file.")
+_MODES = click.Choice([mode.value for mode in Mode])
+_DEFAULTS = click.Choice(["allow", "deny"])
 
 
 @click.group("agent", epilog=EXAMPLES)
 def command() -> None:
-    """Attach, list and detach agents. A running gateway follows at once."""
+    """Attach, list, change, cut off and detach agents. A running gateway follows at once."""
 
 
 @command.command("add", epilog=EXAMPLES)
@@ -42,90 +43,124 @@ def command() -> None:
 @click.option("--netns", help="A network namespace, by name (ip netns).")
 @click.option("--interface", help="A veth, tap or bridge interface of this host.")
 @click.option("--cidr", metavar="CIDR@IF", help="A network behind an interface.")
-@click.option("--mode", type=click.Choice([mode.value for mode in Mode]), default="enforce", show_default=True)
-@click.option("--default", "default", type=click.Choice(["allow", "deny"]), default="deny", show_default=True)
+@click.option("--mode", type=_MODES, default="enforce", show_default=True)
+@click.option("--default", "default", type=_DEFAULTS, default="deny", show_default=True)
 @click.option("--label", "labels", multiple=True, help="A word that rules can name (label:GLOB); may be repeated.")
 @budget_option
-@_CONFIG
+@api_options
 def add(
+    *,
+    api: Api,
     name: str,
     netns: str | None,
     interface: str | None,
     cidr: str | None,
-    mode: str,
-    default: str,
-    labels: tuple[str, ...],
     budgets: tuple[Budget, ...],
-    config_file: Path | None,
+    **fields: Any,
 ) -> None:
-    """Attach what exists as agent NAME. Without a rule that allows it, nothing of it passes (--default deny)."""
+    """Attach what exists on this host as agent NAME. Without a rule that allows it, nothing of it passes."""
     given = [(kind, value) for kind, value in (("netns", netns), ("interface", interface), ("cidr", cidr)) if value]
     if len(given) != 1:
         raise click.UsageError("give exactly one of --netns, --interface, --cidr")
     kind, value = given[0]
-    config = load_config(config_file)
     place = attach.resolve(kind, value, name)
     own = place.networks if kind == "netns" else ()  # whoever is root in there may give it other addresses later
-    otherwise = Action.ACCEPT if default == "allow" else Action.REJECT
-    agent = Agent(name, own, Mode(mode), otherwise, labels, budgets)
-    prepare(config)
-    database = open_database(config.database_url)
-    try:
-        add_agent(database, StoredAgent(agent, kind, value))
-    finally:
-        database.dispose()
+    body = {"name": name, "kind": kind, "value": value, "networks": own, "budgets": list(map(budget_text, budgets))}
+    api.post("/agents", body | fields)
     networks = ", ".join(place.networks[:4]) + (f" and {more} more" if (more := len(place.networks) - 4) > 0 else "")
     click.echo(f"agent {name}: {kind} {value}, behind {place.interface}, networks {networks}")
-    _reload(config)
+    _reload(api.control_socket)
 
 
 @command.command("list", epilog=EXAMPLES)
-@click.option("-o", "output", type=click.Choice(["human", "json"]), default="human", show_default=True)
-@_CONFIG
-def list_(output: str, config_file: Path | None) -> None:
-    """Show the attached agents."""
-    config = load_config(config_file)
-    database = open_database(config.database_url, create=False)
-    try:
-        stored = list_agents(database)
-    finally:
-        database.dispose()
+@output_option
+@api_options
+def list_(*, api: Api, output: str) -> None:
+    """Show the agents: attached ones and the sandboxes of `egress run`."""
+    found = list(api.pages("/agents"))
     if output == "json":
-        click.echo(json.dumps([dataclasses.asdict(entry) for entry in stored], indent=2))
+        as_json(found)
         return
-    for entry in stored:
-        click.echo(_line(entry))
-    if not stored:
+    for each in found:
+        click.echo(_line(each))
+    if not found:
         click.echo("no agents; attach one with: egress agent add", err=True)
 
 
-def _line(entry: StoredAgent) -> str:
-    agent = entry.agent
-    default = "allow" if agent.default is Action.ACCEPT else "deny"
-    labels = f"labels {', '.join(agent.labels)}" if agent.labels else ""
-    budgets = f"budgets {', '.join(map(budget_text, agent.budgets))}" if agent.budgets else ""
-    more = plain("; ".join(filter(None, (labels, budgets))))
-    return f"{agent.name:24} {entry.kind:9} {entry.value:28} {agent.mode:8} default {default:6} {more}".rstrip()
+@command.command("set", epilog=EXAMPLES)
+@click.argument("name")
+@click.option(
+    "--mode", type=_MODES, help="monitor: let pass what is refused; ask: a person decides (egress approvals)."
+)
+@click.option("--default", "default", type=_DEFAULTS, help="What happens where no rule speaks.")
+@click.option("--label", "labels", multiple=True, help="In place of all it had; may be repeated.")
+@click.option("--no-labels", is_flag=True, help="Take its labels away.")
+@budget_option
+@click.option("--no-budgets", is_flag=True, help="Take its budgets away.")
+@api_options
+def set_(
+    *,
+    api: Api,
+    name: str,
+    mode: str | None,
+    default: str | None,
+    labels: tuple[str, ...],
+    no_labels: bool,
+    budgets: tuple[Budget, ...],
+    no_budgets: bool,
+) -> None:
+    """Change agent NAME while it runs. What is not given stays as it is."""
+    body: dict[str, object] = {key: value for key, value in (("mode", mode), ("default", default)) if value}
+    if labels or no_labels:
+        body["labels"] = list(labels)
+    if budgets or no_budgets:
+        body["budgets"] = list(map(budget_text, budgets))
+    if not body:
+        raise click.UsageError("nothing to change: give --mode, --default, --label or --budget")
+    click.echo(_line(api.call("PATCH", f"/agents/{segment(name)}", params={}, body=body)))
+
+
+@command.command("quarantine", epilog=EXAMPLES)
+@click.argument("name")
+@api_options
+def quarantine(*, api: Api, name: str) -> None:
+    """Cut agent NAME off: nothing passes in either direction, in any mode, living connections included."""
+    api.post(f"/agents/{segment(name)}/quarantine")
+    click.echo(f"agent {name} is in quarantine; `egress agent release {name}` ends it")
+
+
+@command.command("release", epilog=EXAMPLES)
+@click.argument("name")
+@api_options
+def release(*, api: Api, name: str) -> None:
+    """End the quarantine of agent NAME: it is judged by mode and rules again."""
+    api.post(f"/agents/{segment(name)}/release")
+    click.echo(f"agent {name} is released")
 
 
 @command.command("rm", epilog=EXAMPLES)
 @click.argument("name")
-@_CONFIG
-def rm(name: str, config_file: Path | None) -> None:
+@api_options
+def rm(*, api: Api, name: str) -> None:
     """Detach agent NAME: nothing guards it from then on. What it did stays in the database."""
-    config = load_config(config_file)
-    database = open_database(config.database_url, create=False)
-    try:
-        gone = remove_agent(database, name)
-    finally:
-        database.dispose()
-    click.echo(f"agent {name} ({gone.kind} {gone.value}) is detached and unguarded from now on")
-    _reload(config)
+    gone = api.get(f"/agents/{segment(name)}")
+    api.delete(f"/agents/{segment(name)}")
+    click.echo(f"agent {name} ({gone['kind']} {gone['value']}) is detached and unguarded from now on")
+    _reload(api.control_socket)
 
 
-def _reload(config: Config) -> None:
+def _line(agent: dict[str, Any]) -> str:
+    labels = f"labels {', '.join(agent['labels'])}" if agent["labels"] else ""
+    budgets = f"budgets {', '.join(agent['budgets'])}" if agent["budgets"] else ""
+    more = plain("; ".join(filter(None, ("QUARANTINED" if agent["quarantined"] else "", labels, budgets))))
+    name, kind, mode = agent["name"], agent["kind"], agent["mode"]
+    return f"{name:24} {kind:9} {agent['value']:28} {mode:8} default {agent['default']:6} {more}".rstrip()
+
+
+def _reload(control: Path) -> None:
+    """It follows by itself; whoever typed the command wants it done when it ends."""
     try:
-        with Client(config.control_socket) as client:
+        with Client(control) as client:
             answer = client.call("reload")
     except NotRunning:
         click.echo("no gateway runs: nothing is guarded until `egress gateway` is started", err=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -10,16 +11,17 @@ import click
 import sqlalchemy as sa
 
 from egress.config import Config, load_config
+from egress.control import Client, NotRunning
 from egress.errors import EgressError
 from egress.gateway import checks, rules, sandbox
 from egress.gateway.checks import Check
 from egress.gateway.command import run
-from egress.gateway.control import Client, NotRunning
 from egress.store.agents import list_agents
 from egress.store.database import open_database
 from egress.store.recorder import lag, stalled
 
 MAX_LAG = 64 * 1024 * 1024  # unread journal bytes past which the recorder is in trouble
+SNAPSHOT_SECONDS = 60.0  # how long the snapshot on disk may be behind what is in force
 EXAMPLES = """\b
 Examples:
   egress doctor            one line a check; exit code 1 if one fails (as root it sees more)
@@ -61,6 +63,7 @@ def _gateway(config: Config) -> list[Check]:
     found = [Check("gateway", True, f"running, pid {status['pid']}, policy version {status['policy_version']}")]
     for worker in status["workers"]:
         found += _worker(worker)
+    found += [*_policy(status), _snapshot(config, status)]
     recorder = status["recorder"]
     found.append(
         Check("recorder", recorder["pid"] is not None, f"pid {recorder['pid']}, {recorder['restarts']} restarts")
@@ -72,6 +75,43 @@ def _gateway(config: Config) -> list[Check]:
     return found
 
 
+def _policy(status: dict[str, Any]) -> list[Check]:
+    """Is what people edit followed, and by all workers?"""
+    database, spent, held = status["database"], status["propagation"], status["holds"]
+    text = "followed"
+    if not database["ok"]:
+        text = f"database lost {_ago(database['since'])} ({database['error']}); what was in force stays"
+    elif spent["edits"]:
+        text += f": edits in force after {spent['median']} ms, {spent['worst']} ms at worst (of {spent['edits']})"
+    found = [Check("policy edits", database["ok"], text)]
+    others = {worker["policy_version"] for worker in status["workers"] if worker["alive"]} - {status["policy_version"]}
+    if others:
+        text = f"some judge by version {', '.join(map(str, sorted(others)))}: if that stays, see the gateway's log"
+        found.append(Check("policy version", False, text))
+    if held["pending"] or held["refused"]:
+        text = f"{held['pending']} wait for a person, {held['refused']} were refused while nobody could be asked"
+        found.append(Check("approvals", True, text))
+    return found
+
+
+def _snapshot(config: Config, status: dict[str, Any]) -> Check:
+    """Would the policy outlive a restart without the database?"""
+    path, saved, version = config.policy_snapshot, status["snapshot"], status["policy_version"]
+    if saved["error"]:
+        return Check("policy snapshot", False, f"{path} cannot be written: {saved['error']}")
+    if not path.exists():
+        return Check(
+            "policy snapshot", False, f"{path} is missing: egress gateway writes it with the next edit or start"
+        )
+    if saved["version"] != version and (saved["time"] or 0.0) < time.time() - SNAPSHOT_SECONDS:
+        return Check("policy snapshot", False, f"{path} is old: version {saved['version']} instead of {version}")
+    return Check("policy snapshot", True, f"version {saved['version']}, written {_ago(saved['time'])}")
+
+
+def _ago(moment: float | None) -> str:
+    return "never" if moment is None else f"{max(time.time() - moment, 0.0):.0f} s ago"
+
+
 def _unguarded(config: Config, why: str) -> list[Check]:
     """Without a gateway all is well where there is nobody to guard, or the kernel cuts everybody off."""
     try:
@@ -79,7 +119,8 @@ def _unguarded(config: Config, why: str) -> list[Check]:
     except EgressError:
         return [Check("gateway", True, f"not running ({why})")]
     try:
-        names = ", ".join(stored.agent.name for stored in list_agents(database))
+        with database.connect() as connection:
+            names = ", ".join(stored.agent.name for stored in list_agents(connection))
         cut_off = rules.installed(config)
     except (EgressError, sa.exc.SQLAlchemyError) as error:
         return [Check("gateway", False, f"not running ({why}), and cannot tell who is guarded: {error}")]

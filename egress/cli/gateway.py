@@ -15,7 +15,8 @@ EXAMPLES = """\b
 Examples:
   egress gateway                                   config and policy from /etc/egress, where they exist
   egress gateway --policy allow.yaml --workers 2   other rules, two queue workers
-  kill -HUP $(head -1 /run/egress/gateway.lock)    read config-named policy and agents again
+  kill -HUP $(head -1 /run/egress/gateway.lock)    read the policy file again
+Edits of the allowlist and of agents need no signal: they are in force within a fifth of a second.
 Stop it with Ctrl-C or SIGTERM: kernel rules are removed, or block the agents where the config says `on_stop: block`.
 """
 
@@ -32,7 +33,8 @@ def command(
     """Stand between agents and the network, in the foreground, until SIGTERM or Ctrl-C. Needs root.
 
     Binds netfilter queues with unprivileged workers, installs its own kernel chains, writes what it decides into the
-    database. While a worker is missing its agents are cut off (fail closed).
+    database. While a worker is missing its agents are cut off (fail closed). While the database is away the policy and
+    the agents last in force stay, also over a restart.
     """
     from egress.gateway import supervisor
 

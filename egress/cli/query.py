@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import csv
 import ipaddress
 import json
-import re
 import sys
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import replace
-from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
 
 import click
@@ -20,43 +18,28 @@ from rich.table import Table
 from rich.text import Text
 from sqlalchemy.engine import Engine
 
+from egress.cli import counts, csvtext
+from egress.cli.params import Time
+from egress.cli.queries import QueryCommand, checked, config_option, query_argument, records
+from egress.cli.tables import table
 from egress.cli.text import endpoint, plain, size, when
-from egress.config import load_config
 from egress.eve import iso, to_eve
 from egress.model import Action, FindingRecord, FlowRecord, Mode, Reason
-from egress.store.database import open_database
-from egress.store.reader import Filter, agents, stories
+from egress.store.counting import KEYS
+from egress.store.reader import SORTS, Filter, agents, flows, stories
+from egress.store.search import FIELDS
 
 HUMAN_LIMIT = 100  # flows shown to people unless they ask for more
+TABLE_ROWS = 1000  # after which the header comes again: columns are as wide as these rows need, memory is bounded
 
 _Story = tuple[FlowRecord, tuple[FindingRecord, ...]]
 _Network = ipaddress.IPv4Network | ipaddress.IPv6Network
-_AGO = re.compile(r"([0-9]{1,9})([smhdw])", re.ASCII)
-_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
-_COLOURS = {Action.ACCEPT: "green", Action.REJECT: "red", Action.DROP: "red"}
+_COLOURS = {Action.ACCEPT: "green", Action.REJECT: "red", Action.DROP: "red", Action.HOLD: "yellow"}
 _CSV = (
     "start", "updated", "end", "flow_id", "agent", "action", "reason", "mode", "direction", "state", "proto", "src",
-    "sport", "dst", "dport", "app_proto", "server_name", "packets_out", "packets_in", "bytes_out", "bytes_in",
+    "sport", "dst", "dport", "app_proto", "server_name", "names", "packets_out", "packets_in", "bytes_out", "bytes_in",
     "unseen_bytes", "rule_id", "policy_version", "community_id",
 )  # fmt: skip
-
-
-class _Time(click.ParamType[float]):
-    """A moment: ISO 8601 (UTC where it names no zone), or how long ago."""
-
-    name = "time"
-
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        if isinstance(value, float):
-            return value
-        text = str(value)
-        if match := _AGO.fullmatch(text):
-            return time.time() - int(match[1]) * _UNITS[match[2]]
-        try:
-            moment = datetime.fromisoformat(text)
-            return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
-        except (ValueError, OverflowError):
-            self.fail(f"{text!r} is no time; write 2026-11-23T15:00 (UTC) or 15m, 2h, 1d for that long ago", param, ctx)
 
 
 class _Destination(click.ParamType[_Network]):
@@ -73,69 +56,163 @@ class _Destination(click.ParamType[_Network]):
             self.fail(f"{value!r} is no address; write one like 192.0.2.7 or a CIDR like 192.0.2.0/24", param, ctx)
 
 
+class _Sort(click.ParamType[str]):
+    """A field to sort by, with a - before it the other way round."""
+
+    name = "field"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        text = str(value)
+        if text and text.removeprefix("-") not in (*SORTS, *counts.ORDERS):
+            self.fail(f"{text[:40]!a} is nothing to sort by; there are {', '.join(SORTS)}", param, ctx)
+        return text
+
+
+class _Keys(click.ParamType[tuple[str, ...]]):
+    """One or more of what flows can be counted by, with commas."""
+
+    name = "keys"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
+        keys = tuple(dict.fromkeys(key.strip() for key in str(value).split(",")))
+        for key in keys:
+            if key not in KEYS:
+                self.fail(f"{key[:40]!a} is nothing to count by; there are {', '.join(KEYS)}", param, ctx)
+        return keys
+
+
 EXAMPLES = """\b
 Examples:
   egress query --since 2h                                what passed and what did not
-  egress query --agent 'rome-*' --action reject          refusals of some agents
-  egress query --signature 'ssh.*' --dest 203.0.113.0/24 -o json
+  egress query 'agent:rome-* action:reject since:2h'     refusals of some agents
+  egress query name:*.example.com -proto:udp 'bytes>1mb' --sort bytes
+  egress query signature:ssh.* or 'port:22 and not app:ssh' -o jsonl
+  egress query since:1d --count-by signature,agent       how often, and since when
+  egress query --fields                                  what can be asked
 """
 
 
-@click.command("query", epilog=EXAMPLES)
+@click.command("query", cls=QueryCommand, epilog=EXAMPLES)
+@query_argument
 @click.option("--agent", default="", metavar="GLOB", help="Only this agent, or those that match.")
 @click.option("--signature", default="", metavar="GLOB", help="Only flows with such a finding, e.g. mining.*")
 @click.option("--action", type=click.Choice([action.value for action in Action]), help="Only flows so decided.")
 @click.option("--dest", type=_Destination(), metavar="CIDR", help="Only flows to this address or network.")
-@click.option("--since", type=_Time(), metavar="TIME", help="Only flows active then or later: 2026-11-23T15:00 or 2h.")
-@click.option("--until", type=_Time(), metavar="TIME", help="Only flows begun by then.")
+@click.option("--since", type=Time(), metavar="TIME", help="Only flows active then or later: 2026-11-23T15:00 or 2h.")
+@click.option("--until", type=Time(), metavar="TIME", help="Only flows begun by then.")
+@click.option("--sort", type=_Sort(), default="", metavar="FIELD", help="The greatest last; -FIELD: the smallest last.")
 @click.option(
     "--limit", type=click.IntRange(1), metavar="N", help=f"The newest N flows (human: {HUMAN_LIMIT}, otherwise all)."
 )
-@click.option("-o", "--output", type=click.Choice(["human", "json", "csv"]), default="human", show_default=True)
-@click.option("--config", type=click.Path(path_type=Path), metavar="FILE", help="Config file, for its database.")
+@click.option("--page", type=click.IntRange(1), default=1, metavar="N", help="2: the --limit flows before those, …")
+@click.option("--count-by", type=_Keys(), metavar="KEYS", help=f"Count instead, by {', '.join(KEYS)}.")
+@click.option("--fields", is_flag=True, help="Say what the language of queries knows, and end.")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Choice(["human", "table", "json", "jsonl", "csv"]),
+    default="human",
+    show_default=True,
+    help="table is human by another name; json, jsonl and csv are written as they are read.",
+)
+@config_option
 def command(
+    *,
+    words: tuple[str, ...],
     agent: str,
     signature: str,
     action: str | None,
     dest: _Network | None,
     since: float | None,
     until: float | None,
+    sort: str,
     limit: int | None,
+    page: int,
+    count_by: tuple[str, ...] | None,
+    fields: bool,
     output: str,
     config: Path | None,
 ) -> None:
-    """Show flows with their verdicts and findings, the newest last. Times are UTC."""
-    wanted = Filter(agent, signature, Action(action) if action else None, dest, since, until, limit)
-    engine = open_database(load_config(config).database_url, create=False)
-    try:
-        if output == "human":
-            _human(engine, wanted)
+    """Show flows with their verdicts and findings, the newest last. Times are UTC.
+
+    QUERY is terms like agent:rome-*, dest:203.0.113.0/24, port:8000-8100, bytes>1mb, since:2h, joined with and, or,
+    not (or -) and parentheses; terms side by side must all hold. Quote what the shell would take for itself. Options
+    narrow it further.
+    """
+    if fields:
+        _fields()
+        return
+    human = output in ("human", "table")
+    _check(sort, counted=bool(count_by))
+    now = time.time()
+    wanted = Filter(
+        query=checked(words, now),
+        now=now,
+        agent=agent,
+        signature=signature,
+        action=Action(action) if action else None,
+        dest=dest,
+        since=since,
+        until=until,
+        limit=limit,
+    )
+    if count_by:
+        if page != 1:
+            raise click.UsageError("--page is of flows; of counts, --limit says how many")
+        with records(config) as engine:
+            counts.show(engine, wanted, count_by, sort, output, HUMAN_LIMIT if human else None)
+        return
+    if limit is None and human:
+        wanted = replace(wanted, limit=HUMAN_LIMIT)
+    if wanted.limit is None and page != 1:
+        raise click.UsageError("--page needs --limit: how many flows a page has")
+    wanted = replace(wanted, sort=sort, skip=(page - 1) * (wanted.limit or 0))
+    with records(config) as engine:
+        if human:
+            _human(engine, wanted, page)
             return
         with closing(stories(engine, wanted)) as found:
-            (_json if output == "json" else _csv)(found)
-    finally:
-        engine.dispose()
+            {"json": _json, "jsonl": _jsonl, "csv": _csv}[output](found)
 
 
-def _human(engine: Engine, wanted: Filter) -> None:
-    limit = wanted.limit or HUMAN_LIMIT
-    with closing(stories(engine, replace(wanted, limit=limit + 1))) as found:
-        shown = list(found)
-    if not shown:
-        click.echo(_nothing(engine, wanted))
-        return
-    more = len(shown) > limit
-    shown = shown[-limit:]
+def _check(sort: str, *, counted: bool) -> None:
+    known = counts.ORDERS if counted else tuple(SORTS)
+    if sort and sort.removeprefix("-") not in known:
+        kind = "counts are" if counted else "flows are"
+        raise click.UsageError(f"{kind} sorted by one of {', '.join(known)}")
+
+
+def _fields() -> None:
+    rows = [[name, ": = !=" + (" < <= > >=" if field.ordered else ""), field.about] for name, field in FIELDS.items()]
+    table(("field", "operators", "meaning"), rows)
+    click.echo("\nValues may be lists (action:reject,drop), globs (*.example.com), ranges (port:1-1023), in quotes.")
+    click.echo("Terms side by side must all hold; or, and, not (also -) and parentheses do what they say.")
+
+
+def _human(engine: Engine, wanted: Filter, page: int) -> None:
     # A pipe has no width: lines are then as long as they need to be, for grep.
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 400)
-    console.print(_table(shown))
-    flows = "1 flow" if len(shown) == 1 else f"{len(shown)} flows"
-    refused = sum(flow.action is not Action.ACCEPT for flow, _ in shown)
-    click.echo(f"{flows}, {refused} refused" + (f"; there are older ones: --limit {limit * 10}" if more else ""))
+    count = refused = 0
+    with closing(stories(engine, wanted)) as found:
+        while chunk := list(islice(found, TABLE_ROWS)):
+            console.print(_table(chunk))
+            count += len(chunk)
+            refused += sum(flow.action is not Action.ACCEPT for flow, _ in chunk)
+    if not count:
+        click.echo(_nothing(engine, wanted))
+        return
+    limit = wanted.limit or count
+    with closing(flows(engine, replace(wanted, limit=1, skip=wanted.skip + limit))) as found_before:
+        more = count == limit and next(found_before, None) is not None
+    text = f"{'1 flow' if count == 1 else f'{count} flows'}, {refused} refused"
+    older = "others" if wanted.sort else "older ones"
+    click.echo(text + (f"; there are {older}: --limit {limit * 10} or --page {page + 1}" if more else ""))
 
 
 def _nothing(engine: Engine, wanted: Filter) -> str:
-    if wanted != Filter(limit=wanted.limit):
+    if wanted.skip:
+        return "No flow is so far back; take a smaller --page."
+    if replace(wanted, limit=None, now=0.0, sort="") != Filter():
         return "No flow matches; leave out a filter, or widen --since and --until."
     waiting = "" if agents(engine) else " Start `egress gateway` or `egress run` to watch some."
     return f"No flow is recorded yet.{waiting}"
@@ -154,7 +231,7 @@ def _table(shown: list[_Story]) -> Table:
 
 def _cells(flow: FlowRecord, findings: tuple[FindingRecord, ...]) -> Iterator[Text]:
     """One row; Text, because a string would be read as markup."""
-    action = flow.action if flow.mode is Mode.ENFORCE else f"{flow.action} ({flow.mode})"
+    action = f"{flow.action} ({flow.mode})" if flow.mode is Mode.MONITOR else flow.action
     yield Text(plain(flow.flow_id)[:8])
     yield Text(when(flow.start))
     yield Text(plain(flow.agent))
@@ -188,16 +265,22 @@ def _json(found: Iterable[_Story]) -> None:
     click.echo("\n]}")
 
 
-def _csv(found: Iterable[_Story]) -> None:
-    writer = csv.writer(sys.stdout, lineterminator="\n")
-    writer.writerow([*_CSV, "signatures"])
+def _jsonl(found: Iterable[_Story]) -> None:
     for flow, findings in found:
-        signatures = " ".join(dict.fromkeys(finding.signature for finding in findings))
-        writer.writerow([*(_field(flow, name) for name in _CSV), plain(signatures)])
+        click.echo(json.dumps({**to_eve(flow), "findings": [to_eve(finding) for finding in findings]}))
+
+
+def _csv(found: Iterable[_Story]) -> None:
+    csvtext.write((*_CSV, "signatures"), map(_row, found))
+
+
+def _row(story: _Story) -> list[object]:
+    flow, findings = story
+    return [*(_field(flow, name) for name in _CSV), " ".join(dict.fromkeys(each.signature for each in findings))]
 
 
 def _field(flow: FlowRecord, name: str) -> object:
     value = getattr(flow, name)
     if name in ("start", "updated", "end"):
         return "" if value is None else iso(value)
-    return plain(value) if isinstance(value, str) else value  # -o json has the exact text
+    return " ".join(value) if isinstance(value, tuple) else value  # -o json has the exact text

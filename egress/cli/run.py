@@ -13,8 +13,8 @@ import click
 
 from egress.cli.budget import budget_option
 from egress.config import Config, load_config
+from egress.control import Client, NotRunning
 from egress.errors import EgressError
-from egress.gateway.control import Client, NotRunning
 from egress.gateway.process import python
 from egress.model import Budget, Mode
 from egress.policyfile import load_policy

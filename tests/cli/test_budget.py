@@ -13,7 +13,8 @@ from egress.cli import agent
 from egress.cli.budget import budget_option
 from egress.model import Agent, Budget, Measure, Span
 from egress.store.agents import StoredAgent, add_agent
-from egress.store.database import open_database
+from egress.store.audit import Actor
+from egress.store.database import open_database, writing
 from tests.cli.test_main import egress
 
 BUDGETS = (Budget(Measure.BYTES, 10_000_000, Span.HOUR), Budget(Measure.DESTINATIONS, 20, Span.EPISODE))
@@ -58,10 +59,15 @@ def config(tmp_path: Path) -> Path:
     path = tmp_path / "egress.yaml"
     path.write_text(f"state_dir: {tmp_path}\n")
     engine = open_database(f"sqlite:///{tmp_path / 'egress.db'}")
-    add_agent(engine, StoredAgent(Agent("both", labels=("gpu", "team a"), budgets=BUDGETS), "netns", "n1"))
-    add_agent(engine, StoredAgent(Agent("labelled", labels=("gpu",)), "netns", "n2"))
-    add_agent(engine, StoredAgent(Agent("limited", budgets=BUDGETS[:1]), "netns", "n3"))
-    add_agent(engine, StoredAgent(Agent("plain"), "netns", "n4"))
+    agents = (
+        Agent("both", labels=("gpu", "team a"), budgets=BUDGETS),
+        Agent("labelled", labels=("gpu",)),
+        Agent("limited", budgets=BUDGETS[:1]),
+        Agent("plain"),
+    )
+    with writing(engine) as connection:
+        for one in agents:
+            add_agent(connection, Actor("uid:0 (root)"), StoredAgent(one, "netns", one.name))
     engine.dispose()
     return path
 
@@ -80,8 +86,5 @@ def test_the_list_shows_labels_and_budgets(config: Path) -> None:
 
 def test_the_list_as_json(config: Path) -> None:
     listed = json.loads(CliRunner().invoke(agent.command, ["list", "-o", "json", "--config", str(config)]).stdout)
-    assert listed[0]["agent"]["labels"] == ["gpu", "team a"]
-    assert listed[0]["agent"]["budgets"] == [
-        {"measure": "bytes", "limit": 10_000_000, "span": "hour"},
-        {"measure": "destinations", "limit": 20, "span": "episode"},
-    ]
+    assert listed[0]["labels"] == ["gpu", "team a"]
+    assert listed[0]["budgets"] == ["bytes=10mb/hour", "destinations=20/episode"]

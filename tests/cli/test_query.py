@@ -15,12 +15,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy.engine import Engine
 
-from egress.cli import query, show
+from egress.cli import query, show, story
 from egress.errors import EgressError, InputError
 from egress.eve import from_eve
 from egress.model import Action, Mode, Reason, Rule
+from egress.store.audit import Actor
 from egress.store.database import open_database, writing
-from egress.store.policies import record_policy
+from egress.store.rules import Edit
 from egress.store.tables import findings as finding_table
 from egress.store.tables import flows as flow_table
 from egress.store.writer import store
@@ -45,8 +46,13 @@ def filled(engine: Engine) -> Engine:
     watched = samples.numbered(3, mode=Mode.MONITOR, agent="build", reason=Reason.DEFAULT, dst="2001:db8::7")
     with writing(engine) as connection:
         store(connection, [samples.FLOW, accepted, watched, samples.FINDING])
-    record_policy(engine, (Rule("ssh", Action.ACCEPT, protocol="tcp", ports=((22, 22),), comment="lab"),), "root", 1.0)
+    _policy(engine, Rule("ssh", Action.ACCEPT, protocol="tcp", ports=((22, 22),), comment="lab"))
     return engine
+
+
+def _policy(engine: Engine, *rules: Rule) -> None:
+    with writing(engine) as connection:
+        Edit(connection, Actor("uid:0 (root)"), 1.0).add(rules)
 
 
 def _run(tmp_path: Path, command: object, *arguments: str) -> Result:
@@ -96,7 +102,7 @@ def test_programs_get_eve(filled: Engine, tmp_path: Path) -> None:
     assert from_eve(listed[0]) == samples.FLOW
     assert [from_eve(each) for each in listed[0]["findings"]] == [samples.FINDING]
     assert len(listed) == 3
-    assert json.loads(_show(tmp_path, samples.FLOW.flow_id, "-o", "json")) == listed[0]
+    assert json.loads(_show(tmp_path, samples.FLOW.flow_id, "-o", "json")).items() >= listed[0].items()
 
 
 def test_csv(filled: Engine, tmp_path: Path) -> None:
@@ -128,7 +134,7 @@ def test_show_tells_how_long_a_rule_holds_and_who_wrote_it(engine: Engine, tmp_p
         "web", Action.ACCEPT, destination="*.example.org", unnamed=True, expires_at=samples.START, author="ops"
     )
     once = Rule("one", Action.ACCEPT, destination="192.0.2.7", once=True)
-    record_policy(engine, (named, once), "root", 1.0)
+    _policy(engine, named, once)
     with writing(engine) as connection:
         for number, reason in enumerate((Reason.NAME, Reason.QUERY, Reason.BUDGET)):
             rule = "one" if reason is Reason.BUDGET else "web"
@@ -142,7 +148,7 @@ def test_show_tells_how_long_a_rule_holds_and_who_wrote_it(engine: Engine, tmp_p
 
 
 def test_every_reason_is_explained() -> None:
-    assert set(show._REASONS) == set(Reason)
+    assert set(story.REASONS) == set(Reason)
 
 
 def test_csv_has_every_field_of_a_flow() -> None:
@@ -183,7 +189,7 @@ def test_markup_is_shown_not_obeyed(engine: Engine, tmp_path: Path) -> None:
         (["--until", "2026-13-01"], "is no time"),
         (["--dest", "example.org"], "is no address"),
         (["--limit", "0"], "0"),
-        (["--action", "hold"], "hold"),
+        (["--action", "pass"], "pass"),
         (["-o", "xml"], "xml"),
     ],
 )

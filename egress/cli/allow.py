@@ -1,0 +1,33 @@
+"""`egress allow`: let agents reach a destination."""
+
+from __future__ import annotations
+
+import click
+
+from egress.cli.client import Api, api_options
+from egress.cli.ruleoptions import make, rule_options
+from egress.cli.tables import output_option
+
+EXAMPLES = """\b
+Examples:
+  egress allow example.org --port 443                          every agent, for good
+  egress allow '*.example.org' --agent 'train-*' --port 443 --app tls --for 1h
+  egress allow 192.0.2.10 --port 22 --app ssh --comment 'the git server'
+  egress allow 198.51.100.7 --for once                         one connection
+  egress allow 192.0.2.9 --port 443 --exempt beacon.timing     a poller that is known
+"""
+
+
+@click.command("allow", epilog=EXAMPLES)
+@rule_options
+@click.option("--exempt", multiple=True, metavar="SIGNATURE", help="Silence it here: beacon.timing, mining.*, …")
+@click.option("--unnamed", is_flag=True, help="A name: also where the bytes hide it (ECH, no SNI).")
+@output_option
+@api_options
+def command(*, api: Api, output: str, dry_run: bool, rule_id: str, exempt: tuple[str, ...], **fields: object) -> None:
+    """Allow DEST: any, an address, a CIDR, or a name (example.org, *.example.org, **.example.org).
+
+    In force in every worker within a fraction of a second. A deny rule or a finding still refuses. --for once admits
+    one connection.
+    """
+    make(api, "allow", {**fields, "id": rule_id, "exempt": list(exempt)}, output, dry_run=dry_run)

@@ -1,0 +1,82 @@
+"""`egress approvals`: what agents in mode ask are waiting for, and the answer."""
+
+from __future__ import annotations
+
+import re
+
+import click
+
+from egress.cli.client import Api, api_options, segment
+from egress.cli.params import Listing
+from egress.cli.tables import as_json, output_option, table
+from egress.errors import InputError
+
+EXAMPLES = """\b
+Examples:
+  egress approvals                              what waits now
+  egress approvals list --state denied
+  egress approvals approve 9f1c2b --for 1h      by the first digits of the id
+  egress approvals deny 9f1c2b
+"""
+STATES = ("pending", "approved", "denied", "expired", "withdrawn")
+COLUMNS = ("id", "agent", "since", "until", "destination", "protocol", "port", "state", "decided_by")
+
+
+@click.group("approvals", cls=Listing, epilog=EXAMPLES)
+def command() -> None:
+    """Answer agents in mode ask. The first decision on a hold counts; nobody's answer in time is a no."""
+
+
+@command.command("list", epilog=EXAMPLES)
+@click.option("--state", type=click.Choice(STATES), default="pending", show_default=True)
+@click.option("--agent", default="", metavar="NAME")
+@click.option("--limit", type=click.IntRange(1), default=100, show_default=True)
+@output_option
+@api_options
+def list_(*, api: Api, state: str, agent: str, limit: int, output: str) -> None:
+    """Show holds, the newest first."""
+    found = list(api.pages("/approvals", limit, state=state, agent=agent))
+    if output == "json":
+        as_json(found)
+    elif found:
+        table(COLUMNS, [[each.get(column) for column in COLUMNS] for each in found])
+    else:
+        click.echo(f"nothing is {state}", err=True)
+
+
+@command.command("approve", epilog=EXAMPLES)
+@click.argument("hold", metavar="ID")
+@click.option("--for", "expires", default="once", show_default=True, metavar="TIME", help="once, 5m, 1h, 1d, forever.")
+@output_option
+@api_options
+def approve(*, api: Api, hold: str, expires: str, output: str) -> None:
+    """Let it pass: this agent, this destination; once, for a time or for good."""
+    done = api.post(f"/approvals/{segment(_whole(api, hold))}/approve", {"for": expires})
+    _say(done, output)
+
+
+@command.command("deny", epilog=EXAMPLES)
+@click.argument("hold", metavar="ID")
+@output_option
+@api_options
+def deny(*, api: Api, hold: str, output: str) -> None:
+    """Refuse it."""
+    _say(api.post(f"/approvals/{segment(_whole(api, hold))}/deny"), output)
+
+
+def _whole(api: Api, digits: str) -> str:
+    """The id that begins so, among those that wait; the digits themselves where that is none, for the API to say."""
+    if not re.fullmatch("[0-9a-f]{1,32}", digits):
+        raise InputError(f"{ascii(digits)[:60]} is no id: give its first digits, 0-9 a-f")
+    found = [each["id"] for each in api.pages("/approvals", state="pending") if each["id"].startswith(digits)]
+    if len(found) > 1 and digits not in found:
+        raise InputError(f"{len(found)} holds begin with {digits}: give more digits")
+    return found[0] if len(found) == 1 else digits
+
+
+def _say(done: dict[str, object], output: str) -> None:
+    if output == "json":
+        as_json(done)
+        return
+    rule = f" by rule {done['rule_id']}" if done.get("rule_id") else ""
+    click.echo(f"{done['state']}: {done['agent']} to {done['destination']}{rule}")

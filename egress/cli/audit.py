@@ -1,0 +1,58 @@
+"""`egress audit`: who changed what, and proof that the trail is whole."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from egress.cli.client import Api, api_options
+from egress.cli.params import Listing
+from egress.cli.tables import as_json, output_option, table
+
+EXAMPLES = """\b
+Examples:
+  egress audit                                   the newest changes
+  egress audit list --since 1d --actor 'token:*' -o json
+  egress audit verify                            exit code 3: the chain is broken
+"""
+COLUMNS = ("seq", "time", "actor", "action", "target", "request_id")
+
+
+@click.group("audit", cls=Listing, epilog=EXAMPLES)
+def command() -> None:
+    """Read the trail of changes to rules, agents, approvals and tokens."""
+
+
+@command.command("list", epilog=EXAMPLES)
+@click.option("--since", default="", metavar="TIME")
+@click.option("--until", default="", metavar="TIME")
+@click.option("--actor", default="", metavar="GLOB")
+@click.option("--action", default="", metavar="GLOB", help="rule.*, agent.quarantine, token.create, …")
+@click.option("--limit", type=click.IntRange(1), default=100, show_default=True)
+@output_option
+@api_options
+def list_(*, api: Api, output: str, limit: int, **filters: object) -> None:
+    """Show changes, the newest first; -o json has what was before and after."""
+    found = list(api.pages("/audit", limit, **filters))
+    if output == "json":
+        as_json(found)
+    elif found:
+        table(COLUMNS, [[each.get(column) for column in COLUMNS] for each in found])
+    else:
+        click.echo("no change is recorded that matches", err=True)
+
+
+@command.command("verify", epilog=EXAMPLES)
+@output_option
+@api_options
+def verify(*, api: Api, output: str) -> None:
+    """Compute the chain of hashes anew. Note the head elsewhere: only so a cut-off end shows."""
+    found = api.get("/audit/verify")
+    if output == "json":
+        as_json(found)
+    elif found["broken"] is None:
+        click.echo(f"{found['count']} entries, unbroken; head {found['head']}")
+    else:
+        click.echo(f"BROKEN at entry {found['broken']}: {found['why']}", err=True)
+    sys.exit(0 if found["broken"] is None else 3)

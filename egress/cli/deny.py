@@ -1,0 +1,25 @@
+"""`egress deny`: keep agents from a destination, whatever allows it."""
+
+from __future__ import annotations
+
+import click
+
+from egress.cli.client import Api, api_options
+from egress.cli.ruleoptions import make, rule_options
+from egress.cli.tables import output_option
+
+EXAMPLES = """\b
+Examples:
+  egress deny 10.0.0.0/8                          the internal network, for every agent
+  egress deny '**.example.net' --agent ci --for 1d
+  egress deny any --agent rome-7 --port 25        no mail from this one
+"""
+
+
+@click.command("deny", epilog=EXAMPLES)
+@rule_options
+@output_option
+@api_options
+def command(*, api: Api, output: str, dry_run: bool, rule_id: str, **fields: object) -> None:
+    """Deny DEST: any, an address, a CIDR, or a name. Deny beats allow; living connections are cut."""
+    make(api, "deny", {**fields, "id": rule_id}, output, dry_run=dry_run)

@@ -1,0 +1,54 @@
+"""`egress evidence`: the packets a finding rests on, as a capture file."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from egress.capture.evidence import to_pcapng
+from egress.cli.queries import chosen_finding, config_option, records
+from egress.errors import EgressError, InputError
+from egress.store.evidence import read
+from egress.store.listing import finding as find_finding
+
+EXAMPLES = """\b
+Examples:
+  egress evidence 7f3a -w miner.pcapng     by the first digits, as `egress show` gives them
+  egress evidence 7f3a -w - | tshark -r - -V
+"""
+
+
+@click.command("evidence", epilog=EXAMPLES)
+@click.argument("finding", metavar="FINDING")
+@click.option("-w", "--write", "target", required=True, metavar="FILE", help="Where to; - is standard output.")
+@config_option
+def command(finding: str, target: str, config: Path | None) -> None:
+    """Write the packets that FINDING rests on to a pcapng file, whose comments say what was found and in which bytes.
+
+    They are the first packets of its flow, within the configured bounds of number, size and age.
+    """
+    with records(config) as engine:
+        chosen = chosen_finding(engine, finding)
+        with engine.connect() as connection:
+            found, kept = find_finding(connection, chosen), read(connection, chosen)
+    if found is None or kept is None or not kept.packets:
+        raise EgressError(
+            f"no packets are kept of finding {chosen}: none were captured, or they were over the limits of age and "
+            f"size; `egress show finding {chosen[:8]}` has the bytes it rests on"
+        )
+    data = to_pcapng(found, kept)
+    if target == "-":
+        output = sys.stdout.buffer
+        if output.isatty():
+            raise InputError("a capture is nothing for a terminal: name a file with -w, or pipe it into tshark -r -")
+        output.write(data)
+        output.flush()
+        return
+    try:
+        Path(target).write_bytes(data)
+    except OSError as error:
+        raise EgressError(f"cannot write {target}: {error.strerror}") from None
+    count = len(kept.packets)
+    click.echo(f"{count} packet{'s' if count != 1 else ''} of flow {kept.flow_id} written to {target}")

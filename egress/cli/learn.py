@@ -1,0 +1,110 @@
+"""`egress learn`: which rules would what an agent did have needed?"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from pathlib import Path
+
+import click
+
+from egress.cli.params import Time
+from egress.cli.text import plain, when
+from egress.config import load_config
+from egress.errors import EgressError
+from egress.model import Agent, Policy
+from egress.policyfile import dump_yaml, to_document
+from egress.store import agents, rules
+from egress.store.database import open_database
+from egress.whatif.learn import Proposal, learn
+
+EXAMPLES = """\b
+Examples:
+  egress learn trainer --since 1h                   rules for what it did in the last hour
+  egress learn trainer --since 1d -w trainer.yaml   to review, then: egress allowlist import trainer.yaml
+  egress learn trainer --since 1d --all             as if no rule allowed anything yet
+"""
+LISTED = 50  # things left out that are named in the file's head
+
+
+@click.command("learn", epilog=EXAMPLES)
+@click.argument("agent")
+@click.option("--since", type=Time(), required=True, metavar="TIME", help="What it did then or later: 1h, 2026-11-23.")
+@click.option("--until", type=Time(), metavar="TIME", help="What it began by then.")
+@click.option("--all", "everything", is_flag=True, help="Also what rules in force allow already.")
+@click.option("-w", "--write", "file", type=click.Path(path_type=Path), metavar="FILE", help="Write there instead.")
+@click.option("-o", "--output", type=click.Choice(["human", "json"]), default="human", show_default=True)
+@click.option("--config", type=click.Path(path_type=Path), metavar="FILE", help="Config file, for its database.")
+def command(
+    agent: str,
+    since: float,
+    until: float | None,
+    everything: bool,
+    file: Path | None,
+    output: str,
+    config: Path | None,
+) -> None:
+    """Propose the fewest rules that cover what AGENT did, as YAML to review and import.
+
+    Names before addresses, and nothing that a signature objected to. Nothing is changed. To learn what an agent needs,
+    let it work in mode monitor for a while.
+    """
+    settings = load_config(config)
+    database = open_database(settings.database_url, create=False)
+    try:
+        with database.connect() as connection:
+            stored = agents.agent(connection, agent)
+            proposal = learn(
+                connection,
+                stored.agent if stored is not None else Agent(agent),
+                rules.snapshot(connection) or Policy(),
+                since,
+                until,
+                now=time.time(),
+                everything=everything,
+                gate_queries=settings.gate_queries,
+            )
+    finally:
+        database.dispose()
+    if not proposal.recorded:
+        raise EgressError(
+            f"nothing that agent {ascii(agent)[1:-1]} began is on record for that time: "
+            "widen --since, or let it work behind the gateway first (`egress query` shows what there is)"
+        )
+    text = _json(proposal) if output == "json" else _yaml(proposal, since, until)
+    if file is None:
+        click.echo(text, nl=False)
+        return
+    try:
+        file.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise EgressError(f"cannot write {file}: {error.strerror}") from None
+    click.echo(f"{file}: {len(proposal.rules)} rules; review them, then: egress allowlist import {file}", err=True)
+
+
+def _yaml(proposal: Proposal, since: float, until: float | None) -> str:
+    """The document, below a head that says what it was made from."""
+    span = f"{when(since)[:19]} to {when(until)[:19] if until is not None else 'now'} UTC"
+    left = proposal.recorded - proposal.covered - proposal.already
+    head = [
+        f"Proposed by egress learn for agent {proposal.agent}, from what it did from {span}.",
+        f"Flows: {proposal.covered} need these rules, {proposal.already} are allowed already, {left} are left out.",
+        "Review each rule before you import it.",
+    ]
+    if proposal.left_out:
+        head.append("Left out (flows):")
+        head += [f"  {each.what}: {each.why} ({each.flows})" for each in proposal.left_out[:LISTED]]
+        if len(proposal.left_out) > LISTED:
+            head.append(f"  and {len(proposal.left_out) - LISTED} more (-o json has them all)")
+    return "".join(f"# {plain(line)}\n" for line in head) + dump_yaml(proposal.rules)
+
+
+def _json(proposal: Proposal) -> str:
+    document = {
+        "agent": proposal.agent,
+        **to_document(proposal.rules),
+        "flows": {"recorded": proposal.recorded, "covered": proposal.covered, "already": proposal.already},
+        "left_out": [dataclasses.asdict(each) for each in proposal.left_out],
+    }
+    return json.dumps(document, indent=2) + "\n"

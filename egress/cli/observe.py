@@ -1,0 +1,106 @@
+"""`egress observe`: the newest records and, with -f, those that come."""
+
+from __future__ import annotations
+
+import io
+import json
+import select
+import sys
+import time
+from collections.abc import Callable, Iterable
+from contextlib import closing
+from pathlib import Path
+
+import click
+from sqlalchemy.engine import Engine
+
+from egress.cli.brief import brief
+from egress.cli.queries import QueryCommand, checked, config_option, query_argument, records
+from egress.cli.text import plain, when
+from egress.eve import to_eve
+from egress.model import Action, AnomalyRecord, FlowRecord
+from egress.store.changes import Watch
+from egress.store.reader import Filter
+from egress.store.tail import Observed, Tail
+
+POLL = 0.25  # seconds
+
+EXAMPLES = """\b
+Examples:
+  egress observe -f                               all that is decided, as it is stored
+  egress observe -f agent:rome-* -action:accept   what is refused to some agents
+  egress observe -n 1000 signature:ssh.* -o jsonl
+"""
+
+
+@click.command("observe", cls=QueryCommand, epilog=EXAMPLES)
+@query_argument
+@click.option("-f", "--follow", is_flag=True, help="Go on with what is stored from now on, until Ctrl-C.")
+@click.option("-n", "--limit", type=click.IntRange(0), default=20, show_default=True, help="Begin with the newest N.")
+@click.option("-o", "--output", type=click.Choice(["human", "jsonl"]), default="human", show_default=True)
+@config_option
+def command(*, words: tuple[str, ...], follow: bool, limit: int, output: str, config: Path | None) -> None:
+    """Show the newest flows and findings, one a line, the newest last; with -f also those that come.
+
+    QUERY is as in `egress query`. A flow comes again when it changes. Without a query, packets that were refused
+    without a flow are shown too. Times are UTC.
+    """
+    now = time.time()
+    wanted = Filter(query=checked(words, now), now=now)
+    show = _json if output == "jsonl" else _human
+    with records(config) as engine:
+        tail = Tail(engine, wanted)
+        try:
+            _write(tail.newest(limit), show)
+            if follow:
+                _follow(engine, tail, show)
+        except KeyboardInterrupt:
+            return  # which is how one ends it
+
+
+def _follow(engine: Engine, tail: Tail, show: Callable[[Observed], str]) -> None:
+    # PostgreSQL tells of edits only, so there one has to look.
+    watch = Watch(engine) if engine.dialect.name == "sqlite" else None
+    if watch is None:
+        while _waited():
+            _write(tail.later(), show)
+        return
+    with closing(watch):
+        missed = True  # between the first look and the watch
+        while _waited():
+            if watch.changed() or missed:
+                found = tail.later()
+                missed = bool(found)
+                _write(found, show)
+
+
+def _waited() -> bool:
+    """Wait for the next look; False once nobody reads what we write."""
+    try:
+        output = sys.stdout.fileno()
+    except (io.UnsupportedOperation, ValueError):
+        time.sleep(POLL)
+        return True
+    poll = select.poll()
+    poll.register(output, 0)
+    return not any(events & (select.POLLERR | select.POLLHUP) for _, events in poll.poll(POLL * 1000))
+
+
+def _write(found: Iterable[Observed], show: Callable[[Observed], str]) -> None:
+    for record in found:
+        click.echo(show(record))
+
+
+def _json(record: Observed) -> str:
+    return json.dumps(to_eve(record))
+
+
+def _human(record: Observed) -> str:
+    moment = record.updated if isinstance(record, FlowRecord) else record.time
+    return f"{when(moment)}  {plain(record.agent)}  {click.style(brief(record), fg=_colour(record))}"
+
+
+def _colour(record: Observed) -> str:
+    if isinstance(record, FlowRecord):
+        return {Action.ACCEPT: "green", Action.HOLD: "yellow"}.get(record.action, "red")
+    return "yellow" if isinstance(record, AnomalyRecord) else "bright_red"

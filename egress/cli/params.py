@@ -1,0 +1,53 @@
+"""Types of command line arguments that several commands take."""
+
+from __future__ import annotations
+
+import re
+import sys
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+import click
+
+from egress.errors import InputError
+
+_AGO = re.compile(r"([0-9]{1,9})([smhdw])", re.ASCII)
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
+
+
+class Time(click.ParamType[float]):
+    """A moment: ISO 8601 (UTC where it names no zone), or how long ago."""
+
+    name = "time"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        if isinstance(value, float):
+            return value
+        text = str(value)
+        if match := _AGO.fullmatch(text):
+            return time.time() - int(match[1]) * _UNITS[match[2]]
+        try:
+            moment = datetime.fromisoformat(text)
+            return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+        except (ValueError, OverflowError):
+            self.fail(f"{text!r} is no time; write 2026-11-23T15:00 (UTC) or 15m, 2h, 1d for that long ago", param, ctx)
+
+
+class Listing(click.Group):
+    """A noun whose plain name lists: `egress audit --since 1d` is `egress audit list --since 1d`."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if not args or (args[0].startswith("-") and args[0] not in self.get_help_option_names(ctx)):
+            args = ["list", *args]
+        return super().parse_args(ctx, args)
+
+
+def read_document(file: Path) -> tuple[bytes, str]:
+    """A file of rules (-: standard input) and its media type. Raises InputError."""
+    try:
+        data = sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
+    except OSError as error:
+        raise InputError(f"cannot read {file}: {error.strerror}") from None
+    json = file.suffix == ".json" or (file.suffix not in (".yaml", ".yml") and data.lstrip()[:1] == b"{")
+    return data, "application/json" if json else "application/yaml"

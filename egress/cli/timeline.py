@@ -1,0 +1,156 @@
+"""`egress timeline`: what each agent did over time, drawn in the terminal."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+
+from egress.cli.drawing import axis_lines, bars, blocks, marks
+from egress.cli.params import Time
+from egress.cli.queries import QueryCommand, checked, config_option, query_argument, records
+from egress.cli.tables import as_json, output_option
+from egress.cli.text import plain, size, when
+from egress.errors import InputError
+from egress.eve import iso
+from egress.store.reader import Filter
+from egress.store.timeline import Activity, Axis, axis, timeline
+
+AGENTS = 50  # drawn unless asked for more
+STEPS = 10_000  # at most, for programs
+NAME = 20  # columns, of an agent
+NUMBERS = 16  # columns, right of the line
+DEFAULT_WIDTH = 100  # columns, where there is no terminal
+
+_NUMBER = re.compile(r"[1-9][0-9]{0,5}", re.ASCII)
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+EXAMPLES = """\b
+Examples:
+  egress timeline                                  every agent's last day
+  egress timeline agent:rome-* --since 2h --bucket 1m
+  egress timeline -proto:udp --since 2026-11-23T15:00 --until 2026-11-23T18:00 -o json
+"""
+
+
+class _Bucket(click.ParamType[int]):
+    """A length of time in seconds; 0: auto."""
+
+    name = "duration"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        text = str(value)
+        if text in ("auto", "0"):
+            return 0
+        number, unit = text[:-1], text[-1:]
+        if unit not in _UNITS or not _NUMBER.fullmatch(number):
+            self.fail(f"{text[:40]!a} is no length of time; write auto, 30s, 5m, 1h or 1d", param, ctx)
+        return int(number) * _UNITS[unit]
+
+
+@click.command("timeline", cls=QueryCommand, epilog=EXAMPLES)
+@query_argument
+@click.option("--agent", default="", metavar="GLOB", help="Only this agent, or those that match.")
+@click.option("--since", type=Time(), default="24h", show_default=True, metavar="TIME", help="Where it begins.")
+@click.option("--until", type=Time(), metavar="TIME", help="Where it ends [now].")
+@click.option("--bucket", type=_Bucket(), default="auto", show_default=True, metavar="TIME", help="A column's time.")
+@click.option("--limit", type=click.IntRange(1), default=AGENTS, show_default=True, help="The N busiest agents.")
+@output_option
+@config_option
+def command(
+    *,
+    words: tuple[str, ...],
+    agent: str,
+    since: float,
+    until: float | None,
+    bucket: int,
+    limit: int,
+    output: str,
+    config: Path | None,
+) -> None:
+    """Draw flows and bytes of each agent over time; under them x marks refusals, ! findings. Times are UTC.
+
+    QUERY is as in `egress query`. A flow and all its bytes are drawn where it began.
+    """
+    now = time.time()
+    until = now if until is None else until
+    if until <= since:
+        raise InputError("--until must be later than --since")
+    wanted = Filter(query=checked(words, now), now=now, agent=agent)
+    room = _room()
+    shown = axis(since, until, room, bucket or None)
+    most = STEPS if output == "json" else room
+    if shown.count > most:
+        raise InputError(
+            f"--bucket makes {shown.count} columns and there is room for {most}: take auto, or a shorter time"
+        )
+    with records(config) as engine:
+        found, more = timeline(engine, wanted, shown, limit)
+    if output == "json":
+        as_json(_document(found, more, shown))
+        return
+    if not found:
+        click.echo("Nothing was recorded then that matches; widen --since, or leave out a part of the query.")
+        return
+    for line in _drawn(found, shown):
+        click.echo(line)
+    if more:
+        click.echo(f"the {len(found)} busiest agents; {more} more: --limit {len(found) + more}")
+
+
+def _room() -> int:
+    width = shutil.get_terminal_size((DEFAULT_WIDTH, 24)).columns if sys.stdout.isatty() else DEFAULT_WIDTH
+    return max(20, width - NAME - len(" findings ") - NUMBERS)
+
+
+def _drawn(found: tuple[Activity, ...], shown: Axis) -> Iterator[str]:
+    signs = blocks(sys.stdout.encoding)
+    label = NAME + len(" findings ")
+    yield f"{when(shown.begin)[:16]} to {when(shown.end)[:16]} UTC, {_length(shown.step)} a column"
+    for each in found:
+        name = plain(each.agent)
+        name = name if len(name) <= NAME else f"{name[: NAME - 1]}~"
+        yield ""
+        yield f"{name:<{NAME}} flows    {bars(each.flows, signs)}  {sum(each.flows)}"
+        yield f"{'':<{NAME}} bytes    {bars(each.bytes, signs)}  {size(sum(each.bytes))}"
+        if any(each.refused) or any(each.findings):
+            line = marks(each.refused, each.findings)
+            yield f"{'':<{NAME}} {'':<9}{click.style(line, fg='red')}  {sum(each.refused)} refused"
+        if each.signatures:
+            told = ", ".join(f"{plain(signature)} {count}" for signature, count in each.signatures.most_common(8))
+            rest = len(each.signatures) - 8
+            yield f"{'':<{NAME}} findings {told}" + (f" and {rest} others" if rest > 0 else "")
+    yield ""
+    for line in axis_lines(shown):
+        yield f"{'':<{label}}{line}"
+
+
+def _length(seconds: int) -> str:
+    unit = next(unit for unit in ("d", "h", "m", "s") if seconds % _UNITS[unit] == 0)
+    return f"{seconds // _UNITS[unit]}{unit}"
+
+
+def _document(found: tuple[Activity, ...], more: int, shown: Axis) -> dict[str, object]:
+    agents = [
+        {
+            "agent": each.agent,
+            "flows": each.flows,
+            "bytes": each.bytes,
+            "refused": each.refused,
+            "findings": each.findings,
+            "signatures": dict(each.signatures),
+        }
+        for each in found
+    ]
+    return {
+        "begin": iso(shown.begin),
+        "end": iso(shown.end),
+        "bucket_seconds": shown.step,
+        "agents": agents,
+        "agents_left_out": more,
+    }

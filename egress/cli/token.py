@@ -1,0 +1,68 @@
+"""`egress token create|list|revoke`: who may call the API."""
+
+from __future__ import annotations
+
+import click
+
+from egress.cli.client import Api, api_options, segment
+from egress.cli.tables import as_json, output_option, table
+
+EXAMPLES = """\b
+Examples:
+  egress token create --name ops --role editor
+  egress token create --name ci-bot --role editor --agent 'ci-*' --for 30d
+  egress token list -o json
+  egress token revoke 1f9ac3d2
+"""
+ROLES = ("viewer", "approver", "editor", "admin", "gateway")
+COLUMNS = ("id", "name", "role", "agents", "created", "created_by", "expires", "revoked_at", "last_used")
+
+
+@click.group("token", epilog=EXAMPLES)
+def command() -> None:
+    """Make and revoke the tokens that programs and people call the API with."""
+
+
+@command.command("create", epilog=EXAMPLES)
+@click.option("--name", required=True, help="Whose it is; shown in the audit trail.")
+@click.option("--role", type=click.Choice(ROLES), required=True)
+@click.option("--agent", "agents", multiple=True, metavar="GLOB", help="Only these agents; may be repeated.")
+@click.option("--for", "expires", default="", metavar="TIME", help="5m, 1h, 30d, an instant, forever (the default).")
+@output_option
+@api_options
+def create(*, api: Api, name: str, role: str, agents: tuple[str, ...], expires: str, output: str) -> None:
+    """Make a token. It is shown this once and stored as a hash."""
+    body = {"name": name, "role": role, "agents": list(agents), "expires": expires}
+    made = api.post("/tokens", {key: value for key, value in body.items() if value})
+    if output == "json":
+        as_json(made)
+        return
+    click.echo(made["token"])
+    click.echo(f"token {made['id']} ({name}, {role}); keep it now, it is not shown again", err=True)
+
+
+@command.command("list", epilog=EXAMPLES)
+@output_option
+@api_options
+def list_(*, api: Api, output: str) -> None:
+    """Show all tokens, revoked ones too; never their secrets."""
+    found = list(api.pages("/tokens"))
+    if output == "json":
+        as_json(found)
+    elif found:
+        table(COLUMNS, [[_cell(each.get(column)) for column in COLUMNS] for each in found])
+    else:
+        click.echo("no tokens; make one with: egress token create", err=True)
+
+
+@command.command("revoke", epilog=EXAMPLES)
+@click.argument("token_id", metavar="ID")
+@api_options
+def revoke(*, api: Api, token_id: str) -> None:
+    """Revoke a token, at once."""
+    api.delete(f"/tokens/{segment(token_id)}")
+    click.echo(f"token {token_id} is revoked")
+
+
+def _cell(value: object) -> object:
+    return ",".join(map(str, value)) if isinstance(value, list) else value

@@ -1,0 +1,28 @@
+"""`egress` on the database of a test."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+from click.testing import CliRunner, Result
+
+from egress.cli.main import egress
+from egress.errors import EgressError
+
+
+@dataclass(frozen=True)
+class Run:
+    """`run("query", "port:22")`: the result, whose exit code must be `code`; an error is its `exception`."""
+
+    config: Path
+
+    def __call__(self, *words: str, code: int = 0, charset: str = "utf-8") -> Result:
+        done = CliRunner(charset=charset).invoke(egress, [*words, "--config", str(self.config)])
+        failed = done.exception
+        if failed is not None and not isinstance(failed, SystemExit | click.ClickException | EgressError):
+            raise failed
+        found = failed.exit_code if isinstance(failed, click.ClickException | EgressError) else done.exit_code
+        assert found == code, (done.output, failed)
+        return done

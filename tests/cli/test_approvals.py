@@ -1,0 +1,39 @@
+"""`egress approvals`: what waits, and the answer by the first digits of its id."""
+
+from __future__ import annotations
+
+from sqlalchemy.engine import Engine
+
+from tests.api.test_approvals import hold
+from tests.cli.conftest import Cli
+
+
+def test_holds_are_listed_and_decided(cli: Cli, database: Engine) -> None:
+    assert cli.ok("approvals").err == "nothing is pending\n"
+    for number, name in enumerate(("a.example", "b.example", "c.example")):
+        hold(database, f"{number}f00000000000000", destination=name, names=(name,))
+    table = cli.ok("approvals").out.splitlines()
+    assert table[0].split()[:2] == ["id", "agent"] and len(table) == 4
+    done = cli.ok("approvals", "approve", "0f", "--for", "1h").out
+    assert done.startswith("approved: rome-7 to a.example by rule ")
+    assert cli.ok("approvals", "deny", "1f00").out == "denied: rome-7 to b.example\n"
+    made = cli.ok("approvals", "approve", "2f", "-o", "json").json
+    assert (made["state"], made["decided_by"]) == ("approved", "uid:0 (root)")
+    rules = cli.ok("allowlist", "list", "-o", "json").json
+    assert [each["expires"] == "once" for each in rules] == [True, False]
+    assert [each["id"][:2] for each in cli.ok("approvals", "list", "--state", "denied", "-o", "json").json] == ["1f"]
+    again = cli("approvals", "approve", "1f00000000000000")
+    assert (again.code, again.err) == (1, "approval 1f00000000000000 is denied already by uid:0 (root)")
+
+
+def test_a_doubtful_answer_decides_nothing(cli: Cli, database: Engine) -> None:
+    for number in range(2):
+        hold(database, f"ab{number}", destination="a.example")
+    assert "2 holds begin with ab" in cli("approvals", "approve", "ab").err
+    for digits in ("", "zz", "../x", "AB"):
+        done = cli("approvals", "deny", digits)
+        assert (done.code, "is no id" in done.err) == (2, True)
+    assert cli("approvals", "deny", "ffff").code == 1
+    bad = cli("approvals", "approve", "ab0", "--for", "soon")
+    assert (bad.code, bad.err.startswith("for: ")) == (2, True)
+    assert len(cli.ok("approvals", "-o", "json").json) == 2
