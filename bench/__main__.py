@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 from contextlib import ExitStack
 
-from bench import engine, paths, policy
+from bench import edits, engine, paths, policy
 from demo.stage import Stage
 
 Rows = dict[str, list[float]]
@@ -58,7 +58,11 @@ def main() -> int:
         return 1
     table("Engine (microseconds a packet of our own Python)", engine.measure, options.rounds)
     table(f"Policy of {policy.RULES:,} rules", policy.compiling, options.rounds)
+    table("The same (milliseconds a change)", policy.editing, options.rounds)
     table("The same (microseconds a call)", policy.asking, options.rounds)
+    for rules in (0, policy.RULES):
+        title = f"An edit beside {rules:,} rules, commit to effect (milliseconds; {2 * edits.EDITS} edits a round)"
+        table(title, lambda rules=rules: edits.propagation(rules), 1)  # type: ignore[misc]
     compare("Bulk TCP, one stream", "Gbit/s", paths.bulk_tcp, options.rounds, options.seconds)
     compare("64-byte UDP, one flow", "packets/s", paths.small_udp, options.rounds, options.seconds)
     return 0

@@ -1,4 +1,4 @@
-"""What a policy of 100,000 rules costs: to compile, to keep, and to ask; and what names and budgets cost a packet."""
+"""What a policy of 100,000 rules costs: to compile, to keep, to edit, to ask; what names and budgets cost a packet."""
 
 from __future__ import annotations
 
@@ -6,19 +6,21 @@ import gc
 import time
 import tracemalloc
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from ipaddress import ip_address
 
 from egress.engine.budget import Budgets
+from egress.engine.concern import Concern
 from egress.engine.names import Bindings
 from egress.engine.policy import Rulebook
-from egress.model import TCP, Action, Agent, Budget, Measure, Policy, Rule, Span
+from egress.model import TCP, Action, Agent, Budget, Measure, Policy, PolicyChange, Reason, Rule, Span, Verdict
 
 RULES = 100_000
 COUNT = 20_000
 NOW = 1_700_000_000.0
 WHO = Agent("train-7", default=Action.REJECT, labels=("gpu",))
+REFUSED = Verdict(Action.REJECT, Reason.DEFAULT)
 SELECTORS = ("*", "*", "*", "train-*", "label:gpu", "train-7", "other")
 
 
@@ -33,6 +35,15 @@ class Target:
     app: str = ""
     hidden: bool = False
     rule: Rule | None = None
+
+
+@dataclass
+class Live(Target):
+    """One that was judged."""
+
+    who: Agent = WHO
+    verdict: Verdict = REFUSED
+    objection: Verdict | None = None
 
 
 def address(number: int, host: int) -> str:
@@ -76,6 +87,29 @@ def compiling() -> dict[str, float]:
     tracemalloc.stop()
     del book
     return {"compile (s)": first - began, "compile after edit (s)": second - first, "memory (MiB)": held / 2**20}
+
+
+def editing() -> dict[str, float]:
+    """Milliseconds to edit the rules in place, and to tell which of the flows of an agent an edit concerns."""
+    book = Rulebook(Policy(0, tuple(rule(number) for number in range(RULES))))
+    flows = [Live(ip_address(address(number, 9)).packed) for number in range(1000)]
+    costs = dict.fromkeys(("edit 1 rule", "edit 1,000 rules", "concern of 1 rule", "1,000 flows touched?"), 0.0)
+    for count in (1, 1000):
+        rounds = COUNT // 100 // count or 1
+        began = time.perf_counter()
+        for turn in range(rounds):
+            edited = [rule((turn * 7919 + number * 97) % RULES) for number in range(count)]
+            added = tuple(replace(each, comment="edited") for each in edited)
+            book.apply(PolicyChange(book.version, book.version + 1, tuple(each.id for each in edited), added))
+        costs[f"edit {count:,} rule{'s'[: count - 1]}"] = (time.perf_counter() - began) / rounds * 1e3
+    change = PolicyChange(book.version, book.version + 1, ("r0",), (rule(0),))
+    costs["concern of 1 rule"] = _each(lambda: Concern(change, book)) / 1e3
+    concern = Concern(change, book)
+    began = time.perf_counter()
+    if any(concern.touches(flow) for flow in flows):
+        raise RuntimeError("the benchmark's edit touches flows that it is not about")
+    costs["1,000 flows touched?"] = (time.perf_counter() - began) * 1e3
+    return costs
 
 
 def _each(work: Callable[[], object]) -> float:
