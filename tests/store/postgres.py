@@ -29,7 +29,6 @@ SETTINGS = {
     "max_wal_size": "128MB",
     "max_connections": "100",
     "listen_addresses": "127.0.0.1",
-    "unix_socket_directories": "",
 }
 
 
@@ -57,6 +56,10 @@ class Server:
 
     def url(self, database: str, user: str = "egress", password: str = "not%2Fa%20secret%40all") -> str:
         return f"postgresql://{user}:{password}@127.0.0.1:{self.port}/{database}"
+
+    def local_url(self, database: str) -> str:
+        """The same by its socket, which every network namespace of this host can reach."""
+        return f"{self.url(database).replace(f'127.0.0.1:{self.port}', '')}?host={self._home}&port={self.port}"
 
     def execute(self, *statements: str, database: str = "postgres") -> None:
         """SQL as the superuser, each statement outside a transaction."""
@@ -127,8 +130,9 @@ class Server:
         )
         if done.returncode:
             raise RuntimeError(f"initdb: {done.stderr.strip()}")
+        settings = SETTINGS | {"port": str(self.port), "unix_socket_directories": str(self._home)}
         with (self._data / "postgresql.conf").open("a") as file:
-            file.writelines(f"{name} = '{value}'\n" for name, value in (SETTINGS | {"port": str(self.port)}).items())
+            file.writelines(f"{name} = '{value}'\n" for name, value in settings.items())
 
 
 def _sweep() -> None:
