@@ -31,7 +31,9 @@ class Database:
             with self._lock:
                 if self._engine is None:
                     try:
-                        self._engine = open_database(self.config.database_url)
+                        # Where a gateway has run already a missing database was moved: a new one would set agents free.
+                        known = self.config.policy_snapshot.exists()
+                        self._engine = open_database(self.config.database_url, create=not known)
                     except EgressError as error:
                         raise unavailable(str(error)) from None
         return self._engine

@@ -59,3 +59,15 @@ def test_a_directory_that_is_no_database_is_said(tmp_path: Path) -> None:
     client = Client(create_app(replace(Config(), state_dir=tmp_path, run_dir=tmp_path)))
     assert client.get("/readyz").status_code == 503
     assert_problem(client.get("/agents"), 503, detail="cannot use database")
+
+
+def test_a_database_that_was_moved_is_not_made_anew(tmp_path: Path) -> None:
+    """A gateway has run here, so there was one: an empty one in its place would know no agent and no rule."""
+    config = Config(state_dir=tmp_path, run_dir=tmp_path)
+    config.policy_snapshot.write_text("{}")
+    client = Client(create_app(config))
+    assert client.get("/readyz").status_code == 503
+    assert_problem(
+        client.post("/allowlist", {"action": "allow", "destination": "example.org"}), 503, detail="no database"
+    )
+    assert not (tmp_path / "egress.db").exists()
