@@ -20,6 +20,8 @@ from egress.model import PROTOCOL_NUMBERS, Action, Rule, protocol_name
 
 _T = TypeVar("_T")
 
+MAX_PORTS, MAX_EXEMPT = 256, 64  # entries of a rule: a worker compares them one by one, for each new flow
+
 _ACTIONS = {"allow": Action.ACCEPT, "deny": Action.REJECT}
 _WITH_PORTS = ("", "tcp", "udp", "sctp")
 _APP = re.compile(r"[a-z0-9][a-z0-9_.+-]{0,31}", re.ASCII)
@@ -209,6 +211,8 @@ def _ports(value: object) -> tuple[tuple[int, int], ...]:
     listed = value if isinstance(value, list) else [value]
     if not listed:
         raise _Wrong("names no port; leave ports out for any")
+    if len(listed) > MAX_PORTS:
+        raise _Wrong(f"has {len(listed)} entries, at most {MAX_PORTS}; write ranges (8000-8100), or another rule")
     return tuple(_range(part) for part in listed)
 
 
@@ -233,6 +237,8 @@ def _app(value: object) -> str:
 def _exempt(value: object) -> tuple[str, ...]:
     if not isinstance(value, list) or not all(isinstance(part, str) and _EXEMPT.fullmatch(part) for part in value):
         raise _Wrong("must be a list of signatures, such as [ssh.unusual-port, mining.*]")
+    if len(value) > MAX_EXEMPT:
+        raise _Wrong(f"has {len(value)} entries, at most {MAX_EXEMPT}; write a family (mining.*)")
     return tuple(value)
 
 

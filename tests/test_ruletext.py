@@ -48,6 +48,8 @@ def test_nothing_relative_without_a_moment(text: str) -> None:
     [
         ({"action": "allow", "ports": 0}, "ports"),
         ({"action": "allow", "protocol": "icmp", "ports": 8}, "ports"),
+        ({"action": "allow", "ports": list(range(1, 258))}, "ports"),
+        ({"action": "allow", "exempt": ["mining.*"] * 65}, "exempt"),
         ({"action": "allow", "expires": None}, "expires"),
         ({"action": "deny", "expires": "once"}, "expires"),
         ({"action": "allow", "destination": "*"}, "destination"),

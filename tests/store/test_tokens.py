@@ -85,6 +85,7 @@ def test_what_was_done_is_in_the_audit(engine: Engine) -> None:
         {"agents": ()},
         {"agents": ("",)},
         {"agents": ("a",) * 65},
+        {"agents": ("[^a]*",)},
         {"expires_at": NOW},
     ],
 )
