@@ -87,9 +87,17 @@ class Holds:
         try:
             await self._ledger.write(lambda connection: _store(connection, entries))
         except Away as error:
-            unasked = {entry.id for entry in entries if isinstance(entry, Hold)}
-            self._unwritten[:0] = [entry for entry in entries if entry.id not in unasked]
+            unasked: set[str] = set()
+            known: list[Hold | _Over] = []  # ends of holds that the database has
+            for entry in entries:
+                if isinstance(entry, Hold):
+                    unasked.add(entry.id)
+                elif entry.id not in unasked:
+                    known.append(entry)
+            self._unwritten[:0] = known
             self._answer(unasked)
+            for identifier in unasked:  # nobody knows of it, so nobody has to be told of its end
+                self.pending.pop(identifier, None)
             self.refused += len(unasked)
             if unasked and time.monotonic() > self._said + SAY_SECONDS:
                 self._said = time.monotonic()
