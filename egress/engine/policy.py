@@ -139,9 +139,10 @@ class Rulebook:
         return Verdict(agent.default, Reason.QUERY, "", self.version), None
 
     def named(self, rule: Rule) -> bool:
-        """Whether a rule of this policy speaks of a name."""
+        """Whether a rule speaks of a name; it may be gone from the policy already, spent by a flow that lives."""
         entry = self._entries.get(rule.id)
-        return entry is not None and isinstance(entry.destination, Pattern)
+        destination = parse_destination(rule.destination) if entry is None else entry.destination
+        return isinstance(destination, Pattern)
 
     def next_expiry(self, ts: float) -> float:
         """The first moment after `ts` at which a rule falls silent (live flows must be judged again); or infinity."""

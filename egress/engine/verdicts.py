@@ -58,6 +58,8 @@ class Verdicts:
     def decide(self, flow: Flow, verdict: Verdict) -> None:
         """Set a flow's verdict and what it means for its packets."""
         flow.verdict = verdict
+        if flow.rule is not None and flow.rule.expires_at is not None:  # a clock set back revives rules
+            self._expiry = min(self._expiry, flow.rule.expires_at)
         if verdict.action is Action.ACCEPT or verdict.action is Action.HOLD:
             flow.outcome = Outcome(verdict)
             return

@@ -1,0 +1,41 @@
+"""What a rule admits ends with it, whatever became of clock and policy meanwhile."""
+
+from __future__ import annotations
+
+from egress.engine.policy import Rulebook
+from egress.model import SYN, Action, Direction, Policy, PolicyChange, Rule
+from tests.traffic import AGENT4, SERVER4, START, agent, engine, tcp
+
+OUT = Direction.OUT
+
+
+def syn(sport: int) -> bytes:
+    return tcp(AGENT4, SERVER4, sport, 443, SYN, 1000, 0)
+
+
+def test_a_rule_that_a_clock_set_back_revives_ends_all_the_same() -> None:
+    until = START + 100
+    gate, who = engine(Rule("short", Action.ACCEPT, expires_at=until)), agent(default=Action.REJECT)
+    gate.tick(until + 1)
+    assert gate.packet(syn(40000), until - 50, who, OUT).verdict.action is Action.ACCEPT
+    assert gate.next_tick() <= until
+    gate.tick(until)
+    assert gate.packet(syn(40000), until + 0.1, who, OUT).verdict.action is Action.REJECT
+
+
+def test_a_once_rule_that_is_gone_still_expires_for_the_flow_it_admitted() -> None:
+    until = START + 100
+    gate, who = engine(Rule("single", Action.ACCEPT, once=True, expires_at=until)), agent(default=Action.REJECT)
+    assert gate.packet(syn(40000), START, who, OUT).verdict.action is Action.ACCEPT
+    gate.change_policy(PolicyChange(1, 2, ("single",), ()), START + 1)
+    assert gate.packet(syn(40000), START + 3, who, OUT).verdict.action is Action.ACCEPT
+    gate.tick(until)
+    assert gate.packet(syn(40000), until + 0.1, who, OUT).verdict.action is Action.REJECT
+
+
+def test_a_name_rule_that_is_gone_is_still_about_a_name() -> None:
+    rule = Rule("single", Action.ACCEPT, destination="www.example.test", once=True)
+    book = Rulebook(Policy(1, (rule,)))
+    book.apply(PolicyChange(1, 2, ("single",), ()))
+    assert book.named(rule)
+    assert not book.named(Rule("other", Action.ACCEPT, destination="192.0.2.0/24"))
