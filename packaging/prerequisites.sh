@@ -42,6 +42,7 @@ need iperf3 have iperf3
 need tcpdump have tcpdump
 need dnsmasq-base have dnsmasq
 need openssl have openssl
+need tshark have tshark
 # What the tests start a private server of; ours in production is the operator's.
 need postgresql postgresql_server
 
