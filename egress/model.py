@@ -125,6 +125,7 @@ class Finding:
 
 EVIDENCE_BYTES = 512
 RECORD_NAMES = 8
+PROCESS_CMDLINE, PROCESS_PATH = 4096, 1024  # characters kept of a command line; of an executable's and a cgroup's path
 
 
 @dataclass(frozen=True, slots=True)
@@ -292,7 +293,38 @@ class EvidenceRecord:
     packets: tuple[EvidencePacket, ...]
 
 
-Record = FlowRecord | FindingRecord | AnomalyRecord | EvidenceRecord
+class ProcessStatus(StrEnum):
+    """What came of looking for the process behind a flow."""
+
+    FOUND = "found"
+    GONE = "gone"  # its socket or the process had gone by then
+    UNKNOWN = "unknown"  # it could not be looked for, or not be told
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessRecord:
+    """The process behind a flow, as it was when the flow began; written by the gateway on the agent's host only.
+
+    What is known of a process: executable, cgroup, user and numbers are the kernel's word, `cmdline` the process' own.
+    """
+
+    flow_id: str
+    agent: str
+    time: float  # the flow's start
+    status: ProcessStatus
+    reason: str  # why it was not found, or how sure it is; may be empty
+    pid: int  # the host's number of it; 0 where none was found
+    inner_pid: int  # its number in its own pid namespace, as the agent sees it
+    uid: int | None  # the host's number of its user, or the socket's where only that was found
+    exe: str  # path of the executable, as its own file system has it; at most PROCESS_PATH
+    cmdline: str  # arguments as a shell would quote them; at most PROCESS_CMDLINE
+    cgroup: str  # at most PROCESS_PATH
+    runtime: str  # docker, podman, … as the cgroup's path tells; empty: in no container
+    container: str  # the container's id, as its runtime has it
+    started: float | None  # when it began; an exec is no beginning
+
+
+Record = FlowRecord | FindingRecord | AnomalyRecord | EvidenceRecord | ProcessRecord
 
 
 class Outcome(NamedTuple):

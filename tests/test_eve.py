@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from egress.errors import Malformed
-from egress.eve import MAX_LINE, from_eve, iso, line, micros, parse_line, to_eve
-from egress.model import Record
+from egress.eve import MAX_LINE, iso, line, micros, to_eve
+from egress.everead import from_eve, parse_line
+from egress.model import PROCESS_CMDLINE, PROCESS_PATH, Record
 from tests.store import samples
 
 json_values = st.recursive(
@@ -52,8 +53,10 @@ def test_the_shape_is_eves() -> None:
         "policy_version": 1,
         "mode": "enforce",
     }
-    kinds = [to_eve(record)["event_type"] for record in (samples.FLOW, samples.ANOMALY, samples.EVIDENCE)]
-    assert kinds == ["flow", "anomaly", "evidence"]
+    kinds = [
+        to_eve(record)["event_type"] for record in (samples.FLOW, samples.ANOMALY, samples.EVIDENCE, samples.PROCESS)
+    ]
+    assert kinds == ["flow", "anomaly", "evidence", "process"]
 
 
 @pytest.mark.parametrize(
@@ -109,11 +112,21 @@ def test_a_record_with_one_value_changed_is_read_or_malformed(record: Record, da
         line(samples.FLOW).replace(b'"state":"established"', b'"state":"open"'),
         line(samples.FLOW).replace(b".123456Z", b".123456+"),
         line(samples.FINDING).replace(b'"evidence":"', b'"evidence":"="'),
+        line(samples.PROCESS).replace(b'"uid":1000', b'"uid":4294967296'),
+        line(samples.PROCESS).replace(b'"status":"found"', b'"status":"lost"'),
+        line(replace(samples.PROCESS, cmdline="x" * (PROCESS_CMDLINE + 1))),
     ],
 )
 def test_what_line_would_not_have_written_is_malformed(raw: bytes) -> None:
     with pytest.raises(Malformed):
         parse_line(raw)
+
+
+def test_the_longest_process_fits_into_a_line() -> None:
+    """Whatever it consists of: the widest character takes twelve bytes."""
+    path = "\U0001f600" * PROCESS_PATH
+    record = replace(samples.PROCESS, reason=path, exe=path, cgroup=path, cmdline="\x01" * PROCESS_CMDLINE)
+    assert parse_line(line(record)) == record
 
 
 def test_keys_of_tomorrow_are_passed_over() -> None:

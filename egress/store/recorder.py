@@ -23,7 +23,7 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from egress.config import Config, build
 from egress.errors import EgressError, InputError, Malformed
-from egress.eve import parse_line
+from egress.everead import parse_line
 from egress.model import Record
 from egress.store.database import explain, open_database, storing
 from egress.store.segments import Segment, finished, read, segments, whole_lines

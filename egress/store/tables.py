@@ -15,7 +15,7 @@ from enum import StrEnum
 import sqlalchemy as sa
 
 from egress.eve import DIRECTIONS, FLOW_STATES
-from egress.model import Action, Effect, Mode, Reason, Severity
+from egress.model import Action, Effect, Mode, ProcessStatus, Reason, Severity
 from egress.store.columns import Budgets, Micros, Names, Packets, Plain, Ports
 
 ATTACHMENTS = ("netns", "interface", "cidr")
@@ -167,6 +167,27 @@ evidence = sa.Table(
     sa.Column("packets", Packets, nullable=False, comment="the flow's first packets, see Packets"),
     sa.Index(None, "time"),
     comment="The packets that findings rest on",
+)
+
+processes = sa.Table(
+    "processes",
+    metadata,
+    sa.Column("flow_id", Plain, primary_key=True),
+    sa.Column("agent", Plain, nullable=False),
+    sa.Column("time", Micros, primary_key=True, comment="the flow's start"),
+    sa.Column("status", _enum(ProcessStatus, "status"), nullable=False),
+    sa.Column("reason", Plain, nullable=False, comment="why it was not found, or how sure it is"),
+    sa.Column("pid", sa.BigInteger, nullable=False, comment="the host's number; 0: not found"),
+    sa.Column("inner_pid", sa.BigInteger, nullable=False, comment="in its own pid namespace"),
+    sa.Column("uid", sa.BigInteger, comment="the host's number of its user"),
+    sa.Column("exe", Plain, nullable=False, comment="path in its own file system"),
+    sa.Column("cmdline", Plain, nullable=False, comment="what the process says it is"),
+    sa.Column("cgroup", Plain, nullable=False),
+    sa.Column("runtime", Plain, nullable=False, comment="docker, podman, …; empty: in no container"),
+    sa.Column("container", Plain, nullable=False, comment="the container's id"),
+    sa.Column("started", Micros),
+    sa.Index(None, "time"),
+    comment="The processes behind flows, as they were when the flows began",
 )
 
 policies = sa.Table(

@@ -10,8 +10,8 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection
 
-from egress.model import AnomalyRecord, EvidenceRecord, FindingRecord, FlowRecord, Record
-from egress.store.tables import anomalies, evidence, findings, flows
+from egress.model import AnomalyRecord, EvidenceRecord, FindingRecord, FlowRecord, ProcessRecord, Record
+from egress.store.tables import anomalies, evidence, findings, flows, processes
 
 Insert = sqlite.Insert | postgresql.Insert
 _INSERT: dict[str, Callable[[sa.Table], Insert]] = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
@@ -48,14 +48,15 @@ _KINDS: tuple[tuple[type[Record], sa.Table, Callable[[Insert], Insert]], ...] = 
     (FindingRecord, findings, _once),
     (AnomalyRecord, anomalies, _anomaly),
     (EvidenceRecord, evidence, _once),
+    (ProcessRecord, processes, _once),
 )
 
 
 def store(connection: Connection, records: Iterable[Record]) -> None:
     """Write records, in their order, within the connection's transaction.
 
-    A flow keeps its latest record (by `updated`), an anomaly its highest count; findings and their evidence are
-    never replaced.
+    A flow keeps its latest record (by `updated`), an anomaly its highest count; findings, their evidence
+    and processes are never replaced.
     """
     kinds: dict[type, list[Record]] = {}
     for record in records:

@@ -17,7 +17,7 @@ from sqlalchemy.engine import Engine
 
 from egress.cli import query, show, story
 from egress.errors import EgressError, InputError
-from egress.eve import from_eve
+from egress.everead import from_eve
 from egress.model import Action, Mode, Reason, Rule
 from egress.store.audit import Actor
 from egress.store.database import open_database, writing

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from sqlalchemy.engine import Engine
 
 from egress.cli import csvtext, drawing, queries
-from egress.eve import from_eve, iso
+from egress.eve import iso
+from egress.everead import from_eve
 from egress.model import Action, Agent, Budget, Measure, Reason, Severity, Span
 from egress.store.agents import StoredAgent, add_agent
 from egress.store.audit import Actor

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from egress.eve import parse_line
+from egress.everead import parse_line
 from egress.gateway.journal import BACKLOG_BYTES, Journal
 from egress.model import AnomalyRecord, Reason
 

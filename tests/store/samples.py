@@ -17,6 +17,8 @@ from egress.model import (
     FindingRecord,
     FlowRecord,
     Mode,
+    ProcessRecord,
+    ProcessStatus,
     Reason,
     Severity,
 )
@@ -85,6 +87,22 @@ EVIDENCE = EvidenceRecord(
         EvidencePacket(START + 0.25, Direction.IN, 1500, b"\x00\xff"),
     ),
 )
+PROCESS = ProcessRecord(
+    flow_id=FLOW.flow_id,
+    agent=FLOW.agent,
+    time=START,
+    status=ProcessStatus.FOUND,
+    reason="",
+    pid=4711,
+    inner_pid=12,
+    uid=1000,
+    exe="/usr/bin/xmrig",
+    cmdline="xmrig -o pool.example:443",
+    cgroup="/system.slice/docker-" + "3f" * 32 + ".scope",
+    runtime="docker",
+    container="3f" * 32,
+    started=START - 0.5,
+)
 
 
 def numbered(number: int, **fields: object) -> FlowRecord:
@@ -132,7 +150,16 @@ evidence = st.builds(
     time=times,
     packets=st.lists(packets, max_size=3).map(tuple),
 )
-records = flows | findings | anomalies | evidence
+identities = st.integers(0, (1 << 32) - 1)
+processes = st.builds(
+    ProcessRecord,
+    **dict.fromkeys(("flow_id", "agent", "reason", "exe", "cmdline", "cgroup", "runtime", "container"), words),
+    **dict.fromkeys(("pid", "inner_pid"), identities),
+    time=times,
+    uid=st.none() | identities,
+    started=st.none() | times,
+)
+records = flows | findings | anomalies | evidence | processes
 
 
 def line_with_name(name: str) -> bytes:

@@ -111,7 +111,7 @@ def _fill(engine: Engine, rows: dict[str, list[tuple[object, ...]]]) -> None:
 
 def test_down_and_up_again_with_data(engine: Engine, database_url: str) -> None:
     with writing(engine) as connection:
-        store(connection, [samples.FLOW, samples.FINDING, samples.ANOMALY, samples.EVIDENCE])
+        store(connection, [samples.FLOW, samples.FINDING, samples.ANOMALY, samples.EVIDENCE, samples.PROCESS])
         rules.Edit(connection, ROOT, 5.0).add([Rule("r", Action.ACCEPT)])
         approvals.ask(connection, HOLD)
         tokens.create(connection, ROOT, name="ci", role="admin", ts=5.0)

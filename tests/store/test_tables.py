@@ -11,8 +11,18 @@ from hypothesis import strategies as st
 from sqlalchemy.engine import Engine
 
 from egress.errors import Malformed
-from egress.eve import parse_line
-from egress.model import Agent, AnomalyRecord, EvidenceRecord, FindingRecord, FlowRecord, Hold, Record, Rule
+from egress.everead import parse_line
+from egress.model import (
+    Agent,
+    AnomalyRecord,
+    EvidenceRecord,
+    FindingRecord,
+    FlowRecord,
+    Hold,
+    ProcessRecord,
+    Record,
+    Rule,
+)
 from egress.store import tables
 from egress.store.approvals import Approval
 from egress.store.audit import AuditEntry
@@ -26,6 +36,7 @@ SHAPES = [
     (FindingRecord, tables.findings, samples.FINDING),
     (AnomalyRecord, tables.anomalies, samples.ANOMALY),
     (EvidenceRecord, tables.evidence, samples.EVIDENCE),
+    (ProcessRecord, tables.processes, samples.PROCESS),
 ]
 
 
