@@ -174,7 +174,7 @@ def test_a_timeline_for_programs(filled: Engine, run: Run) -> None:
     assert train["findings"][0] == 1 and train["signatures"] == {"mining.stratum": 1}
 
 
-@given(st.floats(0, 4e9), st.floats(0, 4e9), st.integers(20, 200))
+@given(samples.times, samples.times, st.integers(20, 200))
 def test_an_axis_covers_and_fits(one: float, other: float, most: int) -> None:
     since, until = sorted((one, other))
     shown = axis(since, until, most)
