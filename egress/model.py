@@ -327,6 +327,33 @@ class ProcessRecord:
 Record = FlowRecord | FindingRecord | AnomalyRecord | EvidenceRecord | ProcessRecord
 
 
+class StepSource(StrEnum):
+    """How we were told of a step."""
+
+    API = "api"  # POST /api/v1/agents/{agent}/steps
+    OTLP = "otlp"  # a span
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A tool call of an agent, as its framework tells of it: a claim, whose texts may come from the agent itself."""
+
+    agent: str
+    episode: str  # the conversation, session or run it is part of
+    id: str  # the framework's own, unique within agent and episode; of a span its span id
+    tool: str
+    summary: str  # arguments, cut
+    start: float  # by the framework's clock, unless it left that to ours
+    end: float | None  # None while it is under way, and for ever where its framework died meanwhile
+    until: float  # when it stops to count as under way: `end`, or without one a while after it was last told of
+    source: StepSource
+    call_id: str  # what the model calls the tool call
+    trace_id: str  # 32 hex digits, or empty
+    span_id: str  # 16 hex digits, or empty
+    reporter: str  # the actor that told of it
+    reported: float  # when that was, by our clock
+
+
 class Outcome(NamedTuple):
     """The engine's answer to one packet."""
 

@@ -20,7 +20,7 @@ from egress.store.tables import ATTACHMENTS, SANDBOX, agents
 
 MAX_LABEL = 128  # characters
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", re.ASCII)
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", re.ASCII)
 _FIELDS = [field.name for field in fields(Agent)]
 
 
@@ -127,7 +127,7 @@ def to_mapping(stored: StoredAgent) -> dict[str, object]:
 
 def check(stored: StoredAgent) -> None:
     """Raises InputError for a bad name, network, label, budget, default or attachment."""
-    if not _NAME.fullmatch(stored.agent.name):
+    if not NAME.fullmatch(stored.agent.name):
         raise InputError(f"agent name {stored.agent.name!r} must be letters, digits, . _ - and at most 63 long")
     if stored.kind not in (*ATTACHMENTS, SANDBOX):
         raise InputError(f"attachment {stored.kind!r} must be one of {', '.join(ATTACHMENTS)}")

@@ -15,12 +15,12 @@ from enum import StrEnum
 import sqlalchemy as sa
 
 from egress.eve import DIRECTIONS, FLOW_STATES
-from egress.model import Action, Effect, Mode, ProcessStatus, Reason, Severity
+from egress.model import Action, Effect, Mode, ProcessStatus, Reason, Severity, StepSource
 from egress.store.columns import Budgets, Micros, Names, Packets, Plain, Ports
 
 ATTACHMENTS = ("netns", "interface", "cidr")
 SANDBOX = "sandbox"  # the kind of an agent that `egress run` made: its row lives as long as it does
-ROLES = ("viewer", "approver", "editor", "admin", "gateway")
+ROLES = ("viewer", "approver", "editor", "admin", "gateway", "reporter")
 HOLD_STATES = ("pending", "approved", "denied", "expired", "withdrawn")
 
 
@@ -188,6 +188,30 @@ processes = sa.Table(
     sa.Column("started", Micros),
     sa.Index(None, "time"),
     comment="The processes behind flows, as they were when the flows began",
+)
+
+steps = sa.Table(
+    "steps",
+    metadata,
+    sa.Column("agent", Plain, primary_key=True),
+    sa.Column("episode", Plain, primary_key=True, comment="conversation, session or run; else the trace's id"),
+    sa.Column("id", Plain, primary_key=True),
+    sa.Column("tool", Plain, nullable=False),
+    sa.Column("summary", Plain, nullable=False, comment="arguments, cut"),
+    sa.Column("start", Micros, nullable=False),
+    sa.Column("end", Micros, comment="null while it is under way"),
+    sa.Column("until", Micros, nullable=False, comment="when it stops to count as under way"),
+    sa.Column("source", _enum(StepSource, "source"), nullable=False),
+    sa.Column("call_id", Plain, nullable=False),
+    sa.Column("trace_id", Plain, nullable=False),
+    sa.Column("span_id", Plain, nullable=False),
+    sa.Column("reporter", Plain, nullable=False, comment="the actor that told of it"),
+    sa.Column("reported", Micros, nullable=False, comment="when, by our clock"),
+    sa.Index(None, "agent", "start", "until"),  # which were under way at a time
+    sa.Index(None, "agent", "reported"),  # how many an agent told of today
+    sa.Index(None, "agent", "trace_id"),  # to which conversation a trace belongs
+    sa.Index(None, "episode", "start"),
+    comment="Tool calls that agent frameworks told of",
 )
 
 policies = sa.Table(

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection
 
-from egress.model import AnomalyRecord, EvidenceRecord, FindingRecord, FlowRecord, ProcessRecord, Record
+from egress.model import AnomalyRecord, EvidenceRecord, FindingRecord, FlowRecord, ProcessRecord, Record, Step
 from egress.store.tables import anomalies, evidence, findings, flows, processes
 
 Insert = sqlite.Insert | postgresql.Insert
@@ -66,7 +66,7 @@ def store(connection: Connection, records: Iterable[Record]) -> None:
             connection.execute(kept(upsert(connection, table)), rows(kinds[kind]))
 
 
-def rows(records: Sequence[Record]) -> list[dict[str, object]]:
+def rows(records: Sequence[Record | Step]) -> list[dict[str, object]]:
     """Dataclasses of one kind as rows, field for column."""
     names = [field.name for field in fields(records[0])]
     values = attrgetter(*names)

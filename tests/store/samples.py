@@ -21,6 +21,8 @@ from egress.model import (
     ProcessStatus,
     Reason,
     Severity,
+    Step,
+    StepSource,
 )
 
 START = 1_795_446_362.123456
@@ -102,6 +104,22 @@ PROCESS = ProcessRecord(
     runtime="docker",
     container="3f" * 32,
     started=START - 0.5,
+)
+STEP = Step(
+    agent="train-1",
+    episode="conv_5j66UpCp",
+    id="call_VSPygqKT",
+    tool="bash",
+    summary='{"command": "make test"}',
+    start=START - 0.5,
+    end=START + 4.0,
+    until=START + 4.0,
+    source=StepSource.API,
+    call_id="call_VSPygqKT",
+    trace_id="5b8efff798038103d269b633813fc60c",
+    span_id="eee19b7ec3c1b174",
+    reporter="token:1f9ac3d2 (framework)",
+    reported=START + 4.1,
 )
 
 

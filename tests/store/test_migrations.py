@@ -24,7 +24,7 @@ from egress.store.agents import StoredAgent, add_agent, list_agents, update_agen
 from egress.store.audit import Actor
 from egress.store.database import HEAD, alembic_config, open_database, writing
 from egress.store.tables import SANDBOX
-from egress.store.writer import store
+from egress.store.writer import rows, store
 from tests.store import samples
 
 ROOT = Actor("uid:0 (root)")
@@ -115,6 +115,7 @@ def test_down_and_up_again_with_data(engine: Engine, database_url: str) -> None:
         rules.Edit(connection, ROOT, 5.0).add([Rule("r", Action.ACCEPT)])
         approvals.ask(connection, HOLD)
         tokens.create(connection, ROOT, name="ci", role="admin", ts=5.0)
+        connection.execute(tables.steps.insert(), rows([samples.STEP]))
     _migrate(engine, "-base")
     assert sa.inspect(engine).get_table_names() == ["alembic_version"]
     open_database(database_url).dispose()
@@ -194,6 +195,27 @@ def test_back_to_the_first_version_with_data(engine: Engine, database_url: str) 
     with opened.connect() as connection:
         kept = tuple(stored.agent for stored in list_agents(connection))
     assert kept == (Agent("cut"), Agent("rome"))
+    opened.dispose()
+
+
+def test_back_before_steps_a_token_that_tells_of_them_is_dead(engine: Engine, database_url: str) -> None:
+    """An older program has no role that may do as little."""
+    with writing(engine) as connection:
+        connection.execute(tables.steps.insert(), rows([samples.STEP]))
+        for role in ("reporter", "gateway"):
+            tokens.create(connection, ROOT, name=role, role=role, ts=5.0)
+    _migrate(engine, "-0004")
+    found = _rows(engine)
+    assert "steps" not in found
+    assert {(row["name"], row["role"], row["revoked_at"]) for row in found["tokens"]} == {
+        ("reporter", "viewer", 5_000_000), ("gateway", "gateway", None),
+    }  # fmt: skip
+    with pytest.raises(sa.exc.IntegrityError), writing(engine) as connection:
+        connection.exec_driver_sql("UPDATE tokens SET role = 'reporter'")
+    opened = open_database(database_url)
+    with writing(opened) as connection:
+        assert [token.role for token in tokens.listed(connection)].count("gateway") == 1
+        tokens.create(connection, ROOT, name="again", role="reporter", ts=6.0)
     opened.dispose()
 
 

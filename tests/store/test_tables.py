@@ -22,13 +22,14 @@ from egress.model import (
     ProcessRecord,
     Record,
     Rule,
+    Step,
 )
 from egress.store import tables
 from egress.store.approvals import Approval
 from egress.store.audit import AuditEntry
 from egress.store.database import writing
 from egress.store.tokens import Token
-from egress.store.writer import store
+from egress.store.writer import rows, store
 from tests.store import samples
 
 SHAPES = [
@@ -64,6 +65,14 @@ def test_an_approvals_columns_are_its_fields_and_those_of_the_hold_first() -> No
 def test_an_audit_entrys_and_a_tokens_columns_are_its_fields() -> None:
     assert [column.name for column in tables.audit.columns] == [field.name for field in fields(AuditEntry)]
     assert {column.name for column in tables.tokens.columns} == {field.name for field in fields(Token)} | {"hash"}
+
+
+def test_a_steps_columns_are_its_fields_and_it_comes_back_as_it_was(engine: Engine) -> None:
+    assert [column.name for column in tables.steps.columns] == [field.name for field in fields(Step)]
+    with writing(engine) as connection:
+        connection.execute(tables.steps.insert(), rows([samples.STEP]))
+    with engine.connect() as connection:
+        assert Step(*connection.execute(sa.select(tables.steps)).one()) == samples.STEP
 
 
 @pytest.mark.parametrize(("shape", "table", "record"), SHAPES)
