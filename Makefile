@@ -19,8 +19,9 @@ demo: setup ## (root) a small real network: what gets out, what is refused; abou
 	@packaging/root.sh demo
 	@$(BIN)/python -m demo
 
+# Side by side, for the lab waits more than it works; a file's tests share what its fixtures set up.
 test: setup ## every test; those in tests/lab need root
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 lint: setup ## ruff, mypy --strict, import rules
 	@$(BIN)/ruff check .

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -50,7 +51,8 @@ class Activity:
 
 def axis(since: float, until: float, most: int, step: int | None = None) -> Axis:
     """The axis that covers `since` to `until` (seconds) in at most `most` steps, of a round length unless given."""
-    begin, end = micros(since) // 1_000_000, max(micros(until), micros(since)) // 1_000_000 + 1
+    # Down before it is rounded to microseconds, which can take the last half of one into the next second.
+    begin, end = micros(math.floor(since)) // 1_000_000, max(micros(until), micros(since)) // 1_000_000 + 1
     for each in (step,) if step else STEPS:
         found = _axis(begin, end, each)
         if step or found.count <= most:

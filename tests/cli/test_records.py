@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from sqlalchemy.engine import Engine
 
@@ -174,6 +174,7 @@ def test_a_timeline_for_programs(filled: Engine, run: Run) -> None:
     assert train["findings"][0] == 1 and train["signatures"] == {"mining.stratum": 1}
 
 
+@example(1.9999995231628418, 2.0, 20)
 @given(samples.times, samples.times, st.integers(20, 200))
 def test_an_axis_covers_and_fits(one: float, other: float, most: int) -> None:
     since, until = sorted((one, other))
