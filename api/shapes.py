@@ -121,6 +121,7 @@ class SimulationOut(BaseModel):
     same: int
     groups: list[GroupOut]
     more: int = Field(description="Changed flows that are in no group")
+    gone: int = Field(description="Agents that are not attached any more; they were judged by `default`")
 
 
 class Eve(BaseModel):

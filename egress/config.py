@@ -120,6 +120,11 @@ class Config:
         return self.state_dir / "journal"
 
     @property
+    def cases_dir(self) -> Path:
+        """Captures from elsewhere, each case a database of its own."""
+        return self.state_dir / "cases"
+
+    @property
     def control_socket(self) -> Path:
         return self.run_dir / "gateway.sock"
 

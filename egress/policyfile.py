@@ -137,8 +137,13 @@ def to_document(rules: Iterable[Rule]) -> dict[str, list[dict[str, object]]]:
 
 
 def dump_yaml(rules: Iterable[Rule]) -> str:
+    return document_yaml(to_document(rules))
+
+
+def document_yaml(document: object) -> str:
+    """A document of plain JSON types as YAML."""
     dumper = yaml.CSafeDumper if _FAST else yaml.SafeDumper
-    text: str = yaml.dump(to_document(rules), Dumper=dumper, sort_keys=False, allow_unicode=True, width=120)
+    text: str = yaml.dump(document, Dumper=dumper, sort_keys=False, allow_unicode=True, width=120)
     return text
 
 

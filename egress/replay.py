@@ -141,8 +141,15 @@ def _answers(packet: Packet) -> bool:
 class Replay:
     """One file's way through a fresh engine."""
 
-    def __init__(self, file: str, policy: Policy, networks: Sequence[Network] = ()) -> None:
+    def __init__(
+        self,
+        file: str,
+        policy: Policy,
+        networks: Sequence[Network] = (),
+        keep: Callable[[Sequence[Record]], object] = len,
+    ) -> None:
         self.report = Report(file)
+        self._store = keep
         self._engine = Engine(Limits(), policy, signatures.load())
         self._agents = Agents(networks)
         self._fragments = Reassembler()
@@ -177,6 +184,8 @@ class Replay:
         return self.report
 
     def _keep(self, records: Sequence[Record], frame: capture.Frame | None) -> None:
+        if records:
+            self._store(records)
         for record in records:
             if isinstance(record, FlowRecord):
                 self.report.flows += record.end is not None  # every flow ends once
@@ -194,12 +203,15 @@ def replay(
     policy: Policy,
     networks: Sequence[Network] = (),
     progress: Callable[[int], object] = lambda _: None,
+    keep: Callable[[Sequence[Record]], object] = len,
 ) -> Report:
     """Run one capture file through a fresh engine. `progress` hears now and then how many bytes were read.
 
+    `keep` is given all records, as they are made.
+
     Raises `EgressError` when the file cannot be read at all; one that breaks off is reported as far as it goes.
     """
-    run = Replay(str(path), policy, networks)
+    run = Replay(str(path), policy, networks, keep)
     frame = None
     try:
         with path.open("rb") as stream:

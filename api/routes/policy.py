@@ -10,11 +10,13 @@ from starlette.responses import JSONResponse, Response
 
 from api import etags
 from api.auth import Editor, Viewer, ViewerOrGateway
-from api.database import Store
+from api.database import Settings, Store
 from api.edits import Answer, Edits
 from api.models import Diff, PolicyOut, Rollback, VersionOut, policy_rule, rule_out, version_out
 from api.paging import Cursor, Limit, Page, decode, page
 from api.problems import Problem
+from api.shapes import SimulationOut
+from api.simulation import Simulation
 from egress.model import Policy
 from egress.store import rules
 
@@ -47,10 +49,17 @@ def list_versions(_: Viewer, engine: Store, limit: Limit = 100, cursor: Cursor =
 @router.get("/versions/{version}", response_model=PolicyOut, summary="The policy as it was in a version")
 def get_version(_: Viewer, engine: Store, version: Version) -> Response:
     with engine.connect() as connection:
-        policy = rules.snapshot(connection, version) if version else Policy()
-    if policy is None:
-        raise Problem(404, f"there is no version {version} of the policy")
+        policy = _at(connection, version)
     return JSONResponse(_policy(policy), headers={"ETag": etags.etag(version)})
+
+
+@router.post("/versions/{version}/replay", response_model=SimulationOut, summary="What would it have changed?")
+def replay_version(caller: Editor, engine: Store, config: Settings, version: Version, wanted: Simulation) -> Response:
+    """Judges the stored flows by the rules of that version, as /simulate does; nothing is changed."""
+    caller.check_unlimited("a simulation")
+    with engine.connect() as connection:
+        policy = _at(connection, version)
+    return wanted.answer(engine, config, caller, policy.rules)
 
 
 @router.get("/diff", response_model=Diff, summary="What leads from one version to another")
@@ -81,6 +90,15 @@ def roll_back(body: Rollback, caller: Editor, edits: Edits) -> Response:
         return Answer(200, version_out(now), etags.etag(edit.version))
 
     return edits.run(change)
+
+
+def _at(connection: Connection, version: int) -> Policy:
+    """Raises Problem (404) where there is no such version."""
+    policy = rules.snapshot(connection, version) if version else Policy()
+    if policy is None:
+        newest = rules.current(connection)
+        raise Problem(404, f"there is no version {version} of the policy; the newest is {newest}")
+    return policy
 
 
 def _policy(policy: Policy) -> dict[str, object]:

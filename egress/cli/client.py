@@ -2,7 +2,7 @@
 
 Where it goes: `--api URL` (a token in EGRESS_TOKEN or a file), else the unix socket of `egress serve` on this host,
 else the application itself, in this process and over the database (docs/adr/0012). On the last two ways the kernel
-says who is calling.
+says who is calling. With --case (`params.case_option`, for commands that only read) it is the last way, over the case.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from urllib.parse import quote
 import click
 import httpx
 
+from egress.cli.params import chosen_case
 from egress.cli.text import plain
 from egress.config import Config, load_config
 from egress.errors import EgressError, InputError
@@ -35,12 +36,16 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 class Api:
     """One API. Every method raises InputError for what the caller got wrong, EgressError for all else that fails."""
 
-    def __init__(self, url: str, token: str, ca: Path | None, config: Config) -> None:
+    def __init__(self, url: str, token: str, ca: Path | None, config: Config, case: str | None = None) -> None:
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         self.control_socket = config.control_socket  # of the gateway on this host
         self._where = url
         self._sync: httpx.Client | None = None
-        if url:
+        if case:
+            if url:
+                raise InputError("--case names a file of this host, --api another place: leave out one of them")
+            self._here = _Here(config, {}, case)
+        elif url:
             try:
                 self._sync = httpx.Client(base_url=url, headers=headers, verify=_trust(ca), timeout=SECONDS)
             except httpx.InvalidURL as error:
@@ -120,16 +125,25 @@ class Api:
 class _Here:
     """The application in this process; the caller is whoever runs it."""
 
-    def __init__(self, config: Config, headers: dict[str, str]) -> None:
+    def __init__(self, config: Config, headers: dict[str, str], case: str | None = None) -> None:
         from api.app import create_app
 
-        if os.getuid() == 0 and not config.database:  # a fresh host: nobody has made its directory yet
+        self._case = None
+        who = os.getuid()
+        if case:
+            from egress.store.cases import open_case
+
+            self._case = open_case(config, case)
+            who = 0  # whoever may read a case's file may ask it anything
+        elif os.getuid() == 0 and not config.database:  # a fresh host: nobody has made its directory yet
             config.state_dir.mkdir(parents=True, exist_ok=True, mode=0o755)
-        self._headers, self._app = headers, create_app(config)
-        self._transport = httpx.ASGITransport(self._app, client=(f"unix:{os.getuid()}", os.getpid()))
+        self._headers, self._app = headers, create_app(config, self._case)
+        self._transport = httpx.ASGITransport(self._app, client=(f"unix:{who}", os.getpid()))
 
     def close(self) -> None:
         self._app.state.database.close()
+        if self._case is not None:
+            self._case.dispose()
 
     def request(
         self, method: str, path: str, params: dict[str, str], data: bytes | None, headers: dict[str, str]
@@ -160,7 +174,7 @@ def api_options(command: _F) -> _F:
     def with_api(
         *args: object, url: str, token_file: Path | None, ca: Path | None, config_file: Path | None, **kwargs: object
     ) -> object:
-        with Api(url, _token(token_file), ca, load_config(config_file)) as api:
+        with Api(url, _token(token_file), ca, load_config(config_file), chosen_case()) as api:
             return command(*args, api=api, **kwargs)
 
     return with_api  # type: ignore[return-value]

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import click
 
-from egress.cli.params import Time
+from egress.cli.params import Time, case_words, chosen_case
+from egress.cli.queries import config_option, records
 from egress.cli.text import plain, when
 from egress.config import load_config
 from egress.errors import EgressError
 from egress.model import Agent, Policy
 from egress.policyfile import dump_yaml, to_document
 from egress.store import agents, rules
-from egress.store.database import open_database
 from egress.whatif.learn import Proposal, learn
 
 EXAMPLES = """\b
@@ -24,21 +24,24 @@ Examples:
   egress learn trainer --since 1h                   rules for what it did in the last hour
   egress learn trainer --since 1d -w trainer.yaml   to review, then: egress allowlist import trainer.yaml
   egress learn trainer --since 1d --all             as if no rule allowed anything yet
+  egress learn 10.77.0.2 --case incident            what it did in a capture
 """
 LISTED = 50  # things left out that are named in the file's head
 
 
 @click.command("learn", epilog=EXAMPLES)
 @click.argument("agent")
-@click.option("--since", type=Time(), required=True, metavar="TIME", help="What it did then or later: 1h, 2026-11-23.")
+@click.option(
+    "--since", type=Time(), metavar="TIME", help="What it did then or later: 1h, 2026-11-23; needed outside a case."
+)
 @click.option("--until", type=Time(), metavar="TIME", help="What it began by then.")
 @click.option("--all", "everything", is_flag=True, help="Also what rules in force allow already.")
 @click.option("-w", "--write", "file", type=click.Path(path_type=Path), metavar="FILE", help="Write there instead.")
 @click.option("-o", "--output", type=click.Choice(["human", "json"]), default="human", show_default=True)
-@click.option("--config", type=click.Path(path_type=Path), metavar="FILE", help="Config file, for its database.")
+@config_option
 def command(
     agent: str,
-    since: float,
+    since: float | None,
     until: float | None,
     everything: bool,
     file: Path | None,
@@ -50,27 +53,24 @@ def command(
     Names before addresses, and nothing that a signature objected to. Nothing is changed. To learn what an agent needs,
     let it work in mode monitor for a while.
     """
-    settings = load_config(config)
-    database = open_database(settings.database_url, create=False)
-    try:
-        with database.connect() as connection:
-            stored = agents.agent(connection, agent)
-            proposal = learn(
-                connection,
-                stored.agent if stored is not None else Agent(agent),
-                rules.snapshot(connection) or Policy(),
-                since,
-                until,
-                now=time.time(),
-                everything=everything,
-                gate_queries=settings.gate_queries,
-            )
-    finally:
-        database.dispose()
+    if since is None and not chosen_case():
+        raise click.UsageError("--since is needed: how far back to learn from")
+    with records(config) as database, database.connect() as connection:
+        stored = agents.agent(connection, agent)
+        proposal = learn(
+            connection,
+            stored.agent if stored is not None else Agent(agent),
+            rules.snapshot(connection) or Policy(),
+            since,
+            until,
+            now=time.time(),
+            everything=everything,
+            gate_queries=load_config(config).gate_queries,
+        )
     if not proposal.recorded:
         raise EgressError(
             f"nothing that agent {ascii(agent)[1:-1]} began is on record for that time: "
-            "widen --since, or let it work behind the gateway first (`egress query` shows what there is)"
+            f"widen --since, or let it work behind the gateway first (`egress query{case_words()}` shows what there is)"
         )
     text = _json(proposal) if output == "json" else _yaml(proposal, since, until)
     if file is None:
@@ -83,9 +83,10 @@ def command(
     click.echo(f"{file}: {len(proposal.rules)} rules; review them, then: egress allowlist import {file}", err=True)
 
 
-def _yaml(proposal: Proposal, since: float, until: float | None) -> str:
+def _yaml(proposal: Proposal, since: float | None, until: float | None) -> str:
     """The document, below a head that says what it was made from."""
-    span = f"{when(since)[:19]} to {when(until)[:19] if until is not None else 'now'} UTC"
+    begin, end = (None if moment is None else f"{when(moment)[:19]} UTC" for moment in (since, until))
+    span = f"{begin or 'the first'} to {end or ('the last' if since is None else 'now')}"
     left = proposal.recorded - proposal.covered - proposal.already
     head = [
         f"Proposed by egress learn for agent {proposal.agent}, from what it did from {span}.",

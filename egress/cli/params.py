@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import sys
 import time
 from datetime import UTC, datetime
@@ -11,6 +12,8 @@ from pathlib import Path
 import click
 
 from egress.errors import InputError
+
+_CASE = "egress.case"  # in the context of a command
 
 _AGO = re.compile(r"([0-9]{1,9})([smhdw])", re.ASCII)
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
@@ -32,6 +35,31 @@ class Time(click.ParamType[float]):
             return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
         except (ValueError, OverflowError):
             self.fail(f"{text!r} is no time; write 2026-11-23T15:00 (UTC) or 15m, 2h, 1d for that long ago", param, ctx)
+
+
+def _note(ctx: click.Context, _param: click.Parameter, value: str | None) -> None:
+    ctx.meta[_CASE] = value
+
+
+case_option = click.option(
+    "--case",
+    metavar="CASE",
+    expose_value=False,
+    callback=_note,
+    help="Look into this case instead (`egress case list`): its name, or a path that ends in .db.",
+)
+
+
+def chosen_case() -> str | None:
+    """What --case of the command that runs says."""
+    context = click.get_current_context(silent=True)
+    return None if context is None else context.meta.get(_CASE)
+
+
+def case_words() -> str:
+    """` --case NAME`, for commands that are suggested; nothing outside a case."""
+    case = chosen_case()
+    return f" --case {shlex.quote(case)}" if case else ""
 
 
 class Listing(click.Group):

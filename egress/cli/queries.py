@@ -8,28 +8,40 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, TypeVar
 
 import click
 from rich.cells import cell_len
 from sqlalchemy.engine import Engine
 
+from egress.cli.params import case_option, chosen_case
 from egress.cli.text import plain
 from egress.config import load_config
 from egress.errors import EgressError, InputError
+from egress.store.cases import open_case
 from egress.store.database import open_database
 from egress.store.reader import finding_ids, flow_ids
 from egress.store.search import FIELDS, InvalidQuery, compile_query
 from egress.store.tables import flows
+from egress.store.timeline import span
 
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+DAY = 86400.0  # seconds
 SHOWN = 60  # characters of a query on either side of a mistake
 
 _NEGATED = re.compile(rf"-+(?:\(|(?:{'|'.join(FIELDS)})[:=<>!])")
 _PREFIX = re.compile(r"[0-9a-f]{1,16}", re.ASCII)
 
 query_argument = click.argument("words", metavar="[QUERY]...", nargs=-1)
-config_option = click.option(
+_config_option = click.option(
     "--config", type=click.Path(path_type=Path), metavar="FILE", help="Config file, for its database."
 )
+
+
+def config_option(command: _F) -> _F:
+    """Adds --config, which the command gets, and --case: `records` opens what they name."""
+    return case_option(_config_option(command))
 
 
 class QueryCommand(click.Command):
@@ -60,14 +72,25 @@ def pointed(text: str, column: int) -> tuple[str, str]:
 
 @contextmanager
 def records(config: Path | None) -> Iterator[Engine]:
-    """The database of the config. Raises EgressError where there is none."""
+    """The case that --case names, else the database of the config. Raises EgressError where there is none."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a name from the network may not fit the terminal's encoding
-    engine = open_database(load_config(config).database_url, create=False)
+    settings, case = load_config(config), chosen_case()
+    engine = open_case(settings, case) if case else open_database(settings.database_url, create=False)
     try:
         yield engine
     finally:
         engine.dispose()
+
+
+def period(engine: Engine, since: float | None, until: float | None, now: float) -> tuple[float, float]:
+    """From when to when: without limits the last day, of a case all of it. Raises InputError."""
+    found = span(engine) if chosen_case() else None
+    begin, end = found or (now - DAY, now)
+    begin, end = begin if since is None else since, end if until is None else until
+    if end <= begin and (since is not None or until is not None):
+        raise InputError("--until must be later than --since")
+    return begin, end
 
 
 def chosen_flow(engine: Engine, wanted: str) -> str:

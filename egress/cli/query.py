@@ -19,7 +19,7 @@ from rich.text import Text
 from sqlalchemy.engine import Engine
 
 from egress.cli import counts, csvtext
-from egress.cli.params import Time
+from egress.cli.params import Time, chosen_case
 from egress.cli.queries import QueryCommand, checked, config_option, query_argument, records
 from egress.cli.tables import table
 from egress.cli.text import endpoint, plain, size, when
@@ -214,7 +214,7 @@ def _nothing(engine: Engine, wanted: Filter) -> str:
         return "No flow is so far back; take a smaller --page."
     if replace(wanted, limit=None, now=0.0, sort="") != Filter():
         return "No flow matches; leave out a filter, or widen --since and --until."
-    waiting = "" if agents(engine) else " Start `egress gateway` or `egress run` to watch some."
+    waiting = "" if chosen_case() or agents(engine) else " Start `egress gateway` or `egress run` to watch some."
     return f"No flow is recorded yet.{waiting}"
 
 

@@ -8,24 +8,33 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from ipaddress import ip_network
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from egress.cli.text import endpoint, plain
+from egress.config import load_config
 from egress.errors import EgressError
 from egress.eve import iso
-from egress.model import Policy
+from egress.model import Policy, Rule
 from egress.policyfile import load_policy
 from egress.replay import Found, Network, Report, replay
 
+if TYPE_CHECKING:
+    from egress.cli.filing import Filing
+
 PROGRESS_BYTES = 8 * 1024 * 1024  # files from this size on take long enough for a progress bar
 FOUND = 3
+
+_Judge = Callable[[Path, Callable[[int], object]], Report]
 
 EXAMPLES = """\b
 Examples:
   egress replay capture.pcap                           openers are the agents
   egress replay --agent-net 10.77.0.0/16 host.pcapng   only what these addresses do
   egress replay -o json *.pcap | jq .findings          one document a file
+  egress replay --into-db incident *.pcap              kept: egress query --case incident
+  egress replay --into-db ./incident.db host.pcap      in a file of one's own, no root needed
 """
 
 
@@ -47,22 +56,60 @@ def _networks(_: click.Context, __: click.Parameter, values: tuple[str, ...]) ->
     callback=_networks,
     help="Addresses of agents; may be repeated. Without it the opener of each flow is the agent.",
 )
+@click.option(
+    "--into-db",
+    "case",
+    metavar="CASE",
+    help="Keep all records in this case, a database of its own: a name, or a path that ends in .db.",
+)
 @click.option("-o", "--output", type=click.Choice(["human", "json"]), default="human", show_default=True)
+@click.option("--config", type=click.Path(path_type=Path), metavar="FILE", help="Config file: cases are in state_dir.")
 @click.pass_context
 def command(
-    context: click.Context, files: tuple[Path, ...], policy_file: Path | None, networks: list[Network], output: str
+    context: click.Context,
+    files: tuple[Path, ...],
+    policy_file: Path | None,
+    networks: list[Network],
+    case: str | None,
+    output: str,
+    config: Path | None,
 ) -> None:
     """Judge capture files (pcap, pcapng) as the gateway would have, at their own timestamps.
 
+    With --into-db all commands that read records can look at it: egress query --case CASE. A case that is there is
+    added to; a file that it has is not stored twice.
+
     Exit code: 0 nothing found, 3 something found, 1 a file could not be read, 2 wrong usage.
     """
-    policy = Policy(1, load_policy(policy_file)) if policy_file else Policy()
+    rules = load_policy(policy_file) if policy_file else ()
+    if case is None:
+        policy = Policy(1, rules) if policy_file else Policy()
+        context.exit(_replay(files, lambda path, progress: replay(path, policy, networks, progress), output))
+    with _filing(case, rules, networks, config) as filing:
+        code = _replay(files, filing.judge, output)
+        click.echo(filing.hint, err=output == "json")
+    context.exit(code)
+
+
+@contextmanager
+def _filing(case: str, rules: tuple[Rule, ...], networks: list[Network], config: Path | None) -> Iterator[Filing]:
+    from egress.cli.filing import Filing  # SQLAlchemy, which a replay alone does not need
+
+    filing = Filing(load_config(config), case, rules, networks)
+    try:
+        yield filing
+    finally:
+        filing.close()
+
+
+def _replay(files: tuple[Path, ...], judge: _Judge, output: str) -> int:
+    """Report on each file; returns the exit code."""
     show = _json if output == "json" else _human
     code = 0
     for path in files:
         try:
             with _progress(path) as progress:
-                report = replay(path, policy, networks, progress)
+                report = judge(path, progress)
         except EgressError as error:
             click.echo(f"egress: {error}", err=True)
             code = 1
@@ -72,7 +119,7 @@ def command(
         click.echo(show(report))
         if report.findings and not code:
             code = FOUND
-    context.exit(code)
+    return code
 
 
 @contextmanager

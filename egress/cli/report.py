@@ -12,12 +12,12 @@ import click
 from sqlalchemy.engine import Engine
 
 from egress.cli.html import Html, page, tag
-from egress.cli.params import Time
+from egress.cli.params import Time, case_words
 from egress.cli.plots import activity, intervals
-from egress.cli.queries import config_option, records
+from egress.cli.queries import config_option, period, records
 from egress.cli.story_agent import attachment
 from egress.cli.text import endpoint, hexdump, size, when
-from egress.errors import EgressError, InputError
+from egress.errors import EgressError
 from egress.model import FindingRecord
 from egress.store.counting import Count, count_by
 from egress.store.evidence import read
@@ -43,27 +43,26 @@ svg { width: 100%; height: auto; font-size: 11px; } .accepted { fill: #4a8f5b; }
 EXAMPLES = """\b
 Examples:
   egress report --agent rome-7 --since 7d -w rome-7.html
+  egress report --agent 10.77.0.2 --case incident -w incident.html
   egress report --agent rome-7 --since 2026-11-23T15:00 --until 2026-11-23T18:00 -w - > incident.html
 """
 
 
 @click.command("report", epilog=EXAMPLES)
 @click.option("--agent", required=True, metavar="NAME", help="Whose.")
-@click.option("--since", type=Time(), default="24h", show_default=True, metavar="TIME", help="Where it begins.")
-@click.option("--until", type=Time(), metavar="TIME", help="Where it ends [now].")
+@click.option("--since", type=Time(), metavar="TIME", help="Where it begins [24h ago; of a case its first flow].")
+@click.option("--until", type=Time(), metavar="TIME", help="Where it ends [now; of a case its last record].")
 @click.option("-w", "--write", "target", required=True, metavar="FILE", help="Where to; - is standard output.")
 @config_option
-def command(*, agent: str, since: float, until: float | None, target: str, config: Path | None) -> None:
+def command(*, agent: str, since: float | None, until: float | None, target: str, config: Path | None) -> None:
     """Write one HTML page on an agent: summary, timeline, destinations, beacons' intervals, findings with their bytes.
 
     It needs nothing but itself: no network, no scripts. Times are UTC.
     """
     now = time.time()
-    until = now if until is None else until
-    if until <= since:
-        raise InputError("--until must be later than --since")
     with records(config) as engine:
-        written = _report(engine, agent, since, until, now).encode("utf-8", "backslashreplace")
+        begin, end = period(engine, since, until, now)
+        written = _report(engine, agent, begin, end, now).encode("utf-8", "backslashreplace")
     if target == "-":
         sys.stdout.buffer.write(written)
         sys.stdout.buffer.flush()
@@ -175,7 +174,7 @@ def _findings(engine: Engine, found: Sequence[FindingRecord]) -> list[Html]:
             tag("pre", Html("\n".join(str(tag("span", line)) for line in hexdump(each.evidence)))),
         ]
         if kept is not None and kept.packets:
-            command = f"egress evidence {each.finding_id} -w {each.finding_id}.pcapng"
+            command = f"egress evidence {each.finding_id} -w {each.finding_id}.pcapng{case_words()}"
             parts.append(tag("p", f"{len(kept.packets)} packets are kept: ", tag("code", command)))
     return [*parts, *_cut(len(found), "newest findings")]
 

@@ -102,6 +102,7 @@ def _flow_document(story: FlowStory) -> dict[str, object]:
         "packets": {finding_id: dataclasses.asdict(kept) for finding_id, kept in story.kept.items()},
         "before": [{**to_eve(told), "findings": [to_eve(each) for each in found]} for told, found in story.before],
         "more_before": story.more_before,
+        "captures": list(story.files),
     }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from egress.cli.brief import brief
+from egress.cli.params import case_words
 from egress.cli.text import endpoint, hexdump, plain, size, when
 from egress.model import Action, FindingRecord, FlowRecord, Mode, Reason, Rule
 from egress.store.story import BEFORE, FlowStory, Kept
@@ -50,6 +51,8 @@ def flow_lines(story: FlowStory, but: str = "") -> Iterator[str]:
     yield labelled("verdict", _verdict(found.action, found.mode, REASONS[found.reason]))
     if found.rule_id or found.policy_version:
         yield labelled("rule", _rule_text(found, story.rule))
+    for number, file in enumerate(story.files):
+        yield labelled("" if number else "capture", file)
     yield labelled("out", f"{found.packets_out} packets, {size(found.bytes_out)}")
     yield labelled("in", f"{found.packets_in} packets, {size(found.bytes_in)}")
     if found.unseen_bytes:
@@ -91,7 +94,7 @@ def kept_line(finding_id: str, kept: Kept | None) -> str:
     """Whether there are packets of a finding."""
     if kept is None:
         return labelled("packets", "none are kept")
-    command = f"egress evidence {finding_id[:8]} -w {finding_id[:8]}.pcapng"
+    command = f"egress evidence {finding_id[:8]} -w {finding_id[:8]}.pcapng{case_words()}"
     return labelled("packets", f"{kept.packets} are kept ({size(kept.bytes)}): {command}")
 
 

@@ -13,7 +13,7 @@ import click
 
 from egress.cli.drawing import axis_lines, bars, blocks, marks
 from egress.cli.params import Time
-from egress.cli.queries import QueryCommand, checked, config_option, query_argument, records
+from egress.cli.queries import QueryCommand, checked, config_option, period, query_argument, records
 from egress.cli.tables import as_json, output_option
 from egress.cli.text import plain, size, when
 from egress.errors import InputError
@@ -34,6 +34,7 @@ EXAMPLES = """\b
 Examples:
   egress timeline                                  every agent's last day
   egress timeline agent:rome-* --since 2h --bucket 1m
+  egress timeline --case incident                  all of a case
   egress timeline -proto:udp --since 2026-11-23T15:00 --until 2026-11-23T18:00 -o json
 """
 
@@ -56,8 +57,8 @@ class _Bucket(click.ParamType[int]):
 @click.command("timeline", cls=QueryCommand, epilog=EXAMPLES)
 @query_argument
 @click.option("--agent", default="", metavar="GLOB", help="Only this agent, or those that match.")
-@click.option("--since", type=Time(), default="24h", show_default=True, metavar="TIME", help="Where it begins.")
-@click.option("--until", type=Time(), metavar="TIME", help="Where it ends [now].")
+@click.option("--since", type=Time(), metavar="TIME", help="Where it begins [24h ago; of a case its first flow].")
+@click.option("--until", type=Time(), metavar="TIME", help="Where it ends [now; of a case its last record].")
 @click.option("--bucket", type=_Bucket(), default="auto", show_default=True, metavar="TIME", help="A column's time.")
 @click.option("--limit", type=click.IntRange(1), default=AGENTS, show_default=True, help="The N busiest agents.")
 @output_option
@@ -66,7 +67,7 @@ def command(
     *,
     words: tuple[str, ...],
     agent: str,
-    since: float,
+    since: float | None,
     until: float | None,
     bucket: int,
     limit: int,
@@ -78,18 +79,9 @@ def command(
     QUERY is as in `egress query`. A flow and all its bytes are drawn where it began.
     """
     now = time.time()
-    until = now if until is None else until
-    if until <= since:
-        raise InputError("--until must be later than --since")
     wanted = Filter(query=checked(words, now), now=now, agent=agent)
-    room = _room()
-    shown = axis(since, until, room, bucket or None)
-    most = STEPS if output == "json" else room
-    if shown.count > most:
-        raise InputError(
-            f"--bucket makes {shown.count} columns and there is room for {most}: take auto, or a shorter time"
-        )
     with records(config) as engine:
+        shown = _axis(*period(engine, since, until, now), bucket, for_people=output != "json")
         found, more = timeline(engine, wanted, shown, limit)
     if output == "json":
         as_json(_document(found, more, shown))
@@ -103,6 +95,17 @@ def command(
         click.echo(f"the {len(found)} busiest agents; {more} more: --limit {len(found) + more}")
 
 
+def _axis(since: float, until: float, bucket: int, *, for_people: bool) -> Axis:
+    room = _room()
+    shown = axis(since, until, room, bucket or None)
+    most = room if for_people else STEPS
+    if shown.count > most:
+        raise InputError(
+            f"--bucket makes {shown.count} columns and there is room for {most}: take auto, or a shorter time"
+        )
+    return shown
+
+
 def _room() -> int:
     width = shutil.get_terminal_size((DEFAULT_WIDTH, 24)).columns if sys.stdout.isatty() else DEFAULT_WIDTH
     return max(20, width - NAME - len(" findings ") - NUMBERS)
@@ -111,7 +114,8 @@ def _room() -> int:
 def _drawn(found: tuple[Activity, ...], shown: Axis) -> Iterator[str]:
     signs = blocks(sys.stdout.encoding)
     label = NAME + len(" findings ")
-    yield f"{when(shown.begin)[:16]} to {when(shown.end)[:16]} UTC, {_length(shown.step)} a column"
+    exact = 16 if shown.step % 60 == 0 else 19
+    yield f"{when(shown.begin)[:exact]} to {when(shown.end)[:exact]} UTC, {_length(shown.step)} a column"
     for each in found:
         name = plain(each.agent)
         name = name if len(name) <= NAME else f"{name[: NAME - 1]}~"

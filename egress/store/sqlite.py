@@ -7,7 +7,7 @@ import ipaddress
 import os
 import sqlite3
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 
@@ -69,6 +69,12 @@ def writing(engine: Engine) -> Iterator[Connection]:
     """A transaction that has the write lock from its start on."""
     with engine.execution_options(immediate=True).begin() as connection:
         yield connection
+
+
+def seal(path: Path) -> None:
+    """Make a file whole in itself, without a log beside it: to copy, and to read where nothing may be written."""
+    with suppress(sqlite3.OperationalError), closing(sqlite3.connect(path, timeout=BUSY)) as plain:
+        plain.execute("PRAGMA journal_mode=DELETE")  # fails while somebody else has it open, and then need not be
 
 
 def _touch(path: Path) -> None:

@@ -12,6 +12,7 @@ from egress.errors import EgressError
 from egress.model import FindingRecord, FlowRecord, Rule
 from egress.store.agents import StoredAgent
 from egress.store.agents import agent as stored_agent
+from egress.store.cases import files_of
 from egress.store.counting import Count, count_by
 from egress.store.evidence import read
 from egress.store.listing import finding as find_finding
@@ -41,6 +42,7 @@ class FlowStory:
     kept: dict[str, Kept]  # by finding id
     before: tuple[Told, ...]  # what the agent began in the BEFORE seconds before, the last MOST
     more_before: bool
+    files: tuple[str, ...] = ()  # of a case: the captures that hold the flow
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +72,7 @@ def flow_story(engine: Engine, flow_id: str) -> FlowStory:
     kept = {each.finding_id: _kept(engine, each.finding_id) for each in findings}
     with engine.connect() as connection:
         stored = rule_at(connection, found.rule_id, found.policy_version) if found.rule_id else None
+        files = files_of(connection, flow_id)
     earlier = _before(engine, found)
     return FlowStory(
         found,
@@ -78,6 +81,7 @@ def flow_story(engine: Engine, flow_id: str) -> FlowStory:
         {finding_id: each for finding_id, each in kept.items() if each is not None},
         earlier[-MOST:],
         len(earlier) > MOST,
+        files,
     )
 
 

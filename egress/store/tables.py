@@ -345,3 +345,32 @@ journal_checkpoints = sa.Table(
     sa.Column("updated", Micros, nullable=False),
     comment="How far the recorder has read; moves in the transaction that stores the records",
 )
+
+captures = sa.Table(
+    "captures",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=False, comment="1, 2, 3, … within the case"),
+    sa.Column("file", Plain, nullable=False, comment="its path, as it was given"),
+    sa.Column("size", sa.BigInteger, nullable=False, comment="bytes"),
+    sa.Column("sha256", sa.Text, nullable=False, comment="of the file, hex"),
+    sa.Column("added", Micros, nullable=False),
+    sa.Column("finished", Micros, comment="null: it is being read, or that was interrupted"),
+    sa.Column("policy_version", sa.Integer, nullable=False, comment="it was judged under; 0: no rules"),
+    sa.Column("networks", Names, nullable=False, comment="CIDRs of the agents; []: whoever opened a flow is its agent"),
+    sa.Column("packets", sa.BigInteger, nullable=False, comment="frames of whatever kind"),
+    sa.Column("flows", sa.BigInteger, nullable=False),
+    sa.Column("findings", sa.BigInteger, nullable=False),
+    sa.Column("unread", sa.BigInteger, nullable=False, comment="frames that do not parse or are of no agent"),
+    sa.Column("truncated", Plain, nullable=False, comment="where the file breaks off; empty: it does not"),
+    sa.Index(None, "sha256", unique=True),
+    comment="Of a case (`egress replay --into-db`): what it was made from. Empty in the database of a gateway",
+)
+
+captured_flows = sa.Table(
+    "captured_flows",
+    metadata,
+    sa.Column("flow_id", Plain, primary_key=True),
+    sa.Column("capture", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Index(None, "capture"),
+    comment="Of a case: which captures hold a flow. One that several hold has one row in `flows`",
+)

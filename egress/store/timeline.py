@@ -78,6 +78,13 @@ def timeline(engine: Engine, wanted: Filter, shown: Axis, most: int) -> tuple[tu
     return tuple(found.values()), len(totals) - len(found)
 
 
+def span(engine: Engine) -> tuple[float, float] | None:
+    """From the start of the first flow to the last record of any; None where there is no flow."""
+    with engine.connect() as connection:
+        begin, end = connection.execute(sa.select(sa.func.min(flows.c.start), sa.func.max(flows.c.updated))).one()
+    return None if begin is None else (begin, end)
+
+
 def starts(engine: Engine, wanted: Filter, dst: str, limit: int) -> list[float]:
     """When the newest `limit` of the flows to an address began, oldest first."""
     query = sa.select(flows.c.start).where(*conditions(flows, wanted), flows.c.dst == dst)

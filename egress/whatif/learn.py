@@ -20,6 +20,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from glob import escape
 
 from sqlalchemy.engine import Connection
 
@@ -75,7 +76,7 @@ def learn(
     """
     objections = Objections(connection, agent, now)
     lesson = _Lesson(agent, policy, objections, now, everything, gate_queries)
-    for number, deed in enumerate(deeds(connection, since=since, until=until, agent=agent.name), 1):
+    for number, deed in enumerate(deeds(connection, since=since, until=until, agent=escape(agent.name)), 1):
         if number > MAX_DEEDS:
             raise EgressError(f"agent {agent.name} did more than {MAX_DEEDS} different things; learn from less time")
         lesson.see(deed)

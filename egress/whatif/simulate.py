@@ -1,6 +1,7 @@
 """What would a candidate policy have changed? It is asked of every stored flow, as its record tells of it.
 
-Only the policy is another: agents are as they are now, and expiry is not looked at, for it would say something about
+Only the policy is another: agents are as they are now (those that are gone have the default that is given, and no
+labels), and expiry is not looked at, for it would say something about
 the hour of the flow and not about the rule; a `once` rule admits its first flow. What the rules did not decide
 (budgets, refused destinations, quarantine, packets that made no sense) stays refused; a finding stands unless the
 candidate's rule exempts every signature that objected, and one that was exempted then refuses where it is not exempted
@@ -56,6 +57,7 @@ class Simulation:
     same: int
     groups: tuple[Group, ...]  # most flows first
     more: int  # changed flows that are in no group, `limit` or MAX_GROUPS being reached
+    gone: int  # agents among them that are not attached any more
 
 
 @dataclass(slots=True)
@@ -72,6 +74,7 @@ class _Totals:
     newly_refused: int = 0
     newly_allowed: int = 0
     groups: dict[tuple[str, str, str, int, bool], _Tally] = field(default_factory=dict)
+    gone: set[str] = field(default_factory=set)
 
 
 def simulate(
@@ -81,21 +84,27 @@ def simulate(
     agents: Mapping[str, Agent],
     since: float | None = None,
     until: float | None = None,
+    agent: str = "",
+    default: Action = Action.REJECT,
     limit: int = LIMIT,
     gate_queries: bool = True,
     progress: Callable[[int], None] | None = None,
 ) -> Simulation:
-    """Judge what the agents did between `since` and `until` (seconds) again. Agents that are gone: refused by default.
+    """Judge what agents (`agent`: a glob) did between `since` and `until` (seconds) again.
 
-    `progress` is told now and then how many flows are judged.
+    `default` is what agents that are gone had, where no rule speaks. `progress` is told now and then how many flows
+    are judged.
     """
     judge = _Candidate(connection, candidate, gate_queries)
     totals = _Totals()
-    for number, deed in enumerate(deeds(connection, since=since, until=until), 1):
-        agent = agents.get(deed.agent) or forgotten(deed.agent, deed.mode)
+    for number, deed in enumerate(deeds(connection, since=since, until=until, agent=agent), 1):
+        who = agents.get(deed.agent)
+        if who is None:
+            totals.gone.add(deed.agent)
+            who = forgotten(deed.agent, deed.mode, default)
         left = deed.count
         while left:
-            verdict, spent = judge.decide(agent, deed)
+            verdict, spent = judge.decide(who, deed)
             times = 1 if spent else left  # the next one finds the rule spent
             _count(totals, deed, verdict, times)
             left -= times
@@ -174,4 +183,5 @@ def _summary(totals: _Totals, limit: int) -> Simulation:
         totals.flows - changed,
         shown,
         changed - sum(group.newly_refused + group.newly_allowed for group in shown),
+        len(totals.gone),
     )

@@ -11,6 +11,7 @@ from sqlalchemy.engine import Connection
 
 from egress.domain import canonical, is_address
 from egress.model import Action, Mode, Reason
+from egress.store.matching import glob
 from egress.store.tables import findings as finding_table
 from egress.store.tables import flows as flow_table
 from egress.whatif.subject import DNS, NAMING, Target, recorded
@@ -52,7 +53,7 @@ class Deed:
 def deeds(
     connection: Connection, *, since: float | None = None, until: float | None = None, agent: str = ""
 ) -> Iterator[Deed]:
-    """Outbound flows active between `since` and `until`, in the order of their first start; streamed."""
+    """Outbound flows of agents (a glob) active between `since` and `until`, in the order of their first start."""
     flow, objected = flow_table.c, _objections(agent)
     kinds = (
         flow.agent, flow.proto, flow.dst, flow.dport, flow.app_proto, flow.server_name, flow.names,
@@ -61,7 +62,7 @@ def deeds(
     first, last = sa.func.min(flow.start).label("first"), sa.func.max(flow.updated).label("last")
     terms = [flow.direction == "out"]
     if agent:
-        terms.append(flow.agent == agent)
+        terms.append(glob(flow.agent, agent))
     if since is not None:
         terms.append(flow.updated >= since)
     if until is not None:
@@ -106,7 +107,7 @@ def _objections(agent: str) -> sa.Subquery:
     made = finding_table.c
     query = sa.select(made.flow_id, made.signature).distinct()
     if agent:
-        query = query.where(made.agent == agent)
+        query = query.where(glob(made.agent, agent))
     pairs = query.order_by(made.flow_id, made.signature).subquery()
     return (
         sa.select(pairs.c.flow_id, sa.func.aggregate_strings(pairs.c.signature, " ").label("signatures"))

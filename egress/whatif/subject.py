@@ -60,6 +60,6 @@ def recorded(
     return Target(number, packed(dst), dport, app, bound, said)
 
 
-def forgotten(name: str, mode: Mode = Mode.ENFORCE) -> Agent:
-    """An agent of which only records are left: refused by default, without labels."""
-    return Agent(name, mode=mode)
+def forgotten(name: str, mode: Mode = Mode.ENFORCE, default: Action = Action.REJECT) -> Agent:
+    """An agent of which only records are left: without labels, and refused unless its default is known."""
+    return Agent(name, mode=mode, default=default)

@@ -109,3 +109,37 @@ def test_what_is_no_document_is_refused(root: Client) -> None:
         assert answer.headers["content-type"] == "application/problem+json"
     assert_problem(root.request("POST", "/simulate?since=later", **YAML), 422, "since")
     assert_problem(root.request("POST", "/simulate?limit=0", **YAML), 422, "limit")
+
+
+def test_a_version_of_the_policy_is_asked_like_a_document(lived: Engine, root: Client) -> None:
+    ids = [root.post("/allowlist", {"action": "allow", "destination": f"{name}.example"}).json()["id"] for name in "ac"]
+    root.delete(f"/allowlist/{ids[0]}")
+    for version in range(4):
+        rules = [
+            {key: value for key, value in rule.items() if key != "created"}
+            for rule in root.get(f"/policy/versions/{version}").json()["rules"]
+        ]
+        replayed = root.post(f"/policy/versions/{version}/replay?since=2h")
+        assert replayed.json() == root.post("/simulate?since=2h", {"rules": rules}).json()
+    assert root.post("/policy/versions/2/replay").json()["newly_allowed"] == 1
+    assert_problem(root.post("/policy/versions/9/replay"), 404, detail="no version 9 of the policy; the newest is 3")
+    assert_problem(root.post("/policy/versions/1/replay?since=later"), 422, "since")
+
+
+def test_replaying_a_version_needs_an_editor_of_all_agents(lived: Engine, as_role: AsRole) -> None:
+    for role in ("gateway", "viewer", "approver"):
+        assert_problem(as_role(role).post("/policy/versions/0/replay"), 403, detail=f"yours is {role}")
+    assert as_role("editor").post("/policy/versions/0/replay").status_code == 200
+    assert_problem(as_role("editor", "ci-*").post("/policy/versions/0/replay"), 403, detail="ci-*")
+
+
+def test_agents_that_are_gone_have_the_default_that_is_given(lived: Engine, root: Client) -> None:
+    gone = flow(agent="gone", start=time.time() - 60, updated=time.time() - 59)
+    with writing(lived) as connection:
+        store(connection, [gone])
+    denied, allowed = (root.post(f"/policy/versions/0/replay?default={word}").json() for word in ("deny", "allow"))
+    assert (denied["gone"], denied["newly_refused"]) == (1, 5), "trainer's default is deny either way"
+    assert (allowed["gone"], allowed["newly_refused"]) == (1, 4)
+    only = root.post("/policy/versions/0/replay?default=deny&agent=g*").json()
+    assert (only["flows"], only["newly_refused"]) == (1, 1)
+    assert_problem(root.post("/policy/versions/0/replay?default=maybe"), 422, "default")

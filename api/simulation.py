@@ -1,0 +1,58 @@
+"""What other rules would have done to the stored flows: the parameters and the answer of every route that asks it."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from typing import Annotated
+
+from fastapi import Depends, Query
+from sqlalchemy.engine import Engine
+from starlette.responses import JSONResponse
+
+from api.auth import Caller
+from api.paging import Since, Until, moment
+from api.shapes import DefaultName
+from egress.config import Config
+from egress.model import Action, Rule
+from egress.store import agents
+from egress.whatif.simulate import simulate
+
+
+class Simulated:
+    """Of which flows, and how much of the answer."""
+
+    def __init__(
+        self,
+        since: Since = "24h",
+        until: Until = None,
+        agent: Annotated[str, Query(max_length=128, description="Name or glob")] = "",
+        default: Annotated[
+            DefaultName, Query(description="What agents that are not attached any more had, where no rule speaks.")
+        ] = "deny",
+        limit: Annotated[int, Query(ge=1, le=1000, description="Groups, most flows first.")] = 100,
+    ) -> None:
+        self.now = time.time()
+        self._since, self._until = moment("since", since, self.now), moment("until", until, self.now)
+        self._agent, self._limit = agent, limit
+        self._default = Action.ACCEPT if default == "allow" else Action.REJECT
+
+    def answer(self, engine: Engine, config: Config, caller: Caller, candidate: tuple[Rule, ...]) -> JSONResponse:
+        """Judge them by `candidate` instead. Raises Problem (403) for a caller who may not see all agents."""
+        caller.check_unlimited("a simulation")
+        with engine.connect() as connection:
+            found = simulate(
+                connection,
+                candidate,
+                agents={each.agent.name: each.agent for each in agents.list_agents(connection)},
+                since=self._since,
+                until=self._until,
+                agent=self._agent,
+                default=self._default,
+                limit=self._limit,
+                gate_queries=config.gate_queries,
+            )
+        return JSONResponse(dataclasses.asdict(found))
+
+
+Simulation = Annotated[Simulated, Depends()]

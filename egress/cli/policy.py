@@ -1,0 +1,112 @@
+"""`egress policy`: the versions of the rules, what each said, and what it would have done to the stored flows."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+import click
+
+from egress.cli.client import Api, api_options
+from egress.cli.params import Listing, case_option
+from egress.cli.ruleoptions import sentence
+from egress.cli.simulation import show, simulation_options
+from egress.cli.tables import as_json, output_option, table
+from egress.cli.text import plain
+from egress.policyfile import document_yaml
+
+EXAMPLES = """\b
+Examples:
+  egress policy list                                the newest versions, and who made them
+  egress policy show 17 > then.yaml                 its rules, to read or to import
+  egress policy diff 17 20
+  egress policy replay --version 17 --since 7d      what it would have done to the flows since
+  egress policy replay --version 1 --case incident
+"""
+COLUMNS = ("version", "made (UTC)", "by", "rules added", "removed")
+
+
+@click.group("policy", cls=Listing, epilog=EXAMPLES)
+def command() -> None:
+    """Look at the versions of the policy: all rules in force, whatever their source. Every edit makes a version."""
+
+
+@command.command("list", epilog=EXAMPLES)
+@click.option("--limit", type=click.IntRange(1), default=20, show_default=True, help="The newest N.")
+@output_option
+@case_option
+@api_options
+def list_(*, api: Api, limit: int, output: str) -> None:
+    """Show versions, the newest first. An edited rule counts as added and as removed; `egress audit` has each edit."""
+    found = list(api.pages("/policy/versions", limit))
+    if output == "json":
+        as_json(found)
+    elif found:
+        columns = ("version", "created", "actor", "added", "removed")
+        table(COLUMNS, [[each[column] for column in columns] for each in found])
+    else:
+        click.echo("there is no version yet: no rule was ever made", err=True)
+
+
+@command.command("show", epilog=EXAMPLES)
+@click.argument("version", type=click.IntRange(0), required=False)
+@click.option("-o", "--output", type=click.Choice(["yaml", "json"]), default="yaml", show_default=True)
+@case_option
+@api_options
+def show_(*, api: Api, version: int | None, output: str) -> None:
+    """Print the rules of VERSION, or of the one in force, as a document that `egress allowlist import` reads."""
+    found = api.get("/policy/current" if version is None else f"/policy/versions/{version}")
+    if output == "json":
+        as_json(found)
+        return
+    click.echo(f"# version {found['version']}, {len(found['rules'])} rules")
+    rules = [{key: value for key, value in rule.items() if key != "created"} for rule in found["rules"]]
+    click.echo(document_yaml({"rules": rules}), nl=False)
+
+
+@command.command("diff", epilog=EXAMPLES)
+@click.argument("a", type=click.IntRange(0))
+@click.argument("b", type=click.IntRange(0), required=False)
+@output_option
+@case_option
+@api_options
+def diff(*, api: Api, a: int, b: int | None, output: str) -> None:
+    """Show what leads from version A to version B, or to the one in force; 0 is before the first."""
+    found = api.get("/policy/diff", from_=str(a), to=None if b is None else str(b))
+    if output == "json":
+        as_json(found)
+        return
+    lines = _lines(found)
+    for line in lines or [f"versions {found['from']} and {found['to']} say the same"]:
+        click.echo(line)
+
+
+@command.command("replay", epilog=EXAMPLES)
+@click.option("--version", required=True, type=click.IntRange(0), metavar="N", help="Which; 0: no rules at all.")
+@output_option
+@simulation_options
+@api_options
+def replay(*, api: Api, version: int, params: dict[str, object], output: str) -> None:
+    """Judge the stored flows by the rules of a version, in place of those they were judged by.
+
+    Agents are as they are now, and expiry is not looked at. It knows what records keep: the last name in the bytes, at
+    most eight names bound to an address. Exit code 3: something that passed would be refused.
+    """
+    found = api.post(f"/policy/versions/{version}/replay", **params)
+    sys.exit(show(found, params["default"], output))
+
+
+def _lines(found: dict[str, Any]) -> list[str]:
+    """One for each rule, as diff has them."""
+    lines = [f"- {sentence(rule)}" for rule in found["removed"]]
+    for pair in found["changed"]:
+        before, after = pair["before"], pair["after"]
+        fields = [key for key in {**before, **after} if key != "added" and before.get(key) != after.get(key)]
+        told = ", ".join(f"{key} {_value(before.get(key))} -> {_value(after.get(key))}" for key in fields)
+        lines.append(plain(f"~ rule {after['id']}: {told}"))
+    return [*lines, *(f"+ {sentence(rule)}" for rule in found["added"])]
+
+
+def _value(value: object) -> str:
+    return "nothing" if value in (None, "") else json.dumps(value, ensure_ascii=False)

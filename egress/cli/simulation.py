@@ -1,0 +1,80 @@
+"""What other rules would have done to stored flows: the options and the output of every command that asks it."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+from egress.cli.params import case_option, chosen_case
+from egress.cli.tables import as_json, table
+
+COLUMNS = ("would be", "agent", "destination", "asked for", "why")
+ALWAYS = "1970-01-01T00:00:00Z"
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+
+def simulation_options(command: _F) -> _F:
+    """Adds --since, --until, --agent, --default, --limit and --case to a command, which gets `params` for the API."""
+
+    @click.option("--since", metavar="TIME", help="Flows since then: 2h, 7d, an instant [24h; of a case all].")
+    @click.option("--until", default="", metavar="TIME", help="Flows begun by then.")
+    @click.option("--agent", default="", metavar="GLOB", help="Only this agent, or those that match.")
+    @click.option(
+        "--default",
+        type=click.Choice(["allow", "deny"]),
+        help="What agents that are not attached any more had, where no rule speaks [deny; in a case allow].",
+    )
+    @click.option(
+        "--limit", type=click.IntRange(1, 1000), default=100, show_default=True, help="Lines, most flows first."
+    )
+    @case_option
+    @functools.wraps(command)
+    def with_params(
+        *args: object, since: str | None, until: str, agent: str, default: str | None, limit: int, **kwargs: object
+    ) -> object:
+        in_case = chosen_case() is not None
+        params = {
+            "since": since or (ALWAYS if in_case else "24h"),
+            "until": until,
+            "agent": agent,
+            "default": default or ("allow" if in_case else "deny"),
+            "limit": limit,
+        }
+        return command(*args, params=params, **kwargs)
+
+    return with_params  # type: ignore[return-value]
+
+
+def show(found: dict[str, Any], default: object, output: str) -> int:
+    """Write the API's answer; returns the exit code, 3 where something that passed would be refused."""
+    code = 3 if found["newly_refused"] else 0
+    if output == "json":
+        as_json(found)
+        return code
+    if found["groups"]:
+        table(COLUMNS, map(_row, found["groups"]))
+    if found["more"]:
+        click.echo(f"and {found['more']} flows more that would change; -o json has the counts")
+    click.echo(
+        f"{found['flows']} flows: {found['newly_refused']} that passed would be refused, "
+        f"{found['newly_allowed']} that were refused would pass, {found['same']} as they were"
+    )
+    if found.get("gone"):
+        agents = "1 agent is" if found["gone"] == 1 else f"{found['gone']} agents are"
+        click.echo(
+            f"{agents} not attached: judged as ones whose default is {default}, "
+            "without labels (--default says otherwise)"
+        )
+    return code
+
+
+def _row(group: dict[str, Any]) -> list[object]:
+    refused, allowed = group["newly_refused"], group["newly_allowed"]
+    change = ", ".join(f"{count} {word}" for count, word in ((refused, "refused"), (allowed, "allowed")) if count)
+    why = f"{group['reason']} {group['rule_id']}".rstrip()
+    asked = "query" if group["query"] else f"{group['proto']} {group['port'] or ''}".rstrip()
+    return [change, group["agent"], group["destination"], asked, why]

@@ -1,0 +1,147 @@
+"""`egress replay --into-db` and `--case`: a capture from elsewhere, seen with every tool that reads records."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from egress.cli.main import egress
+from egress.errors import EgressError
+from tests.cli.conftest import Cli
+from tests.test_house import ROOT
+
+LAB = ROOT / "tests" / "captures"
+MINER, SSH, WEB = (str(LAB / f"{name}-ipv4.pcapng") for name in ("stratum-whole", "ssh-reverse-443", "curl"))
+AGENT = "10.99.1.2"
+
+
+@pytest.fixture
+def incident(cli: Cli) -> Cli:
+    done = cli("replay", "--into-db", "incident", MINER, SSH, WEB)
+    assert done.code == 3, done
+    assert done.out.endswith("kept in case incident: egress query --case incident\n")
+    return cli
+
+
+def plainly(*words: str) -> Result:
+    """Without a config: what somebody has who is not root and has no /var/lib/egress."""
+    return CliRunner().invoke(egress, list(words))
+
+
+def test_a_replay_says_the_same_whether_it_is_kept_or_not(cli: Cli) -> None:
+    for output in ("human", "json"):
+        alone = cli("replay", MINER, WEB, "-o", output)
+        kept = cli("replay", MINER, WEB, "-o", output, "--into-db", f"case-{output}")
+        assert (kept.code, alone.code) == (3, 3)
+        assert kept.out.removesuffix(f"kept in case case-{output}: egress query --case case-{output}\n") == alone.out
+    assert cli("replay", WEB, "--into-db", "web").code == 0
+
+
+def test_every_reading_tool_takes_a_case(incident: Cli) -> None:
+    assert "3 flows, 2 refused" in incident.ok("query", "--case", "incident").out
+    (found,) = map(
+        json.loads, incident.ok("query", "--case", "incident", "signature:mining.*", "-o", "jsonl").out.splitlines()
+    )
+    finding = found["findings"][0]["alert"]["finding_id"]
+    assert "mining.stratum" in incident.ok("query", "--case", "incident", "--count-by", "signature").out
+    told = incident.ok("show", "flow", found["flow_id"][:8], "--case", "incident").out
+    assert f"capture    {MINER}" in told
+    assert f"egress evidence {finding[:8]} -w {finding[:8]}.pcapng --case incident" in told
+    assert "mining.stratum" in incident.ok("show", "finding", finding, "--case", "incident").out
+    assert "flows      3: 1 accepted" in incident.ok("show", "agent", AGENT, "--case", "incident").out
+    assert "2 refused" in incident.ok("timeline", "--case", "incident").out
+    assert len(incident.ok("observe", "--case", "incident", "-o", "jsonl").out.splitlines()) == 5
+    page = incident.directory / "page.html"
+    incident.ok("report", "--agent", AGENT, "--case", "incident", "-w", str(page))
+    assert "flows begun</th><td>3, 2 of them refused" in page.read_text()
+    incident.ok("evidence", finding, "--case", "incident", "-w", str(incident.directory / "out.pcapng"))
+    assert "destination: 10.99.2.2" in incident.ok("learn", AGENT, "--case", "incident").out
+
+
+def test_nothing_of_it_is_in_the_live_database(incident: Cli) -> None:
+    assert "No flow is recorded yet" in incident.ok("query").out
+    assert incident.ok("policy", "list").err.startswith("there is no version yet")
+
+
+def test_cases_are_listed_shown_and_deleted(incident: Cli) -> None:
+    assert incident("replay", "--into-db", "other", WEB).code == 0
+    (incident.directory / "cases" / "broken.db").write_text("this is not a database, and long enough to look at")
+    listed = incident.ok("case", "list").out.splitlines()
+    assert [line.split()[0] for line in listed[1:]] == ["broken", "incident", "other"]
+    assert "not a database" in listed[1]
+    shown = incident.ok("case", "show", "incident").out
+    assert "3 flows, 2 findings" in shown and "whoever opened a flow is its agent" in shown
+    assert shown.count("SHA-256") == 3
+    document = incident.ok("case", "show", "incident", "-o", "json").json
+    assert [each["file"] for each in document["captures"]] == [MINER, SSH, WEB]
+    assert document["begin"].startswith("2026-11-23T16:03:")
+    assert "deleted case other" in incident.ok("case", "rm", "other").out
+    assert [each["case"] for each in incident.ok("case", "list", "-o", "json").json] == ["broken", "incident"]
+    assert "no case other" in incident("query", "--case", "other").err
+
+
+def test_a_case_is_added_to_and_no_file_is_stored_twice(incident: Cli) -> None:
+    again = incident("replay", "--into-db", "incident", MINER)
+    assert again.code == 3 and "is there already" in again.err and "nothing is stored twice" in again.err
+    assert "1 finding" in again.out, "it is judged all the same"
+    assert incident("replay", "--into-db", "incident", str(LAB / "curl-ipv6.pcapng")).code == 0
+    assert incident.ok("case", "show", "incident", "-o", "json").json["flows"] == 4
+    other = incident("replay", "--into-db", "incident", "--agent-net", "10.0.0.0/8", MINER)
+    assert other.code == 1 and "give it another case" in other.err
+
+
+def test_a_capture_that_breaks_off_is_kept_as_far_as_it_goes(cli: Cli) -> None:
+    cut = cli.directory / "cut.pcapng"
+    cut.write_bytes(Path(MINER).read_bytes() + bytes.fromhex("0600000040000000 00000000"))
+    assert cli("replay", "--into-db", "cut", str(cut)).code == 3
+    assert "judged up to there" in cli.ok("case", "show", "cut").out
+    assert "mining.stratum" in cli.ok("query", "--case", "cut").out
+
+
+def test_a_file_that_is_no_capture_stops_nothing(cli: Cli) -> None:
+    odd = cli.directory / "odd"
+    odd.write_text("nothing to see")
+    done = cli("replay", "--into-db", "some", str(odd), WEB)
+    assert done.code == 1 and "odd" in done.err
+    assert "1 flow, 0 refused" in cli.ok("query", "--case", "some").out
+    assert [each["file"] for each in cli.ok("case", "show", "some", "-o", "json").json["captures"]] == [WEB]
+
+
+def test_what_another_policy_would_have_done(incident: Cli) -> None:
+    rules = incident.directory / "rules.yaml"
+    rules.write_text("rules:\n- {action: deny, destination: 10.99.2.2, ports: 80}\n")
+    done = incident("simulate", str(rules), "--case", "incident")
+    assert done.code == 3 and "3 flows: 1 that passed would be refused" in done.out
+    assert "1 agent is not attached: judged as ones whose default is allow" in done.out
+    assert incident("simulate", str(rules), "--case", "incident", "--agent", "x*").code == 0
+    assert incident("simulate", str(rules), "--case", "incident", "--since", "1h").code == 0
+    assert incident("replay", "--into-db", "judged", "--policy", str(rules), WEB).code == 0
+    assert "destination: 10.99.2.2" in incident.ok("policy", "show", "--case", "judged").out
+    assert "1 that were refused would pass" in incident.ok("policy", "replay", "--version", "0", "--case", "judged").out
+
+
+def test_without_root_a_case_is_a_file_of_ones_own(tmp_path: Path) -> None:
+    path = str(tmp_path / "mine.db")
+    assert plainly("replay", "--into-db", path, WEB).exit_code == 0
+    assert "1 flow, 0 refused" in plainly("query", "--case", path).output
+    assert plainly("policy", "list", "--case", path).exit_code == 0, "whoever can read it may ask"
+
+
+def test_where_the_state_directory_is_another_s_a_path_is_suggested(cli: Cli) -> None:
+    (cli.directory / "cases").write_text("in the way")
+    assert "give a path of your own: --into-db ./x.db" in cli("replay", "--into-db", "x", WEB).err
+
+
+def test_an_api_elsewhere_has_no_cases_of_ours(incident: Cli) -> None:
+    done = incident("policy", "list", "--case", "incident", "--api", "http://127.0.0.1:9")
+    assert done.code == 2 and "leave out one" in done.err
+
+
+def test_commands_that_edit_take_no_case(incident: Cli) -> None:
+    for words in (["allow", "example.org"], ["allowlist", "import", "x"], ["agent", "list"]):
+        result = CliRunner().invoke(egress, [*words, "--case", "incident"])
+        assert result.exit_code == 2 and not isinstance(result.exception, EgressError)
+        assert "No such option" in result.output
