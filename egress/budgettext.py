@@ -14,6 +14,7 @@ FORM = "MEASURE=LIMIT/SPAN, such as bytes=10mb/hour, connections=100/minute or d
 MAX_LIMIT = (1 << 53) - 1  # what every reader of JSON holds exactly; 9 petabytes
 
 _TEXT = re.compile(r"([a-z]+)=([0-9]{1,16})([A-Za-z]*)/([a-z]+)", re.ASCII)
+_AMOUNT = re.compile(r"([0-9]{1,16})([A-Za-z]*)", re.ASCII)
 _UNITS = {"gb": 10**9, "mb": 10**6, "kb": 10**3, "g": 10**9, "m": 10**6, "k": 10**3, "b": 1, "": 1}
 _MEASURES = {measure.value: measure for measure in Measure}
 _SPANS = {span.value: span for span in Span}
@@ -36,6 +37,15 @@ def parse_budget(text: str) -> Budget:
     budget = Budget(measure, int(match[2]) * unit, span)
     check_budgets((budget,))
     return budget
+
+
+def parse_bytes(text: str) -> int:
+    """`10mb`: an amount of bytes, written as in a budget."""
+    match = _AMOUNT.fullmatch(text)
+    unit = None if match is None else _UNITS.get(match[2].lower())
+    if match is None or unit is None or not 0 < int(match[1]) * unit <= MAX_LIMIT:
+        raise ValueError(f"must be a number of bytes from 1 to {MAX_LIMIT}, also with k, m or g (10mb)")
+    return int(match[1]) * unit
 
 
 def budget_text(budget: Budget) -> str:

@@ -109,6 +109,7 @@ class Effect(StrEnum):
 
     FLOW = "flow"  # this flow is refused from here on
     DESTINATION = "destination"  # this flow, and every later one of the agent to the same destination
+    NONE = "none"  # nowhere: it was found looking back (`egress hunt`), and nothing is refused for it
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ import importlib
 import pkgutil
 import re
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import click
@@ -48,10 +48,17 @@ def signatures() -> list[str]:
     return sorted(signature.id for signature in load())
 
 
+def hunters() -> list[str]:
+    from egress.hunt.hunters import load
+
+    return [hunter.id for hunter in load()]
+
+
 def test_there_is_something_to_look_at() -> None:
     """A walk that finds nothing would make every rule below hold."""
     assert len(LIBRARY_SOURCES) > 30
     assert len(signatures()) >= 3
+    assert len(hunters()) >= 5
 
 
 DEFINITIONS = {"egress/engine/events.py", "egress/engine/signature.py"}  # shapes only, there is nothing to run
@@ -64,9 +71,10 @@ def test_every_parser_engine_part_and_signature_has_its_test() -> None:
         parts = path.relative_to(ROOT).parts
         if path.name == "__init__.py" or where(path) in DEFINITIONS:
             continue
-        if not (parts[:2] in (("egress", "wire"), ("egress", "engine")) or parts[0] == "signatures"):
+        rooms = (("egress", "wire"), ("egress", "engine"), ("egress", "hunt"))
+        if not (parts[:2] in rooms or parts[0] == "signatures"):
             continue
-        mirror = Path("tests", *[part for part in parts[:-1] if part != "egress"])
+        mirror = Path("tests", *[part for part in parts[:-1] if part not in ("egress", "hunters")])
         if not list((ROOT / mirror).glob(f"test_{path.stem}*.py")):
             missing.append(f"{where(path)}: write {mirror}/test_{path.stem}.py")
     assert not missing, "\n".join(missing)
@@ -79,11 +87,17 @@ def test_every_signature_is_documented() -> None:
     assert not missing, f"docs/signatures.md: add a section '## {missing[0]}'"
 
 
-def test_every_documented_signature_exists() -> None:
-    """A page that promises a detector that is not there is worse than none."""
-    text = (ROOT / "docs" / "signatures.md").read_text()
+@pytest.mark.parametrize("page, there", [("signatures.md", signatures), ("hunting.md", hunters)])
+def test_detectors_are_documented_and_the_documented_exist(page: str, there: Callable[[], list[str]]) -> None:
+    """A page that promises a detector that is not there is worse than none; so is one that is nowhere described."""
+    text = (ROOT / "docs" / page).read_text()
     named = re.findall(r"^## ([a-z]+\.[a-z0-9-]+)$", text, re.MULTILINE)
-    assert sorted(named) == signatures()
+    assert sorted(named) == there()
+
+
+def test_signatures_and_hunters_share_no_id() -> None:
+    """A rule exempts by id."""
+    assert not set(signatures()) & set(hunters())
 
 
 def test_files_and_functions_stay_readable() -> None:

@@ -44,6 +44,7 @@ COMMANDS = {
     "case": "egress.cli.case",
     "query": "egress.cli.query",
     "show": "egress.cli.show",
+    "hunt": "egress.cli.hunt",
     "timeline": "egress.cli.timeline",
     "observe": "egress.cli.observe",
     "evidence": "egress.cli.evidence",

@@ -83,10 +83,12 @@ def records(config: Path | None) -> Iterator[Engine]:
         engine.dispose()
 
 
-def period(engine: Engine, since: float | None, until: float | None, now: float) -> tuple[float, float]:
-    """From when to when: without limits the last day, of a case all of it. Raises InputError."""
+def period(
+    engine: Engine, since: float | None, until: float | None, now: float, last: float = DAY
+) -> tuple[float, float]:
+    """From when to when: without limits the last day (or `last` seconds), of a case all of it. Raises InputError."""
     found = span(engine) if chosen_case() else None
-    begin, end = found or (now - DAY, now)
+    begin, end = found or (now - last, now)
     begin, end = begin if since is None else since, end if until is None else until
     if end <= begin and (since is not None or until is not None):
         raise InputError("--until must be later than --since")

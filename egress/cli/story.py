@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from egress.cli.brief import brief
 from egress.cli.params import case_words
 from egress.cli.text import endpoint, hexdump, plain, size, when
-from egress.model import Action, FindingRecord, FlowRecord, Mode, Reason, Rule
+from egress.model import Action, Effect, FindingRecord, FlowRecord, Mode, Reason, Rule
 from egress.store.story import BEFORE, FlowStory, Kept
 
 LABEL = 11  # columns
@@ -32,6 +32,12 @@ REASONS = {
     Reason.MEMCAP: "there was no room to track another undecided flow",
     Reason.RECORDER: "records could not be written, so nothing new might pass",
     Reason.ERROR: "the gateway failed while judging it; please report this",
+}
+
+REACH = {
+    Effect.FLOW: "this flow",
+    Effect.DESTINATION: "this flow and later ones to the same destination",
+    Effect.NONE: "found looking back (egress hunt), nothing was refused for it",
 }
 
 
@@ -84,8 +90,7 @@ def finding_lines(label: str, finding: FindingRecord) -> Iterator[str]:
     """What was found, what it led to, and the bytes it rests on."""
     yield labelled(label, f"{finding.signature}  {finding.severity}  {finding.technique}".rstrip())
     yield labelled("", finding.summary)
-    reach = "this flow" if finding.effect == "flow" else "this flow and later ones to the same destination"
-    yield labelled("", f"{when(finding.time)} UTC: {_verdict(finding.action, finding.mode, reach)}")
+    yield labelled("", f"{when(finding.time)} UTC: {_verdict(finding.action, finding.mode, REACH[finding.effect])}")
     for line in hexdump(finding.evidence):
         yield labelled("", line)
 

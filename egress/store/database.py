@@ -17,7 +17,7 @@ from egress.store import postgresql, sqlite
 if TYPE_CHECKING:
     from alembic.config import Config as AlembicConfig
 
-HEAD = "0006"  # the newest revision in migrations/versions
+HEAD = "0007"  # the newest revision in migrations/versions
 
 _URLS = "use a URL like sqlite:////var/lib/egress/egress.db or postgresql://user:password@host/egress"
 
@@ -77,6 +77,15 @@ def storing(engine: Engine) -> Iterator[Connection]:
     """A transaction for records, which on PostgreSQL waits for no edit."""
     store = sqlite.writing if engine.dialect.name == "sqlite" else postgresql.storing
     with store(engine) as connection:
+        yield connection
+
+
+@contextmanager
+def unhurried(engine: Engine) -> Iterator[Connection]:
+    """A transaction to read in that takes its time; it sees one moment."""
+    with engine.begin() as connection:
+        if engine.dialect.name != "sqlite":
+            postgresql.unhurried(connection)
         yield connection
 
 

@@ -113,6 +113,11 @@ def storing(engine: Engine) -> Iterator[Connection]:
         yield connection
 
 
+def unhurried(connection: Connection) -> None:
+    """Let the statements of this transaction take longer than STATEMENT."""
+    connection.exec_driver_sql("SET LOCAL statement_timeout = 0")
+
+
 @contextmanager
 def writing(engine: Engine) -> Iterator[Connection]:
     """A transaction that has the edit lock from its start on, and tells listeners at its end."""

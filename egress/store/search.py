@@ -26,7 +26,7 @@ from lark.exceptions import UnexpectedEOF, UnexpectedInput, UnexpectedToken
 
 from egress.errors import InputError
 from egress.eve import DIRECTIONS, FLOW_STATES
-from egress.model import Action, Mode, Reason, Severity
+from egress.model import Action, Effect, Mode, Reason, Severity
 from egress.store.matching import any_name, glob, inside
 from egress.store.tables import findings, flows
 
@@ -237,6 +237,11 @@ FIELDS: dict[str, Field] = {
     "agent": Field("the agent's name, or a glob", flows, partial(_text, flows.c.agent)),
     "signature": Field("a finding's signature: ssh.*, mining.stratum", findings, partial(_text, findings.c.signature)),
     "severity": Field("a finding's severity", findings, partial(_known, tuple(Severity), findings.c.severity)),
+    "effect": Field(
+        "what a finding refuses: flow, destination; none: found looking back",
+        findings,
+        partial(_known, tuple(Effect), findings.c.effect),
+    ),
     "dest": Field("the destination's address or CIDR", flows, partial(_address, flows.c.dst)),
     "src": Field("the opener's address or CIDR", flows, partial(_address, flows.c.src)),
     "name": Field("a name in the bytes or bound to the address, or a glob", flows, _name),

@@ -11,7 +11,7 @@ from sqlalchemy.engine import Connection
 
 from egress.domain import canonical
 from egress.engine.policy import Rulebook
-from egress.model import Action, Agent, Policy
+from egress.model import Action, Agent, Effect, Policy, Severity
 from egress.store.tables import approvals as approval_table
 from egress.store.tables import findings as finding_table
 from egress.store.tables import flows as flow_table
@@ -72,21 +72,25 @@ class Objections:
 
 
 def _findings(connection: Connection, agent: str) -> Iterator[Objection]:
-    """A finding whose flow is not on file (any more) still has the address."""
+    """A finding whose flow is not on file (any more) still has the address. A weak lead of a hunt is no objection."""
     made, flow = finding_table.c, flow_table.c
     query = (
-        sa.select(made.signature, made.proto, made.dst, made.dport, flow.app_proto, flow.server_name, flow.names)
+        sa.select(
+            made.signature, made.proto, made.dst, made.dport, made.effect, flow.app_proto, flow.server_name, flow.names
+        )
         .select_from(finding_table.outerjoin(flow_table, flow.flow_id == made.flow_id))
-        .where(made.agent == agent)
+        .where(made.agent == agent, sa.or_(made.effect != Effect.NONE, made.severity != Severity.LOW))
         .distinct()
         .order_by(made.signature, made.proto, made.dst, made.dport)
     )
-    for signature, proto, dst, dport, app, server_name, bound in connection.execute(query):
+    for signature, proto, dst, dport, effect, app, server_name, bound in connection.execute(query):
         names = {*(bound or ())}
         if server_name and app in NAMING:
             names.add(canonical(server_name))
         asked = canonical(server_name) if server_name and app == DNS else ""
-        yield Objection(proto, dst, dport, frozenset(names), asked, False, f"{signature} objected")
+        # A hunt looks at the names in questions: it has nothing against the resolver.
+        queries_only = bool(asked) and effect is Effect.NONE
+        yield Objection(proto, dst, dport, frozenset(names), asked, queries_only, f"{signature} objected")
 
 
 def _denials(connection: Connection, agent: str) -> Iterator[Objection]:

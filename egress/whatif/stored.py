@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from egress.domain import canonical, is_address
-from egress.model import Action, Mode, Reason
+from egress.model import Action, Effect, Mode, Reason
 from egress.store.matching import glob
 from egress.store.tables import findings as finding_table
 from egress.store.tables import flows as flow_table
@@ -103,9 +103,9 @@ def names_of(connection: Connection, agent: str, address: str) -> frozenset[str]
 
 
 def _objections(agent: str) -> sa.Subquery:
-    """Flow ids with the signatures that objected to each, as words."""
+    """Flow ids with the signatures that objected to each, as words. What was found looking back did not object."""
     made = finding_table.c
-    query = sa.select(made.flow_id, made.signature).distinct()
+    query = sa.select(made.flow_id, made.signature).where(made.effect != Effect.NONE).distinct()
     if agent:
         query = query.where(glob(made.agent, agent))
     pairs = query.order_by(made.flow_id, made.signature).subquery()

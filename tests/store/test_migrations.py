@@ -18,7 +18,7 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy.engine import Engine
 
-from egress.model import Action, Agent, Budget, Hold, Measure, Mode, Policy, Reason, Rule, Span
+from egress.model import Action, Agent, Budget, Effect, Hold, Measure, Mode, Policy, Reason, Rule, Span
 from egress.store import approvals, audit, rules, tables, tokens
 from egress.store.agents import StoredAgent, add_agent, list_agents, update_agent
 from egress.store.audit import Actor
@@ -111,7 +111,8 @@ def _fill(engine: Engine, rows: dict[str, list[tuple[object, ...]]]) -> None:
 
 def test_down_and_up_again_with_data(engine: Engine, database_url: str) -> None:
     with writing(engine) as connection:
-        store(connection, [samples.FLOW, samples.FINDING, samples.ANOMALY, samples.EVIDENCE, samples.PROCESS])
+        hunted = replace(samples.FINDING, finding_id="00000000000000f2", effect=Effect.NONE)
+        store(connection, [samples.FLOW, samples.FINDING, hunted, samples.ANOMALY, samples.EVIDENCE, samples.PROCESS])
         rules.Edit(connection, ROOT, 5.0).add([Rule("r", Action.ACCEPT)])
         approvals.ask(connection, HOLD)
         tokens.create(connection, ROOT, name="ci", role="admin", ts=5.0)

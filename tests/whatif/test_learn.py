@@ -14,7 +14,7 @@ from sqlalchemy.engine import Connection
 
 from egress.engine.policy import Rulebook
 from egress.errors import EgressError
-from egress.model import Action, FindingRecord, FlowRecord, Mode, Policy, Reason, Record, Rule
+from egress.model import Action, Effect, FindingRecord, FlowRecord, Mode, Policy, Reason, Record, Rule, Severity
 from egress.policyfile import dump_yaml, parse_policy
 from egress.store.tables import approvals
 from egress.whatif import learn as learning
@@ -255,6 +255,20 @@ def _allowed(book: Rulebook, deed: Deed) -> bool:
     if book.decide(AGENT, deed.target, NOW)[0].action is not Action.ACCEPT:
         return False
     return not deed.query or book.may_resolve(AGENT, deed.query, NOW)[0].action is Action.ACCEPT
+
+
+def test_what_a_hunt_found_is_left_out_but_not_its_weak_leads_and_not_the_resolver() -> None:
+    hunted = {"effect": Effect.NONE, "action": Action.ACCEPT}
+    beacon, new, asked = tls("c2.example.net"), tls("new.example.org", dst="203.0.113.9"), dns("x.example.com")
+    found = propose(
+        [
+            beacon, finding(beacon, "beacon.slow", severity=Severity.MEDIUM, **hunted),
+            new, finding(new, "probe.rare-destination", severity=Severity.LOW, **hunted),
+            asked, finding(asked, "dns.slow-leak", severity=Severity.MEDIUM, **hunted),
+        ]
+    )  # fmt: skip
+    assert {rule.destination for rule in found.rules} == {"new.example.org", "10.0.0.53"}
+    assert any(each.why == "beacon.slow objected at this address and port" for each in found.left_out)
 
 
 @settings(max_examples=150, deadline=None)

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from egress.engine.policy import Rulebook
-from egress.model import Action, FlowRecord, Mode, Policy, Reason, Record, Rule
+from egress.model import Action, Effect, FlowRecord, Mode, Policy, Reason, Record, Rule
 from egress.whatif.simulate import Simulation, simulate
 from egress.whatif.subject import recorded as as_target
 from tests.whatif.recording import AGENT, START, allow, deny, dns, finding, flow, recorded, refused, tls
@@ -68,6 +68,12 @@ def test_a_finding_that_was_exempt_refuses_when_it_no_longer_is() -> None:
     result = run(records, allow())
     assert counts(result) == (1, 0, 0)
     assert result.groups[0].reason is Reason.FINDING
+
+
+def test_what_was_found_looking_back_refused_nothing_and_does_not_now() -> None:
+    passed = flow(action=Action.ACCEPT, reason=Reason.RULE)
+    hunted = finding(passed, "beacon.slow", action=Action.ACCEPT, effect=Effect.NONE)
+    assert counts(run([passed, hunted], allow())) == (0, 0, 1)
 
 
 def test_a_query_needs_the_resolver_and_the_name() -> None:

@@ -1,0 +1,169 @@
+"""`egress hunt`: the slow detectors over stored history."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import click
+
+from egress.budgettext import parse_bytes
+from egress.cli.params import Time, chosen_case
+from egress.cli.queries import config_option, period, records
+from egress.cli.tables import output_option, table
+from egress.cli.text import endpoint, plain, when
+from egress.eve import iso, to_eve
+from egress.hunt.hunter import Hunter, Settings
+from egress.hunt.hunters import load
+from egress.hunt.run import Result, hunt
+from egress.store.cases import close_case
+from egress.store.history import History, Window, keep
+
+FOUND = 3
+WEEK = 7 * 86400.0  # seconds
+SHOWN = 100  # findings shown to people of one hunter
+PROGRESS_FLOWS = 50_000  # flows from which on a hunt takes long enough for a bar
+
+EXAMPLES = """\b
+Examples:
+  egress hunt --since 7d                                what the last week shows that no single hour did
+  egress hunt --since 30d --only 'beacon.*' --agent 'rome-*'
+  egress hunt --since 7d --leak-bytes 2mb --dry-run     only look, store nothing
+  egress hunt --case incident-7                         over captures that were replayed into a case
+  egress hunt --list                                    what there is to hunt with
+  egress query signature:beacon.slow                    the flows that earlier hunts pointed at
+"""
+
+
+class _Bytes(click.ParamType[int]):
+    """An amount of bytes, with a decimal unit."""
+
+    name = "bytes"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if isinstance(value, int):
+            return value
+        try:
+            return parse_bytes(str(value))
+        except ValueError as error:
+            self.fail(f"{str(value)[:40]!a} {error}", param, ctx)
+
+
+@click.command("hunt", epilog=EXAMPLES)
+@click.option("--since", type=Time(), metavar="TIME", help="Flows begun from then on [7d; of a case all].")
+@click.option("--until", type=Time(), metavar="TIME", help="Flows begun by then [now; of a case its end].")
+@click.option("--agent", default="", metavar="GLOB", help="Only flows of this agent, or of those that match.")
+@click.option("--only", multiple=True, metavar="ID", help="Only this hunter (beacon.slow, beacon.*); may be repeated.")
+@click.option(
+    "--alpha", type=click.FloatRange(0, 1, min_open=True, max_open=True), default=Settings().alpha, show_default=True,
+    help="The probability of any false beacon in the whole hunt that you accept.",
+)  # fmt: skip
+@click.option(
+    "--leak-bytes", type=_Bytes(), default="10mb", show_default=True, metavar="BYTES",
+    help="What one destination may get in small amounts unnoticed.",
+)  # fmt: skip
+@click.option("--dry-run", is_flag=True, help="Store no finding.")
+@click.option("--list", "listing", is_flag=True, help="Say what the hunters look for, and end.")
+@output_option
+@config_option
+def command(
+    *,
+    since: float | None,
+    until: float | None,
+    agent: str,
+    only: tuple[str, ...],
+    alpha: float,
+    leak_bytes: int,
+    dry_run: bool,
+    listing: bool,
+    output: str,
+    config: Path | None,
+) -> None:
+    """Look back over stored flows for what is too slow to be seen inline, and store it as findings.
+
+    Nothing is refused for what is found; `egress query effect:none` shows the flows. A hunt over the same history
+    finds the same, and stores it once. Exit code: 3 something was found, 0 nothing, 1 an error, 2 wrong usage.
+    """
+    hunters = load(only)
+    if listing:
+        table(("hunter", "technique", "looks for"), [(each.id, each.technique, each.about) for each in hunters])
+        return
+    with records(config) as engine:
+        window = Window(*period(engine, since, until, time.time(), WEEK), agent)
+        flows = History(engine, window).count()
+        with _progress(hunters, flows) as progress:
+            results = hunt(engine, hunters, window, Settings(alpha, leak_bytes), progress)
+        found = [finding for result in results for finding in result.findings]
+        stored = 0 if dry_run or not found else keep(engine, found)
+        if stored and chosen_case():
+            close_case(engine)
+    if output == "json":
+        click.echo(json.dumps(_document(window, flows, results, stored, dry_run=dry_run)))
+    else:
+        _human(window, flows, results, stored, dry_run=dry_run)
+    sys.exit(FOUND if found else 0)
+
+
+@contextmanager
+def _progress(hunters: Sequence[Hunter], flows: int) -> Iterator[Callable[[str, int], object]]:
+    """A bar on stderr for a long hunt when somebody is looking; otherwise nothing."""
+    if flows < PROGRESS_FLOWS or not sys.stderr.isatty():
+        yield lambda _, __: None
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("reading", total=None)
+
+        def heard(hunter: str, rows: int) -> None:
+            number = [each.id for each in hunters].index(hunter) + 1
+            bar.update(task, description=f"{hunter} ({number} of {len(hunters)}): {rows} rows", completed=rows)
+
+        yield heard
+
+
+def _human(window: Window, flows: int, results: Sequence[Result], stored: int, *, dry_run: bool) -> None:
+    total = 0
+    for result in results:
+        count = len(result.findings)
+        total += count
+        exempted = f", {result.exempted} exempted by rules" if result.exempted else ""
+        click.echo(f"{result.hunter}: {f'{count} found' if count else 'nothing found'}{exempted}")
+        for note in result.notes:
+            click.echo(f"  ({plain(note)})")
+        for finding in result.findings[:SHOWN]:
+            where = endpoint(finding.dst, finding.dport)
+            head = f"{finding.finding_id[:8]}  {when(finding.time)}  {plain(finding.agent)} -> {where} {finding.proto}"
+            click.echo(f"  {finding.severity} {head}")
+            click.echo(f"    {plain(finding.summary)}")
+        if count > SHOWN:
+            click.echo(f"  and {count - SHOWN} more: egress query signature:{result.hunter}")
+    kept = "none stored (--dry-run)" if dry_run else f"{stored} stored, {total - stored} stored before"
+    told = f"; {kept}. Look closer: egress show finding ID" if total else ""
+    click.echo(f"{flows} flows from {when(window.since)} to {when(window.until)} UTC, {total} findings{told}")
+
+
+def _document(
+    window: Window, flows: int, results: Sequence[Result], stored: int, *, dry_run: bool
+) -> dict[str, object]:
+    return {
+        "since": iso(window.since),
+        "until": iso(window.until),
+        "flows": flows,
+        "stored": stored,
+        "dry_run": dry_run,
+        "hunters": [
+            {
+                "id": result.hunter,
+                "exempted": result.exempted,
+                "notes": list(result.notes),
+                "findings": [to_eve(finding) for finding in result.findings],
+            }
+            for result in results
+        ],
+    }

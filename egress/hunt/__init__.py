@@ -1,0 +1,1 @@
+"""Looking back: slow detectors over stored history, whose findings refuse nothing."""

@@ -1,0 +1,112 @@
+"""What the hunters of beacons share: levels for many series at once, and a beacon in words."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from egress.hunt.hunter import MAX_LEADS, Haul, Lead, Settings, Strongest, counted
+from egress.hunt.regularity import Regular
+from egress.model import Severity
+from egress.store.history import Target
+
+HUNTERS = 2  # that share alpha: beacon.slow and beacon.shared
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A series that may be a beacon."""
+
+    agents: tuple[str, ...]  # that get a finding
+    target: Target
+    destination: str
+    what: str  # the sentence's beginning: "opened 12 connections to 192.0.2.7:443/tcp"
+    regular: Regular
+    starts: tuple[int, ...]  # of each agent's last flow in it, microseconds
+    alone: float = -math.inf  # ln E of the strongest of the agents by itself, where there are several
+
+
+class Level:
+    """Evidence against what M series need: E >= M / alpha. By the union bound that keeps to alpha for all of them."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._alpha = settings.alpha / HUNTERS
+        self.series = 0  # M, so far: those long enough to be looked at
+        self._kept: list[Found] = []
+        self._dropped = 0
+
+    @property
+    def log(self) -> float:
+        return math.log(max(self.series, 1) / self._alpha)
+
+    def add(self, found: Found) -> None:
+        """Keep it for the end, when M is known, if it reaches what has been needed so far."""
+        if found.regular.log_e < self.log:
+            return
+        self._kept.append(found)
+        if len(self._kept) > 2 * MAX_LEADS:
+            self._kept.sort(key=_order)
+            self._dropped += len(self._kept) - MAX_LEADS
+            del self._kept[MAX_LEADS:]
+
+    def haul(self, notes: list[str]) -> Haul:
+        """Each beacon once: the same flows may have been seen as those to an address and as those to a name."""
+        strongest = Strongest()
+        told: set[tuple[str, int]] = set()
+        for found in sorted(self._kept, key=_order):
+            if found.regular.log_e < self.log:
+                break
+            if found.alone >= self.log:
+                continue
+            for agent, start in zip(found.agents, found.starts, strict=True):
+                if (agent, start) not in told:
+                    told.add((agent, start))
+                    strongest.add(self._lead(found, agent, start))
+        left_out = strongest.left_out + self._dropped
+        if left_out:
+            notes.append(f"{counted(left_out, 'weaker beacon')} left out: only the strongest {MAX_LEADS} are kept")
+        notes.append(f"{self.series} series were long enough to be looked at; E >= {power(self.log)} was needed")
+        return Haul(tuple(strongest), tuple(notes))
+
+    def _lead(self, found: Found, agent: str, start: int) -> Lead:
+        beacon = found.regular
+        missed = beacon.gaps - beacon.beats
+        summary = (
+            f"Looking back: the agent {found.what} about every {duration(beacon.period)} (jitter CV {beacon.cv:.2f},"
+            f" {missed} of {beacon.gaps} gaps otherwise, E = {power(beacon.log_e)} against {power(self.log)} needed):"
+            " an automated beacon; if it is a poll you know, exempt this signature in the rule that allows it."
+        )
+        evidence = (
+            f"gaps={beacon.gaps} period_s={beacon.period:.1f} cv={beacon.cv:.3f} other_gaps={missed}"
+            f" E={power(beacon.log_e)} needed={power(self.log)} series={self.series} alpha={self._alpha:g}"
+            f" span_s={beacon.last - beacon.first:.0f}"
+        )
+        return Lead(agent, found.target, start, found.destination, Severity.MEDIUM, summary, evidence, beacon.log_e)
+
+
+def _order(found: Found) -> tuple[float, bool, str]:
+    return -found.regular.log_e, not found.target.said, found.destination
+
+
+def duration(seconds: float) -> str:
+    """`90 s`, `12.5 min`, `4.0 h`."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def power(log_value: float) -> str:
+    """`2.3e4` for its natural logarithm, of any size."""
+    exponent, fraction = divmod(log_value / math.log(10), 1)
+    digits = f"{10**fraction:.1f}"
+    return f"1.0e{int(exponent) + 1}" if digits == "10.0" else f"{digits}e{int(exponent)}"
+
+
+def place(target: Target) -> str:
+    """Where a series goes, in words."""
+    if target.said:
+        return target.said
+    if target.bound:
+        return target.bound[0]
+    host = f"[{target.dst}]" if ":" in target.dst else target.dst
+    return f"{host}:{target.dport}/{target.proto}" if target.dport else f"{host}/{target.proto}"

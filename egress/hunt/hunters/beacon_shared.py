@@ -1,0 +1,93 @@
+"""beacon.shared: agents that only together call one destination by a clock.
+
+A fleet calls home in turns, so that each member's calls look random or are too few; or every sandbox lives for three
+beats of the same period, too short a life to be proved by itself. Two series are looked at for each destination that
+two agents or more reached, by protocol, address and port, and by name:
+
+* merged: the starts of all agents' flows as one series (in turns);
+* pooled: the gaps within each agent's own flows, one agent's after another's (the same period, many short lives).
+
+The test is that of beacon.slow; each of the two has half of the weight. Agents with rhythms of their own within the
+null give pooled gaps that are more spread than each one's, so the null's bound holds for them too (simulated:
+tests/hunt/test_beacon_shared.py). A destination that one of the agents calls by a clock all by itself is
+beacon.slow's, and no finding here. Each agent that takes part gets a finding, which does not name the others: who
+may see one agent may not see all.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from itertools import chain
+
+import numpy as np
+
+from egress.hunt.beacons import Found, Level, place
+from egress.hunt.hunter import Haul, Settings, counted
+from egress.hunt.regularity import MIN_GAPS, WINDOWS, Floats, Regular, events, evidence, regular
+from egress.store.history import MAX_MOMENTS, History, Series, Window
+
+MIN_AGENTS = 2
+MAX_AGENTS = 20  # of one destination that get a finding, those that called most
+
+
+class BeaconShared:
+    """See the module's docstring."""
+
+    id = "beacon.shared"
+    technique = "T1071"  # Application Layer Protocol
+    about = "several agents call one destination by a clock that only shows when they are taken together"
+
+    def hunt(self, history: History, settings: Settings) -> Haul:
+        level, notes = Level(settings), list[str]()
+        cut = 0
+        for series in chain(history.by_name(fleet=True), history.by_endpoint(fleet=True)):
+            cut += series.omitted > 0
+            if len(series.agents) < MIN_AGENTS or len(series.moments) <= MIN_GAPS:
+                continue
+            level.series += 1
+            found = together(series, history.window)
+            if found is not None and found.log_e >= level.log:
+                level.add(_found(series, found, history.window))
+        if cut:
+            notes.append(f"{counted(cut, 'series')} of more than {MAX_MOMENTS} flows: looked at up to there")
+        return level.haul(notes)
+
+
+def together(series: Series, window: Window) -> Regular | None:
+    """The strongest evidence in the merged starts and in the pooled gaps."""
+    merged = regular(series.moments / 1e6, window.since, window.until)
+    found = [merged, *(_pooled(series, width) for width in WINDOWS)]
+    known = [each for each in found if each is not None]
+    if not known:
+        return None
+    best = max(known, key=lambda each: each.log_e)
+    return best._replace(log_e=best.log_e - math.log(2))
+
+
+def _pooled(series: Series, width: float) -> Regular | None:
+    gaps = [np.diff(events(moments, width)) for moments in _each(series)]
+    found = evidence(np.concatenate(gaps), width)
+    if found is None:
+        return None
+    ends = float(series.moments[0]) / 1e6, float(series.moments[-1]) / 1e6
+    return found._replace(log_e=found.log_e - math.log(len(WINDOWS)), first=ends[0], last=ends[1])
+
+
+def _each(series: Series) -> Iterator[Floats]:
+    """Each agent's moments, agents in the order of their first one."""
+    order = np.argsort(series.of, kind="stable")
+    cuts = np.cumsum(np.bincount(series.of))[:-1]
+    return (moments / 1e6 for moments in np.split(series.moments[order], cuts))
+
+
+def _found(series: Series, found: Regular, window: Window) -> Found:
+    counts = np.bincount(series.of)
+    most = np.argsort(-counts, kind="stable")[:MAX_AGENTS]
+    last = np.zeros(len(series.agents), np.int64)
+    last[series.of] = series.moments  # the last of equal indices stays
+    own = (regular(moments, window.since, window.until) for moments in _each(series))
+    alone = max((each.log_e for each in own if each is not None), default=-math.inf)
+    what = f"is one of {len(series.agents)} that called {place(series.target)} {len(series.moments)} times, together"
+    agents, starts = tuple(series.agents[index] for index in most), tuple(int(last[index]) for index in most)
+    return Found(agents, series.target, place(series.target), what, found, starts, alone)

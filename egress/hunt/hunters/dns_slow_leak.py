@@ -1,0 +1,129 @@
+"""dns.slow-leak: what a domain was told in the names it was asked for, a little at a time.
+
+Whoever runs a domain reads every name below it that is asked for. For each agent and registered domain the distinct
+names are counted that were asked for `ONCE` at most (a leak never repeats itself, or a cache would keep it from
+leaving; the names that programs use come again), and how much they can have said: the size of those names, below the
+domain, after compression (zlib). Words, numbered hosts and repeated parts compress to little; what was packed to be
+sent does not. It is a finding if there are `DISTINCT` such names and more, they say `SAID` bytes and more, and each of
+them `EACH` bytes on average, or there are `MANY`.
+
+The row of a DNS flow holds the last name that was asked in it, and no query types or answers: a flow with many
+questions counts for one name. How many packets the agent sent besides is told as a note. Data that comes *in* by DNS
+shows as the many names that fetch it. Only what passed counts. Not found: less than `SAID` bytes; a leak over many
+domains; names chosen to look like words; names that repeat; DNS over TLS or HTTPS, which is not read.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from operator import attrgetter
+
+from egress.hunt.domains import registrable
+from egress.hunt.hunter import Haul, Lead, Settings, Strongest, counted
+from egress.model import Severity
+from egress.store.history import Asked, History, Target
+
+ONCE = 2  # flows: a name is asked for as A and as AAAA, by some resolvers from two ports
+DISTINCT = 50  # names; practice is 50 to 100 (RITA begins to score at 100 subdomains of a domain)
+MANY = 1000  # names; RITA's highest step
+SAID = 2048  # bytes; an OpenSSH key of the usual kind has 400, an RSA key of 4096 bits 3,300
+EACH = 8.0  # bytes a name: dns2tcp's shortest labels carry 7, a host's name of eight letters about 5
+SAMPLE = 4096  # names looked at; what more there are say as much each
+MAX_DOMAINS = 50_000  # of one agent that are told apart
+MAX_LOOKED_AT = 200  # domains of one agent whose names are read, those with the longest
+
+
+@dataclass(slots=True)
+class _Domain:
+    """What an agent asked of one registered domain."""
+
+    names: int = 0  # distinct, asked for ONCE at most
+    length: int = 0  # of them, below the domain
+    flows: int = 0
+    bytes_out: int = 0
+    last: int = -1  # microseconds
+
+    def add(self, row: Asked, below: int) -> None:
+        if row.flows <= ONCE and below:
+            self.names += 1
+            self.length += below
+        self.flows += row.flows
+        self.bytes_out += row.bytes_out
+        self.last = max(self.last, row.last)
+
+
+class DnsSlowLeak:
+    """See the module's docstring."""
+
+    id = "dns.slow-leak"
+    technique = "T1048.003"  # Exfiltration Over Unencrypted Non-C2 Protocol
+    about = "a domain is told much in the names it is asked for, over days"
+
+    def hunt(self, history: History, settings: Settings) -> Haul:
+        strongest, notes = Strongest(), list[str]()
+        others = unseen = 0
+        for agent, rows in groupby(history.asked(), key=attrgetter("agent")):
+            domains: dict[str, _Domain] = {}
+            for row in rows:
+                unseen += max(row.packets - ONCE * row.flows, 0)
+                domain = registrable(row.name)
+                if domain not in domains and len(domains) >= MAX_DOMAINS:
+                    others += 1
+                elif not domain.endswith(".arpa"):
+                    domains.setdefault(domain, _Domain()).add(row, _below(row.name, domain))
+            for lead in _leads(history, agent, domains, notes):
+                strongest.add(lead)
+        if others:
+            notes.append(f"{counted(others, 'name')} not looked at: of agents with more than {MAX_DOMAINS} domains")
+        if unseen:
+            notes.append(f"{counted(unseen, 'packet')} of DNS flows may hold questions for names that are not stored")
+        if strongest.left_out:
+            notes.append(f"{counted(strongest.left_out, 'smaller leak')} left out")
+        return Haul(tuple(strongest), tuple(notes))
+
+
+def information(names: Sequence[str]) -> int:
+    """Bytes that these names can have said: their size compressed, without what every stream costs."""
+    packed = zlib.compress("\n".join(names).encode("utf-8", "backslashreplace"), 9)
+    return max(len(packed) - 11, 0)  # the empty text takes 8 bytes, the tables of a short one a few more
+
+
+def _below(name: str, domain: str) -> int:
+    return max(len(name) - len(domain) - 1, 0)
+
+
+def _leads(history: History, agent: str, domains: dict[str, _Domain], notes: list[str]) -> list[Lead]:
+    """What names say is never more than their length, so most domains need no second look."""
+    worth = [item for item in domains.items() if item[1].names >= DISTINCT and item[1].length >= SAID]
+    worth.sort(key=lambda item: (-item[1].length, item[0]))
+    if len(worth) > MAX_LOOKED_AT:
+        notes.append(f"agent {agent}: {len(worth) - MAX_LOOKED_AT} domains with many names not looked at")
+    leads = []
+    for domain, asked in worth[:MAX_LOOKED_AT]:
+        names = [name[: _below(name, domain)] for name in history.names_under(agent, domain, ONCE, SAMPLE)]
+        if not names:
+            continue
+        each = information(names) / len(names)
+        said = round(each * asked.names)
+        if said >= SAID and (each >= EACH or asked.names >= MANY):
+            leads.append(_lead(agent, domain, asked, said, each, names))
+    return leads
+
+
+def _lead(agent: str, domain: str, asked: _Domain, said: int, each: float, names: list[str]) -> Lead:
+    length = asked.length / asked.names
+    summary = (
+        f"Looking back: the agent asked the DNS for {asked.names} different names under {domain}, each once or"
+        f" twice: they can have told its owner {said} bytes, {each:.0f} a name. If this domain's names are like that,"
+        " exempt this signature in the rule that allows it."
+    )
+    samples = " ".join(sorted(names, key=len)[-3:])
+    evidence = (
+        f"names={asked.names} information_bytes={said} information_a_name={each:.1f} length_a_name={length:.1f}"
+        f" flows={asked.flows} bytes_out={asked.bytes_out} longest: {samples}"
+    )
+    target = Target(said=domain, under=True)
+    return Lead(agent, target, asked.last, domain, Severity.MEDIUM, summary, evidence, float(said))

@@ -1,0 +1,121 @@
+"""probe.rare-destination: where an agent went that nobody here had gone before.
+
+A destination is the registered domain of a name that the agent had resolved to the address, else the address: so a
+CDN's many hosts are one, and a name that was only written into a hello hides nothing. It is rare if, in the baseline
+(the history before the window), agents together reached it at most `HARDLY` times, and in the window at most
+`MAX_SHARE` agents did. Only what passed counts: what was refused is on record as refused. Queries are left out.
+
+New is not bad: this ranks leads, most bytes sent first, at most `MOST` of an agent and `IN_ALL` of a hunt, with
+severity low. A fleet without a baseline of `MIN_BASELINE` has no "before", so then it says that instead; a new agent is
+measured by the others' history. Not found: a rare host under a known registered domain or address, what an attacker
+reached already during the baseline, what the baseline has lost by retention.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+from egress.hunt.domains import destination
+from egress.hunt.hunter import Haul, Lead, Settings, Strongest, counted
+from egress.model import Severity
+from egress.store.history import History, Target, Traffic
+
+HARDLY = 2  # flows of all agents in the baseline: a typing error or a redirect, no habit
+MAX_SHARE = 2  # agents: what more of them reach at once is new to the fleet, an update or a new tool
+MOST, IN_ALL = 5, 100  # leads of one agent, and of a hunt: a crawler's agents are new everywhere, and these are leads
+MIN_BASELINE = 86400.0  # seconds: a day, so that daily jobs have been seen
+MAX_DESTINATIONS = 200_000  # agent and destination, of the window, that are told apart: some 100 MB
+
+
+@dataclass(slots=True)
+class _Visit:
+    """What one agent did at one destination. Times are microseconds."""
+
+    flows: int = 0
+    bytes_out: int = 0
+    bytes_in: int = 0
+    last: int = -1
+    target: Target = field(default_factory=Target)
+
+    def add(self, row: Traffic) -> None:
+        self.flows += row.flows
+        self.bytes_out += row.bytes_out
+        self.bytes_in += row.bytes_in
+        target = Target(dst=row.dst, said=row.said, bound=row.bound)
+        if (row.last, target) > (self.last, self.target):
+            self.last, self.target = row.last, target
+
+
+class ProbeRareDestination:
+    """See the module's docstring."""
+
+    id = "probe.rare-destination"
+    technique = "T1071"  # Application Layer Protocol: a lead, not a proof
+    about = "destinations that no agent had reached before the window, most bytes sent first"
+
+    def hunt(self, history: History, settings: Settings) -> Haul:
+        oldest = history.oldest()
+        begin = history.window.since - settings.baseline
+        if oldest is None or oldest > history.window.since - MIN_BASELINE:
+            return Haul((), ("nothing is rare without a day of history before --since: take a later one, or wait",))
+        notes = list[str]()
+        visits = _visits(history, notes)
+        before: Counter[str] = Counter()
+        for target, count in history.known(begin):
+            place = destination(target.said, target.bound, target.dst)
+            if place in visits:
+                before[place] += count
+        return _haul(visits, before, notes)
+
+
+def _visits(history: History, notes: list[str]) -> dict[str, dict[str, _Visit]]:
+    """By destination, then agent."""
+    visits: dict[str, dict[str, _Visit]] = {}
+    told = others = 0
+    for row in history.traffic():
+        place = destination(row.said, row.bound, row.dst)
+        visit = visits.get(place, {}).get(row.agent)
+        if visit is None:
+            if told >= MAX_DESTINATIONS:
+                others += row.flows
+                continue
+            told += 1
+            visit = visits.setdefault(place, {})[row.agent] = _Visit()
+        visit.add(row)
+    if others:
+        notes.append(f"{counted(others, 'flow')} not looked at: to more than {MAX_DESTINATIONS} destinations")
+    return visits
+
+
+def _haul(visits: dict[str, dict[str, _Visit]], before: Counter[str], notes: list[str]) -> Haul:
+    ranked: dict[str, Strongest] = {}
+    for place, agents in visits.items():
+        if before[place] > HARDLY or len(agents) > MAX_SHARE:
+            continue
+        for agent, visit in agents.items():
+            ranked.setdefault(agent, Strongest(MOST)).add(_lead(agent, place, visit, before[place], len(agents)))
+    strongest = Strongest(IN_ALL)
+    for each in ranked.values():
+        for lead in each:
+            strongest.add(lead)
+    left_out = strongest.left_out + sum(each.left_out for each in ranked.values())
+    if left_out:
+        notes.append(
+            f"{counted(left_out, 'rare destination')} left out: at most {MOST} of an agent and {IN_ALL} in all are kept"
+        )
+    return Haul(tuple(strongest), tuple(notes))
+
+
+def _lead(agent: str, place: str, visit: _Visit, before: int, agents: int) -> Lead:
+    ever = "no agent had reached" if not before else f"agents had reached only {counted(before, 'time')}"
+    alone = "no other agent does" if agents == 1 else "one other agent does, too"
+    summary = (
+        f"Looking back: the agent reached {place}, which {ever} before: {counted(visit.flows, 'flow')},"
+        f" {visit.bytes_out} bytes out, {visit.bytes_in} in; {alone}. New is not bad: see what it was for."
+    )
+    evidence = (
+        f"flows={visit.flows} bytes_out={visit.bytes_out} bytes_in={visit.bytes_in} agents={agents}"
+        f" flows_before={before}"
+    )
+    return Lead(agent, visit.target, visit.last, place, Severity.LOW, summary, evidence, float(visit.bytes_out))

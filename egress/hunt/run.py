@@ -1,0 +1,99 @@
+"""A hunt: the hunters over a window of history, and their leads as findings.
+
+A finding's id is made of its signature, agent and destination and of the UTC day of the flow it ends with: hunting
+twice over the same history says the same once, and a beacon that goes on is one finding a day. What is stored first
+stays. `Effect.NONE` tells it from what was found inline: nothing was refused for it, and nothing will be. What a rule
+exempts that the flow was admitted by is counted, and no finding, as the engine would not have objected either.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from sqlalchemy.engine import Engine
+
+from egress.engine.policy import exempt
+from egress.hunt.hunter import Hunter, Lead, Settings
+from egress.model import EVIDENCE_BYTES, Action, Effect, FindingRecord, FlowRecord, Rule
+from egress.store.history import DAY, History, Window
+from egress.store.rules import rule_at
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What one hunter found."""
+
+    hunter: str
+    findings: tuple[FindingRecord, ...]  # strongest first
+    exempted: int  # leads that a rule silences
+    notes: tuple[str, ...]
+
+
+def hunt(
+    engine: Engine,
+    hunters: Sequence[Hunter],
+    window: Window,
+    settings: Settings,
+    progress: Callable[[str, int], object] = lambda _, __: None,
+) -> list[Result]:
+    """Run hunters over a window; nothing is stored. `progress` hears a hunter's id and how many rows it has read."""
+    results = []
+    rules: dict[tuple[str, int], Rule | None] = {}
+    for hunter in hunters:
+        history = History(engine, window, lambda rows, name=hunter.id: progress(name, rows))  # type: ignore[misc]
+        haul = hunter.hunt(history, settings)
+        findings: dict[str, FindingRecord] = {}
+        exempted = gone = 0
+        for lead in haul.leads:
+            flow = history.flow(lead.agent, lead.start, lead.target)
+            if flow is None:
+                gone += 1
+            elif exempt(_rule(engine, flow, rules), hunter.id):
+                exempted += 1
+            else:
+                found = finding(hunter, lead, flow)
+                findings.setdefault(found.finding_id, found)
+        notes = haul.notes
+        if gone:
+            notes += (f"{gone} left out: their flows are not stored any more",)
+        results.append(Result(hunter.id, tuple(findings.values()), exempted, notes))
+    return results
+
+
+def finding(hunter: Hunter, lead: Lead, flow: FlowRecord) -> FindingRecord:
+    """The finding that a lead makes, on the flow it ends with, dated by that flow's start."""
+    text = "\0".join((hunter.id, lead.agent, lead.destination, str(lead.start // DAY)))
+    return FindingRecord(
+        finding_id=hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest(),
+        flow_id=flow.flow_id,
+        agent=flow.agent,
+        time=flow.start,
+        signature=hunter.id,
+        severity=lead.severity,
+        technique=hunter.technique,
+        summary=lead.summary,
+        evidence=lead.evidence.encode("utf-8", "backslashreplace")[:EVIDENCE_BYTES],
+        effect=Effect.NONE,
+        action=Action.ACCEPT,
+        mode=flow.mode,
+        proto=flow.proto,
+        src=flow.src,
+        sport=flow.sport,
+        dst=flow.dst,
+        dport=flow.dport,
+        community_id=flow.community_id,
+        rule_id=flow.rule_id,
+        policy_version=flow.policy_version,
+    )
+
+
+def _rule(engine: Engine, flow: FlowRecord, known: dict[tuple[str, int], Rule | None]) -> Rule | None:
+    """The rule that decided a flow, as it stood then."""
+    key = flow.rule_id, flow.policy_version
+    if flow.rule_id and key not in known:
+        with engine.connect() as connection:
+            stored = rule_at(connection, *key)
+        known[key] = None if stored is None else stored.rule
+    return known.get(key)
