@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -26,11 +27,13 @@ ANSWER_SECONDS = 5.0
 class Metrics(Collector):
     """Names begin with egress_; `worker` is an index, `queue` full or settled."""
 
-    def __init__(self, control: Path, engine: Engine) -> None:
+    def __init__(self, control: Path, engine: Engine | None) -> None:
         self._control, self._engine = control, engine
 
     def collect(self) -> Iterable[Metric]:
-        yield from self._stored()
+        with contextlib.suppress(sa.exc.SQLAlchemyError):  # away just now: what the gateway says of that follows
+            if self._engine is not None:
+                yield from _stored(self._engine)
         try:
             with Client(self._control, ANSWER_SECONDS) as client:
                 status = client.call("status")
@@ -41,18 +44,19 @@ class Metrics(Collector):
         yield from _gateway(status)
         yield from _workers(status["workers"])
 
-    def _stored(self) -> Iterator[Metric]:
-        live = sa.select(sa.func.count()).select_from(rule_table).where(LIVE)
-        waiting = sa.select(sa.func.count()).select_from(approvals).where(approvals.c.state == "pending")
-        cut = sa.select(sa.func.count()).select_from(agents).where(agents.c.quarantined.is_(sa.true()))
-        kept = sa.select(sa.func.coalesce(sa.func.sum(SIZE), 0))
-        with self._engine.connect() as connection:
-            yield _gauge("policy_version_stored", "newest version of the policy", rules.current(connection))
-            yield _gauge("rules", "rules in force", connection.scalar(live))
-            yield _gauge("approvals_pending", "holds that wait for a person", connection.scalar(waiting))
-            yield _gauge("agents_quarantined", "agents cut off", connection.scalar(cut))
-            yield _gauge("evidence_bytes", "packets kept for findings", connection.scalar(kept))
-            yield _counter("audit_entries", "changes by people and programs", audit.latest(connection))
+
+def _stored(engine: Engine) -> Iterator[Metric]:
+    live = sa.select(sa.func.count()).select_from(rule_table).where(LIVE)
+    waiting = sa.select(sa.func.count()).select_from(approvals).where(approvals.c.state == "pending")
+    cut = sa.select(sa.func.count()).select_from(agents).where(agents.c.quarantined.is_(sa.true()))
+    kept = sa.select(sa.func.coalesce(sa.func.sum(SIZE), 0))
+    with engine.connect() as connection:
+        yield _gauge("policy_version_stored", "newest version of the policy", rules.current(connection))
+        yield _gauge("rules", "rules in force", connection.scalar(live))
+        yield _gauge("approvals_pending", "holds that wait for a person", connection.scalar(waiting))
+        yield _gauge("agents_quarantined", "agents cut off", connection.scalar(cut))
+        yield _gauge("evidence_bytes", "packets kept for findings", connection.scalar(kept))
+        yield _counter("audit_entries", "changes by people and programs", audit.latest(connection))
 
 
 def _gateway(status: dict[str, Any]) -> Iterator[Metric]:
@@ -62,12 +66,34 @@ def _gateway(status: dict[str, Any]) -> Iterator[Metric]:
     yield _gauge("rules_in_place", "1: our kernel rules are where they must be", status["rules_in_place"])
     yield _gauge("agents", "agents watched", len(status["agents"]))
     yield _gauge("agents_absent", "agents that cannot be attached now: nothing of them passes", len(status["absent"]))
-    yield _counter("recorder_restarts", "starts of the recorder after its first", status["recorder"]["restarts"])
+    yield from _records(status["journal"], status["recorder"])
     database = status.get("database", {})
     yield _gauge("database_up", "1: the gateway can use its database", bool(database.get("ok", True)))
     holds = status.get("holds", {})
     yield _gauge("holds_pending", "holds that packets wait for", holds.get("pending", 0))
     yield _counter("holds_refused", "holds refused because nobody could be asked", holds.get("refused", 0))
+
+
+def _records(journal: dict[str, Any], recorder: dict[str, Any]) -> Iterator[Metric]:
+    """On their way from the workers into the database."""
+    yield _gauge("journal_bytes", "bytes of all journal segments", journal["bytes"])
+    yield _gauge("journal_max_bytes", "their bound (journal.max_bytes)", journal["max_bytes"])
+    yield _gauge("journal_full", "1: near the bound, see journal.on_full", journal["full"])
+    yield _gauge("journal_unrecorded_pass", "1: on_full: continue is configured", journal["on_full"] == "continue")
+    yield _counter("journal_times_full", "times the bound was reached", journal["times_full"])
+    yield _counter("journal_lost", "records lost because they could not be written, dead workers' too", journal["lost"])
+    yield _counter("journal_healed", "torn ends of dead workers' journals taken off", journal["healed"])
+    yield _gauge("recorder_up", "1: the recorder runs", recorder["pid"] is not None)
+    yield _counter("recorder_restarts", "starts of the recorder after its first", recorder["restarts"])
+    yield _gauge("recorder_silent_seconds", "since the recorder said how far it is", recorder["silent"])
+    if "unread" in recorder:
+        yield _gauge("recorder_lag_bytes", "bytes of the journal not in the database yet", recorder["unread"])
+        yield _gauge("recorder_lag_seconds", "age of the oldest record among them", recorder["seconds"])
+        yield _gauge("journal_segments", "files in the journal", recorder["segments"])
+    if "stored" in recorder:
+        yield _gauge("recorder_trouble", "1: it cannot store now, see egress doctor", bool(recorder["trouble"]))
+        yield _counter("recorder_stored", "records stored since the recorder's start", recorder["stored"])
+        yield _counter("recorder_garbage", "lines that were no record, set aside", recorder["garbage"])
 
 
 def _workers(workers: list[dict[str, Any]]) -> Iterator[Metric]:

@@ -18,6 +18,8 @@ from egress.errors import InputError
 
 CONFIG_FILE = Path("/etc/egress/egress.yaml")
 POLICY_FILE = Path("/etc/egress/policy.yaml")
+SEGMENT_BYTES = 64 * 1024  # the smallest journal segment: a record's line has 64 KiB at most
+JOURNAL_BYTES = 1024 * 1024  # and the smallest journal
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +79,33 @@ class Api:
             raise InputError(f"api.port: {self.port} must be from 1 to 65535")
 
 
+FSYNC = ("never", "second", "record")
+ON_FULL = ("refuse", "continue")
+
+
+@dataclass(frozen=True, slots=True)
+class Journal:
+    """What workers write before they answer the kernel (state_dir/journal), until it is in the database."""
+
+    segment_bytes: int = 16 * 1024 * 1024  # a new segment is begun once one has this size
+    segment_seconds: float = 3600.0  # or this age
+    fsync: str = "never"  # to the disk: left to the kernel, each second, or before each answer (record)
+    max_bytes: int = 4 * 1024 * 1024 * 1024  # of all segments; at 7/8 of it nothing new passes
+    on_full: str = "refuse"  # what becomes of new flows while records cannot be written: refuse, or continue and count
+
+    def __post_init__(self) -> None:
+        if self.fsync not in FSYNC:
+            raise InputError(f"journal.fsync: {self.fsync!r} must be {', '.join(FSYNC[:-1])} or {FSYNC[-1]}")
+        if self.on_full not in ON_FULL:
+            raise InputError(f"journal.on_full: {self.on_full!r} must be {' or '.join(ON_FULL)}")
+        if not SEGMENT_BYTES <= self.segment_bytes <= 1 << 30:
+            raise InputError(f"journal.segment_bytes: {self.segment_bytes} must be from {SEGMENT_BYTES} to {1 << 30}")
+        if not 1.0 <= self.segment_seconds <= 86400.0:
+            raise InputError(f"journal.segment_seconds: {self.segment_seconds} must be from 1 to 86400")
+        if not JOURNAL_BYTES <= self.max_bytes <= 1 << 50:
+            raise InputError(f"journal.max_bytes: {self.max_bytes} must be from {JOURNAL_BYTES} to {1 << 50}")
+
+
 @dataclass(frozen=True, slots=True)
 class Config:
     state_dir: Path = Path("/var/lib/egress")  # database, journal
@@ -95,6 +124,7 @@ class Config:
     beacon_alpha: float = 1e-3  # false alarms of beacon.timing accepted per agent, over all its destinations
     limits: Limits = field(default_factory=Limits)
     queue: Queue = field(default_factory=Queue)
+    journal: Journal = field(default_factory=Journal)
     api: Api = field(default_factory=Api)
 
     def __post_init__(self) -> None:

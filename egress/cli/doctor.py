@@ -21,6 +21,7 @@ from egress.store.database import open_database
 from egress.store.recorder import lag, stalled
 
 MAX_LAG = 64 * 1024 * 1024  # unread journal bytes past which the recorder is in trouble
+SILENT_SECONDS = 10.0  # the recorder says each second how far it is, but waits for a database that is away
 SNAPSHOT_SECONDS = 60.0  # how long the snapshot on disk may be behind what is in force
 EXAMPLES = """\b
 Examples:
@@ -47,9 +48,14 @@ def command(output: str, config_file: Path | None) -> int:
 
 
 def _configuration(config: Config) -> list[Check]:
+    text = "fail closed: no worker, no traffic"
     if config.fail_open:
-        return [Check("fail-open", True, "FAIL OPEN: packets pass uninspected while workers are missing or overloaded")]
-    return [Check("fail-open", True, "fail closed: no worker, no traffic")]
+        text = "FAIL OPEN: packets pass uninspected while workers are missing or overloaded"
+    found = [Check("fail-open", True, text)]
+    if config.journal.on_full == "continue":
+        text = "ON_FULL CONTINUE: new flows pass unrecorded while records cannot be written"
+        found.append(Check("journal.on_full", True, text))
+    return found
 
 
 def _gateway(config: Config) -> list[Check]:
@@ -62,12 +68,8 @@ def _gateway(config: Config) -> list[Check]:
         return [Check("gateway", False, str(error))]
     found = [Check("gateway", True, f"running, pid {status['pid']}, policy version {status['policy_version']}")]
     for worker in status["workers"]:
-        found += _worker(worker)
-    found += [*_policy(status), _snapshot(config, status)]
-    recorder = status["recorder"]
-    found.append(
-        Check("recorder", recorder["pid"] is not None, f"pid {recorder['pid']}, {recorder['restarts']} restarts")
-    )
+        found += _worker(worker, config.journal.on_full)
+    found += [*_policy(status), _snapshot(config, status), _journal(status["journal"]), _recorder(status["recorder"])]
     names = ", ".join(agent["name"] for agent in status["agents"]) or "none; attach one with egress agent add"
     found.append(Check("agents", True, names))
     found += [Check(f"agent {name}", False, f"not attached: {why}") for name, why in status["absent"].items()]
@@ -108,6 +110,29 @@ def _snapshot(config: Config, status: dict[str, Any]) -> Check:
     return Check("policy snapshot", True, f"version {saved['version']}, written {_ago(saved['time'])}")
 
 
+def _journal(journal: dict[str, Any]) -> Check:
+    """Is there room for what is written until the database has it?"""
+    text = f"{journal['bytes']} of at most {journal['max_bytes']} bytes, fsync {journal['fsync']}"
+    if journal["healed"]:
+        text += f", {journal['healed']} torn ends taken off"
+    if journal["lost"]:
+        text += f"; {journal['lost']} RECORDS WERE LOST since the gateway started"
+    if journal["full"]:
+        effect = "new flows are refused" if journal["on_full"] == "refuse" else "new flows pass UNRECORDED"
+        text += f"; full since {_ago(journal['since'])}: {effect} until the recorder has caught up (see database)"
+    return Check("journal", not (journal["full"] or journal["lost"]), text)
+
+
+def _recorder(recorder: dict[str, Any]) -> Check:
+    text = f"pid {recorder['pid']}, {recorder['restarts']} restarts"
+    if "unread" in recorder:
+        text += f", {recorder['unread']} bytes and {recorder['seconds']} s behind"
+    if recorder["silent"] > SILENT_SECONDS:
+        text += f", silent for {recorder['silent']:.0f} s"
+    trouble = recorder.get("trouble", "")
+    return Check("recorder", recorder["pid"] is not None and not trouble, text + (f": {trouble}" if trouble else ""))
+
+
 def _ago(moment: float | None) -> str:
     return "never" if moment is None else f"{max(time.time() - moment, 0.0):.0f} s ago"
 
@@ -131,7 +156,7 @@ def _unguarded(config: Config, why: str) -> list[Check]:
     return [Check("gateway", False, f"not running, and nothing guards {names}: start one with: egress gateway")]
 
 
-def _worker(worker: dict[str, Any]) -> list[Check]:
+def _worker(worker: dict[str, Any], on_full: str) -> list[Check]:
     name, counters, dropped = f"worker {worker['index']}", worker["counters"], worker["dropped"]
     if not worker["alive"]:
         return [
@@ -144,9 +169,8 @@ def _worker(worker: dict[str, Any]) -> list[Check]:
     found.append(Check(f"{name} queue", lost == 0, text + (": more workers, or a larger queue.length" if lost else "")))
     journal = counters.get("journal", {})
     if not journal.get("healthy", True):
-        found.append(
-            Check(f"{name} journal", False, f"cannot be written ({journal['error']}): nothing new passes; free space")
-        )
+        effect = "nothing new passes" if on_full == "refuse" else "new flows pass UNRECORDED"
+        found.append(Check(f"{name} journal", False, f"cannot be written ({journal['error']}): {effect}; free space"))
     if counters.get("engine_errors"):
         text = f"{counters['engine_errors']} packets dropped by faults of ours (see egress query): please report them"
         found.append(Check(f"{name} engine", False, text))
@@ -194,7 +218,8 @@ def _database(config: Config) -> list[Check]:
         return [Check("database", False, f"cannot be read: {' '.join(str(error).split())[:200]}")]
     finally:
         database.dispose()
-    text = f"{behind.unread} bytes of the journal not stored yet, {behind.quarantined} bytes quarantined"
+    text = f"{behind.unread} bytes ({behind.seconds:.0f} s) of the journal not stored yet"
+    text += f", {behind.quarantined} bytes quarantined"
     if stuck:
         text += f": nothing of {stuck[0]} is being stored; is the gateway running, its disk full, the database locked?"
     return [Check("database", not stuck and behind.unread < MAX_LAG, text)]

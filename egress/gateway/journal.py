@@ -2,7 +2,10 @@
 
 Segments `<directory>/worker-<index>-<start µs>.jsonl` belong to one worker process each, are only appended to, and are
 taken up and removed by the recorder. A line without its newline at the end of a dead worker's segment was not acted on.
-Durability: data is in the kernel's page cache once `append` returns, so it survives the worker's death, not the host's.
+Durability: once `append` returns, data is in the kernel's page cache, which survives the worker's death and not the
+host's; `fsync: second` has it on the disk about a second later, `fsync: record` before `append` returns.
+
+How much may be written is granted by the supervisor, which knows all journals (`egress.gateway.journals`).
 """
 
 from __future__ import annotations
@@ -12,36 +15,43 @@ from collections import deque
 from collections.abc import Iterable
 from pathlib import Path
 
+from egress import config
 from egress.eve import line
+from egress.gateway.syncing import Syncer, sync_directory
 from egress.model import Record
+from egress.store.segments import newest, segment_name
 
-SEGMENT_BYTES = 16 * 1024 * 1024
-SEGMENT_SECONDS = 3600.0
 BACKLOG_BYTES = 4 * 1024 * 1024  # kept in memory while the disk refuses; past it lines are lost, and counted
 RETRY_SECONDS = 1.0
+NO_ROOM = "journal.max_bytes is reached"
+UNBOUNDED = 1 << 62
 
 
 class Journal:
-    """Append-only segments of one worker. While `healthy` is False nothing reaches the disk: pass nothing new."""
+    """Append-only segments of one worker. While not `open` nothing new should pass: it might leave no record."""
 
-    def __init__(
-        self,
-        directory: Path,
-        index: int,
-        *,
-        segment_bytes: int = SEGMENT_BYTES,
-        segment_seconds: float = SEGMENT_SECONDS,
-    ) -> None:
-        self.healthy = True
+    def __init__(self, directory: Path, index: int, settings: config.Journal | None = None) -> None:
+        settings = settings or config.Journal()
+        self.healthy = True  # what is appended reaches the file
+        self.full = False  # the room that is left is for what has begun
         self.error = ""
-        self.written = self.failures = self.lost = 0
-        self._directory, self._index = directory, index
-        self._segment_bytes, self._segment_seconds = segment_bytes, segment_seconds
+        self.written = self.failures = self.lost = self.waiting = 0  # lines, but for the failures
+        self._directory, self._writer = directory, f"worker-{index}"
+        self._segment_bytes, self._segment_seconds = settings.segment_bytes, settings.segment_seconds
+        self._each = settings.fsync == "record"
+        self._syncer = Syncer(directory) if settings.fsync == "second" else None
         self._file = -1
         self._size, self._opened, self._retry = 0, 0.0, 0.0
+        self._last = newest(directory, self._writer)  # so that names keep the order in which they were begun
+        self._room = UNBOUNDED
+        self._turn = False  # begin a new segment, whatever size and age of this one
         self._backlog: deque[bytes] = deque()
         self._backlog_bytes = 0
         self._torn = False  # the segment ends in the beginning of a line: its rest must follow
+
+    @property
+    def open(self) -> bool:
+        return self.healthy and not self.full
 
     def append(self, records: Iterable[Record], ts: float) -> bool:
         """Write the records of one packet with one write(2). False: they are not on file (kept for later, or lost)."""
@@ -51,44 +61,105 @@ class Journal:
         if self.healthy:
             data = self._write(data, ts)
         if not data:
-            return True
+            return self.healthy
         self._keep(data)
         return False
 
+    def grant(self, room: int, *, full: bool) -> None:
+        """How many bytes may be written until the next grant, and whether what is new should wait.
+
+        Where that begins, this segment is ended: the recorder can remove only what nobody writes to any more.
+        """
+        self._turn = self._turn or (full and not self.full)
+        self._room, self.full = room, full
+
     def poll(self, ts: float) -> None:
-        """Try again what could not be written; call it about each second."""
-        if not self.healthy and ts >= self._retry:
-            self._recover(ts)
+        """Try again what could not be written, end a segment that is due; call it about each second."""
+        if not self.healthy:
+            if ts >= self._retry:
+                self._recover(ts)
+            return
+        try:
+            if self._size:
+                self._rotate(ts)
+        except OSError as error:
+            self._fail(error.strerror or str(error), b"", ts)
+        try:
+            if self._syncer is not None:
+                self._syncer.second()
+        except OSError as error:
+            self._spoil()
+            self._fail(f"cannot be brought to the disk: {error.strerror}", b"", ts)
 
     def close(self) -> None:
-        if self._file >= 0:
-            os.close(self._file)
-            self._file = -1
+        """What still waits in memory is lost."""
+        self.lost += self.waiting
+        self._forget_backlog()
+        try:
+            self._leave()
+            if self._syncer is not None:
+                self._syncer.close()
+        except OSError as error:
+            self.healthy, self.error = False, f"cannot be brought to the disk: {error.strerror}"
 
     def _write(self, data: bytes, ts: float) -> bytes:
         """Returns what is left: nothing, or from the first byte that could not be written."""
+        if len(data) > self._room:
+            return self._fail(NO_ROOM, data, ts)
         try:
             self._rotate(ts)
             done = os.write(self._file, data)
         except OSError as error:
             return self._fail(error.strerror or str(error), data, ts)
         self._size += done
-        self._torn = done < len(data)
+        self._room -= done
+        continued, self._torn = self._torn, done < len(data)
         if self._torn:
             return self._fail("short write: disk full?", data[done:], ts)
         self.written += data.count(b"\n")
+        if self._syncer is not None:
+            self._syncer.written(self._file)
+        elif self._each:
+            return self._sync(b"" if continued else data, ts)
+        return b""
+
+    def _sync(self, data: bytes, ts: float) -> bytes:
+        """What may not be on the disk is written again, whole, into a new segment: storing it twice changes nothing."""
+        try:
+            os.fdatasync(self._file)
+        except OSError as error:
+            self._spoil()
+            return self._fail(f"cannot be brought to the disk: {error.strerror}", data, ts)
         return b""
 
     def _rotate(self, ts: float) -> None:
-        due = self._size >= self._segment_bytes or not 0 <= ts - self._opened < self._segment_seconds
+        due = self._turn or self._size >= self._segment_bytes or not 0 <= ts - self._opened < self._segment_seconds
         if self._file >= 0 and (self._torn or not due):
             return
-        self.close()
-        path = self._directory / f"worker-{self._index}-{round(ts * 1e6)}.jsonl"
+        self._leave()
+        start = max(round(ts * 1e6), self._last + 1)
+        path = self._directory / segment_name(self._writer, start)
         self._file = os.open(
             path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, 0o640
         )
-        self._size, self._opened = 0, ts
+        self._size, self._opened, self._last, self._turn = 0, ts, start, False
+        if self._each:
+            sync_directory(self._directory)
+
+    def _leave(self) -> None:
+        """Done with this segment. Raises OSError."""
+        descriptor, self._file = self._file, -1
+        if descriptor >= 0 and self._syncer is not None:
+            self._syncer.done(descriptor)
+        elif descriptor >= 0:
+            os.close(descriptor)
+
+    def _spoil(self) -> None:
+        """Who could not bring a file to the disk once must not believe that it is there the next time (fsync(2))."""
+        descriptor, self._file = self._file, -1
+        self._torn = False
+        if descriptor >= 0:
+            os.close(descriptor)
 
     def _fail(self, why: str, left: bytes, ts: float) -> bytes:
         self.healthy = False
@@ -98,21 +169,30 @@ class Journal:
         return left
 
     def _keep(self, data: bytes) -> None:
+        lines = data.count(b"\n")
         if self._backlog_bytes + len(data) > BACKLOG_BYTES:
-            self.lost += data.count(b"\n")
+            self.lost += lines
             return
         self._backlog.append(data)
         self._backlog_bytes += len(data)
+        self.waiting += lines
+
+    def _forget_backlog(self) -> None:
+        self._backlog.clear()
+        self._backlog_bytes = self.waiting = 0
 
     def _recover(self, ts: float) -> None:
         """Write the backlog in order. A rest of a line continues in the segment that holds its beginning."""
+        self.healthy = True
         while self._backlog:
             data = self._backlog[0]
             left = self._write(data, ts)
             self._backlog_bytes -= len(data) - len(left)
+            self.waiting -= data.count(b"\n") - left.count(b"\n")
             if left:
                 self._backlog[0] = left
                 return
             self._backlog.popleft()
-        self.healthy = True
+            if not self.healthy:
+                return
         self.error = ""

@@ -6,6 +6,7 @@ To the worker, with "seq": n (0: nobody waits for the answer):
     {"op": "policy.part", "removed": [ids], "added": [rules]}   any number of them, kept until
     {"op": "policy.commit", "base": n, "version": m}  applies them all at once; base -1: they are the whole policy
     {"op": "begin"}                                   own the queues; what is ordered before needs none
+    {"op": "journal", "room": bytes, "full": true}    what the journal may still take (Room)
     {"op": "agents", "agents": [...]}  {"op": "answer", "id", "action"}  {"op": "tally", "agent"}  {"op": "stop"}
 
 From it: {"type": "ready" | "beat" | "done" | "error", ...}; "done" carries the order's seq, and "error" where
@@ -37,6 +38,14 @@ class Watched:
 
 
 @dataclass(frozen=True, slots=True)
+class Room:
+    """What one worker may write into its journal until it hears again."""
+
+    room: int  # bytes
+    full: bool = False  # they are for what has begun: nothing new may pass
+
+
+@dataclass(frozen=True, slots=True)
 class Setup:
     """All a worker is told before it starts, but for the policy, which follows in parts."""
 
@@ -44,6 +53,7 @@ class Setup:
     index: int  # of the worker: queues base + 2 * index and the next
     parent: int  # the supervisor's process id
     agents: tuple[Watched, ...]
+    journal: Room
     capture: str = ""  # directory of packet captures; empty: none
 
 
@@ -59,6 +69,7 @@ def setup_from(line: bytes) -> Setup:
         index=document["index"],
         parent=document["parent"],
         agents=watched_from(document["agents"]),
+        journal=Room(**document["journal"]),
         capture=document["capture"],
     )
 

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import json
 import logging
 import os
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from egress.config import Config
 from egress.errors import EgressError
 from egress.gateway import privileges
 from egress.gateway.process import python
-from egress.store.recorder import ARGUMENTS, config_line
+from egress.store.recorder import ARGUMENTS, BEATS, config_line
 
 LOCK_SECONDS = 0.2
 RESTART_SECONDS = 5.0
@@ -79,11 +81,19 @@ class Recorder:
         self.restarts = 0
         self._config = config_line(config)
         self._process: asyncio.subprocess.Process | None = None
+        self._listening: asyncio.Task[None] | None = None
+        self._facts: dict[str, Any] = {}  # what it said last
+        self._heard = time.monotonic()
         self._next = 0.0
 
     @property
     def pid(self) -> int | None:
         return self._process.pid if self._process is not None and self._process.returncode is None else None
+
+    def status(self) -> dict[str, object]:
+        """How far it is, as it said `silent` seconds ago."""
+        silent = round(time.monotonic() - self._heard, 1)
+        return {"pid": self.pid, "restarts": self.restarts, "silent": silent, **self._facts}
 
     async def watch(self) -> None:
         """Start it if it does not run; call it about each second."""
@@ -98,13 +108,27 @@ class Recorder:
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         try:
             self._process = await asyncio.create_subprocess_exec(
-                *ARGUMENTS, stdin=asyncio.subprocess.PIPE, env=environment, cwd="/", start_new_session=True
+                *(*ARGUMENTS, BEATS),
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                env=environment,
+                cwd="/",
+                start_new_session=True,
             )
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
         if self._process.stdin is not None:
             self._process.stdin.write(self._config.encode())  # where it ends at once, the next one will read it
             self._process.stdin.close()
+        if self._process.stdout is not None:
+            self._listening = asyncio.create_task(self._listen(self._process.stdout))
+
+    async def _listen(self, stdout: asyncio.StreamReader) -> None:
+        """It says each second how far it is; what cannot be read of that is passed over."""
+        while line := await stdout.readline():
+            with suppress(ValueError):
+                self._facts = dict(json.loads(line))
+                self._heard = time.monotonic()
 
     async def stop(self) -> None:
         """Let it store what is left in the journal, within STOP_SECONDS."""

@@ -24,6 +24,7 @@ from egress.gateway.background import Coalesced
 from egress.gateway.control import Server, Session
 from egress.gateway.following import Following
 from egress.gateway.holds import Holds
+from egress.gateway.journals import Journals, fitted
 from egress.gateway.ledger import Away
 from egress.gateway.messages import Setup
 from egress.gateway.pool import Hooks, Pool
@@ -59,9 +60,9 @@ class Gateway:
     """
 
     def __init__(self, config: Config, options: Options) -> None:
-        self.config = config
-        self.options = options
         size = config.workers or os.cpu_count() or 1
+        self.config = config = fitted(config, size)
+        self.options = options
         self.sandboxes = Sandboxes(config)
         file = policies.PolicyFile(config, options.policy)
         self.following = Following(config, file, self.sandboxes.names, self._edited, self._changed)
@@ -69,7 +70,8 @@ class Gateway:
         self.stored = Stored()
         self.roster = Roster(size)
         self.guard = guard.Guard(config, self.roster)
-        hooks = Hooks(self._setup, self.following.inforce.orders, self.holds.heard, self.holds.worker_gone)
+        self.journals = Journals(config, size)
+        hooks = Hooks(self._setup, self.following.inforce.orders, self.holds.heard, self._worker_gone)
         self.pool = Pool(size, hooks, base=config.queue.base, watchdog=config.watchdog)
         self.recorder = runtime.Recorder(config)
         self.server = Server(config.control_socket, self._handle)
@@ -121,6 +123,7 @@ class Gateway:
         if self.config.fail_open:
             log.warning("FAIL OPEN is configured: while workers are missing or overloaded packets pass uninspected")
         self.sandboxes.clean()
+        await asyncio.to_thread(self.journals.start)
         await self.following.start()
         self.roster.replace(self._entries())
         await asyncio.to_thread(guard.alone)
@@ -152,7 +155,7 @@ class Gateway:
         self.pool.watch()
         self.following.check()
         trouble = ""
-        for step in (self.recorder.watch, self._follow, self._keep_rules):
+        for step in (self.recorder.watch, self._watch_journals, self._follow, self._keep_rules):
             try:
                 await step()
             except (EgressError, OSError) as error:
@@ -171,6 +174,13 @@ class Gateway:
         if bool(self.roster.moved()) or await asyncio.to_thread(self.stored.awaited):
             async with self._changing:
                 await self._attach()
+
+    async def _watch_journals(self) -> None:
+        await self.journals.look(self.pool)
+
+    def _worker_gone(self, index: int) -> None:
+        self.holds.worker_gone(index)
+        self.journals.worker_gone(index)
 
     async def _keep_rules(self) -> None:
         """Others may put their rules before ours, or flush them."""
@@ -200,6 +210,7 @@ class Gateway:
             index=index,
             parent=os.getpid(),
             agents=self.roster.watched(index),
+            journal=self.journals.room(),
             capture=self.options.capture,
         )
 
@@ -322,7 +333,8 @@ class Gateway:
             "workers": self.pool.status(),
             "agents": [self._agent(entry) for entry in self.roster.entries.values()],
             "absent": self.stored.absent,
-            "recorder": {"pid": self.recorder.pid, "restarts": self.recorder.restarts},
+            "recorder": self.recorder.status(),
+            "journal": self.journals.status(),
             "rules": counters,
             "rules_in_place": in_place,
             "holds": {"pending": len(self.holds.pending), "refused": self.holds.refused},

@@ -59,7 +59,9 @@ class Worker:
         self.engine = Engine(config.limits, Policy(), known, gate_queries=config.gate_queries)
         self.watched = setup.agents
         self.identity = Identity(setup.agents)
-        self.journal = Journal(config.journal_dir, setup.index)
+        self.journal = Journal(config.journal_dir, setup.index, config.journal)
+        self.journal.grant(setup.journal.room, full=setup.journal.full)
+        self._refuses = config.journal.on_full == "refuse"
         self.capture = Capture(Path(setup.capture), setup.index, now()) if setup.capture else None
         marks = Marks(config.mark_mask)
         self._settled, self._undecided = marks.value("settled"), marks.value("undecided")
@@ -111,8 +113,9 @@ class Worker:
         verdict, records = self.engine.packet(raw, ts, agent, direction, length, settled=settled)
         if records and not self.record(records, ts) and verdict.action is Action.ACCEPT:
             self.unrecorded += 1
-            self.record(self.engine.withdraw(raw, ts, agent, direction), ts)
-            return DISCARD
+            if self._refuses:
+                self.record(self.engine.withdraw(raw, ts, agent, direction), ts)
+                return DISCARD
         if verdict.action is Action.HOLD:
             return self._wait(Kept(packet, raw, agent.name, settled), agent, direction, ts)
         return self._mark(verdict, settled)
@@ -161,12 +164,15 @@ class Worker:
         return self._dropped
 
     def record(self, records: Sequence[Record], ts: float) -> bool:
-        """Count and journal; while the journal fails the engine lets nothing new pass."""
+        """Count and journal; while the journal fails or is full the engine lets nothing new pass (`on_full`)."""
         for record in records:
             self.tallies.setdefault(record.agent, Tally()).add(record)
         done = self.journal.append(records, ts)
-        self.engine.refuse_new = not self.journal.healthy
+        self._heed_journal()
         return done
+
+    def _heed_journal(self) -> None:
+        self.engine.refuse_new = self._refuses and not self.journal.open
 
     def tick(self) -> None:
         """Timers of the engine that are due."""
@@ -200,7 +206,7 @@ class Worker:
         ts = now()
         self.record(self.anomalies.flush(), ts)
         self.journal.poll(ts)
-        self.engine.refuse_new = not self.journal.healthy
+        self._heed_journal()
 
     def order(self, message: dict[str, Any]) -> dict[str, object]:
         """Carry out one order of the supervisor; returns what its answer says beyond `done`.
@@ -216,6 +222,9 @@ class Worker:
             self.begin()
         elif operation == "agents":
             self._watch(watched_from(message["agents"]), ts)
+        elif operation == "journal":
+            self.journal.grant(message["room"], full=message["full"])
+            self._heed_journal()
         elif operation == "answer":
             self.record(self.engine.answer(message["id"], Action(message["action"]), ts), ts)
         elif operation == "tally":
@@ -261,9 +270,11 @@ class Worker:
             "unrecorded": self.unrecorded,
             "journal": {
                 "healthy": journal.healthy,
+                "full": journal.full,
                 "error": journal.error,
                 "written": journal.written,
                 "failures": journal.failures,
+                "waiting": journal.waiting,
                 "lost": journal.lost,
             },
             "holds": len(self.engine.holds),

@@ -6,6 +6,7 @@ record is kept aside in `quarantine.jsonl` and counted; it never stops the rest.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import dataclasses
 import json
@@ -14,7 +15,6 @@ import signal
 import sys
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import cast
 
 import sqlalchemy as sa
@@ -23,9 +23,10 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from egress.config import Config, build
 from egress.errors import EgressError, InputError, Malformed
-from egress.everead import parse_line
+from egress.everead import TIME_BYTES, parse_line, record_time
 from egress.model import Record
 from egress.store.database import explain, open_database, storing
+from egress.store.quarantine import keep_aside, quarantine_file, size
 from egress.store.segments import Segment, finished, read, segments, whole_lines
 from egress.store.tables import journal_checkpoints
 from egress.store.writer import store, upsert
@@ -33,7 +34,9 @@ from egress.store.writer import store, upsert
 POLL_SECONDS = 0.1
 COMPLAIN_SECONDS = 10.0
 GRACE = 60.0  # seconds a finished segment is left lying, for whoever looks into the directory
-QUARANTINE_BYTES = 16 << 20  # past this garbage is only counted
+BEATS = "--beats"
+BEAT_SECONDS = 1.0
+MAX_TROUBLE = 500  # characters of it in a beat, so that one is written whole into a pipe or not at all
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +45,7 @@ class Lag:
 
     segments: int  # files in the journal directory
     unread: int  # bytes not in the database yet
+    seconds: float  # since the oldest record among them
     quarantined: int  # bytes of garbage kept aside
 
 
@@ -53,8 +57,8 @@ class Recorder:
         self.garbage = 0  # lines that are no record, and torn ends of segments whose writer died
         self.trouble = ""  # the last segment that could not be read, and why
         self._directory = config.journal_dir
-        self._quarantine = _quarantine(config)
-        self._grace = grace
+        self._quarantine = quarantine_file(config)
+        self._grace, self._pressing = grace, config.journal.max_bytes // 2
         # Not in place of one that is gone: the gateway has what was in force there on disk, and waits for it.
         self._engine = open_database(config.database_url, create=not config.policy_snapshot.exists())
         self._offsets = checkpoints(self._engine)
@@ -65,21 +69,30 @@ class Recorder:
         Raises SQLAlchemyError where the database fails, OSError where the directory does; a single segment's trouble
         is left in `trouble`. Nothing is lost either way: call again.
         """
-        before = self.stored
+        before, stuck = self.stored, set[str]()
         self.trouble = ""
-        for segment in segments(self._directory):
+        listed = segments(self._directory)
+        grace = self._grace if sum(each.size for each in listed) < self._pressing else 0.0
+        for segment in listed:
+            if segment.writer in stuck:  # what a writer wrote later is stored later
+                continue
             try:
-                self._drain(segment)
+                self._drain(segment, grace)
             except FileNotFoundError:
                 continue
             except OSError as error:
+                stuck.add(segment.writer)
                 self.trouble = f"cannot record {segment.path}: {error.strerror} ({error.filename})"
         return self.stored - before
+
+    def offsets(self) -> dict[str, int]:
+        """Segment name → bytes stored."""
+        return dict(self._offsets)
 
     def close(self) -> None:
         self._engine.dispose()
 
-    def _drain(self, segment: Segment) -> None:
+    def _drain(self, segment: Segment, grace: float) -> None:
         while (offset := self._offsets.get(segment.name, 0)) < segment.size:
             data = read(segment, offset)
             last = offset + len(data) >= segment.size and not data.endswith(b"\n") and finished(segment)
@@ -87,7 +100,7 @@ class Recorder:
             if not lines and not torn:
                 return
             self._take(segment, offset, lines, torn)
-        if segment.modified + self._grace < time.time() and finished(segment):
+        if segment.modified + grace < time.time() and finished(segment):
             self._discard(segment)
 
     def _take(self, segment: Segment, offset: int, lines: list[bytes], torn: bytes) -> None:
@@ -97,21 +110,13 @@ class Recorder:
             aside.append(("torn line", torn))
         after = offset + sum(map(len, lines)) + len(lines) + len(torn)
         # Before the commit: killed in between, garbage is kept twice rather than never.
-        self._keep_aside(segment, offset, aside)
+        keep_aside(self._quarantine, segment.name, offset, aside)
         with storing(self._engine) as connection:
             store(connection, records)
             _move(connection, segment.name, after)
         self._offsets[segment.name] = after
         self.stored += len(records)
         self.garbage += len(aside)
-
-    def _keep_aside(self, segment: Segment, offset: int, aside: list[tuple[str, bytes]]) -> None:
-        if not aside or _size(self._quarantine) >= QUARANTINE_BYTES:
-            return
-        with open(self._quarantine, "ab", opener=_private) as file:
-            for why, raw in aside:
-                entry = {"segment": segment.name, "batch": offset, "error": why, "line": raw.decode("latin-1")}
-                file.write(json.dumps(entry).encode("ascii") + b"\n")
 
     def _discard(self, segment: Segment) -> None:
         """File first: killed in between, a checkpoint without a file harms nobody, the reverse would read it again."""
@@ -123,10 +128,24 @@ class Recorder:
 
 def lag(config: Config, engine: Engine) -> Lag:
     """What the journal holds beyond the database, for `doctor`. Raises OSError, SQLAlchemyError."""
-    offsets = checkpoints(engine)
+    return behind(config, checkpoints(engine))
+
+
+def behind(config: Config, offsets: dict[str, int]) -> Lag:
+    """The same where one knows how far the segments are stored."""
     listed = segments(config.journal_dir)
-    unread = sum(max(0, segment.size - offsets.get(segment.name, 0)) for segment in listed)
-    return Lag(len(listed), unread, _size(_quarantine(config)))
+    unread = [each for each in listed if offsets.get(each.name, 0) < each.size]
+    oldest = min((_oldest(each, offsets.get(each.name, 0)) for each in unread), default=time.time())
+    count = sum(each.size - offsets.get(each.name, 0) for each in unread)
+    return Lag(len(listed), count, max(time.time() - oldest, 0.0), size(quarantine_file(config)))
+
+
+def _oldest(segment: Segment, offset: int) -> float:
+    """When the record at `offset` was made; where that is no record, when the segment was last written to."""
+    try:
+        return record_time(read(segment, offset, TIME_BYTES))
+    except (OSError, Malformed):
+        return segment.modified
 
 
 def stalled(config: Config, engine: Engine, seconds: float = 1.0) -> list[str]:
@@ -184,32 +203,19 @@ def _move(connection: Connection, segment: str, offset: int) -> None:
     connection.execute(moved, {"segment": segment, "offset": offset, "updated": time.time()})
 
 
-def _quarantine(config: Config) -> Path:
-    return config.state_dir / "quarantine.jsonl"
-
-
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except FileNotFoundError:
-        return 0
-
-
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_CLOEXEC, 0o640)
-
-
 # --- the process -------------------------------------------------------------------------------------------
 
 
 class _Process:
     """Polls until SIGTERM, then looks once more. While the database fails it says so and keeps trying."""
 
-    def __init__(self, config: Config) -> None:
-        self._config = config
+    def __init__(self, config: Config, *, beats: bool) -> None:
+        self._config, self._beats = config, beats
         self._recorder: Recorder | None = None
+        self._offsets: dict[str, int] = {}
+        self._stored = self._garbage = 0
         self._stopping = False
-        self._said = -COMPLAIN_SECONDS
+        self._said, self._beat = -COMPLAIN_SECONDS, 0.0
 
     def run(self) -> int:
         """Exit code: 0, or 1 if the last look failed (the journal still holds what is missing)."""
@@ -217,6 +223,8 @@ class _Process:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})  # our parent starts us with it blocked
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches us too, but our parent decides when we end
         signal.signal(signal.SIGIO, signal.SIG_IGN)  # a broken lease (segments.finished) must not end us
+        if self._beats:
+            os.set_blocking(1, False)
         while not self._stopping:
             self._pass()
             time.sleep(POLL_SECONDS)
@@ -233,14 +241,39 @@ class _Process:
             trouble = self._recorder.trouble
         except (SQLAlchemyError, OSError, EgressError) as error:
             trouble = explain(error) if isinstance(error, DBAPIError) else " ".join(str(error).split())
-            if self._recorder is not None:
-                self._recorder.close()
-                self._recorder = None  # start anew: a commit may or may not have happened
+            self._begin_anew()
         if trouble and (self._stopping or time.monotonic() - self._said >= COMPLAIN_SECONDS):
             self._said = time.monotonic()
             sys.stderr.write(f"egress recorder: {trouble}; records wait in {self._config.journal_dir}\n")
             sys.stderr.flush()
+        if self._beats and time.monotonic() - self._beat >= BEAT_SECONDS:
+            self._beat = time.monotonic()
+            self._tell(trouble)
         return not trouble
+
+    def _begin_anew(self) -> None:
+        """A commit may or may not have happened: what is stored is asked of the database again."""
+        if self._recorder is None:
+            return
+        self._stored += self._recorder.stored
+        self._garbage += self._recorder.garbage
+        self._offsets = self._recorder.offsets()
+        self._recorder.close()
+        self._recorder = None
+
+    def _tell(self, trouble: str) -> None:
+        """One line for the parent, which reads our standard output; it may be busy, or gone."""
+        now = self._recorder
+        facts: dict[str, object] = {
+            "stored": self._stored + (now.stored if now else 0),
+            "garbage": self._garbage + (now.garbage if now else 0),
+            "trouble": trouble[:MAX_TROUBLE],
+        }
+        with contextlib.suppress(OSError):
+            left = behind(self._config, now.offsets() if now else self._offsets)
+            facts |= {"segments": left.segments, "unread": left.unread, "seconds": round(left.seconds, 1)}
+        with contextlib.suppress(OSError):
+            os.write(1, json.dumps(facts).encode("ascii") + b"\n")
 
 
 def _die_with_parent() -> None:
@@ -251,16 +284,16 @@ def _die_with_parent() -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
 
-def main(line: str) -> int:
-    """Record until SIGTERM, as a `config_line` says. Returns the exit code."""
+def main(line: str, *, beats: bool = False) -> int:
+    """Record until SIGTERM, as a `config_line` says; `beats`: and say each second how far. Returns the exit code."""
     _die_with_parent()
     try:
         config = parse_config(line)
     except InputError as error:
         sys.stderr.write(f"egress recorder: {error}\n")
         return error.exit_code
-    return _Process(config).run()
+    return _Process(config, beats=beats).run()
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.stdin.readline()))
+    sys.exit(main(sys.stdin.readline(), beats=BEATS in sys.argv))

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 BATCH_BYTES = 1 << 20  # read and stored at once; also the longest line there can be
+MAX_START = 1 << 62  # µs; a later one is nobody's clock
 
 _NAME = re.compile(r"(?P<writer>.+)-(?P<start>[0-9]{1,20})\.jsonl", re.ASCII)
 
@@ -28,6 +29,7 @@ class Segment:
     size: int  # bytes
     modified: float  # seconds since the epoch
     final: bool  # its writer has begun a newer segment
+    writer: str = ""
 
     @property
     def name(self) -> str:
@@ -45,9 +47,9 @@ def segments(directory: Path) -> list[Segment]:
                     found.append((int(match["start"]), match["writer"], entry) if match else (0, entry.name, entry))
     except FileNotFoundError:
         return []
-    newest: dict[str, int] = {}
+    latest: dict[str, int] = {}
     for start, writer, _ in found:
-        newest[writer] = max(start, newest.get(writer, 0))
+        latest[writer] = max(start, latest.get(writer, 0))
     listed = []
     for start, writer, entry in sorted(found, key=lambda item: (item[0], item[2].name)):
         # The size is read after the listing: a segment that had a successor then has its last byte now.
@@ -56,15 +58,45 @@ def segments(directory: Path) -> list[Segment]:
         except FileNotFoundError:
             continue
         if stat.S_ISREG(facts.st_mode):
-            listed.append(Segment(Path(entry.path), facts.st_size, facts.st_mtime, start < newest[writer]))
+            final = start < latest[writer]
+            listed.append(Segment(Path(entry.path), facts.st_size, facts.st_mtime, final, writer))
     return listed
 
 
-def read(segment: Segment, offset: int) -> bytes:
-    """Up to BATCH_BYTES from `offset`, not beyond the size the segment was listed with. Raises OSError."""
+def segment_name(writer: str, start: int) -> str:
+    return f"{writer}-{start}.jsonl"
+
+
+def newest(directory: Path, writer: str) -> int:
+    """When the writer's newest segment was begun, in µs; 0 where there is none, or nobody can tell."""
+    try:
+        names = [path.name for path in directory.iterdir()]
+    except OSError:
+        return 0
+    matches = [match for match in map(_NAME.fullmatch, names) if match is not None and match["writer"] == writer]
+    return max((start for match in matches if (start := int(match["start"])) < MAX_START), default=0)
+
+
+def usage(directory: Path) -> int:
+    """Bytes of all files in a journal directory; 0 where there is none. Raises OSError."""
+    total = 0
+    try:
+        with os.scandir(directory) as entries:
+            for entry in entries:
+                try:
+                    total += entry.stat(follow_symlinks=False).st_size
+                except FileNotFoundError:
+                    continue
+    except FileNotFoundError:
+        return 0
+    return total
+
+
+def read(segment: Segment, offset: int, most: int = BATCH_BYTES) -> bytes:
+    """Up to `most` bytes from `offset`, not beyond the size the segment was listed with. Raises OSError."""
     descriptor = os.open(segment.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
-        return os.pread(descriptor, min(BATCH_BYTES, segment.size - offset), offset)
+        return os.pread(descriptor, min(most, segment.size - offset), offset)
     finally:
         os.close(descriptor)
 

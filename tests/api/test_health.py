@@ -30,7 +30,8 @@ def test_it_is_not_ready_while_the_database_is_away(tmp_path: Path) -> None:
     assert (answer.status_code, answer.json()) == (503, {"status": "not ready", "database": "away"})
     assert answer.headers["retry-after"]
     assert client.get("/healthz").status_code == 200
-    for path in ("/metrics", "/agents", "/flows", "/approvals", "/stream"):
+    assert "egress_up 0.0" in client.get("/metrics").text, "what the gateway says needs no database"
+    for path in ("/agents", "/flows", "/approvals", "/stream"):
         assert_problem(client.get(path), 503)
     state.mkdir()
     assert client.get("/readyz").status_code == 200

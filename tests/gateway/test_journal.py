@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from egress.config import SEGMENT_BYTES
+from egress.config import Journal as Settings
 from egress.everead import parse_line
-from egress.gateway.journal import BACKLOG_BYTES, Journal
+from egress.gateway.journal import BACKLOG_BYTES, NO_ROOM, Journal
 from egress.model import AnomalyRecord, Reason
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="mounts a small tmpfs")
@@ -53,14 +57,31 @@ def test_records_are_on_file_when_append_returns(tmp_path: Path) -> None:
 
 
 def test_segments_turn_by_size_and_by_age_and_when_the_clock_is_set_back(tmp_path: Path) -> None:
-    journal = Journal(tmp_path, 0, segment_bytes=300, segment_seconds=60.0)
+    journal = Journal(tmp_path, 0, Settings(segment_bytes=SEGMENT_BYTES, segment_seconds=60.0))
     times = [100.0, 101.0, 102.0, 103.0, 200.0, 50.0]
     for number, ts in enumerate(times):
-        assert journal.append([record(number)], ts)
+        assert journal.append([record(number, "d" * (SEGMENT_BYTES // 2))], ts)
     names = sorted(int(path.stem.rpartition("-")[2]) for path in tmp_path.iterdir())
-    assert len(names) >= 4
-    assert {50_000_000, 100_000_000, 200_000_000} <= set(names)
-    assert sorted(stored(tmp_path)) == [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]
+    assert names == [100_000_000, 102_000_000, 200_000_000, 200_000_001], "names keep the order of writing"
+    assert stored(tmp_path) == [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]
+
+
+def test_a_worker_of_an_earlier_time_continues_behind_its_predecessors(tmp_path: Path) -> None:
+    """The clock was set back between two starts."""
+    for ts in (2000.0, 1000.0, 1500.0):
+        journal = Journal(tmp_path, 0)
+        journal.append([record(int(ts))], ts)
+        journal.close()
+    Journal(tmp_path, 1).append([record(1)], 1.0)
+    assert stored(tmp_path) == [1.0, 2000.0, 1000.0, 1500.0]
+
+
+def test_an_idle_segment_ends_by_age_and_leaves_one_that_is_empty(tmp_path: Path) -> None:
+    journal = Journal(tmp_path, 0, Settings(segment_seconds=60.0))
+    journal.append([record(1)], 100.0)
+    for ts in (130.0, 161.0, 222.0, 500.0):
+        journal.poll(ts)
+    assert sorted(path.stat().st_size > 0 for path in tmp_path.iterdir()) == [False, True]
 
 
 def test_a_new_worker_leaves_a_torn_line_alone(tmp_path: Path) -> None:
@@ -73,8 +94,8 @@ def test_a_new_worker_leaves_a_torn_line_alone(tmp_path: Path) -> None:
 
 def test_no_segment_is_written_through_a_link(tmp_path: Path) -> None:
     target = tmp_path / "elsewhere"
-    (tmp_path / "worker-0-1000000.jsonl").symlink_to(target)
     journal = Journal(tmp_path, 0)
+    (tmp_path / "worker-0-1000000.jsonl").symlink_to(target)
     assert not journal.append([record(1)], 1.0)
     assert not target.exists()
 
@@ -106,7 +127,7 @@ def test_what_the_backlog_cannot_hold_is_counted(tmp_path: Path) -> None:
 
 @needs_root
 def test_a_full_disk_loses_nothing_and_tears_nothing(small: Path) -> None:
-    journal = Journal(small, 0, segment_bytes=1 << 30)
+    journal = Journal(small, 0, Settings(segment_bytes=1 << 30))
     number, done = 0, True
     while done:
         number += 1
@@ -128,3 +149,142 @@ def test_a_full_disk_loses_nothing_and_tears_nothing(small: Path) -> None:
     assert stored(small) == [float(value) for value in range(1, number + 2)]
     assert journal.lost == 0
     journal.close()
+
+
+def test_what_is_granted_is_all_that_is_written(tmp_path: Path) -> None:
+    journal = Journal(tmp_path, 0)
+    journal.append([record(1)], 1.0)
+    size = sum(path.stat().st_size for path in tmp_path.iterdir())
+    journal.grant(2 * size, full=False)
+    assert [journal.append([record(number)], 1.0) for number in (2, 3, 4, 5)] == [True, True, False, False]
+    assert not healthy(journal) and journal.error == NO_ROOM
+    assert journal.waiting == 2
+    assert sum(path.stat().st_size for path in tmp_path.iterdir()) == 3 * size
+    journal.poll(2.5)
+    assert not healthy(journal), "there is still no room"
+    journal.grant(10 * size, full=False)
+    journal.poll(4.0)
+    assert healthy(journal) and journal.waiting == journal.lost == 0
+    assert stored(tmp_path) == [1.0, 2.0, 3.0, 4.0, 5.0]
+
+
+def test_a_full_journal_ends_its_segment_once_so_that_it_can_be_removed(tmp_path: Path) -> None:
+    journal = Journal(tmp_path, 0)
+    journal.append([record(1)], 1.0)
+    for ts in (2.0, 3.0, 4.0):
+        journal.grant(1 << 20, full=True)
+        journal.poll(ts)
+        journal.append([record(int(ts))], ts)
+    assert not journal.open and healthy(journal)
+    assert len(list(tmp_path.iterdir())) == 2
+    assert stored(tmp_path) == [1.0, 2.0, 3.0, 4.0]
+
+
+def test_what_waits_in_memory_when_it_is_closed_is_counted_as_lost(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "no", 0)
+    journal.append([record(1), record(2)], 1.0)
+    journal.close()
+    assert (journal.waiting, journal.lost) == (0, 2)
+
+
+# --- to the disk --------------------------------------------------------------------------------------------
+
+
+class Disk:
+    """Counts what is brought to it, and fails when told to."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.synced: list[str] = []
+        self.broken = False
+        self._real = os.fdatasync
+        monkeypatch.setattr(os, "fdatasync", self._sync)
+
+    def _sync(self, descriptor: int) -> None:
+        if self.broken:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        self._real(descriptor)
+        name = Path(f"/proc/self/fd/{descriptor}").readlink().name
+        self.synced.append(f"{name}:{os.fstat(descriptor).st_size}")
+
+
+def test_fsync_never_leaves_it_to_the_kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    disk, journal = Disk(monkeypatch), Journal(tmp_path, 0)
+    journal.append([record(1)], 1.0)
+    journal.poll(2.0)
+    journal.close()
+    assert disk.synced == []
+
+
+def test_fsync_record_has_each_on_the_disk_before_append_returns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk, journal = Disk(monkeypatch), Journal(tmp_path, 0, Settings(fsync="record"))
+    for number in range(3):
+        assert journal.append([record(number)], 1.0)
+        size = next(iter(tmp_path.iterdir())).stat().st_size
+        assert disk.synced[number:] == [f"worker-0-1000000.jsonl:{size}"]
+
+
+def test_what_may_not_be_on_the_disk_is_written_again_into_a_new_segment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a failure the kernel may believe that a page is clean; another fsync would say that all is well."""
+    disk, journal = Disk(monkeypatch), Journal(tmp_path, 0, Settings(fsync="record"))
+    assert journal.append([record(1)], 1.0)
+    disk.broken = True
+    assert not journal.append([record(2)], 2.0)
+    assert not healthy(journal) and "brought to the disk" in journal.error
+    assert not journal.append([record(3)], 2.5)
+    journal.poll(3.0)
+    assert not healthy(journal)
+    disk.broken = False
+    journal.poll(4.5)
+    assert healthy(journal) and journal.waiting == 0
+    assert stored(tmp_path) == [1.0, 2.0, 2.0, 2.0, 3.0], "storing one twice changes nothing"
+    assert journal.append([record(4)], 5.0)
+
+
+def test_fsync_second_does_it_beside_the_packet_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    disk, journal = Disk(monkeypatch), Journal(tmp_path, 0, Settings(fsync="second", segment_bytes=SEGMENT_BYTES))
+    journal.append([record(1)], 1.0)
+    assert disk.synced == []
+    journal.poll(2.0)
+    assert eventually(lambda: len(disk.synced) == 1)
+    journal.poll(3.0)
+    journal.append([record(2, "d" * (SEGMENT_BYTES - 300))], 3.5)
+    journal.append([record(3)], 3.6)
+    journal.close()
+    names = [name.partition(":")[0] for name in disk.synced]
+    assert names == ["worker-0-1000000.jsonl", "worker-0-1000000.jsonl", "worker-0-3600000.jsonl"]
+    assert stored(tmp_path) == [1.0, 2.0, 3.0]
+
+
+def test_a_disk_that_failed_is_heard_of_a_second_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    disk, journal = Disk(monkeypatch), Journal(tmp_path, 0, Settings(fsync="second"))
+    disk.broken = True
+    journal.append([record(1)], 1.0)
+    journal.poll(2.0)
+
+    def failed() -> bool:
+        journal.poll(3.0)
+        return not healthy(journal)
+
+    assert eventually(failed)
+    assert "brought to the disk" in journal.error
+    assert not journal.append([record(2)], 3.5)
+    disk.broken = False
+    journal.poll(5.0)
+    assert healthy(journal) and journal.append([record(3)], 5.0)
+    assert stored(tmp_path) == [1.0, 2.0, 3.0]
+    assert len(list(tmp_path.iterdir())) == 2
+    journal.close()
+
+
+def eventually(condition: Callable[[], bool]) -> bool:
+    """Another thread has to come to it."""
+    end = time.monotonic() + 10
+    while not condition():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.005)
+    return True

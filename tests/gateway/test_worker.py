@@ -5,16 +5,18 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import time
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 from netfilterqueue import Packet as QueuedPacket
 
-from egress.config import Config, Limits
+from egress.config import Config, Journal, Limits
 from egress.errors import EgressError
+from egress.eve import parse_line
 from egress.gateway.lines import LineReader, LineWriter
-from egress.gateway.messages import Setup, Watched, encode
+from egress.gateway.messages import Room, Setup, Watched, encode
 from egress.gateway.waiting import PACKETS_OF_HOLD
 from egress.gateway.worker import Worker, listen
 from egress.model import SYN, Action, Agent, Mode, Rule
@@ -48,15 +50,16 @@ class Queued:
 class Bench:
     """A worker, what it said, and packets for it."""
 
-    def __init__(self, directory: Path, *agents: Agent, **limits: float) -> None:
+    def __init__(self, directory: Path, *agents: Agent, on_full: str = "refuse", **limits: float) -> None:
         directory.mkdir(exist_ok=True)
-        config = Config(state_dir=directory, limits=dataclasses.replace(Limits(), **limits))  # type: ignore[arg-type]
+        changed = dataclasses.replace(Limits(), **limits)  # type: ignore[arg-type]
+        config = Config(state_dir=directory, limits=changed, journal=Journal(on_full=on_full))
         config.journal_dir.mkdir(exist_ok=True)
         self.agents = agents or (ASKING,)
         watched = tuple(Watched(each, INTERFACE + place) for place, each in enumerate(self.agents))
         self.said: list[dict[str, Any]] = []
         self.reads = True
-        self.worker = Worker(Setup(config, 0, os.getpid(), watched), self._say)
+        self.worker = Worker(Setup(config, 0, os.getpid(), watched, Room(1 << 30)), self._say)
 
     def _say(self, message: dict[str, object]) -> bool:
         if self.reads:
@@ -254,3 +257,39 @@ def test_orders_are_answered_by_number_and_a_failed_one_with_its_reason(tmp_path
         listen(bench.worker, reader, writer)
     for descriptor in (*orders, *replies):
         os.close(descriptor)
+
+
+ALLOWED = agent(default=Action.ACCEPT)
+
+
+def test_what_is_new_waits_for_room_and_what_is_known_goes_on(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, ALLOWED)
+    known = [bench.send(syn())]
+    bench.order("journal", room=1 << 20, full=True)
+    known += [bench.send(syn())]  # sent again
+    new = bench.send(syn(sport=4001))
+    assert (answers(*known), answers(new)) == ([PASSED, PASSED], [REFUSED])
+    bench.order("journal", room=1 << 20, full=False)
+    bench.worker.second()
+    assert answers(bench.send(syn(sport=4002))) == [PASSED]
+
+
+@pytest.mark.parametrize(("on_full", "outcome"), [("refuse", "dropped"), ("continue", PASSED)])
+def test_without_room_for_its_record_a_flow_passes_only_where_that_was_asked_for(
+    tmp_path: Path, on_full: str, outcome: str
+) -> None:
+    bench = Bench(tmp_path, ALLOWED, on_full=on_full)
+    bench.order("journal", room=100, full=on_full == "continue")
+    assert answers(bench.send(syn())) == [outcome]
+    counters = cast(dict[str, Any], bench.worker.counters())
+    assert (counters["unrecorded"], counters["journal"]["healthy"]) == (1, False)
+    assert "journal.max_bytes" in counters["journal"]["error"]
+    assert counters["journal"]["waiting"] == (1 if on_full == "continue" else 2)  # and that it did not begin after all
+    assert answers(bench.send(syn(sport=4001))) == [PASSED if on_full == "continue" else REFUSED]
+    bench.order("journal", room=1 << 20, full=False)
+    bench.worker.journal.poll(time.time() + 2)
+    bench.worker.second()
+    assert answers(bench.send(syn(sport=4002))) == [PASSED]
+    text = b"".join(path.read_bytes() for path in bench.worker.config.journal_dir.iterdir())
+    assert [parse_line(raw).agent for raw in text.splitlines()], "what waited in memory is on file"
+    assert cast(dict[str, Any], bench.worker.counters())["journal"]["waiting"] == 0

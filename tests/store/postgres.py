@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import pwd
@@ -33,10 +34,11 @@ SETTINGS = {
 
 
 class Server:
-    """`url(name)` of a database; `stop` and `start` keep the data, `close` does not."""
+    """`url(name)` of a database; `stop`, `kill` and `start` keep the data, `close` does not."""
 
-    def __init__(self) -> None:
+    def __init__(self, **settings: str) -> None:
         _sweep()
+        self._settings = SETTINGS | settings
         self.port = _free_port()
         self._bin = _binaries()
         self._home = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-", dir=_fastest()))
@@ -99,6 +101,20 @@ class Server:
             self._process.wait(SECONDS)
             self._process = None
 
+    def kill(self) -> None:
+        """SIGKILL to all its processes at once. With `synchronous_commit` off it forgets what it committed last."""
+        if self._process is None:
+            return
+        children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text().split()
+        for pid in (self._process.pid, *map(int, children)):  # the postmaster first: it would start others
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self._process.wait(SECONDS)
+        self._process = None
+        end = time.monotonic() + SECONDS
+        while not all(map(_ended, children)) and time.monotonic() < end:
+            time.sleep(0.01)
+
     def close(self) -> None:
         try:
             self.stop()
@@ -130,7 +146,7 @@ class Server:
         )
         if done.returncode:
             raise RuntimeError(f"initdb: {done.stderr.strip()}")
-        settings = SETTINGS | {"port": str(self.port), "unix_socket_directories": str(self._home)}
+        settings = self._settings | {"port": str(self.port), "unix_socket_directories": str(self._home)}
         with (self._data / "postgresql.conf").open("a") as file:
             file.writelines(f"{name} = '{value}'\n" for name, value in settings.items())
 
@@ -141,6 +157,14 @@ def _sweep() -> None:
         for left in place.glob(f"{PREFIX}[0-9]*-*"):
             if not Path("/proc", left.name.removeprefix(PREFIX).partition("-")[0]).exists():
                 shutil.rmtree(left, ignore_errors=True)
+
+
+def _ended(pid: str) -> bool:
+    """Gone, or nothing but an entry that waits to be read."""
+    try:
+        return Path("/proc", pid, "stat").read_text().rpartition(")")[2].split()[0] in "ZX"
+    except OSError:
+        return True
 
 
 def _fastest() -> str | None:

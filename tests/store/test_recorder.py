@@ -155,7 +155,7 @@ def test_a_line_without_end_does_not_stop_the_rest(config: Config, recorder: Rec
 
 
 def test_quarantine_is_bounded(config: Config, recorder: Recorder, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("egress.store.recorder.QUARANTINE_BYTES", 100)
+    monkeypatch.setattr("egress.store.quarantine.QUARANTINE_BYTES", 100)
     for _ in range(5):
         _segment(config, 1, b"garbage\n")
         recorder.run_once()

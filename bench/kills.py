@@ -1,0 +1,241 @@
+"""Do records survive? `python -m bench.kills --rounds 200 --database postgresql` (as root; or sqlite, the default).
+
+Two agents send flows of one datagram each, some allowed and some refused, through the real gateway, while its workers,
+its recorder and (PostgreSQL) its database are killed with SIGKILL at random moments. What was decided is told by those
+outside: the sink that a datagram reached, the client that an ICMP refusal came back to. In the end
+
+    each decided flow has exactly one row in the database, with that verdict        (missing, duplicates, wrong)
+    the database holds what the journals held, record for record                    (differing)
+
+A flow may be on record though nobody saw its outcome: killed after the journal and before the kernel was answered.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import itertools
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from bench.recorded import Archive, Stored, stored
+from demo.stage import Stage
+from egress.model import Action
+from tests.lab.many import DENIED, PORTS, flow
+from tests.lab.net import eventually
+from tests.store.postgres import Server
+
+POLICY = "rules:\n  - {id: datagrams, action: allow, destination: any, protocol: udp, ports: [7000-7099]}\n"
+RATE = 100.0  # flows a second of each agent
+SETTLE = 30.0  # seconds in which what was killed is there again
+# A server that commits to its log before it says so, as one has it in production.
+DURABLE = {"fsync": "on", "synchronous_commit": "on", "full_page_writes": "on"}
+
+
+@dataclass(slots=True)
+class Report:
+    """What became of all flows."""
+
+    rounds: int = 0
+    kills: Counter[str] = field(default_factory=Counter)
+    sent: int = 0
+    arrived: int = 0
+    refused: int = 0
+    decided: int = 0  # arrived or refused: seen from outside
+    stored: int = 0  # of the decided, with one row
+    missing: int = 0
+    duplicates: int = 0
+    wrong: int = 0  # with another verdict
+    unwitnessed: int = 0  # on record, but nobody saw an outcome
+    journalled: int = 0  # whole lines of all journals
+    rows: int = 0  # in the database
+    differing: int = 0  # rows that are not what the journals say, or are on one side only
+    healed: int = 0
+
+    @property
+    def good(self) -> bool:
+        return not (self.missing or self.duplicates or self.wrong or self.differing) and self.stored == self.decided
+
+    def __str__(self) -> str:
+        facts = asdict(self) | {"kills": ",".join(f"{name}:{count}" for name, count in sorted(self.kills.items()))}
+        return " ".join(f"{name}={value}" for name, value in facts.items()) + (" GOOD" if self.good else " BAD")
+
+
+class Run:
+    """A stage with two agents in namespaces of their own, under load."""
+
+    def __init__(self, stage: Stage, server: Server | None, seed: int) -> None:
+        self.stage, self.server = stage, server
+        self.dice = random.Random(seed)
+        self._deck: list[str] = []  # who is killed next: each kind as often
+        self.report = Report()
+        self.archive = Archive(stage.config.journal_dir)
+        self._second = stage.lab.ns("agent2")
+        stage.lab.veth(self._second, "eth0", stage.gateway, "agent1", 3)
+        stage.lab.route(self._second, via=3)
+        for name in ("ipv4.icmp_ratelimit", "ipv4.icmp_msgs_per_sec", "ipv6.icmp.ratelimit"):
+            value = "1000000" if "msgs" in name else "0"
+            stage.lab.run(stage.gateway, ["sysctl", "-qw", f"net.{name}={value}"])
+        stage.attach("one")
+        stage.egress("agent", "add", "two", "--netns", self._second)
+        stage.start("--workers", "2")
+        self.sink = stage.directory / "sink"
+        stage.lab.popen(stage.outside, [sys.executable, "-m", "tests.lab.many", "sink", str(self.sink)])
+        eventually(lambda: self.sink.exists() and self.sink.read_text().startswith("ready"), "the sink is up")
+        self._senders: list[tuple[subprocess.Popen[str], Path, list[str]]] = []
+
+    def load(self, rate: float) -> None:
+        for number, namespace in ((1, self.stage.agent), (3, self._second)):
+            sources, out = [f"10.99.{number}.2", f"fd99:{number}::2"], self.stage.directory / f"sender-{number}"
+            command = [sys.executable, "-m", "tests.lab.many", "send", str(out), str(rate), ",".join(sources)]
+            self._senders.append((self.stage.lab.popen(namespace, command), out, sources))
+        eventually(lambda: self.sink.read_text().count("\n") > 10, "datagrams arrive")
+
+    # --- kills ------------------------------------------------------------------------------------------
+
+    def round(self) -> None:
+        """Kill one or two of them, at random moments; go on when all are there again."""
+        kinds = {"worker": self._worker, "recorder": self._recorder}
+        if self.server is not None:
+            kinds["database"] = self._database
+        again = []
+        for _ in range(2 if self.dice.random() < 0.25 else 1):
+            self._deck = self._deck or self.dice.sample(sorted(kinds), len(kinds))
+            name = self._deck.pop()
+            time.sleep(self.dice.uniform(0.0, 0.7))
+            again.append((name, kinds[name]()))
+            self.report.kills[name] += 1
+        for name, back in again:
+            eventually(back, f"the {name} is there again", SETTLE)
+        self.archive.collect()
+        self.report.rounds += 1
+
+    def _status(self) -> dict[str, Any]:
+        return self.stage.status() or {"workers": [], "recorder": {"pid": None}}
+
+    def _worker(self) -> Callable[[], bool]:
+        present = [worker for worker in self._status()["workers"] if worker["alive"]]
+        victim = self.dice.choice(present)
+        os.kill(victim["pid"], signal.SIGKILL)
+
+        def back() -> bool:
+            found = [worker for worker in self._status()["workers"] if worker["index"] == victim["index"]]
+            return bool(found) and found[0]["alive"] and found[0]["pid"] != victim["pid"]
+
+        return back
+
+    def _recorder(self) -> Callable[[], bool]:
+        eventually(lambda: self._status()["recorder"]["pid"] is not None, "the recorder runs", SETTLE)
+        victim = self._status()["recorder"]["pid"]
+        os.kill(victim, signal.SIGKILL)
+        return lambda: self._status()["recorder"]["pid"] not in (None, victim)
+
+    def _database(self) -> Callable[[], bool]:
+        assert self.server is not None
+        self.server.kill()
+        time.sleep(self.dice.uniform(0.0, 1.5))
+        self.server.start()
+        return lambda: True
+
+    # --- the end ----------------------------------------------------------------------------------------
+
+    def end(self) -> Report:
+        """Stop in order, and compare what was seen, what was journalled and what is stored."""
+        for sender, _, _ in self._senders:
+            sender.send_signal(signal.SIGTERM)
+        for sender, _, _ in self._senders:
+            sender.wait(SETTLE)
+        eventually(lambda: self._status()["recorder"].get("unread", 1) == 0, "the recorder has caught up", SETTLE)
+        self.report.healed = self._status()["journal"]["healed"]
+        if self.stage.stop() != 0:
+            raise AssertionError(f"the gateway did not stop in order: {self.stage.log.read_text()[-2000:]}")
+        self.archive.collect()
+        held = stored(self.stage.config)
+        self._compare_witnesses(held)
+        self._compare_journals(held)
+        return self.report
+
+    def _compare_witnesses(self, held: Stored) -> None:
+        report, rows = self.report, Counter[tuple[str, int, int]]()
+        actions = {}
+        for record in held.flows.values():
+            key = record.src, record.sport, record.dport
+            if record.proto == "udp" and DENIED - 2000 <= record.dport < DENIED + PORTS:
+                rows[key] += 1
+                actions[key] = record.action
+        outcomes = dict(self._outcomes())
+        report.arrived = sum(action is Action.ACCEPT for action in outcomes.values())
+        report.refused = len(outcomes) - report.arrived
+        report.decided = len(outcomes)
+        report.missing = sum(not rows[key] for key in outcomes)
+        report.stored = sum(rows[key] == 1 for key in outcomes)
+        report.duplicates = sum(count - 1 for count in rows.values())
+        report.wrong = sum(actions.get(key, action) is not action for key, action in outcomes.items())
+        report.unwitnessed = len(rows.keys() - outcomes.keys())
+
+    def _outcomes(self) -> Iterator[tuple[tuple[str, int, int], Action]]:
+        """(source, its port, destination port) and what the witnesses saw."""
+        for line in self.sink.read_text().splitlines()[1:]:
+            _, host, sport, dport = line.split()
+            yield (host, int(sport), int(dport)), Action.ACCEPT
+        for _, out, sources in self._senders:
+            *refused, last = out.read_text().splitlines()
+            self.report.sent += int(last.removeprefix("sent "))
+            for number in map(int, refused):
+                one = flow(number, sources)
+                yield (one.source, one.sport, one.dport), Action.REJECT
+
+    def _compare_journals(self, held: Stored) -> None:
+        journalled = self.archive.records()
+        self.report.journalled = self.archive.lines
+        self.report.rows = len(held.flows) + len(held.others)
+        self.report.differing = sum(
+            (journalled.flows.get(key) != held.flows.get(key)) for key in journalled.flows.keys() | held.flows.keys()
+        ) + len(journalled.others ^ held.others)
+
+
+@contextlib.contextmanager
+def running(database: str, seed: int) -> Iterator[Run]:
+    """The stage for a run; `database` is sqlite or postgresql."""
+    with contextlib.ExitStack() as stack:
+        server = None
+        settings: dict[str, object] = {"journal": {"segment_bytes": 65536}}  # many segments, begun and removed
+        if database == "postgresql":
+            server = Server(**DURABLE)
+            stack.callback(server.close)
+            server.execute("CREATE DATABASE egress")
+            settings["database"] = server.local_url("egress")
+        yield Run(stack.enter_context(Stage(POLICY, settings)), server, seed)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m bench.kills", description=__doc__.partition("\n")[0])
+    parser.add_argument("--rounds", type=int, default=200)
+    parser.add_argument("--seed", type=int, default=0, help="of the order and the moments of the kills")
+    parser.add_argument("--rate", type=float, default=RATE, help="flows a second of each of two agents")
+    parser.add_argument("--database", choices=["sqlite", "postgresql"], default="sqlite")
+    options = parser.parse_args()
+    with running(options.database, options.seed) as run:
+        run.load(options.rate)
+        for number in itertools.count(1):
+            run.round()
+            if number % 10 == 0:
+                print(f"{number} rounds, kills {dict(run.report.kills)}", flush=True)
+            if number >= options.rounds:
+                break
+        report = run.end()
+    print(f"database={options.database} seed={options.seed} rate={options.rate:g} {report}")
+    return 0 if report.good else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,71 @@
+"""What the journals said, kept before the recorder removes it, and what the database holds: to be compared."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import sqlalchemy as sa
+
+from egress.config import Config
+from egress.eve import parse_line
+from egress.model import AnomalyRecord, FlowRecord, Record
+from egress.store import reader, tables
+from egress.store.database import open_database
+from egress.store.segments import segments
+
+
+@dataclass(slots=True)
+class Stored:
+    """Flows by id, and all other records."""
+
+    flows: dict[str, FlowRecord] = field(default_factory=dict)
+    others: set[Record] = field(default_factory=set)
+
+    def add(self, record: Record) -> None:
+        """As the database keeps them: a flow's latest record, an anomaly's highest count."""
+        if isinstance(record, FlowRecord):
+            before = self.flows.get(record.flow_id)
+            if before is None or record.updated >= before.updated:
+                self.flows[record.flow_id] = record
+        else:
+            self.others.add(record)
+
+
+class Archive:
+    """Copies of all segments there were. `collect` more often than the recorder's grace."""
+
+    def __init__(self, directory: Path) -> None:
+        self.lines = 0
+        self._directory = directory
+        self._kept: dict[str, bytes] = {}
+
+    def collect(self) -> None:
+        for segment in segments(self._directory):
+            if segment.size != len(self._kept.get(segment.name, b"")):
+                try:
+                    self._kept[segment.name] = segment.path.read_bytes()
+                except FileNotFoundError:
+                    continue
+
+    def records(self) -> Stored:
+        """Of whole lines, each writer's in its order."""
+        folded = Stored()
+        for name in sorted(self._kept, key=lambda name: int(name.rpartition("-")[2].partition(".")[0])):
+            for line in self._kept[name].split(b"\n")[:-1]:
+                folded.add(parse_line(line))
+                self.lines += 1
+        return folded
+
+
+def stored(config: Config) -> Stored:
+    engine = open_database(config.database_url, create=False)
+    held = Stored()
+    for record in reader.flows(engine, reader.Filter()):
+        held.add(record)
+    held.others.update(reader.findings(engine, reader.Filter()))
+    columns = [tables.anomalies.c[name] for name in AnomalyRecord.__slots__]
+    with engine.connect() as connection:
+        held.others.update(AnomalyRecord(*row) for row in connection.execute(sa.select(*columns)))
+    engine.dispose()
+    return held

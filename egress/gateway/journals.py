@@ -1,0 +1,142 @@
+"""The workers' journals as the supervisor sees them: their size against the bound, their health, what the dead left.
+
+    bytes of all segments, of journal.max_bytes     on_full: refuse                        on_full: continue
+    from 7/8 on, until they are below 3/4           nothing new passes; the room that is   –
+                                                    left is for flows that are known
+    all of it                                       what has to be written waits in memory, then is lost and counted
+
+A worker is granted its share of what is left each second, and stops by itself once that is used up: the bound holds
+also while the supervisor is busy, and costs a worker one subtraction a write.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import logging
+import time
+from typing import Any
+
+from egress.config import SEGMENT_BYTES, Config
+from egress.errors import EgressError, InputError
+from egress.gateway.messages import Room
+from egress.gateway.pool import Pool
+from egress.store.healing import heal
+from egress.store.segments import usage
+
+HIGH, LOW = 7 / 8, 3 / 4
+SHARE = 8  # segments that are being written to may take an eighth of the bound, all together
+
+log = logging.getLogger("egress.gateway")
+
+
+def fitted(config: Config, workers: int) -> Config:
+    """With segments small enough for the bound: only finished ones can be removed. Raises InputError."""
+    journal = config.journal
+    most = journal.max_bytes // (SHARE * workers)
+    if most < SEGMENT_BYTES:
+        least = SHARE * workers * SEGMENT_BYTES
+        raise InputError(f"journal.max_bytes: {journal.max_bytes} is too little for {workers} workers: {least} or more")
+    fitting = dataclasses.replace(journal, segment_bytes=min(journal.segment_bytes, most))
+    return dataclasses.replace(config, journal=fitting)
+
+
+class Journals:
+    """Of the event loop, but for `measure`."""
+
+    def __init__(self, config: Config, workers: int) -> None:
+        self._config, self._settings, self._workers = config, config.journal, workers
+        self._bytes = 0
+        self._full = False
+        self._since: float | None = None
+        self._healed = self._lost = self._times_full = 0  # torn ends, lines, and how often the bound was reached
+        self._seen: dict[int, dict[str, Any]] = {}  # each worker's last word about its journal
+
+    def start(self) -> None:
+        """Before there is a worker. Raises EgressError."""
+        if self._settings.on_full == "continue":
+            log.warning(
+                "journal.on_full: continue is configured: while records cannot be written new flows pass UNRECORDED"
+            )
+        self._heal()
+        try:
+            self._bytes = usage(self._config.journal_dir)
+        except OSError as error:
+            raise EgressError(f"cannot look into {self._config.journal_dir}: {error.strerror}") from None
+        self._judge()
+
+    def worker_gone(self, index: int) -> None:
+        """Its process has ended: what it had in memory is lost, what it left unfinished is taken off."""
+        last = self._seen.pop(index, {})
+        self._lost += last.get("lost", 0) + last.get("waiting", 0)
+        self._heal(f"worker-{index}")
+
+    def room(self) -> Room:
+        """What one worker may write from now on."""
+        return Room(max(self._settings.max_bytes - self._bytes, 0) // self._workers, self._full)
+
+    async def look(self, pool: Pool) -> None:
+        """Each second: measure, judge, tell the workers, say what has changed. Raises OSError."""
+        for entry in pool.status():
+            self._hear(entry)
+        self._bytes = await asyncio.to_thread(usage, self._config.journal_dir)
+        self._judge()
+        room = self.room()
+        for index in range(self._workers):
+            pool.post(index, "journal", {"room": room.room, "full": room.full})
+
+    def status(self) -> dict[str, object]:
+        return {
+            "bytes": self._bytes,
+            "max_bytes": self._settings.max_bytes,
+            "full": self._full,
+            "since": self._since,
+            "times_full": self._times_full,
+            "on_full": self._settings.on_full,
+            "fsync": self._settings.fsync,
+            "healed": self._healed,
+            "lost": self._lost + sum(each.get("lost", 0) for each in self._seen.values()),
+        }
+
+    def _heal(self, writer: str = "") -> None:
+        try:
+            found = heal(self._config, writer)
+        except OSError as error:
+            log.error("the journal cannot be looked through for torn ends, which is left to the recorder: %s", error)
+            return
+        for each in found:
+            self._healed += 1
+            log.warning(
+                "journal %s ended in %d bytes of a record that was not finished when its worker died; they are in "
+                "quarantine.jsonl",
+                *(each.segment, each.torn),
+            )
+
+    def _judge(self) -> None:
+        used, most = self._bytes, self._settings.max_bytes
+        refuses = self._settings.on_full == "refuse"
+        if not self._full and used >= most * (HIGH if refuses else 1.0):
+            self._full, self._since = True, time.time()
+            self._times_full += 1
+            effect = "new flows are refused" if refuses else "new flows pass, and what is not written is lost"
+            log.error(
+                "the journal has %d of at most %d bytes: %s until the recorder has caught up; see egress doctor",
+                *(used, most, effect),
+            )
+        elif self._full and used < most * LOW:
+            log.warning("the journal has room again (%d of %d bytes): new flows pass, on record", used, most)
+            self._full, self._since = False, None
+
+    def _hear(self, entry: dict[str, Any]) -> None:
+        """Says once what has become of a worker's journal."""
+        index, now = entry["index"], entry["counters"].get("journal")
+        if not now:
+            return
+        before = self._seen.get(index, {})
+        self._seen[index] = now
+        if not now["healthy"] and before.get("healthy", True):
+            refuses = self._settings.on_full == "refuse"
+            effect = "nothing new passes" if refuses else "new flows pass UNRECORDED, and are counted"
+            log.error("worker %d cannot write its journal (%s): %s until it can", index, now["error"], effect)
+        elif now["healthy"] and not before.get("healthy", True):
+            log.warning("worker %d writes its journal again; %d records were lost so far", index, now["lost"])

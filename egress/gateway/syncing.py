@@ -1,0 +1,84 @@
+"""Bringing a journal to the disk beside the packet path: a thread waits for the disk, the worker does not."""
+
+from __future__ import annotations
+
+import os
+import queue
+import threading
+from collections import deque
+from pathlib import Path
+
+CLOSE_SECONDS = 5.0
+
+
+def sync_directory(directory: Path) -> None:
+    """So that a new file's name is on the disk as well. Raises OSError."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+class Syncer:
+    """One file at a time: `written` after each write, `second` each second, `done` when a new one is begun.
+
+    The thread starts with the first work: by then the process has given up its privileges, of which each thread has
+    its own.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._work: queue.SimpleQueue[int | None] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self._dirty = -1  # a file with bytes that may not be on the disk
+        self._waiting = 0  # files handed over, one owner each: ours up, the thread's down
+        self._finished = 0
+        self._errors: deque[OSError] = deque()
+
+    def written(self, descriptor: int) -> None:
+        self._dirty = descriptor
+
+    def second(self) -> None:
+        """Hand over what was written since the last time. Raises OSError where that did not reach the disk."""
+        self._complain()
+        if self._dirty >= 0 and self._waiting == self._finished:  # else the disk is slower than that
+            self._hand_over(os.dup(self._dirty))
+            self._dirty = -1
+
+    def done(self, descriptor: int) -> None:
+        """Nothing more will be written to this file, which is the syncer's from here on."""
+        if self._dirty == descriptor:
+            self._dirty = -1
+        self._hand_over(descriptor)
+
+    def close(self) -> None:
+        """Wait for what was handed over. Raises OSError where it did not reach the disk."""
+        if self._thread is not None:
+            self._work.put(None)
+            self._thread.join(CLOSE_SECONDS)
+        self._complain()
+
+    def _complain(self) -> None:
+        if self._errors:
+            error = self._errors.pop()
+            self._errors.clear()
+            raise error
+
+    def _hand_over(self, descriptor: int) -> None:
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="fsync", daemon=True)
+            self._thread.start()
+        self._waiting += 1
+        self._work.put(descriptor)
+
+    def _run(self) -> None:
+        while (descriptor := self._work.get()) is not None:
+            try:
+                os.fdatasync(descriptor)
+                sync_directory(self._directory)
+            except OSError as error:
+                self._errors.append(error)
+            finally:
+                os.close(descriptor)
+                self._finished += 1

@@ -1,0 +1,36 @@
+"""What lay in the journal and is no record, kept aside in `quarantine.jsonl`: hostile, torn or damaged bytes."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from egress.config import Config
+
+QUARANTINE_BYTES = 16 << 20  # past this garbage is only counted
+
+
+def quarantine_file(config: Config) -> Path:
+    return config.state_dir / "quarantine.jsonl"
+
+
+def keep_aside(path: Path, segment: str, offset: int, aside: Iterable[tuple[str, bytes]]) -> None:
+    """Append (why, bytes) found at or after `offset` of a segment, while there is room. Raises OSError."""
+    lines = [{"segment": segment, "batch": offset, "error": why, "line": raw.decode("latin-1")} for why, raw in aside]
+    if not lines or size(path) >= QUARANTINE_BYTES:
+        return
+    with open(path, "ab", opener=_private) as file:
+        file.writelines(json.dumps(entry).encode("ascii") + b"\n" for entry in lines)
+
+
+def size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW, 0o640)
