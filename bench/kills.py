@@ -35,7 +35,7 @@ from tests.lab.net import eventually
 from tests.store.postgres import Server
 
 POLICY = "rules:\n  - {id: datagrams, action: allow, destination: any, protocol: udp, ports: [7000-7099]}\n"
-RATE = 100.0  # flows a second of each agent
+RATE = 200.0  # flows a second of each agent
 SETTLE = 30.0  # seconds in which what was killed is there again
 # A server that commits to its log before it says so, as one has it in production.
 DURABLE = {"fsync": "on", "synchronous_commit": "on", "full_page_writes": "on"}

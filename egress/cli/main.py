@@ -49,6 +49,7 @@ COMMANDS = {
     "observe": "egress.cli.observe",
     "evidence": "egress.cli.evidence",
     "report": "egress.cli.report",
+    "schema": "egress.cli.schema",
     "completion": "egress.cli.completion",
 }
 

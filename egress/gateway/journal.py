@@ -36,6 +36,7 @@ class Journal:
         self.full = False  # the room that is left is for what has begun
         self.error = ""
         self.written = self.failures = self.lost = self.waiting = 0  # lines, but for the failures
+        self.bytes = 0  # written by this process
         self._directory, self._writer = directory, f"worker-{index}"
         self._segment_bytes, self._segment_seconds = settings.segment_bytes, settings.segment_seconds
         self._each = settings.fsync == "record"
@@ -43,7 +44,7 @@ class Journal:
         self._file = -1
         self._size, self._opened, self._retry = 0, 0.0, 0.0
         self._last = newest(directory, self._writer)  # so that names keep the order in which they were begun
-        self._room = UNBOUNDED
+        self._limit = UNBOUNDED
         self._turn = False  # begin a new segment, whatever size and age of this one
         self._backlog: deque[bytes] = deque()
         self._backlog_bytes = 0
@@ -65,13 +66,13 @@ class Journal:
         self._keep(data)
         return False
 
-    def grant(self, room: int, *, full: bool) -> None:
-        """How many bytes may be written until the next grant, and whether what is new should wait.
+    def grant(self, limit: int, *, full: bool) -> None:
+        """How many bytes this process may have written, all in all, and whether what is new should wait.
 
         Where that begins, this segment is ended: the recorder can remove only what nobody writes to any more.
         """
         self._turn = self._turn or (full and not self.full)
-        self._room, self.full = room, full
+        self._limit, self.full = limit, full
 
     def poll(self, ts: float) -> None:
         """Try again what could not be written, end a segment that is due; call it about each second."""
@@ -104,7 +105,7 @@ class Journal:
 
     def _write(self, data: bytes, ts: float) -> bytes:
         """Returns what is left: nothing, or from the first byte that could not be written."""
-        if len(data) > self._room:
+        if self.bytes + len(data) > self._limit:
             return self._fail(NO_ROOM, data, ts)
         try:
             self._rotate(ts)
@@ -112,7 +113,7 @@ class Journal:
         except OSError as error:
             return self._fail(error.strerror or str(error), data, ts)
         self._size += done
-        self._room -= done
+        self.bytes += done
         continued, self._torn = self._torn, done < len(data)
         if self._torn:
             return self._fail("short write: disk full?", data[done:], ts)

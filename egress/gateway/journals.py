@@ -5,13 +5,14 @@
                                                     left is for flows that are known
     all of it                                       what has to be written waits in memory, then is lost and counted
 
-A worker is granted its share of what is left each second, and stops by itself once that is used up: the bound holds
-also while the supervisor is busy, and costs a worker one subtraction a write.
+A worker is granted its share of what is left each second, counted from what it had written before that was measured,
+and stops by itself once it is used up: the bound holds also while the supervisor is busy, and costs an addition a write.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import logging
 import time
@@ -70,20 +71,25 @@ class Journals:
         last = self._seen.pop(index, {})
         self._lost += last.get("lost", 0) + last.get("waiting", 0)
         self._heal(f"worker-{index}")
+        with contextlib.suppress(OSError):  # its successor is granted what is left now
+            self._bytes = usage(self._config.journal_dir)
 
-    def room(self) -> Room:
-        """What one worker may write from now on."""
-        return Room(max(self._settings.max_bytes - self._bytes, 0) // self._workers, self._full)
+    def room(self, written: int = 0) -> Room:
+        """For a worker that had `written` bytes when the journals were measured, or before."""
+        return Room(written + max(self._settings.max_bytes - self._bytes, 0) // self._workers, self._full)
 
     async def look(self, pool: Pool) -> None:
         """Each second: measure, judge, tell the workers, say what has changed. Raises OSError."""
-        for entry in pool.status():
+        before: dict[object, dict[str, Any]] = {entry["index"]: entry for entry in pool.status()}
+        for entry in before.values():
             self._hear(entry)
         self._bytes = await asyncio.to_thread(usage, self._config.journal_dir)
         self._judge()
-        room = self.room()
-        for index in range(self._workers):
-            pool.post(index, "journal", {"room": room.room, "full": room.full})
+        for entry in pool.status():
+            known = before[entry["index"]]
+            if entry["pid"] is not None and entry["pid"] == known["pid"]:  # else it has just been told
+                room = self.room(known["counters"].get("journal", {}).get("bytes", 0))
+                pool.post(known["index"], "journal", {"limit": room.limit, "full": room.full})
 
     def status(self) -> dict[str, object]:
         return {

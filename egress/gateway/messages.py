@@ -6,7 +6,7 @@ To the worker, with "seq": n (0: nobody waits for the answer):
     {"op": "policy.part", "removed": [ids], "added": [rules]}   any number of them, kept until
     {"op": "policy.commit", "base": n, "version": m}  applies them all at once; base -1: they are the whole policy
     {"op": "begin"}                                   own the queues; what is ordered before needs none
-    {"op": "journal", "room": bytes, "full": true}    what the journal may still take (Room)
+    {"op": "journal", "limit": bytes, "full": true}   how far the journal may grow (Room)
     {"op": "agents", "agents": [...]}  {"op": "answer", "id", "action"}  {"op": "tally", "agent"}  {"op": "stop"}
 
 From it: {"type": "ready" | "beat" | "done" | "error", ...}; "done" carries the order's seq, and "error" where
@@ -41,8 +41,8 @@ class Watched:
 class Room:
     """What one worker may write into its journal until it hears again."""
 
-    room: int  # bytes
-    full: bool = False  # they are for what has begun: nothing new may pass
+    limit: int  # bytes, of all it has written since it started
+    full: bool = False  # what is left of them is for what has begun: nothing new may pass
 
 
 @dataclass(frozen=True, slots=True)

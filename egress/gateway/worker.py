@@ -60,7 +60,7 @@ class Worker:
         self.watched = setup.agents
         self.identity = Identity(setup.agents)
         self.journal = Journal(config.journal_dir, setup.index, config.journal)
-        self.journal.grant(setup.journal.room, full=setup.journal.full)
+        self.journal.grant(setup.journal.limit, full=setup.journal.full)
         self._refuses = config.journal.on_full == "refuse"
         self.capture = Capture(Path(setup.capture), setup.index, now()) if setup.capture else None
         marks = Marks(config.mark_mask)
@@ -223,7 +223,7 @@ class Worker:
         elif operation == "agents":
             self._watch(watched_from(message["agents"]), ts)
         elif operation == "journal":
-            self.journal.grant(message["room"], full=message["full"])
+            self.journal.grant(message["limit"], full=message["full"])
             self._heed_journal()
         elif operation == "answer":
             self.record(self.engine.answer(message["id"], Action(message["action"]), ts), ts)
@@ -273,6 +273,7 @@ class Worker:
                 "full": journal.full,
                 "error": journal.error,
                 "written": journal.written,
+                "bytes": journal.bytes,
                 "failures": journal.failures,
                 "waiting": journal.waiting,
                 "lost": journal.lost,

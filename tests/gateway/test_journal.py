@@ -155,14 +155,15 @@ def test_what_is_granted_is_all_that_is_written(tmp_path: Path) -> None:
     journal = Journal(tmp_path, 0)
     journal.append([record(1)], 1.0)
     size = sum(path.stat().st_size for path in tmp_path.iterdir())
-    journal.grant(2 * size, full=False)
+    assert journal.bytes == size
+    journal.grant(3 * size, full=False)
     assert [journal.append([record(number)], 1.0) for number in (2, 3, 4, 5)] == [True, True, False, False]
     assert not healthy(journal) and journal.error == NO_ROOM
     assert journal.waiting == 2
     assert sum(path.stat().st_size for path in tmp_path.iterdir()) == 3 * size
     journal.poll(2.5)
     assert not healthy(journal), "there is still no room"
-    journal.grant(10 * size, full=False)
+    journal.grant(20 * size, full=False)
     journal.poll(4.0)
     assert healthy(journal) and journal.waiting == journal.lost == 0
     assert stored(tmp_path) == [1.0, 2.0, 3.0, 4.0, 5.0]

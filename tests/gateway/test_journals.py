@@ -22,7 +22,7 @@ class Told:
     """A pool's part in it: two workers that say something of their journals and are told something."""
 
     def __init__(self) -> None:
-        self.entries: list[dict[str, Any]] = [{"index": index, "counters": {}} for index in range(2)]
+        self.entries: list[dict[str, Any]] = [{"index": index, "pid": 70 + index, "counters": {}} for index in range(2)]
         self.orders: list[tuple[int, str, dict[str, object]]] = []
 
     def status(self) -> list[dict[str, Any]]:
@@ -31,9 +31,9 @@ class Told:
     def post(self, index: int, op: str, fields: dict[str, object]) -> None:
         self.orders.append((index, op, fields))
 
-    def says(self, index: int, *, healthy: bool = True, lost: int = 0, waiting: int = 0) -> None:
+    def says(self, index: int, *, healthy: bool = True, lost: int = 0, waiting: int = 0, written: int = 0) -> None:
         journal = {"healthy": healthy, "error": "" if healthy else "disk", "lost": lost, "waiting": waiting}
-        self.entries[index] = {"index": index, "counters": {"journal": journal}}
+        self.entries[index] |= {"counters": {"journal": journal | {"bytes": written}}}
 
 
 def _config(directory: Path, on_full: str = "refuse") -> Config:
@@ -64,11 +64,31 @@ def test_new_flows_are_refused_near_the_bound_and_pass_again_well_below_it(
         _fill(config, size)
         assert _look(journals, pool) == Room(max(MAX - size, 0) // 2, full)
         assert pool.orders[-2:] == [
-            (index, "journal", {"room": max(MAX - size, 0) // 2, "full": full}) for index in range(2)
+            (index, "journal", {"limit": max(MAX - size, 0) // 2, "full": full}) for index in range(2)
         ]
     facts = journals.status()
     assert (facts["full"], facts["times_full"], facts["since"], facts["bytes"]) == (False, 1, None, MAX * 7 // 8 - 2)
     assert [record.levelno for record in caplog.records] == [logging.ERROR, logging.WARNING]
+
+
+def test_a_share_is_counted_from_what_a_worker_had_written_before_the_measuring(tmp_path: Path) -> None:
+    config, pool = _config(tmp_path), Told()
+    journals = Journals(config, 2)
+    _fill(config, MAX // 2)
+    pool.says(0, written=1000)
+    _look(journals, pool)
+    share = MAX // 2 // 2
+    assert [(index, order["limit"]) for index, _, order in pool.orders] == [(0, 1000 + share), (1, share)]
+
+
+def test_a_worker_that_was_replaced_meanwhile_has_heard_already(tmp_path: Path) -> None:
+    config, pool = _config(tmp_path), Told()
+    pool.says(0, written=1 << 40)
+    entries = [dict(pool.entries[0], pid=99), dict(pool.entries[1], pid=None)]
+    course = iter([pool.entries, entries])
+    pool.status = lambda: next(course)  # type: ignore[method-assign]
+    _look(Journals(config, 2), pool)
+    assert pool.orders == []
 
 
 def test_who_goes_on_is_stopped_by_the_bound_alone_and_warned_at_the_start(

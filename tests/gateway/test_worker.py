@@ -265,11 +265,11 @@ ALLOWED = agent(default=Action.ACCEPT)
 def test_what_is_new_waits_for_room_and_what_is_known_goes_on(tmp_path: Path) -> None:
     bench = Bench(tmp_path, ALLOWED)
     known = [bench.send(syn())]
-    bench.order("journal", room=1 << 20, full=True)
+    bench.order("journal", limit=1 << 20, full=True)
     known += [bench.send(syn())]  # sent again
     new = bench.send(syn(sport=4001))
     assert (answers(*known), answers(new)) == ([PASSED, PASSED], [REFUSED])
-    bench.order("journal", room=1 << 20, full=False)
+    bench.order("journal", limit=1 << 20, full=False)
     bench.worker.second()
     assert answers(bench.send(syn(sport=4002))) == [PASSED]
 
@@ -279,14 +279,14 @@ def test_without_room_for_its_record_a_flow_passes_only_where_that_was_asked_for
     tmp_path: Path, on_full: str, outcome: str
 ) -> None:
     bench = Bench(tmp_path, ALLOWED, on_full=on_full)
-    bench.order("journal", room=100, full=on_full == "continue")
+    bench.order("journal", limit=100, full=on_full == "continue")
     assert answers(bench.send(syn())) == [outcome]
     counters = cast(dict[str, Any], bench.worker.counters())
     assert (counters["unrecorded"], counters["journal"]["healthy"]) == (1, False)
     assert "journal.max_bytes" in counters["journal"]["error"]
     assert counters["journal"]["waiting"] == (1 if on_full == "continue" else 2)  # and that it did not begin after all
     assert answers(bench.send(syn(sport=4001))) == [PASSED if on_full == "continue" else REFUSED]
-    bench.order("journal", room=1 << 20, full=False)
+    bench.order("journal", limit=1 << 20, full=False)
     bench.worker.journal.poll(time.time() + 2)
     bench.worker.second()
     assert answers(bench.send(syn(sport=4002))) == [PASSED]

@@ -1,8 +1,8 @@
 """Many flows of one datagram each, and who saw what became of them: `python -m tests.lab.many ROLE OUT …`.
 
     sink OUT                    outside: appends number, source, its port and ours of each datagram that arrives
-    send OUT RATE SOURCES       in an agent's namespace: a flow each 1/RATE s from SOURCES (addresses, by commas) until
-                                SIGTERM; appends the number of each that was refused (an ICMP error came back)
+    send OUT RATE SOURCES       in an agent's namespace: RATE flows a second, in bursts, from SOURCES (a,b,…)
+                                until SIGTERM; appends the number of each that was refused (an ICMP error came back)
 
 Flow `number` is determined by its number alone (`flow`), is never tried twice, and differs from all others, so what
 became of each is known from outside: it arrived, it was refused, or nobody answered for it.
@@ -24,6 +24,7 @@ from typing import NamedTuple
 SERVERS = ("10.99.2.2", "fd99:2::2")
 ALLOWED, DENIED, PORTS = 7000, 9000, 20  # destination ports: PORTS from each of these on
 SPORT, SPORTS = 10_000, 50_000
+BURST = 25  # flows that begin at once: whoever judges them is at work then
 LINGER = 2.0  # seconds in which a refusal must come back to be seen
 
 
@@ -74,22 +75,24 @@ def send(out: str, rate: float, sources: list[str]) -> None:
     stop: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, _: stop.append(number))
     began, number = time.monotonic(), 0
+    due = began
     open_: dict[int, tuple[int, socket.socket]] = {}
     old: deque[tuple[float, int]] = deque()
     poller = select.epoll()
     with Path(out).open("a", buffering=1) as log:
         while open_ or not stop:
             now = time.monotonic()
-            if not stop and now - began >= number / rate:
+            if not stop and now >= due:
                 sock = _open(number, sources)
                 open_[sock.fileno()] = number, sock
                 old.append((now + LINGER, sock.fileno()))
                 poller.register(sock, select.EPOLLERR)
                 number += 1
+                due = began + number // BURST * BURST / rate
             if old and now >= old[0][0]:
                 _, sock = open_.pop(old.popleft()[1])
                 sock.close()
-            for descriptor, _ in poller.poll(max(began + number / rate - now, 0.0) if not stop else 0.01):
+            for descriptor, _ in poller.poll(0.01 if stop else min(max(due - now, 0.0), 0.1)):
                 refused, sock = open_[descriptor]
                 with contextlib.suppress(BlockingIOError):
                     try:
