@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 from contextlib import ExitStack
 
-from bench import edits, engine, paths, policy
+from bench import edits, engine, journal, paths, policy
 from demo.stage import Stage
 
 Rows = dict[str, list[float]]
@@ -57,6 +57,7 @@ def main() -> int:
         print("bench: run as root, it makes network namespaces", file=sys.stderr)
         return 1
     table("Engine (microseconds a packet of our own Python)", engine.measure, options.rounds)
+    table("A record, on the disk of this directory (microseconds)", journal.measure, options.rounds)
     table(f"Policy of {policy.RULES:,} rules", policy.compiling, options.rounds)
     table("The same (milliseconds a change)", policy.editing, options.rounds)
     table("The same (microseconds a call)", policy.asking, options.rounds)

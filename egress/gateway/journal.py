@@ -42,10 +42,11 @@ class Journal:
         self._each = settings.fsync == "record"
         self._syncer = Syncer(directory) if settings.fsync == "second" else None
         self._file = -1
-        self._size, self._opened, self._retry = 0, 0.0, 0.0
+        self._size, self._retry = 0, 0.0
+        self._turn_at = 0  # bytes at which a new segment is begun; 0: now
+        self._opened = self._until = 0.0
         self._last = newest(directory, self._writer)  # so that names keep the order in which they were begun
         self._limit = UNBOUNDED
-        self._turn = False  # begin a new segment, whatever size and age of this one
         self._backlog: deque[bytes] = deque()
         self._backlog_bytes = 0
         self._torn = False  # the segment ends in the beginning of a line: its rest must follow
@@ -71,7 +72,8 @@ class Journal:
 
         Where that begins, this segment is ended: the recorder can remove only what nobody writes to any more.
         """
-        self._turn = self._turn or (full and not self.full)
+        if full and not self.full:
+            self._turn_at = 0
         self._limit, self.full = limit, full
 
     def poll(self, ts: float) -> None:
@@ -81,7 +83,7 @@ class Journal:
                 self._recover(ts)
             return
         try:
-            if self._size:
+            if self._size and self._due(ts):
                 self._rotate(ts)
         except OSError as error:
             self._fail(error.strerror or str(error), b"", ts)
@@ -108,7 +110,8 @@ class Journal:
         if self.bytes + len(data) > self._limit:
             return self._fail(NO_ROOM, data, ts)
         try:
-            self._rotate(ts)
+            if self._size >= self._turn_at or not self._opened <= ts < self._until:  # `_due`, without a call
+                self._rotate(ts)
             done = os.write(self._file, data)
         except OSError as error:
             return self._fail(error.strerror or str(error), data, ts)
@@ -133,9 +136,12 @@ class Journal:
             return self._fail(f"cannot be brought to the disk: {error.strerror}", data, ts)
         return b""
 
+    def _due(self, ts: float) -> bool:
+        return self._size >= self._turn_at or not self._opened <= ts < self._until
+
     def _rotate(self, ts: float) -> None:
-        due = self._turn or self._size >= self._segment_bytes or not 0 <= ts - self._opened < self._segment_seconds
-        if self._file >= 0 and (self._torn or not due):
+        """Begin a new segment; not within a line."""
+        if self._torn:
             return
         self._leave()
         start = max(round(ts * 1e6), self._last + 1)
@@ -143,13 +149,14 @@ class Journal:
         self._file = os.open(
             path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, 0o640
         )
-        self._size, self._opened, self._last, self._turn = 0, ts, start, False
+        self._size, self._turn_at, self._last = 0, self._segment_bytes, start
+        self._opened, self._until = ts, ts + self._segment_seconds
         if self._each:
             sync_directory(self._directory)
 
     def _leave(self) -> None:
         """Done with this segment. Raises OSError."""
-        descriptor, self._file = self._file, -1
+        descriptor, self._file, self._turn_at = self._file, -1, 0
         if descriptor >= 0 and self._syncer is not None:
             self._syncer.done(descriptor)
         elif descriptor >= 0:
@@ -157,7 +164,7 @@ class Journal:
 
     def _spoil(self) -> None:
         """Who could not bring a file to the disk once must not believe that it is there the next time (fsync(2))."""
-        descriptor, self._file = self._file, -1
+        descriptor, self._file, self._turn_at = self._file, -1, 0
         self._torn = False
         if descriptor >= 0:
             os.close(descriptor)

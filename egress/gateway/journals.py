@@ -6,7 +6,7 @@
     all of it                                       what has to be written waits in memory, then is lost and counted
 
 A worker is granted its share of what is left each second, counted from what it had written before that was measured,
-and stops by itself once it is used up: the bound holds also while the supervisor is busy, and costs an addition a write.
+and stops by itself once it is used up: so the bound holds while the supervisor is busy, too, at an addition a write.
 """
 
 from __future__ import annotations
