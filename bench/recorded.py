@@ -8,7 +8,7 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from egress.config import Config
-from egress.eve import parse_line
+from egress.everead import parse_line
 from egress.model import AnomalyRecord, FlowRecord, Record
 from egress.store import reader, tables
 from egress.store.database import open_database

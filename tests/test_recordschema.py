@@ -19,14 +19,14 @@ from hypothesis import strategies as st
 from egress import capture, recordschema
 from egress.capture.link import ip_packet
 from egress.eve import FLOW_STATES, line, to_eve
-from egress.model import Action, Direction, Effect, Mode, Reason, Record, Severity, protocol_name
+from egress.model import Action, Direction, Effect, Mode, ProcessStatus, Reason, Record, Severity, protocol_name
 from egress.wire.community import community_id
 from signatures import load
 from tests.store import samples
 from tests.traffic import START, agent, engine, udp
 
 DOCS = Path(__file__).parents[1] / "docs" / "records.md"
-SAMPLES: tuple[Record, ...] = (samples.FLOW, samples.FINDING, samples.ANOMALY, samples.EVIDENCE)
+SAMPLES: tuple[Record, ...] = (samples.FLOW, samples.FINDING, samples.ANOMALY, samples.EVIDENCE, samples.PROCESS)
 CAPTURES = Path(__file__).parent / "captures"
 
 
@@ -66,6 +66,7 @@ records = st.one_of(
         proto=protocols | st.just(""),
     ),
     st.builds(replace, samples.evidence, finding_id=ids, flow_id=ids),
+    st.builds(replace, samples.processes, flow_id=ids),
 )
 
 
@@ -98,7 +99,7 @@ def _made() -> Iterator[Record]:
 
 def test_what_the_engine_makes_validates() -> None:
     made = list(_made())
-    assert {to_eve(record)["event_type"] for record in made} == set(recordschema.events())
+    assert {to_eve(record)["event_type"] for record in made} == set(recordschema.events()) - {"process"}
     assert [complaint for record in made for complaint in complaints(document(record))] == []
 
 
@@ -186,17 +187,18 @@ def test_every_kind_of_record_has_its_part() -> None:
 
 
 @pytest.mark.parametrize(
-    ("known", "path"),
+    ("known", "event", "path"),
     [
-        (Action, "verdict.action"),
-        (Reason, "verdict.reason"),
-        (Mode, "verdict.mode"),
-        (Severity, "alert.severity"),
-        (Effect, "alert.effect"),
+        (Action, "alert", "verdict.action"),
+        (Reason, "alert", "verdict.reason"),
+        (Mode, "alert", "verdict.mode"),
+        (Severity, "alert", "alert.severity"),
+        (Effect, "alert", "alert.effect"),
+        (ProcessStatus, "process", "process.status"),
     ],
 )
-def test_words_are_the_models(known: type[StrEnum], path: str) -> None:
-    kinds = {field.path: field.kind for field in recordschema.fields("alert")}
+def test_words_are_the_models(known: type[StrEnum], event: str, path: str) -> None:
+    kinds = {field.path: field.kind for field in recordschema.fields(event)}
     assert kinds[path] == ", ".join(f"`{value}`" for value in known)
 
 

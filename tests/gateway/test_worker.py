@@ -14,7 +14,7 @@ from netfilterqueue import Packet as QueuedPacket
 
 from egress.config import Config, Journal, Limits
 from egress.errors import EgressError
-from egress.eve import parse_line
+from egress.everead import parse_line
 from egress.gateway.lines import LineReader, LineWriter
 from egress.gateway.messages import Room, Setup, Watched, encode
 from egress.gateway.waiting import PACKETS_OF_HOLD
