@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from fastapi import APIRouter, FastAPI
+from fastapi import APIRouter, Depends, FastAPI
 from sqlalchemy.engine import Engine
 
 from api import problems, routes
@@ -17,6 +17,7 @@ from api.auth import PREFIX, Authenticator
 from api.database import Database
 from api.gate import Gate
 from api.models import ProblemDocument
+from api.parameters import refuse_unknown
 from api.policybook import PolicyBook
 from egress import __version__
 from egress.config import Config
@@ -76,6 +77,7 @@ def create_app(config: Config, engine: Engine | None = None) -> FastAPI:
         docs_url=None,  # it would load its scripts from elsewhere
         redoc_url=None,
         redirect_slashes=False,
+        dependencies=[Depends(refuse_unknown)],
         generate_unique_id_function=lambda route: route.name,
         lifespan=lifespan,
     )

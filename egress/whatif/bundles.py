@@ -15,7 +15,7 @@ from publicsuffixlist import PublicSuffixList
 from egress.domain import parse_pattern
 from egress.eve import iso
 from egress.model import Rule
-from egress.ruletext import read_rule
+from egress.ruletext import MAX_PORTS, read_rule
 from egress.whatif.subject import DNS
 
 AUTHOR = "egress learn"
@@ -92,7 +92,7 @@ class Bundle:
         """The next smaller bundles: a name each, then a way each; none: it cannot be split."""
         by_name = tuple(_bundled(self.wants))
         if len(by_name) > 1 or (by_name and by_name[0].destination != self.destination):
-            return by_name
+            return _sayable(by_name)
         by_way: dict[tuple[str, int, str, bool], list[Want]] = defaultdict(list)
         for want in self.wants:
             by_way[want.proto, want.port, want.app, want.unnamed].append(want)
@@ -116,7 +116,7 @@ def bundle(wants: Iterable[Want]) -> list[Bundle]:
             found.append(Bundle(f"*.{parent}", tuple(want for member in members for want in member.wants)))
         else:
             found += members
-    return found
+    return list(_sayable(found))
 
 
 def safe(
@@ -176,6 +176,22 @@ def _bundled(wants: Iterable[Want]) -> Iterator[Bundle]:
         groups[want.destination, want.kind].append(want)
     for (destination, _), members in groups.items():
         yield Bundle(destination, tuple(members))
+
+
+def _sayable(bundles: Iterable[Bundle]) -> tuple[Bundle, ...]:
+    """The same, taken apart where one rule cannot say it: a rule has at most MAX_PORTS ranges of ports."""
+    found: list[Bundle] = []
+    for each in bundles:
+        ranges = each.shape[1]
+        limits = [(ranges[at][0], ranges[at : at + MAX_PORTS][-1][1]) for at in range(0, len(ranges), MAX_PORTS)]
+        if len(limits) <= 1:
+            found.append(each)
+            continue
+        found += (
+            Bundle(each.destination, tuple(want for want in each.wants if first <= want.port <= last))
+            for first, last in limits
+        )
+    return tuple(found)
 
 
 def _parent(name: str) -> str:

@@ -67,6 +67,21 @@ def test_three_siblings_become_a_wildcard_but_not_under_a_public_suffix() -> Non
     assert len(propose([tls(f"{host}.internal") for host in "abcd"]).rules) == 4
 
 
+def test_more_ports_than_a_rule_can_have_are_several_rules() -> None:
+    odd = [tls("a.example.org", dport=port) for port in range(1, 1200, 2)]
+    found = propose(odd)
+    assert [len(rule.ports) for rule in found.rules] == [256, 256, 88]
+    assert found.covered == len(odd)
+    assert len(parse_policy(dump_yaml(found.rules), "proposed")) == 3
+    # Under a wildcard the ports of all are few ranges; taken apart each name has many.
+    names = [tls(f"{'abc'[port % 3]}.example.org", dport=port) for port in range(1, 1200)]
+    assert [(rule.destination, len(rule.ports)) for rule in propose(names).rules] == [("*.example.org", 1)]
+    miner = tls("d.example.org", "203.0.113.9", dport=600)
+    apart = propose([*names, miner, finding(miner)])
+    assert {rule.destination for rule in apart.rules} == {f"{name}.example.org" for name in "abc"}
+    assert all(len(rule.ports) <= 256 for rule in apart.rules) and apart.covered == len(names)
+
+
 def test_addresses_are_collapsed_exactly() -> None:
     records: list[Record] = [flow(dst=f"192.0.2.{number}", app_proto="ssh", dport=22) for number in range(4, 9)]
     records.append(flow(dst="2001:db8::1", app_proto="ssh", dport=22))

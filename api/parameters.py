@@ -1,0 +1,34 @@
+"""A query parameter that a route does not know is refused: `?dryrun=true`, taken for nothing, would edit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from fastapi import Request
+from fastapi.dependencies.models import Dependant
+from fastapi.routing import APIRoute
+
+from api.problems import Problem
+
+
+async def refuse_unknown(request: Request) -> None:
+    """Dependency of every route. Raises Problem (422) that names each parameter, and those there are."""
+    given = dict.fromkeys(request.query_params)
+    if not given:
+        return
+    route: APIRoute = request.scope["route"]
+    known = dict.fromkeys(_names(route.dependant))
+    there_are = f"there are {', '.join(known)}" if known else "there are none"
+    places = [
+        {"parameter": ascii(name)[1:-1][:60], "detail": f"is not known; {there_are}"}
+        for name in given
+        if name not in known
+    ]
+    if places:
+        raise Problem(422, "a parameter is not known here; nothing was done", errors=places)
+
+
+def _names(dependant: Dependant) -> Iterator[str]:
+    yield from (field.alias for field in dependant.query_params)
+    for each in dependant.dependencies:
+        yield from _names(each)
