@@ -106,8 +106,17 @@ _PART = re.compile(r"\*+|\[\^?+\]?+[^]]*\]|.", re.DOTALL)  # a ] that comes firs
 
 def expression(pattern: str) -> str:
     """A glob as a regular expression of PostgreSQL's, not anchored."""
-    parts = _PART.findall(pattern.replace("[!", "[^"))
+    parts = _parts(pattern)
     return "(?!)" if "[" in parts else "".join(map(_translated, parts))
+
+
+def unclosed(pattern: str) -> bool:
+    """Whether a set in it has no end."""
+    return "[" in _parts(pattern)
+
+
+def _parts(pattern: str) -> list[str]:
+    return _PART.findall(pattern.replace("[!", "[^"))
 
 
 def _translated(part: str) -> str:

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache, partial
 from importlib import resources
+from itertools import islice
 from typing import TypeVar
 
 import sqlalchemy as sa
@@ -27,10 +28,11 @@ from lark.exceptions import UnexpectedEOF, UnexpectedInput, UnexpectedToken
 from egress.errors import InputError
 from egress.eve import DIRECTIONS, FLOW_STATES
 from egress.model import Action, Effect, Mode, Reason, Severity
-from egress.store.matching import any_name, glob, inside
+from egress.store.matching import any_name, glob, inside, unclosed
 from egress.store.tables import findings, flows
 
 MAX_QUERY = 4096  # characters
+MAX_VALUES = 300  # in all terms; SQLite takes expressions of a depth of 1000, and each value makes it deeper
 MAX_DEPTH = 32  # parentheses and negations inside one another
 MAX_NUMBER = (1 << 63) - 1
 
@@ -41,6 +43,7 @@ _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 _SIZE = re.compile(r"([0-9]{1,16})([kmgt]?)b?", re.ASCII | re.IGNORECASE)
 _DECIMAL = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 _RANGE = re.compile(r"([0-9a-z]+)-([0-9a-z]+)", re.ASCII | re.IGNORECASE)
+_NAMED = re.compile(r"""([^\s(),":=<>!]+)[:=<>!]""")
 _IDENTITY = re.compile(r"[0-9a-f]{1,16}", re.ASCII)
 
 
@@ -72,6 +75,9 @@ def compile_query(text: str, table: sa.Table, now: float) -> Expression:
     `now`: seconds since the epoch, for `since:2h`. An empty query holds for every row.
     """
     tree = _parse(text)
+    values = list(islice(tree.scan_values(lambda token: getattr(token, "type", "") == "ITEM"), MAX_VALUES + 1))
+    if len(values) > MAX_VALUES:
+        raise InvalidQuery(_at(values[-1]), f"a query has at most {MAX_VALUES} values; write globs, CIDRs or ranges")
     return _condition(tree.children[0], table, now, 0) if tree.children else sa.true()
 
 
@@ -113,6 +119,10 @@ def _expected(error: UnexpectedInput, text: str) -> str:
         return "it ends where more is expected: a term like agent:rome-7, or a closing parenthesis"
     at = error.pos_in_stream or 0
     rest = text[at:].split(maxsplit=1)[0] if text[at:].split() else ""
+    if rest.startswith('"') and text.count('"', at) == 1:
+        return "the quote that begins here has no end"
+    if named := _NAMED.match(rest):
+        return f"there is no field {named[1][:40]!a}; there are {', '.join(FIELDS)}"
     if re.fullmatch(r"[A-Za-z_.*0-9-]+", rest) and rest.lower() not in ("and", "or", "not"):
         return f"{rest[:40]!a} is no term: write field:value, such as agent:{rest[:40]}"
     return f"{rest[:40]!a} is not expected here: write terms like agent:rome-7, and, or, not, parentheses"
@@ -166,7 +176,13 @@ def _at(token: object) -> int:
 
 
 def _text(column: sa.Column[str], _operator: str, value: str, _now: float) -> Expression:
-    return glob(column, value)
+    return glob(column, _pattern(value))
+
+
+def _pattern(value: str) -> str:
+    if unclosed(value):
+        raise _Wrong("has a [ without its ]; write [[] for the character itself")
+    return value
 
 
 def _known(known: tuple[str, ...], column: sa.Column[str], _operator: str, value: str, _now: float) -> Expression:
@@ -178,7 +194,10 @@ def _known(known: tuple[str, ...], column: sa.Column[str], _operator: str, value
 def _number(column: sa.ColumnElement[int], operator: str, value: str, _now: float) -> Expression:
     between = _RANGE.fullmatch(value)
     if between is not None and operator == ":":
-        return column.between(_count(between[1]), _count(between[2]))
+        low, high = _count(between[1]), _count(between[2])
+        if low > high:
+            raise _Wrong("must be a range that goes up: the smaller number first")
+        return column.between(low, high)
     return _compare(column, operator, _count(value))
 
 
@@ -203,7 +222,7 @@ def _address(column: sa.Column[str], _operator: str, value: str, _now: float) ->
 
 
 def _name(_operator: str, value: str, _now: float) -> Expression:
-    return sa.or_(glob(flows.c.server_name, value), any_name(flows.c.names, value))
+    return sa.or_(glob(flows.c.server_name, _pattern(value)), any_name(flows.c.names, value))
 
 
 def _identity(column: sa.Column[str], _operator: str, value: str, _now: float) -> Expression:

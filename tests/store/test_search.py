@@ -107,6 +107,10 @@ def test_a_finding_is_found_by_its_flow_and_a_flow_by_its_finding(connection: Co
         ("since:yesterday", 7, "how long ago"),
         ("flow:xyz", 6, "first digits"),
         ("agent:a or or agent:b", 12, "not expected"),
+        ("port:8100-8000", 6, "goes up"),
+        ('agent:"a', 7, "the quote that begins here has no end"),
+        ("AGENT:a", 1, "there is no field 'AGENT'; there are agent"),
+        ("port:1 name:[a", 13, "has a [ without its ]"),
     ],
 )
 def test_what_it_says_of_mistakes(query: str, column: int, says: str) -> None:
@@ -122,6 +126,14 @@ def test_it_is_bounded() -> None:
         compile_query("-" * 40 + "agent:a", flows, NOW)
     with pytest.raises(InvalidQuery, match="at most"):
         compile_query("agent:a " * 1000, flows, NOW)
+    with pytest.raises(InvalidQuery, match="at most 300 values"):
+        compile_query("port:" + ",".join("1" * 301), flows, NOW)
+
+
+def test_the_largest_query_is_one_that_every_database_takes(connection: Connection) -> None:
+    lists = " or ".join(f"name:{','.join(['*a'] * 100)}" for _ in range(3))
+    deep = "-(" * 15 + lists + ")" * 15
+    assert found(connection, deep) == set(FLOWS)
 
 
 PIECES = ["agent", "port", "name", "and", "or", "not", "-", "(", ")", ":", ">", "=", ",", '"', " ", "a", "1", "*", "\0"]
