@@ -47,7 +47,7 @@ def _table(groups: list[Count], keys: tuple[str, ...], limit: int) -> None:
         return
     rows = [
         (*(value or "-" for value in group.values), group.flows, group.findings or "-", group.refused,
-         size(group.bytes), when(group.first), when(group.last))
+         size(group.bytes), when(group.first)[:19], when(group.last)[:19])
         for group in groups[:limit]
     ]  # fmt: skip
     table((*keys, "flows", "findings", "refused", "bytes", "first (UTC)", "last (UTC)"), rows)

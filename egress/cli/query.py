@@ -6,7 +6,7 @@ import ipaddress
 import json
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from contextlib import closing
 from dataclasses import replace
 from itertools import islice
@@ -14,17 +14,15 @@ from pathlib import Path
 
 import click
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 from sqlalchemy.engine import Engine
 
 from egress.cli import counts, csvtext
+from egress.cli.flowtable import Story, flow_table
 from egress.cli.params import Time, chosen_case
 from egress.cli.queries import QueryCommand, checked, config_option, query_argument, records
 from egress.cli.tables import table
-from egress.cli.text import endpoint, plain, size, when
 from egress.eve import iso, to_eve
-from egress.model import Action, FindingRecord, FlowRecord, Mode, Reason
+from egress.model import Action, FlowRecord
 from egress.store.counting import KEYS
 from egress.store.reader import SORTS, Filter, agents, flows, stories
 from egress.store.search import FIELDS
@@ -32,9 +30,7 @@ from egress.store.search import FIELDS
 HUMAN_LIMIT = 100  # flows shown to people unless they ask for more
 TABLE_ROWS = 1000  # after which the header comes again: columns are as wide as these rows need, memory is bounded
 
-_Story = tuple[FlowRecord, tuple[FindingRecord, ...]]
 _Network = ipaddress.IPv4Network | ipaddress.IPv6Network
-_COLOURS = {Action.ACCEPT: "green", Action.REJECT: "red", Action.DROP: "red", Action.HOLD: "yellow"}
 _CSV = (
     "start", "updated", "end", "flow_id", "agent", "action", "reason", "mode", "direction", "state", "proto", "src",
     "sport", "dst", "dport", "app_proto", "server_name", "names", "packets_out", "packets_in", "bytes_out", "bytes_in",
@@ -195,7 +191,7 @@ def _human(engine: Engine, wanted: Filter, page: int) -> None:
     count = refused = 0
     with closing(stories(engine, wanted)) as found:
         while chunk := list(islice(found, TABLE_ROWS)):
-            console.print(_table(chunk))
+            console.print(flow_table(chunk, console.width))
             count += len(chunk)
             refused += sum(flow.action is not Action.ACCEPT for flow, _ in chunk)
     if not count:
@@ -218,43 +214,7 @@ def _nothing(engine: Engine, wanted: Filter) -> str:
     return f"No flow is recorded yet.{waiting}"
 
 
-def _table(shown: list[_Story]) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("flow", "time (UTC)", "agent", "action", "proto", "source", "destination", "app", "name"):
-        table.add_column(name, overflow="fold")
-    table.add_column("bytes", justify="right")
-    table.add_column("why", overflow="fold")
-    for flow, findings in shown:
-        table.add_row(*_cells(flow, findings))
-    return table
-
-
-def _cells(flow: FlowRecord, findings: tuple[FindingRecord, ...]) -> Iterator[Text]:
-    """One row; Text, because a string would be read as markup."""
-    action = f"{flow.action} ({flow.mode})" if flow.mode is Mode.MONITOR else flow.action
-    yield Text(plain(flow.flow_id)[:8])
-    yield Text(when(flow.start))
-    yield Text(plain(flow.agent))
-    yield Text(action, style=_COLOURS[flow.action])
-    yield Text(plain(flow.proto))
-    yield Text(plain(flow.src))
-    yield Text(endpoint(flow.dst, flow.dport))
-    yield Text(plain(flow.app_proto))
-    yield Text(plain(flow.server_name))
-    yield Text(size(flow.bytes_out + flow.bytes_in))
-    yield Text(plain(_why(flow, findings)))
-
-
-def _why(flow: FlowRecord, findings: tuple[FindingRecord, ...]) -> str:
-    """The signatures that objected, and the verdict's reason where it is another one."""
-    signatures = list(dict.fromkeys(finding.signature for finding in findings))
-    if flow.reason is Reason.FINDING and signatures:
-        return ", ".join(signatures)
-    reason = f"{flow.reason} {flow.rule_id}".rstrip()
-    return ", ".join([reason, *signatures])
-
-
-def _json(found: Iterable[_Story]) -> None:
+def _json(found: Iterable[Story]) -> None:
     """One document, written as it is read: {"flows": [EVE flow with "findings": [EVE alert, …], …]}."""
     click.echo('{"flows": [', nl=False)
     separator = "\n"
@@ -265,16 +225,16 @@ def _json(found: Iterable[_Story]) -> None:
     click.echo("\n]}")
 
 
-def _jsonl(found: Iterable[_Story]) -> None:
+def _jsonl(found: Iterable[Story]) -> None:
     for flow, findings in found:
         click.echo(json.dumps({**to_eve(flow), "findings": [to_eve(finding) for finding in findings]}))
 
 
-def _csv(found: Iterable[_Story]) -> None:
+def _csv(found: Iterable[Story]) -> None:
     csvtext.write((*_CSV, "signatures"), map(_row, found))
 
 
-def _row(story: _Story) -> list[object]:
+def _row(story: Story) -> list[object]:
     flow, findings = story
     return [*(_field(flow, name) for name in _CSV), " ".join(dict.fromkeys(each.signature for each in findings))]
 

@@ -23,8 +23,8 @@ from egress.store.timeline import Activity, Axis, axis, timeline
 
 AGENTS = 50  # drawn unless asked for more
 STEPS = 10_000  # at most, for programs
-NAME = 20  # columns, of an agent
-NUMBERS = 16  # columns, right of the line
+LABEL = 11  # columns, left of the line
+NUMBERS = 16  # columns, right of it
 DEFAULT_WIDTH = 100  # columns, where there is no terminal
 
 _NUMBER = re.compile(r"[1-9][0-9]{0,5}", re.ASCII)
@@ -108,30 +108,28 @@ def _axis(since: float, until: float, bucket: int, *, for_people: bool) -> Axis:
 
 def _room() -> int:
     width = shutil.get_terminal_size((DEFAULT_WIDTH, 24)).columns if sys.stdout.isatty() else DEFAULT_WIDTH
-    return max(20, width - NAME - len(" findings ") - NUMBERS)
+    return max(20, width - LABEL - NUMBERS)
 
 
 def _drawn(found: tuple[Activity, ...], shown: Axis) -> Iterator[str]:
     signs = blocks(sys.stdout.encoding)
-    label = NAME + len(" findings ")
     exact = 16 if shown.step % 60 == 0 else 19
     yield f"{when(shown.begin)[:exact]} to {when(shown.end)[:exact]} UTC, {_length(shown.step)} a column"
     for each in found:
-        name = plain(each.agent)
-        name = name if len(name) <= NAME else f"{name[: NAME - 1]}~"
         yield ""
-        yield f"{name:<{NAME}} flows    {bars(each.flows, signs)}  {sum(each.flows)}"
-        yield f"{'':<{NAME}} bytes    {bars(each.bytes, signs)}  {size(sum(each.bytes))}"
+        yield click.style(plain(each.agent), bold=True)
+        yield f"{'  flows':<{LABEL}}{bars(each.flows, signs)}  {sum(each.flows)}"
+        yield f"{'  bytes':<{LABEL}}{bars(each.bytes, signs)}  {size(sum(each.bytes))}"
         if any(each.refused) or any(each.findings):
             line = marks(each.refused, each.findings)
-            yield f"{'':<{NAME}} {'':<9}{click.style(line, fg='red')}  {sum(each.refused)} refused"
+            yield f"{'':<{LABEL}}{click.style(line, fg='red')}  {sum(each.refused)} refused"
         if each.signatures:
             told = ", ".join(f"{plain(signature)} {count}" for signature, count in each.signatures.most_common(8))
             rest = len(each.signatures) - 8
-            yield f"{'':<{NAME}} findings {told}" + (f" and {rest} others" if rest > 0 else "")
+            yield f"{'  findings':<{LABEL}}{told}" + (f" and {rest} others" if rest > 0 else "")
     yield ""
     for line in axis_lines(shown):
-        yield f"{'':<{label}}{line}"
+        yield f"{'':<{LABEL}}{line}"
 
 
 def _length(seconds: int) -> str:

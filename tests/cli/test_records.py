@@ -151,8 +151,8 @@ def test_a_cell_is_harmless_and_keeps_its_text(text: str) -> None:
 
 def test_a_timeline(filled: Engine, run: Run) -> None:
     lines = run("timeline", *SPAN).stdout.splitlines()
-    assert lines[0].startswith("2026-11-23 15:00 to 2026-11-23 16:0") and "2m a column" in lines[0]
-    flows = next(line for line in lines if line.startswith("rome-7"))
+    assert lines[0].startswith("2026-11-23 15:00 to 2026-11-23 16:0") and "1m a column" in lines[0]
+    flows = lines[lines.index("rome-7") + 1]
     assert flows.count("\u2588") == 2 and flows.endswith("  2")
     assert sum("1 refused" in line and "!" in line for line in lines) == 1
     assert any("mining.stratum 1" in line for line in lines)

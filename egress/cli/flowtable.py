@@ -1,0 +1,105 @@
+"""Flows as a table: a row each, in as many columns as the terminal has room for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from rich.cells import cell_len
+from rich.table import Table
+from rich.text import Text
+
+from egress.cli.text import endpoint, plain, size, when
+from egress.model import Action, FindingRecord, FlowRecord, Mode, Reason
+
+Story = tuple[FlowRecord, tuple[FindingRecord, ...]]
+GAP = 2  # between columns
+
+_COLOURS = {Action.ACCEPT: "green", Action.REJECT: "red", Action.DROP: "red", Action.HOLD: "yellow"}
+
+
+@dataclass(frozen=True, slots=True)
+class _Column:
+    name: str
+    cell: Callable[[Story], str]
+    right: bool = False
+    folds: bool = False  # where even the fewest columns are too many
+
+
+def _action(told: Story) -> str:
+    flow = told[0]
+    return f"{flow.action} ({flow.mode})" if flow.mode is Mode.MONITOR else flow.action
+
+
+def _short_action(told: Story) -> str:
+    flow = told[0]
+    return f"({flow.action})" if flow.mode is Mode.MONITOR else flow.action
+
+
+def _why(told: Story) -> str:
+    """The signatures that objected, and the verdict's reason where it is another one."""
+    flow, findings = told
+    signatures = list(dict.fromkeys(finding.signature for finding in findings))
+    if flow.reason is Reason.FINDING and signatures:
+        return ", ".join(signatures)
+    reason = f"{flow.reason} {flow.rule_id}".rstrip()
+    return ", ".join([reason, *signatures])
+
+
+_ALL = (
+    _Column("flow", lambda told: told[0].flow_id[:8]),
+    _Column("time (UTC)", lambda told: when(told[0].start)),
+    _Column("agent", lambda told: told[0].agent, folds=True),
+    _Column("action", _action),
+    _Column("proto", lambda told: told[0].proto),
+    _Column("source", lambda told: told[0].src, folds=True),
+    _Column("destination", lambda told: endpoint(told[0].dst, told[0].dport), folds=True),
+    _Column("app", lambda told: told[0].app_proto, folds=True),
+    _Column("name", lambda told: told[0].server_name, folds=True),
+    _Column("bytes", lambda told: size(told[0].bytes_out + told[0].bytes_in), right=True),
+    _Column("why", _why, folds=True),
+)
+# What gives way on a narrow terminal, in this order: None drops the column. `egress show` has everything.
+_LESS: tuple[tuple[str, Callable[[Story], str] | None], ...] = (
+    ("source", None),
+    ("time (UTC)", lambda told: when(told[0].start)[5:19]),
+    ("action", _short_action),
+    ("bytes", None),
+    ("app", None),
+    ("proto", None),
+)
+
+
+def flow_table(shown: Sequence[Story], width: int) -> Table:
+    """Cells are Text, because a string would be read as markup."""
+    columns = list(_ALL)
+    cells = {column.name: _cells(column, shown) for column in columns}
+    for name, cell in _LESS:
+        if _needed(columns, cells) <= width:
+            break
+        at = next(number for number, column in enumerate(columns) if column.name == name)
+        if cell is None:
+            del columns[at]
+        else:
+            columns[at] = replace(columns[at], cell=cell)
+            cells[name] = _cells(columns[at], shown)
+    gap = GAP if _needed(columns, cells) <= width else 1
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, gap, 0, 0))
+    for column in columns:
+        side: Literal["left", "right"] = "right" if column.right else "left"
+        table.add_column(column.name, justify=side, overflow="fold", no_wrap=not column.folds)
+    for number, (flow, _) in enumerate(shown):
+        row = {column.name: Text(cells[column.name][number]) for column in columns}
+        row["action"].stylize(_COLOURS[flow.action])
+        table.add_row(*row.values())
+    return table
+
+
+def _cells(column: _Column, shown: Sequence[Story]) -> list[str]:
+    return [plain(column.cell(told)) for told in shown]
+
+
+def _needed(columns: Sequence[_Column], cells: dict[str, list[str]]) -> int:
+    widest = (max(map(cell_len, (column.name, *cells[column.name]))) for column in columns)
+    return sum(widest) + GAP * (len(columns) - 1)
