@@ -27,7 +27,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     shown = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
     for at, name in enumerate(columns):
         # Where there is no room for all, only what is long is folded.
-        widest = max((cell_len(row[at]) for row in cells), default=0)
+        widest = max((cell_len(row[at]) for row in cells if at < len(row)), default=0)
         shown.add_column(name, overflow="fold", no_wrap=widest <= SHORT, min_width=min(widest, SHORT))
     for row in cells:
         shown.add_row(*map(Text, row))
