@@ -66,7 +66,8 @@ def _gateway(status: dict[str, Any]) -> Iterator[Metric]:
     yield _gauge("rules_in_place", "1: our kernel rules are where they must be", status["rules_in_place"])
     yield _gauge("agents", "agents watched", len(status["agents"]))
     yield _gauge("agents_absent", "agents that cannot be attached now: nothing of them passes", len(status["absent"]))
-    yield from _records(status["journal"], status["recorder"])
+    if "journal" in status:  # a gateway of an older version may still run
+        yield from _records(status["journal"], status["recorder"])
     database = status.get("database", {})
     yield _gauge("database_up", "1: the gateway can use its database", bool(database.get("ok", True)))
     holds = status.get("holds", {})

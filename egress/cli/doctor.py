@@ -69,7 +69,9 @@ def _gateway(config: Config) -> list[Check]:
     found = [Check("gateway", True, f"running, pid {status['pid']}, policy version {status['policy_version']}")]
     for worker in status["workers"]:
         found += _worker(worker, config.journal.on_full)
-    found += [*_policy(status), _snapshot(config, status), _journal(status["journal"]), _recorder(status["recorder"])]
+    found += [*_policy(status), _snapshot(config, status), _recorder(status["recorder"])]
+    if "journal" in status:  # a gateway of an older version may still run
+        found.append(_journal(status["journal"]))
     names = ", ".join(agent["name"] for agent in status["agents"]) or "none; attach one with egress agent add"
     found.append(Check("agents", True, names))
     found += [Check(f"agent {name}", False, f"not attached: {why}") for name, why in status["absent"].items()]
@@ -127,7 +129,7 @@ def _recorder(recorder: dict[str, Any]) -> Check:
     text = f"pid {recorder['pid']}, {recorder['restarts']} restarts"
     if "unread" in recorder:
         text += f", {recorder['unread']} bytes and {recorder['seconds']} s behind"
-    if recorder["silent"] > SILENT_SECONDS:
+    if recorder.get("silent", 0.0) > SILENT_SECONDS:
         text += f", silent for {recorder['silent']:.0f} s"
     trouble = recorder.get("trouble", "")
     return Check("recorder", recorder["pid"] is not None and not trouble, text + (f": {trouble}" if trouble else ""))

@@ -49,6 +49,7 @@ class Journal:
         self._limit = UNBOUNDED
         self._backlog: deque[bytes] = deque()
         self._backlog_bytes = 0
+        self._suspect = False  # the disk failed: it has to show that it does not any more
         self._torn = False  # the segment ends in the beginning of a line: its rest must follow
 
     @property
@@ -79,8 +80,12 @@ class Journal:
     def poll(self, ts: float) -> None:
         """Try again what could not be written, end a segment that is due; call it about each second."""
         if not self.healthy:
-            if ts >= self._retry:
+            if not self._retry - RETRY_SECONDS <= ts < self._retry:  # also when the clock was set back
                 self._recover(ts)
+            return
+        if self._file >= 0 and not os.fstat(self._file).st_nlink:
+            self._spoil()
+            self._fail("its segment was removed by somebody else, and what was in it", b"", ts)
             return
         try:
             if self._size and self._due(ts):
@@ -119,6 +124,7 @@ class Journal:
         self.bytes += done
         continued, self._torn = self._torn, done < len(data)
         if self._torn:
+            self.written += data[:done].count(b"\n")
             return self._fail("short write: disk full?", data[done:], ts)
         self.written += data.count(b"\n")
         if self._syncer is not None:
@@ -152,7 +158,9 @@ class Journal:
         self._size, self._turn_at, self._last = 0, self._segment_bytes, start
         self._opened, self._until = ts, ts + self._segment_seconds
         if self._each:
+            self._suspect = True
             sync_directory(self._directory)
+            self._suspect = False
 
     def _leave(self) -> None:
         """Done with this segment. Raises OSError."""
@@ -163,9 +171,11 @@ class Journal:
             os.close(descriptor)
 
     def _spoil(self) -> None:
-        """Who could not bring a file to the disk once must not believe that it is there the next time (fsync(2))."""
+        """Write no more to a file that failed: a second fsync(2) would say that all is well."""
         descriptor, self._file, self._turn_at = self._file, -1, 0
-        self._torn = False
+        self._torn, self._suspect = False, True
+        if self._syncer is not None:
+            self._syncer.forget()
         if descriptor >= 0:
             os.close(descriptor)
 
@@ -191,6 +201,8 @@ class Journal:
 
     def _recover(self, ts: float) -> None:
         """Write the backlog in order. A rest of a line continues in the segment that holds its beginning."""
+        if self._suspect and not self._proves_itself(ts):
+            return
         self.healthy = True
         while self._backlog:
             data = self._backlog[0]
@@ -204,3 +216,15 @@ class Journal:
             if not self.healthy:
                 return
         self.error = ""
+
+    def _proves_itself(self, ts: float) -> bool:
+        """Whether the disk takes a new segment's name, which it cannot without being asked."""
+        try:
+            if self._file < 0:
+                self._rotate(ts)
+            sync_directory(self._directory)
+        except OSError as error:
+            self._fail(f"cannot be brought to the disk: {error.strerror}", b"", ts)
+            return False
+        self._suspect = False
+        return True

@@ -3,7 +3,7 @@
     bytes of all segments, of journal.max_bytes     on_full: refuse                        on_full: continue
     from 7/8 on, until they are below 3/4           nothing new passes; the room that is   –
                                                     left is for flows that are known
-    all of it                                       what has to be written waits in memory, then is lost and counted
+    all of it                                       what is to be written waits in memory, then is lost and counted
 
 A worker is granted its share of what is left each second, counted from what it had written before that was measured,
 and stops by itself once it is used up: so the bound holds while the supervisor is busy, too, at an addition a write.
@@ -25,7 +25,7 @@ from egress.gateway.pool import Pool
 from egress.store.healing import heal
 from egress.store.segments import usage
 
-HIGH, LOW = 7 / 8, 3 / 4
+HIGH, LOW = {"refuse": 7 / 8, "continue": 0.99}, 3 / 4  # nobody writes up to the last byte
 SHARE = 8  # segments that are being written to may take an eighth of the bound, all together
 
 log = logging.getLogger("egress.gateway")
@@ -121,7 +121,7 @@ class Journals:
     def _judge(self) -> None:
         used, most = self._bytes, self._settings.max_bytes
         refuses = self._settings.on_full == "refuse"
-        if not self._full and used >= most * (HIGH if refuses else 1.0):
+        if not self._full and used >= most * HIGH[self._settings.on_full]:
             self._full, self._since = True, time.time()
             self._times_full += 1
             effect = "new flows are refused" if refuses else "new flows pass, and what is not written is lost"

@@ -21,7 +21,7 @@ def sync_directory(directory: Path) -> None:
 
 
 class Syncer:
-    """One file at a time: `written` after each write, `second` each second, `done` when a new one is begun.
+    """One file at a time: `written` after each write, `second` each second, `done` or `forget` before a new one.
 
     The thread starts with the first work: by then the process has given up its privileges, of which each thread has
     its own.
@@ -45,6 +45,10 @@ class Syncer:
         if self._dirty >= 0 and self._waiting == self._finished:  # else the disk is slower than that
             self._hand_over(os.dup(self._dirty))
             self._dirty = -1
+
+    def forget(self) -> None:
+        """The file is closed elsewhere."""
+        self._dirty = -1
 
     def done(self, descriptor: int) -> None:
         """Nothing more will be written to this file, which is the syncer's from here on."""

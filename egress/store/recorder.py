@@ -135,9 +135,10 @@ def behind(config: Config, offsets: dict[str, int]) -> Lag:
     """The same where one knows how far the segments are stored."""
     listed = segments(config.journal_dir)
     unread = [each for each in listed if offsets.get(each.name, 0) < each.size]
-    oldest = min((_oldest(each, offsets.get(each.name, 0)) for each in unread), default=time.time())
+    now = time.time()
+    oldest = min((_oldest(each, offsets.get(each.name, 0)) for each in unread), default=now)
     count = sum(each.size - offsets.get(each.name, 0) for each in unread)
-    return Lag(len(listed), count, max(time.time() - oldest, 0.0), size(quarantine_file(config)))
+    return Lag(len(listed), count, max(now - oldest, 0.0), size(quarantine_file(config)))
 
 
 def _oldest(segment: Segment, offset: int) -> float:

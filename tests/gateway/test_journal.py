@@ -116,6 +116,25 @@ def test_a_missing_directory_makes_it_unhealthy_until_it_is_there(tmp_path: Path
     assert stored(directory) == [1.0, 2.0, 3.0]
 
 
+def test_it_is_tried_again_also_when_the_clock_was_set_back(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "journal", 0)
+    assert not journal.append([record(1)], 10_000.0)
+    (tmp_path / "journal").mkdir()
+    journal.poll(50.0)
+    assert healthy(journal) and stored(tmp_path / "journal") == [1.0]
+
+
+def test_a_segment_that_somebody_removes_is_noticed(tmp_path: Path) -> None:
+    journal = Journal(tmp_path, 0)
+    journal.append([record(1)], 1.0)
+    next(tmp_path.iterdir()).unlink()
+    journal.poll(2.0)
+    assert not healthy(journal) and "removed by somebody else" in journal.error
+    assert not journal.append([record(2)], 2.5)
+    journal.poll(3.1)
+    assert healthy(journal) and stored(tmp_path) == [2.0]
+
+
 def test_what_the_backlog_cannot_hold_is_counted(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "no", 0)
     big = [record(number, "d" * 1000) for number in range(1000)]
@@ -198,11 +217,20 @@ class Disk:
         self.synced: list[str] = []
         self.broken = False
         self._real = os.fdatasync
+        self._names = os.fsync
         monkeypatch.setattr(os, "fdatasync", self._sync)
+        monkeypatch.setattr(os, "fsync", self._sync_names)
 
-    def _sync(self, descriptor: int) -> None:
+    def _check(self) -> None:
         if self.broken:
             raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    def _sync_names(self, descriptor: int) -> None:
+        self._check()
+        self._names(descriptor)
+
+    def _sync(self, descriptor: int) -> None:
+        self._check()
         self._real(descriptor)
         name = Path(f"/proc/self/fd/{descriptor}").readlink().name
         self.synced.append(f"{name}:{os.fstat(descriptor).st_size}")
@@ -241,7 +269,7 @@ def test_what_may_not_be_on_the_disk_is_written_again_into_a_new_segment(
     disk.broken = False
     journal.poll(4.5)
     assert healthy(journal) and journal.waiting == 0
-    assert stored(tmp_path) == [1.0, 2.0, 2.0, 2.0, 3.0], "storing one twice changes nothing"
+    assert stored(tmp_path) == [1.0, 2.0, 2.0, 3.0], "storing one twice changes nothing"
     assert journal.append([record(4)], 5.0)
 
 
@@ -265,6 +293,7 @@ def test_a_disk_that_failed_is_heard_of_a_second_later(tmp_path: Path, monkeypat
     disk.broken = True
     journal.append([record(1)], 1.0)
     journal.poll(2.0)
+    journal.append([record(2)], 2.5)  # not handed over yet when the failure is heard of
 
     def failed() -> bool:
         journal.poll(3.0)
@@ -272,11 +301,16 @@ def test_a_disk_that_failed_is_heard_of_a_second_later(tmp_path: Path, monkeypat
 
     assert eventually(failed)
     assert "brought to the disk" in journal.error
-    assert not journal.append([record(2)], 3.5)
+    assert not journal.append([record(3)], 3.5)
+    for ts in (4.5, 5.6, 6.7):
+        journal.poll(ts)
+        assert not healthy(journal), "the disk still fails"
     disk.broken = False
-    journal.poll(5.0)
-    assert healthy(journal) and journal.append([record(3)], 5.0)
-    assert stored(tmp_path) == [1.0, 2.0, 3.0]
+    journal.poll(8.0)
+    assert healthy(journal) and journal.append([record(4)], 8.0)
+    journal.poll(9.0)
+    assert healthy(journal)
+    assert stored(tmp_path) == [1.0, 2.0, 3.0, 4.0]
     assert len(list(tmp_path.iterdir())) == 2
     journal.close()
 

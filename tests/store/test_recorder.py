@@ -24,7 +24,15 @@ from egress.eve import line
 from egress.model import FlowRecord, Record
 from egress.store import tables
 from egress.store.database import open_database
-from egress.store.recorder import ARGUMENTS, Recorder, checkpoints, config_line, lag, main, parse_config
+from egress.store.recorder import (
+    ARGUMENTS,
+    Recorder,
+    checkpoints,
+    config_line,
+    lag,
+    main,
+    parse_config,
+)
 from egress.store.segments import BATCH_BYTES, whole_lines
 from tests.store import samples
 from tests.store.postgres import PASSWORD, Server
