@@ -170,8 +170,24 @@ def test_a_database_that_is_away_lets_the_journal_grow_to_its_bound_and_no_furth
             assert stage.stop() == 0
             stored = [(flow.src, flow.sport, flow.dport) for flow in flows(stage) if flow.action is Action.ACCEPT]
             assert len(set(stored)) == len(stored) and many.arrived() <= set(stored)
+            _torn(stage)
             for text in ("of at most 1048576 bytes: new flows are refused until", "the journal has room again"):
                 assert text in log(stage)
+
+
+def _torn(stage: Stage) -> None:
+    """Somebody pulled the plug in the middle of a line."""
+    before = len(flows(stage))
+    segment = max(stage.config.journal_dir.iterdir(), key=lambda path: path.stat().st_mtime_ns)
+    whole = segment.read_bytes()
+    segment.write_bytes(whole + b'{"timestamp":"20')
+    stage.start("--workers", "1")
+    assert status(stage)["journal"]["healed"] == 1
+    assert segment.read_bytes() == whole
+    assert f"journal {segment.name} ended in 16 bytes of a record" in log(stage)
+    assert "1 torn ends taken off" in stage.egress("doctor", check=False).stdout
+    assert stage.stop() == 0
+    assert len(flows(stage)) == before
 
 
 def _full(stage: Stage, many: Many, bound: int) -> None:
