@@ -43,7 +43,7 @@ def fitted(config: Config, workers: int) -> Config:
 
 
 class Journals:
-    """Of the event loop, but for `measure`."""
+    """Of the event loop: `start` before there is a worker, `look` each second, `worker_gone` after each that ended."""
 
     def __init__(self, config: Config, workers: int) -> None:
         self._config, self._settings, self._workers = config, config.journal, workers
