@@ -47,6 +47,14 @@ def _why(told: Story) -> str:
     return ", ".join([reason, *signatures])
 
 
+def _moment(told: Story) -> str:
+    return when(told[0].start)[5:19]
+
+
+def _minute(told: Story) -> str:
+    return when(told[0].start)[:16]
+
+
 _ALL = (
     _Column("flow", lambda told: told[0].flow_id[:8]),
     _Column("time (UTC)", lambda told: when(told[0].start)),
@@ -63,7 +71,7 @@ _ALL = (
 # What gives way on a narrow terminal, in this order: None drops the column. `egress show` has everything.
 _LESS: tuple[tuple[str, Callable[[Story], str] | None], ...] = (
     ("source", None),
-    ("time (UTC)", lambda told: when(told[0].start)[5:19]),
+    ("time (UTC)", lambda told: when(told[0].start)[:19]),
     ("action", _short_action),
     ("bytes", None),
     ("app", None),
@@ -75,7 +83,8 @@ def flow_table(shown: Sequence[Story], width: int) -> Table:
     """Cells are Text, because a string would be read as markup."""
     columns = list(_ALL)
     cells = {column.name: _cells(column, shown) for column in columns}
-    for name, cell in _LESS:
+    one_year = len({when(flow.start)[:4] for flow, _ in shown}) == 1
+    for name, cell in (*_LESS, ("time (UTC)", _moment if one_year else _minute)):
         if _needed(columns, cells) <= width:
             break
         at = next(number for number, column in enumerate(columns) if column.name == name)

@@ -12,7 +12,7 @@ from pathlib import Path
 import click
 
 from egress.budgettext import parse_bytes
-from egress.cli.params import Time, chosen_case
+from egress.cli.params import Time, case_words, chosen_case
 from egress.cli.queries import config_option, period, records
 from egress.cli.tables import output_option, table
 from egress.cli.text import endpoint, plain, when
@@ -144,7 +144,7 @@ def _human(window: Window, flows: int, results: Sequence[Result], stored: int, *
         if count > SHOWN:
             click.echo(f"  and {count - SHOWN} more: egress query signature:{result.hunter}")
     kept = "none stored (--dry-run)" if dry_run else f"{stored} stored, {total - stored} stored before"
-    told = f"; {kept}. Look closer: egress show finding ID" if total else ""
+    told = f"; {kept}. Look closer: egress show finding ID{case_words()}" if total else ""
     click.echo(f"{flows} flows from {when(window.since)} to {when(window.until)} UTC, {total} findings{told}")
 
 

@@ -38,6 +38,8 @@ class Time(click.ParamType[float]):
 
 
 def _note(ctx: click.Context, _param: click.Parameter, value: str | None) -> None:
+    if value == "":  # as of a variable that is not set: not the live records in its place
+        raise click.BadParameter("it has no name; `egress case list` shows which there are")
     ctx.meta[_CASE] = value
 
 

@@ -15,7 +15,7 @@ from rich.cells import cell_len
 from sqlalchemy.engine import Engine
 
 from egress.cli.params import case_option, chosen_case
-from egress.cli.text import plain
+from egress.cli.text import plain, when
 from egress.config import load_config
 from egress.errors import EgressError, InputError
 from egress.store.cases import open_case
@@ -91,7 +91,8 @@ def period(
     begin, end = found or (now - last, now)
     begin, end = begin if since is None else since, end if until is None else until
     if end <= begin and (since is not None or until is not None):
-        raise InputError("--until must be later than --since")
+        where = f"; the case has records from {when(found[0])} to {when(found[1])} UTC" if found else ""
+        raise InputError(f"--until must be later than --since{where}")
     return begin, end
 
 

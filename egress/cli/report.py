@@ -33,8 +33,11 @@ POINTS = 1000  # of a plot
 STYLE = """
 body { font: 14px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 70rem; padding: 0 1rem; color: #1a1a1a; }
 table { border-collapse: collapse; width: 100%; } td, th { text-align: left; padding: .15rem .6rem .15rem 0;
-vertical-align: top; border-bottom: 1px solid #ddd; overflow-wrap: anywhere; } .number { text-align: right; }
-pre { background: #f4f4f4; padding: .6rem; overflow-x: auto; } .cut { color: #a00; } h3 { margin-bottom: 0; }
+vertical-align: top; border-bottom: 1px solid #ddd; } td { overflow-wrap: anywhere; } h3 { margin-bottom: 0; }
+th, .number, .whole { white-space: nowrap; } .number { text-align: right; } .wide { overflow-x: auto; }
+.wide table { min-width: 58rem; }
+p { overflow-wrap: anywhere; } pre { background: #f4f4f4; padding: .6rem; overflow-x: auto; } .cut { color: #a00; }
+tr, pre, svg { break-inside: avoid; }
 svg { width: 100%; height: auto; font-size: 11px; } .accepted { fill: #4a8f5b; } .refused { fill: #c0392b; }
 .found { fill: #7d3c98; } .gap { fill: #1f5fa8; } .median { stroke: #c0392b; stroke-dasharray: 4 3; }
 .axis { stroke: #888; }
@@ -125,17 +128,18 @@ def _destinations(groups: Sequence[Count]) -> list[Html]:
     rows = [
         tag(
             "tr",
-            tag("td", endpoint(each.values[0], int(each.values[1]))),
-            tag("td", each.values[2]),
+            tag("td", endpoint(each.values[0], int(each.values[1])), class_="whole"),
+            tag("td", each.values[2], class_="whole"),
             tag("td", each.values[3]),
             *(tag("td", number, class_="number") for number in (each.flows, each.refused, size(each.bytes))),
-            *(tag("td", when(moment)) for moment in (each.first, each.last)),
+            *(tag("td", when(moment)[:19], class_="whole") for moment in (each.first, each.last)),
         )
         for each in groups[:ROWS]
     ]
     names = ("address", "protocol", "name", "flows", "refused", "bytes", "first", "last")
-    head = tag("tr", *(tag("th", name) for name in names))
-    return [tag("table", head, *rows), *_cut(len(groups), "destinations with most flows")]
+    counted = ("flows", "refused", "bytes")
+    head = tag("tr", *(tag("th", name, class_="number" if name in counted else "whole") for name in names))
+    return [tag("div", tag("table", head, *rows), class_="wide"), *_cut(len(groups), "destinations with most flows")]
 
 
 def _beacons(engine: Engine, wanted: Filter) -> list[Html]:

@@ -85,6 +85,9 @@ def open_case(config: Config, wanted: str) -> Engine:
 def make_case(config: Config, wanted: str) -> tuple[Engine, bool]:
     """To add captures to; and whether it was there. Raises InputError, EgressError, also where it is no case."""
     path = case_path(config, wanted)
+    live = sa.make_url(config.database_url)
+    if live.get_backend_name() == "sqlite" and path.resolve() == Path(live.database or "").resolve():
+        raise InputError(f"{path} is the database of the gateway, which captures must not be mixed with")
     there = _named(config, path) if path.parent == config.cases_dir else _exists(path)
     engine = open_database(_url(path))
     try:
@@ -117,15 +120,20 @@ def list_cases(config: Config) -> list[str]:
 
 def remove_case(config: Config, wanted: str) -> Path:
     """Delete the file. Raises InputError, EgressError; also where it is no case."""
-    engine = open_case(config, wanted)
-    try:
-        with engine.connect() as connection:
-            known = _is_case(connection)
-    finally:
-        engine.dispose()
     path = case_path(config, wanted)
-    if not known:
-        raise EgressError(f"{path} is no case: it holds other records; nothing was deleted")
+    try:
+        engine = open_case(config, wanted)
+    except EgressError:
+        if path.parent != config.cases_dir or not _exists(path):  # a damaged one there can be deleted, too
+            raise
+    else:
+        try:
+            with engine.connect() as connection:
+                known = _is_case(connection)
+        finally:
+            engine.dispose()
+        if not known:
+            raise EgressError(f"{path} is no case: it holds other records; nothing was deleted")
     try:
         for suffix in BESIDE:
             path.with_name(path.name + suffix).unlink(missing_ok=True)

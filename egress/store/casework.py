@@ -51,10 +51,10 @@ class Begun:
 def examine(path: Path) -> Source:
     """Read all of a file for its hash. Raises EgressError, InputError for what is no regular file."""
     try:
+        found = path.stat()
+        if not stat.S_ISREG(found.st_mode):
+            raise InputError(f"{path} is no regular file: a case is made of files that can be read again")
         with path.open("rb") as file:
-            found = path.stat()
-            if not stat.S_ISREG(found.st_mode):
-                raise InputError(f"{path} is no regular file: a case is made of files that can be read again")
             digest = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise EgressError(f"cannot read {path}: {error.strerror}") from None

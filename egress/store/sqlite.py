@@ -73,6 +73,8 @@ def writing(engine: Engine) -> Iterator[Connection]:
 
 def seal(path: Path) -> None:
     """Make a file whole in itself, without a log beside it: to copy, and to read where nothing may be written."""
+    if not path.exists():
+        return
     with suppress(sqlite3.OperationalError), closing(sqlite3.connect(path, timeout=BUSY)) as plain:
         plain.execute("PRAGMA journal_mode=DELETE")  # fails while somebody else has it open, and then need not be
 

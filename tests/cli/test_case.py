@@ -140,6 +140,19 @@ def test_an_api_elsewhere_has_no_cases_of_ours(incident: Cli) -> None:
     assert done.code == 2 and "leave out one" in done.err
 
 
+def test_a_name_that_is_empty_is_not_the_live_database(incident: Cli) -> None:
+    for words in (["query", "--case", ""], ["replay", "--into-db", "", WEB]):
+        result = CliRunner().invoke(egress, [*words, "--config", str(incident.config)])
+        assert result.exit_code == 2 or (isinstance(result.exception, EgressError) and result.exception.exit_code == 2)
+
+
+def test_a_time_outside_the_case_names_its_own(incident: Cli) -> None:
+    assert (
+        "the case has records from 2026-11-23 16:03:"
+        in incident("timeline", "--case", "incident", "--since", "2030-01-01").err
+    )
+
+
 def test_commands_that_edit_take_no_case(incident: Cli) -> None:
     for words in (["allow", "example.org"], ["allowlist", "import", "x"], ["agent", "list"]):
         result = CliRunner().invoke(egress, [*words, "--case", "incident"])

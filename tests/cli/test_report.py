@@ -23,7 +23,7 @@ from tests.store import samples
 
 ELEMENTS = {
     "html", "head", "meta", "title", "style", "body", "h1", "h2", "h3", "p", "table", "tr", "th", "td", "pre", "span",
-    "code", "svg", "g", "rect", "path", "circle", "line", "text",
+    "code", "div", "svg", "g", "rect", "path", "circle", "line", "text",
 }  # fmt: skip
 EMPTY = {"meta"}
 

@@ -139,12 +139,8 @@ def test_a_file_that_changes_while_it_is_read_is_not_finished(case: Engine, tmp_
 
 def test_what_cannot_be_read_again_is_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
-    writer = os.open(tmp_path / "pipe", os.O_RDWR)  # so that opening it does not wait
-    try:
-        with pytest.raises(InputError, match="no regular file"):
-            examine(tmp_path / "pipe")
-    finally:
-        os.close(writer)
+    with pytest.raises(InputError, match="no regular file"):
+        examine(tmp_path / "pipe")
     with pytest.raises(EgressError, match="cannot read"):
         examine(tmp_path / "absent")
 
@@ -188,6 +184,24 @@ def test_live_records_are_never_mixed_with_a_case(config: Config) -> None:
             with pytest.raises(EgressError, match="is no case: it holds other records"):
                 refused(config, path)
         assert Path(path).exists()
+
+
+def test_the_gateway_s_database_is_no_case_even_while_it_is_empty(config: Config) -> None:
+    open_database(config.database_url).dispose()
+    with pytest.raises(InputError, match="is the database of the gateway"):
+        cases.make_case(config, str(config.state_dir / "cases" / ".." / "egress.db"))
+
+
+def test_a_damaged_case_can_be_deleted(config: Config) -> None:
+    config.cases_dir.mkdir()
+    path = config.cases_dir / "broken.db"
+    path.write_text("this is not a database, however long one looks at it" * 20)
+    assert cases.remove_case(config, "broken") == path and not path.exists()
+    elsewhere = config.state_dir / "letter.db"
+    elsewhere.write_text("Dear Sir, this is no database, and nobody should delete it" * 20)
+    with pytest.raises(EgressError, match="not a database"):
+        cases.remove_case(config, str(elsewhere))
+    assert elsewhere.exists()
 
 
 def test_a_case_is_deleted_with_all_that_belongs_to_it(config: Config, case: Engine) -> None:
