@@ -122,6 +122,7 @@ class Config:
     pool6: str = "fd65:6772:6573::/48"  # and a /64 each from here
     gate_queries: bool = True  # refuse DNS queries for names that no rule allows, to agents whose default is to refuse
     beacon_alpha: float = 1e-3  # false alarms of beacon.timing accepted per agent, over all its destinations
+    attribution: bool = True  # look up the process behind each flow of an agent on this host
     limits: Limits = field(default_factory=Limits)
     queue: Queue = field(default_factory=Queue)
     journal: Journal = field(default_factory=Journal)

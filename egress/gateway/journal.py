@@ -2,6 +2,7 @@
 
 Segments `<directory>/worker-<index>-<start µs>.jsonl` belong to one worker process each, are only appended to, and are
 taken up and removed by the recorder. A line without its newline at the end of a dead worker's segment was not acted on.
+Those of `egress.gateway.attribution` are called `process-0-…`.
 Durability: once `append` returns, data is in the kernel's page cache, which survives the worker's death and not the
 host's; `fsync: second` has it on the disk about a second later, `fsync: record` before `append` returns.
 
@@ -30,14 +31,14 @@ UNBOUNDED = 1 << 62
 class Journal:
     """Append-only segments of one worker. While not `open` nothing new should pass: it might leave no record."""
 
-    def __init__(self, directory: Path, index: int, settings: config.Journal | None = None) -> None:
+    def __init__(self, directory: Path, index: int, settings: config.Journal | None = None, *, writer: str = "worker") -> None:
         settings = settings or config.Journal()
         self.healthy = True  # what is appended reaches the file
         self.full = False  # the room that is left is for what has begun
         self.error = ""
         self.written = self.failures = self.lost = self.waiting = 0  # lines, but for the failures
         self.bytes = 0  # written by this process
-        self._directory, self._writer = directory, f"worker-{index}"
+        self._directory, self._writer = directory, f"{writer}-{index}"
         self._segment_bytes, self._segment_seconds = settings.segment_bytes, settings.segment_seconds
         self._each = settings.fsync == "record"
         self._syncer = Syncer(directory) if settings.fsync == "second" else None

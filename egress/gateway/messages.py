@@ -55,6 +55,7 @@ class Setup:
     agents: tuple[Watched, ...]
     journal: Room
     capture: str = ""  # directory of packet captures; empty: none
+    attribution: tuple[int, ...] = ()  # a worker's descriptor to tell of new flows; the attribution process': of each
 
 
 def encode(message: object) -> bytes:
@@ -71,6 +72,7 @@ def setup_from(line: bytes) -> Setup:
         agents=watched_from(document["agents"]),
         journal=Room(**document["journal"]),
         capture=document["capture"],
+        attribution=tuple(document["attribution"]),
     )
 
 

@@ -1,5 +1,7 @@
 """Giving up root: a worker keeps CAP_NET_ADMIN, which nfnetlink asks for at every verdict, and nothing else.
 
+`egress.gateway.attribution` keeps what it takes to look into others' namespaces and descriptors.
+
 The order matters and stands in `drop`.
 """
 
@@ -12,7 +14,8 @@ import signal
 from egress.errors import EgressError, InputError
 from egress.gateway import linux
 
-CAP_NET_ADMIN = 12  # linux/capability.h
+CAP_DAC_READ_SEARCH, CAP_NET_ADMIN, CAP_SYS_PTRACE, CAP_SYS_ADMIN = 2, 12, 19, 21  # linux/capability.h
+WORKER = frozenset({CAP_NET_ADMIN})
 
 
 def account(user: str) -> tuple[int, int]:
@@ -26,25 +29,23 @@ def account(user: str) -> tuple[int, int]:
     return entry.pw_uid, entry.pw_gid
 
 
-def drop(user: str, parent: int) -> None:
-    """Become `user` for good, with CAP_NET_ADMIN alone, and die with process `parent`.
+def drop(user: str, parent: int, kept: frozenset[int] = WORKER) -> None:
+    """Become `user` for good, with these capabilities alone, and die with process `parent`.
 
     A change of credentials clears the death signal, so it is set last; a parent that died before is noticed by its id.
     """
     uid, gid = account(user)
     try:
-        linux.limit_bounding(frozenset({CAP_NET_ADMIN}))
+        linux.limit_bounding(kept)
         linux.prctl(linux.PR_SET_KEEPCAPS, 1)
         os.setgroups([])
         os.setresgid(gid, gid, gid)
         os.setresuid(uid, uid, uid)
-        linux.limit_capabilities(frozenset({CAP_NET_ADMIN}))
+        linux.limit_capabilities(kept)
         linux.prctl(linux.PR_SET_KEEPCAPS, 0)
         linux.prctl(linux.PR_SET_NO_NEW_PRIVS, 1)
     except OSError as error:
-        raise EgressError(
-            f"a worker cannot give up root: {error}; is /proc mounted and this Linux 4.3 or later?"
-        ) from None
+        raise EgressError(f"cannot give up root: {error}; is /proc mounted and this Linux 4.3 or later?") from None
     die_with_parent(parent)
 
 
@@ -52,4 +53,4 @@ def die_with_parent(parent: int) -> None:
     """Have the kernel kill this process when its parent ends."""
     linux.prctl(linux.PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
-        raise EgressError("the gateway ended while its worker started; start the gateway again")
+        raise EgressError("the gateway ended while this process started; start the gateway again")

@@ -70,6 +70,7 @@ class WorkerProcess:
             stdout=asyncio.subprocess.PIPE,
             env=environment,
             cwd="/",
+            pass_fds=self._setup.attribution,
             limit=_LINE,
         )
         self._bound = asyncio.Event()

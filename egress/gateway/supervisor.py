@@ -20,6 +20,7 @@ from egress.config import Config
 from egress.control import NotRunning
 from egress.errors import EgressError
 from egress.gateway import aftermath, checks, guard, policies, rules, runtime
+from egress.gateway.attribution.keeper import Attribution
 from egress.gateway.background import Coalesced
 from egress.gateway.control import Server, Session
 from egress.gateway.following import Following
@@ -61,7 +62,8 @@ class Gateway:
 
     def __init__(self, config: Config, options: Options) -> None:
         size = config.workers or os.cpu_count() or 1
-        self.config = config = fitted(config, size)
+        writers = size + config.attribution
+        self.config = config = fitted(config, writers)
         self.options = options
         self.sandboxes = Sandboxes(config)
         file = policies.PolicyFile(config, options.policy)
@@ -70,10 +72,11 @@ class Gateway:
         self.stored = Stored()
         self.roster = Roster(size)
         self.guard = guard.Guard(config, self.roster)
-        self.journals = Journals(config, size)
+        self.journals = Journals(config, writers)
         hooks = Hooks(self._setup, self.following.inforce.orders, self.holds.heard, self._worker_gone)
         self.pool = Pool(size, hooks, base=config.queue.base, watchdog=config.watchdog)
         self.recorder = runtime.Recorder(config)
+        self.attribution = Attribution(config, size, self.journals.room)
         self.server = Server(config.control_socket, self._handle)
         self._attaching, self._pardoning = Coalesced(self._reattach), Coalesced(self._pardon)
         self._changing = asyncio.Lock()
@@ -127,6 +130,7 @@ class Gateway:
         await self.following.start()
         self.roster.replace(self._entries())
         await asyncio.to_thread(guard.alone)
+        await self.attribution.watch()
         await self.pool.start()
         await asyncio.to_thread(self.guard.install)
         self.following.follow(self.pool, self.holds)
@@ -147,6 +151,7 @@ class Gateway:
         await self._pardoning.stop()
         await self.pool.stop()
         await self.holds.stop()
+        await self.attribution.stop()
         await self.recorder.stop()
         self.following.ledger.close()
 
@@ -155,7 +160,8 @@ class Gateway:
         self.pool.watch()
         self.following.check()
         trouble = ""
-        for step in (self.recorder.watch, self._watch_journals, self._follow, self._keep_rules):
+        steps = (self.recorder.watch, self._watch_journals, self.attribution.watch, self._follow, self._keep_rules)
+        for step in steps:
             try:
                 await step()
             except (EgressError, OSError) as error:
@@ -212,6 +218,7 @@ class Gateway:
             agents=self.roster.watched(index),
             journal=self.journals.room(),
             capture=self.options.capture,
+            attribution=self.attribution.end_of(index),
         )
 
     def _entries(self) -> list[Entry]:
@@ -335,6 +342,7 @@ class Gateway:
             "absent": self.stored.absent,
             "recorder": self.recorder.status(),
             "journal": self.journals.status(),
+            "attribution": self.attribution.status(),
             "rules": counters,
             "rules_in_place": in_place,
             "holds": {"pending": len(self.holds.pending), "refused": self.holds.refused},

@@ -27,6 +27,8 @@ from egress.engine.engine import Engine
 from egress.errors import EgressError
 from egress.gateway import nfnetlink, privileges
 from egress.gateway.anomalies import Anomalies
+from egress.gateway.attribution.asking import Asking
+from egress.gateway.attribution.asking import Kept as Refusal
 from egress.gateway.capture import Capture, seconds
 from egress.gateway.identity import Identity
 from egress.gateway.journal import Journal
@@ -71,6 +73,7 @@ class Worker:
             marks.value("dropped"),
         )
         self.anomalies = Anomalies()
+        self.asking = Asking(setup.attribution, self._refuse)
         self.tallies: dict[str, Tally] = {}
         self.unmatched = self.unrecorded = 0
         self.begun = self.stopping = False
@@ -111,6 +114,8 @@ class Worker:
         if self.capture is not None:
             self.capture.packet(raw, length or len(raw), ts, agent.name, direction, settled)
         verdict, records = self.engine.packet(raw, ts, agent, direction, length, settled=settled)
+        outbound = direction is Direction.OUT
+        refused = self.asking.tell(records, indev if outbound else outdev) if records else ""
         if records and not self.record(records, ts) and verdict.action is Action.ACCEPT:
             self.unrecorded += 1
             if self._refuses:
@@ -118,7 +123,14 @@ class Worker:
                 return DISCARD
         if verdict.action is Action.HOLD:
             return self._wait(Kept(packet, raw, agent.name, settled), agent, direction, ts)
-        return self._mark(verdict, settled)
+        mark = self._mark(verdict, settled)
+        # Last, so that no fault of ours comes after it: a packet is answered once.
+        if refused and outbound and self.asking.keep(refused, agent.name, packet, mark, settled=settled):
+            return KEPT
+        return mark
+
+    def _refuse(self, refusal: Refusal) -> None:
+        (self.settled if refusal.settled else self.full).answer(refusal.packet, refusal.mark)
 
     def _wait(self, kept: Kept, agent: Agent, direction: Direction, ts: float) -> int:
         """Keep a packet for its hold. Where nobody can be told of that, nobody will answer: refused."""
@@ -194,6 +206,7 @@ class Worker:
         self.record(self.anomalies.flush(), ts)
         self.record(self.engine.shutdown(ts), ts)
         self._collect()
+        self.asking.expire(all_of_them=True)
         self.full.close()
         self.settled.close()
         self.journal.poll(ts)
@@ -281,6 +294,7 @@ class Worker:
             "holds": len(self.engine.holds),
             "waiting": self.waiting.packets,
             "overflowed": self.waiting.overflowed,
+            "attribution": self.asking.counters(),
             "capture_skipped": 0 if self.capture is None else self.capture.skipped,
             "engine": self.engine.stats(),
         }
@@ -310,12 +324,16 @@ def serve(worker: Worker, reader: LineReader, writer: LineWriter) -> None:
         selector.register(worker.full, selectors.EVENT_READ, worker.full.run)
         selector.register(worker.settled, selectors.EVENT_READ, worker.settled.run)
         selector.register(_IN, selectors.EVENT_READ, lambda: listen(worker, reader, writer))
+        if worker.asking.socket is not None:
+            selector.register(worker.asking.socket, selectors.EVENT_READ, worker.asking.read)
         beat = 0.0
         while not (worker.stopping or reader.ended):
-            due = min(worker.engine.next_tick() - now(), beat - time.monotonic(), BEAT_SECONDS)
+            first = min(beat, worker.asking.due)
+            due = min(worker.engine.next_tick() - now(), first - time.monotonic(), BEAT_SECONDS)
             for key, _ in selector.select(max(due, 0.0)):
                 key.data()
                 worker.resume()
+            worker.asking.expire()
             worker.tick()
             worker.resume()
             if time.monotonic() >= beat:

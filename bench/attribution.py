@@ -1,0 +1,129 @@
+"""How often the process behind a flow is found, by how long it lives: through the real gateway, real processes.
+
+`python -m bench.attribution` (root) runs processes that live 5, 20 and 100 ms from their fork to their end and send one
+packet, at once or at a random moment of their life; caught is one whose record names its very pid. The agent has other
+processes beside, one of them old and busy.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import sqlalchemy as sa
+
+from demo.stage import SERVER, Stage
+from egress.model import ProcessStatus
+from egress.store.database import open_database
+from egress.store.tables import flows, processes
+from tests.lab.net import eventually
+
+PORT = 20000  # and those after it, one a kind: a datagram of the same two ends would belong to the earlier flow
+LIVES = (5, 20, 100)  # milliseconds
+PAUSE = 5000  # microseconds between two of them
+POLICY = "rules:\n  - {action: allow, destination: any}\n"
+SOURCE = Path(__file__).with_name("life.c")
+IDLE = "import time\nprint('ready', flush=True)\ntime.sleep(3600)"
+
+
+@dataclass(frozen=True, slots=True)
+class Caught:
+    """What became of some processes of one kind."""
+
+    right: int
+    wrong: int  # another process was named
+    gone: int
+    unknown: int
+    missing: int  # no record
+    lived: float  # ms, median of what they really lived
+
+    @property
+    def count(self) -> int:
+        return self.right + self.wrong + self.gone + self.unknown + self.missing
+
+
+def compiled(directory: Path) -> Path:
+    """The program that lives as long as stated."""
+    program = directory / "life"
+    compiler = shutil.which("cc") or shutil.which("gcc") or "cc"
+    subprocess.run([compiler, "-O2", "-static-pie", "-o", program, SOURCE], check=True)
+    program.chmod(0o755)
+    return program
+
+
+def measure(stage: Stage, program: Path, proto: str, host: str, port: int, life: int, when: int, count: int) -> Caught:
+    """`count` processes in the agent's namespace, one after another; `when` as the program takes it."""
+    family = "6" if ":" in host else "4"
+    words = [proto, family, host, str(port), str(life * 1000), str(when), str(count), str(PAUSE)]
+    done = stage.lab.run(stage.agent, [str(program), *words], timeout=60 + count * (life + PAUSE / 1000) / 500)
+    lives = [tuple(map(int, line.split())) for line in done.stdout.splitlines()]
+    pids = {port: pid for pid, port, _ in lives}
+    found = _stored(stage, proto, port, pids)
+    right = sum(status is ProcessStatus.FOUND and pid == pids[port] for port, (status, pid) in found.items())
+    named = sum(status is ProcessStatus.FOUND for status, _ in found.values())
+    gone = sum(status is ProcessStatus.GONE for status, _ in found.values())
+    lived = sorted(life for *_, life in lives)[len(lives) // 2] / 1000
+    return Caught(right, named - right, gone, len(found) - named - gone, len(pids) - len(found), lived)
+
+
+def _stored(stage: Stage, proto: str, port: int, pids: dict[int, int]) -> dict[int, tuple[ProcessStatus, int]]:
+    """Source port → what is recorded, once all is, or nothing more comes."""
+    query = (
+        sa.select(flows.c.sport, processes.c.status, processes.c.pid, flows.c.start)
+        .join(processes, processes.c.flow_id == flows.c.flow_id)
+        .where(flows.c.proto == proto, flows.c.dport == port, flows.c.sport.in_(pids))
+        .order_by(flows.c.start)
+    )
+    found: dict[int, tuple[ProcessStatus, int]] = {}
+
+    def complete() -> bool:
+        with engine.connect() as connection:
+            found.update({port: (status, pid) for port, status, pid, _ in connection.execute(query)})
+        return len(found) == len(pids)
+
+    engine = open_database(stage.config.database_url, create=False)
+    try:
+        eventually(complete, "all records are stored", 5.0)
+    except AssertionError:
+        pass
+    finally:
+        engine.dispose()
+    return found
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m bench.attribution", description=__doc__)
+    parser.add_argument("--count", type=int, default=100, help="processes of each kind")
+    parser.add_argument("--beside", type=int, default=20, help="idle processes of the agent beside them")
+    options = parser.parse_args()
+    print(" lives     really  packet                  caught   gone  unknown  wrong  not told")
+    with Stage(POLICY) as stage:
+        program = compiled(stage.directory)
+        stage.attach("bench")
+        stage.start("--workers", "1")
+        for _ in range(options.beside):
+            stage.lab.popen(stage.agent, [sys.executable, "-c", IDLE])
+        ports = itertools.count(PORT)
+        for life in LIVES:
+            for when, moment in ((0, "at once"), (-1, "any time")):
+                for proto in ("tcp", "udp"):
+                    for host in SERVER:
+                        row = measure(stage, program, proto, host, next(ports), life, when, options.count)
+                        family = "IPv6" if ":" in host else "IPv4"
+                        print(
+                            f"{life:3} ms  {row.lived:6.1f} ms  {moment:9}  {proto:4}  {family:4}"
+                            f"  {row.right / row.count:7.1%}  {row.gone:5}  {row.unknown:7}  {row.wrong:5}  {row.missing:8}",
+                            flush=True,
+                        )
+        status = stage.status() or {}
+        print(status.get("attribution"))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,160 @@
+"""The attribution process: `python -m egress.gateway.attribution`, started by the supervisor; its setup comes on stdin.
+
+It reads the workers' notes, looks up what processes are behind the flows and writes that to a journal of its own. It
+ends, once it has read what was told, when its standard input does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import socket
+import statistics
+import sys
+import time
+from collections import Counter, deque
+from collections.abc import Iterable
+
+from egress.errors import EgressError
+from egress.gateway import privileges
+from egress.gateway.attribution.finder import Finder
+from egress.gateway.attribution.note import MAX_NOTE, parse
+from egress.gateway.journal import Journal
+from egress.gateway.lines import LineWriter
+from egress.gateway.messages import Setup, encode, setup_from
+from egress.model import ProcessRecord
+
+BEAT_SECONDS = 1.0
+BATCH = 64  # notes read before their searches go on
+TURN = 0.01  # seconds of searches before new notes are read
+PRIORITY = -10  # a process that is to be seen may end in a millisecond; what we do for an agent is bounded
+MAX_WAITING = 4096
+LAST_SECONDS = 1.0  # for what was told before the end
+KEPT = frozenset({privileges.CAP_DAC_READ_SEARCH, privileges.CAP_SYS_PTRACE, privileges.CAP_SYS_ADMIN})
+_IN, _OUT = 0, 1  # stdin, stdout
+
+
+class Attribution:
+    """Notes in, records out."""
+
+    def __init__(self, setup: Setup) -> None:
+        self.workers = [socket.socket(fileno=end) for end in setup.attribution]
+        self.counts: Counter[str] = Counter(found=0, gone=0, unknown=0, garbage=0)
+        self.journal = Journal(setup.config.journal_dir, 0, setup.config.journal, writer="process")
+        self._finder = Finder()
+        self._waiting: dict[str, socket.socket] = {}  # flow ids that workers wait to hear back
+        self._spent: deque[float] = deque(maxlen=1000)  # ms from a flow's start to its record
+
+    @property
+    def busy(self) -> bool:
+        return self._finder.busy
+
+    def read(self) -> bool:
+        """Take the notes that are there; False: there were none."""
+        return sum([self._read(worker) for worker in self.workers]) > 0
+
+    def _read(self, worker: socket.socket) -> int:
+        records: list[ProcessRecord] = []
+        count = 0
+        while count < BATCH:
+            try:
+                message = worker.recv(MAX_NOTE, socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                break
+            count += 1
+            note = parse(message)
+            if note is None:
+                self.counts["garbage"] += 1
+                continue
+            if note.waits and len(self._waiting) < MAX_WAITING:
+                self._waiting[note.flow_id] = worker
+            if (record := self._finder.take(note, time.time())) is not None:
+                records.append(record)
+        self._write(records)
+        return count
+
+    def work(self) -> None:
+        """Go on with the searches for a moment."""
+        self._write(self._finder.work(time.monotonic() + TURN))
+
+    def beat(self) -> dict[str, object]:
+        """What the supervisor hears each second."""
+        self.journal.poll(time.time())
+        spent = sorted(self._spent)
+        return {
+            **self.counts,
+            "unread": self._finder.unread,
+            "median": round(statistics.median(spent), 2) if spent else None,
+            "worst": round(spent[-1], 2) if spent else None,
+            "journal": {"healthy": self.journal.healthy, "error": self.journal.error, "lost": self.journal.lost},
+        }
+
+    def close(self) -> None:
+        self._finder.close()
+        self.journal.poll(time.time())
+        self.journal.close()
+
+    def _write(self, records: Iterable[ProcessRecord]) -> None:
+        written = list(records)
+        now = time.time()
+        for record in written:
+            self._answer(record.flow_id)
+            self.counts[record.status.value] += 1
+            self._spent.append((now - record.time) * 1000)
+        self.journal.append(written, now)
+
+    def _answer(self, flow_id: str) -> None:
+        """Its refusal need not wait any more."""
+        worker = self._waiting.pop(flow_id, None)
+        if worker is not None:
+            with contextlib.suppress(OSError):  # it does not read: it waits no longer than it wants to
+                worker.send(flow_id.encode(), socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+
+
+def serve(attribution: Attribution, writer: LineWriter) -> None:
+    """Until stdin ends; then for LAST_SECONDS what was told before."""
+    poll = select.poll()
+    for worker in attribution.workers:
+        poll.register(worker, select.POLLIN)
+    poll.register(_IN, select.POLLIN)
+    beat = 0.0
+    while True:
+        wait = 0.0 if attribution.busy else max(0.0, beat - time.monotonic())
+        if any(descriptor == _IN for descriptor, _ in poll.poll(wait * 1000)) and not os.read(_IN, 4096):
+            break
+        attribution.read()
+        attribution.work()
+        if time.monotonic() >= beat:
+            beat = time.monotonic() + BEAT_SECONDS
+            if writer.idle:
+                writer.write(encode(attribution.beat()))
+            writer.flush()
+    last = time.monotonic() + LAST_SECONDS
+    while time.monotonic() < last and (attribution.read() or attribution.busy):
+        attribution.work()
+    attribution.close()
+
+
+def main() -> int:
+    """Returns the exit status: 0 stopped when told to, 1 could not start (said on stderr)."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches us too; the supervisor ends us in order
+    try:
+        setup = setup_from(sys.stdin.buffer.readline())
+        os.setpriority(os.PRIO_PROCESS, 0, int(os.environ.get("XNICE", "0")))
+        privileges.drop(setup.config.user, setup.parent, KEPT)
+        attribution = Attribution(setup)
+    except (EgressError, OSError) as error:
+        sys.stderr.write(f"egress attribution: {error}\n")
+        return 1
+    try:
+        serve(attribution, LineWriter(_OUT))
+    except BrokenPipeError:
+        return 1
+    sys.stdout.flush()
+    os._exit(0)  # a thread that a process keeps from returning must not keep us
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,73 @@
+"""Which socket a flow belongs to: the kernel is asked by addresses and ports (sock_diag(7)), in the flow's namespace.
+
+Layout from linux/inet_diag.h; netlink headers as in `egress.gateway.nfnetlink`. The kernel looks up as it does for a
+packet that arrives: connected or not, IPv4 in an IPv6 socket, bound to a device. Ports are in network byte order.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import struct
+from typing import NamedTuple
+
+from egress.gateway.attribution.note import Note
+from egress.gateway.conntrack import messages
+from egress.gateway.nfnetlink import HEADER
+from egress.model import TCP, UDP
+
+LISTEN = 10  # TCP_LISTEN: a server's socket, whoever connects to it
+
+_BY_FAMILY, _REQUEST, _ERROR = 20, 0x01, 2  # SOCK_DIAG_BY_FAMILY, NLM_F_REQUEST, NLMSG_ERROR
+_ASK = struct.Struct("=BBBxI")  # inet_diag_req_v2: family, protocol, extensions, states; then the id
+_PORTS = struct.Struct(">HH")
+_END = struct.Struct("=5I")  # of inet_diag_msg: expires, rqueue, wqueue, uid, inode
+_ANY = b"\xff" * 8  # INET_DIAG_NOCOOKIE
+_ID = 48  # bytes of inet_diag_sockid
+_BUFFER = 8192
+
+
+class Socket(NamedTuple):
+    """A socket the kernel knows. `inode` 0: nobody holds it any more (TCP's last states)."""
+
+    inode: int
+    uid: int
+    state: int
+
+
+def ask(diag: socket.socket, note: Note, device: int) -> Socket | None:
+    """The socket at the agent's end of a TCP or UDP flow; None where there is none. Raises OSError.
+
+    `diag` is a socket of NETLINK_SOCK_DIAG in the agent's namespace, `device` the interface there that leads to us.
+    """
+    diag.send(request(note, device))
+    return answer(diag.recv(_BUFFER))
+
+
+def request(note: Note, device: int) -> bytes:
+    family = socket.AF_INET if len(note.local) == 4 else socket.AF_INET6
+    local, remote = (note.local, note.local_port), (note.remote, note.remote_port)
+    # "src and dst are swapped for historical reasons", says the kernel of UDP.
+    (src, sport), (dst, dport) = (remote, local) if note.proto == UDP else (local, remote)
+    body = _ASK.pack(family, note.proto, 0, 0xFFFFFFFF) + _PORTS.pack(sport, dport)
+    body += src.ljust(16, b"\0") + dst.ljust(16, b"\0") + struct.pack("=I", device) + _ANY
+    return HEADER.pack(HEADER.size + len(body), _BY_FAMILY, _REQUEST, 1, 0) + body
+
+
+def answer(data: bytes) -> Socket | None:
+    """What the kernel answered. Raises OSError where it refuses, or says nothing we understand."""
+    for kind, body in messages(data):
+        if kind == _BY_FAMILY and len(body) >= 4 + _ID + _END.size:
+            *_, uid, inode = _END.unpack_from(body, 4 + _ID)
+            return Socket(inode, uid, body[1])
+        if kind == _ERROR and len(body) >= 4:
+            code = -struct.unpack_from("=i", body)[0]
+            if code == errno.ENOENT:
+                return None
+            raise OSError(code, os.strerror(code) if code > 0 else "an empty answer")
+    raise OSError(errno.EBADMSG, "the kernel's answer is not understood")
+
+
+def askable(proto: int) -> bool:
+    return proto in (TCP, UDP)

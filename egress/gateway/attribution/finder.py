@@ -1,0 +1,196 @@
+"""From notes of flows to records of their processes: namespace, socket, search, process; in turns, each agent fairly.
+
+The socket is looked up when the note comes, since sockets go first. The searches through /proc then take turns of
+SLICE, one an agent: who has thousands of processes delays itself, not the others.
+"""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections import deque
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass, field
+
+from egress.gateway.attribution import diag, tables
+from egress.gateway.attribution.careful import CommandLines
+from egress.gateway.attribution.cgroups import container, group
+from egress.gateway.attribution.namespaces import Identity, Namespaces, Unknown
+from egress.gateway.attribution.note import Note
+from egress.gateway.attribution.proc import Process, look
+from egress.gateway.attribution.search import RECENT, Held, Search
+from egress.model import ProcessRecord, ProcessStatus, protocol_name
+
+SLICE = 0.002  # seconds of one agent's search before the next one's turn
+BUDGET = 0.05  # seconds a search may take in all
+REST = (
+    0.45  # seconds after one that took all of them in which nothing is searched for that agent: it gets a tenth of us
+)
+LATE = 5.0  # seconds after which a note is too old: its ports may be another flow's
+MAX_WAITING = 1024  # flows of an agent whose sockets are known and wait to be searched for
+MAX_AGENTS = 4096  # remembered
+
+FOUND, GONE, UNKNOWN = ProcessStatus.FOUND, ProcessStatus.GONE, ProcessStatus.UNKNOWN
+NO_SOCKET = "no socket of this flow was left, or it never had one (crafted or forwarded by the agent)"
+
+
+@dataclass(slots=True)
+class _Agent:
+    """What is being looked for for one agent."""
+
+    recent: deque[int] = field(default_factory=lambda: deque(maxlen=RECENT))
+    waiting: dict[Identity, dict[int, list[tuple[Note, int]]]] = field(default_factory=dict)  # inode → notes, uid
+    count: int = 0  # of notes in `waiting`
+    wanted: dict[int, list[tuple[Note, int]]] = field(default_factory=dict)  # of the search under way
+    search: Search | None = None
+    steps: Iterator[Held | None] = field(default_factory=lambda: iter(()))
+    spent: float = 0.0
+    rests: float = 0.0  # until when nothing is searched for it (monotonic)
+
+
+class Finder:
+    """`take` notes, `work` while `busy`; both return records."""
+
+    def __init__(self) -> None:
+        self._namespaces = Namespaces()
+        self._command_lines = CommandLines()
+        self._agents: dict[str, _Agent] = {}
+        self._turns: deque[str] = deque()  # agents with something to search for
+
+    @property
+    def busy(self) -> bool:
+        return bool(self._turns)
+
+    @property
+    def unread(self) -> int:
+        """Command lines that could not be read in time."""
+        return self._command_lines.refused
+
+    def close(self) -> None:
+        self._namespaces.close()
+        self._command_lines.close()
+
+    def take(self, note: Note, now: float) -> ProcessRecord | None:
+        """Look up the socket of a flow; None: its process is searched for. `now`: seconds since the epoch."""
+        if not -LATE < now - note.time < LATE:
+            return failed(note, UNKNOWN, f"told of {now - note.time:.0f} s late")
+        try:
+            with closing(self._namespaces.behind(note.interface, note.local)) as place:
+                if diag.askable(note.proto):
+                    found = diag.ask(place.diag, note, place.device)
+                else:
+                    with self._namespaces.inside(place):
+                        found = tables.ask(note)
+                identity = place.identity
+        except Unknown as why:
+            return failed(note, UNKNOWN, str(why))
+        except tables.Ambiguous:
+            return failed(note, UNKNOWN, f"more than one raw socket of {protocol_name(note.proto)} could have sent it")
+        except OSError as error:
+            return failed(note, UNKNOWN, f"the kernel does not answer: {error.strerror or error}")
+        if found is None or (found.state == diag.LISTEN and not note.inbound):
+            return failed(note, GONE, NO_SOCKET)
+        if not found.inode:
+            return failed(note, GONE, "its socket was closed already", found.uid)
+        return self._want(note, identity, found)
+
+    def work(self, until: float) -> Iterator[ProcessRecord]:
+        """One turn of each agent's search, until a moment (monotonic)."""
+        for _ in range(len(self._turns)):
+            name = self._turns.popleft()
+            agent = self._agents[name]
+            yield from self._turn(name, agent)
+            if agent.search is not None or agent.waiting:
+                self._turns.append(name)
+            if time.monotonic() >= until:
+                return
+
+    def _want(self, note: Note, identity: Identity, found: diag.Socket) -> ProcessRecord | None:
+        agent = self._agents.get(note.agent)
+        if agent is None:
+            self._forget()
+            agent = self._agents[note.agent] = _Agent()
+        if agent.rests > time.monotonic():
+            return failed(
+                note, UNKNOWN, "the agent has so many processes or descriptors that not all are searched", found.uid
+            )
+        if agent.count >= MAX_WAITING:
+            return failed(note, UNKNOWN, "too many flows of this agent wait to be searched for", found.uid)
+        if agent.search is None and not agent.waiting:
+            self._turns.append(note.agent)
+        agent.count += 1
+        agent.waiting.setdefault(identity, {}).setdefault(found.inode, []).append((note, found.uid))
+        return None
+
+    def _forget(self) -> None:
+        """Agents come and go; what is known of idle ones is a help, no more."""
+        if len(self._agents) >= MAX_AGENTS:
+            busy = set(self._turns)
+            self._agents = {name: agent for name, agent in self._agents.items() if name in busy}
+
+    def _turn(self, name: str, agent: _Agent) -> Iterator[ProcessRecord]:
+        if agent.search is None:
+            identity, agent.wanted = agent.waiting.popitem()
+            agent.count -= sum(map(len, agent.wanted.values()))
+            reader = functools.partial(self._command_lines.begin, name)
+            agent.search = Search(
+                identity, set(agent.wanted), agent.recent, functools.partial(look, command_line=reader)
+            )
+            agent.steps, agent.spent = agent.search.steps(), 0.0
+        began = time.monotonic()
+        for held in agent.steps:
+            if held is not None:
+                yield from (_record(note, held.process) for note, _ in agent.wanted.pop(held.inode))
+            spent = time.monotonic() - began
+            if agent.spent + spent > BUDGET:
+                break
+            if spent > SLICE:
+                agent.spent += spent
+                return
+        else:
+            spent = 0.0
+        out_of_time = agent.spent + spent > BUDGET
+        if out_of_time:
+            agent.rests = time.monotonic() + REST
+        yield from _given_up(agent, out_of_time=out_of_time)
+        agent.search, agent.wanted = None, {}
+
+
+def _given_up(agent: _Agent, *, out_of_time: bool) -> Iterator[ProcessRecord]:
+    seen = 0 if agent.search is None else agent.search.seen
+    for note, uid in (each for notes in agent.wanted.values() for each in notes):
+        if out_of_time:
+            why = f"not among the first {seen} processes; there was no time for more"
+            yield failed(note, UNKNOWN, why, uid)
+        else:
+            yield failed(note, GONE, "no process had its socket open any more", uid)
+
+
+def failed(note: Note, status: ProcessStatus, reason: str, uid: int | None = None) -> ProcessRecord:
+    return ProcessRecord(note.flow_id, note.agent, note.time, status, reason, 0, 0, uid, "", "", "", "", "", None)
+
+
+def _record(note: Note, process: Process) -> ProcessRecord:
+    path = group(process.cgroup)
+    runtime, name = container(path)
+    ended = process.started is None or not process.exe
+    reason = "it ended while it was looked at" if ended else ""
+    if process.cmdline is None:
+        reason = "its command line could not be read in time"
+    return ProcessRecord(
+        flow_id=note.flow_id,
+        agent=note.agent,
+        time=note.time,
+        status=GONE if ended else FOUND,
+        reason=reason,
+        pid=process.pid,
+        inner_pid=process.inner_pid,
+        uid=process.uid,
+        exe=process.exe,
+        cmdline=process.cmdline or "",
+        cgroup=path,
+        runtime=runtime,
+        container=name,
+        started=process.started,
+    )

@@ -1,0 +1,118 @@
+"""Interfaces and the namespaces their other ends are in: the few rtnetlink(7) messages that takes.
+
+Layout from linux/rtnetlink.h, if_link.h, if_addr.h, net_namespace.h; headers as in `egress.gateway.nfnetlink`.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from egress.gateway.conntrack import attributes, messages
+from egress.gateway.nfnetlink import HEADER, attribute
+
+TIMEOUT = 1.0  # seconds without an answer of the kernel
+BUFFER = 1 << 16
+MAX_MESSAGES = 1 << 16  # of one answer
+
+_NEW_LINK, _GET_LINK, _NEW_ADDRESS, _GET_ADDRESS, _NEW_NSID, _GET_NSID = 16, 18, 20, 22, 88, 90  # RTM_*
+_REQUEST, _DUMP = 0x01, 0x300  # NLM_F_*
+_ERROR, _DONE = 2, 3  # NLMSG_*
+_NAME, _PEER, _MASTER, _LINKINFO, _PEER_NSID = 3, 5, 10, 18, 37  # IFLA_IFNAME, LINK, MASTER, LINKINFO, LINK_NETNSID
+_KIND = 1  # IFLA_INFO_KIND
+_ADDRESS, _LOCAL = 1, 2  # IFA_*
+_NSID, _BY_DESCRIPTOR = 1, 3  # NETNSA_NSID, NETNSA_FD
+_IFINFO = struct.Struct("=BxHiII")  # family, type, index, flags, change
+_IFADDR = struct.Struct("=BBBBi")  # family, prefix length, flags, scope, index
+
+
+class Link(NamedTuple):
+    """An interface and its index. `peer`: index of the other end of a veth, in the namespace that we call `nsid`."""
+
+    number: int
+    name: str
+    kind: str  # veth, bridge, …; empty for a device
+    peer: int
+    nsid: int | None  # None: no other end, or in this namespace
+
+
+def open_route() -> socket.socket:
+    """A socket of rtnetlink in the namespace this thread is in; it stays there."""
+    opened = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
+    opened.settimeout(TIMEOUT)
+    return opened
+
+
+def link(route: socket.socket, index: int) -> Link | None:
+    """The interface of an index; None where there is none."""
+    route.send(_message(_GET_LINK, 0, _IFINFO.pack(0, 0, index, 0, 0)))
+    return next(_links(route.recv(BUFFER)), None)
+
+
+def ports(route: socket.socket, bridge: int) -> list[Link]:
+    """The interfaces that are ports of a bridge. Raises OSError."""
+    body = _IFINFO.pack(0, 0, 0, 0, 0) + attribute(_MASTER, struct.pack("=I", bridge))
+    return [each for part in _dump(route, _message(_GET_LINK, _DUMP, body)) for each in _links(part, bridge)]
+
+
+def nsid(route: socket.socket, descriptor: int) -> int | None:
+    """Our number for the namespace behind a file descriptor; None where nothing of ours leads there."""
+    body = bytes(4) + attribute(_BY_DESCRIPTOR, struct.pack("=I", descriptor))
+    route.send(_message(_GET_NSID, 0, body))
+    for kind, answer in messages(route.recv(BUFFER)):
+        number = _int(attributes(answer[4:]).get(_NSID, b"")) if kind == _NEW_NSID else None
+        if number is not None and number >= 0:
+            return number
+    return None
+
+
+def addresses(route: socket.socket) -> set[bytes]:
+    """All addresses of the namespace that the socket is in, packed. Raises OSError."""
+    return {each for part in _dump(route, _message(_GET_ADDRESS, _DUMP, bytes(_IFADDR.size))) for each in _locals(part)}
+
+
+def _links(data: bytes, master: int = 0) -> Iterator[Link]:
+    for kind, body in messages(data):
+        if kind != _NEW_LINK or len(body) < _IFINFO.size:
+            continue
+        found = attributes(body[_IFINFO.size :])
+        if master and _int(found.get(_MASTER, b"")) != master:
+            continue  # a kernel that does not filter
+        info = attributes(found.get(_LINKINFO, b"")).get(_KIND, b"")
+        index = _IFINFO.unpack_from(body)[2]
+        name = found.get(_NAME, b"").rstrip(b"\0").decode(errors="replace")
+        yield Link(index, name, info.rstrip(b"\0").decode(errors="replace"), _int(found.get(_PEER, b"")) or 0,
+                   _int(found.get(_PEER_NSID, b"")))  # fmt: skip
+
+
+def _locals(data: bytes) -> Iterator[bytes]:
+    for kind, body in messages(data):
+        if kind == _NEW_ADDRESS and len(body) >= _IFADDR.size:
+            found = attributes(body[_IFADDR.size :])
+            if address := found.get(_LOCAL) or found.get(_ADDRESS):
+                yield address
+
+
+def _dump(route: socket.socket, request: bytes) -> Iterator[bytes]:
+    """The messages of an answer in many parts."""
+    route.send(request)
+    for _ in range(MAX_MESSAGES):
+        data = route.recv(BUFFER)
+        yield data
+        for kind, body in messages(data):
+            if kind == _DONE:
+                return
+            if kind == _ERROR and len(body) >= 4 and (code := -struct.unpack_from("=i", body)[0]):
+                raise OSError(code, os.strerror(code))
+    raise OSError("the kernel's answer does not end")
+
+
+def _int(value: bytes) -> int | None:
+    return struct.unpack("=i", value)[0] if len(value) == 4 else None
+
+
+def _message(kind: int, flags: int, body: bytes) -> bytes:
+    return HEADER.pack(HEADER.size + len(body), kind, _REQUEST | flags, 1, 0) + body

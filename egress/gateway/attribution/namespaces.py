@@ -1,0 +1,192 @@
+"""The network namespace an agent's flow comes from: the one at the other end of the gateway's interface.
+
+A veth says which namespace its other end is in; of a bridge it is the port whose namespace has the flow's address. The
+namespace itself is found by that number among those of /run/netns and of all processes, newest first. Only names are
+remembered, and checked at each use: an open descriptor would keep a namespace, and its links, from ending.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from egress.gateway import linux
+from egress.gateway.attribution import links
+from egress.gateway.attribution.proc import newest_first
+
+SCAN_SECONDS = 0.1  # between two searches through all processes for a namespace
+MAX_REMEMBERED = 4096
+_NAMED = Path("/run/netns")
+_SOCK_DIAG = 4  # NETLINK_SOCK_DIAG
+
+_K = TypeVar("_K")
+_V = TypeVar("_V")
+
+Identity = tuple[int, int]  # device and inode of a namespace's file
+
+
+class Unknown(Exception):  # noqa: N818 - an answer, not a fault
+    """The process cannot be looked for; the text says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """The other end of a veth: which namespace it is in, its index there, and whether its addresses must be asked."""
+
+    nsid: int
+    device: int
+    shared: bool  # one of several ends of a bridge
+
+
+@dataclass(slots=True)
+class Place:
+    """A namespace, open: close it soon."""
+
+    identity: Identity
+    device: int  # index, inside, of the interface that leads to the gateway
+    descriptor: int
+    diag: socket.socket
+    route: socket.socket
+
+    def close(self) -> None:
+        os.close(self.descriptor)
+        self.diag.close()
+        self.route.close()
+
+
+class Namespaces:
+    """Looks up namespaces from the gateway's own, in which it is made and to which its thread always returns."""
+
+    def __init__(self) -> None:
+        self._home = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        self._route = links.open_route()
+        self._names: dict[int, str] = {}  # nsid → path
+        self._owners: dict[tuple[int, bytes], End] = {}  # bridge and address → its end
+        self._scanned = -SCAN_SECONDS
+
+    def close(self) -> None:
+        os.close(self._home)
+        self._route.close()
+
+    def behind(self, interface: int, address: bytes) -> Place:
+        """The namespace that an address behind an interface (index) is in. Raises Unknown, OSError."""
+        known = self._owners.get((interface, address))
+        for end in [*([] if known is None else [known]), *self._ends(interface)]:
+            try:
+                place = self._open(end)
+            except Unknown:
+                if not end.shared:
+                    raise
+                continue
+            if not end.shared or address in links.addresses(place.route):
+                if end.shared:
+                    _remember(self._owners, (interface, address), end)
+                return place
+            place.close()
+            self._owners.pop((interface, address), None)
+        raise Unknown("no namespace on this host has the flow's address")
+
+    @contextmanager
+    def inside(self, place: Place) -> Iterator[None]:
+        """This thread is in the namespace meanwhile. An OSError on the way back must end the process."""
+        with self._entered(place.descriptor):
+            yield
+
+    def _ends(self, interface: int) -> Iterator[End]:
+        found = links.link(self._route, interface)
+        if found is None:
+            raise Unknown("the gateway's interface to the agent is gone")
+        ends = links.ports(self._route, interface) if found.kind == "bridge" else [found]
+        inside = [each for each in ends if each.kind == "veth" and each.nsid is not None]
+        if not inside:
+            kind = found.kind or "device"
+            raise Unknown(f"the agent is not on this host: no namespace of this host is behind {found.name} ({kind})")
+        for each in inside:
+            if each.nsid is not None:
+                yield End(each.nsid, each.peer, len(inside) > 1)
+
+    def _open(self, end: End) -> Place:
+        descriptor = self._descriptor(end.nsid)
+        opened: list[socket.socket] = []
+        try:
+            with self._entered(descriptor):
+                opened.append(socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _SOCK_DIAG))
+                opened.append(links.open_route())
+            opened[0].settimeout(links.TIMEOUT)
+            facts = os.fstat(descriptor)
+        except OSError:
+            os.close(descriptor)
+            for each in opened:
+                each.close()
+            raise
+        return Place((facts.st_dev, facts.st_ino), end.device, descriptor, *opened)
+
+    @contextmanager
+    def _entered(self, descriptor: int) -> Iterator[None]:
+        linux.setns(descriptor, linux.CLONE_NEWNET)
+        try:
+            yield
+        finally:
+            linux.setns(self._home, linux.CLONE_NEWNET)
+
+    def _descriptor(self, wanted: int) -> int:
+        """An open descriptor of the namespace with our number for it. Raises Unknown."""
+        path = self._names.get(wanted)
+        if path is not None:
+            if (descriptor := self._matching(path, wanted)) is not None:
+                return descriptor
+            del self._names[wanted]
+        now = time.monotonic()
+        if now < self._scanned + SCAN_SECONDS:
+            raise Unknown("the agent's namespace was not found a moment ago")
+        seen: set[Identity] = set()
+        for path in _paths():
+            if (identity := namespace_of(path)) in seen or identity is None:
+                continue
+            seen.add(identity)
+            if (descriptor := self._matching(path, wanted)) is not None:
+                _remember(self._names, wanted, path)
+                return descriptor
+        self._scanned = now
+        raise Unknown("no process or name on this host leads to the agent's namespace")
+
+    def _matching(self, path: str, wanted: int) -> int | None:
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            return None
+        try:
+            if links.nsid(self._route, descriptor) == wanted:
+                kept, descriptor = descriptor, -1
+                return kept
+            return None
+        finally:
+            if descriptor >= 0:
+                os.close(descriptor)
+
+
+def namespace_of(path: str) -> Identity | None:
+    """Which network namespace a file of nsfs names; None where it is gone."""
+    try:
+        facts = os.stat(path)  # noqa: PTH116 - asked of thousands of processes
+    except OSError:
+        return None
+    return facts.st_dev, facts.st_ino
+
+
+def _paths() -> Iterator[str]:
+    with suppress(FileNotFoundError):
+        yield from (entry.path for entry in os.scandir(_NAMED))
+    yield from (f"/proc/{pid}/ns/net" for pid in newest_first())
+
+
+def _remember(known: dict[_K, _V], key: _K, value: _V) -> None:
+    if len(known) >= MAX_REMEMBERED:
+        known.clear()
+    known[key] = value

@@ -1,0 +1,132 @@
+"""Which process holds a socket: every descriptor of every process is a link, and one of them says `socket:[INODE]`.
+
+Looked at in this order: those that held sockets of the agent a moment ago; the processes of the agent's network
+namespace, the youngest first; all others, which may have been given the socket, or left the namespace with it; threads
+with descriptors of their own. An agent may have thousands of either: a search goes on step by step, others between.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+from egress.gateway.attribution.namespaces import Identity, namespace_of
+from egress.gateway.attribution.proc import Process, newest_first, open_directory
+
+STEP = 64  # descriptors between two looks at the clock
+RECENT = 8  # processes of an agent remembered
+
+
+class Held(NamedTuple):
+    """A socket and the process that holds it."""
+
+    inode: int
+    process: Process
+
+
+Look = Callable[[int, int], Process]  # pid, descriptor of its directory
+
+
+class Search:
+    """Looks for the holders of some sockets. `missing` are those not found yet."""
+
+    def __init__(self, namespace: Identity, inodes: set[int], recent: deque[int], look: Look) -> None:
+        self.missing = set(inodes)
+        self.seen = 0  # processes looked at
+        self._namespace, self._recent, self._look = namespace, recent, look
+        self._names = {b"socket:[%d]" % inode: inode for inode in inodes}
+
+    def steps(self) -> Iterator[Held | None]:
+        """A holder, or None for a step without one; ends when nothing is missing or nobody is left to look at."""
+        for pid in tuple(self._recent):
+            yield from self._process(pid)
+            if not self.missing:
+                return
+        others = []
+        for pid in newest_first():
+            if namespace_of(f"/proc/{pid}/ns/net") == self._namespace:
+                yield from self._process(pid)
+            else:
+                others.append(pid)
+                yield None
+            if not self.missing:
+                return
+        for pid in others:
+            yield from self._process(pid)
+            if not self.missing:
+                return
+        yield from self._threads(set(others))
+
+    def _process(self, pid: int) -> Iterator[Held | None]:
+        directory = open_directory(pid)
+        if directory is None:
+            return
+        self.seen += 1
+        try:
+            yield from self._descriptors(pid, directory, "fd")
+        finally:
+            os.close(directory)
+
+    def _threads(self, others: set[int]) -> Iterator[Held | None]:
+        """A thread may have a table of descriptors for itself alone."""
+        for pid in newest_first():
+            directory = None if pid in others else open_directory(pid)
+            if directory is None:
+                continue
+            try:
+                for thread in _names(directory, "task"):
+                    yield None
+                    if thread != str(pid):
+                        yield from self._descriptors(pid, directory, f"task/{thread}/fd")
+                    if not self.missing:
+                        return
+            finally:
+                os.close(directory)
+
+    def _descriptors(self, pid: int, directory: int, table: str) -> Iterator[Held | None]:
+        try:
+            opened = os.open(table, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=directory)
+        except OSError:
+            return
+        try:
+            for number, entry in enumerate(os.scandir(opened)):
+                inode = self._names.get(_target(entry.name, opened), 0)
+                if inode in self.missing:
+                    self.missing.discard(inode)
+                    yield self._found(inode, pid, directory)
+                elif number % STEP == STEP - 1:
+                    yield None
+                if not self.missing:
+                    return
+        except OSError:
+            return  # it ended
+        finally:
+            os.close(opened)
+
+    def _found(self, inode: int, pid: int, directory: int) -> Held:
+        if pid in self._recent:
+            self._recent.remove(pid)
+        self._recent.appendleft(pid)
+        return Held(inode, self._look(pid, directory))
+
+
+def _target(name: str, opened: int) -> bytes:
+    try:
+        return os.readlink(name.encode(), dir_fd=opened)
+    except OSError:
+        return b""
+
+
+def _names(directory: int, name: str) -> Iterator[str]:
+    try:
+        opened = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=directory)
+    except OSError:
+        return
+    try:
+        yield from (entry.name for entry in os.scandir(opened))
+    except OSError:
+        return
+    finally:
+        os.close(opened)
