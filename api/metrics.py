@@ -42,6 +42,7 @@ class Metrics(Collector):
             return
         yield _gauge("up", "1: a gateway runs on this host and answers", 1)
         yield from _gateway(status)
+        yield from _attribution(status)
         yield from _workers(status["workers"])
 
 
@@ -95,6 +96,26 @@ def _records(journal: dict[str, Any], recorder: dict[str, Any]) -> Iterator[Metr
         yield _gauge("recorder_trouble", "1: it cannot store now, see egress doctor", bool(recorder["trouble"]))
         yield _counter("recorder_stored", "records stored since the recorder's start", recorder["stored"])
         yield _counter("recorder_garbage", "lines that were no record, set aside", recorder["garbage"])
+
+
+def _attribution(status: dict[str, Any]) -> Iterator[Metric]:
+    """Of the process that looks up who opened a flow; none where it is switched off."""
+    found = status.get("attribution", {})
+    if not found.get("enabled"):
+        return
+    yield _gauge("attribution_up", "1: the attribution process runs", found["pid"] is not None)
+    yield _counter("attribution_restarts", "starts of it after its first", found["restarts"])
+    counters = found["counters"]
+    flows = CounterMetricFamily("egress_attribution", "flows whose process was looked for", labels=["status"])
+    for what in ("found", "gone", "unknown", "garbage"):
+        flows.add_metric([what], counters.get(what, 0))
+    told = [worker["counters"].get("attribution", {}) for worker in status["workers"]]
+    flows.add_metric(["dropped"], sum(each.get("dropped", 0) for each in told))
+    yield flows
+    yield _counter("attribution_vain", "refusals that waited in vain for it", sum(each.get("vain", 0) for each in told))
+    for what in ("median", "worst"):
+        about = f"{what} of the last thousand look-ups, from the flow's start to its record"
+        yield _gauge(f"attribution_{what}_seconds", about, (counters.get(what) or 0.0) / 1000)
 
 
 def _workers(workers: list[dict[str, Any]]) -> Iterator[Metric]:

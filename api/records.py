@@ -13,10 +13,11 @@ from sqlalchemy.engine import Connection
 from api.paging import Since, Until, moment
 from api.problems import Problem, wrong_parameter
 from egress.errors import InputError
-from egress.eve import to_eve
+from egress.eve import process_part, to_eve
 from egress.model import FindingRecord, FlowRecord
 from egress.store import search
 from egress.store.matching import glob
+from egress.store.processes import by_flow
 from egress.store.reader import findings_by_flow
 from egress.store.tables import findings, flows
 
@@ -84,11 +85,17 @@ Filters = Annotated[Wanted, Depends()]
 
 
 def flow_documents(connection: Connection, records: Iterable[FlowRecord]) -> list[dict[str, object]]:
-    """EVE flows, each with its findings."""
+    """EVE flows, each with its findings and its process."""
     listed = list(records)
-    made = findings_by_flow(connection, [record.flow_id for record in listed])
+    ids = [record.flow_id for record in listed]
+    made, opened = findings_by_flow(connection, ids), by_flow(connection, ids)
     return [
-        {**to_eve(record), "findings": [to_eve(each) for each in made.get(record.flow_id, ())]} for record in listed
+        {
+            **to_eve(record),
+            "findings": [to_eve(each) for each in made.get(record.flow_id, ())],
+            "process": process_part(opened.get(record.flow_id)),
+        }
+        for record in listed
     ]
 
 

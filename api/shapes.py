@@ -133,8 +133,25 @@ class Eve(BaseModel):
     event_type: str
 
 
+class ProcessOut(BaseModel):
+    """The process that opened a flow, as it was then."""
+
+    status: Literal["found", "gone", "unknown"]
+    reason: str = Field(description="Why it was not found")
+    pid: int = Field(description="The host's number of it; 0: not found")
+    inner_pid: int = Field(description="Its number in its own pid namespace")
+    uid: int | None
+    exe: str = Field(description="The executable's path, in its own file system")
+    cmdline: str = Field(description="What the process says it is")
+    cgroup: str
+    runtime: str = Field(description="docker, podman, …; empty: in no container")
+    container: str = Field(description="The container's id")
+    started: str | None
+
+
 class FlowOut(Eve):
     findings: list[dict[str, Any]] = Field(description="EVE alerts")
+    process: ProcessOut | None = Field(description="null: it was not looked for (a replay, another host)")
 
 
 class VerdictOut(BaseModel):
@@ -155,6 +172,7 @@ class VerdictOut(BaseModel):
     port: int
     name: str
     packets: int
+    process: ProcessOut | None = Field(description="null: of no flow, or it was not looked for")
 
 
 class Health(BaseModel):

@@ -96,6 +96,12 @@ def _stored(stage: Stage, proto: str, port: int, pids: dict[int, int]) -> dict[i
     return found
 
 
+def text(row: Caught, proto: str, host: str, life: int, when: int) -> str:
+    family = "IPv6" if ":" in host else "IPv4"
+    kind = f"{life:3} ms  {row.lived:6.1f} ms  {'any time' if when < 0 else 'at once':9}  {proto:4}  {family:4}"
+    return f"{kind}  {row.right / row.count:7.1%}  {row.gone:5}  {row.unknown:7}  {row.wrong:5}  {row.missing:8}"
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.attribution", description=__doc__)
     parser.add_argument("--count", type=int, default=100, help="processes of each kind")
@@ -109,17 +115,9 @@ def main() -> int:
         for _ in range(options.beside):
             stage.lab.popen(stage.agent, [sys.executable, "-c", IDLE])
         ports = itertools.count(PORT)
-        for life in LIVES:
-            for when, moment in ((0, "at once"), (-1, "any time")):
-                for proto in ("tcp", "udp"):
-                    for host in SERVER:
-                        row = measure(stage, program, proto, host, next(ports), life, when, options.count)
-                        family = "IPv6" if ":" in host else "IPv4"
-                        print(
-                            f"{life:3} ms  {row.lived:6.1f} ms  {moment:9}  {proto:4}  {family:4}"
-                            f"  {row.right / row.count:7.1%}  {row.gone:5}  {row.unknown:7}  {row.wrong:5}  {row.missing:8}",
-                            flush=True,
-                        )
+        for life, when, proto, host in itertools.product(LIVES, (0, -1), ("tcp", "udp"), SERVER):
+            row = measure(stage, program, proto, host, next(ports), life, when, options.count)
+            print(text(row, proto, host, life, when), flush=True)
         status = stage.status() or {}
         print(status.get("attribution"))
     return 0

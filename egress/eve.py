@@ -177,17 +177,24 @@ def _process(record: ProcessRecord) -> _Document:
         "event_type": "process",
         "flow_id": record.flow_id,
         "agent": {"name": record.agent},
-        "process": {
-            "status": record.status,
-            "reason": record.reason,
-            "pid": record.pid,
-            "inner_pid": record.inner_pid,
-            "uid": record.uid,
-            "exe": record.exe,
-            "cmdline": record.cmdline,
-            "cgroup": record.cgroup,
-            "runtime": record.runtime,
-            "container": record.container,
-            "started": None if record.started is None else iso(record.started),
-        },
+        "process": process_part(record),
+    }
+
+
+def process_part(record: ProcessRecord | None) -> _Document | None:
+    """What is said of the process, without the flow; None where nothing is recorded."""
+    if record is None:
+        return None
+    return {
+        "status": record.status,
+        "reason": record.reason,
+        "pid": record.pid,
+        "inner_pid": record.inner_pid,
+        "uid": record.uid,
+        "exe": record.exe,
+        "cmdline": record.cmdline,
+        "cgroup": record.cgroup,
+        "runtime": record.runtime,
+        "container": record.container,
+        "started": None if record.started is None else iso(record.started),
     }

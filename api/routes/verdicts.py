@@ -15,9 +15,10 @@ from api.paging import Cursor, Limit, Page, decode, page
 from api.problems import wrong_parameter
 from api.records import Filters
 from api.shapes import VerdictOut
-from egress.eve import iso
-from egress.model import Action, AnomalyRecord, FlowRecord
+from egress.eve import iso, process_part
+from egress.model import Action, AnomalyRecord, FlowRecord, ProcessRecord
 from egress.store.listing import anomaly_key, list_anomalies, list_flows
+from egress.store.processes import by_flow
 from egress.store.tables import anomalies, flows
 
 router = APIRouter(prefix="/verdicts", tags=["records"])
@@ -35,7 +36,8 @@ def list_verdicts(
     found: list[_Found] = []
     with engine.connect() as connection:
         judged = list_flows(connection, wanted.condition(flows), caller.agents, of_flow, limit + 1)
-        found += [(each.start, each.flow_id, _of_flow(each)) for each in judged]
+        opened = by_flow(connection, [each.flow_id for each in judged])
+        found += [(each.start, each.flow_id, _of_flow(each, opened.get(each.flow_id))) for each in judged]
         if not wanted.narrow:
             odd = list_anomalies(connection, _anomalous(wanted), caller.agents, of_anomaly, limit + 1)
             found += [(each.time, json.dumps(anomaly_key(each)), _of_anomaly(each)) for each in odd]
@@ -74,7 +76,7 @@ def _anomalous(wanted: Filters) -> sa.ColumnElement[bool]:
     return sa.and_(*terms)
 
 
-def _of_flow(record: FlowRecord) -> dict[str, Any]:
+def _of_flow(record: FlowRecord, process: ProcessRecord | None) -> dict[str, Any]:
     return {
         "time": iso(record.updated),
         "agent": record.agent,
@@ -91,6 +93,7 @@ def _of_flow(record: FlowRecord) -> dict[str, Any]:
         "port": record.dport,
         "name": record.server_name or next(iter(record.names), ""),
         "packets": record.packets_out + record.packets_in,
+        "process": process_part(process),
     }
 
 
@@ -111,4 +114,5 @@ def _of_anomaly(record: AnomalyRecord) -> dict[str, Any]:
         "port": 0,
         "name": "",
         "packets": record.count,
+        "process": None,
     }

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from egress.cli.text import endpoint, plain, size
-from egress.model import AnomalyRecord, FindingRecord, FlowRecord, Mode
+from egress.model import AnomalyRecord, FindingRecord, FlowRecord, Mode, ProcessRecord, ProcessStatus
 
 
-def brief(record: FlowRecord | FindingRecord | AnomalyRecord) -> str:
+def brief(record: FlowRecord | FindingRecord | AnomalyRecord | ProcessRecord) -> str:
     """What happened, without the time and the agent; nothing in it moves a cursor."""
     if isinstance(record, FlowRecord):
         return _flow(record)
@@ -15,6 +15,8 @@ def brief(record: FlowRecord | FindingRecord | AnomalyRecord) -> str:
             f"FINDING {record.signature} {record.severity} {record.proto} {endpoint(record.dst, record.dport)}: "
             f"{record.summary} (finding {record.finding_id[:8]}, flow {record.flow_id[:8]})"
         )
+    if isinstance(record, ProcessRecord):
+        return _process(record)
     times = f" ({record.count} packets)" if record.count > 1 else ""
     path = f"{record.src or '?'} -> {record.dst or '?'}"
     return plain(f"refused {record.reason}: {record.detail}{times} {record.proto} {path}")
@@ -27,3 +29,13 @@ def _flow(flow: FlowRecord) -> str:
     why = f"{flow.reason} {flow.rule_id}".rstrip()
     parts = (f"{flow.action}{monitored}", path, flow.app_proto, name, size(flow.bytes_out + flow.bytes_in))
     return plain(f"{' '.join(part for part in parts if part)} [{why}] {flow.state} (flow {flow.flow_id[:8]})")
+
+
+def _process(process: ProcessRecord) -> str:
+    flow = f"(flow {process.flow_id[:8]})"
+    if not process.exe:
+        return plain(f"process {process.status}: {process.reason} {flow}")
+    container = f" in {process.runtime} {process.container[:12]}" if process.container else ""
+    ended = "" if process.status is ProcessStatus.FOUND else f" [{process.reason}]"
+    said = process.cmdline or process.exe
+    return plain(f"process {said} (pid {process.pid}, uid {process.uid}){container}{ended} {flow}")

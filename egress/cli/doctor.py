@@ -72,10 +72,28 @@ def _gateway(config: Config) -> list[Check]:
     found += [*_policy(status), _snapshot(config, status), _recorder(status["recorder"])]
     if "journal" in status:  # a gateway of an older version may still run
         found.append(_journal(status["journal"]))
+    found += _attribution(status) if "attribution" in status else []
     names = ", ".join(agent["name"] for agent in status["agents"]) or "none; attach one with egress agent add"
     found.append(Check("agents", True, names))
     found += [Check(f"agent {name}", False, f"not attached: {why}") for name, why in status["absent"].items()]
     found += _kernel_rules(in_place=status["rules_in_place"] or not status["agents"])
+    return found
+
+
+def _attribution(status: dict[str, Any]) -> list[Check]:
+    """Does a flow's process get looked up?"""
+    said = status["attribution"]
+    if not said["enabled"]:
+        return [Check("attribution", True, "switched off: no flow's process is looked up")]
+    if said["pid"] is None:
+        return [Check("attribution", False, f"not running after {said['restarts']} restarts: see the gateway's log")]
+    counters = said["counters"]
+    dropped = sum(worker["counters"].get("attribution", {}).get("dropped", 0) for worker in status["workers"])
+    counts = ", ".join(f"{counters.get(what, 0)} {what}" for what in ("found", "gone", "unknown"))
+    spent = f" within {counters['median']} ms" if counters.get("median") is not None else ""
+    found = [Check("attribution", True, f"pid {said['pid']}, processes {counts}{spent}, {dropped} flows not looked up")]
+    if not counters.get("journal", {}).get("healthy", True):
+        found.append(Check("attribution journal", False, f"cannot be written ({counters['journal']['error']})"))
     return found
 
 

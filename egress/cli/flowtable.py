@@ -10,10 +10,11 @@ from rich.cells import cell_len
 from rich.table import Table
 from rich.text import Text
 
+from egress.cli.processes import process_cell
 from egress.cli.text import endpoint, plain, size, when
-from egress.model import Action, FindingRecord, FlowRecord, Mode, Reason
+from egress.model import Action, Mode, Reason
+from egress.store.reader import Told
 
-Story = tuple[FlowRecord, tuple[FindingRecord, ...]]
 GAP = 2  # between columns
 
 _COLOURS = {Action.ACCEPT: "green", Action.REJECT: "red", Action.DROP: "red", Action.HOLD: "yellow"}
@@ -22,56 +23,56 @@ _COLOURS = {Action.ACCEPT: "green", Action.REJECT: "red", Action.DROP: "red", Ac
 @dataclass(frozen=True, slots=True)
 class _Column:
     name: str
-    cell: Callable[[Story], str]
+    cell: Callable[[Told], str]
     right: bool = False
     folds: bool = False  # where even the fewest columns are too many
 
 
-def _action(told: Story) -> str:
-    flow = told[0]
+def _action(told: Told) -> str:
+    flow = told.flow
     return f"{flow.action} ({flow.mode})" if flow.mode is Mode.MONITOR else flow.action
 
 
-def _short_action(told: Story) -> str:
-    flow = told[0]
+def _short_action(told: Told) -> str:
+    flow = told.flow
     return f"({flow.action})" if flow.mode is Mode.MONITOR else flow.action
 
 
-def _why(told: Story) -> str:
+def _why(told: Told) -> str:
     """The signatures that objected, and the verdict's reason where it is another one."""
-    flow, findings = told
-    signatures = list(dict.fromkeys(finding.signature for finding in findings))
+    flow, signatures = told.flow, list(dict.fromkeys(finding.signature for finding in told.findings))
     if flow.reason is Reason.FINDING and signatures:
         return ", ".join(signatures)
     reason = f"{flow.reason} {flow.rule_id}".rstrip()
     return ", ".join([reason, *signatures])
 
 
-def _moment(told: Story) -> str:
-    return when(told[0].start)[5:19]
+def _moment(told: Told) -> str:
+    return when(told.flow.start)[5:19]
 
 
-def _minute(told: Story) -> str:
-    return when(told[0].start)[:16]
+def _minute(told: Told) -> str:
+    return when(told.flow.start)[:16]
 
 
 _ALL = (
-    _Column("flow", lambda told: told[0].flow_id[:8]),
-    _Column("time (UTC)", lambda told: when(told[0].start)),
-    _Column("agent", lambda told: told[0].agent, folds=True),
+    _Column("flow", lambda told: told.flow.flow_id[:8]),
+    _Column("time (UTC)", lambda told: when(told.flow.start)),
+    _Column("agent", lambda told: told.flow.agent, folds=True),
     _Column("action", _action),
-    _Column("proto", lambda told: told[0].proto),
-    _Column("source", lambda told: told[0].src, folds=True),
-    _Column("destination", lambda told: endpoint(told[0].dst, told[0].dport), folds=True),
-    _Column("app", lambda told: told[0].app_proto, folds=True),
-    _Column("name", lambda told: told[0].server_name, folds=True),
-    _Column("bytes", lambda told: size(told[0].bytes_out + told[0].bytes_in), right=True),
+    _Column("proto", lambda told: told.flow.proto),
+    _Column("source", lambda told: told.flow.src, folds=True),
+    _Column("destination", lambda told: endpoint(told.flow.dst, told.flow.dport), folds=True),
+    _Column("app", lambda told: told.flow.app_proto, folds=True),
+    _Column("name", lambda told: told.flow.server_name, folds=True),
+    _Column("bytes", lambda told: size(told.flow.bytes_out + told.flow.bytes_in), right=True),
     _Column("why", _why, folds=True),
 )
+_PROCESS = _Column("process", lambda told: process_cell(told.process), folds=True)
 # What gives way on a narrow terminal, in this order: None drops the column. `egress show` has everything.
-_LESS: tuple[tuple[str, Callable[[Story], str] | None], ...] = (
+_LESS: tuple[tuple[str, Callable[[Told], str] | None], ...] = (
     ("source", None),
-    ("time (UTC)", lambda told: when(told[0].start)[:19]),
+    ("time (UTC)", lambda told: when(told.flow.start)[:19]),
     ("action", _short_action),
     ("bytes", None),
     ("app", None),
@@ -79,11 +80,11 @@ _LESS: tuple[tuple[str, Callable[[Story], str] | None], ...] = (
 )
 
 
-def flow_table(shown: Sequence[Story], width: int) -> Table:
+def flow_table(shown: Sequence[Told], width: int, *, processes: bool = False) -> Table:
     """Cells are Text, because a string would be read as markup."""
-    columns = list(_ALL)
+    columns = [*_ALL, _PROCESS] if processes else list(_ALL)
     cells = {column.name: _cells(column, shown) for column in columns}
-    one_year = len({when(flow.start)[:4] for flow, _ in shown}) == 1
+    one_year = len({when(told.flow.start)[:4] for told in shown}) == 1
     for name, cell in (*_LESS, ("time (UTC)", _moment if one_year else _minute)):
         if _needed(columns, cells) <= width:
             break
@@ -98,14 +99,14 @@ def flow_table(shown: Sequence[Story], width: int) -> Table:
     for column in columns:
         side: Literal["left", "right"] = "right" if column.right else "left"
         table.add_column(column.name, justify=side, overflow="fold", no_wrap=not column.folds)
-    for number, (flow, _) in enumerate(shown):
+    for number, told in enumerate(shown):
         row = {column.name: Text(cells[column.name][number]) for column in columns}
-        row["action"].stylize(_COLOURS[flow.action])
+        row["action"].stylize(_COLOURS[told.flow.action])
         table.add_row(*row.values())
     return table
 
 
-def _cells(column: _Column, shown: Sequence[Story]) -> list[str]:
+def _cells(column: _Column, shown: Sequence[Told]) -> list[str]:
     return [plain(column.cell(told)) for told in shown]
 
 

@@ -18,7 +18,7 @@ from egress.cli.brief import brief
 from egress.cli.queries import QueryCommand, checked, config_option, query_argument, records
 from egress.cli.text import plain, when
 from egress.eve import to_eve
-from egress.model import Action, AnomalyRecord, FlowRecord
+from egress.model import Action, AnomalyRecord, FlowRecord, ProcessRecord
 from egress.store.changes import Watch
 from egress.store.reader import Filter
 from egress.store.tail import Observed, Tail
@@ -40,7 +40,7 @@ Examples:
 @click.option("-o", "--output", type=click.Choice(["human", "jsonl"]), default="human", show_default=True)
 @config_option
 def command(*, words: tuple[str, ...], follow: bool, limit: int, output: str, config: Path | None) -> None:
-    """Show the newest flows and findings, one a line, the newest last; with -f also those that come.
+    """Show the newest flows, their processes and findings, one a line, the newest last; with -f also those that come.
 
     QUERY is as in `egress query`. A flow comes again when it changes. Without a query, packets that were refused
     without a flow are shown too. Times are UTC.
@@ -103,4 +103,6 @@ def _human(record: Observed) -> str:
 def _colour(record: Observed) -> str:
     if isinstance(record, FlowRecord):
         return {Action.ACCEPT: "green", Action.HOLD: "yellow"}.get(record.action, "red")
+    if isinstance(record, ProcessRecord):
+        return "cyan"
     return "yellow" if isinstance(record, AnomalyRecord) else "bright_red"

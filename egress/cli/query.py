@@ -17,14 +17,15 @@ from rich.console import Console
 from sqlalchemy.engine import Engine
 
 from egress.cli import counts, csvtext
-from egress.cli.flowtable import Story, flow_table
+from egress.cli.documents import flow_document
+from egress.cli.flowtable import flow_table
 from egress.cli.params import Time, chosen_case
 from egress.cli.queries import QueryCommand, checked, config_option, query_argument, records
 from egress.cli.tables import table
-from egress.eve import iso, to_eve
+from egress.eve import iso
 from egress.model import Action, FlowRecord
 from egress.store.counting import KEYS
-from egress.store.reader import SORTS, Filter, agents, flows, stories
+from egress.store.reader import SORTS, Filter, Told, agents, flows, stories
 from egress.store.search import FIELDS
 
 HUMAN_LIMIT = 100  # flows shown to people unless they ask for more
@@ -36,6 +37,8 @@ _CSV = (
     "sport", "dst", "dport", "app_proto", "server_name", "names", "packets_out", "packets_in", "bytes_out", "bytes_in",
     "unseen_bytes", "rule_id", "policy_version", "community_id",
 )  # fmt: skip
+
+_PROCESS = ("pid", "exe", "cmdline", "container")
 
 
 class _Destination(click.ParamType[_Network]):
@@ -84,6 +87,7 @@ Examples:
   egress query name:*.example.com -proto:udp 'bytes>1mb' --sort bytes
   egress query signature:ssh.* or 'port:22 and not app:ssh' -o jsonl
   egress query since:1d --count-by signature,agent       how often, and since when
+  egress query process:curl container:3f2a --process     by who opened it
   egress query --fields                                  what can be asked
 """
 
@@ -102,6 +106,7 @@ Examples:
 )
 @click.option("--page", type=click.IntRange(1), default=1, metavar="N", help="2: the --limit flows before those, …")
 @click.option("--count-by", type=_Keys(), metavar="KEYS", help=f"Count instead, by {', '.join(KEYS)}.")
+@click.option("--process", "processes", is_flag=True, help="People are also shown which process opened each flow.")
 @click.option("--fields", is_flag=True, help="Say what the language of queries knows, and end.")
 @click.option(
     "-o",
@@ -125,6 +130,7 @@ def command(
     limit: int | None,
     page: int,
     count_by: tuple[str, ...] | None,
+    processes: bool,
     fields: bool,
     output: str,
     config: Path | None,
@@ -165,7 +171,7 @@ def command(
     wanted = replace(wanted, sort=sort, skip=(page - 1) * (wanted.limit or 0))
     with records(config) as engine:
         if human:
-            _human(engine, wanted, page)
+            _human(engine, wanted, page, processes=processes)
             return
         with closing(stories(engine, wanted)) as found:
             {"json": _json, "jsonl": _jsonl, "csv": _csv}[output](found)
@@ -185,15 +191,15 @@ def _fields() -> None:
     click.echo("Terms side by side must all hold; or, and, not (also -) and parentheses do what they say.")
 
 
-def _human(engine: Engine, wanted: Filter, page: int) -> None:
+def _human(engine: Engine, wanted: Filter, page: int, *, processes: bool) -> None:
     # A pipe has no width: lines are then as long as they need to be, for grep.
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 400)
     count = refused = 0
     with closing(stories(engine, wanted)) as found:
         while chunk := list(islice(found, TABLE_ROWS)):
-            console.print(flow_table(chunk, console.width))
+            console.print(flow_table(chunk, console.width, processes=processes))
             count += len(chunk)
-            refused += sum(flow.action is not Action.ACCEPT for flow, _ in chunk)
+            refused += sum(told.flow.action is not Action.ACCEPT for told in chunk)
     if not count:
         click.echo(_nothing(engine, wanted))
         return
@@ -214,29 +220,30 @@ def _nothing(engine: Engine, wanted: Filter) -> str:
     return f"No flow is recorded yet.{waiting}"
 
 
-def _json(found: Iterable[Story]) -> None:
-    """One document, written as it is read: {"flows": [EVE flow with "findings": [EVE alert, …], …]}."""
+def _json(found: Iterable[Told]) -> None:
+    """One document, written as it is read: {"flows": [EVE flow with its findings and process, …]}."""
     click.echo('{"flows": [', nl=False)
     separator = "\n"
-    for flow, findings in found:
-        document = {**to_eve(flow), "findings": [to_eve(finding) for finding in findings]}
-        click.echo(separator + json.dumps(document), nl=False)
+    for told in found:
+        click.echo(separator + json.dumps(flow_document(told)), nl=False)
         separator = ",\n"
     click.echo("\n]}")
 
 
-def _jsonl(found: Iterable[Story]) -> None:
-    for flow, findings in found:
-        click.echo(json.dumps({**to_eve(flow), "findings": [to_eve(finding) for finding in findings]}))
+def _jsonl(found: Iterable[Told]) -> None:
+    for told in found:
+        click.echo(json.dumps(flow_document(told)))
 
 
-def _csv(found: Iterable[Story]) -> None:
-    csvtext.write((*_CSV, "signatures"), map(_row, found))
+def _csv(found: Iterable[Told]) -> None:
+    csvtext.write((*_CSV, "signatures", "process", *_PROCESS), map(_row, found))
 
 
-def _row(story: Story) -> list[object]:
-    flow, findings = story
-    return [*(_field(flow, name) for name in _CSV), " ".join(dict.fromkeys(each.signature for each in findings))]
+def _row(told: Told) -> list[object]:
+    signatures = " ".join(dict.fromkeys(finding.signature for finding in told.findings))
+    status = "" if told.process is None else told.process.status
+    process = ["" if told.process is None else getattr(told.process, name) for name in _PROCESS]
+    return [*(_field(told.flow, name) for name in _CSV), signatures, status, *process]
 
 
 def _field(flow: FlowRecord, name: str) -> object:

@@ -97,6 +97,8 @@ def _report(engine: Engine, agent: str, since: float, until: float, now: float) 
         *_timeline(engine, replace(wanted, begun=None, until=None), since, until),
         tag("h2", "Destinations"),
         *_destinations(list(count_by(engine, wanted, ("dest", "port", "proto", "name"), ROWS + 1))),
+        tag("h2", "Processes"),
+        *_processes(list(count_by(engine, wanted, ("process",), ROWS + 1))),
         *_beacons(engine, wanted),
         tag("h2", "Findings"),
         *_findings(engine, found),
@@ -125,21 +127,32 @@ def _timeline(engine: Engine, wanted: Filter, since: float, until: float) -> lis
 
 
 def _destinations(groups: Sequence[Count]) -> list[Html]:
+    texts = [(endpoint(each.values[0], int(each.values[1])), each.values[2], each.values[3]) for each in groups]
+    return _counted(groups, texts, ("address", "protocol", "name"), "destinations with most flows")
+
+
+def _processes(groups: Sequence[Count]) -> list[Html]:
+    """By what the kernel says they are, the executable."""
+    return _counted(groups, [each.values for each in groups], ("executable",), "executables with most flows")
+
+
+def _counted(
+    groups: Sequence[Count], texts: Sequence[tuple[str, ...]], names: tuple[str, ...], what: str
+) -> list[Html]:
     rows = [
         tag(
             "tr",
-            tag("td", endpoint(each.values[0], int(each.values[1])), class_="whole"),
-            tag("td", each.values[2], class_="whole"),
-            tag("td", each.values[3]),
+            *(tag("td", text, class_="whole") for text in cells[:-1]),
+            tag("td", cells[-1]),
             *(tag("td", number, class_="number") for number in (each.flows, each.refused, size(each.bytes))),
             *(tag("td", when(moment)[:19], class_="whole") for moment in (each.first, each.last)),
         )
-        for each in groups[:ROWS]
+        for each, cells in zip(groups[:ROWS], texts, strict=False)
     ]
-    names = ("address", "protocol", "name", "flows", "refused", "bytes", "first", "last")
+    heads = (*names, "flows", "refused", "bytes", "first", "last")
     counted = ("flows", "refused", "bytes")
-    head = tag("tr", *(tag("th", name, class_="number" if name in counted else "whole") for name in names))
-    return [tag("div", tag("table", head, *rows), class_="wide"), *_cut(len(groups), "destinations with most flows")]
+    head = tag("tr", *(tag("th", name, class_="number" if name in counted else "whole") for name in heads))
+    return [tag("div", tag("table", head, *rows), class_="wide"), *_cut(len(groups), what)]
 
 
 def _beacons(engine: Engine, wanted: Filter) -> list[Html]:

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import click
 
+from egress.cli.documents import flow_document
 from egress.cli.queries import chosen_finding, chosen_flow, config_option, records
-from egress.cli.story import finding_lines, flow_lines, kept_line, labelled
+from egress.cli.story import finding_lines, flow_lines, kept_line
 from egress.cli.story_agent import agent_document, agent_lines
 from egress.cli.tables import output_option
-from egress.cli.text import plain
-from egress.eve import to_eve
+from egress.cli.text import labelled, plain
+from egress.eve import process_part, to_eve
 from egress.ruletext import to_mapping
 from egress.store.story import FindingStory, FlowStory, agent_story, finding_story, flow_story
 
@@ -65,7 +66,8 @@ def finding(*, finding_id: str, output: str, config: Path | None) -> None:
         story = finding_story(engine, chosen_finding(engine, finding_id))
         told = flow_story(engine, story.finding.flow_id) if story.flow is not None else None
     if output == "json":
-        click.echo(json.dumps(_finding_document(story)))
+        process = None if told is None else process_part(told.process)
+        click.echo(json.dumps({**_finding_document(story), "process": process}))
         return
     click.echo(labelled("finding", f"{story.finding.finding_id}  (agent {story.finding.agent})"))
     for line in finding_lines("", story.finding):
@@ -98,9 +100,10 @@ def _flow_document(story: FlowStory) -> dict[str, object]:
     return {
         **to_eve(story.flow),
         "findings": [to_eve(each) for each in story.findings],
+        "process": process_part(story.process),
         "rule": None if story.rule is None else to_mapping(story.rule),
         "packets": {finding_id: dataclasses.asdict(kept) for finding_id, kept in story.kept.items()},
-        "before": [{**to_eve(told), "findings": [to_eve(each) for each in found]} for told, found in story.before],
+        "before": list(map(flow_document, story.before)),
         "more_before": story.more_before,
         "captures": list(story.files),
     }

@@ -6,11 +6,10 @@ from collections.abc import Iterator
 
 from egress.cli.brief import brief
 from egress.cli.params import case_words
-from egress.cli.text import endpoint, hexdump, plain, size, when
+from egress.cli.processes import process_lines, program
+from egress.cli.text import endpoint, hexdump, labelled, size, when
 from egress.model import Action, Effect, FindingRecord, FlowRecord, Mode, Reason, Rule
 from egress.store.story import BEFORE, FlowStory, Kept
-
-LABEL = 11  # columns
 
 REASONS = {
     Reason.RULE: "a rule of the policy says so",
@@ -54,6 +53,7 @@ def flow_lines(story: FlowStory, but: str = "") -> Iterator[str]:
     if found.names:
         yield labelled("names", f"{', '.join(found.names)}  (what the agent had resolved to that address)")
     yield labelled("time", _span(found))
+    yield from process_lines(story.process)
     yield labelled("verdict", _verdict(found.action, found.mode, REASONS[found.reason]))
     if found.rule_id or found.policy_version:
         yield labelled("rule", _rule_text(found, story.rule))
@@ -81,9 +81,10 @@ def _before(story: FlowStory) -> Iterator[str]:
     more = story.more_before
     told = f"the last {len(story.before)} flows of the {BEFORE} s before" if more else f"in the {BEFORE} s before"
     yield labelled("before", told)
-    for flow, findings in story.before:
-        found = "".join(f" {finding.signature}" for finding in findings)
-        yield labelled("", f"-{story.flow.start - flow.start:6.3f} s  {brief(flow)}{found}")
+    for each in story.before:
+        found = "".join(f" {finding.signature}" for finding in each.findings)
+        opened = f" by {program(each.process)}" if each.process is not None and each.process.exe else ""
+        yield labelled("", f"-{story.flow.start - each.flow.start:6.3f} s  {brief(each.flow)}{opened}{found}")
 
 
 def finding_lines(label: str, finding: FindingRecord) -> Iterator[str]:
@@ -101,11 +102,6 @@ def kept_line(finding_id: str, kept: Kept | None) -> str:
         return labelled("packets", "none are kept")
     command = f"egress evidence {finding_id[:8]} -w {finding_id[:8]}.pcapng{case_words()}"
     return labelled("packets", f"{kept.packets} are kept ({size(kept.bytes)}): {command}")
-
-
-def labelled(label: str, text: str) -> str:
-    """A line of a story; nothing in it moves a cursor."""
-    return f"{label:<{LABEL}}{plain(text)}".rstrip()
 
 
 def _verdict(action: Action, mode: Mode, why: str) -> str:

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 
 from egress.budgettext import budget_text
 from egress.cli.brief import brief
-from egress.cli.story import labelled
-from egress.cli.text import endpoint, size, when
-from egress.eve import iso, to_eve
+from egress.cli.documents import flow_document
+from egress.cli.text import endpoint, labelled, size, when
+from egress.eve import iso
 from egress.store.agents import StoredAgent, to_mapping
 from egress.store.counting import Count
 from egress.store.reader import AgentSummary
@@ -27,12 +27,13 @@ def agent_lines(story: AgentStory) -> Iterator[str]:
     yield from _summary(story.summary)
     yield from _counts("to", [(endpoint(each.values[0], int(each.values[1])), each) for each in story.destinations])
     yield from _counts("names", [(each.values[0], each) for each in story.names])
+    yield from _counts("opened by", [(each.values[0], each) for each in story.processes])
     if not story.signatures:
         yield labelled("findings", "none")
     for number, each in enumerate(story.signatures):
         found = f"{each.values[0]}  {each.findings} on {each.flows} flows, the last {when(each.last)} UTC"
         yield labelled("" if number else "findings", found)
-    for number, (flow, findings) in enumerate(reversed(story.newest)):
+    for number, (flow, findings, _) in enumerate(reversed(story.newest)):
         found = "".join(f" {finding.signature}" for finding in findings)
         yield labelled("" if number else "newest", f"{when(flow.start)}  {brief(flow)}{found}")
 
@@ -79,7 +80,8 @@ def agent_document(story: AgentStory) -> dict[str, object]:
         "destinations": [_document(("dest", "port", "proto"), each) for each in story.destinations],
         "names": [_document(("name",), each) for each in story.names],
         "signatures": [_document(("signature",), each) for each in story.signatures],
-        "newest": [{**to_eve(flow), "findings": [to_eve(each) for each in made]} for flow, made in story.newest],
+        "processes": [_document(("process",), each) for each in story.processes],
+        "newest": list(map(flow_document, story.newest)),
     }
 
 

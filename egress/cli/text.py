@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from egress.eve import iso
 
+LABEL = 11  # columns
+
 
 def plain(text: str) -> str:
     r"""The text with everything that does not print as itself (control characters, escapes, text direction) as `\x1b`.
@@ -49,3 +51,8 @@ def hexdump(data: bytes) -> list[str]:
         left, right = part[:8].hex(" "), part[8:].hex(" ")
         lines.append(f"{offset:04x}  {left:<23}  {right:<23}  {shown}")
     return lines
+
+
+def labelled(label: str, text: str) -> str:
+    """A line of a story; nothing in it moves a cursor."""
+    return f"{label:<{LABEL}}{plain(text)}".rstrip()

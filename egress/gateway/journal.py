@@ -31,7 +31,9 @@ UNBOUNDED = 1 << 62
 class Journal:
     """Append-only segments of one worker. While not `open` nothing new should pass: it might leave no record."""
 
-    def __init__(self, directory: Path, index: int, settings: config.Journal | None = None, *, writer: str = "worker") -> None:
+    def __init__(
+        self, directory: Path, index: int, settings: config.Journal | None = None, *, writer: str = "worker"
+    ) -> None:
         settings = settings or config.Journal()
         self.healthy = True  # what is appended reaches the file
         self.full = False  # the room that is left is for what has begun

@@ -11,9 +11,10 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Engine
 
 from egress.eve import iso
-from egress.model import Action
+from egress.model import Action, ProcessStatus
+from egress.store.processes import OF_FLOW
 from egress.store.reader import CHUNK, Filter, conditions
-from egress.store.tables import findings, flows
+from egress.store.tables import findings, flows, processes
 
 HOUR, DAY = 3600, 86400  # seconds
 ORDERS = ("flows", "findings", "refused", "bytes", "first", "last")
@@ -39,6 +40,7 @@ class _Key:
     columns: Callable[[_Column], tuple[_Column, ...]]  # given the time that counts
     text: Callable[..., str] = str  # of the columns' values
     of_findings: bool = False
+    of_processes: bool = False
 
 
 def _of(column: _Column, *, of_findings: bool = False) -> _Key:
@@ -57,6 +59,15 @@ def _name_columns(_: _Column) -> tuple[_Column, ...]:
     return read, sa.case((read == "", sa.type_coerce(flows.c.names, sa.Text)), else_="[]")
 
 
+def _of_process(column: _Column) -> _Key:
+    return _Key(lambda _: (processes.c.status, column), _known, of_processes=True)
+
+
+def _known(status: str | None, value: object) -> str:
+    """What is said of a process, or that none was found, in parentheses."""
+    return str(value) if status == ProcessStatus.FOUND else f"({status or 'not looked for'})"
+
+
 KEYS: dict[str, _Key] = {
     "agent": _of(flows.c.agent),
     "signature": _of(findings.c.signature, of_findings=True),
@@ -69,6 +80,9 @@ KEYS: dict[str, _Key] = {
     "action": _of(flows.c.action),
     "reason": _of(flows.c.reason),
     "rule": _of(flows.c.rule_id),
+    "process": _of_process(processes.c.exe),
+    "pid": _of_process(processes.c.pid),
+    "container": _of_process(processes.c.container),
     "hour": _each(HOUR, 16),
     "day": _each(DAY, 10),
 }
@@ -103,6 +117,8 @@ def _rows(wanted: Filter, keys: Sequence[_Key]) -> sa.Select[Any]:
     """One row for each flow in each group."""
     refused = sa.case((flows.c.action == Action.ACCEPT, 0), else_=1)
     size = flows.c.bytes_out + flows.c.bytes_in
+    of_processes = any(key.of_processes for key in keys)
+    source: sa.FromClause = flows.outerjoin(processes, OF_FLOW) if of_processes else flows
     of_findings = any(key.of_findings for key in keys)
     time = findings.c.time if of_findings else flows.c.start
     parts = [column for key in keys for column in key.columns(time)]
@@ -110,9 +126,8 @@ def _rows(wanted: Filter, keys: Sequence[_Key]) -> sa.Select[Any]:
     if not of_findings:
         made = sa.literal(0).label("made")
         first, last = flows.c.start.label("first"), flows.c.updated.label("last")
-        return sa.select(*labelled, made, refused.label("refused"), size.label("bytes"), first, last).where(
-            *conditions(flows, wanted)
-        )
+        rows = sa.select(*labelled, made, refused.label("refused"), size.label("bytes"), first, last)
+        return rows.select_from(source).where(*conditions(flows, wanted))
     return (
         sa.select(
             *labelled,
@@ -122,7 +137,7 @@ def _rows(wanted: Filter, keys: Sequence[_Key]) -> sa.Select[Any]:
             sa.func.min(time).label("first"),
             sa.func.max(time).label("last"),
         )
-        .join_from(findings, flows, findings.c.flow_id == flows.c.flow_id)
+        .select_from(source.join(findings, findings.c.flow_id == flows.c.flow_id))
         .where(*conditions(findings, wanted))
         .group_by(*(sa.literal_column(label.name) for label in labelled), flows.c.flow_id)
     )

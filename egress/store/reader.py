@@ -6,12 +6,13 @@ import ipaddress
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine
 
-from egress.model import Action, FindingRecord, FlowRecord
+from egress.model import Action, FindingRecord, FlowRecord, ProcessRecord
+from egress.store import processes
 from egress.store.matching import glob, inside
 from egress.store.search import compile_query
 from egress.store.tables import anomalies as anomaly_table
@@ -76,6 +77,14 @@ class AgentSummary:
     last: float | None  # last record of any of its flows
 
 
+class Told(NamedTuple):
+    """A flow with what belongs to it."""
+
+    flow: FlowRecord
+    findings: tuple[FindingRecord, ...]
+    process: ProcessRecord | None  # None: nothing is recorded of it
+
+
 def flows(engine: Engine, wanted: Filter) -> Generator[FlowRecord, None, None]:
     """Flows in the order of their start, newest last."""
     with engine.connect() as connection:
@@ -91,14 +100,15 @@ def findings(engine: Engine, wanted: Filter) -> Generator[FindingRecord, None, N
             yield FindingRecord(*row)
 
 
-def stories(engine: Engine, wanted: Filter) -> Generator[tuple[FlowRecord, tuple[FindingRecord, ...]], None, None]:
-    """Flows as `flows` gives them, each with all its findings, as of one moment."""
+def stories(engine: Engine, wanted: Filter) -> Generator[Told, None, None]:
+    """Flows as `flows` gives them, each with all its findings and its process, as of one moment."""
     with engine.connect() as connection:
         found = _flows(connection, wanted)
         while chunk := list(islice(found, CHUNK)):
-            by_flow = findings_by_flow(connection, [record.flow_id for record in chunk])
+            ids = [record.flow_id for record in chunk]
+            by_flow, opened = findings_by_flow(connection, ids), processes.by_flow(connection, ids)
             for record in chunk:
-                yield record, tuple(by_flow.get(record.flow_id, ()))
+                yield Told(record, tuple(by_flow.get(record.flow_id, ())), opened.get(record.flow_id))
 
 
 def flow(engine: Engine, flow_id: str) -> FlowRecord | None:

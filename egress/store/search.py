@@ -6,7 +6,7 @@
 Terms side by side mean *and*, which binds closer than *or*; `-` and `not` negate. A value may be a list (any of
 `action:reject,drop`), a glob where the field is text, a range where it is a number (`port:8000-8100`), and quoted.
 `FIELDS` says what there is. A term about a flow asked of findings means the finding's flow, one about a finding asked
-of flows means any finding of it.
+of flows means any finding of it, one about a process the process that opened the flow (`LINKS`).
 """
 
 from __future__ import annotations
@@ -27,9 +27,10 @@ from lark.exceptions import UnexpectedEOF, UnexpectedInput, UnexpectedToken
 
 from egress.errors import InputError
 from egress.eve import DIRECTIONS, FLOW_STATES
-from egress.model import Action, Effect, Mode, Reason, Severity
+from egress.model import Action, Effect, Mode, ProcessStatus, Reason, Severity
 from egress.store.matching import any_name, glob, inside, unclosed
-from egress.store.tables import findings, flows
+from egress.store.processes import OF_FLOW
+from egress.store.tables import findings, flows, processes
 
 MAX_QUERY = 4096  # characters
 MAX_VALUES = 300  # in all terms; SQLite takes expressions of a depth of 1000, and each value makes it deeper
@@ -163,13 +164,31 @@ def _term(node: Tree[Token], table: sa.Table, now: float) -> Expression:
 
 def _on(field: Field, found: Expression, table: sa.Table) -> Expression:
     """The condition asked of rows of `table`."""
-    if field.table is table:
-        return found
-    return sa.exists().where(flows.c.flow_id == findings.c.flow_id, found).correlate(table)
+    return found if field.table is table else LINKS[table.name, field.table.name](found)
 
 
 def _at(token: object) -> int:
     return (token.start_pos or 0) + 1 if isinstance(token, Token) else 1
+
+
+# --- other tables' rows ------------------------------------------------------------------------------------
+
+
+def _same_flow(table: sa.Table, other: sa.Table, found: Expression) -> Expression:
+    """Of rows of `table`: whether a row of the other one that is of the same flow is such."""
+    terms = [other.c.flow_id == table.c.flow_id, found]
+    if {table, other} == {flows, processes}:
+        terms.append(OF_FLOW)  # the whole key
+    return sa.exists().where(*terms).correlate(table)
+
+
+# How rows of one table are asked for what a field says of another's: (asked, the field's) → condition on the asked.
+LINKS: dict[tuple[str, str], Callable[[Expression], Expression]] = {
+    ("flows", "findings"): partial(_same_flow, flows, findings),
+    ("findings", "flows"): partial(_same_flow, findings, flows),
+    ("flows", "processes"): partial(_same_flow, flows, processes),
+    ("findings", "processes"): partial(_same_flow, findings, processes),
+}
 
 
 # --- fields ------------------------------------------------------------------------------------------------
@@ -225,6 +244,23 @@ def _name(_operator: str, value: str, _now: float) -> Expression:
     return sa.or_(glob(flows.c.server_name, _pattern(value)), any_name(flows.c.names, value))
 
 
+def _process(_operator: str, value: str, _now: float) -> Expression:
+    exe, cmdline, value = processes.c.exe, processes.c.cmdline, _pattern(value)
+    program = sa.or_(glob(exe, value), glob(exe, f"*/{value}"), glob(cmdline, value))
+    return sa.and_(program, processes.c.status == ProcessStatus.FOUND)
+
+
+def _pid(operator: str, value: str, now: float) -> Expression:
+    return sa.or_(*(_number(column, operator, value, now) for column in (processes.c.pid, processes.c.inner_pid)))
+
+
+def _container(_operator: str, value: str, _now: float) -> Expression:
+    """An id may be cut, as docker's tools do."""
+    value = _pattern(value)
+    named = glob(processes.c.container, value if "*" in value else f"{value}*")
+    return sa.and_(processes.c.container != "", sa.or_(named, glob(processes.c.runtime, value)))
+
+
 def _identity(column: sa.Column[str], _operator: str, value: str, _now: float) -> Expression:
     if not _IDENTITY.fullmatch(value):
         raise _Wrong("must be the first digits (0-9 a-f) of an id")
@@ -276,6 +312,14 @@ FIELDS: dict[str, Field] = {
     "state": Field("new, established, closed, …", flows, partial(_known, FLOW_STATES, flows.c.state)),
     "flow": Field("the first digits of a flow's id", flows, partial(_identity, flows.c.flow_id)),
     "finding": Field("the first digits of a finding's id", findings, partial(_identity, findings.c.finding_id)),
+    "process": Field("the executable or command line that opened it: curl, */python3*, *xmrig*", processes, _process),
+    "pid": Field("the process' number, ours or its own", processes, _pid),
+    "container": Field("the first digits of its container's id, or the runtime: docker", processes, _container),
+    "attribution": Field(
+        "whether its process was found: found, gone, unknown",
+        processes,
+        partial(_known, tuple(ProcessStatus), processes.c.status),
+    ),
     "bytes": Field("bytes of both directions: bytes>1mb", flows, partial(_number, _BYTES), ordered=True),
     "bytes_out": Field("bytes from the agent", flows, partial(_number, flows.c.bytes_out), ordered=True),
     "bytes_in": Field("bytes to the agent", flows, partial(_number, flows.c.bytes_in), ordered=True),

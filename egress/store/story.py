@@ -9,21 +9,20 @@ from dataclasses import dataclass, replace
 from sqlalchemy.engine import Engine
 
 from egress.errors import EgressError
-from egress.model import FindingRecord, FlowRecord, Rule
+from egress.model import FindingRecord, FlowRecord, ProcessRecord, Rule
 from egress.store.agents import StoredAgent
 from egress.store.agents import agent as stored_agent
 from egress.store.cases import files_of
 from egress.store.counting import Count, count_by
 from egress.store.evidence import read
 from egress.store.listing import finding as find_finding
-from egress.store.reader import AgentSummary, Filter, agents, findings_of, flow, stories
+from egress.store.processes import by_flow
+from egress.store.reader import AgentSummary, Filter, Told, agents, findings_of, flow, stories
 from egress.store.rules import rule_at
 
 BEFORE = 60  # seconds before a flow that belong to its story
 MOST = 20  # flows of them
 TOP = 10  # destinations and names of an agent
-
-Told = tuple[FlowRecord, tuple[FindingRecord, ...]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +37,7 @@ class Kept:
 class FlowStory:
     flow: FlowRecord
     findings: tuple[FindingRecord, ...]
+    process: ProcessRecord | None  # None: nothing is recorded of it
     rule: Rule | None  # that the verdict names, as it stood in the policy the verdict was made under
     kept: dict[str, Kept]  # by finding id
     before: tuple[Told, ...]  # what the agent began in the BEFORE seconds before, the last MOST
@@ -60,6 +60,7 @@ class AgentStory:
     destinations: tuple[Count, ...]  # address, port, protocol; those with most flows
     names: tuple[Count, ...]
     signatures: tuple[Count, ...]
+    processes: tuple[Count, ...]  # executables that opened its flows
     newest: tuple[Told, ...]
 
 
@@ -72,11 +73,13 @@ def flow_story(engine: Engine, flow_id: str) -> FlowStory:
     kept = {each.finding_id: _kept(engine, each.finding_id) for each in findings}
     with engine.connect() as connection:
         stored = rule_at(connection, found.rule_id, found.policy_version) if found.rule_id else None
+        process = by_flow(connection, [flow_id]).get(flow_id)
         files = files_of(connection, flow_id)
     earlier = _before(engine, found)
     return FlowStory(
         found,
         findings,
+        process,
         None if stored is None else stored.rule,
         {finding_id: each for finding_id, each in kept.items() if each is not None},
         earlier[-MOST:],
@@ -111,6 +114,7 @@ def agent_story(engine: Engine, name: str) -> AgentStory:
         tuple(count_by(engine, wanted, ("dest", "port", "proto"), TOP)),
         tuple(count_by(engine, replace(wanted, query="name:?*"), ("name",), TOP)),
         tuple(count_by(engine, wanted, ("signature",), TOP)),
+        tuple(count_by(engine, wanted, ("process",), TOP)),
         tuple(stories(engine, replace(wanted, limit=5))),
     )
 
@@ -132,4 +136,4 @@ def _before(engine: Engine, found: FlowRecord) -> tuple[Told, ...]:
     """The newest first of those begun before it, one more than MOST, oldest first; never the flow itself."""
     begun = replace(exactly(found.agent), until=found.start, begun=found.start - BEFORE, limit=MOST + 2)
     with closing(stories(engine, begun)) as told:
-        return tuple(each for each in told if each[0].flow_id != found.flow_id)[-(MOST + 1) :]
+        return tuple(each for each in told if each.flow.flow_id != found.flow_id)[-(MOST + 1) :]

@@ -15,16 +15,17 @@ from typing import Any, Generic, TypeVar
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine
 
-from egress.model import AnomalyRecord, FindingRecord, FlowRecord
+from egress.model import AnomalyRecord, FindingRecord, FlowRecord, ProcessRecord
+from egress.store.processes import OF_FLOW
 from egress.store.reader import Filter, conditions
-from egress.store.tables import anomalies, findings, flows
+from egress.store.tables import anomalies, findings, flows, processes
 
 LOOKBACK = 5.0  # seconds
 MOST = 5000  # rows of a table in one look; more come with the next one
 BATCH = 500
 
-Observed = FlowRecord | FindingRecord | AnomalyRecord
-_R = TypeVar("_R", FlowRecord, FindingRecord, AnomalyRecord)
+Observed = FlowRecord | FindingRecord | AnomalyRecord | ProcessRecord
+_R = TypeVar("_R", FlowRecord, FindingRecord, AnomalyRecord, ProcessRecord)
 
 
 @dataclass(slots=True)
@@ -76,7 +77,9 @@ class _Source(Generic[_R]):
 
 
 class Tail:
-    """Flows (a row for each flow, as it stands), findings and, unless a query is given, refusals without a flow."""
+    """Flows (a row for each flow, as it stands), their processes, findings and, unless a query is given, refusals
+    without a flow.
+    """
 
     def __init__(self, engine: Engine, wanted: Filter) -> None:
         self._engine = engine
@@ -87,6 +90,9 @@ class Tail:
                 findings, FindingRecord, findings.c.time, (findings.c.finding_id,), conditions(findings, unlimited)
             ),
         ]
+        opened = sa.exists().where(OF_FLOW, *conditions(flows, unlimited)).correlate(processes)
+        terms: list[sa.ColumnElement[bool]] = [] if unlimited == Filter(now=wanted.now) else [opened]
+        self._sources.append(_Source(processes, ProcessRecord, processes.c.time, (processes.c.flow_id,), terms))
         if unlimited == Filter(now=wanted.now):
             identity = tuple(column for column in anomalies.primary_key if column is not anomalies.c.time)
             self._sources.append(_Source(anomalies, AnomalyRecord, anomalies.c.time, identity, []))

@@ -98,7 +98,7 @@ def test_findings_have_the_same_filters(filled: Engine) -> None:
 
 
 def test_stories_bring_all_findings_of_a_flow(filled: Engine) -> None:
-    told = [(int(flow.flow_id, 16), [each.finding_id for each in made]) for flow, made in stories(filled, Filter())]
+    told = [(int(flow.flow_id, 16), [each.finding_id for each in made]) for flow, made, _ in stories(filled, Filter())]
     assert told == [(1, ["1", "2"]), (2, []), (3, []), (4, ["3"]), (5, [])]
     assert [each.finding_id for each in findings_of(filled, MADE[0].flow_id)] == ["1", "2"]
 
@@ -131,7 +131,7 @@ def test_more_flows_than_one_fetch(engine: Engine) -> None:
     count = CHUNK * 2 + 3
     with writing(engine) as connection:
         store(connection, [samples.numbered(number) for number in range(count)])
-    assert [int(record.flow_id, 16) for record, _ in stories(engine, Filter())] == list(range(count))
+    assert [int(record.flow_id, 16) for record, *_ in stories(engine, Filter())] == list(range(count))
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60, deadline=None)

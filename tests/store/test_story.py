@@ -113,7 +113,7 @@ def test_a_timeline_has_the_busiest_agents(filled: Engine) -> None:
 
 def test_stories(filled: Engine) -> None:
     told = flow_story(filled, MADE[1].flow_id)
-    assert [each.flow_id for each, _ in told.before] == [MADE[0].flow_id] and len(told.before[0][1]) == 2
+    assert [each.flow.flow_id for each in told.before] == [MADE[0].flow_id] and len(told.before[0][1]) == 2
     assert flow_story(filled, MADE[2].flow_id).before == ()
     assert finding_story(filled, "3").flow == MADE[2] and finding_story(filled, "3").kept is None
     about = agent_story(filled, "a")

@@ -142,7 +142,8 @@ def main() -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches us too; the supervisor ends us in order
     try:
         setup = setup_from(sys.stdin.buffer.readline())
-        os.setpriority(os.PRIO_PROCESS, 0, int(os.environ.get("XNICE", "0")))
+        with contextlib.suppress(PermissionError):  # a container may forbid it
+            os.setpriority(os.PRIO_PROCESS, 0, PRIORITY)
         privileges.drop(setup.config.user, setup.parent, KEPT)
         attribution = Attribution(setup)
     except (EgressError, OSError) as error:

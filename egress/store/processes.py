@@ -1,0 +1,19 @@
+"""The processes behind flows, read back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from egress.model import ProcessRecord
+from egress.store.tables import flows, processes
+
+OF_FLOW = sa.and_(processes.c.flow_id == flows.c.flow_id, processes.c.time == flows.c.start)  # joins each with its flow
+
+
+def by_flow(connection: Connection, ids: Sequence[str]) -> dict[str, ProcessRecord]:
+    """What is known of the processes of these flows."""
+    query = sa.select(processes).where(processes.c.flow_id.in_(ids)).order_by(processes.c.time)
+    return {record.flow_id: record for record in (ProcessRecord(*row) for row in connection.execute(query))}
