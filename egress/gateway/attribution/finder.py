@@ -22,11 +22,10 @@ from egress.gateway.attribution.proc import Process, look
 from egress.gateway.attribution.search import RECENT, Held, Search
 from egress.model import ProcessRecord, ProcessStatus, protocol_name
 
-SLICE = 0.002  # seconds of one agent's search before the next one's turn
+SLICE = 0.002  # seconds (of the processor, like all of these) of one agent's search before the next one's turn
 BUDGET = 0.05  # seconds a search may take in all
-REST = (
-    0.45  # seconds after one that took all of them in which nothing is searched for that agent: it gets a tenth of us
-)
+REST = 0.45  # seconds by the clock after one that took all of them without another for that agent
+EVERYWHERE = 1.0  # seconds by the clock between two searches beyond the agent's namespace
 LATE = 5.0  # seconds after which a note is too old: its ports may be another flow's
 MAX_WAITING = 1024  # flows of an agent whose sockets are known and wait to be searched for
 MAX_AGENTS = 4096  # remembered
@@ -47,6 +46,7 @@ class _Agent:
     steps: Iterator[Held | None] = field(default_factory=lambda: iter(()))
     spent: float = 0.0
     rests: float = 0.0  # until when nothing is searched for it (monotonic)
+    stays: float = 0.0  # until when it is searched for in its namespace only
 
 
 class Finder:
@@ -138,33 +138,34 @@ class Finder:
                 identity, set(agent.wanted), agent.recent, functools.partial(look, command_line=reader)
             )
             agent.steps, agent.spent = agent.search.steps(), 0.0
-        began = time.monotonic()
+        began = time.thread_time()
+        out_of_time = False
         for held in agent.steps:
             if held is not None:
                 yield from (_record(note, held.process) for note, _ in agent.wanted.pop(held.inode))
-            spent = time.monotonic() - began
-            if agent.spent + spent > BUDGET:
+            spent = time.thread_time() - began
+            out_of_time = agent.spent + spent > BUDGET
+            if out_of_time:
                 break
             if spent > SLICE:
                 agent.spent += spent
                 return
-        else:
-            spent = 0.0
-        out_of_time = agent.spent + spent > BUDGET
-        if out_of_time:
-            agent.rests = time.monotonic() + REST
-        yield from _given_up(agent, out_of_time=out_of_time)
+        yield from self._given_up(agent, agent.search, out_of_time=out_of_time)
+
+    def _given_up(self, agent: _Agent, search: Search, *, out_of_time: bool) -> Iterator[ProcessRecord]:
+        """The search is over; what is still wanted was not found."""
+        now = time.monotonic()
+        if search.abroad:
+            agent.stays = max(agent.stays, now + EVERYWHERE)
+        elif out_of_time:
+            agent.rests = now + REST
+        for note, uid in (each for notes in agent.wanted.values() for each in notes):
+            if out_of_time:
+                why = f"not among the first {search.seen} processes; there was no time for more"
+                yield failed(note, UNKNOWN, why, uid)
+            else:
+                yield failed(note, GONE, "no process had its socket open any more", uid)
         agent.search, agent.wanted = None, {}
-
-
-def _given_up(agent: _Agent, *, out_of_time: bool) -> Iterator[ProcessRecord]:
-    seen = 0 if agent.search is None else agent.search.seen
-    for note, uid in (each for notes in agent.wanted.values() for each in notes):
-        if out_of_time:
-            why = f"not among the first {seen} processes; there was no time for more"
-            yield failed(note, UNKNOWN, why, uid)
-        else:
-            yield failed(note, GONE, "no process had its socket open any more", uid)
 
 
 def failed(note: Note, status: ProcessStatus, reason: str, uid: int | None = None) -> ProcessRecord:

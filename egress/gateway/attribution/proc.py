@@ -36,10 +36,15 @@ Reader = Callable[[int], Pending]  # of a command line, by a descriptor of the p
 
 
 def newest_first() -> list[int]:
-    """All processes, the youngest first, also where numbers began again."""
+    """All processes, those whose numbers were given last first."""
     last = int(Path("/proc/loadavg").read_text(encoding="ascii").split()[-1])
     most = int(Path("/proc/sys/kernel/pid_max").read_text(encoding="ascii"))
     pids = [int(entry.name) for entry in os.scandir("/proc") if entry.name.isdecimal()]
+    return in_order(pids, last, most)
+
+
+def in_order(pids: list[int], last: int, most: int) -> list[int]:
+    """By how long ago each number was given, also where they began again past `most`."""
     return sorted(pids, key=lambda pid: (last - pid) % most)
 
 

@@ -1,8 +1,9 @@
 """Which process holds a socket: every descriptor of every process is a link, and one of them says `socket:[INODE]`.
 
 Looked at in this order: those that held sockets of the agent a moment ago; the processes of the agent's network
-namespace, the youngest first; all others, which may have been given the socket, or left the namespace with it; threads
-with descriptors of their own. An agent may have thousands of either: a search goes on step by step, others between.
+namespace, the youngest first; their threads, which may have descriptors of their own; all other processes, which may
+have been given the socket, or left the namespace with it. An agent may have thousands of either: a search goes on step
+by step, others between.
 """
 
 from __future__ import annotations
@@ -32,32 +33,45 @@ Look = Callable[[int, int], Process]  # pid, descriptor of its directory
 class Search:
     """Looks for the holders of some sockets. `missing` are those not found yet."""
 
-    def __init__(self, namespace: Identity, inodes: set[int], recent: deque[int], look: Look) -> None:
+    def __init__(
+        self, namespace: Identity, inodes: set[int], recent: deque[int], look: Look, *, everywhere: bool = True
+    ) -> None:
         self.missing = set(inodes)
         self.seen = 0  # processes looked at
-        self._namespace, self._recent, self._look = namespace, recent, look
+        self.abroad = False  # all of the namespace have been looked at
+        self._namespace, self._recent, self._look, self._everywhere = namespace, recent, look, everywhere
         self._names = {b"socket:[%d]" % inode: inode for inode in inodes}
 
     def steps(self) -> Iterator[Held | None]:
         """A holder, or None for a step without one; ends when nothing is missing or nobody is left to look at."""
+        others: list[int] = []
+        for part in (self._known(), self._inside(others), self._abroad(others)):
+            for step in part:
+                yield step
+                if not self.missing:
+                    return
+
+    def _known(self) -> Iterator[Held | None]:
         for pid in tuple(self._recent):
             yield from self._process(pid)
-            if not self.missing:
-                return
-        others = []
+
+    def _inside(self, others: list[int]) -> Iterator[Held | None]:
+        """The namespace's, and who is not."""
+        inside = []
         for pid in newest_first():
             if namespace_of(f"/proc/{pid}/ns/net") == self._namespace:
+                inside.append(pid)
                 yield from self._process(pid)
             else:
                 others.append(pid)
                 yield None
-            if not self.missing:
-                return
-        for pid in others:
+        for pid in inside:
+            yield from self._threads(pid)
+
+    def _abroad(self, others: list[int]) -> Iterator[Held | None]:
+        self.abroad = True
+        for pid in others if self._everywhere else ():
             yield from self._process(pid)
-            if not self.missing:
-                return
-        yield from self._threads(set(others))
 
     def _process(self, pid: int) -> Iterator[Held | None]:
         directory = open_directory(pid)
@@ -69,21 +83,17 @@ class Search:
         finally:
             os.close(directory)
 
-    def _threads(self, others: set[int]) -> Iterator[Held | None]:
-        """A thread may have a table of descriptors for itself alone."""
-        for pid in newest_first():
-            directory = None if pid in others else open_directory(pid)
-            if directory is None:
-                continue
-            try:
-                for thread in _names(directory, "task"):
-                    yield None
-                    if thread != str(pid):
-                        yield from self._descriptors(pid, directory, f"task/{thread}/fd")
-                    if not self.missing:
-                        return
-            finally:
-                os.close(directory)
+    def _threads(self, pid: int) -> Iterator[Held | None]:
+        directory = open_directory(pid)
+        if directory is None:
+            return
+        try:
+            for thread in _names(directory, "task"):
+                yield None
+                if thread != str(pid):
+                    yield from self._descriptors(pid, directory, f"task/{thread}/fd")
+        finally:
+            os.close(directory)
 
     def _descriptors(self, pid: int, directory: int, table: str) -> Iterator[Held | None]:
         try:

@@ -1,0 +1,54 @@
+"""The look-up of processes alone, in the gateway's namespace: notes as JSON lines on stdin, records on stdout.
+
+A note's `interface` is given by name; its time is now unless it says how many seconds it is `late`.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import sys
+import time
+from typing import Any
+
+from egress.eve import to_eve
+from egress.gateway.attribution.finder import Finder
+from egress.gateway.attribution.note import Note
+from egress.model import ProcessRecord
+
+
+def note(asked: dict[str, Any], number: int) -> Note:
+    family = socket.AF_INET6 if ":" in asked["local"] else socket.AF_INET
+    return Note(
+        flow_id=f"{number:016x}",
+        agent=asked.get("agent", "rome"),
+        time=time.time() - asked.get("late", 0),
+        interface=socket.if_nametoindex(asked["interface"]),
+        proto=asked["proto"],
+        inbound=asked.get("inbound", False),
+        local=socket.inet_pton(family, asked["local"]),
+        local_port=asked["port"],
+        remote=socket.inet_pton(family, asked["remote"]),
+        remote_port=asked.get("to", 0),
+        waits=False,
+    )
+
+
+def found(finder: Finder, asked: dict[str, Any], number: int) -> ProcessRecord:
+    record = finder.take(note(asked, number), time.time())
+    while record is None:
+        record = next(iter(list(finder.work(time.monotonic() + 1))), None)
+    return record
+
+
+def main() -> None:
+    finder = Finder()
+    for number, line in enumerate(sys.stdin):
+        began = time.monotonic()
+        document = to_eve(found(finder, json.loads(line), number))
+        sys.stdout.write(json.dumps({**document, "seconds": time.monotonic() - began}) + "\n")
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()
