@@ -107,7 +107,7 @@ def _attribution(status: dict[str, Any]) -> Iterator[Metric]:
     yield _counter("attribution_restarts", "starts of it after its first", found["restarts"])
     counters = found["counters"]
     flows = CounterMetricFamily("egress_attribution", "flows whose process was looked for", labels=["status"])
-    for what in ("found", "gone", "unknown", "garbage"):
+    for what in ("found", "gone", "unknown", "garbage", "unwritten"):
         flows.add_metric([what], counters.get(what, 0))
     told = [worker["counters"].get("attribution", {}) for worker in status["workers"]]
     flows.add_metric(["dropped"], sum(each.get("dropped", 0) for each in told))

@@ -92,6 +92,9 @@ def _attribution(status: dict[str, Any]) -> list[Check]:
     counts = ", ".join(f"{counters.get(what, 0)} {what}" for what in ("found", "gone", "unknown"))
     spent = f" within {counters['median']} ms" if counters.get("median") is not None else ""
     found = [Check("attribution", True, f"pid {said['pid']}, processes {counts}{spent}, {dropped} flows not looked up")]
+    if counters.get("unwritten"):
+        text = f"{counters['unwritten']} processes not written while the journal was full"
+        found.append(Check("attribution journal", False, text))
     if not counters.get("journal", {}).get("healthy", True):
         found.append(Check("attribution journal", False, f"cannot be written ({counters['journal']['error']})"))
     return found

@@ -7,6 +7,7 @@ ends, once it has read what was told, when its standard input does.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import select
 import signal
@@ -22,7 +23,7 @@ from egress.gateway import privileges
 from egress.gateway.attribution.finder import Finder
 from egress.gateway.attribution.note import MAX_NOTE, parse
 from egress.gateway.journal import Journal
-from egress.gateway.lines import LineWriter
+from egress.gateway.lines import LineReader, LineWriter
 from egress.gateway.messages import Setup, encode, setup_from
 from egress.model import ProcessRecord
 
@@ -41,8 +42,9 @@ class Attribution:
 
     def __init__(self, setup: Setup) -> None:
         self.workers = [socket.socket(fileno=end) for end in setup.attribution]
-        self.counts: Counter[str] = Counter(found=0, gone=0, unknown=0, garbage=0)
+        self.counts: Counter[str] = Counter(found=0, gone=0, unknown=0, garbage=0, unwritten=0)
         self.journal = Journal(setup.config.journal_dir, 0, setup.config.journal, writer="process")
+        self.journal.grant(setup.journal.limit, full=setup.journal.full)
         self._finder = Finder()
         self._waiting: dict[str, socket.socket] = {}  # flow ids that workers wait to hear back
         self._spent: deque[float] = deque(maxlen=1000)  # ms from a flow's start to its record
@@ -88,7 +90,12 @@ class Attribution:
             "unread": self._finder.unread,
             "median": round(statistics.median(spent), 2) if spent else None,
             "worst": round(spent[-1], 2) if spent else None,
-            "journal": {"healthy": self.journal.healthy, "error": self.journal.error, "lost": self.journal.lost},
+            "journal": {
+                "healthy": self.journal.healthy,
+                "error": self.journal.error,
+                "bytes": self.journal.bytes,
+                "lost": self.journal.lost,
+            },
         }
 
     def close(self) -> None:
@@ -103,7 +110,10 @@ class Attribution:
             self._answer(record.flow_id)
             self.counts[record.status.value] += 1
             self._spent.append((now - record.time) * 1000)
-        self.journal.append(written, now)
+        if self.journal.full:  # the room that is left is for the workers
+            self.counts["unwritten"] += len(written)
+        else:
+            self.journal.append(written, now)
 
     def _answer(self, flow_id: str) -> None:
         """Its refusal need not wait any more."""
@@ -113,17 +123,17 @@ class Attribution:
                 worker.send(flow_id.encode(), socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
 
 
-def serve(attribution: Attribution, writer: LineWriter) -> None:
+def serve(attribution: Attribution, reader: LineReader, writer: LineWriter) -> None:
     """Until stdin ends; then for LAST_SECONDS what was told before."""
     poll = select.poll()
+    poll.register(_IN, select.POLLIN)
     for worker in attribution.workers:
         poll.register(worker, select.POLLIN)
-    poll.register(_IN, select.POLLIN)
     beat = 0.0
-    while True:
+    while not reader.ended:
         wait = 0.0 if attribution.busy else max(0.0, beat - time.monotonic())
-        if any(descriptor == _IN for descriptor, _ in poll.poll(wait * 1000)) and not os.read(_IN, 4096):
-            break
+        if any(descriptor == _IN for descriptor, _ in poll.poll(wait * 1000)):
+            listen(attribution, reader)
         attribution.read()
         attribution.work()
         if time.monotonic() >= beat:
@@ -137,11 +147,19 @@ def serve(attribution: Attribution, writer: LineWriter) -> None:
     attribution.close()
 
 
+def listen(attribution: Attribution, reader: LineReader) -> None:
+    """The supervisor says how much may be written."""
+    for line in reader.read():
+        room = json.loads(line)
+        attribution.journal.grant(room["limit"], full=room["full"])
+
+
 def main() -> int:
     """Returns the exit status: 0 stopped when told to, 1 could not start (said on stderr)."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches us too; the supervisor ends us in order
     try:
-        setup = setup_from(sys.stdin.buffer.readline())
+        reader = LineReader(_IN)
+        setup = setup_from(reader.first())
         with contextlib.suppress(PermissionError):  # a container may forbid it
             os.setpriority(os.PRIO_PROCESS, 0, PRIORITY)
         privileges.drop(setup.config.user, setup.parent, KEPT)
@@ -150,7 +168,8 @@ def main() -> int:
         sys.stderr.write(f"egress attribution: {error}\n")
         return 1
     try:
-        serve(attribution, LineWriter(_OUT))
+        os.set_blocking(_IN, False)
+        serve(attribution, reader, LineWriter(_OUT))
     except BrokenPipeError:
         return 1
     sys.stdout.flush()
