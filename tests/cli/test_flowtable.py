@@ -20,22 +20,24 @@ from rich.console import Console
 from sqlalchemy.engine import Engine
 
 from egress.cli.flowtable import flow_table
-from egress.model import Mode
+from egress.model import Mode, ProcessStatus
 from egress.store.database import writing
+from egress.store.reader import Told
 from egress.store.writer import store
 from tests.cli.conftest import Run
 from tests.store import samples
 
-TOLD = (
+TOLD = Told(
     replace(samples.FLOW, mode=Mode.MONITOR, src="2001:db8::1", dst="2001:db8:0:1:2:3:4:5", names=("pool.example",)),
     (samples.FINDING,),
+    samples.PROCESS,
 )
 
 
-def drawn(told: object, width: int) -> list[str]:
+def drawn(told: Told, width: int, *, processes: bool = False) -> list[str]:
     console = Console(width=width, highlight=False, color_system=None)
     with console.capture() as held:
-        console.print(flow_table([told], width))  # type: ignore[list-item]
+        console.print(flow_table([told], width, processes=processes))
     return held.get().splitlines()
 
 
@@ -54,8 +56,17 @@ def test_columns_give_way_before_anything_is_folded() -> None:
 @given(st.integers(40, 300), st.text(max_size=60))
 @settings(max_examples=60, deadline=None)
 def test_no_line_is_wider_than_the_terminal(width: int, text: str) -> None:
-    told = (replace(TOLD[0], agent=text, server_name=text, app_proto=text, rule_id=text), ())
-    assert all(cell_len(line) <= width for line in drawn(told, width))
+    flow = replace(TOLD.flow, agent=text, server_name=text, app_proto=text, rule_id=text)
+    told = Told(flow, (), replace(samples.PROCESS, exe=text))
+    for processes in (False, True):
+        assert all(cell_len(line) <= width for line in drawn(told, width, processes=processes))
+
+
+def test_who_opened_it_is_a_column_if_asked_for() -> None:
+    assert drawn(TOLD, 200, processes=True)[1].endswith("xmrig (4711)")
+    gone = replace(samples.PROCESS, status=ProcessStatus.GONE, exe="")
+    assert drawn(TOLD._replace(process=gone), 200, processes=True)[1].endswith("(gone)")
+    assert drawn(TOLD._replace(process=None), 200, processes=True)[1].endswith("-")
 
 
 @pytest.mark.parametrize("columns", [80, 200])

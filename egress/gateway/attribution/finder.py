@@ -165,7 +165,7 @@ class Finder:
                 yield failed(note, UNKNOWN, why, uid)
             else:
                 yield failed(note, GONE, "no process had its socket open any more", uid)
-        agent.search, agent.wanted = None, {}
+        agent.search, agent.wanted, agent.steps = None, {}, iter(())
 
 
 def failed(note: Note, status: ProcessStatus, reason: str, uid: int | None = None) -> ProcessRecord:

@@ -57,7 +57,7 @@ class Attribution(Companion):
             log.warning("the attribution process (pid %d) gave no sign of life for %.0f s", self.pid, self.silent)
             await self._kill(self._process)
         await super().watch()
-        if self._process is not None and self._process.stdin is not None and self._facts:
+        if self.pid is not None and self._process is not None and self._process.stdin is not None and self._facts:
             room = self._room(self._facts["journal"]["bytes"])
             self._process.stdin.write(encode(room))
 

@@ -49,7 +49,7 @@ def open_route() -> socket.socket:
 def link(route: socket.socket, index: int) -> Link | None:
     """The interface of an index; None where there is none."""
     route.send(_message(_GET_LINK, 0, _IFINFO.pack(0, 0, index, 0, 0)))
-    return next(_links(route.recv(BUFFER)), None)
+    return next((each for each in _links(route.recv(BUFFER)) if each.number == index), None)
 
 
 def ports(route: socket.socket, bridge: int) -> list[Link]:

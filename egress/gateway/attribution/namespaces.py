@@ -94,7 +94,7 @@ class Namespaces:
 
     @contextmanager
     def inside(self, place: Place) -> Iterator[None]:
-        """This thread is in the namespace meanwhile. An OSError on the way back must end the process."""
+        """This thread is in the namespace meanwhile."""
         with self._entered(place.descriptor):
             yield
 
@@ -133,7 +133,10 @@ class Namespaces:
         try:
             yield
         finally:
-            linux.setns(self._home, linux.CLONE_NEWNET)
+            try:
+                linux.setns(self._home, linux.CLONE_NEWNET)
+            except OSError as error:  # nothing may be looked up from there
+                raise SystemExit(f"egress attribution: cannot leave an agent's namespace: {error}") from None
 
     def _descriptor(self, wanted: int) -> int:
         """An open descriptor of the namespace with our number for it. Raises Unknown."""
