@@ -1,8 +1,9 @@
 """Do records survive? `python -m bench.kills --rounds 200 --database postgresql` (as root; or sqlite, the default).
 
 Two agents send flows of one datagram each, some allowed and some refused, through the real gateway, while its workers,
-its recorder and (PostgreSQL) its database are killed with SIGKILL at random moments. What was decided is told by those
-outside: the sink that a datagram reached, the client that an ICMP refusal came back to. In the end
+its recorder and (PostgreSQL) its database are killed with SIGKILL at random moments; with --gateway all of it, too:
+then two recorders may be at work for a moment. What was decided is told by those outside: the sink that a datagram reached,
+the client that an ICMP refusal came back to. In the end
 
     each decided flow has exactly one row in the database, with that verdict        (missing, duplicates, wrong)
     the database holds what the journals held, record for record                    (differing)
@@ -73,8 +74,13 @@ class Report:
 class Run:
     """A stage with two agents in namespaces of their own, under load."""
 
-    def __init__(self, stage: Stage, server: Server | None, seed: int) -> None:
+    def __init__(self, stage: Stage, server: Server | None, seed: int, *, gateway: bool = False) -> None:
         self.stage, self.server = stage, server
+        self._kinds = {"worker": self._worker, "recorder": self._recorder}
+        if server is not None:
+            self._kinds["database"] = self._database
+        if gateway:
+            self._kinds["gateway"] = self._gateway
         self.dice = random.Random(seed)
         self._deck: list[str] = []  # who is killed next: each kind as often
         self.report = Report()
@@ -104,15 +110,12 @@ class Run:
 
     def round(self) -> None:
         """Kill one or two of them, at random moments; go on when all are there again."""
-        kinds = {"worker": self._worker, "recorder": self._recorder}
-        if self.server is not None:
-            kinds["database"] = self._database
         again = []
         for _ in range(2 if self.dice.random() < 0.25 else 1):
-            self._deck = self._deck or self.dice.sample(sorted(kinds), len(kinds))
+            self._deck = self._deck or self.dice.sample(sorted(self._kinds), len(self._kinds))
             name = self._deck.pop()
             time.sleep(self.dice.uniform(0.0, 0.7))
-            again.append((name, kinds[name]()))
+            again.append((name, self._kinds[name]()))
             self.report.kills[name] += 1
         for name, back in again:
             eventually(back, f"the {name} is there again", SETTLE)
@@ -146,6 +149,12 @@ class Run:
         self.server.start()
         return lambda: True
 
+    def _gateway(self) -> Callable[[], bool]:
+        self.stage.stop(signal.SIGKILL)
+        time.sleep(self.dice.uniform(0.0, 0.5))
+        self.stage.start("--workers", "2")
+        return lambda: True
+
     # --- the end ----------------------------------------------------------------------------------------
 
     def end(self) -> Report:
@@ -155,7 +164,7 @@ class Run:
         for sender, _, _ in self._senders:
             sender.wait(SETTLE)
         eventually(lambda: self._status()["recorder"].get("unread", 1) == 0, "the recorder has caught up", SETTLE)
-        self.report.healed = self._status()["journal"]["healed"]
+        self.report.healed = self.stage.log.read_text().count("bytes of a record that was not finished")
         if self.stage.stop() != 0:
             raise AssertionError(f"the gateway did not stop in order: {self.stage.log.read_text()[-2000:]}")
         self.archive.collect()
@@ -204,8 +213,8 @@ class Run:
 
 
 @contextlib.contextmanager
-def running(database: str, seed: int) -> Iterator[Run]:
-    """The stage for a run; `database` is sqlite or postgresql."""
+def running(database: str, seed: int, *, gateway: bool = False) -> Iterator[Run]:
+    """The stage for a run; `database` is sqlite or postgresql, `gateway`: it is killed, too."""
     with contextlib.ExitStack() as stack:
         server = None
         settings: dict[str, object] = {"journal": {"segment_bytes": 65536}}  # many segments, begun and removed
@@ -214,7 +223,7 @@ def running(database: str, seed: int) -> Iterator[Run]:
             stack.callback(server.close)
             server.execute("CREATE DATABASE egress")
             settings["database"] = server.local_url("egress")
-        yield Run(stack.enter_context(Stage(POLICY, settings)), server, seed)
+        yield Run(stack.enter_context(Stage(POLICY, settings)), server, seed, gateway=gateway)
 
 
 def main() -> int:
@@ -223,8 +232,9 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="of the order and the moments of the kills")
     parser.add_argument("--rate", type=float, default=RATE, help="flows a second of each of two agents")
     parser.add_argument("--database", choices=["sqlite", "postgresql"], default="sqlite")
+    parser.add_argument("--gateway", action="store_true", help="kill the whole gateway as well")
     options = parser.parse_args()
-    with running(options.database, options.seed) as run:
+    with running(options.database, options.seed, gateway=options.gateway) as run:
         run.load(options.rate)
         for number in itertools.count(1):
             run.round()

@@ -216,7 +216,7 @@ class Many:
         command = [sys.executable, "-m", "tests.lab.many"]
         stage.lab.popen(stage.outside, [*command, "sink", str(self._out)])
         eventually(lambda: self._out.exists() and bool(self._out.read_text()), "the sink is up")
-        self._sender = stage.lab.popen(stage.agent, [*command, "send", str(sent), "400", "10.99.1.2,fd99:1::2"])
+        self._sender = stage.lab.popen(stage.agent, [*command, "send", str(sent), "1000", "10.99.1.2,fd99:1::2"])
         eventually(lambda: bool(self.arrived()), "datagrams arrive")
 
     def arrived(self) -> set[tuple[str, int, int]]:
