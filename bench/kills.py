@@ -2,8 +2,8 @@
 
 Two agents send flows of one datagram each, some allowed and some refused, through the real gateway, while its workers,
 its recorder and (PostgreSQL) its database are killed with SIGKILL at random moments; with --gateway all of it, too:
-then two recorders may be at work for a moment. What was decided is told by those outside: the sink that a datagram reached,
-the client that an ICMP refusal came back to. In the end
+then two recorders may be at work for a moment. What was decided is told by those outside: the sink that a datagram
+reached, the client that an ICMP refusal came back to. In the end
 
     each decided flow has exactly one row in the database, with that verdict        (missing, duplicates, wrong)
     the database holds what the journals held, record for record                    (differing)

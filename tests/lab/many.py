@@ -89,7 +89,7 @@ def send(out: str, rate: float, sources: list[str]) -> None:
                 poller.register(sock, select.EPOLLERR)
                 number += 1
                 due = began + number // BURST * BURST / rate
-            if old and now >= old[0][0]:
+            while old and now >= old[0][0]:
                 _, sock = open_.pop(old.popleft()[1])
                 sock.close()
             for descriptor, _ in poller.poll(0.01 if stop else min(max(due - now, 0.0), 0.1)):
