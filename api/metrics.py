@@ -130,6 +130,7 @@ def _workers(workers: list[dict[str, Any]]) -> Iterator[Metric]:
     faults = CounterMetricFamily("egress_faults", "packets that something went wrong with", labels=["worker", "kind"])
     journal = CounterMetricFamily("egress_journal", "records written, failed and lost", labels=["worker", "what"])
     healthy = GaugeMetricFamily("egress_journal_healthy", "1: records can be written", labels=["worker"])
+    waiting = GaugeMetricFamily("egress_journal_waiting", "records that wait in memory", labels=["worker"])
     engine = GaugeMetricFamily("egress_engine", "the engine's counters and table sizes", labels=["worker", "what"])
     for each in workers:
         worker, counters = str(each["index"]), each["counters"]
@@ -145,11 +146,12 @@ def _workers(workers: list[dict[str, Any]]) -> Iterator[Metric]:
         for kind in ("engine_errors", "unmatched", "unrecorded"):
             faults.add_metric([worker, kind], counters[kind])
         healthy.add_metric([worker], counters["journal"]["healthy"])
+        waiting.add_metric([worker], counters["journal"].get("waiting", 0))
         for what in ("written", "failures", "lost"):
             journal.add_metric([worker, what], counters["journal"][what])
         for what, count in counters["engine"].items():
             engine.add_metric([worker, what], count)
-    yield from (alive, restarts, packets, dropped, faults, healthy, journal, engine)
+    yield from (alive, restarts, packets, dropped, faults, healthy, waiting, journal, engine)
 
 
 def _gauge(name: str, about: str, value: float | None) -> Metric:
