@@ -36,6 +36,10 @@ TAGS = [
     {"name": "allowlist", "description": "The rules that people and programs edit, and the others in force."},
     {"name": "policy", "description": "All rules in force as numbered versions: read, compare, go back."},
     {"name": "agents", "description": "Who is watched, in which mode, with which budgets; quarantine and release."},
+    {
+        "name": "gateways",
+        "description": "The hosts at this database: who runs where, how far each has come.",
+    },
     {"name": "approvals", "description": "What agents in mode ask wait for, and the answer."},
     {"name": "questions", "description": "What the rules say of what nobody has tried yet, or of what was done."},
     {"name": "records", "description": "Flows, verdicts, findings and their packets; also as a stream."},

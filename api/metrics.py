@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,9 @@ from sqlalchemy.engine import Engine
 
 from egress.control import Client
 from egress.errors import EgressError
-from egress.store import audit, rules
+from egress.store import audit, gateways, rules
 from egress.store.evidence import SIZE
+from egress.store.gateways import UP, Gateway
 from egress.store.ruleset import LIVE
 from egress.store.tables import agents, approvals
 from egress.store.tables import rules as rule_table
@@ -58,6 +59,21 @@ def _stored(engine: Engine) -> Iterator[Metric]:
         yield _gauge("agents_quarantined", "agents cut off", connection.scalar(cut))
         yield _gauge("evidence_bytes", "packets kept for findings", connection.scalar(kept))
         yield _counter("audit_entries", "changes by people and programs", audit.latest(connection))
+        yield from _fleet(gateways.listed(connection), gateways.clock(connection)[0])
+
+
+def _fleet(there: Collection[Gateway], now: float) -> Iterator[Metric]:
+    up = GaugeMetricFamily("egress_gateway_up", "1: the gateway shows that it lives", labels=["host"])
+    seen = GaugeMetricFamily("egress_gateway_seen_seconds", "since its last sign of life", labels=["host"])
+    version = GaugeMetricFamily("egress_gateway_policy_version", "that all its workers judge by", labels=["host"])
+    skew = GaugeMetricFamily("egress_gateway_skew_seconds", "its clock less the database's", labels=["host"])
+    for each in there:
+        up.add_metric([each.host], each.state(now) == UP)
+        seen.add_metric([each.host], max(now - each.seen, 0.0))
+        version.add_metric([each.host], each.policy_version)
+        skew.add_metric([each.host], each.skew)
+    if there:
+        yield from (up, seen, version, skew)
 
 
 def _gateway(status: dict[str, Any]) -> Iterator[Metric]:

@@ -24,6 +24,7 @@ EXAMPLE: dict[str, Any] = {
     "comment": "packages for the nightly run",
 }
 Port = int | str
+STORED_ID = r"^[A-Za-z0-9][A-Za-z0-9._:~-]{0,199}$"  # a file's or sandbox's begins with its host's or agent's name
 ID = r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$"
 APP = r"^[a-z0-9][a-z0-9_.+-]{0,31}$"
 
@@ -91,6 +92,7 @@ class RuleOut(RuleFields):
 
     id: str
     source: str = Field(description="allowlist, file (the policy file), or sandbox:NAME; only the first can be edited")
+    host: str = Field(description="file, sandbox: only agents there are concerned; of the allowlist: empty, everywhere")
     created: str = Field(description="RFC 3339")
     added: int = Field(description="The policy version that brought it in this form")
 
@@ -223,6 +225,7 @@ def rule_out(stored: StoredRule) -> dict[str, object]:
     """RuleOut as plain JSON."""
     return to_mapping(stored.rule) | {
         "source": stored.source,
+        "host": stored.host,
         "created": instant(stored.rule.created),
         "added": stored.added,
     }

@@ -1,4 +1,4 @@
-"""The policy in force, compiled once and kept up with the database, for questions."""
+"""The policy in force for the agents of a host, compiled once and kept up with the database, for questions."""
 
 from __future__ import annotations
 
@@ -12,21 +12,26 @@ from egress.engine.policy import Rulebook
 from egress.model import Policy
 from egress.store import rules
 
+MAX_BOOKS = 8  # hosts whose policy is kept compiled: one of 100,000 rules takes 40 MiB
+
 
 class PolicyBook:
     """One an application; safe to ask from every thread."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._book: Rulebook | None = None
+        self._books: dict[str, Rulebook] = {}  # by host, that asked for last is the last
 
     @contextmanager
-    def current(self, engine: Engine) -> Iterator[Rulebook]:
-        """The rules in force; nobody else uses them meanwhile."""
+    def current(self, engine: Engine, host: str) -> Iterator[Rulebook]:
+        """The rules in force for agents of this host; nobody else uses them meanwhile."""
         with self._lock, engine.connect() as connection:  # in this order: no reader is behind the book
-            version = rules.current(connection)
-            if self._book is None or self._book.version > version:  # another database in its place
-                self._book = Rulebook(rules.snapshot(connection) or Policy())
-            elif self._book.version < version:
-                self._book.apply(rules.changes(connection, self._book.version))
-            yield self._book
+            version, book = rules.current(connection), self._books.pop(host, None)
+            if book is None or book.version > version:  # another database in its place
+                book = Rulebook(rules.snapshot(connection, host=host) or Policy())
+            elif book.version < version:
+                book.apply(rules.changes(connection, book.version, host))
+            self._books[host] = book
+            for oldest in list(self._books)[:-MAX_BOOKS]:
+                del self._books[oldest]
+            yield book

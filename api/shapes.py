@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 ModeName = Literal["enforce", "monitor", "ask"]
 DefaultName = Literal["allow", "deny"]
 AGENT = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
+HOST = AGENT
 
 
 class AgentFields(BaseModel):
@@ -27,6 +28,8 @@ class AgentIn(AgentFields):
 
     model_config = ConfigDict(extra="forbid")
 
+    host: str | None = Field(None, pattern=HOST, description="Whose gateway attaches it; default: that of this API")
+
 
 class AgentPatch(BaseModel):
     """What to change; what is left out or null stays."""
@@ -41,6 +44,7 @@ class AgentPatch(BaseModel):
 
 class AgentOut(AgentFields):
     kind: Literal["netns", "interface", "cidr", "sandbox"]  # type: ignore[assignment]
+    host: str = Field(description="Where it is attached; its name is its own over all hosts")
     quarantined: bool = Field(description="Cut off by a person's order")
     created: str
 
@@ -63,6 +67,27 @@ class ApprovalOut(BaseModel):
     decided_at: str | None
     decided_by: str | None
     rule_id: str | None = Field(description="The rule that an approval made")
+    host: str = Field(description="Where it waits")
+
+
+class GatewayOut(BaseModel):
+    """A gateway at this database. Times are those of the database's clock."""
+
+    host: str
+    state: Literal["up", "silent", "stopped"] = Field(description="silent: gone, or it cannot reach the database")
+    started: str
+    seen: str = Field(description="Its last sign of life, a few seconds ago while it is up")
+    policy_version: int = Field(description="That all its workers judge by")
+    behind: int = Field(description="Versions of the policy that are newer than that")
+    agents: int = Field(description="That it watches")
+    skew: float = Field(description="Seconds that its clock is ahead of the database's")
+    program: str = Field(description="Version of egress")
+
+
+class RenameIn(BaseModel):
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"name": "gpu-2"}]})
+
+    name: str = Field(pattern=HOST, description="The host's new name, which no other has")
 
 
 class ApproveIn(BaseModel):

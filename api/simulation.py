@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Annotated
 
 from fastapi import Depends, Query
@@ -16,7 +18,7 @@ from api.shapes import DefaultName
 from egress.config import Config
 from egress.model import Action, Rule
 from egress.store import agents
-from egress.whatif.simulate import simulate
+from egress.whatif.simulate import Apart, simulate
 
 
 class Simulated:
@@ -37,20 +39,32 @@ class Simulated:
         self._agent, self._limit = agent, limit
         self._default = Action.ACCEPT if default == "allow" else Action.REJECT
 
-    def answer(self, engine: Engine, config: Config, caller: Caller, candidate: tuple[Rule, ...]) -> JSONResponse:
-        """Judge them by `candidate` instead. Raises Problem (403) for a caller who may not see all agents."""
+    def answer(
+        self,
+        engine: Engine,
+        config: Config,
+        caller: Caller,
+        candidate: tuple[Rule, ...],
+        bound: Mapping[str, str] = MappingProxyType({}),
+    ) -> JSONResponse:
+        """Judge them by `candidate` instead, of which rules may be `bound` (id -> host) to the agents of one host.
+
+        Raises Problem (403) for a caller who may not see all agents.
+        """
         caller.check_unlimited("a simulation")
         with engine.connect() as connection:
+            listed = agents.list_agents(connection)
             found = simulate(
                 connection,
                 candidate,
-                agents={each.agent.name: each.agent for each in agents.list_agents(connection)},
+                agents={each.agent.name: each.agent for each in listed},
                 since=self._since,
                 until=self._until,
                 agent=self._agent,
                 default=self._default,
                 limit=self._limit,
                 gate_queries=config.gate_queries,
+                apart=Apart(bound, {each.agent.name: each.host for each in listed}, config.host_name),
             )
         return JSONResponse(dataclasses.asdict(found))
 

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import dataclasses
 import ipaddress
+import platform
+import re
 import types
 import typing
 from dataclasses import dataclass, field
@@ -20,6 +22,8 @@ CONFIG_FILE = Path("/etc/egress/egress.yaml")
 POLICY_FILE = Path("/etc/egress/policy.yaml")
 SEGMENT_BYTES = 64 * 1024  # the smallest journal segment: a record's line has 64 KiB at most
 JOURNAL_BYTES = 1024 * 1024  # and the smallest journal
+
+_HOST = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +112,7 @@ class Journal:
 
 @dataclass(frozen=True, slots=True)
 class Config:
+    host: str = ""  # this gateway's name among those that share its database; empty: the machine's host name
     state_dir: Path = Path("/var/lib/egress")  # database, journal
     run_dir: Path = Path("/run/egress")  # control socket
     database: str = ""  # SQLAlchemy URL; empty: SQLite in state_dir
@@ -132,6 +137,8 @@ class Config:
         mask = self.mark_mask
         if mask <= 0 or mask >> 32 or bin(mask).count("1") != 4 or "1111" not in bin(mask):
             raise InputError(f"mark_mask: {mask:#x} must be four adjacent bits of a 32-bit mark")
+        if self.host and not _HOST.fullmatch(self.host):
+            raise InputError(f"host: {self.host!r} must be letters, digits, . _ - and at most 63 long")
         if self.on_stop not in ("remove", "block"):
             raise InputError(f"on_stop: {self.on_stop!r} must be remove or block")
         for name, pool, version, longest in (("pool4", self.pool4, 4, 30), ("pool6", self.pool6, 6, 64)):
@@ -141,6 +148,11 @@ class Config:
                 raise InputError(f"{name}: {error}") from None
             if network.version != version or network.prefixlen > longest:
                 raise InputError(f"{name}: {pool} must be an IPv{version} network of at most /{longest}")
+
+    @property
+    def host_name(self) -> str:
+        """Whom agents, sandboxes, holds and journals of this machine belong to."""
+        return self.host or re.sub(r"[^A-Za-z0-9._-]", "-", platform.node()).lstrip("._-")[:63] or "localhost"
 
     @property
     def database_url(self) -> str:

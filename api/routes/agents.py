@@ -7,13 +7,13 @@ import ipaddress
 import json
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Path
+from fastapi import APIRouter, Path, Query
 from sqlalchemy.engine import Connection
 from starlette.responses import JSONResponse, Response
 
 from api import etags
 from api.auth import PREFIX, Admin, Caller, Editor, Viewer, ViewerOrGateway
-from api.database import Store
+from api.database import Settings, Store
 from api.edits import Answer, Edits
 from api.paging import Cursor, Limit, Page, decode, instant, page
 from api.problems import Problem, wrong_field
@@ -30,11 +30,17 @@ _DEFAULTS = {"allow": Action.ACCEPT, "deny": Action.REJECT}
 
 
 @router.get("", response_model=Page[AgentOut], summary="Agents, by name")
-def list_agents(caller: ViewerOrGateway, engine: Store, limit: Limit = 100, cursor: Cursor = None) -> Response:
-    """Those that are attached and, while they live, the sandboxes of `egress run`."""
+def list_agents(
+    caller: ViewerOrGateway,
+    engine: Store,
+    host: Annotated[str | None, Query(max_length=64, description="Only those attached there.")] = None,
+    limit: Limit = 100,
+    cursor: Cursor = None,
+) -> Response:
+    """Those that are attached and, while they live, the sandboxes of `egress run`; of all hosts."""
     after = decode(cursor, str)
     with engine.connect() as connection:
-        found = [each for each in agents.list_agents(connection) if caller.sees(each.agent.name)]
+        found = [each for each in agents.list_agents(connection, host) if caller.sees(each.agent.name)]
     found.sort(key=lambda each: each.agent.name)  # as the cursor compares, whatever the database's collation
     later = [each for each in found if after is None or each.agent.name > after[0]]
     shown, following = page(later, limit, lambda each: [each.agent.name])
@@ -49,7 +55,7 @@ def get_agent(name: Name, caller: Viewer, engine: Store) -> Response:
 
 
 @router.post("", response_model=AgentOut, status_code=201, summary="Attach an agent")
-def create_agent(body: AgentIn, caller: Admin, edits: Edits) -> Response:
+def create_agent(body: AgentIn, caller: Admin, config: Settings, edits: Edits) -> Response:
     """What it is attached to may appear later: until then nothing of it passes, and `egress doctor` says so."""
     caller.check(body.name)
     _check_value(body.kind, body.value)
@@ -63,7 +69,8 @@ def create_agent(body: AgentIn, caller: Admin, edits: Edits) -> Response:
     )
 
     def change(connection: Connection) -> Answer:
-        agents.add_agent(connection, caller.actor, StoredAgent(agent, body.kind, body.value), edits.ts)
+        attached = StoredAgent(agent, body.kind, body.value, host=body.host or config.host_name)
+        agents.add_agent(connection, caller.actor, attached, edits.ts)
         made = _known(connection, caller, body.name)  # its time to the microsecond, as it is read from now on
         return Answer(201, _out(made), _tag(made), f"{PREFIX}/agents/{body.name}")
 
@@ -186,6 +193,7 @@ def _out(stored: StoredAgent) -> dict[str, Any]:
         "budgets": [budget_text(budget) for budget in agent.budgets],
         "quarantined": agent.quarantined,
         "created": instant(stored.created),
+        "host": stored.host,
     }
 
 

@@ -15,7 +15,7 @@ from api import etags
 from api.auth import PREFIX, Caller, Editor, Viewer
 from api.database import Store
 from api.edits import Answer, Edits
-from api.models import ID, Pruned, RuleBody, RuleInUse, RuleOut, RulePatch, rule_in_use, rule_out
+from api.models import STORED_ID, Pruned, RuleBody, RuleInUse, RuleOut, RulePatch, rule_in_use, rule_out
 from api.paging import Cursor, Limit, Page, decode, duration, page
 from api.problems import wrong_field
 from egress.model import Action, Rule
@@ -26,7 +26,7 @@ from egress.store.errors import NotFound
 router = APIRouter(prefix="/allowlist", tags=["allowlist"])
 
 _ACTIONS = {"allow": Action.ACCEPT, "deny": Action.REJECT}
-RuleId = Annotated[str, Path(pattern=ID, description="The rule's id.", examples=["3f2a9c0d11e4"])]
+RuleId = Annotated[str, Path(pattern=STORED_ID, description="The rule's id.", examples=["3f2a9c0d11e4"])]
 
 
 def _text(description: str) -> Any:

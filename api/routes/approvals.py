@@ -99,4 +99,5 @@ def _out(found: Approval) -> dict[str, Any]:
         "decided_at": instant(found.decided_at),
         "decided_by": found.decided_by,
         "rule_id": found.rule_id,
+        "host": found.host,
     }

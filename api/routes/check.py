@@ -30,7 +30,7 @@ def check_destination(body: CheckIn, caller: Viewer, engine: Store, config: Sett
         stored = agents.agent(connection, body.agent)
     agent = stored.agent if stored is not None else Agent(body.agent)
     try:
-        with book.current(engine) as rulebook:
+        with book.current(engine, stored.host if stored is not None else config.host_name) as rulebook:
             answer = check(rulebook, agent, question, time.time(), config.gate_queries)
     except InvalidQuestion as wrong:
         raise wrong_field(wrong.field, str(wrong).removeprefix(f"{wrong.field}: ")) from None

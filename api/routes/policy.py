@@ -58,8 +58,8 @@ def replay_version(caller: Editor, engine: Store, config: Settings, version: Ver
     """Judges the stored flows by the rules of that version, as /simulate does; nothing is changed."""
     caller.check_unlimited("a simulation")
     with engine.connect() as connection:
-        policy = _at(connection, version)
-    return wanted.answer(engine, config, caller, policy.rules)
+        policy, bound = _at(connection, version), rules.bound(connection, version)
+    return wanted.answer(engine, config, caller, policy.rules, bound)
 
 
 @router.get("/diff", response_model=Diff, summary="What leads from one version to another")

@@ -23,7 +23,8 @@ Examples:
   egress agent add docker --interface docker0        everything behind a bridge or veth
   egress agent add vm7 --cidr 10.0.7.0/24@br-lab     one network behind an interface that others share
   egress agent add ci --netns ci --label gpu --budget bytes=10mb/hour --budget destinations=20/episode
-  egress agent list -o json
+  egress agent list -o json                          those of all hosts that share the database
+  egress agent list --host gpu-1
   egress agent set trainer --mode ask                what no rule speaks of waits for a person
   egress agent quarantine trainer                    cut it off, now
   egress agent release trainer
@@ -66,6 +67,7 @@ def add(
     place = attach.resolve(kind, value, name)
     own = place.networks if kind == "netns" else ()  # whoever is root in there may give it other addresses later
     body = {"name": name, "kind": kind, "value": value, "networks": own, "budgets": list(map(budget_text, budgets))}
+    body["host"] = api.host  # this one, wherever the API is
     api.post("/agents", body | fields)
     networks = ", ".join(place.networks[:4]) + (f" and {more} more" if (more := len(place.networks) - 4) > 0 else "")
     click.echo(f"agent {name}: {kind} {value}, behind {place.interface}, networks {networks}")
@@ -73,11 +75,12 @@ def add(
 
 
 @command.command("list", epilog=EXAMPLES)
+@click.option("--host", default="", metavar="NAME", help="Only those attached there.")
 @output_option
 @api_options
-def list_(*, api: Api, output: str) -> None:
-    """Show the agents: attached ones and the sandboxes of `egress run`."""
-    found = list(api.pages("/agents"))
+def list_(*, api: Api, host: str, output: str) -> None:
+    """Show the agents of all hosts: attached ones and the sandboxes of `egress run`."""
+    found = list(api.pages("/agents", host=host))
     if output == "json":
         as_json(found)
         return
@@ -152,7 +155,8 @@ def rm(*, api: Api, name: str) -> None:
 def _line(agent: dict[str, Any]) -> str:
     labels = f"labels {', '.join(agent['labels'])}" if agent["labels"] else ""
     budgets = f"budgets {', '.join(agent['budgets'])}" if agent["budgets"] else ""
-    more = plain("; ".join(filter(None, ("QUARANTINED" if agent["quarantined"] else "", labels, budgets))))
+    host = f"on {agent['host']}" if agent["host"] else ""
+    more = plain("; ".join(filter(None, (host, "QUARANTINED" if agent["quarantined"] else "", labels, budgets))))
     name, kind, mode = agent["name"], agent["kind"], agent["mode"]
     return f"{name:24} {kind:9} {agent['value']:28} {mode:8} default {agent['default']:6} {more}".rstrip()
 

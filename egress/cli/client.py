@@ -39,6 +39,7 @@ class Api:
     def __init__(self, url: str, token: str, ca: Path | None, config: Config, case: str | None = None) -> None:
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         self.control_socket = config.control_socket  # of the gateway on this host
+        self.host = config.host_name
         self._where = url
         self._sync: httpx.Client | None = None
         if case:

@@ -10,6 +10,7 @@ from typing import Any
 import click
 import sqlalchemy as sa
 
+from egress.cli.fleetcheck import fleet
 from egress.config import Config, load_config
 from egress.control import Client, NotRunning
 from egress.errors import EgressError
@@ -168,7 +169,9 @@ def _unguarded(config: Config, why: str) -> list[Check]:
         return [Check("gateway", True, f"not running ({why})")]
     try:
         with database.connect() as connection:
-            names = ", ".join(stored.agent.name for stored in list_agents(connection))
+            # A file is one host's, whatever its name was when they were attached.
+            mine = None if database.dialect.name == "sqlite" else config.host_name
+            names = ", ".join(stored.agent.name for stored in list_agents(connection, mine))
         cut_off = rules.installed(config)
     except (EgressError, sa.exc.SQLAlchemyError) as error:
         return [Check("gateway", False, f"not running ({why}), and cannot tell who is guarded: {error}")]
@@ -237,6 +240,8 @@ def _database(config: Config) -> list[Check]:
     try:
         behind = lag(config, database)
         stuck = stalled(config, database) if behind.unread else []
+        with database.connect() as connection:
+            others = fleet(connection, config)
     except (OSError, sa.exc.SQLAlchemyError) as error:
         return [Check("database", False, f"cannot be read: {' '.join(str(error).split())[:200]}")]
     finally:
@@ -245,7 +250,7 @@ def _database(config: Config) -> list[Check]:
     text += f", {behind.quarantined} bytes quarantined"
     if stuck:
         text += f": nothing of {stuck[0]} is being stored; is the gateway running, its disk full, the database locked?"
-    return [Check("database", not stuck and behind.unread < MAX_LAG, text)]
+    return [Check("database", not stuck and behind.unread < MAX_LAG, text), *others]
 
 
 def _exists(config: Config) -> bool:

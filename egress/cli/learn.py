@@ -55,17 +55,19 @@ def command(
     """
     if since is None and not chosen_case():
         raise click.UsageError("--since is needed: how far back to learn from")
+    settings = load_config(config)
     with records(config) as database, database.connect() as connection:
         stored = agents.agent(connection, agent)
+        host = None if chosen_case() else stored.host if stored is not None else settings.host_name
         proposal = learn(
             connection,
             stored.agent if stored is not None else Agent(agent),
-            rules.snapshot(connection) or Policy(),
+            rules.snapshot(connection, host=host) or Policy(),
             since,
             until,
             now=time.time(),
             everything=everything,
-            gate_queries=load_config(config).gate_queries,
+            gate_queries=settings.gate_queries,
         )
     if not proposal.recorded:
         raise EgressError(

@@ -36,6 +36,7 @@ COMMANDS = {
     "simulate": "egress.cli.simulate",
     "learn": "egress.cli.learn",
     "approvals": "egress.cli.approvals",
+    "fleet": "egress.cli.fleet",
     "token": "egress.cli.token",
     "audit": "egress.cli.audit",
     "serve": "egress.cli.serve",

@@ -24,6 +24,7 @@ from egress.gateway.inforce import InForce
 from egress.gateway.ledger import Away, Ledger
 from egress.gateway.policies import PolicyFile
 from egress.gateway.pool import Pool
+from egress.gateway.presence import Presence
 from egress.model import Rule
 from egress.store import approvals
 from egress.store.agents import StoredAgent
@@ -49,7 +50,8 @@ class Following:
         changed: Callable[[], None],
     ) -> None:
         self.inforce = InForce()
-        self.ledger = Ledger(config.database_url)
+        self.ledger = Ledger(config.database_url, config.host_name)
+        self.presence = Presence(config, self.ledger)
         self._path, self._file = config.policy_snapshot, file
         self._sandboxes, self._edited, self._changed = sandboxes, edited, changed
         self._looking = asyncio.Lock()
@@ -86,6 +88,12 @@ class Following:
         await self._catching.stop()
         await self._saving.settled()
 
+    async def leave(self) -> None:
+        """The last word to the database."""
+        with contextlib.suppress(Away):
+            await self.presence.leave()
+        self.ledger.close()
+
     def check(self) -> None:
         """Raise what ended the following, which must not end before the gateway."""
         if self._caring is not None and self._caring.done():
@@ -116,7 +124,8 @@ class Following:
         async with self._looking:
             now, pending = self.inforce, frozenset(self._holds.pending)
             version, entry = now.version, now.audit
-            found = await self.ledger.read(lambda connection: policies.news(connection, version, entry, pending))
+            host = self.ledger.host
+            found = await self.ledger.read(lambda connection: policies.news(connection, host, version, entry, pending))
             if found is None:
                 return
             change, spent = found.change, self._spent
@@ -130,7 +139,8 @@ class Following:
                 now.change(change, spent)
                 self._told = self._pool.tell_policy(orders or now.orders())
                 self._measure(self._told, found.made)
-                self._changed()
+                if change.added or change.removed:  # else it was an edit for another host
+                    self._changed()
             self._holds.deny(found.denied)
         self._saving.ask()
 
@@ -165,11 +175,12 @@ class Following:
             problem = str(error)
         try:
             self._open(known.version if known else 0, known.audit if known else 0)
+            self.presence.enter(known.host if known else None)
             listed = self._file.read()
             with self.ledger.writing() as connection:
                 self._settle(connection, listed)
             with self.ledger.reading() as connection:
-                self.inforce.take(policies.everything(connection))
+                self.inforce.take(policies.everything(connection, self.ledger.host))
         except Away:
             if known is None:
                 raise EgressError("; ".join(filter(None, (self.ledger.error, problem)))) from None
@@ -190,9 +201,9 @@ class Following:
     def _settle(self, connection: Connection, listed: tuple[Rule, ...]) -> None:
         """Write what is so on this side: the file's rules, the sandboxes there are, no holds of an earlier gateway."""
         self._file.sync(connection, listed)
-        policies.leave_all_but(connection, self._sandboxes())
+        policies.leave_all_but(connection, self.ledger.host, self._sandboxes())
         if not self._withdrawn:
-            approvals.withdraw_all(connection, time.time())
+            approvals.withdraw_all(connection, time.time(), self.ledger.host)
         self._withdrawn = True
 
     async def _care(self) -> None:
@@ -202,9 +213,9 @@ class Following:
             try:
                 if not self.ledger.ok:
                     await self._return()
-                elif self.inforce.once and (spent := await self.ledger.read(policies.spent)):
-                    self._spent = spent
-                    await self.write(lambda connection: policies.remove(connection, spent))
+                elif self.inforce.once:
+                    await self._remove_spent()
+                await self.presence.beat(self._pool.policy_version(self.inforce.version), len(self.inforce.agents))
             except Away:
                 self._complain()
             except (EgressError, OSError) as error:
@@ -212,10 +223,18 @@ class Following:
             if self._save_error or not self._path.exists():
                 self._saving.ask()
 
+    async def _remove_spent(self) -> None:
+        host = self.ledger.host
+        if spent := await self.ledger.read(lambda connection: policies.spent(connection, host)):
+            self._spent = spent
+            await self.write(lambda connection: policies.remove(connection, host, spent))
+
     async def _return(self) -> None:
         """Open it again. Raises Away while that cannot be."""
         since = self.ledger.since or time.time()
         await asyncio.to_thread(self.ledger.open, create=False, version=self.inforce.version, entry=self.inforce.audit)
+        await self.presence.renew(self.inforce.host)
+        self.inforce.host = self.ledger.host
         log.warning("the database is back after %.0f s", time.time() - since)
         self._said = 0.0
         try:

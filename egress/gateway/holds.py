@@ -85,7 +85,7 @@ class Holds:
         if not entries:
             return
         try:
-            await self._ledger.write(lambda connection: _store(connection, entries))
+            await self._ledger.write(lambda connection: _store(connection, entries, self._ledger.host))
         except Away as error:
             unasked: set[str] = set()
             known: list[Hold | _Over] = []  # ends of holds that the database has
@@ -112,9 +112,9 @@ class Holds:
             self._refuse(worker, some)
 
 
-def _store(connection: Connection, entries: list[Hold | _Over]) -> None:
+def _store(connection: Connection, entries: list[Hold | _Over], host: str) -> None:
     for entry in entries:
         if isinstance(entry, Hold):
-            approvals.ask(connection, entry)
+            approvals.ask(connection, entry, host)
         else:
-            approvals.close(connection, entry.id, entry.state, time.time())
+            approvals.close(connection, entry.id, entry.state, time.time(), host)

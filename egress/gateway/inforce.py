@@ -20,6 +20,7 @@ class InForce:
 
     def __init__(self) -> None:
         self.version = self.audit = 0
+        self.host = ""
         self.agents: tuple[StoredAgent, ...] = ()
         self.rules: dict[str, Rule] = {}
         self.once: set[str] = set()  # ids of rules that are spent by one flow
@@ -29,6 +30,7 @@ class InForce:
     def take(self, snapshot: Snapshot) -> None:
         """Replace all of it."""
         self.version, self.audit, self.agents = snapshot.version, snapshot.audit, snapshot.agents
+        self.host = snapshot.host
         self.rules = {rule.id: rule for rule in snapshot.rules}
         self.once = {rule.id for rule in snapshot.rules if rule.once}
         self.lingering.clear()
@@ -61,7 +63,7 @@ class InForce:
 
     def snapshot(self) -> Snapshot:
         """In no particular order: a rule knows its position."""
-        return Snapshot(self.version, self.audit, tuple(self.rules.values()), self.agents)
+        return Snapshot(self.version, self.audit, tuple(self.rules.values()), self.agents, self.host)
 
     def orders(self) -> Orders:
         """The whole policy, for a worker that has none; shared by all that start with this version."""

@@ -1,7 +1,8 @@
 """The gateway's way to its database: opened, watched for what others commit, noticed when it is away and back.
 
 Away is whatever makes it useless now: unreachable, unreadable, damaged, moved; and also a database that knows less
-than what is in force here (a new or an older one in its place): following that would set agents free.
+than what is in force here (a new or an older one in its place): following that would set agents free. And one that a
+newer egress has migrated: what we write there could mean something else.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ class Away(EgressError):  # noqa: N818 - a state, which ends by itself
 class Ledger:
     """Transactions in any thread; `open`, `close` and `changed` one at a time."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, host: str = "") -> None:
+        self.host = host  # whose we write
         self.since: float | None = None  # away since then, seconds since the epoch
         self.error = ""
         self._url = url
@@ -103,6 +105,16 @@ class Ledger:
 
         return await asyncio.to_thread(run)
 
+    async def store(self, work: Callable[[Connection], T]) -> T:
+        """Like `write`, for what is no edit: it waits for nobody's and wakes nobody. Raises Away."""
+
+        def run() -> T:
+            with self._answering() as engine, database.storing(engine) as connection:
+                self._require_schema(connection)
+                return work(connection)
+
+        return await asyncio.to_thread(run)
+
     @contextmanager
     def reading(self) -> Iterator[Connection]:
         """A transaction that only reads. Raises Away."""
@@ -113,7 +125,14 @@ class Ledger:
     def writing(self) -> Iterator[Connection]:
         """A transaction that writes, all or nothing. Raises Away."""
         with self._answering() as engine, database.writing(engine) as connection:
+            self._require_schema(connection)
             yield connection
+
+    def _require_schema(self, connection: Connection) -> None:
+        try:
+            database.require_schema(connection)
+        except EgressError as error:
+            raise self.lost(str(error)) from None
 
     @contextmanager
     def _answering(self) -> Iterator[Engine]:

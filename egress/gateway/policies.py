@@ -6,7 +6,7 @@ And what it reads there: everything that was edited since it looked last. All in
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sqlalchemy.engine import Connection
@@ -43,11 +43,17 @@ class PolicyFile:
         return load_policy(self.path)
 
     def sync(self, connection: Connection, listed: tuple[Rule, ...]) -> None:
-        """Make these the rules of the file. Raises EgressError where one's id is taken by a rule of the allowlist."""
+        """Make these the rules of this host's file. Raises EgressError where one's id is taken by another rule.
+
+        Records name rules by id alone: a configured host's name is part of it, for a fleet's hosts have like files.
+        """
+        if self.config.host:
+            listed = tuple(replace(rule, id=f"{self.config.host}:{rule.id}") for rule in listed)
         try:
-            rules.Edit(connection, GATEWAY, time.time()).sync(rules.FILE, listed)
+            rules.Edit(connection, GATEWAY, time.time()).sync(rules.FILE, listed, self.config.host_name)
         except Conflict as error:
-            raise EgressError(f"{self.path}: {error}") from None
+            hint = "" if self.config.host else "; several gateways at one database each need a `host` in their config"
+            raise EgressError(f"{self.path}: {error}{hint}") from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,58 +67,58 @@ class News:
     denied: frozenset[str]  # holds
 
 
-def everything(connection: Connection) -> Snapshot:
-    """The policy and the agents now."""
+def everything(connection: Connection, host: str) -> Snapshot:
+    """The policy and the agents of a host now."""
     newest = audit.latest(connection)
-    policy = rules.snapshot(connection)
-    listed = agents.list_agents(connection)
-    return Snapshot(policy.version if policy else 0, newest, policy.rules if policy else (), listed)
+    policy = rules.snapshot(connection, host=host)
+    listed = agents.list_agents(connection, host)
+    return Snapshot(policy.version if policy else 0, newest, policy.rules if policy else (), listed, host)
 
 
-def news(connection: Connection, version: int, entry: int, pending: frozenset[str]) -> News | None:
-    """What was edited after policy `version` and audit `entry`, for these holds too; None: nothing.
+def news(connection: Connection, host: str, version: int, entry: int, pending: frozenset[str]) -> News | None:
+    """What was edited for a host after policy `version` and audit `entry`, for these holds too; None: nothing at all.
 
     The entry is read first: what is committed meanwhile is seen now or with the next look, never missed.
     """
     newest = audit.latest(connection)
     if newest == entry:
         return None
-    change = rules.changes(connection, version)
+    change = rules.changes(connection, version, host)
     made = rules.made(connection, version) if change.version != version else None
     denied = approvals.denied(connection, pending) if pending else ()
-    return News(newest, change, made, agents.list_agents(connection), frozenset(denied))
+    return News(newest, change, made, agents.list_agents(connection, host), frozenset(denied))
 
 
 def enter(connection: Connection, sandbox: StoredAgent, own: tuple[Rule, ...]) -> None:
     """A sandbox and its own rules, until `leave`."""
     agents.add_agent(connection, GATEWAY, sandbox)
     if own:
-        rules.Edit(connection, GATEWAY, time.time()).sync(_source(sandbox.agent.name), own)
+        rules.Edit(connection, GATEWAY, time.time()).sync(_source(sandbox.agent.name), own, sandbox.host)
 
 
-def leave(connection: Connection, name: str) -> None:
-    """Nothing where it is not there."""
-    rules.Edit(connection, GATEWAY, time.time()).sync(_source(name), ())
+def leave(connection: Connection, host: str, name: str) -> None:
+    """Nothing where this host has no such sandbox."""
+    rules.Edit(connection, GATEWAY, time.time()).sync(_source(name), (), host)
     there = agents.agent(connection, name)
-    if there is not None and there.kind == SANDBOX:
+    if there is not None and there.kind == SANDBOX and there.host == host:
         agents.remove_agent(connection, GATEWAY, name)
 
 
-def leave_all_but(connection: Connection, names: set[str]) -> None:
+def leave_all_but(connection: Connection, host: str, names: set[str]) -> None:
     """Take out sandboxes that are gone: of a gateway that was killed, or closed while the database was away."""
-    for stored in agents.list_agents(connection):
+    for stored in agents.list_agents(connection, host):
         if stored.kind == SANDBOX and stored.agent.name not in names:
-            leave(connection, stored.agent.name)
+            leave(connection, host, stored.agent.name)
 
 
-def spent(connection: Connection) -> frozenset[str]:
-    """Ids of `once` rules that have admitted their flow."""
-    return frozenset(rules.spent(connection))
+def spent(connection: Connection, host: str) -> frozenset[str]:
+    """Ids of `once` rules that have admitted their flow, here or of an agent that is gone."""
+    return frozenset(rules.spent(connection, host))
 
 
-def remove(connection: Connection, ids: frozenset[str]) -> None:
+def remove(connection: Connection, host: str, ids: frozenset[str]) -> None:
     """Take rules out that are spent; those that were edited meanwhile stay."""
-    rules.Edit(connection, GATEWAY, time.time()).remove(sorted(ids & spent(connection)))
+    rules.Edit(connection, GATEWAY, time.time()).remove(sorted(ids & spent(connection, host)))
 
 
 def _source(name: str) -> str:

@@ -133,6 +133,10 @@ class Pool:
                 )
                 self._replace(worker)
 
+    def policy_version(self, newest: int) -> int:
+        """The version that all workers judge by at least; one that is being replaced will begin with the newest."""
+        return min([newest, *(worker.version for worker in self._workers if worker is not None)])
+
     def status(self) -> list[dict[str, object]]:
         """One entry a worker, for `status`."""
         return [self._entry(index) for index in range(self.size)]

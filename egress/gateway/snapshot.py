@@ -1,7 +1,7 @@
 """The policy and the agents last in force, on disk: what a gateway starts with when its database is away.
 
-One JSON document, {"version", "audit", "agents": [{agent, kind, value, created}, …], "rules": […], "sha256"}, the last
-over all bytes before it: a file that is not whole, or not ours, is refused rather than half used.
+One JSON document, {"version", "audit", "host", "agents": [{agent, kind, value, created, host}, …], "rules": […],
+"sha256"}, the last over all bytes before it: a file that is not whole, or not ours, is refused rather than half used.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ class Snapshot:
     audit: int  # the newest audit entry it knows of
     rules: tuple[Rule, ...] = ()
     agents: tuple[StoredAgent, ...] = ()
+    host: str = ""  # whose it was; "": of before hosts were told apart
 
 
 async def write(path: Path, snapshot: Snapshot) -> None:
@@ -71,9 +72,12 @@ def read(path: Path) -> Snapshot | None:
             document["audit"],
             tuple(map(rule_from, document["rules"])),
             tuple(
-                StoredAgent(agent_from(item["agent"]), item["kind"], item["value"], item["created"])
+                StoredAgent(
+                    agent_from(item["agent"]), item["kind"], item["value"], item["created"], item.get("host", "")
+                )
                 for item in document["agents"]
             ),
+            document.get("host", ""),
         )
     except (ValueError, KeyError, TypeError):
         raise EgressError(f"{path} is of another version of egress and cannot be used; move it away") from None
@@ -89,7 +93,7 @@ def _seal(digest: str) -> bytes:
 
 
 def _pieces(snapshot: Snapshot) -> Iterator[bytes]:
-    head = {"version": snapshot.version, "audit": snapshot.audit, "agents": snapshot.agents}
+    head = {"version": snapshot.version, "audit": snapshot.audit, "host": snapshot.host, "agents": snapshot.agents}
     yield encode(head)[:-2] + b',"rules":['
     for start in range(0, len(snapshot.rules), SLICE):
         comma = b"," if start else b""

@@ -153,7 +153,7 @@ class Gateway:
         await self.holds.stop()
         await self.attribution.stop()
         await self.recorder.stop()
-        self.following.ledger.close()
+        await self.following.leave()
 
     async def _second(self) -> None:
         """What is done each second. What cannot be done now is said and tried again: the gateway stays."""
@@ -309,7 +309,7 @@ class Gateway:
             )
             name = opened.agent.name
             session.leases.append(lambda: self._close(name))
-            stored = StoredAgent(opened.agent, SANDBOX, opened.sandbox.interface)
+            stored = StoredAgent(opened.agent, SANDBOX, opened.sandbox.interface, host=self.config.host_name)
             try:
                 await self.following.write(lambda connection: policies.enter(connection, stored, opened.rules))
             except EgressError:
@@ -325,7 +325,7 @@ class Gateway:
             await asyncio.to_thread(self.sandboxes.destroy, name)
             await self._attach()  # ends its flows: their last records name the rules they lived by
         try:
-            await self.following.write(lambda connection: policies.leave(connection, name))
+            await self.following.write(lambda connection: policies.leave(connection, self.config.host_name, name))
         except Away as error:
             log.warning("the rules of sandbox %s stay until the database is back: %s", name, error)
         log.info("sandbox %s is gone", name)
@@ -333,6 +333,7 @@ class Gateway:
     async def _status(self) -> dict[str, object]:
         counters, in_place = await asyncio.to_thread(lambda: (rules.counters(), self.guard.installed()))
         return {
+            "host": self.config.host_name,
             "pid": os.getpid(),
             "since": self._started,
             "fail_open": self.config.fail_open,

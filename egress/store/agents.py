@@ -35,6 +35,7 @@ class StoredAgent:
     kind: str  # netns, interface, cidr, sandbox
     value: str
     created: float = 0.0  # seconds since the epoch; 0: now, when it is added
+    host: str = ""  # where it is attached; its name is its own over all hosts, for records know agents by name
 
 
 def add_agent(connection: Connection, actor: Actor, stored: StoredAgent, ts: float | None = None) -> StoredAgent:
@@ -46,18 +47,21 @@ def add_agent(connection: Connection, actor: Actor, stored: StoredAgent, ts: flo
     name = stored.agent.name
     if (there := agent(connection, name)) is not None:
         how = "it ends with its command" if there.kind == SANDBOX else f"`egress agent rm {name}` removes it"
-        raise Conflict(f"there is an agent {name} already; {how}", name)
+        where = f" on host {there.host}" if there.host else ""
+        raise Conflict(f"there is an agent {name} already{where}; {how}", name)
     stored = replace(stored, created=stored.created or ts)
     row = {field: getattr(stored.agent, field) for field in _FIELDS}
-    row.update(kind=stored.kind, value=stored.value, created=stored.created)
+    row.update(kind=stored.kind, value=stored.value, created=stored.created, host=stored.host)
     connection.execute(agents.insert(), row)
     note(connection, actor, ts, "agent.create", name, None, to_mapping(stored))
     return stored
 
 
-def list_agents(connection: Connection) -> tuple[StoredAgent, ...]:
-    """All of them, by name."""
-    return tuple(_stored(row) for row in connection.execute(sa.select(agents).order_by(agents.c.name)))
+def list_agents(connection: Connection, host: str | None = None) -> tuple[StoredAgent, ...]:
+    """Those of a host, or all of them, by name."""
+    query = sa.select(agents).order_by(agents.c.name)
+    rows = connection.execute(query if host is None else query.where(agents.c.host == host))
+    return tuple(_stored(row) for row in rows)
 
 
 def agent(connection: Connection, name: str) -> StoredAgent | None:
@@ -111,18 +115,10 @@ def update_agent(
     return new
 
 
-def clear_sandboxes(connection: Connection) -> tuple[str, ...]:
-    """Take out the sandboxes that a gateway left behind, as the gateway; returns their names."""
-    names = connection.scalars(sa.select(agents.c.name).where(agents.c.kind == SANDBOX).order_by(agents.c.name)).all()
-    for name in names:
-        remove_agent(connection, Actor(GATEWAY), name)
-    return tuple(names)
-
-
 def to_mapping(stored: StoredAgent) -> dict[str, object]:
     """As the audit says it, of plain JSON types."""
     written = asdict(stored.agent) | {"budgets": budgets_to_json(stored.agent.budgets)}
-    return written | {"kind": stored.kind, "value": stored.value, "created": stored.created}
+    return written | {"kind": stored.kind, "value": stored.value, "created": stored.created, "host": stored.host}
 
 
 def check(stored: StoredAgent) -> None:
@@ -159,5 +155,6 @@ def _known(connection: Connection, name: str) -> StoredAgent:
 def _stored(row: sa.Row[Any]) -> StoredAgent:
     values = row._mapping
     return StoredAgent(
-        Agent(**{name: values[name] for name in _FIELDS}), values["kind"], values["value"], values["created"]
+        Agent(**{name: values[name] for name in _FIELDS}),
+        *(values[name] for name in ("kind", "value", "created", "host")),
     )

@@ -42,17 +42,18 @@ class Approval:
     decided_at: float | None = None
     decided_by: str | None = None  # the actor; None where nobody decided
     rule_id: str | None = None  # the rule that an approval made, or found
+    host: str = ""  # where it waits
 
 
 _HOLD = [field.name for field in fields(Hold)]
 
 
-def ask(connection: Connection, hold: Hold) -> None:
+def ask(connection: Connection, hold: Hold, host: str = "") -> None:
     """Somebody is to decide. A hold that is known (id and time) stays as it is."""
     known = sa.select(approvals.c.id).where(approvals.c.id == hold.id, approvals.c.time == hold.time)
     if connection.scalar(known) is None:
         row = {name: getattr(hold, name) for name in _HOLD}
-        connection.execute(approvals.insert(), row | {"state": PENDING})
+        connection.execute(approvals.insert(), row | {"state": PENDING, "host": host})
 
 
 def listed(
@@ -113,18 +114,18 @@ def deny(connection: Connection, actor: Actor, id: str, ts: float) -> Approval: 
     return _decide(connection, actor, replace(_undecided(connection, id, ts), state=DENIED), ts)
 
 
-def close(connection: Connection, id: str, state: str, ts: float) -> bool:  # noqa: A002 - its name
-    """It no longer waits, and nobody decided it here: expired, withdrawn, or settled by an edit. False: it was over.
+def close(connection: Connection, id: str, state: str, ts: float, host: str = "") -> bool:  # noqa: A002 - its name
+    """It no longer waits at this host, and nobody decided it: expired, withdrawn, or settled by an edit.
 
-    Not in the audit, like `ask`: an agent makes these by itself.
+    False: it was over. Not in the audit, like `ask`: an agent makes these by itself.
     """
-    query = approvals.update().where(approvals.c.id == id, approvals.c.state == PENDING)
+    query = approvals.update().where(approvals.c.id == id, approvals.c.state == PENDING, approvals.c.host == host)
     return connection.execute(query.values(state=state, decided_at=ts)).rowcount > 0
 
 
-def withdraw_all(connection: Connection, ts: float) -> int:
-    """Nothing waits any more: the gateway that held it is gone. Returns how many there were."""
-    query = approvals.update().where(approvals.c.state == PENDING)
+def withdraw_all(connection: Connection, ts: float, host: str = "") -> int:
+    """Nothing waits at this host any more: the gateway that held it is gone. Returns how many there were."""
+    query = approvals.update().where(approvals.c.state == PENDING, approvals.c.host == host)
     return connection.execute(query.values(state=WITHDRAWN, decided_at=ts)).rowcount
 
 

@@ -17,7 +17,7 @@ from egress.store import postgresql, sqlite
 if TYPE_CHECKING:
     from alembic.config import Config as AlembicConfig
 
-HEAD = "0007"  # the newest revision in migrations/versions
+HEAD = "0008"  # the newest revision in migrations/versions
 
 _URLS = "use a URL like sqlite:////var/lib/egress/egress.db or postgresql://user:password@host/egress"
 
@@ -89,6 +89,13 @@ def unhurried(engine: Engine) -> Iterator[Connection]:
         yield connection
 
 
+def require_schema(connection: Connection) -> None:
+    """Raise EgressError where a newer egress has migrated the tables under us: what we write may mean another thing."""
+    found = _schema(connection)
+    if found != HEAD:
+        raise EgressError(f"a newer egress has migrated the database (schema {found}): upgrade this one too")
+
+
 def explain(error: DBAPIError) -> str:
     """The driver's own words, one line, and what to do where we know it."""
     text = " ".join(str(error.orig).split())
@@ -116,10 +123,14 @@ def _revision(engine: Engine, place: _Place) -> str:
 def _found(connection: Connection, place: _Place) -> str:
     tables = place.tables(connection)
     if "alembic_version" in tables:
-        return connection.scalar(sa.text("SELECT version_num FROM alembic_version")) or ""
+        return _schema(connection)
     if tables:
         raise EgressError(f"{place.name} is another program's database; name another in the config (database)")
     return ""
+
+
+def _schema(connection: Connection) -> str:
+    return connection.scalar(sa.text("SELECT version_num FROM alembic_version")) or ""
 
 
 def _migrate(engine: Engine, place: _Place) -> None:

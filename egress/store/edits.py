@@ -81,13 +81,14 @@ class Edit:
         self._change(gone, [], ALLOWLIST)
         return gone
 
-    def sync(self, source: str, listed: Sequence[Rule]) -> bool:
-        """Make these the rules of a source, in this order; False where they are already.
+    def sync(self, source: str, listed: Sequence[Rule], host: str = "") -> bool:
+        """Make these the rules of a source, a file or a sandbox of one host, in this order; False: they are already.
 
         Raises Conflict where an id is taken by a rule of another source.
         """
         listed = [_storable(rule) for rule in listed]
-        live = {each.rule.id: each for each in find(self._connection, LIVE, rules.c.source == source)}
+        mine = (rules.c.source == source, rules.c.host == host)
+        live = {each.rule.id: each for each in find(self._connection, LIVE, *mine)}
         kept = [_as_listed(each.rule) for each in live.values()]
         if kept == [_as_listed(rule) for rule in listed]:
             return False
@@ -98,7 +99,7 @@ class Edit:
         come = [rule for rule in new if rule.id not in live or live[rule.id].rule != rule]
         staying = {rule.id for rule in new} - {rule.id for rule in come}
         self._refuse_taken(new, live)
-        self._change([each for each in live.values() if each.rule.id not in staying], come, source)
+        self._change([each for each in live.values() if each.rule.id not in staying], come, source, host)
         return True
 
     def restore(self, version: int) -> bool:
@@ -121,7 +122,9 @@ class Edit:
         note_all(self._connection, self._actor, self._ts, [note])
         return True
 
-    def _change(self, gone: Sequence[StoredRule], come: Sequence[Rule], source: str) -> tuple[StoredRule, ...]:
+    def _change(
+        self, gone: Sequence[StoredRule], come: Sequence[Rule], source: str, host: str = ""
+    ) -> tuple[StoredRule, ...]:
         """Out with some, in with others; all ids are known to be free."""
         if not gone and not come:
             return ()
@@ -131,7 +134,7 @@ class Edit:
             mine = (rules.c.id.in_(chunk), LIVE)
             self._connection.execute(rules.delete().where(*mine, now))
             self._connection.execute(rules.update().where(*mine).values(removed=version))
-        new = tuple(StoredRule(rule, source, version) for rule in come)
+        new = tuple(StoredRule(rule, source, version, host=host) for rule in come)
         if new:
             self._connection.execute(rules.insert(), [_row(each) for each in new])
         old = {each.rule.id: each.rule for each in gone}
@@ -157,7 +160,7 @@ class Edit:
             if wanted not in live:
                 raise NotFound(f"there is no rule {wanted}; `egress allowlist list` shows them", wanted)
             if live[wanted].source != ALLOWLIST:
-                raise Conflict(f"rule {wanted} cannot be edited here: {_elsewhere(live[wanted].source)}", wanted)
+                raise Conflict(f"rule {wanted} cannot be edited here: {_elsewhere(live[wanted])}", wanted)
         return tuple(live[wanted] for wanted in ids)
 
     def _refuse_taken(self, new: Sequence[Rule], own: Container[str] = ()) -> None:
@@ -166,7 +169,7 @@ class Edit:
         seen: set[str] = set()
         for rule in new:
             if rule.id in live:
-                raise Conflict(f"there is a rule {rule.id} already, {_of(live[rule.id].source)}", rule.id)
+                raise Conflict(f"there is a rule {rule.id} already, {_of(live[rule.id])}", rule.id)
             if rule.id in seen:
                 raise Conflict(f"the id {rule.id} is given twice", rule.id)
             seen.add(rule.id)
@@ -176,17 +179,18 @@ class Edit:
         for each in self._like(asked.values()):
             rule = asked.get(_meaning(each.rule))
             if rule is not None and rule.id != each.rule.id:
-                raise Conflict(f"rule {each.rule.id}, {_of(each.source)}, says the same already", each.rule.id)
+                raise Conflict(f"rule {each.rule.id}, {_of(each)}, says the same already", each.rule.id)
         for rule in new:
             first = rule if rule.once else asked[_meaning(rule)]
             if first.id != rule.id:
                 raise Conflict(f"rule {rule.id} says the same as rule {first.id}, which was given with it", first.id)
 
     def _like(self, asked: Iterable[Rule]) -> Iterator[StoredRule]:
-        """Rules in force that may say the same."""
+        """Rules in force that may say the same, everywhere: what one host's file says is said of that host only."""
         keys = ("destination", "agent", "action", "protocol", "app")  # the first two have an index
         for chunk in chunks(dict.fromkeys(tuple(getattr(rule, key) for key in keys) for rule in asked)):
-            yield from (stored(row) for row in self._connection.execute(among(keys, chunk)))
+            everywhere = among(keys, chunk).where(rules.c.host == "")
+            yield from (stored(row) for row in self._connection.execute(everywhere))
 
 
 def _storable(rule: Rule) -> Rule:
@@ -222,7 +226,7 @@ def _with_age(rule: Rule, old: StoredRule | None, ts: float) -> Rule:
 
 def _row(each: StoredRule) -> dict[str, Any]:
     row = {name: getattr(each.rule, name) for name in Rule.__slots__}
-    return row | {"source": each.source, "added": each.added, "removed": None}
+    return row | {"source": each.source, "added": each.added, "removed": None, "host": each.host}
 
 
 def _notes(old: dict[str, Rule], come: Sequence[Rule], source: str) -> Iterator[Change]:
@@ -243,14 +247,16 @@ def _notes(old: dict[str, Rule], come: Sequence[Rule], source: str) -> Iterator[
         yield Change("policy.reorder", source, None, {"rules": moved})
 
 
-def _of(source: str) -> str:
-    return f"of the {_SOURCES[source]}" if source in _SOURCES else f"of {source.replace(':', ' ')}"
+def _of(there: StoredRule) -> str:
+    where = f" of host {there.host}" if there.host else ""
+    name = _SOURCES.get(there.source)
+    return f"of the {name}{where}" if name else f"of {there.source.replace(':', ' ')}{where}"
 
 
-def _elsewhere(source: str) -> str:
-    if source == FILE:
-        return "it comes from the policy file; edit that"
-    return f"it belongs {_of(source).replace('of ', 'to ', 1)} and goes with it"
+def _elsewhere(there: StoredRule) -> str:
+    if there.source == FILE:
+        return f"it comes from the policy file{f' of host {there.host}' if there.host else ''}; edit that"
+    return f"it belongs {_of(there).replace('of ', 'to ', 1)} and goes with it"
 
 
 _SOURCES = {ALLOWLIST: "allowlist", FILE: "policy file"}

@@ -15,6 +15,7 @@ import signal
 import sys
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import cast
 
 import sqlalchemy as sa
@@ -25,7 +26,7 @@ from egress.config import Config, build
 from egress.errors import EgressError, InputError, Malformed
 from egress.everead import TIME_BYTES, parse_line, record_time
 from egress.model import Record
-from egress.store.database import explain, open_database, storing
+from egress.store.database import explain, open_database, require_schema, storing
 from egress.store.quarantine import keep_aside, quarantine_file, size
 from egress.store.segments import Segment, finished, read, segments, whole_lines
 from egress.store.tables import journal_checkpoints
@@ -61,7 +62,9 @@ class Recorder:
         self._grace, self._pressing = grace, config.journal.max_bytes // 2
         # Not in place of one that is gone: the gateway has what was in force there on disk, and waits for it.
         self._engine = open_database(config.database_url, create=not config.policy_snapshot.exists())
-        self._offsets = checkpoints(self._engine)
+        self._host = config.host_name
+        _adopt(self._engine, self._host, self._directory)
+        self._offsets = checkpoints(self._engine, self._host)
 
     def run_once(self) -> int:
         """Store what the journal held when the call began; returns the number of records.
@@ -112,8 +115,9 @@ class Recorder:
         # Before the commit: killed in between, garbage is kept twice rather than never.
         keep_aside(self._quarantine, segment.name, offset, aside)
         with storing(self._engine) as connection:
+            require_schema(connection)
             store(connection, records)
-            _move(connection, segment.name, after)
+            _move(connection, self._host, segment.name, after)
         self._offsets[segment.name] = after
         self.stored += len(records)
         self.garbage += len(aside)
@@ -122,13 +126,14 @@ class Recorder:
         """File first: killed in between, a checkpoint without a file harms nobody, the reverse would read it again."""
         segment.path.unlink()
         with storing(self._engine) as connection:
-            connection.execute(journal_checkpoints.delete().where(journal_checkpoints.c.segment == segment.name))
+            this = (journal_checkpoints.c.host == self._host, journal_checkpoints.c.segment == segment.name)
+            connection.execute(journal_checkpoints.delete().where(*this))
         self._offsets.pop(segment.name, None)
 
 
 def lag(config: Config, engine: Engine) -> Lag:
     """What the journal holds beyond the database, for `doctor`. Raises OSError, SQLAlchemyError."""
-    return behind(config, checkpoints(engine))
+    return behind(config, checkpoints(engine, config.host_name))
 
 
 def behind(config: Config, offsets: dict[str, int]) -> Lag:
@@ -151,20 +156,21 @@ def _oldest(segment: Segment, offset: int) -> float:
 
 def stalled(config: Config, engine: Engine, seconds: float = 1.0) -> list[str]:
     """Names of segments that hold what is not stored, and of which nothing more is stored `seconds` later."""
-    before = checkpoints(engine)
+    before = checkpoints(engine, config.host_name)
     unread = [each.name for each in segments(config.journal_dir) if before.get(each.name, 0) < each.size]
     if not unread:
         return []
     time.sleep(seconds)
-    after, left = checkpoints(engine), {each.name for each in segments(config.journal_dir)}
+    after, left = checkpoints(engine, config.host_name), {each.name for each in segments(config.journal_dir)}
     return [name for name in unread if name in left and after.get(name, 0) <= before.get(name, 0)]
 
 
-def checkpoints(engine: Engine) -> dict[str, int]:
-    """Segment name → bytes stored."""
+def checkpoints(engine: Engine, host: str) -> dict[str, int]:
+    """Segment name → bytes stored, of one host's journal: segments of several may have the same name."""
     table = journal_checkpoints
+    query = sa.select(table.c.segment, table.c.offset).where(table.c.host == host)
     with engine.connect() as connection:
-        return {row.segment: row.offset for row in connection.execute(sa.select(table.c.segment, table.c.offset))}
+        return {row.segment: row.offset for row in connection.execute(query)}
 
 
 ARGUMENTS = (sys.executable, "-P", "-m", "egress.store.recorder")  # of a recorder process
@@ -195,13 +201,25 @@ def _parse(lines: list[bytes]) -> tuple[list[Record], list[tuple[str, bytes]]]:
     return records, aside
 
 
-def _move(connection: Connection, segment: str, offset: int) -> None:
+def _adopt(engine: Engine, host: str, directory: Path) -> None:
+    """Checkpoints from before hosts were told apart are ours where their segments are; all in a file of one host's."""
+    table = journal_checkpoints
+    others = table.c.host != host if engine.dialect.name == "sqlite" else table.c.host == ""
+    with engine.connect() as connection:
+        found = connection.scalars(sa.select(table.c.segment).where(others)).all()
+    here = {each.name for each in segments(directory)} if found else set()
+    with storing(engine) as connection:
+        for name in here.intersection(found):
+            connection.execute(table.update().where(others, table.c.segment == name).values(host=host))
+
+
+def _move(connection: Connection, host: str, segment: str, offset: int) -> None:
     statement = upsert(connection, journal_checkpoints)
     new = statement.excluded
     moved = statement.on_conflict_do_update(
-        index_elements=["segment"], set_={"offset": new.offset, "updated": new.updated}
+        index_elements=["host", "segment"], set_={"offset": new.offset, "updated": new.updated}
     )
-    connection.execute(moved, {"segment": segment, "offset": offset, "updated": time.time()})
+    connection.execute(moved, {"host": host, "segment": segment, "offset": offset, "updated": time.time()})
 
 
 # --- the process -------------------------------------------------------------------------------------------

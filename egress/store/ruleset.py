@@ -19,7 +19,7 @@ from egress.model import Action, Agent, Policy, PolicyChange, Rule
 from egress.store.agents import agent as stored_agent
 from egress.store.errors import NotFound
 from egress.store.matching import glob
-from egress.store.tables import flows, policies, rules
+from egress.store.tables import agents, flows, policies, rules
 
 ALLOWLIST = "allowlist"
 FILE = "file"
@@ -38,6 +38,7 @@ class StoredRule:
     source: str  # allowlist, file, or sandbox:NAME
     added: int
     removed: int | None = None  # None: in force
+    host: str = ""  # of the policy file or sandbox: only agents there are concerned; "": agents everywhere
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,24 +94,44 @@ def made(connection: Connection, version: int) -> float | None:
     return connection.scalar(query)
 
 
-def snapshot(connection: Connection, version: int | None = None) -> Policy | None:
-    """All rules of a version, of the newest without `version`, in their order; None where there is no such one."""
+def concerning(host: str | None) -> sa.ColumnElement[bool]:
+    """Rules for agents of this host (None: of any): the allowlist, and those of the host's own file and sandboxes.
+
+    What was made before hosts were told apart concerns nobody until it is adopted (`egress.store.gateways`).
+    """
+    return sa.true() if host is None else sa.or_(rules.c.source == ALLOWLIST, rules.c.host == host)
+
+
+def snapshot(connection: Connection, version: int | None = None, host: str | None = None) -> Policy | None:
+    """The rules of a version, of the newest without `version`, in their order; None where there is no such one.
+
+    All of them, or those for the agents of one host.
+    """
     newest = current(connection)
     wanted = newest if version is None else version
     if not wanted or connection.scalar(sa.select(policies.c.version).where(policies.c.version == wanted)) is None:
         return None
     live = LIVE if wanted == newest else live_at(wanted)
-    query = sa.select(*rules.c[:_FIELDS]).where(live).order_by(*_ORDER)
+    query = sa.select(*rules.c[:_FIELDS]).where(live, concerning(host)).order_by(*_ORDER)
     return Policy(wanted, tuple(Rule(*row) for row in connection.execute(query)))
 
 
-def changes(connection: Connection, since: int) -> PolicyChange:
-    """What leads from version `since` to the newest. Raises NotFound where `since` is newer than that."""
+def bound(connection: Connection, version: int) -> dict[str, str]:
+    """Which rules of a version concern the agents of one host only: id -> host."""
+    query = sa.select(rules.c.id, rules.c.host).where(live_at(version), rules.c.host != "")
+    return {row.id: row.host for row in connection.execute(query)}
+
+
+def changes(connection: Connection, since: int, host: str | None = None) -> PolicyChange:
+    """What leads from version `since` to the newest, for the agents of one host if it is given.
+
+    Raises NotFound where `since` is newer than that.
+    """
     version = current(connection)
     if since > version:
         raise NotFound(f"there is no version {since} of the policy, the newest is {version}", str(since))
-    gone = sa.select(rules.c.id).where(rules.c.removed > since, rules.c.added <= since)
-    come = find(connection, rules.c.added > since, LIVE)
+    gone = sa.select(rules.c.id).where(rules.c.removed > since, rules.c.added <= since, concerning(host))
+    come = find(connection, rules.c.added > since, LIVE, concerning(host))
     return PolicyChange(since, version, tuple(sorted(connection.scalars(gone))), tuple(each.rule for each in come))
 
 
@@ -168,7 +189,7 @@ def list_rules(
     if wanted.source:
         terms.append(glob(rules.c.source, wanted.source))
     if wanted.applies_to:
-        terms.append(rules.c.agent.in_(_selectors(connection, wanted.applies_to)))
+        terms += _speaking_of(connection, wanted.applies_to)
     if wanted.destination:
         terms.append(rules.c.destination.contains(wanted.destination, autoescape=True))
     if wanted.action is not None:
@@ -193,11 +214,17 @@ def hits(connection: Connection, ids: Collection[str]) -> dict[str, Hits]:
     return counted
 
 
-def spent(connection: Connection) -> tuple[str, ...]:
-    """Ids of the allowlist's `once` rules that have admitted their flow."""
+def spent(connection: Connection, host: str | None = None) -> tuple[str, ...]:
+    """Ids of the allowlist's `once` rules that have admitted their flow.
+
+    With a host: of an agent that no other host has. The gateway where that flow may still live must be the one that
+    takes the rule out, for it knows not to end the flow with it.
+    """
     admitted = sa.exists().where(
         flows.c.rule_id == rules.c.id, flows.c.start >= rules.c.created, flows.c.action == Action.ACCEPT
     )
+    if host is not None:
+        admitted = admitted.where(flows.c.agent.not_in(sa.select(agents.c.name).where(agents.c.host != host)))
     once = sa.select(rules.c.id).where(LIVE, rules.c.once, rules.c.source == ALLOWLIST, admitted)
     return tuple(sorted(connection.scalars(once)))
 
@@ -248,12 +275,13 @@ def stored(row: Sequence[Any]) -> StoredRule:
     return StoredRule(Rule(*row[:_FIELDS]), *row[_FIELDS:])
 
 
-def _selectors(connection: Connection, name: str) -> list[str]:
-    """The agent selectors of rules in force that speak of this agent; one that is not attached has no labels."""
+def _speaking_of(connection: Connection, name: str) -> list[sa.ColumnElement[bool]]:
+    """That a rule in force speaks of this agent; one that is not attached has no labels, and may be anywhere."""
     found = stored_agent(connection, name)
     agent = found.agent if found else Agent(name)
     listed = connection.scalars(sa.select(rules.c.agent).where(LIVE).distinct())
-    return [selector for selector in listed if selects(selector, agent)]
+    selectors = [selector for selector in listed if selects(selector, agent)]
+    return [rules.c.agent.in_(selectors), concerning(found.host if found else None)]
 
 
 def _count(connection: Connection, column: sa.ColumnElement[int], numbers: list[int]) -> dict[int, int]:

@@ -10,12 +10,11 @@ in no agents row, and a record must never be refused for what another one says.
 
 from __future__ import annotations
 
-from enum import StrEnum
-
 import sqlalchemy as sa
 
 from egress.eve import DIRECTIONS, FLOW_STATES
 from egress.model import Action, Effect, Mode, ProcessStatus, Reason, Severity, StepSource
+from egress.store import schema
 from egress.store.columns import Budgets, Micros, Names, Packets, Plain, Ports
 
 ATTACHMENTS = ("netns", "interface", "cidr")
@@ -23,35 +22,8 @@ SANDBOX = "sandbox"  # the kind of an agent that `egress run` made: its row live
 ROLES = ("viewer", "approver", "editor", "admin", "gateway", "reporter")
 HOLD_STATES = ("pending", "approved", "denied", "expired", "withdrawn")
 
-
-def _enum(known: type[StrEnum], name: str) -> sa.Enum:
-    return sa.Enum(
-        known,
-        name=name,
-        native_enum=False,  # a CHECK, on every database the same
-        create_constraint=True,
-        length=16,
-        values_callable=lambda members: [member.value for member in members],
-    )
-
-
-def _one_of(column: str, known: tuple[str, ...]) -> sa.CheckConstraint:
-    return sa.CheckConstraint(f"{column} IN ({', '.join(repr(value) for value in known)})", name=column)
-
-
-def _live(name: str, *columns: str, unique: bool = False) -> sa.Index:
-    """An index of the rules in force: however many there were, it has only these."""
-    live = sa.text("removed IS NULL")
-    return sa.Index(f"ix_rules_live_{name}", *columns, unique=unique, sqlite_where=live, postgresql_where=live)
-
-
-metadata = sa.MetaData(
-    naming_convention={
-        "pk": "pk_%(table_name)s",
-        "ck": "ck_%(table_name)s_%(constraint_name)s",
-        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
-    }
-)
+metadata = schema.metadata
+_enum, _one_of, _live, _host = schema.enum, schema.one_of, schema.live, schema.host
 
 agents = sa.Table(
     "agents",
@@ -66,6 +38,7 @@ agents = sa.Table(
     sa.Column("kind", sa.Text, nullable=False, comment="what is attached: netns, interface, cidr, sandbox"),
     sa.Column("value", sa.Text, nullable=False, comment="which one: the namespace, interface or CIDR"),
     sa.Column("created", Micros, nullable=False),
+    _host("where it is attached"),
     _one_of("kind", (*ATTACHMENTS, SANDBOX)),
     comment="Agents attached by `egress agent add` and, while they live, the sandboxes of `egress run`",
 )
@@ -244,6 +217,7 @@ rules = sa.Table(
     sa.Column("source", Plain, nullable=False, comment="allowlist, file, or sandbox:NAME"),
     sa.Column("added", sa.Integer, primary_key=True, autoincrement=False, comment="policy version that brought it"),
     sa.Column("removed", sa.Integer, comment="policy version that took it away; null: in force"),
+    _host("of a policy file or sandbox: where the agents are that it concerns; of the allowlist: empty, everywhere"),
     # Of the rules in force: one of an id, the next page, the same rule again, those good once.
     _live("id", "id", unique=True),
     _live("position", "position", "id"),
@@ -317,6 +291,7 @@ approvals = sa.Table(
     sa.Column("decided_at", Micros),
     sa.Column("decided_by", Plain),
     sa.Column("rule_id", Plain, comment="the rule that an approval made"),
+    _host("where it waits"),
     _one_of("state", HOLD_STATES),
     sa.Index(None, "state", "time"),
     sa.Index(None, "agent", "time"),
@@ -337,9 +312,26 @@ idempotency = sa.Table(
     comment="Answers to requests with an Idempotency-Key, for a day",
 )
 
+gateways = sa.Table(
+    "gateways",
+    metadata,
+    sa.Column("host", sa.Text, primary_key=True),
+    sa.Column("run", sa.Text, nullable=False, comment="random, of the gateway that has this name now"),
+    sa.Column("place", sa.Text, nullable=False, comment="where it runs: two of one place are never there at a time"),
+    sa.Column("program", sa.Text, nullable=False, comment="version of egress"),
+    sa.Column("started", Micros, nullable=False, comment="this and the next two by the database's clock"),
+    sa.Column("seen", Micros, nullable=False, comment="its last sign of life"),
+    sa.Column("stopped", Micros, comment="null: it runs, or was killed"),
+    sa.Column("skew", sa.Float, nullable=False, comment="seconds that its own clock is ahead"),
+    sa.Column("policy_version", sa.Integer, nullable=False, comment="that all its workers judge by"),
+    sa.Column("agents", sa.Integer, nullable=False, comment="that it watches"),
+    comment="The gateways that share this database, by the name of their host",
+)
+
 journal_checkpoints = sa.Table(
     "journal_checkpoints",
     metadata,
+    _host("whose journal", primary_key=True),
     sa.Column("segment", sa.Text, primary_key=True, comment="file name in the journal directory"),
     sa.Column("offset", sa.BigInteger, nullable=False, comment="bytes whose records are stored"),
     sa.Column("updated", Micros, nullable=False),

@@ -60,6 +60,15 @@ class Simulation:
     gone: int  # agents among them that are not attached any more
 
 
+@dataclass(frozen=True, slots=True)
+class Apart:
+    """What keeps the hosts of a fleet apart: rules that concern agents of one host only, and where agents are."""
+
+    rules: Mapping[str, str]  # rule id -> host
+    agents: Mapping[str, str]  # name -> host
+    here: str  # where agents were that are gone, for all that is known
+
+
 @dataclass(slots=True)
 class _Tally:
     reason: Reason
@@ -88,6 +97,7 @@ def simulate(
     default: Action = Action.REJECT,
     limit: int = LIMIT,
     gate_queries: bool = True,
+    apart: Apart | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Simulation:
     """Judge what agents (`agent`: a glob) did between `since` and `until` (seconds) again.
@@ -95,7 +105,7 @@ def simulate(
     `default` is what agents that are gone had, where no rule speaks. `progress` is told now and then how many flows
     are judged.
     """
-    judge = _Candidate(connection, candidate, gate_queries)
+    judge = _Candidate(connection, candidate, gate_queries, apart or Apart({}, {}, ""))
     totals = _Totals()
     for number, deed in enumerate(deeds(connection, since=since, until=until, agent=agent), 1):
         who = agents.get(deed.agent)
@@ -116,9 +126,10 @@ def simulate(
 class _Candidate:
     """The candidate policy, asked of deeds in the order of their first start."""
 
-    def __init__(self, connection: Connection, rules: tuple[Rule, ...], gate_queries: bool) -> None:
-        eternal = tuple(replace(rule, expires_at=None) for rule in rules)
-        self._rules = Rulebook(Policy(0, eternal))
+    def __init__(self, connection: Connection, rules: tuple[Rule, ...], gate_queries: bool, apart: Apart) -> None:
+        self._eternal = tuple(replace(rule, expires_at=None) for rule in rules)
+        self._apart = apart
+        self._books: dict[str, Rulebook] = {}  # by host
         self._gate_queries = gate_queries
         self._names = lru_cache(maxsize=4096)(lambda agent, address: names_of(connection, agent, address))
 
@@ -126,7 +137,8 @@ class _Candidate:
         """The verdict of one of these flows, and whether that has spent a `once` rule."""
         if deed.action is not Action.ACCEPT and deed.reason not in _RULED and deed.reason is not Reason.FINDING:
             return Verdict(deed.action, deed.reason, deed.rule_id), False
-        verdict, rule = self._rules.decide(agent, deed.target, deed.first)
+        rules = self._book(agent)
+        verdict, rule = rules.decide(agent, deed.target, deed.first)
         if verdict.action is not Action.ACCEPT:
             return verdict, False
         if not all(exempt(rule, signature) for signature in deed.signatures):
@@ -138,7 +150,7 @@ class _Candidate:
             if asked.action is not Action.ACCEPT:
                 return asked, False
         if rule is not None and rule.once:
-            self._rules.spend(rule)
+            rules.spend(rule)
             return verdict, True
         return verdict, False
 
@@ -147,7 +159,16 @@ class _Candidate:
         names = frozenset[str]()
         if address is not None:
             names = self._names(agent.name, str(ip_address(address)))
-        return self._rules.may_resolve(agent, deed.query, deed.first, names)[0]
+        return self._book(agent).may_resolve(agent, deed.query, deed.first, names)[0]
+
+    def _book(self, agent: Agent) -> Rulebook:
+        """The rules for the agents of this one's host; one book where no rule keeps hosts apart."""
+        apart = self._apart
+        host = apart.agents.get(agent.name, apart.here) if apart.rules else ""
+        if host not in self._books:
+            mine = tuple(rule for rule in self._eternal if apart.rules.get(rule.id, host) == host)
+            self._books[host] = Rulebook(Policy(0, mine))
+        return self._books[host]
 
 
 def _count(totals: _Totals, deed: Deed, verdict: Verdict, times: int) -> None:

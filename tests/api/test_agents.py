@@ -7,6 +7,7 @@ from typing import Any
 
 from sqlalchemy.engine import Engine
 
+from egress.config import Config
 from egress.model import Agent, Mode
 from egress.store import agents, audit
 from egress.store.agents import StoredAgent
@@ -68,6 +69,17 @@ def test_another_ones_agent_is_not_there(engine: Engine, as_role: AsRole) -> Non
     assert [each.action for each in noted(engine)] == ["agent.create"] * 4
 
 
+def test_agents_of_other_hosts(engine: Engine, root: Client) -> None:
+    assert root.post("/agents", NEW | {"host": "gpu-1"}).json()["host"] == "gpu-1"
+    taken = root.post("/agents", NEW | {"host": "gpu-2"})
+    assert_problem(taken, 409, detail="there is an agent rome-7 already on host gpu-1")
+    assert root.post("/agents", NEW | {"name": "rome-8", "host": "gpu-2"}).status_code == 201
+    assert [each["name"] for each in root.get("/agents", params={"host": "gpu-2"}).json()["items"]] == ["rome-8"]
+    assert len(root.get("/agents").json()["items"]) == 2
+    assert root.post("/agents/rome-7/quarantine").json()["quarantined"]
+    assert_problem(root.post("/agents", NEW | {"name": "rome-9", "host": "-"}), 422, "#/host")
+
+
 def test_pages_have_no_gap_and_no_repeat_while_agents_come(engine: Engine, root: Client) -> None:
     names = [f"{letter}{number}" for letter in "Zaz" for number in range(4)]
     add(engine, *names)
@@ -88,7 +100,8 @@ def test_an_agent_is_made_read_changed_and_removed(engine: Engine, as_role: AsRo
     made = admin.post("/agents", body)
     assert made.status_code == 201
     assert made.headers["location"] == "/api/v1/agents/rome-7"
-    assert made.json() == body | {"mode": "enforce", "quarantined": False, "created": made.json()["created"]}
+    rest = {"mode": "enforce", "quarantined": False, "created": made.json()["created"], "host": Config().host_name}
+    assert made.json() == body | rest
     read = admin.get("/agents/rome-7")
     assert (read.json(), read.headers["etag"]) == (made.json(), made.headers["etag"])
     changed = admin.patch("/agents/rome-7", {"mode": "ask", "labels": [], "default": "deny", "budgets": []})

@@ -118,7 +118,7 @@ def test_put_replaces_all_of_it(root: Client) -> None:
     assert done.status_code == 200 and done.headers["etag"] == '"2"'
     assert done.json() | {"author": ""} == {
         "id": made["id"], "action": "deny", "destination": "any", "agent": "*", "author": "",
-        "source": "allowlist", "created": made["created"], "added": 2,
+        "source": "allowlist", "host": "", "created": made["created"], "added": 2,
     }  # fmt: skip
     assert_problem(root.put(f"/allowlist/{made['id']}", {**RULE, "id": "other"}), 422, "#/id")
     assert_problem(root.put("/allowlist/none", RULE), 404)

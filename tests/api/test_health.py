@@ -11,6 +11,8 @@ from sqlalchemy.engine import Engine
 
 from api.app import create_app
 from egress.config import Config
+from egress.store import gateways
+from egress.store.database import writing
 from tests.api.conftest import OUTSIDE, Client, assert_problem
 
 AsRole = Callable[..., Client]
@@ -42,12 +44,16 @@ def test_it_is_not_ready_while_the_database_is_away(tmp_path: Path) -> None:
 def test_metrics_are_read_by_prometheus(engine: Engine, root: Client, as_role: AsRole) -> None:
     root.post("/agents", {"name": "rome-7", "kind": "netns", "value": "rome"})
     root.post("/agents/rome-7/quarantine")
+    with writing(engine) as connection:
+        gateways.claim(connection, "gpu-1", "a", "here", "0.1.0")
+        gateways.beat(connection, "gpu-1", "a", 1, 1)
     root.post("/allowlist", {"action": "allow", "destination": "example.org"})
     answer = as_role("viewer").get("/metrics")
     assert answer.headers["content-type"].startswith("text/plain")
     families = {each.name: each for each in text_string_to_metric_families(answer.text)}
     values = {name: family.samples[0].value for name, family in families.items()}
     assert values["egress_up"] == 0
+    assert values["egress_gateway_up"] == 1 == values["egress_gateway_policy_version"]
     assert (values["egress_rules"], values["egress_policy_version_stored"]) == (1, 1)
     assert (values["egress_agents_quarantined"], values["egress_approvals_pending"]) == (1, 0)
     assert values["egress_audit_entries"] >= 3

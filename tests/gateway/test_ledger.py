@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -110,6 +112,25 @@ def test_what_a_write_refuses_is_undone_and_the_database_stays(ledger: Ledger) -
     assert ledger.ok
     assert asyncio.run(ledger.read(rules.current)) == 1
     ledger.close()
+
+
+def test_one_that_a_newer_egress_has_migrated_is_away(path: Path, ledger: Ledger) -> None:
+    asyncio.run(ledger.write(add("one")))
+    newer = open_database(f"sqlite:///{path}")
+    with newer.begin() as connection:
+        connection.exec_driver_sql("UPDATE alembic_version SET version_num = 'next'")
+    newer.dispose()
+    for work in (ledger.write(add("two")), ledger.store(add("three"))):
+        with pytest.raises(Away):
+            asyncio.run(work)
+    assert "a newer egress has migrated the database (schema next): upgrade this one too" in ledger.error
+    assert _versions(path) == [1]
+    ledger.close()
+
+
+def _versions(path: Path) -> list[int]:
+    with closing(sqlite3.connect(path)) as plain:
+        return [row[0] for row in plain.execute("SELECT version FROM policies")]
 
 
 def test_a_url_of_no_database_is_the_callers_fault() -> None:

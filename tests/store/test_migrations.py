@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy.engine import Engine
 
 from egress.model import Action, Agent, Budget, Effect, Hold, Measure, Mode, Policy, Reason, Rule, Span
-from egress.store import approvals, audit, rules, tables, tokens
+from egress.store import approvals, audit, gateways, rules, tables, tokens
 from egress.store.agents import StoredAgent, add_agent, list_agents, update_agent
 from egress.store.audit import Actor
 from egress.store.database import HEAD, alembic_config, open_database, writing
@@ -100,12 +100,13 @@ def _rows(engine: Engine) -> dict[str, list[dict[str, Any]]]:
     return found
 
 
-def _fill(engine: Engine, rows: dict[str, list[tuple[object, ...]]]) -> None:
+def _fill(engine: Engine, rows: Mapping[str, Sequence[tuple[object, ...] | dict[str, object]]]) -> None:
+    """Rows in the order of the columns, which is another on PostgreSQL where one was added, or by name."""
     with writing(engine) as connection:
         for name, listed in rows.items():
             table = sa.Table(name, sa.MetaData(), autoload_with=connection)
             for row in listed:
-                values = dict(zip(table.columns.keys(), row, strict=True))
+                values = row if isinstance(row, dict) else dict(zip(table.columns.keys(), row, strict=True))
                 connection.execute(table.insert(), values)
 
 
@@ -153,6 +154,7 @@ def test_opening_a_database_of_the_first_version_upgrades_it_in_place(engine: En
         after = _rows(opened)
         assert after["agents"][0].pop("budgets") == "[]" == after["flows"][0].pop("names")
         assert not after["agents"][0].pop("quarantined")
+        assert after["agents"][0].pop("host") == "" == after["journal_checkpoints"][0].pop("host")
         for same in ("agents", "flows", "findings", "anomalies", "journal_checkpoints"):
             assert after[same] == before[same]
         old = Agent("rome", ("10.0.0.0/30",), Mode.MONITOR, Action.ACCEPT, ("gpu",))
@@ -251,8 +253,8 @@ DOCUMENTS = [
 def test_documents_become_rules_and_documents_again(engine: Engine) -> None:
     _migrate(engine, "-base", "+0002")
     versions = [(number, "x", number * 1_000_000, "root", text) for number, (text, _) in enumerate(DOCUMENTS, 1)]
-    _fill(engine, {"policies": versions})  # type: ignore[dict-item]
-    _migrate(engine, "+0003")
+    _fill(engine, {"policies": versions})
+    _migrate(engine, "+head")
     with engine.connect() as connection:
         for number, (_, wanted) in enumerate(DOCUMENTS, 1):
             placed = tuple(replace(rule, position=place) for place, rule in enumerate(wanted, 1))
@@ -283,18 +285,63 @@ def test_documents_become_rules_and_documents_again(engine: Engine) -> None:
         (4, "added", "full"), (5, "removed", "full"), (5, "added", "full"), (5, "added", "rome:old"),
         (6, "removed", "rome:old"),
     }  # fmt: skip
-    _migrate(engine, "+0003")
+    _migrate(engine, "+head")
     with engine.connect() as connection:
         assert rules.snapshot(connection, 5) == Policy(
             5, tuple(replace(rule, position=place) for place, rule in enumerate(DOCUMENTS[4][1], 1))
         )
 
 
+def test_what_was_there_is_of_no_host_until_its_gateway_adopts_it(engine: Engine) -> None:
+    _migrate(engine, "-base", "+0007")
+    agent: dict[str, object] = {
+        "name": "rome",
+        "networks": "[]",
+        "mode": "enforce",
+        "default": "reject",
+        "labels": "[]",
+    }
+    agent |= {"quarantined": False, "kind": "netns", "value": "rome", "created": 7}
+    rule = ("r", "accept", "*", "any", "", "[]", "", "[]", False, None, False, "", "", 1, 1)
+    hold = ("a1", "a1", "rome", 5, 6, "tcp", "192.0.2.7", 443, "[]", False, "192.0.2.7", "pending", None, None, None)
+    sources = ("allowlist", "file", "sandbox:rome")
+    listed = [(source, *rule[1:], source, 1, None) for source in sources]
+    _fill(engine, {
+        "agents": [agent], "approvals": [hold], "policies": [(1, 1, "root")], "rules": listed,
+        "journal_checkpoints": [("worker-0-1.jsonl", 4096, 1)],
+    })  # fmt: skip
+    _migrate(engine, "+0008")
+    with writing(engine) as connection:
+        assert [each.host for each in list_agents(connection)] == [""]
+        assert len(list_agents(connection, "gpu-1")) == 0
+        near = rules.snapshot(connection, host="gpu-1")
+        assert near is not None and [each.id for each in near.rules] == ["allowlist"]
+        gateways.adopt(connection, "gpu-1", "")
+        near = rules.snapshot(connection, host="gpu-1")
+        assert near is not None and {each.id for each in near.rules} == set(sources)
+    hosts = {name: [row["host"] for row in rows] for name, rows in _rows(engine).items() if rows and "host" in rows[0]}
+    assert hosts.pop("rules") == ["", "gpu-1", "gpu-1"]
+    assert hosts == {name: ["gpu-1"] for name in ("agents", "approvals", "journal_checkpoints")}
+
+
+def test_checkpoints_of_hosts_become_the_one_that_has_read_least(engine: Engine) -> None:
+    read = [("b", 0, 10), ("a", 0, 20), ("c", 0, 10), ("a", 1, 5)]
+    rows: list[dict[str, object]] = [
+        {"host": host, "segment": f"worker-{worker}-1.jsonl", "offset": offset, "updated": 1}
+        for host, worker, offset in read
+    ]
+    _fill(engine, {"journal_checkpoints": rows})
+    _migrate(engine, "-0007")
+    kept = {row["segment"]: row["offset"] for row in _rows(engine)["journal_checkpoints"]}
+    assert kept == {"worker-0-1.jsonl": 10, "worker-1-1.jsonl": 5}
+    _migrate(engine, "+0008")
+
+
 def test_two_rules_of_one_id_in_a_document_are_both_kept(engine: Engine) -> None:
     """One of the file, and one of a sandbox that spells the same with its name."""
     _migrate(engine, "-base", "+0002")
     _fill(engine, {"policies": [(1, "x", 1, "root", _document({**OLD, "id": "rome:old"}, OWN))]})
-    _migrate(engine, "+0003")
+    _migrate(engine, "+head")
     with engine.connect() as connection:
         policy = rules.snapshot(connection, 1)
         assert policy is not None and [rule.id for rule in policy.rules] == ["rome:old", "rome:old~"]

@@ -363,7 +363,7 @@ def test_killed_at_any_moment_it_stores_exactly_what_was_journalled(config: Conf
         process = multiprocessing.get_context("fork").Process(target=main, args=(config_line(config),))
         process.start()
         watching = open_database(config.database_url)
-        before = checkpoints(watching)
+        before = checkpoints(watching, config.host_name)
         end = time.monotonic() + 20
         moved = False
         while time.monotonic() < end:
@@ -374,7 +374,7 @@ def test_killed_at_any_moment_it_stores_exactly_what_was_journalled(config: Conf
                 _segment(config, start // 3, raw[:cut])
                 _segment(config, start // 3, raw[cut:])
                 written[flow.flow_id] = flow
-            if not moved and checkpoints(watching) != before:
+            if not moved and checkpoints(watching, config.host_name) != before:
                 moved = True
                 end = time.monotonic() + dice.uniform(0.0, 0.15)
         process.kill()

@@ -55,7 +55,7 @@ def stored(config: Config) -> list[FlowRecord]:
 def behind_of(config: Config) -> int:
     engine = open_database(config.database_url)
     try:
-        return behind(config, checkpoints(engine)).unread
+        return behind(config, checkpoints(engine, config.host_name)).unread
     finally:
         engine.dispose()
 

@@ -47,12 +47,12 @@ def test_fields_are_columns_in_the_same_order(shape: type, table: sa.Table, _rec
 
 
 def test_an_agents_columns_are_its_fields_and_its_attachment() -> None:
-    wanted = [field.name for field in fields(Agent)] + ["kind", "value", "created"]
+    wanted = [field.name for field in fields(Agent)] + ["kind", "value", "created", "host"]
     assert [column.name for column in tables.agents.columns] == wanted
 
 
 def test_a_rules_columns_are_its_fields_and_when_it_counts() -> None:
-    wanted = [field.name for field in fields(Rule)] + ["source", "added", "removed"]
+    wanted = [field.name for field in fields(Rule)] + ["source", "added", "removed", "host"]
     assert [column.name for column in tables.rules.columns] == wanted
 
 

@@ -1,0 +1,71 @@
+"""/gateways: the hosts that share this database; forgetting and renaming one that does not run."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Path
+from sqlalchemy.engine import Connection
+from starlette.responses import JSONResponse, Response
+
+from api.auth import Admin, Viewer
+from api.database import Store
+from api.edits import Answer, Edits
+from api.paging import Cursor, Limit, Page, decode, instant, page
+from api.shapes import HOST, GatewayOut, RenameIn
+from egress.store import gateways, rules
+from egress.store.gateways import Gateway
+
+router = APIRouter(prefix="/gateways", tags=["gateways"])
+
+Host = Annotated[str, Path(pattern=HOST, description="Name of a host.")]
+
+
+@router.get("", response_model=Page[GatewayOut], summary="Gateways, by host")
+def list_gateways(_: Viewer, engine: Store, limit: Limit = 100, cursor: Cursor = None) -> Response:
+    """Whether each lives, and whether the newest policy is in force there."""
+    after = decode(cursor, str)
+    with engine.connect() as connection:
+        newest, (now, _skew) = rules.current(connection), gateways.clock(connection)
+        found = gateways.listed(connection)
+    later = [each for each in found if after is None or each.host > after[0]]
+    shown, following = page(later, limit, lambda each: [each.host])
+    return JSONResponse({"items": [_out(each, now, newest) for each in shown], "next": following})
+
+
+@router.delete("/{host}", status_code=204, summary="Forget a host that will not come back")
+def forget_gateway(host: Host, caller: Admin, edits: Edits) -> Response:
+    """Its agents, the rules of its policy file and what waits there go; records stay. 409 while it runs."""
+    caller.check_unlimited("a host")
+
+    def change(connection: Connection) -> Answer:
+        gateways.forget(connection, caller.actor, host, edits.ts)
+        return Answer(204)
+
+    return edits.run(change)
+
+
+@router.post("/{host}/rename", status_code=204, summary="Give what is a host's to another name")
+def rename_gateway(host: Host, body: RenameIn, caller: Admin, edits: Edits) -> Response:
+    """Before its gateway starts under that name. 409 while one runs under the old name, or the new one is taken."""
+    caller.check_unlimited("a host")
+
+    def change(connection: Connection) -> Answer:
+        gateways.rename(connection, caller.actor, host, body.name, edits.ts)
+        return Answer(204)
+
+    return edits.run(change)
+
+
+def _out(found: Gateway, now: float, newest: int) -> dict[str, Any]:
+    return {
+        "host": found.host,
+        "state": found.state(now),
+        "started": instant(found.started),
+        "seen": instant(found.seen),
+        "policy_version": found.policy_version,
+        "behind": max(newest - found.policy_version, 0),
+        "agents": found.agents,
+        "skew": round(found.skew, 3),
+        "program": found.program,
+    }

@@ -1,0 +1,64 @@
+"""`egress fleet list|rm|rename`: the hosts whose gateways share one database."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import click
+
+from egress.cli.client import Api, api_options, segment
+from egress.cli.params import Listing
+from egress.cli.tables import as_json, output_option, table
+
+EXAMPLES = """\b
+Examples:
+  egress fleet                        who runs where, and is the newest policy in force there?
+  egress fleet list -o json
+  egress fleet rm gpu-3               it will not come back: its agents and its policy file's rules go
+  egress fleet rename gpu-3 gpu-4     before its gateway starts with `host: gpu-4`
+"""
+COLUMNS = ("host", "state", "seen", "policy_version", "behind", "agents", "skew", "program")
+
+
+@click.group("fleet", cls=Listing, epilog=EXAMPLES)
+def command() -> None:
+    """The gateways at one database. Each has its own agents; the allowlist is everybody's."""
+
+
+@command.command("list", epilog=EXAMPLES)
+@output_option
+@api_options
+def list_(*, api: Api, output: str) -> None:
+    """Show the gateways. Exit code 3: one is silent, or not all judge by the newest policy."""
+    found = list(api.pages("/gateways"))
+    if output == "json":
+        as_json(found)
+    elif found:
+        table(COLUMNS, [[each[column] for column in COLUMNS] for each in found])
+    else:
+        click.echo("no gateway has run at this database yet; start one with: egress gateway", err=True)
+    sys.exit(0 if all(map(_well, found)) else 3)
+
+
+@command.command("rm", epilog=EXAMPLES)
+@click.argument("host")
+@api_options
+def rm(*, api: Api, host: str) -> None:
+    """Forget HOST, which does not run: its agents, its file's rules, what waits there. Its records stay."""
+    api.delete(f"/gateways/{segment(host)}")
+    click.echo(f"host {host} is forgotten")
+
+
+@command.command("rename", epilog=EXAMPLES)
+@click.argument("host")
+@click.argument("name")
+@api_options
+def rename(*, api: Api, host: str, name: str) -> None:
+    """Give all that is HOST's to NAME, while no gateway runs under either."""
+    api.post(f"/gateways/{segment(host)}/rename", {"name": name})
+    click.echo(f"host {host} is {name}; set `host: {name}` in its config before you start it")
+
+
+def _well(gateway: dict[str, Any]) -> bool:
+    return gateway["state"] == "stopped" or (gateway["state"] == "up" and not gateway["behind"])

@@ -1,0 +1,34 @@
+"""What `egress doctor` says of the other gateways at this database, of the clocks, and of agents that are nobody's."""
+
+from __future__ import annotations
+
+from sqlalchemy.engine import Connection
+
+from egress.config import Config
+from egress.gateway.checks import Check
+from egress.store import gateways, rules
+from egress.store.agents import list_agents
+from egress.store.gateways import SILENT, UP
+
+MAX_SKEW = 0.5  # seconds between this host's clock and the database's
+
+
+def fleet(connection: Connection, config: Config) -> list[Check]:
+    """Nothing where one gateway has the database for itself."""
+    now, skew = gateways.clock(connection)
+    there, newest = gateways.listed(connection), rules.current(connection)
+    found = []
+    if unowned := [each.agent.name for each in list_agents(connection, "")]:
+        text = f"agents {', '.join(unowned)} belong to no host: start the upgraded gateway that they are attached to"
+        found.append(Check("fleet agents", False, text))
+    if len(there) > 1:
+        silent = [each.host for each in there if each.state(now) == SILENT]
+        behind = [each.host for each in there if each.state(now) == UP and each.policy_version < newest]
+        text = f"{len(there)} gateways, this one is {config.host_name}"
+        text += f"; behind policy version {newest}: {', '.join(behind)}" if behind else ""
+        text += f"; nothing is heard of {', '.join(silent)}: see egress fleet" if silent else ""
+        found.append(Check("fleet", not silent, text))
+    if abs(skew) > MAX_SKEW:
+        text = f"this host's clock is {abs(skew):.1f} s {'ahead of' if skew > 0 else 'behind'} the database's: what"
+        found.append(Check("clock", False, f"{text} happened on several hosts is shown in the wrong order; sync them"))
+    return found
