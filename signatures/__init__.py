@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
-import inspect
-import pkgutil
-from types import ModuleType
-from typing import cast
+import sys
 
 from egress.config import Config
+from egress.discovery import detectors
 from egress.engine.signature import Signature
 from egress.errors import EgressError
 
@@ -21,23 +18,9 @@ def load(config: Config | None = None) -> list[Signature]:
     Raises EgressError where a module does not define exactly one class with ATTRIBUTES, or two share an id.
     """
     found: dict[str, Signature] = {}
-    for module in sorted(pkgutil.iter_modules(__path__), key=lambda item: item.name):
-        detector = _detector(importlib.import_module(f"{__name__}.{module.name}"))
+    for file, detector in detectors(sys.modules[__name__], ATTRIBUTES):
         signature = detector.configured(config or Config()) if hasattr(detector, "configured") else detector()
         if signature.id in found:
-            raise EgressError(f"signatures/{module.name}.py: another module has the id {signature.id!r}; choose one")
+            raise EgressError(f"{file}: another module has the id {signature.id!r}; choose one")
         found[signature.id] = signature
     return [found[key] for key in sorted(found)]
-
-
-def _detector(module: ModuleType) -> type[Signature]:
-    classes = [
-        item
-        for _, item in inspect.getmembers(module, inspect.isclass)
-        if item.__module__ == module.__name__ and all(hasattr(item, name) for name in ATTRIBUTES)
-    ]
-    if len(classes) != 1:
-        where = f"signatures/{module.__name__.rpartition('.')[2]}.py"
-        needed = ", ".join(ATTRIBUTES)
-        raise EgressError(f"{where}: define exactly one class with {needed}; it has {len(classes)}")
-    return cast(type[Signature], classes[0])

@@ -15,10 +15,11 @@ from egress.cli.html import Html, page, tag
 from egress.cli.params import Time, case_words
 from egress.cli.plots import activity, intervals
 from egress.cli.queries import config_option, period, records
+from egress.cli.story import REACH
 from egress.cli.story_agent import attachment
 from egress.cli.text import endpoint, hexdump, size, when
 from egress.errors import EgressError
-from egress.model import FindingRecord
+from egress.model import Effect, FindingRecord
 from egress.store.counting import Count, count_by
 from egress.store.evidence import read
 from egress.store.reader import Filter, findings
@@ -185,15 +186,17 @@ def _findings(engine: Engine, found: Sequence[FindingRecord]) -> list[Html]:
         parts += [
             tag("h3", f"{each.signature} ({each.severity}, {each.technique})"),
             tag("p", f"{when(each.time)} UTC, {each.proto} to {endpoint(each.dst, each.dport)}: {each.summary}"),
-            tag(
-                "p", f"{each.action} ({each.mode}); finding {each.finding_id}, flow {each.flow_id}, {each.community_id}"
-            ),
+            tag("p", f"{_led_to(each)}; finding {each.finding_id}, flow {each.flow_id}, {each.community_id}"),
             tag("pre", Html("\n".join(str(tag("span", line)) for line in hexdump(each.evidence)))),
         ]
         if kept is not None and kept.packets:
             command = f"egress evidence {each.finding_id} -w {each.finding_id}.pcapng{case_words()}"
             parts.append(tag("p", f"{len(kept.packets)} packets are kept: ", tag("code", command)))
     return [*parts, *_cut(len(found), "newest findings")]
+
+
+def _led_to(found: FindingRecord) -> str:
+    return REACH[found.effect] if found.effect is Effect.NONE else f"{found.action} ({found.mode})"
 
 
 def _cut(count: int, what: str) -> list[Html]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from egress.hunt.hunter import MAX_LEADS, Haul, Lead, Settings, Strongest, counted
-from egress.hunt.regularity import Regular
+from egress.hunt.regularity import MIN_GAPS, Regular
 from egress.model import Severity
-from egress.store.history import Target
+from egress.store.history import MAX_MOMENTS, Series, Target
 
 HUNTERS = 2  # that share alpha: beacon.slow and beacon.shared
 
@@ -34,6 +35,17 @@ class Level:
         self.series = 0  # M, so far: those long enough to be looked at
         self._kept: list[Found] = []
         self._dropped = 0
+
+    def long_enough(self, stored: Iterable[Series], notes: list[str], agents: int = 1) -> Iterator[Series]:
+        """Those of enough flows and agents, counted; what is cut in them is noted."""
+        cut = 0
+        for series in stored:
+            cut += series.omitted > 0
+            if len(series.moments) > MIN_GAPS and len(series.agents) >= agents:
+                self.series += 1
+                yield series
+        if cut:
+            notes.append(f"{counted(cut, 'series')} of more than {MAX_MOMENTS} flows: looked at up to there")
 
     @property
     def log(self) -> float:

@@ -52,7 +52,7 @@ MIN_PERIOD, MAX_PERIOD = 30.0, 2 * 86400.0  # seconds; faster ones are `beacon.t
 ALIKE, NEAR = 0.5, 1.6
 
 _REACH = 1.2  # ln(period / median gap) of the alternatives looked at; outside they count as impossible, which is safe
-_NULL_REACH = 2.5  # and of the null, whose largest value lies where most gaps do
+_NULL_REACH = 2.5  # and of the null, whose largest value lies where most gaps do: near the median, see ALIKE
 _TAIL = 14.0  # beyond e to the 14 periods a gap has no density but the noise's
 _FLOOR = -700.0  # ln of what is impossible
 
@@ -75,8 +75,8 @@ def regular(moments: Floats, since: float, until: float) -> Regular | None:
     weight = -math.log(STARTS * len(WINDOWS))
     for window in WINDOWS:
         firsts = events(moments, window)
-        for number in range(STARTS):
-            begun = int(np.searchsorted(firsts, since + (until - since) * number / STARTS)) if number else 0
+        quarters = np.searchsorted(firsts, [since + (until - since) * number / STARTS for number in range(1, STARTS)])
+        for begun in sorted({0, *quarters.tolist()}):
             found = evidence(np.diff(firsts[begun : begun + MAX_GAPS + 1]), window)
             if found is not None and (best is None or found.log_e + weight > best.log_e):
                 ends = firsts[begun], firsts[begun + found.gaps]
@@ -122,7 +122,7 @@ def _largest(places: _Indices, centre: int) -> tuple[int, float, float]:
     null = np.zeros((len(below), 2 * round(_NULL_REACH / GRID) // COARSE + 1))
     best = (0, -math.inf, 0.0)
     done = 0
-    prior = math.log(len(above)) + math.log(math.log(MAX_PERIOD / MIN_PERIOD) / GRID)
+    prior = math.log(len(above)) + math.log(RANGE / GRID)
     for upto in _checkpoints(len(places)):
         values, counts = np.unique(places[done:upto], return_counts=True)
         for value, count in zip(values.tolist(), counts.tolist(), strict=True):

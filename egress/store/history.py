@@ -98,8 +98,8 @@ class Asked:
     agent: str
     name: str
     flows: int
-    packets: int  # that the agent sent in them
-    bytes_out: int
+    packets: int  # that the agent sent in them by UDP
+    bytes_out: int  # of these
     last: int  # microseconds
 
 
@@ -138,15 +138,19 @@ class History:
         for row in self._rows(query.order_by(_F.agent, _START)):
             yield tuple(row)
 
-    def traffic(self) -> Iterator[Traffic]:
-        """What passed, summed up by agent, names and address, agent by agent. Queries are left out."""
+    def traffic(self, *, everyone: bool = False) -> Iterator[Traffic]:
+        """What passed, summed up by agent, names and address, agent by agent. Queries are left out.
+
+        `everyone`: of all agents, whichever the window names.
+        """
         key = (_F.agent, _SAID, _BOUND, _F.dst)
         updated = sa.type_coerce(_F.updated, sa.BigInteger)
         sums = (
             sa.func.count(), sa.func.sum(_OUT), sa.func.sum(_IN), sa.func.max(_OUT),
             sa.func.max(updated - _START), sa.func.min(_START), sa.func.max(_START), sa.func.max(updated),
         )  # fmt: skip
-        query = sa.select(*key, *sums).where(*self._terms(), _PASSED, _F.app_proto != "dns").group_by(*key)
+        terms = (*self._terms(everyone=everyone), _PASSED, _F.app_proto != "dns")
+        query = sa.select(*key, *sums).where(*terms).group_by(*key)
         for agent, said, bound, dst, *numbers in self._rows(query.order_by(_F.agent)):
             yield Traffic(agent, said, _names(bound), dst, *map(int, numbers))  # PostgreSQL sums up in decimals
 
@@ -160,7 +164,8 @@ class History:
 
     def asked(self) -> Iterator[Asked]:
         """Names that queries which passed asked for, agent by agent."""
-        sums = (sa.func.count(), sa.func.sum(_PACKETS), sa.func.sum(_OUT), sa.func.max(_START))
+        packets, size = (sa.func.sum(sa.case((_F.proto == "udp", each), else_=0)) for each in (_PACKETS, _OUT))
+        sums = (sa.func.count(), packets, size, sa.func.max(_START))
         terms = (*self._terms(), _PASSED, _F.app_proto == "dns", _F.server_name != "")
         query = sa.select(_F.agent, _SAID, *sums).where(*terms).group_by(_F.agent, _SAID).order_by(_F.agent)
         for agent, name, *numbers in self._rows(query):
@@ -204,16 +209,18 @@ class History:
                 once = np.zeros(len(moments), np.int64)
                 yield Series(agent, target(*rest), _numbers(moments), (agent,), once, sum(1 for _ in rows))
 
-    def _terms(self) -> list[sa.ColumnElement[bool]]:
+    def _terms(self, *, everyone: bool = False) -> list[sa.ColumnElement[bool]]:
         terms = [_F.direction == "out", _F.start >= self.window.since, _F.start <= self.window.until]
-        return [*terms, glob(_F.agent, self.window.agent)] if self.window.agent else terms
+        return [*terms, glob(_F.agent, self.window.agent)] if self.window.agent and not everyone else terms
 
     def _rows(self, query: sa.Select[Any]) -> Iterator[Any]:
         with unhurried(self.engine) as connection:
             result = connection.execute(query.execution_options(yield_per=CHUNK))
-            for number, rows in enumerate(result.partitions(), 1):
+            read = 0
+            for rows in result.partitions():
                 yield from rows
-                self._progress(number * CHUNK)
+                read += len(rows)
+                self._progress(read)
 
 
 def known_findings(connection: Connection, ids: Sequence[str]) -> frozenset[str]:

@@ -136,7 +136,8 @@ def changes(connection: Connection, since: int, host: str | None = None) -> Poli
 
 
 def live_at(version: int) -> sa.ColumnElement[bool]:
-    return sa.and_(rules.c.added <= version, sa.or_(LIVE, rules.c.removed > version))
+    then = sa.literal(version, sa.BigInteger)  # a flow's record may name any number, which PostgreSQL must not refuse
+    return sa.and_(rules.c.added <= then, sa.or_(LIVE, rules.c.removed > then))
 
 
 def rule(connection: Connection, id: str) -> StoredRule | None:  # noqa: A002 - its name

@@ -48,7 +48,9 @@ def test_what_people_see_and_what_is_stored(run: Run, hunted: Engine) -> None:
     assert found.flow_id[:8] in run("query", "signature:beacon.slow").stdout
     counted = run("query", "--count-by", "signature,agent", "effect:none").stdout
     assert "beacon.slow" in counted and "rome-7" in counted
-    assert "beacons" in run("report", "--agent", "rome-7", *WINDOW, "-w", "-").stdout.lower()
+    page = run("report", "--agent", "rome-7", *WINDOW, "-w", "-").stdout
+    assert "<h2>Beacons</h2>" in page and "intervals between the starts of flows" in page
+    assert "found looking back (egress hunt), nothing was refused for it" in page
 
 
 def test_a_dry_run_stores_nothing(run: Run, hunted: Engine) -> None:

@@ -85,6 +85,18 @@ def test_a_flow_of_many_questions_is_said_to_hide_names(tmp_path: Path) -> None:
         assert haul(engine, ID).notes == ("38 packets of DNS flows may hold questions for names that are not stored",)
 
 
+def test_long_names_in_one_flow_are_known_by_size(tmp_path: Path) -> None:
+    """Only the last name is stored; 400 questions names of 100 bytes take more than any header does."""
+    packets = 400
+    tunnel = query(1.0, "x.t.example.net", packets_out=packets, bytes_out=packets * (105 + 100))
+    forwarder = [query(2.0, "www.example.org", packets_out=5000, bytes_out=5000 * (57 + 28 + 30), dst="2001:db8::53")]
+    behind_tcp = [query(3.0, "www.example.com", proto="tcp", packets_out=packets, bytes_out=packets * 400)]
+    with stored(tmp_path, [tunnel, *forwarder, *behind_tcp]) as engine:
+        (lead,) = haul(engine, ID).leads
+    assert lead.destination == "example.net"
+    assert "held 400 packets in 1 flow, names of 100 bytes" in lead.summary
+
+
 def test_information_is_what_compression_leaves() -> None:
     rng = np.random.default_rng(3)
     assert information([]) == 0

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from egress.hunt.hunters.probe_rare_destination import IN_ALL, MOST
 from egress.model import Action, FlowRecord, Mode, Reason
-from tests.hunt.histories import DAY, flow, flows, haul, named, query, stored
+from tests.hunt.histories import DAY, WEEK, flow, flows, haul, named, query, stored
 
 ID = "probe.rare-destination"
 HABIT = [-20 * DAY, -10 * DAY, -2 * DAY, 3 * DAY]
@@ -44,6 +45,14 @@ def test_a_typing_error_is_no_habit_and_a_rollout_is_not_rare(tmp_path: Path) ->
     records += [flow(DAY, agent=f"agent-{number}", **named("y.example.com")) for number in range(3)]
     with stored(tmp_path, records) as engine:
         assert [lead.destination for lead in haul(engine, ID).leads] == ["example.net"]
+
+
+def test_other_agents_count_also_where_only_some_are_asked_about(tmp_path: Path) -> None:
+    records = [*_before(), *(flow(DAY, agent=f"agent-{number}", dst="203.0.113.1") for number in range(3))]
+    records += [flow(DAY, agent="agent-1", dst="203.0.113.2"), flow(DAY, agent="agent-2", dst="203.0.113.3")]
+    with stored(tmp_path, records) as engine:
+        found = haul(engine, ID, replace(WEEK, agent="agent-1")).leads
+    assert [(lead.agent, lead.destination) for lead in found] == [("agent-1", "203.0.113.2")]
 
 
 def test_only_what_passed_counts(tmp_path: Path) -> None:

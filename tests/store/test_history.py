@@ -168,6 +168,12 @@ def test_a_hunt_is_stored_once_and_found_by_the_query_tool(engine: Engine) -> No
     assert others == [Effect.FLOW]
 
 
+def test_a_flow_may_name_any_rule_and_version(engine: Engine) -> None:
+    judged = {"rule_id": "r", "policy_version": (1 << 63) - 1}
+    fill(engine, flows(np.arange(100) * 3600.0, **judged))
+    assert [len(result.findings) for result in hunt(engine, load(["beacon.slow"]), WEEK, Settings())] == [1]
+
+
 @settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(records=st.lists(samples.flows, max_size=12))
 def test_any_rows_at_all(engine: Engine, records: list[FlowRecord]) -> None:

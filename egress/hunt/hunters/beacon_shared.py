@@ -23,9 +23,9 @@ from itertools import chain
 import numpy as np
 
 from egress.hunt.beacons import Found, Level, place
-from egress.hunt.hunter import Haul, Settings, counted
-from egress.hunt.regularity import MIN_GAPS, WINDOWS, Floats, Regular, events, evidence, regular
-from egress.store.history import MAX_MOMENTS, History, Series, Window
+from egress.hunt.hunter import Haul, Settings
+from egress.hunt.regularity import WINDOWS, Floats, Regular, events, evidence, regular
+from egress.store.history import History, Series, Window
 
 MIN_AGENTS = 2
 MAX_AGENTS = 20  # of one destination that get a finding, those that called most
@@ -40,17 +40,11 @@ class BeaconShared:
 
     def hunt(self, history: History, settings: Settings) -> Haul:
         level, notes = Level(settings), list[str]()
-        cut = 0
-        for series in chain(history.by_name(fleet=True), history.by_endpoint(fleet=True)):
-            cut += series.omitted > 0
-            if len(series.agents) < MIN_AGENTS or len(series.moments) <= MIN_GAPS:
-                continue
-            level.series += 1
+        stored = chain(history.by_name(fleet=True), history.by_endpoint(fleet=True))
+        for series in level.long_enough(stored, notes, MIN_AGENTS):
             found = together(series, history.window)
             if found is not None and found.log_e >= level.log:
                 level.add(_found(series, found, history.window))
-        if cut:
-            notes.append(f"{counted(cut, 'series')} of more than {MAX_MOMENTS} flows: looked at up to there")
         return level.haul(notes)
 
 

@@ -23,8 +23,8 @@ import numpy as np
 from egress.hunt.beacons import Found, Level, place
 from egress.hunt.domains import registrable
 from egress.hunt.hunter import Haul, Settings, counted
-from egress.hunt.regularity import MIN_GAPS, Regular, regular
-from egress.store.history import MAX_MOMENTS, History, Series, Target
+from egress.hunt.regularity import Regular, regular
+from egress.store.history import History, Series, Target
 
 MAX_DOMAINS = 20_000  # of one agent that are told apart
 MAX_QUERIES = 5_000_000  # of one agent that are looked at: 40 MB
@@ -39,17 +39,11 @@ class BeaconSlow:
 
     def hunt(self, history: History, settings: Settings) -> Haul:
         level, notes = Level(settings), list[str]()
-        cut = 0
-        for series in chain(history.by_name(), history.by_endpoint(), _lookups(history, notes)):
-            cut += series.omitted > 0
-            if len(series.moments) <= MIN_GAPS:
-                continue
-            level.series += 1
+        stored = chain(history.by_name(), history.by_endpoint(), _lookups(history, notes))
+        for series in level.long_enough(stored, notes):
             found = regular(series.moments / 1e6, history.window.since, history.window.until)
             if found is not None:
                 level.add(_found(series, found))
-        if cut:
-            notes.append(f"{counted(cut, 'series')} of more than {MAX_MOMENTS} flows: looked at up to there")
         return level.haul(notes)
 
 

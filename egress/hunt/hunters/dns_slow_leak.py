@@ -7,10 +7,15 @@ domain, after compression (zlib). Words, numbered hosts and repeated parts compr
 sent does not. It is a finding if there are `DISTINCT` such names and more, they say `SAID` bytes and more, and each of
 them `EACH` bytes on average, or there are `MANY`.
 
-The row of a DNS flow holds the last name that was asked in it, and no query types or answers: a flow with many
-questions counts for one name. How many packets the agent sent besides is told as a note. Data that comes *in* by DNS
-shows as the many names that fetch it. Only what passed counts. Not found: less than `SAID` bytes; a leak over many
-domains; names chosen to look like words; names that repeat; DNS over TLS or HTTPS, which is not read.
+The row of a DNS flow holds the last name that was asked in it, and no query types or answers. So a flow with many
+questions counts for one name; what its questions say besides is known by size alone. It is a finding as well if an
+agent's flows whose last question was for a domain hold `DISTINCT` packets beyond a question or two each, `SAID` bytes
+of names, and names of `LONG` bytes on average: ordinary ones have 15 to 30. Other domains' questions in the same flows
+count with them.
+
+Data that comes *in* by DNS shows as the many names that fetch it. Only what passed counts. Not found: less than `SAID`
+bytes; a leak over many domains; names chosen to look like words; names that repeat; short names in one long flow; DNS
+over TLS or HTTPS, which is not read.
 """
 
 from __future__ import annotations
@@ -33,7 +38,11 @@ SAID = 2048  # bytes; an OpenSSH key of the usual kind has 400, an RSA key of 40
 EACH = 8.0  # bytes a name: dns2tcp's shortest labels carry 7, a host's name of eight letters about 5
 SAMPLE = 4096  # names looked at; what more there are say as much each
 MAX_DOMAINS = 50_000  # of one agent that are told apart
-MAX_LOOKED_AT = 200  # domains of one agent whose names are read, those with the longest
+MAX_LOOKED_AT = 20  # domains of one agent whose names are read, those with the longest
+LONG = 48  # bytes; nDPI flags first labels from there on, others 40 to 52, and here it is the mean of whole names
+# IPv6 and UDP headers, the DNS's, a question's type and class, an OPT record with a cookie of 24 bytes (RFC 7873), the
+# name's own length bytes: what a question takes besides the name at most, so what is left is name.
+OVERHEAD = 40 + 8 + 12 + 4 + 11 + 28 + 2
 
 
 @dataclass(slots=True)
@@ -41,18 +50,31 @@ class _Domain:
     """What an agent asked of one registered domain."""
 
     names: int = 0  # distinct, asked for ONCE at most
-    length: int = 0  # of them, below the domain
+    spelled: int = 0  # their length, below the domain
     flows: int = 0
-    bytes_out: int = 0
+    packets: int = 0  # of UDP
+    bytes_out: int = 0  # of UDP
     last: int = -1  # microseconds
 
     def add(self, row: Asked, below: int) -> None:
         if row.flows <= ONCE and below:
             self.names += 1
-            self.length += below
+            self.spelled += below
         self.flows += row.flows
+        self.packets += row.packets
         self.bytes_out += row.bytes_out
         self.last = max(self.last, row.last)
+
+    @property
+    def length(self) -> float:
+        """Bytes of a name, from the sizes of packets; at least."""
+        return self.bytes_out / max(self.packets, 1) - OVERHEAD
+
+    @property
+    def hidden(self) -> bool:
+        """Whether its flows held long names that are not stored."""
+        unseen = self.packets - ONCE * self.flows
+        return unseen >= DISTINCT and self.length >= LONG and self.packets * self.length >= SAID
 
 
 class DnsSlowLeak:
@@ -97,24 +119,24 @@ def _below(name: str, domain: str) -> int:
 
 def _leads(history: History, agent: str, domains: dict[str, _Domain], notes: list[str]) -> list[Lead]:
     """What names say is never more than their length, so most domains need no second look."""
-    worth = [item for item in domains.items() if item[1].names >= DISTINCT and item[1].length >= SAID]
-    worth.sort(key=lambda item: (-item[1].length, item[0]))
+    worth = [item for item in domains.items() if item[1].names >= DISTINCT and item[1].spelled >= SAID]
+    worth.sort(key=lambda item: (-item[1].spelled, item[0]))
     if len(worth) > MAX_LOOKED_AT:
         notes.append(f"agent {agent}: {len(worth) - MAX_LOOKED_AT} domains with many names not looked at")
-    leads = []
+    leads = [_sized(agent, domain, asked) for domain, asked in sorted(domains.items()) if asked.hidden]
     for domain, asked in worth[:MAX_LOOKED_AT]:
         names = [name[: _below(name, domain)] for name in history.names_under(agent, domain, ONCE, SAMPLE)]
         if not names:
             continue
         each = information(names) / len(names)
         said = round(each * asked.names)
-        if said >= SAID and (each >= EACH or asked.names >= MANY):
+        if said >= SAID and (each >= EACH or asked.names >= MANY) and not asked.hidden:
             leads.append(_lead(agent, domain, asked, said, each, names))
     return leads
 
 
 def _lead(agent: str, domain: str, asked: _Domain, said: int, each: float, names: list[str]) -> Lead:
-    length = asked.length / asked.names
+    length = asked.spelled / asked.names
     summary = (
         f"Looking back: the agent asked the DNS for {asked.names} different names under {domain}, each once or"
         f" twice: they can have told its owner {said} bytes, {each:.0f} a name. If this domain's names are like that,"
@@ -124,6 +146,22 @@ def _lead(agent: str, domain: str, asked: _Domain, said: int, each: float, names
     evidence = (
         f"names={asked.names} information_bytes={said} information_a_name={each:.1f} length_a_name={length:.1f}"
         f" flows={asked.flows} bytes_out={asked.bytes_out} longest: {samples}"
+    )
+    target = Target(said=domain, under=True)
+    return Lead(agent, target, asked.last, domain, Severity.MEDIUM, summary, evidence, float(said))
+
+
+def _sized(agent: str, domain: str, asked: _Domain) -> Lead:
+    said = round(asked.packets * asked.length)
+    held = f"{counted(asked.packets, 'packet')} in {counted(asked.flows, 'flow')}"
+    summary = (
+        f"Looking back: the agent's questions to the DNS that ended with names under {domain} held {held}, names of"
+        f" {asked.length:.0f} bytes on average: they can have told {said} bytes. Only the last name of each flow is"
+        " stored. If these are known, exempt this signature in the rule that allows the resolver."
+    )
+    evidence = (
+        f"packets={asked.packets} flows={asked.flows} bytes_out={asked.bytes_out} length_a_name={asked.length:.1f}"
+        f" names_stored={asked.names}"
     )
     target = Target(said=domain, under=True)
     return Lead(agent, target, asked.last, domain, Severity.MEDIUM, summary, evidence, float(said))

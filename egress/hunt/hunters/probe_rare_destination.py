@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 
 from egress.hunt.domains import destination
 from egress.hunt.hunter import Haul, Lead, Settings, Strongest, counted
@@ -66,14 +67,14 @@ class ProbeRareDestination:
             place = destination(target.said, target.bound, target.dst)
             if place in visits:
                 before[place] += count
-        return _haul(visits, before, notes)
+        return _haul(visits, before, history.window.agent or "*", notes)
 
 
 def _visits(history: History, notes: list[str]) -> dict[str, dict[str, _Visit]]:
     """By destination, then agent."""
     visits: dict[str, dict[str, _Visit]] = {}
     told = others = 0
-    for row in history.traffic():
+    for row in history.traffic(everyone=True):
         place = destination(row.said, row.bound, row.dst)
         visit = visits.get(place, {}).get(row.agent)
         if visit is None:
@@ -88,12 +89,15 @@ def _visits(history: History, notes: list[str]) -> dict[str, dict[str, _Visit]]:
     return visits
 
 
-def _haul(visits: dict[str, dict[str, _Visit]], before: Counter[str], notes: list[str]) -> Haul:
+def _haul(visits: dict[str, dict[str, _Visit]], before: Counter[str], wanted: str, notes: list[str]) -> Haul:
+    """`wanted`: a glob of the agents that are asked about; the others show what is rare."""
     ranked: dict[str, Strongest] = {}
     for place, agents in visits.items():
         if before[place] > HARDLY or len(agents) > MAX_SHARE:
             continue
         for agent, visit in agents.items():
+            if not fnmatchcase(agent, wanted):
+                continue
             ranked.setdefault(agent, Strongest(MOST)).add(_lead(agent, place, visit, before[place], len(agents)))
     strongest = Strongest(IN_ALL)
     for each in ranked.values():

@@ -1,0 +1,30 @@
+"""Detectors are found by walking their package: a new module is the whole change."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Iterator
+from types import ModuleType
+from typing import Any
+
+from egress.errors import EgressError
+
+
+def detectors(package: ModuleType, attributes: tuple[str, ...]) -> Iterator[tuple[str, type[Any]]]:
+    """The file and the class of each module of a package, by name.
+
+    Raises EgressError where a module does not define exactly one class with these attributes.
+    """
+    for info in sorted(pkgutil.iter_modules(package.__path__), key=lambda item: item.name):
+        module = importlib.import_module(f"{package.__name__}.{info.name}")
+        file = f"{package.__name__.rpartition('.')[2]}/{info.name}.py"
+        classes = [
+            item
+            for _, item in inspect.getmembers(module, inspect.isclass)
+            if item.__module__ == module.__name__ and all(hasattr(item, name) for name in attributes)
+        ]
+        if len(classes) != 1:
+            raise EgressError(f"{file}: define exactly one class with {', '.join(attributes)}; it has {len(classes)}")
+        yield file, classes[0]
