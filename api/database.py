@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from typing import Annotated
 
-import sqlalchemy as sa
 from fastapi import Depends, Request
 from sqlalchemy.engine import Engine
 from sqlalchemy.exc import DBAPIError
@@ -13,7 +12,7 @@ from sqlalchemy.exc import DBAPIError
 from api.problems import unavailable
 from egress.config import Config
 from egress.errors import EgressError
-from egress.store.database import explain, open_database
+from egress.store.database import explain, open_database, require_schema
 
 
 class Database:
@@ -43,7 +42,9 @@ class Database:
         engine = self.engine()
         try:
             with engine.connect() as connection:
-                connection.execute(sa.text("SELECT version_num FROM alembic_version"))
+                require_schema(connection)
+        except EgressError as error:
+            raise unavailable(str(error)) from None
         except DBAPIError as error:
             raise unavailable(f"cannot use the database: {explain(error)}") from None
 

@@ -32,10 +32,11 @@ from starlette.responses import JSONResponse, Response
 from api import etags
 from api.auth import Caller
 from api.database import Store
-from api.problems import Problem, wrong_parameter
+from api.problems import Problem, unavailable, wrong_parameter
+from egress.errors import EgressError
 from egress.eve import micros
 from egress.store import idempotency
-from egress.store.database import writing
+from egress.store.database import require_schema, writing
 
 _KEPT = ("content-type", "etag", "location")
 _KEY = re.compile(r"[\x21-\x7e]{1,128}")
@@ -92,6 +93,7 @@ class EditRequest:
     def _run(self, change: Callable[[Connection], Answer]) -> Response:
         try:
             with writing(self._engine) as connection:
+                _require_schema(connection)
                 if self._key is not None and (replayed := self._replay(connection, self._key)) is not None:
                     return replayed
                 answer = change(connection)
@@ -121,6 +123,13 @@ class EditRequest:
             connection, key, self._caller, request=self._request, status=sent.status_code, headers=headers, body=body,
             ts=self.ts,
         )  # fmt: skip
+
+
+def _require_schema(connection: Connection) -> None:
+    try:
+        require_schema(connection)
+    except EgressError as error:
+        raise unavailable(str(error)) from None
 
 
 def _response(answer: Answer, body: object) -> Response:

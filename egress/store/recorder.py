@@ -207,9 +207,9 @@ def _adopt(engine: Engine, host: str, directory: Path) -> None:
     others = table.c.host != host if engine.dialect.name == "sqlite" else table.c.host == ""
     with engine.connect() as connection:
         found = connection.scalars(sa.select(table.c.segment).where(others)).all()
-    here = {each.name for each in segments(directory)} if found else set()
-    with storing(engine) as connection:
-        for name in here.intersection(found):
+    ours = {each.name for each in segments(directory)}.intersection(found) if found else ()
+    for name in ours:
+        with storing(engine) as connection:
             connection.execute(table.update().where(others, table.c.segment == name).values(host=host))
 
 

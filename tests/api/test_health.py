@@ -41,6 +41,15 @@ def test_it_is_not_ready_while_the_database_is_away(tmp_path: Path) -> None:
     client.app.state.database.close()
 
 
+def test_a_database_that_a_newer_version_has_migrated_is_not_edited(engine: Engine, root: Client) -> None:
+    with engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE alembic_version SET version_num = 'next'")
+    assert root.get("/readyz").status_code == 503
+    rule = {"action": "allow", "destination": "example.org"}
+    assert_problem(root.post("/allowlist", rule), 503, detail="a newer egress has migrated the database (schema next)")
+    assert root.get("/allowlist").json()["items"] == []
+
+
 def test_metrics_are_read_by_prometheus(engine: Engine, root: Client, as_role: AsRole) -> None:
     root.post("/agents", {"name": "rome-7", "kind": "netns", "value": "rome"})
     root.post("/agents/rome-7/quarantine")
