@@ -1,8 +1,13 @@
-"""A finding's packets as a pcapng file that says, in its comments, what was found and where."""
+"""A finding's packets as a pcapng file that says, in its comments, what was found and where.
+
+Not every finding rests on bytes that can be pointed at: a beacon's timing is in none, QUIC's hello is encrypted, and
+what came between the packets that are kept is gone. The file then says that instead.
+"""
 
 from __future__ import annotations
 
-from egress.capture import blocks
+from egress.capture import blocks, spans
+from egress.capture.spans import Span
 from egress.eve import iso, micros
 from egress.model import EvidenceRecord, FindingRecord
 
@@ -11,22 +16,29 @@ SHOWN = 64  # of the evidence's bytes, in a comment
 
 def to_pcapng(finding: FindingRecord, evidence: EvidenceRecord) -> bytes:
     """The file: its section's comment names the finding; the packets that hold its bytes say where."""
-    parts = [blocks.header(_about(finding))]
-    for packet in evidence.packets:
-        at = packet.data.find(finding.evidence) if finding.evidence else -1
-        comment = f"{finding.signature}: bytes {at} to {at + len(finding.evidence) - 1}" if at >= 0 else ""
+    found = spans.find(evidence.packets, finding.evidence)
+    parts = [blocks.header(_about(finding, found))]
+    for number, packet in enumerate(evidence.packets):
+        said = [_words(finding, span) for span in found if span.packet == number]
+        comment = f"{finding.signature}: {', '.join(said)}" if said else ""
         parts.append(blocks.packet(packet.data, packet.length, micros(packet.time), packet.direction, comment))
     return b"".join(parts)
 
 
-def _about(finding: FindingRecord) -> str:
+def _words(finding: FindingRecord, span: Span) -> str:
+    place, size = f"bytes {span.first} to {span.last}", len(finding.evidence)
+    return place if span.end - span.begin + 1 == size else f"{place} ({span.begin} to {span.end} of the {size} found)"
+
+
+def _about(finding: FindingRecord, found: list[Span]) -> str:
     shown, more = finding.evidence[:SHOWN], len(finding.evidence) - SHOWN
+    where = "" if found or not finding.evidence else "\nthese bytes are not in the packets below as they are"
     return "\n".join(
         (
             f"finding {finding.finding_id}: {finding.signature} ({finding.severity}, {finding.technique})",
             finding.summary,
             f"agent {finding.agent}, flow {finding.flow_id}, {finding.community_id}",
             f"{iso(finding.time)}: {finding.action}",
-            f"evidence: {shown.hex(' ')}" + (f" and {more} bytes more" if more > 0 else ""),
+            f"evidence: {shown.hex(' ')}" + (f" and {more} bytes more" if more > 0 else "") + where,
         )
     )

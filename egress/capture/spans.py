@@ -1,0 +1,96 @@
+"""Where a finding's bytes are in the packets kept for it: in one packet, or over the segments of one direction.
+
+Segments are put in order by their sequence numbers, as the receiver does; what is not there is a gap that no match
+goes over. Datagrams are not joined: their order says nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from egress.errors import Malformed
+from egress.model import TCP, EvidencePacket
+from egress.wire.packet import decode
+
+_HALF, _WHOLE = 1 << 31, 1 << 32  # of the sequence numbers
+_SYN = 2  # takes a sequence number of its own
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Bytes `first` to `last` of a packet; `begin` and `end` count the finding's bytes from 0."""
+
+    packet: int
+    first: int
+    last: int
+    begin: int
+    end: int
+
+
+@dataclass(slots=True)
+class _Run:
+    """Bytes of a stream without a gap, each with the packet and the place in it that it came from."""
+
+    at: int  # sequence number, counted on from the first one seen
+    data: bytearray = field(default_factory=bytearray)
+    origin: list[tuple[int, int]] = field(default_factory=list)
+
+
+def find(packets: Sequence[EvidencePacket], wanted: bytes) -> list[Span]:
+    """Every packet that holds all of the bytes, or if none does, the segments that hold them together; else nothing."""
+    if not wanted:
+        return []
+    last = len(wanted) - 1
+    whole = [
+        Span(number, at, at + last, 0, last)
+        for number, packet in enumerate(packets)
+        if (at := packet.data.find(wanted)) >= 0
+    ]
+    return whole or next((spans for run in _runs(packets) if (spans := _over(run, wanted))), [])
+
+
+def _over(run: _Run, wanted: bytes) -> list[Span]:
+    at = run.data.find(wanted)
+    spans: list[Span] = []
+    for count, (packet, place) in enumerate(run.origin[at : at + len(wanted)] if at >= 0 else []):
+        if spans and spans[-1].packet == packet and spans[-1].last == place - 1:
+            before = spans.pop()
+            spans.append(Span(packet, before.first, place, before.begin, count))
+        else:
+            spans.append(Span(packet, place, place, count, count))
+    return spans
+
+
+def _runs(packets: Sequence[EvidencePacket]) -> Iterator[_Run]:
+    """Of each direction, in the order of the stream. Of bytes sent twice those that came first count."""
+    for direction in dict.fromkeys(packet.direction for packet in packets):
+        segments: list[tuple[int, int, int, bytes]] = []  # sequence, packet, place, payload
+        for number, packet in enumerate(packets):
+            if packet.direction is direction and (segment := _segment(packet)) is not None:
+                sequence, place, payload = segment
+                near = segments[0][0] if segments else sequence
+                segments.append((near + ((sequence - near + _HALF) % _WHOLE - _HALF), number, place, payload))
+        run: _Run | None = None
+        for sequence, number, place, payload in sorted(segments, key=lambda each: each[0]):
+            if run is None or sequence > run.at + len(run.data):
+                if run is not None:
+                    yield run
+                run = _Run(sequence)
+            known = run.at + len(run.data) - sequence
+            run.data += payload[known:]
+            run.origin += [(number, place + at) for at in range(known, len(payload))]
+        if run is not None:
+            yield run
+
+
+def _segment(packet: EvidencePacket) -> tuple[int, int, bytes] | None:
+    """Sequence number, place and bytes of a TCP packet's payload; None for any other packet, or one without."""
+    try:
+        read = decode(packet.data, packet.length)
+    except Malformed:
+        return None
+    if read.proto != TCP or not read.payload:
+        return None
+    # The payload is the end of the IP packet; what the capture cut off is not counted, padding is not looked at.
+    return read.seq + bool(read.flags & _SYN), min(read.length, len(packet.data)) - len(read.payload), read.payload
