@@ -4,18 +4,22 @@ import sqlalchemy as sa
 from alembic import context
 from sqlalchemy.engine import Connection
 
+from egress.store.days import is_partition
 from egress.store.tables import metadata
 
 OTHER_COLLATIONS = """
     SELECT relname, attname, format_type(atttypid, atttypmod)
     FROM pg_attribute JOIN pg_class ON pg_class.oid = attrelid JOIN pg_collation ON pg_collation.oid = attcollation
-    WHERE relkind = 'r' AND relnamespace = to_regnamespace(current_schema()) AND attnum > 0
-        AND NOT attisdropped AND collname <> 'C'
+    WHERE relkind IN ('r', 'p') AND NOT relispartition AND relnamespace = to_regnamespace(current_schema())
+        AND attnum > 0 AND NOT attisdropped AND collname <> 'C'
 """
 
 
 def by_code_point(connection: Connection) -> None:
-    """Have PostgreSQL compare and sort all text as SQLite does, whatever the database's collation is."""
+    """Have PostgreSQL compare and sort all text as SQLite does, whatever the database's collation is.
+
+    Partitions follow the table they are of.
+    """
     quoted = connection.dialect.identifier_preparer.quote
     changes: dict[str, list[str]] = {}
     for table, column, kind in connection.execute(sa.text(OTHER_COLLATIONS)):
@@ -30,6 +34,7 @@ context.configure(
     target_metadata=metadata,
     transactional_ddl=True,  # SQLite can; Alembic assumes it cannot
     compare_type=True,
+    include_name=lambda name, kind, _: kind != "table" or not is_partition(name or ""),
 )
 with context.begin_transaction():
     context.run_migrations()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from importlib import resources
 from typing import TYPE_CHECKING, Protocol
 
@@ -17,7 +18,7 @@ from egress.store import postgresql, sqlite
 if TYPE_CHECKING:
     from alembic.config import Config as AlembicConfig
 
-HEAD = "0008"  # the newest revision in migrations/versions
+HEAD = "0009"  # the newest revision in migrations/versions
 
 _URLS = "use a URL like sqlite:////var/lib/egress/egress.db or postgresql://user:password@host/egress"
 
@@ -62,6 +63,31 @@ def open_database(url: str, *, create: bool = True) -> Engine:
         engine.dispose()
         raise
     return engine
+
+
+@dataclass(frozen=True, slots=True)
+class Schema:
+    """What a database's tables are like."""
+
+    name: str  # of the database, for messages: without its password
+    revision: str  # empty: there are none yet
+    missing: tuple[tuple[str, str], ...]  # revisions up to HEAD and what each is about, in their order
+
+
+def schema(url: str) -> Schema:
+    """Look, and change nothing. Raises EgressError as `open_database` does."""
+    place = _place(url)
+    try:
+        engine = place.engine(create=False)
+    except EgressError:
+        return Schema(place.name, "", _missing("", place))
+    try:
+        found = _revision(engine, place)
+    except DBAPIError as error:
+        raise EgressError(f"cannot use database {place.name}: {explain(error)}") from None
+    finally:
+        engine.dispose()
+    return Schema(place.name, found, _missing(found, place) if found != HEAD else ())
 
 
 @contextmanager
@@ -133,17 +159,24 @@ def _schema(connection: Connection) -> str:
     return connection.scalar(sa.text("SELECT version_num FROM alembic_version")) or ""
 
 
+def _missing(found: str, place: _Place) -> tuple[tuple[str, str], ...]:
+    from alembic.script import ScriptDirectory
+
+    every = list(ScriptDirectory.from_config(alembic_config()).walk_revisions())[::-1]
+    known = [script.revision for script in every]
+    if found and found not in known:
+        raise EgressError(f"{place.name} was made by a newer egress (schema {found}); upgrade this program")
+    first = known.index(found) + 1 if found else 0
+    return tuple((script.revision, (script.doc or "").partition("\n")[0]) for script in every[first:])
+
+
 def _migrate(engine: Engine, place: _Place) -> None:
     # Alembic takes a third of a second to import, and is needed once in the life of a database.
     from alembic import command
-    from alembic.script import ScriptDirectory
 
     config = alembic_config()
-    known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
     with place.alone(engine) as connection:
-        found = _found(connection, place)
-        if found and found not in known:
-            raise EgressError(f"{place.name} was made by a newer egress (schema {found}); upgrade this program")
+        _missing(_found(connection, place), place)
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
 

@@ -26,6 +26,9 @@ STATEMENT = 60  # seconds that one statement may take
 IDLE = 60  # seconds that a transaction with the edit lock may do nothing: then it is undone, and others can go on
 CONNECT = 5  # seconds
 _POOL = {"pool_size": 5, "max_overflow": 20, "pool_timeout": LOCK, "pool_pre_ping": True}
+# A record is looked up in the index of each day, of which the upper pages are in memory: cheaper than a disk of old.
+# And a plan over many days costs more than it takes: compiling each part of it would cost as much again.
+_PLANS = "-c random_page_cost=1.1 -c jit=off"
 # A server that is gone without a word is noticed within half a minute, not after the kernel's quarter of an hour.
 _DRIVER: dict[str, str | int] = {
     "connect_timeout": CONNECT,
@@ -34,7 +37,7 @@ _DRIVER: dict[str, str | int] = {
     "keepalives_count": 3,
     "tcp_user_timeout": 25_000,
     "application_name": "egress",
-    "options": f"-c statement_timeout={STATEMENT}s -c lock_timeout={LOCK}s",
+    "options": f"-c statement_timeout={STATEMENT}s -c lock_timeout={LOCK}s {_PLANS}",
 }
 # By SQLSTATE where the server speaks its own language, by libpq's words where there is no connection yet.
 HINTS = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -40,3 +41,13 @@ metadata = sa.MetaData(
         "ix": "ix_%(table_name)s_%(column_0_N_name)s",
     }
 )
+
+
+def by_day(column: str) -> dict[str, Any]:
+    """The options of a table that PostgreSQL divides into days by a column of its primary key, of type Micros."""
+    return {"postgresql_partition_by": f"RANGE ({column})"}
+
+
+def day_column(table: sa.Table) -> str:
+    """The column of a `by_day` table; empty for any other."""
+    return str(table.dialect_options["postgresql"].get("partition_by") or "").removeprefix("RANGE (").rstrip(")")

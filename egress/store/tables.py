@@ -4,6 +4,9 @@ Times are integers, microseconds since the epoch, UTC: order, equality and range
 which REAL does not promise (PostgreSQL and SQLite print and compare floats differently) and SQLite's text dates do
 only by convention. The dataclasses' floats come back to the microsecond.
 
+On PostgreSQL the tables of records (`DAYED`) have a partition for each day, by a column of their primary key
+(egress.store.days).
+
 There are no foreign keys between records: a finding may be journalled before its flow, a sandbox of `egress run` is
 in no agents row, and a record must never be refused for what another one says.
 """
@@ -48,7 +51,7 @@ flows = sa.Table(
     metadata,
     sa.Column("flow_id", Plain, primary_key=True),
     sa.Column("agent", Plain, nullable=False),
-    sa.Column("start", Micros, nullable=False),
+    sa.Column("start", Micros, primary_key=True),
     sa.Column("updated", Micros, nullable=False, comment="of the record this row shows; a later one replaces it"),
     sa.Column("end", Micros, comment="null while the flow lives"),
     sa.Column("state", sa.Text, nullable=False),
@@ -82,6 +85,7 @@ flows = sa.Table(
     sa.Index(None, "action", "start"),
     sa.Index(None, "rule_id", "start"),  # a rule's hits and when it was last used
     comment="The latest record of each flow",
+    **schema.by_day("start"),
 )
 
 findings = sa.Table(
@@ -90,7 +94,7 @@ findings = sa.Table(
     sa.Column("finding_id", Plain, primary_key=True),
     sa.Column("flow_id", Plain, nullable=False),
     sa.Column("agent", Plain, nullable=False),
-    sa.Column("time", Micros, nullable=False),
+    sa.Column("time", Micros, primary_key=True),
     sa.Column("signature", Plain, nullable=False),
     sa.Column("severity", _enum(Severity, "severity"), nullable=False),
     sa.Column("technique", Plain, nullable=False, comment="MITRE ATT&CK"),
@@ -112,6 +116,7 @@ findings = sa.Table(
     sa.Index(None, "agent", "time"),
     sa.Index(None, "signature", "time"),
     comment="What signatures objected to, and what it led to",
+    **schema.by_day("time"),
 )
 
 anomalies = sa.Table(
@@ -128,6 +133,7 @@ anomalies = sa.Table(
     sa.Column("proto", Plain, primary_key=True),
     sa.Index(None, "time"),
     comment="Packets refused without a flow",
+    **schema.by_day("time"),
 )
 
 evidence = sa.Table(
@@ -136,10 +142,11 @@ evidence = sa.Table(
     sa.Column("finding_id", Plain, primary_key=True),
     sa.Column("flow_id", Plain, nullable=False),
     sa.Column("agent", Plain, nullable=False),
-    sa.Column("time", Micros, nullable=False),
+    sa.Column("time", Micros, primary_key=True),
     sa.Column("packets", Packets, nullable=False, comment="the flow's first packets, see Packets"),
     sa.Index(None, "time"),
     comment="The packets that findings rest on",
+    **schema.by_day("time"),
 )
 
 processes = sa.Table(
@@ -161,6 +168,7 @@ processes = sa.Table(
     sa.Column("started", Micros),
     sa.Index(None, "time"),
     comment="The processes behind flows, as they were when the flows began",
+    **schema.by_day("time"),
 )
 
 steps = sa.Table(
@@ -184,6 +192,7 @@ steps = sa.Table(
     sa.Index(None, "agent", "reported"),  # how many an agent told of today
     sa.Index(None, "agent", "trace_id"),  # to which conversation a trace belongs
     sa.Index(None, "episode", "start"),
+    sa.Index(None, "start"),  # of retention
     comment="Tool calls that agent frameworks told of",
 )
 
@@ -366,3 +375,18 @@ captured_flows = sa.Table(
     sa.Index(None, "capture"),
     comment="Of a case: which captures hold a flow. One that several hold has one row in `flows`",
 )
+
+pruned = sa.Table(
+    "pruned",
+    metadata,
+    sa.Column("records", sa.Text, primary_key=True, comment="the table they were in"),
+    sa.Column("count", sa.BigInteger, nullable=False, comment="rows taken away, ever"),
+    sa.Column("before", Micros, nullable=False, comment="what is older is gone"),
+    sa.Column("time", Micros, nullable=False, comment="when rows were last taken away"),
+    comment="What was taken away for its age or size",
+)
+
+# Every table of records → the column of its day.
+DAYED: dict[sa.Table, sa.Column[float]] = {
+    table: table.c[column] for table in metadata.tables.values() if (column := schema.day_column(table))
+}
