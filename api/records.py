@@ -88,7 +88,7 @@ def flow_documents(connection: Connection, records: Iterable[FlowRecord]) -> lis
     """EVE flows, each with its findings and its process."""
     listed = list(records)
     ids = [record.flow_id for record in listed]
-    made, opened = findings_by_flow(connection, ids), by_flow(connection, ids)
+    made, opened = findings_by_flow(connection, listed), by_flow(connection, ids)
     return [
         {
             **to_eve(record),

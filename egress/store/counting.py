@@ -14,6 +14,7 @@ from egress.eve import iso
 from egress.model import Action, ProcessStatus
 from egress.store.processes import OF_FLOW
 from egress.store.reader import CHUNK, Filter, conditions
+from egress.store.sqlite import by_itself
 from egress.store.tables import findings, flows, processes
 
 HOUR, DAY = 3600, 86400  # seconds
@@ -93,7 +94,7 @@ def count_by(
 ) -> Generator[Count, None, None]:
     """Groups by one or more of KEYS, the greatest by one of ORDERS first; `wanted` without its limit and order."""
     chosen = [KEYS[key] for key in keys]
-    rows = _rows(wanted, chosen).subquery()
+    rows = by_itself(engine.dialect, _rows(wanted, chosen)).subquery()
     parts = [column for column in rows.c if column.name.startswith("key_")]
     sums = {
         "flows": sa.func.count(),

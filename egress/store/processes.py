@@ -13,7 +13,11 @@ from egress.store.tables import flows, processes
 OF_FLOW = sa.and_(processes.c.flow_id == flows.c.flow_id, processes.c.time == flows.c.start)  # joins each with its flow
 
 
-def by_flow(connection: Connection, ids: Sequence[str]) -> dict[str, ProcessRecord]:
-    """What is known of the processes of these flows."""
+def by_flow(
+    connection: Connection, ids: Sequence[str], begun: tuple[float, float] | None = None
+) -> dict[str, ProcessRecord]:
+    """What is known of the processes of these flows; when the first and the last began saves looking into other days."""
     query = sa.select(processes).where(processes.c.flow_id.in_(ids)).order_by(processes.c.time)
+    if begun is not None:
+        query = query.where(processes.c.time.between(*begun))
     return {record.flow_id: record for record in (ProcessRecord(*row) for row in connection.execute(query))}

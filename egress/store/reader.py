@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Generator, Iterator
+import re
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, NamedTuple
@@ -20,6 +21,7 @@ from egress.store.tables import findings as finding_table
 from egress.store.tables import flows as flow_table
 
 CHUNK = 500  # flows whose findings are fetched together
+CLOCK = 86400.0  # seconds that a clock may have gone back between a flow's start and a finding of it
 
 _Terms = list[sa.ColumnElement[bool]]
 _Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -43,6 +45,7 @@ class Filter:
     sort: str = ""  # flows: one of SORTS, with a - before it the other way round. Empty: by time
 
 
+_NARROW = re.compile(r"\b(since|signature|severity|finding|flow)\b")
 _F = flow_table.c
 SORTS: dict[str, sa.ColumnElement[Any]] = {
     "time": _F.start,
@@ -106,7 +109,7 @@ def stories(engine: Engine, wanted: Filter) -> Generator[Told, None, None]:
         found = _flows(connection, wanted)
         while chunk := list(islice(found, CHUNK)):
             ids = [record.flow_id for record in chunk]
-            by_flow, opened = findings_by_flow(connection, ids), processes.by_flow(connection, ids)
+            by_flow, opened = findings_by_flow(connection, chunk), processes.by_flow(connection, ids, _begun(chunk))
             for record in chunk:
                 yield Told(record, tuple(by_flow.get(record.flow_id, ())), opened.get(record.flow_id))
 
@@ -130,7 +133,7 @@ def flow_ids(engine: Engine, prefix: str, limit: int = 10) -> tuple[str, ...]:
 def findings_of(engine: Engine, flow_id: str) -> tuple[FindingRecord, ...]:
     """One flow's findings, oldest first."""
     with engine.connect() as connection:
-        return tuple(findings_by_flow(connection, [flow_id]).get(flow_id, ()))
+        return tuple(_findings(connection, [flow_id], 0.0).get(flow_id, ()))
 
 
 def finding_ids(engine: Engine, prefix: str, limit: int = 10) -> tuple[str, ...]:
@@ -173,7 +176,7 @@ def conditions(table: sa.Table, wanted: Filter) -> list[sa.ColumnElement[bool]]:
     of_flows = table is flow_table
     if wanted.signature:
         signed = glob(made.signature, wanted.signature)
-        terms.append(sa.exists().where(made.flow_id == table.c.flow_id, signed) if of_flows else signed)
+        terms.append(flow_table.c.flow_id.in_(sa.select(made.flow_id).where(signed)) if of_flows else signed)
     if wanted.since is not None:
         terms.append((table.c.updated if of_flows else made.time) >= wanted.since)
     if wanted.begun is not None:
@@ -198,17 +201,31 @@ def _per_agent(
 def _flows(connection: Connection, wanted: Filter) -> Iterator[FlowRecord]:
     table = flow_table
     key = SORTS[wanted.sort.removeprefix("-") or "time"]
-    if key is table.c.start and (wanted.since is not None or "since" in wanted.query):
-        # As an expression, so that `updated` is looked up and sorted, rather than walk all flows in order of start.
+    if key is table.c.start and (wanted.since is not None or wanted.signature or _NARROW.search(wanted.query)):
+        # As an expression, so that what narrows is looked up and sorted, rather than walk all flows in order of start.
         key = sa.type_coerce(table.c.start, sa.BigInteger) + 0
     query = _newest_last(table, conditions(table, wanted), key, table.c.flow_id, wanted)
     for row in connection.execute(query.execution_options(yield_per=CHUNK)):
         yield FlowRecord(*row)
 
 
-def findings_by_flow(connection: Connection, ids: list[str]) -> dict[str, list[FindingRecord]]:
+def _begun(records: Sequence[FlowRecord]) -> tuple[float, float]:
+    starts = [record.start for record in records]
+    return min(starts), max(starts)
+
+
+def findings_by_flow(connection: Connection, records: Sequence[FlowRecord]) -> dict[str, list[FindingRecord]]:
+    """All findings of some flows, oldest first, by flow id."""
+    if not records:
+        return {}
+    return _findings(connection, [each.flow_id for each in records], min(each.start for each in records) - CLOCK)
+
+
+def _findings(connection: Connection, ids: list[str], since: float) -> dict[str, list[FindingRecord]]:
     table = finding_table
     query = sa.select(table).where(table.c.flow_id.in_(ids)).order_by(table.c.time, table.c.finding_id)
+    if since > 0:  # the days before need not be looked into
+        query = query.where(table.c.time >= since)
     by_flow: dict[str, list[FindingRecord]] = {}
     for row in connection.execute(query):
         record = FindingRecord(*row)

@@ -183,8 +183,13 @@ def _same_flow(table: sa.Table, other: sa.Table, found: Expression) -> Expressio
 
 
 # How rows of one table are asked for what a field says of another's: (asked, the field's) → condition on the asked.
+def _found(condition: Expression) -> Expression:
+    """Findings are few: from them to their flows, rather than ask each flow."""
+    return flows.c.flow_id.in_(sa.select(findings.c.flow_id).where(condition))
+
+
 LINKS: dict[tuple[str, str], Callable[[Expression], Expression]] = {
-    ("flows", "findings"): partial(_same_flow, flows, findings),
+    ("flows", "findings"): _found,
     ("findings", "flows"): partial(_same_flow, findings, flows),
     ("flows", "processes"): partial(_same_flow, flows, processes),
     ("findings", "processes"): partial(_same_flow, findings, processes),

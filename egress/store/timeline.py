@@ -14,6 +14,7 @@ from sqlalchemy.engine import Connection, Engine
 from egress.eve import micros
 from egress.model import Action
 from egress.store.reader import Filter, conditions
+from egress.store.sqlite import by_itself
 from egress.store.tables import findings, flows
 
 STEPS = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 10800, 21600, 43200, 86400, 172800, 604800)
@@ -68,7 +69,8 @@ def timeline(engine: Engine, wanted: Filter, shown: Axis, most: int) -> tuple[tu
     with engine.connect() as connection:
         totals: Counter[str] = Counter()
         for table, terms in ((flows, of_flows), (findings, of_findings)):
-            per_agent = sa.select(table.c.agent, sa.func.count()).where(*terms).group_by(table.c.agent)
+            acts = by_itself(engine.dialect, sa.select(table.c.agent).where(*terms)).subquery()
+            per_agent = sa.select(acts.c.agent, sa.func.count()).group_by(acts.c.agent)
             for agent, count in connection.execute(per_agent):
                 totals[agent] += count
         chosen = sorted(agent for agent, _ in sorted(totals.items(), key=lambda each: (-each[1], each[0]))[:most])
@@ -100,29 +102,21 @@ def _axis(begin: int, end: int, step: int) -> Axis:
 def _add_flows(connection: Connection, found: dict[str, Activity], terms: Iterable[Any], shown: Axis) -> None:
     size = flows.c.bytes_out + flows.c.bytes_in
     refused = sa.case((flows.c.action == Action.ACCEPT, 0), else_=1)
-    query = (
-        sa.select(
-            flows.c.agent,
-            _step(flows.c.start, shown),
-            sa.func.count(),
-            sa.func.sum(size),
-            sa.func.sum(refused),
-        )
-        .where(*terms, flows.c.agent.in_(found))
-        .group_by(flows.c.agent, sa.literal_column("nth_step"))
-    )
+    each = sa.select(flows.c.agent, _step(flows.c.start, shown), size.label("size"), refused.label("refused"))
+    acts = by_itself(connection.dialect, each.where(*terms, flows.c.agent.in_(found))).subquery()
+    by = acts.c.agent, acts.c.nth_step
+    query = sa.select(*by, sa.func.count(), sa.func.sum(acts.c.size), sa.func.sum(acts.c.refused)).group_by(*by)
     for agent, step, count, total, no in connection.execute(query):
         activity = found[agent]
         activity.flows[step], activity.bytes[step], activity.refused[step] = count, int(total), int(no)
 
 
 def _add_findings(connection: Connection, found: dict[str, Activity], terms: Iterable[Any], shown: Axis) -> None:
-    query = (
-        sa.select(findings.c.agent, _step(findings.c.time, shown), findings.c.signature, sa.func.count())
-        .where(*terms, findings.c.agent.in_(found))
-        .group_by(findings.c.agent, sa.literal_column("nth_step"), findings.c.signature)
-    )
-    for agent, step, signature, count in connection.execute(query):
+    each = sa.select(findings.c.agent, _step(findings.c.time, shown), findings.c.signature)
+    made = by_itself(connection.dialect, each.where(*terms, findings.c.agent.in_(found))).subquery()
+    query = sa.select(*made.c, sa.func.count()).group_by(*made.c)
+    for row in connection.execute(query):
+        agent, step, signature, count = tuple(row)
         found[agent].findings[step] += count
         found[agent].signatures[signature] += count
 

@@ -12,6 +12,7 @@ from sqlalchemy.engine import Connection
 from egress.domain import canonical, is_address
 from egress.model import Action, Effect, Mode, Reason
 from egress.store.matching import glob
+from egress.store.sqlite import by_itself
 from egress.store.tables import findings as finding_table
 from egress.store.tables import flows as flow_table
 from egress.whatif.subject import DNS, NAMING, Target, recorded
@@ -59,7 +60,6 @@ def deeds(
         flow.agent, flow.proto, flow.dst, flow.dport, flow.app_proto, flow.server_name, flow.names,
         flow.action, flow.reason, flow.rule_id, flow.mode,
     )  # fmt: skip
-    first, last = sa.func.min(flow.start).label("first"), sa.func.max(flow.updated).label("last")
     terms = [flow.direction == "out"]
     if agent:
         terms.append(glob(flow.agent, agent))
@@ -67,11 +67,14 @@ def deeds(
         terms.append(flow.updated >= since)
     if until is not None:
         terms.append(flow.start <= until)
+    acts = by_itself(connection.dialect, sa.select(*kinds, flow.flow_id, flow.start, flow.updated).where(*terms))
+    acted = acts.subquery()
+    equal = [acted.c[kind.name] for kind in kinds]
+    first, last = sa.func.min(acted.c.start).label("first"), sa.func.max(acted.c.updated).label("last")
     query = (
-        sa.select(*kinds, objected.c.signatures, sa.func.count(), first, last)
-        .select_from(flow_table.outerjoin(objected, objected.c.flow_id == flow.flow_id))
-        .where(*terms)
-        .group_by(*kinds, objected.c.signatures)
+        sa.select(*equal, objected.c.signatures, sa.func.count(), first, last)
+        .select_from(acted.outerjoin(objected, objected.c.flow_id == acted.c.flow_id))
+        .group_by(*equal, objected.c.signatures)
         .order_by(first)
     )
     for row in connection.execute(query.execution_options(yield_per=CHUNK)):

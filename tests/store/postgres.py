@@ -36,12 +36,13 @@ SETTINGS = {
 class Server:
     """`url(name)` of a database; `stop`, `kill` and `start` keep the data, `close` does not."""
 
-    def __init__(self, **settings: str) -> None:
+    def __init__(self, memory: bool = True, /, **settings: str) -> None:
+        """`memory`: its data is there, not on a disk; `settings` besides, or instead of, ours."""
         _sweep()
         self._settings = SETTINGS | settings
         self.port = _free_port()
         self._bin = _binaries()
-        self._home = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-", dir=_fastest()))
+        self._home = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-", dir=_fastest() if memory else None))
         self._process: subprocess.Popen[bytes] | None = None
         self._numbers = itertools.count(1)
         self._as = ["setpriv", "--pdeathsig=INT"]  # it ends with us, however we end

@@ -12,6 +12,9 @@ from sqlalchemy.engine import Engine
 
 from egress.store.columns import Names, Plain
 from egress.store.matching import any_name, glob, inside
+from egress.store.tables import flows
+from egress.store.writer import store
+from tests.store import samples
 
 SETTINGS = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=150, deadline=None)
 patterns = st.text(st.sampled_from("ab-*?[]!^z\\.\n$(é"), max_size=8)
@@ -85,9 +88,27 @@ def test_names_that_no_json_reader_takes(engine: Engine) -> None:
         ("2001:db8::7", "2001:db8::/32", True),
         ("::ffff:c000:207", "::ffff:192.0.2.7", True),
         ("::ffff:192.0.2.7", "::ffff:192.0.2.7", True),
+        ("198.51.101.7", "198.51.100.0/23", True),
+        ("198.51.10.7", "198.51.100.0/24", False),
         ("", "0.0.0.0/0", False),
         ("pool.example", "::/0", False),
     ],
 )
 def test_networks(engine: Engine, address: str, network: str, expected: bool) -> None:
     assert _ask(engine, inside(sa.literal(address, Plain()), ipaddress.ip_network(network))) is expected
+
+
+_ADDRESSES = st.builds(
+    lambda *octets: ".".join(map(str, octets)), *(st.sampled_from([0, 1, 10, 19, 100, 198, 255]) for _ in range(4))
+)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40, deadline=None)
+@given(addresses=st.sets(_ADDRESSES, max_size=8), around=_ADDRESSES, length=st.integers(0, 31))
+def test_networks_of_a_column_that_an_index_has(engine: Engine, addresses: set[str], around: str, length: int) -> None:
+    network = ipaddress.ip_network(f"{around}/{length}", strict=False)
+    with engine.connect() as connection:
+        store(connection, [samples.numbered(number, dst=each) for number, each in enumerate(addresses)])
+        found = set(connection.scalars(sa.select(flows.c.dst).where(inside(flows.c.dst, network))))
+        connection.rollback()
+    assert found == {each for each in addresses if ipaddress.ip_address(each) in network}

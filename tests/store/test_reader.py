@@ -7,12 +7,11 @@ import ipaddress
 from dataclasses import replace
 
 import pytest
-import sqlalchemy as sa
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy.engine import Engine
 
-from egress.model import Action, FlowRecord
+from egress.model import Action
 from egress.store.database import writing
 from egress.store.reader import (
     CHUNK,
@@ -145,31 +144,3 @@ def test_globs_are_fnmatchs(engine: Engine, pattern: str, names: list[str]) -> N
         store(connection, [samples.numbered(number, agent=name) for number, name in enumerate(names)])
     wanted = [name for name in names if not pattern or fnmatch.fnmatchcase(name, pattern)]
     assert [record.agent for record in flows(engine, Filter(agent=pattern))] == wanted
-
-
-@pytest.mark.parametrize(
-    ("wanted", "index"),
-    [
-        (Filter(limit=10), "ix_flows_start"),
-        (Filter(agent="train-1", limit=10), "ix_flows_agent_start"),
-        (Filter(dest=ipaddress.ip_network("10.1.2.3"), limit=10), "ix_flows_dst_start"),
-        (Filter(action=Action.DROP, limit=10), "ix_flows_action_start"),
-        (Filter(since=samples.START), "ix_flows_updated"),
-    ],
-)
-def test_the_usual_questions_use_an_index(filled: Engine, wanted: Filter, index: str) -> None:
-    asked: list[tuple[str, object]] = []
-
-    def note(_c: object, _cursor: object, statement: str, parameters: object, *_: object) -> None:
-        asked.append((statement, parameters))
-
-    sa.event.listen(filled, "before_cursor_execute", note)
-    _: list[FlowRecord] = list(flows(filled, wanted))
-    statement, parameters = asked[-1]
-    with filled.connect() as connection:
-        if connection.dialect.name == "postgresql":  # which would rather read all of so few rows, and sort them
-            connection.exec_driver_sql("SET LOCAL enable_seqscan = off")
-            connection.exec_driver_sql("SET LOCAL enable_sort = off")
-        explain = "EXPLAIN" if connection.dialect.name == "postgresql" else "EXPLAIN QUERY PLAN"
-        plan = connection.exec_driver_sql(f"{explain} {statement}", parameters)  # type: ignore[arg-type]
-        assert index in " ".join(map(str, plan))

@@ -1,0 +1,44 @@
+"""How a database goes about a question: every statement that it sends, with its plan."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Engine
+
+from bench.questions import Known, Question
+
+
+def explained(engine: Engine, question: Question, known: Known, *settings: str) -> Iterator[tuple[str, list[str]]]:
+    """(statement, the steps of its plan); `settings` are for PostgreSQL, made before it plans."""
+    with _noted(engine) as asked:
+        question.ask(engine, known)
+    with engine.connect() as connection:
+        for setting in settings if engine.dialect.name == "postgresql" else ():
+            connection.exec_driver_sql(f"SET LOCAL {setting}")
+        for statement, parameters in asked:
+            yield " ".join(statement.split()), plan(connection, statement, parameters)
+
+
+def plan(connection: sa.Connection, statement: str, parameters: object) -> list[str]:
+    """The steps of a statement's plan, a line each."""
+    if connection.dialect.name == "sqlite":
+        return [row[3] for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters)]  # type: ignore[arg-type]
+    return [row[0] for row in connection.exec_driver_sql(f"EXPLAIN (COSTS OFF) {statement}", parameters)]  # type: ignore[arg-type]
+
+
+@contextmanager
+def _noted(engine: Engine) -> Iterator[list[tuple[str, object]]]:
+    asked: list[tuple[str, object]] = []
+
+    def note(_c: object, _cursor: object, statement: str, parameters: object, *_: object) -> None:
+        if statement.lstrip().startswith(("SELECT", "WITH")):
+            asked.append((statement, parameters))
+
+    sa.event.listen(engine, "before_cursor_execute", note)
+    try:
+        yield asked
+    finally:
+        sa.event.remove(engine, "before_cursor_execute", note)
