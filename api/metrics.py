@@ -15,8 +15,7 @@ from sqlalchemy.engine import Engine
 
 from egress.control import Client
 from egress.errors import EgressError
-from egress.store import audit, gateways, rules
-from egress.store.evidence import SIZE
+from egress.store import audit, evidence, gateways, holdings, retention, rules
 from egress.store.gateways import UP, Gateway
 from egress.store.ruleset import LIVE
 from egress.store.tables import agents, approvals
@@ -51,13 +50,13 @@ def _stored(engine: Engine) -> Iterator[Metric]:
     live = sa.select(sa.func.count()).select_from(rule_table).where(LIVE)
     waiting = sa.select(sa.func.count()).select_from(approvals).where(approvals.c.state == "pending")
     cut = sa.select(sa.func.count()).select_from(agents).where(agents.c.quarantined.is_(sa.true()))
-    kept = sa.select(sa.func.coalesce(sa.func.sum(SIZE), 0))
     with engine.connect() as connection:
         yield _gauge("policy_version_stored", "newest version of the policy", rules.current(connection))
         yield _gauge("rules", "rules in force", connection.scalar(live))
         yield _gauge("approvals_pending", "holds that wait for a person", connection.scalar(waiting))
         yield _gauge("agents_quarantined", "agents cut off", connection.scalar(cut))
-        yield _gauge("evidence_bytes", "packets kept for findings", connection.scalar(kept))
+        yield _gauge("evidence_bytes", "packets kept for findings", evidence.held(connection))
+        yield from _holdings(connection)
         yield _counter("audit_entries", "changes by people and programs", audit.latest(connection))
         yield from _fleet(gateways.listed(connection), gateways.clock(connection)[0])
 
@@ -74,6 +73,18 @@ def _fleet(there: Collection[Gateway], now: float) -> Iterator[Metric]:
         skew.add_metric([each.host], each.skew)
     if there:
         yield from (up, seen, version, skew)
+
+
+def _holdings(connection: sa.Connection) -> Iterator[Metric]:
+    size, free = holdings.sizes(connection)
+    yield _gauge("database_bytes", "of the database", size)
+    yield _gauge("database_free_bytes", "of these, what records to come can use", free)
+    yield _gauge("oldest_record_timestamp_seconds", "when the oldest flow began; 0: none", holdings.oldest(connection))
+    gone = CounterMetricFamily("egress_pruned", "records taken away for their age or size", labels=["records"])
+    taken = retention.gone(connection)
+    for table in retention.RECORDS:
+        gone.add_metric([table.name], taken[table.name].count if table.name in taken else 0)
+    yield gone
 
 
 def _gateway(status: dict[str, Any]) -> Iterator[Metric]:

@@ -111,6 +111,21 @@ class Journal:
 
 
 @dataclass(frozen=True, slots=True)
+class Retention:
+    """How long the database keeps records; 0: for ever, without a limit. The recorder takes away what is older."""
+
+    days: int = 90  # flows, findings, anomalies, processes, steps; a flow that still lives stays
+    evidence_days: int = 30  # packets; their finding stays
+    evidence_bytes: int = 1 << 30  # of packets; the oldest go first
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.days <= 36500 and 0 <= self.evidence_days <= 36500):
+            raise InputError("retention: days and evidence_days must be from 0 (for ever) to 36500")
+        if not 0 <= self.evidence_bytes < 1 << 62:
+            raise InputError("retention: evidence_bytes must be a number of bytes, or 0 for no limit")
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     host: str = ""  # this gateway's name among those that share its database; empty: the machine's host name
     state_dir: Path = Path("/var/lib/egress")  # database, journal
@@ -132,6 +147,7 @@ class Config:
     queue: Queue = field(default_factory=Queue)
     journal: Journal = field(default_factory=Journal)
     api: Api = field(default_factory=Api)
+    retention: Retention = field(default_factory=Retention)
 
     def __post_init__(self) -> None:
         mask = self.mark_mask

@@ -51,8 +51,10 @@ def get_evidence(finding_id: Id, caller: Viewer, engine: Store) -> Response:
     found = _known(finding_id, caller, engine)
     with engine.connect() as connection:
         kept = evidence.read(connection, finding_id)
+        pruned = kept is None and evidence.was_pruned(connection, found)
     if kept is None:
-        raise Problem(404, f"no packets are kept of finding {finding_id}")
+        why = ": those so old were pruned for their age or size" if pruned else ""
+        raise Problem(404, f"no packets are kept of finding {finding_id}{why}")
     name = f"finding-{finding_id}.pcapng"
     return Response(
         to_pcapng(found, kept),

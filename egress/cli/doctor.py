@@ -11,12 +11,14 @@ import click
 import sqlalchemy as sa
 
 from egress.cli.fleetcheck import fleet
+from egress.cli.text import size, when
 from egress.config import Config, load_config
 from egress.control import Client, NotRunning
 from egress.errors import EgressError
 from egress.gateway import checks, rules, sandbox
 from egress.gateway.checks import Check
 from egress.gateway.command import run
+from egress.store import evidence, holdings, retention
 from egress.store.agents import list_agents
 from egress.store.database import open_database
 from egress.store.recorder import lag, stalled
@@ -242,6 +244,7 @@ def _database(config: Config) -> list[Check]:
         stuck = stalled(config, database) if behind.unread else []
         with database.connect() as connection:
             others = fleet(connection, config)
+            kept = _kept(config, connection)
     except (OSError, sa.exc.SQLAlchemyError) as error:
         return [Check("database", False, f"cannot be read: {' '.join(str(error).split())[:200]}")]
     finally:
@@ -250,7 +253,21 @@ def _database(config: Config) -> list[Check]:
     text += f", {behind.quarantined} bytes quarantined"
     if stuck:
         text += f": nothing of {stuck[0]} is being stored; is the gateway running, its disk full, the database locked?"
-    return [Check("database", not stuck and behind.unread < MAX_LAG, text), *others]
+    return [Check("database", not stuck and behind.unread < MAX_LAG, text), kept, *others]
+
+
+def _kept(config: Config, connection: sa.Connection) -> Check:
+    """How much there is, and whether what is too old is taken away."""
+    bytes_, free = holdings.sizes(connection)
+    first = holdings.oldest(connection)
+    gone = sum(each.count for each in retention.gone(connection).values())
+    text = f"{size(bytes_)}" + (f" ({size(free)} of it free)" if free else "")
+    text += f", the oldest flow began {when(first)[:19]}" if first is not None else ", no flow yet"
+    text += f"; evidence {size(evidence.held(connection))}; {gone} records pruned so far"
+    late = retention.behind(connection, config.retention, time.time())
+    if late:
+        text += "; there are records long past their retention: is the gateway running? egress db prune takes them away"
+    return Check("retention", not late, text)
 
 
 def _exists(config: Config) -> bool:

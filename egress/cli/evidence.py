@@ -10,7 +10,7 @@ import click
 from egress.capture.evidence import to_pcapng
 from egress.cli.queries import chosen_finding, config_option, records
 from egress.errors import EgressError, InputError
-from egress.store.evidence import read
+from egress.store.evidence import read, was_pruned
 from egress.store.listing import finding as find_finding
 
 EXAMPLES = """\b
@@ -33,10 +33,12 @@ def command(finding: str, target: str, config: Path | None) -> None:
         chosen = chosen_finding(engine, finding)
         with engine.connect() as connection:
             found, kept = find_finding(connection, chosen), read(connection, chosen)
+            pruned = found is not None and was_pruned(connection, found)
     if found is None or kept is None or not kept.packets:
+        why = "those so old were pruned for their age or size (retention)" if pruned else "none were captured"
         raise EgressError(
-            f"no packets are kept of finding {chosen}: none were captured, or they were over the limits of age and "
-            f"size; `egress show finding {chosen[:8]}` has the bytes it rests on"
+            f"no packets are kept of finding {chosen}: {why}; "
+            f"`egress show finding {chosen[:8]}` has the bytes it rests on"
         )
     data = to_pcapng(found, kept)
     if target == "-":

@@ -40,6 +40,7 @@ COMMANDS = {
     "token": "egress.cli.token",
     "audit": "egress.cli.audit",
     "serve": "egress.cli.serve",
+    "db": "egress.cli.db",
     "doctor": "egress.cli.doctor",
     "replay": "egress.cli.replay",
     "case": "egress.cli.case",

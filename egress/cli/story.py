@@ -100,6 +100,8 @@ def kept_line(finding_id: str, kept: Kept | None) -> str:
     """Whether there are packets of a finding."""
     if kept is None:
         return labelled("packets", "none are kept")
+    if kept.pruned:
+        return labelled("packets", "none are kept: those so old were pruned (retention)")
     command = f"egress evidence {finding_id[:8]} -w {finding_id[:8]}.pcapng{case_words()}"
     return labelled("packets", f"{kept.packets} are kept ({size(kept.bytes)}): {command}")
 

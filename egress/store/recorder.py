@@ -30,6 +30,7 @@ from egress.store.database import explain, open_database, require_schema, storin
 from egress.store.quarantine import keep_aside, quarantine_file, size
 from egress.store.segments import Segment, finished, read, segments, whole_lines
 from egress.store.tables import journal_checkpoints
+from egress.store.upkeep import Upkeep
 from egress.store.writer import store, upsert
 
 POLL_SECONDS = 0.1
@@ -65,6 +66,7 @@ class Recorder:
         self._host = config.host_name
         _adopt(self._engine, self._host, self._directory)
         self._offsets = checkpoints(self._engine, self._host)
+        self._upkeep = Upkeep(self._engine, config.retention)
 
     def run_once(self) -> int:
         """Store what the journal held when the call began; returns the number of records.
@@ -91,6 +93,10 @@ class Recorder:
     def offsets(self) -> dict[str, int]:
         """Segment name → bytes stored."""
         return dict(self._offsets)
+
+    def keep_up(self) -> str:
+        """A short piece of what else there is to do, see Upkeep. Returns what went wrong."""
+        return self._upkeep.step()
 
     def close(self) -> None:
         self._engine.dispose()
@@ -257,7 +263,7 @@ class _Process:
             if self._recorder is None:
                 self._recorder = Recorder(self._config)
             self._recorder.run_once()
-            trouble = self._recorder.trouble
+            trouble = self._recorder.trouble or ("" if self._stopping else self._recorder.keep_up())
         except (SQLAlchemyError, OSError, EgressError) as error:
             trouble = explain(error) if isinstance(error, DBAPIError) else " ".join(str(error).split())
             self._begin_anew()

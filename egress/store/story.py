@@ -14,7 +14,7 @@ from egress.store.agents import StoredAgent
 from egress.store.agents import agent as stored_agent
 from egress.store.cases import files_of
 from egress.store.counting import Count, count_by
-from egress.store.evidence import read
+from egress.store.evidence import read, was_pruned
 from egress.store.listing import finding as find_finding
 from egress.store.processes import by_flow
 from egress.store.reader import AgentSummary, Filter, Told, agents, findings_of, flow, stories
@@ -31,6 +31,7 @@ class Kept:
 
     packets: int
     bytes: int  # of them
+    pruned: bool = False  # packets as old as these were taken away
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +71,7 @@ def flow_story(engine: Engine, flow_id: str) -> FlowStory:
     if found is None:
         raise EgressError(f"no flow begins with {flow_id}; `egress query` shows which there are")
     findings = findings_of(engine, flow_id)
-    kept = {each.finding_id: _kept(engine, each.finding_id) for each in findings}
+    kept = {each.finding_id: _kept(engine, each) for each in findings}
     with engine.connect() as connection:
         stored = rule_at(connection, found.rule_id, found.policy_version) if found.rule_id else None
         process = by_flow(connection, [flow_id]).get(flow_id)
@@ -94,7 +95,7 @@ def finding_story(engine: Engine, finding_id: str) -> FindingStory:
         found = find_finding(connection, finding_id)
     if found is None:
         raise EgressError(f"no finding begins with {finding_id}")
-    return FindingStory(found, flow(engine, found.flow_id), _kept(engine, finding_id))
+    return FindingStory(found, flow(engine, found.flow_id), _kept(engine, found))
 
 
 def agent_story(engine: Engine, name: str) -> AgentStory:
@@ -124,11 +125,11 @@ def exactly(agent: str) -> Filter:
     return Filter(agent=glob.escape(agent))
 
 
-def _kept(engine: Engine, finding_id: str) -> Kept | None:
+def _kept(engine: Engine, found: FindingRecord) -> Kept | None:
     with engine.connect() as connection:
-        kept = read(connection, finding_id)
-    if kept is None or not kept.packets:
-        return None
+        kept = read(connection, found.finding_id)
+        if kept is None or not kept.packets:
+            return Kept(0, 0, pruned=True) if was_pruned(connection, found) else None
     return Kept(len(kept.packets), sum(len(packet.data) for packet in kept.packets))
 
 

@@ -66,6 +66,10 @@ def test_metrics_are_read_by_prometheus(engine: Engine, root: Client, as_role: A
     assert (values["egress_rules"], values["egress_policy_version_stored"]) == (1, 1)
     assert (values["egress_agents_quarantined"], values["egress_approvals_pending"]) == (1, 0)
     assert values["egress_audit_entries"] >= 3
+    assert (values["egress_pruned"], values["egress_oldest_record_timestamp_seconds"]) == (0, 0)
+    assert (
+        values["egress_database_bytes"] > values["egress_database_free_bytes"] >= values["egress_evidence_bytes"] == 0
+    )
     assert_problem(as_role("gateway").get("/metrics"), 403)
     assert_problem(as_role("viewer", "ci-*").get("/metrics"), 403, detail="ci-*")
 

@@ -1,0 +1,194 @@
+"""`egress db`: the database's schema, what it holds, and taking away what is too old."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+import time
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+
+import click
+from sqlalchemy.engine import Engine
+
+from egress.cli.params import Time
+from egress.cli.queries import config_option
+from egress.cli.tables import as_json, output_option, table
+from egress.cli.text import size, when
+from egress.config import Config, load_config
+from egress.errors import EgressError
+from egress.store import retention
+from egress.store.database import HEAD, Schema, open_database, schema
+from egress.store.holdings import Holdings, holdings
+from egress.store.recorder import Lag, lag
+
+EXAMPLES = """\b
+Examples:
+  egress db status                     what is there, how old and how large it is
+  egress db upgrade --dry-run          which revisions the program would bring
+  egress db prune --older-than 30d     take away what is older, now
+"""
+SAY_SECONDS = 1.0  # between two signs of progress
+
+
+@click.group("db", epilog=EXAMPLES)
+def command() -> None:
+    """Look after the database: its schema, its size, how long records are kept."""
+
+
+@command.command("upgrade", epilog=EXAMPLES)
+@click.option("--dry-run", is_flag=True, help="Only say what would be done.")
+@output_option
+@config_option
+def upgrade(*, dry_run: bool, output: str, config: Path | None) -> None:
+    """Bring the database's tables to what this program knows; make it where there is none.
+
+    The gateway does the same when it starts. There is no way back: make a backup first.
+    """
+    settings = load_config(config)
+    found = schema(settings.database_url)
+    if output != "json":
+        for revision, about in found.missing:
+            click.echo(f"{revision}  {about}")
+    if found.missing and not dry_run:
+        began = time.monotonic()
+        open_database(settings.database_url).dispose()
+        done = f"{found.name}: {_revision(found)} to {HEAD} in {time.monotonic() - began:.1f} s"
+    elif found.missing:
+        done = f"{found.name}: would go from {_revision(found)} to {HEAD}; nothing was done"
+    else:
+        done = f"{found.name}: already at {HEAD}"
+    if output == "json":
+        revisions = [revision for revision, _ in found.missing]
+        facts = {"database": found.name, "from": found.revision or None, "to": HEAD, "revisions": revisions}
+        as_json(facts | {"done": bool(revisions) and not dry_run})
+    else:
+        click.echo(done)
+
+
+@command.command("status", epilog=EXAMPLES)
+@output_option
+@config_option
+def status(*, output: str, config: Path | None) -> None:
+    """Show which database it is, whether its schema is current, and what it holds; changes nothing.
+
+    Rows with a ~ are PostgreSQL's estimate. A day is a partition; SQLite has none. Exit code 1: the schema is old, or
+    there is no database.
+    """
+    settings = load_config(config)
+    found = schema(settings.database_url)
+    held, behind = None, None
+    if not found.missing:
+        engine = open_database(settings.database_url, create=False)
+        try:
+            with engine.connect() as connection:
+                held = holdings(connection)
+            behind = lag(settings, engine)
+        except OSError as error:
+            raise EgressError(f"cannot read {settings.journal_dir}: {error.strerror}; use sudo") from None
+        finally:
+            engine.dispose()
+    if output == "json":
+        as_json(_document(settings, found, held, behind))
+    else:
+        _show(settings, found, held, behind)
+    sys.exit(0 if held is not None else 1)
+
+
+@command.command("prune", epilog=EXAMPLES)
+@click.option(
+    "--before", type=Time(), metavar="TIME", help="Take away records older than this, whatever the config says."
+)
+@click.option("--older-than", "older", type=Time(), metavar="SPAN", help="The same as how long ago: 30d.")
+@click.option("--dry-run", is_flag=True, help="Only count what would go.")
+@output_option
+@config_option
+def prune(*, before: float | None, older: float | None, dry_run: bool, output: str, config: Path | None) -> None:
+    """Take away records that are too old: those past the config's retention, or of before a time.
+
+    The recorder of a running gateway does so by itself. Records are written meanwhile. Flows that still live, policies,
+    audit and tokens stay. Exit code 1: somebody is reading a day that should go.
+    """
+    if before is not None and older is not None:
+        raise click.UsageError("--before and --older-than say the same: give one")
+    settings = load_config(config)
+    engine = open_database(settings.database_url, create=False)
+    try:
+        moment = before if before is not None else older
+        wanted = retention.older(moment) if moment is not None else _configured(engine, settings)
+        if dry_run:
+            with engine.connect() as connection:
+                gone, busy = Counter(retention.count(connection, wanted)), ""
+        else:
+            gone, busy = _prune(engine, wanted)
+    finally:
+        engine.dispose()
+    if output == "json":
+        as_json({"dry_run": dry_run, "gone": gone, "busy": busy or None})
+    else:
+        told = ", ".join(f"{number:,} {name}" for name, number in gone.items() if number) or "nothing"
+        click.echo(f"{'would go' if dry_run else 'gone'}: {told}")
+    if busy:
+        raise EgressError(f"{busy} is being read and stays: wait for long queries to end, then prune again")
+
+
+def _configured(engine: Engine, settings: Config) -> retention.Cuts:
+    with engine.connect() as connection:
+        return retention.cuts(connection, settings.retention, time.time())
+
+
+def _prune(engine: Engine, wanted: retention.Cuts) -> tuple[Counter[str], str]:
+    """Rows gone by table, and a day that is being read."""
+    gone: Counter[str] = Counter()
+    busy, said = "", time.monotonic()
+    for step in retention.prune(engine, wanted):
+        gone[step.table] += step.count
+        busy = step.busy or busy
+        if time.monotonic() - said >= SAY_SECONDS:
+            said = time.monotonic()
+            click.echo(f"{gone.total():,} gone, at {step.table} …", err=True)
+    return gone, busy
+
+
+def _revision(found: Schema) -> str:
+    return found.revision or "nothing"
+
+
+def _kept(settings: Config) -> str:
+    kept = settings.retention
+    records = f"{kept.days} days" if kept.days else "for ever"
+    packets = f"{kept.evidence_days} days" if kept.evidence_days else "as long as records"
+    most = f", at most {size(kept.evidence_bytes)}" if kept.evidence_bytes else ""
+    return f"records {records}; evidence {packets}{most}"
+
+
+def _show(settings: Config, found: Schema, held: Holdings | None, behind: Lag | None) -> None:
+    click.echo(f"database   {found.name}")
+    if held is None or behind is None:
+        state = f"{found.revision}, old: this program wants {HEAD}" if found.revision else "none yet"
+        click.echo(f"schema     {state}; egress db upgrade brings it")
+        return
+    free = f", of which {size(held.free)} free for records to come" if held.free else ""
+    click.echo(f"schema     {found.revision}, current")
+    click.echo(f"size       {size(held.bytes)}{free}; evidence {size(held.evidence_bytes)}")
+    click.echo(f"journal    {behind.segments} segments, {size(behind.unread)} not stored yet")
+    click.echo(f"retention  {_kept(settings)}\n")
+    rows = []
+    for each in held.records:
+        times = ["" if moment is None else when(moment)[:19] for moment in (each.oldest, each.newest)]
+        gone = "" if each.pruned is None else f"{each.pruned.count:,}, all before {when(each.pruned.before)[:19]}"
+        rows.append([each.table, f"{'' if each.exact else '~'}{each.rows:,}", each.days or "", *times, gone])
+    table(("records", "rows", "days", "oldest (UTC)", "newest", "pruned"), rows)
+
+
+def _document(settings: Config, found: Schema, held: Holdings | None, behind: Lag | None) -> Mapping[str, object]:
+    return {
+        "database": found.name,
+        "revision": found.revision or None,
+        "current": not found.missing,
+        "wanted": HEAD,
+        "retention": dataclasses.asdict(settings.retention),
+        "journal": None if behind is None else dataclasses.asdict(behind),
+        "holds": None if held is None else dataclasses.asdict(held),
+    }
