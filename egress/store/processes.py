@@ -16,7 +16,7 @@ OF_FLOW = sa.and_(processes.c.flow_id == flows.c.flow_id, processes.c.time == fl
 def by_flow(
     connection: Connection, ids: Sequence[str], begun: tuple[float, float] | None = None
 ) -> dict[str, ProcessRecord]:
-    """What is known of the processes of these flows; when the first and the last began saves looking into other days."""
+    """What is known of the processes of these flows. When the first and last of them began saves looking elsewhere."""
     query = sa.select(processes).where(processes.c.flow_id.in_(ids)).order_by(processes.c.time)
     if begun is not None:
         query = query.where(processes.c.time.between(*begun))
