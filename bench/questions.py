@@ -116,7 +116,7 @@ QUESTIONS = (
     Question("query agent:A", _flows(agent=lambda known: known.agent), "agent start"),
     Question("query agent:A since:1d", _flows(agent=lambda known: known.agent, since=_ago(DAY)), "agent start"),
     Question("query dest:ADDRESS", _flows(dest=lambda known: ipaddress.ip_network(known.dst)), "dst start"),
-    Question("query dest:CIDR since:1d", _flows(dest=_network, since=_ago(DAY)), "updated"),
+    Question("query dest:CIDR since:1d", _flows(dest=_network, since=_ago(DAY))),
     Question("query action:reject", _flows(query="action:reject"), "action start"),
     Question("query rule:R", _flows(query=lambda known: f"rule:{known.rule_id}"), "rule_id start"),
     Question("query signature:mining.*", _flows(query="signature:mining.*"), "flow_id start"),
