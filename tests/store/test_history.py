@@ -147,6 +147,16 @@ def test_the_flow_that_a_lead_points_at(engine: Engine) -> None:
     assert found(Target(dst="192.0.2.2"), agent="other") is found(Target(dst="192.0.2.2"), start=SINCE) is None
 
 
+@pytest.mark.parametrize("name", ["ÄB.Example", "İ.example", "\udc80X.example", "a\x00B", "ΑΣ.Example"])
+def test_the_flow_of_a_name_in_any_script(engine: Engine, name: str) -> None:
+    """A database and Python must agree on what lower case is."""
+    fill(engine, flows([1, 2], server_name=name))
+    (series,) = History(engine, WEEK).by_name()
+    (row,) = History(engine, WEEK).traffic()
+    for target in (series.target, Target(dst=row.dst, said=row.said, bound=row.bound)):
+        assert History(engine, WEEK).flow("trainer", row.last, target) is not None
+
+
 def test_a_hunt_is_stored_once_and_found_by_the_query_tool(engine: Engine) -> None:
     rng = np.random.default_rng(1)
     fill(engine, flows(beacon(rng, 1800, 0.2, 300), **named("c2.example.net")))
