@@ -1,8 +1,8 @@
 """How often the process behind a flow is found, by how long it lives: through the real gateway, real processes.
 
 `python -m bench.attribution` (root) runs processes that live 5, 20 and 100 ms from their fork to their end and send one
-packet, at once or at a random moment of their life; caught is one whose record names its very pid. The agent has other
-processes beside, one of them old and busy.
+packet, at once or at a random moment of their life: they connect where somebody answers, or where the policy refuses
+it, or send a datagram. Caught is one whose record names its very pid. The agent has other, idle processes beside.
 """
 
 from __future__ import annotations
@@ -31,10 +31,16 @@ from egress.store.database import open_database
 from egress.store.tables import flows, processes
 from tests.lab.net import eventually
 
+ANSWERED = 80
 PORT = 20000  # and those after it, one a kind: a datagram of the same two ends would belong to the earlier flow
+KINDS = (("tcp", "answered"), ("tcp", "refused"), ("udp", "sent"))
 LIVES = (5, 20, 100)  # milliseconds
 PAUSE = 5000  # microseconds between two of them
-POLICY = "rules:\n  - {action: allow, destination: any}\n"
+POLICY = f"""\
+rules:
+  - {{action: allow, destination: any, protocol: tcp, ports: {ANSWERED}}}
+  - {{action: allow, destination: any, protocol: udp, ports: {PORT}-{PORT + 1000}}}
+"""
 SOURCE = Path(__file__).with_name("life.c")
 IDLE = "import time\nprint('ready', flush=True)\ntime.sleep(3600)"
 
@@ -68,10 +74,11 @@ def measure(stage: Stage, program: Path, proto: str, host: str, port: int, life:
     """`count` processes in the agent's namespace, one after another; `when` as the program takes it."""
     family = "6" if ":" in host else "4"
     words = [proto, family, host, str(port), str(life * 1000), str(when), str(count), str(PAUSE)]
+    begun = time.time()
     done = stage.lab.run(stage.agent, [str(program), *words], timeout=60 + count * (life + PAUSE / 1000) / 500)
     lives = [tuple(map(int, line.split())) for line in done.stdout.splitlines()]
     pids = {port: pid for pid, port, _ in lives}
-    found = _stored(stage, proto, port, pids)
+    found = _stored(stage, begun, proto, port, pids)
     right = sum(status is ProcessStatus.FOUND and pid == pids[port] for port, (status, pid) in found.items())
     named = sum(status is ProcessStatus.FOUND for status, _ in found.values())
     gone = sum(status is ProcessStatus.GONE for status, _ in found.values())
@@ -79,12 +86,14 @@ def measure(stage: Stage, program: Path, proto: str, host: str, port: int, life:
     return Caught(right, named - right, gone, len(found) - named - gone, len(pids) - len(found), lived)
 
 
-def _stored(stage: Stage, proto: str, port: int, pids: dict[int, int]) -> dict[int, tuple[ProcessStatus, int]]:
+def _stored(
+    stage: Stage, begun: float, proto: str, port: int, pids: dict[int, int]
+) -> dict[int, tuple[ProcessStatus, int]]:
     """Source port → what is recorded, once all is, or nothing more comes."""
     query = (
         sa.select(flows.c.sport, processes.c.status, processes.c.pid, flows.c.start)
         .join(processes, processes.c.flow_id == flows.c.flow_id)
-        .where(flows.c.proto == proto, flows.c.dport == port, flows.c.sport.in_(pids))
+        .where(flows.c.start >= begun, flows.c.proto == proto, flows.c.dport == port, flows.c.sport.in_(pids))
         .order_by(flows.c.start)
     )
     found: dict[int, tuple[ProcessStatus, int]] = {}
@@ -104,9 +113,9 @@ def _stored(stage: Stage, proto: str, port: int, pids: dict[int, int]) -> dict[i
     return found
 
 
-def text(row: Caught, proto: str, host: str, life: int, when: int) -> str:
+def text(row: Caught, proto: str, fate: str, host: str, life: int, when: int) -> str:
     family = "IPv6" if ":" in host else "IPv4"
-    kind = f"{life:3} ms  {row.lived:6.1f} ms  {'any time' if when < 0 else 'at once':9}  {proto:4}  {family:4}"
+    kind = f"{life:3} ms  {row.lived:6.1f} ms  {'any time' if when < 0 else 'at once':8}  {proto} {fate:8}  {family:4}"
     return f"{kind}  {row.right / row.count:7.1%}  {row.gone:5}  {row.unknown:7}  {row.wrong:5}  {row.missing:8}"
 
 
@@ -148,7 +157,7 @@ def main() -> int:
     options = parser.parse_args()
     judging, telling = cost()
     print(f"a new flow in the worker: {judging:.1f} µs to judge, {telling:.1f} µs to tell of ({telling / judging:.1%})")
-    print(" lives     really  packet                  caught   gone  unknown  wrong  not told")
+    print(" lives     really  packet                            caught   gone  unknown  wrong  not told")
     with Stage(POLICY) as stage:
         program = compiled(stage.directory)
         stage.attach("bench")
@@ -156,9 +165,12 @@ def main() -> int:
         for _ in range(options.beside):
             stage.lab.popen(stage.agent, [sys.executable, "-c", IDLE])
         ports = itertools.count(PORT)
-        for life, when, proto, host in itertools.product(LIVES, (0, -1), ("tcp", "udp"), SERVER):
-            row = measure(stage, program, proto, host, next(ports), life, when, options.count)
-            print(text(row, proto, host, life, when), flush=True)
+        stage.lab.popen(stage.outside, [sys.executable, "-m", "http.server", str(ANSWERED), "--bind", "::"])
+        stage.listening(ANSWERED)
+        for life, when, (proto, fate), host in itertools.product(LIVES, (0, -1), KINDS, SERVER):
+            port = ANSWERED if fate == "answered" else next(ports)
+            row = measure(stage, program, proto, host, port, life, when, options.count)
+            print(text(row, proto, fate, host, life, when), flush=True)
         status = stage.status() or {}
         print(status.get("attribution"))
     return 0
