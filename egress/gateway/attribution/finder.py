@@ -133,10 +133,9 @@ class Finder:
         if agent.search is None:
             identity, agent.wanted = agent.waiting.popitem()
             agent.count -= sum(map(len, agent.wanted.values()))
-            reader = functools.partial(self._command_lines.begin, name)
-            agent.search = Search(
-                identity, set(agent.wanted), agent.recent, functools.partial(look, command_line=reader)
-            )
+            read = functools.partial(look, command_line=functools.partial(self._command_lines.begin, name))
+            everywhere = agent.stays < time.monotonic()
+            agent.search = Search(identity, set(agent.wanted), agent.recent, read, everywhere=everywhere)
             agent.steps, agent.spent = agent.search.steps(), 0.0
         began = time.thread_time()
         out_of_time = False
@@ -156,7 +155,7 @@ class Finder:
         """The search is over; what is still wanted was not found."""
         now = time.monotonic()
         if search.abroad:
-            agent.stays = max(agent.stays, now + EVERYWHERE)
+            agent.stays = now + EVERYWHERE
         elif out_of_time:
             agent.rests = now + REST
         for note, uid in (each for notes in agent.wanted.values() for each in notes):

@@ -184,8 +184,8 @@ def namespace_of(path: str) -> Identity | None:
 
 
 def _paths() -> Iterator[str]:
-    with suppress(FileNotFoundError):
-        yield from (entry.path for entry in os.scandir(_NAMED))
+    with suppress(FileNotFoundError), os.scandir(_NAMED) as entries:
+        yield from (entry.path for entry in entries)
     yield from (f"/proc/{pid}/ns/net" for pid in newest_first())
 
 

@@ -38,7 +38,7 @@ class Search:
     ) -> None:
         self.missing = set(inodes)
         self.seen = 0  # processes looked at
-        self.abroad = False  # all of the namespace have been looked at
+        self.abroad = False  # all of the namespace have been looked at, and others are
         self._namespace, self._recent, self._look, self._everywhere = namespace, recent, look, everywhere
         self._names = {b"socket:[%d]" % inode: inode for inode in inodes}
 
@@ -69,7 +69,7 @@ class Search:
             yield from self._threads(pid)
 
     def _abroad(self, others: list[int]) -> Iterator[Held | None]:
-        self.abroad = True
+        self.abroad = self._everywhere
         for pid in others if self._everywhere else ():
             yield from self._process(pid)
 
@@ -101,15 +101,16 @@ class Search:
         except OSError:
             return
         try:
-            for number, entry in enumerate(os.scandir(opened)):
-                inode = self._names.get(_target(entry.name, opened), 0)
-                if inode in self.missing:
-                    self.missing.discard(inode)
-                    yield self._found(inode, pid, directory)
-                elif number % STEP == STEP - 1:
-                    yield None
-                if not self.missing:
-                    return
+            with os.scandir(opened) as entries:
+                for number, entry in enumerate(entries):
+                    inode = self._names.get(_target(entry.name, opened), 0)
+                    if inode in self.missing:
+                        self.missing.discard(inode)
+                        yield self._found(inode, pid, directory)
+                    elif number % STEP == STEP - 1:
+                        yield None
+                    if not self.missing:
+                        return
         except OSError:
             return  # it ended
         finally:
@@ -135,7 +136,8 @@ def _names(directory: int, name: str) -> Iterator[str]:
     except OSError:
         return
     try:
-        yield from (entry.name for entry in os.scandir(opened))
+        with os.scandir(opened) as entries:
+            yield from (entry.name for entry in entries)
     except OSError:
         return
     finally:
