@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from egress.config import Config
 from egress.everead import parse_line
-from egress.model import AnomalyRecord, FlowRecord, Record
+from egress.model import AnomalyRecord, FlowRecord, ProcessRecord, Record
 from egress.store import reader, tables
 from egress.store.database import open_database
 from egress.store.segments import segments
@@ -64,8 +64,13 @@ def stored(config: Config) -> Stored:
     for record in reader.flows(engine, reader.Filter()):
         held.add(record)
     held.others.update(reader.findings(engine, reader.Filter()))
-    columns = [tables.anomalies.c[name] for name in AnomalyRecord.__slots__]
+    shapes: tuple[tuple[type[AnomalyRecord] | type[ProcessRecord], sa.Table], ...] = (
+        (AnomalyRecord, tables.anomalies),
+        (ProcessRecord, tables.processes),
+    )
     with engine.connect() as connection:
-        held.others.update(AnomalyRecord(*row) for row in connection.execute(sa.select(*columns)))
+        for shape, table in shapes:
+            columns = [table.c[name] for name in shape.__slots__]
+            held.others.update(shape(*row) for row in connection.execute(sa.select(*columns)))
     engine.dispose()
     return held
