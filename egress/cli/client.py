@@ -27,6 +27,7 @@ from egress.config import Config, load_config
 from egress.errors import EgressError, InputError
 
 SECONDS = 60.0
+PATIENCE = 900.0  # of what reads all stored flows
 PAGE = 1000
 MAX_TOKEN = 256  # characters
 
@@ -93,10 +94,10 @@ class Api:
 
     def call(
         self, method: str, path: str, *, params: dict[str, object], body: object = None, content: bytes | None = None,
-        kind: str = "application/json",
+        kind: str = "application/json", seconds: float = SECONDS,
     ) -> Any:  # fmt: skip
-        """The answer's JSON, None where there is no content."""
-        answer = self.raw(method, path, params=params, body=body, content=content, kind=kind)
+        """The answer's JSON, None where there is no content. A server has so many `seconds` to begin its answer."""
+        answer = self.raw(method, path, params=params, body=body, content=content, kind=kind, seconds=seconds)
         if answer.status_code == 204 or not answer.content:
             return None
         if "json" not in answer.headers.get("content-type", ""):
@@ -105,7 +106,7 @@ class Api:
 
     def raw(
         self, method: str, path: str, *, params: dict[str, object], body: object = None, content: bytes | None = None,
-        kind: str = "application/json",
+        kind: str = "application/json", seconds: float = SECONDS,
     ) -> httpx.Response:  # fmt: skip
         """The answer, which is one of success."""
         data = json.dumps(body).encode() if body is not None else content
@@ -113,7 +114,9 @@ class Api:
         headers = {"Content-Type": kind} if data is not None else {}
         try:
             if self._sync is not None:
-                answer = self._sync.request(method, f"/api/v1{path}", params=given, content=data, headers=headers)
+                answer = self._sync.request(
+                    method, f"/api/v1{path}", params=given, content=data, headers=headers, timeout=seconds
+                )
             else:
                 answer = self._here.request(method, f"/api/v1{path}", given, data, headers)
         except httpx.HTTPError as error:

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from egress.capture.evidence import to_pcapng
+from egress.cli.params import case_words
 from egress.cli.queries import chosen_finding, config_option, records
 from egress.errors import EgressError, InputError
 from egress.store.evidence import read, was_pruned
@@ -38,7 +39,7 @@ def command(finding: str, target: str, config: Path | None) -> None:
         why = "those so old were pruned for their age or size (retention)" if pruned else "none were captured"
         raise EgressError(
             f"no packets are kept of finding {chosen}: {why}; "
-            f"`egress show finding {chosen[:8]}` has the bytes it rests on"
+            f"`egress show finding {chosen[:8]}{case_words()}` has the bytes it rests on"
         )
     data = to_pcapng(found, kept)
     if target == "-":

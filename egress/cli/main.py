@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 import click
 
 from egress import __version__
+from egress.cli.params import chosen_case
+from egress.cli.text import plain
 from egress.errors import EgressError
 
 if TYPE_CHECKING:
@@ -58,6 +60,17 @@ COMMANDS = {
 
 class Commands(click.Group):
     """Imports a command's module when it is asked for: replay needs no netfilter queue, and run no SQLAlchemy."""
+
+    def invoke(self, ctx: click.Context) -> object:
+        """A case may come from anybody: values that egress never writes are an error of the case's, not of ours."""
+        try:
+            return super().invoke(ctx)
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
+            case = chosen_case()
+            if case is None:
+                raise
+            why = plain(f"{type(error).__name__}: {error}")[:200]
+            raise EgressError(f"case {case} holds what egress does not write: damaged, or made up ({why})") from error
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)

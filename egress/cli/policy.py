@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from egress.cli.client import Api, api_options
+from egress.cli.client import PATIENCE, Api, api_options
 from egress.cli.params import Listing, case_option
 from egress.cli.ruleoptions import sentence
 from egress.cli.simulation import show, simulation_options
@@ -93,7 +93,7 @@ def replay(*, api: Api, version: int, params: dict[str, object], output: str) ->
     Agents are as they are now, and expiry is not looked at. It knows what records keep: the last name in the bytes, at
     most eight names bound to an address. Exit code 3: something that passed would be refused.
     """
-    found = api.post(f"/policy/versions/{version}/replay", **params)
+    found = api.call("POST", f"/policy/versions/{version}/replay", params=params, seconds=PATIENCE)
     sys.exit(show(found, params["default"], output))
 
 

@@ -14,7 +14,7 @@ import click
 from rich.cells import cell_len
 from sqlalchemy.engine import Engine
 
-from egress.cli.params import case_option, chosen_case
+from egress.cli.params import case_option, case_words, chosen_case
 from egress.cli.text import plain, when
 from egress.config import load_config
 from egress.errors import EgressError, InputError
@@ -98,12 +98,12 @@ def period(
 
 def chosen_flow(engine: Engine, wanted: str) -> str:
     """The id of the only flow that begins with these digits. Raises InputError, EgressError."""
-    return _chosen(engine, wanted, "flow", flow_ids, "`egress query` shows which there are")
+    return _chosen(engine, wanted, "flow", flow_ids, f"`egress query{case_words()}` shows which there are")
 
 
 def chosen_finding(engine: Engine, wanted: str) -> str:
     """The id of the only finding that begins with these digits. Raises InputError, EgressError."""
-    return _chosen(engine, wanted, "finding", finding_ids, "`egress show FLOW` shows those of a flow")
+    return _chosen(engine, wanted, "finding", finding_ids, f"`egress show FLOW{case_words()}` shows those of a flow")
 
 
 def _chosen(engine: Engine, wanted: str, kind: str, ids: Callable[[Engine, str], tuple[str, ...]], where: str) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from egress.cli.client import Api, api_options
+from egress.cli.client import PATIENCE, Api, api_options
 from egress.cli.params import read_document
 from egress.cli.simulation import show, simulation_options
 from egress.cli.tables import output_option
@@ -31,5 +31,5 @@ def command(*, api: Api, file: Path, params: dict[str, object], output: str) -> 
     Exit code 3: something that passed would be refused.
     """
     data, kind = read_document(file)
-    found = api.call("POST", "/simulate", params=params, content=data, kind=kind)
+    found = api.call("POST", "/simulate", params=params, content=data, kind=kind, seconds=PATIENCE)
     sys.exit(show(found, params["default"], output))

@@ -97,6 +97,9 @@ def _touch(path: Path) -> None:
 def _prepare(connection: sqlite3.Connection, _record: object) -> None:
     connection.isolation_level = None  # `_begin` says BEGIN; the module's own guesses break DDL and snapshots
     connection.execute("PRAGMA foreign_keys=ON")
+    connection.execute(
+        "PRAGMA trusted_schema=OFF"
+    )  # a case may come from anybody: its schema calls none of our functions
     # A journal segment is deleted once it is stored: the commit must have reached the disk.
     connection.execute("PRAGMA synchronous=FULL")
     connection.create_function("in_network", 2, in_network, deterministic=True)

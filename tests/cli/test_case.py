@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+from sqlalchemy.exc import DBAPIError
 
 from egress.cli.main import egress
 from egress.errors import EgressError
@@ -151,6 +154,23 @@ def test_a_time_outside_the_case_names_its_own(incident: Cli) -> None:
         "the case has records from 2026-11-23 16:03:"
         in incident("timeline", "--case", "incident", "--since", "2030-01-01").err
     )
+
+
+@pytest.mark.parametrize(
+    "harm",
+    ["names = '{'", "names = '[1, {}]'", "start = 'soon'", "dst = x'ff'", "dport = 'ssh'", "server_name = x'00ff'"],
+)
+def test_a_case_that_was_tampered_with_is_said_so_in_one_line(incident: Cli, harm: str) -> None:
+    path = incident.directory / "cases" / "incident.db"
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute(f"UPDATE flows SET {harm}")
+    for words in (["query"], ["query", "-o", "json"], ["timeline"], ["show", "agent", AGENT], ["learn", AGENT]):
+        try:
+            done = incident(*words, "--case", "incident")
+        except DBAPIError:
+            continue  # which `main` says in one line, as of every database
+        assert done.code in (0, 1), (words, done)
+        assert not done.code or "case incident holds what egress does not write" in done.err, (words, done)
 
 
 def test_commands_that_edit_take_no_case(incident: Cli) -> None:

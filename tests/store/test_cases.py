@@ -192,6 +192,14 @@ def test_the_gateway_s_database_is_no_case_even_while_it_is_empty(config: Config
         cases.make_case(config, str(config.state_dir / "cases" / ".." / "egress.db"))
 
 
+def test_a_case_is_a_file_whatever_the_live_database_is(tmp_path: Path) -> None:
+    config = Config(state_dir=tmp_path, database="postgresql://egress:secret@db.example/egress")
+    engine, _ = cases.make_case(config, "incident")
+    keep(engine, capture(tmp_path / "a", "a"), [samples.FLOW])
+    cases.close_case(engine)
+    assert cases.list_cases(config) == ["incident"]
+
+
 def test_a_damaged_case_can_be_deleted(config: Config) -> None:
     config.cases_dir.mkdir()
     path = config.cases_dir / "broken.db"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import fnmatch
 import ipaddress
+import tracemalloc
+from contextlib import closing
 from dataclasses import replace
 
 import pytest
@@ -144,3 +146,24 @@ def test_globs_are_fnmatchs(engine: Engine, pattern: str, names: list[str]) -> N
         store(connection, [samples.numbered(number, agent=name) for number, name in enumerate(names)])
     wanted = [name for name in names if not pattern or fnmatch.fnmatchcase(name, pattern)]
     assert [record.agent for record in flows(engine, Filter(agent=pattern))] == wanted
+
+
+def test_a_long_answer_is_not_held(engine: Engine) -> None:
+    """What is written as it is read: twelve chunks take no more memory than one or two."""
+    with writing(engine) as connection:
+        store(connection, [samples.numbered(number) for number in range(12 * CHUNK)])
+    one, count = _peak(engine, Filter(limit=CHUNK))
+    most, all_of_them = _peak(engine, Filter())
+    assert (count, all_of_them) == (CHUNK, 12 * CHUNK)
+    assert most < 3 * one
+
+
+def _peak(engine: Engine, wanted: Filter) -> tuple[int, int]:
+    """Bytes at most, and flows, of going through an answer."""
+    tracemalloc.start()
+    try:
+        with closing(stories(engine, wanted)) as told:
+            count = sum(1 for _ in told)
+        return tracemalloc.get_traced_memory()[1], count
+    finally:
+        tracemalloc.stop()
