@@ -120,6 +120,7 @@ QUESTIONS = (
     Question("query action:reject", _flows(query="action:reject"), "action start"),
     Question("query rule:R", _flows(query=lambda known: f"rule:{known.rule_id}"), "rule_id start"),
     Question("query signature:mining.*", _flows(query="signature:mining.*"), "flow_id start"),
+    Question("query -signature:mining.*", _flows(query="-signature:mining.*"), "start"),
     Question("query name:*.example.com", _flows(query="name:*.example.com"), "start"),
     Question("query name:nowhere.example since:1d", _flows(query="name:nowhere.example since:1d"), "updated"),
     Question("query bytes>10mb since:1d --sort bytes", _flows(query="bytes>10mb since:1d", sort="bytes"), "updated"),

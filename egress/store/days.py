@@ -81,7 +81,8 @@ def ensure(connection: Connection, table: sa.Table, days: Iterable[int], patienc
     """
     names = {name(table.name, day): day for day in sorted(days)}
     made = True
-    for partition in connection.scalars(sa.text(_MISSING), {"names": list(names)}).all():
+    missing = connection.scalars(sa.text(_MISSING), {"names": list(names)}).all() if names else ()
+    for partition in missing:
         try:
             with connection.begin_nested():
                 _make(connection, table, names[partition], patience)

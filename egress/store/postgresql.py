@@ -61,6 +61,7 @@ HINTS = {
     "57014": f"it was stopped after {STATEMENT} s; ask for less",
     "25P03": f"it had done nothing for {IDLE} s",
     "53100": "free space on the server's file system",
+    "53200": "raise the server's max_locks_per_transaction, see docs/operations.md",
     "53300": "raise the server's max_connections",
 }
 

@@ -45,7 +45,10 @@ class Filter:
     sort: str = ""  # flows: one of SORTS, with a - before it the other way round. Empty: by time
 
 
-_NARROW = re.compile(r"\b(since|signature|severity|finding|flow)\b")
+# What in a query leaves few flows: a since, or a term about findings or ids that must hold.
+_RECENT = re.compile(r"\bsince\b")
+_FEW = re.compile(r"(?:^|[\s(])(?:signature|severity|finding|flow)[:=]")
+_OTHERS = re.compile(r"\b(?:or|not)\b|-\(", re.IGNORECASE)
 _F = flow_table.c
 SORTS: dict[str, sa.ColumnElement[Any]] = {
     "time": _F.start,
@@ -201,12 +204,17 @@ def _per_agent(
 def _flows(connection: Connection, wanted: Filter) -> Iterator[FlowRecord]:
     table = flow_table
     key = SORTS[wanted.sort.removeprefix("-") or "time"]
-    if key is table.c.start and (wanted.since is not None or wanted.signature or _NARROW.search(wanted.query)):
+    if key is table.c.start and _narrow(wanted):
         # As an expression, so that what narrows is looked up and sorted, rather than walk all flows in order of start.
         key = sa.type_coerce(table.c.start, sa.BigInteger) + 0
     query = _newest_last(table, conditions(table, wanted), key, table.c.flow_id, wanted)
     for row in connection.execute(query.execution_options(yield_per=CHUNK)):
         yield FlowRecord(*row)
+
+
+def _narrow(wanted: Filter) -> bool:
+    few = _FEW.search(wanted.query) and not _OTHERS.search(wanted.query)
+    return bool(wanted.since is not None or wanted.signature or few or _RECENT.search(wanted.query))
 
 
 def _begun(records: Sequence[FlowRecord]) -> tuple[float, float]:

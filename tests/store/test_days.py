@@ -10,6 +10,8 @@ from dataclasses import replace
 
 import pytest
 import sqlalchemy as sa
+from alembic.migration import MigrationContext
+from alembic.operations import Operations
 from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy.engine import Engine
@@ -158,3 +160,24 @@ def test_text_is_compared_by_code_point_in_every_day(postgresql_engine: Engine) 
 def test_every_table_of_records_has_its_day_in_its_key() -> None:
     for table, column in DAYED.items():
         assert column.primary_key, table.name
+
+
+def test_a_later_migration_alters_the_whole_table(postgresql_engine: Engine) -> None:
+    """Days that are there, the rest, and days made afterwards: a migration names none of them."""
+    _store(postgresql_engine, _flow(1, TODAY), _flow(2, 1))
+    with postgresql_engine.begin() as connection:
+        op = Operations(MigrationContext.configure(connection))
+        with op.batch_alter_table("flows") as batch:
+            batch.add_column(sa.Column("later", sa.Text(), nullable=False, server_default="new"))
+            batch.drop_constraint("ck_flows_state", type_="check")
+            batch.create_check_constraint("ck_flows_state", "state <> 'never'")
+        op.create_index("ix_flows_later", "flows", ["later"])
+    with storing(postgresql_engine) as connection:
+        assert days.ensure(connection, flows, [TODAY - 1])
+    inspector = sa.inspect(postgresql_engine)
+    for table in (days.name("flows", TODAY), days.name("flows", TODAY - 1), days.rest("flows")):
+        assert "later" in {column["name"] for column in inspector.get_columns(table)}
+        assert ["later"] in [index["column_names"] for index in inspector.get_indexes(table)]
+        assert "never" in next(
+            each["sqltext"] for each in inspector.get_check_constraints(table) if each["name"] == "ck_flows_state"
+        )
