@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -42,3 +43,20 @@ def _noted(engine: Engine) -> Iterator[list[tuple[str, object]]]:
         yield asked
     finally:
         sa.event.remove(engine, "before_cursor_execute", note)
+
+
+_PART = re.compile(r"_(?:d[0-9]{8}|rest)(?=_|\b)(?: \w+_[0-9]+)?")
+_ACCESS = re.compile(
+    r"(?:SEARCH|SCAN) (?!anon)\w.*"  # SQLite
+    r"|(?:Index Only Scan|Index Scan|Bitmap Index Scan|Seq Scan)(?: Backward)?(?: using \S+)? on \S+"
+)
+
+
+def accesses(steps: list[str]) -> list[str]:
+    """How rows are come by, each way once: a day for all days."""
+    found: dict[str, None] = {}
+    for step in steps:
+        match = _ACCESS.search(step)
+        if match is not None:
+            found[_PART.sub("_DAY", match[0]).strip()] = None
+    return list(found)

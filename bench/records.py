@@ -19,7 +19,7 @@ from pathlib import Path
 import sqlalchemy as sa
 from sqlalchemy.engine import Engine
 
-from bench.plans import explained
+from bench.plans import accesses, explained
 from bench.questions import QUESTIONS, Known, Question
 from egress.config import Config
 from egress.eve import line
@@ -194,11 +194,16 @@ def measure(config: Config, rows: int, shown: Callable[[Engine], str], *, plans:
         p50, p95 = spent[len(spent) // 2], spent[min(len(spent) - 1, round(len(spent) * 0.95))]
         print(f"| `{question.name}` | {len(spent)} | {p50:,.1f} | {p95:,.1f} |", flush=True)
     if plans:
-        for question in QUESTIONS:
-            print(f"\n### {question.name}\n")
-            for statement, plan in explained(engine, question, known[0]):
-                print(f"    {statement}\n" + "".join(f"      {step}\n" for step in plan))
+        show_plans(engine, known[0])
     engine.dispose()
+
+
+def show_plans(engine: Engine, known: Known) -> None:
+    """How the database comes by the rows of each question."""
+    print("\n| question | comes by rows by |\n|---|---|")
+    for question in QUESTIONS:
+        steps = [step for _, plan in explained(engine, question, known) for step in plan]
+        print(f"| `{question.name}` | {'<br>'.join(f'`{each}`' for each in accesses(steps))} |")
 
 
 def _say(text: str) -> None:
