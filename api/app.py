@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 import threading
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -17,17 +18,23 @@ from api.auth import PREFIX, Authenticator
 from api.database import Database
 from api.gate import Gate
 from api.models import ProblemDocument
+from api.otlp import answers
 from api.parameters import refuse_unknown
 from api.policybook import PolicyBook
+from api.routes import traces
 from egress import __version__
 from egress.config import Config
+from egress.store.steps import Result
 
 DESCRIPTION = """Who may reach what, edited while agents run, and what happened.
 
 Every request but /healthz and /readyz carries a bearer token (`egress token create` makes one); on the unix socket of
 this host root needs none. Roles, each with all that the one before may do: **viewer** reads, **approver** decides
 approvals, **editor** edits the allowlist, **admin** makes tokens and reads the audit trail; **gateway** reads the
-policy and the agents and nothing else. A token may be limited to some agents.
+policy and the agents and nothing else; **reporter** tells of tool calls and nothing else. A token may be limited to
+some agents.
+
+Tool calls are told at /agents/{agent}/steps, or as OpenTelemetry's spans to /v1/traces (OTLP/HTTP).
 
 Errors are problem documents (RFC 9457) that name the offending field. Edits take `If-Match` with an ETag,
 `Idempotency-Key`, and `dry_run=true`. Listings take `limit` and `cursor`.
@@ -43,6 +50,10 @@ TAGS = [
     {"name": "approvals", "description": "What agents in mode ask wait for, and the answer."},
     {"name": "questions", "description": "What the rules say of what nobody has tried yet, or of what was done."},
     {"name": "records", "description": "Flows, verdicts, findings and their packets; also as a stream."},
+    {
+        "name": "steps",
+        "description": "Tool calls, as agent frameworks tell of them, and what left meanwhile.",
+    },
     {"name": "health", "description": "For supervisors and dashboards."},
     {"name": "tokens", "description": "Who may call this API."},
     {"name": "audit", "description": "Every change ever made, in a chain of hashes."},
@@ -89,10 +100,13 @@ def create_app(config: Config, engine: Engine | None = None) -> FastAPI:
     app.state.policybook = PolicyBook()
     app.state.authenticator = authenticator = Authenticator(database)
     app.state.streams = set()
+    app.state.steps = Counter(dict.fromkeys((*Result, "ignored", "rejected"), 0))  # what came of those told
     app.state.stopping = threading.Event()  # set at shutdown: streams without an end then end
     problems.install(app)
     for router in discovered():
         app.include_router(router, prefix=PREFIX)
+    for prefix in ("", answers.UNDER):
+        app.include_router(traces.otlp, prefix=prefix)
     app.add_middleware(Gate, authenticator=authenticator)
     plain = app.openapi
     app.openapi = lambda: _with_problems(plain())  # type: ignore[method-assign]
@@ -100,7 +114,10 @@ def create_app(config: Config, engine: Engine | None = None) -> FastAPI:
 
 
 def discovered() -> list[APIRouter]:
-    """The routers in `api/routes`: longer names first, so that /allowlist/export comes before /allowlist/{rule_id}."""
+    """The routers in `api/routes`: longer names first, so that /allowlist/export comes before /allowlist/{rule_id}.
+
+    Those that stand elsewhere than under /api/v1 are called otherwise.
+    """
     names = sorted((info.name for info in pkgutil.iter_modules(routes.__path__, "api.routes.")), reverse=True)
     modules = [importlib.import_module(name) for name in names]
     return [module.router for module in modules if hasattr(module, "router")]

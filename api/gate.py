@@ -18,6 +18,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api import problems, strictjson
 from api.auth import PREFIX, PUBLIC, Authenticator
+from api.otlp import answers
+from api.otlp.bodies import MAX_TRACES
 from api.problems import Problem
 
 MAX_BODY = 8 << 20
@@ -97,7 +99,8 @@ class _Gone(Exception):  # noqa: N818 - not an error
 
 async def _body(scope: Scope, receive: Receive) -> bytes:
     """All of the body, once it is known to be of a size and form that is served."""
-    limit = MAX_DOCUMENT if scope["path"] in DOCUMENTS else MAX_BODY
+    path = scope["path"]
+    limit = MAX_DOCUMENT if path in DOCUMENTS else MAX_TRACES if path in answers.PATHS else MAX_BODY
     headers = Headers(scope=scope)
     length = headers.get("content-length", "0")
     if not length.isdecimal() or len(length) > 18:
@@ -111,8 +114,8 @@ async def _body(scope: Scope, receive: Receive) -> bytes:
             raise _Gone
         body += message.get("body", b"")
         more = message.get("more_body", False)
-    if body:
-        await _check_form(scope["path"], headers.get("content-type", ""), bytes(body))
+    if body and path not in answers.PATHS:  # packed or binary; api.otlp looks at it
+        await _check_form(path, headers.get("content-type", ""), bytes(body))
     return bytes(body)
 
 

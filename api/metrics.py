@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +27,17 @@ ANSWER_SECONDS = 5.0
 class Metrics(Collector):
     """Names begin with egress_; `worker` is an index, `queue` full or settled."""
 
-    def __init__(self, control: Path, engine: Engine | None) -> None:
-        self._control, self._engine = control, engine
+    def __init__(self, control: Path, engine: Engine | None, steps: Mapping[str, int]) -> None:
+        self._control, self._engine, self._steps = control, engine, steps
 
     def collect(self) -> Iterable[Metric]:
         with contextlib.suppress(sa.exc.SQLAlchemyError):  # away just now: what the gateway says of that follows
             if self._engine is not None:
                 yield from _stored(self._engine)
+        told = CounterMetricFamily("egress_steps", "steps that frameworks told, and what came of it", labels=["what"])
+        for what, count in self._steps.items():
+            told.add_metric([what], count)
+        yield told
         try:
             with Client(self._control, ANSWER_SECONDS) as client:
                 status = client.call("status")

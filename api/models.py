@@ -174,7 +174,7 @@ class TokenIn(BaseModel):
     )
 
     name: str = Field(min_length=1, max_length=128, description="Whose it is; shown in the audit trail")
-    role: Literal["viewer", "approver", "editor", "admin", "gateway"]
+    role: Literal["viewer", "approver", "editor", "admin", "gateway", "reporter"]
     agents: list[str] | None = Field(
         None, min_length=1, max_length=64, description="Globs of the agents it may concern; default: the caller's own"
     )

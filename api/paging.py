@@ -21,7 +21,7 @@ _INTEGER = 2**63  # what a database holds
 _FAR = 1e12  # seconds; beyond any time there is
 _DURATION = re.compile(r"([0-9]{1,5})([smhdw])", re.ASCII)
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
-_INSTANT = "an instant with its time zone (2030-01-31T12:00:00Z)"
+INSTANT = "an instant with its time zone (2030-01-31T12:00:00Z)"
 
 Limit = Annotated[int, Query(ge=1, le=1000, description="At most this many items.")]
 Cursor = Annotated[
@@ -94,13 +94,20 @@ def moment(name: str, text: str | None, now: float) -> float | None:
         return None
     if (ago := _DURATION.fullmatch(text)) is not None:
         return now - int(ago[1]) * _SECONDS[ago[2]]
+    if (found := parse_instant(text)) is not None:
+        return found
+    raise wrong_parameter(name, f"must be {INSTANT} or a duration such as 5m, 1h, 7d")
+
+
+def parse_instant(text: str) -> float | None:
+    """Seconds since the epoch of an instant with its time zone; None for anything else."""
     try:
         when = datetime.fromisoformat(text)
         if when.tzinfo is not None and 1970 <= when.astimezone(UTC).year < 9999:
             return when.timestamp()
     except (ValueError, OverflowError):
         pass
-    raise wrong_parameter(name, f"must be {_INSTANT} or a duration such as 5m, 1h, 7d")
+    return None
 
 
 def duration(name: str, text: str) -> float:

@@ -14,12 +14,13 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, Response
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
 from starlette.types import Scope
 
+from api.otlp import answers
 from egress.errors import EgressError, InputError
 from egress.ruletext import InvalidRule
 from egress.store.database import explain
@@ -63,8 +64,10 @@ def unavailable(detail: str) -> Problem:
     return Problem(503, detail, headers={"Retry-After": str(RETRY_SECONDS)})
 
 
-def response(problem: Problem, scope: Scope) -> JSONResponse:
-    """The problem as an answer to the request in `scope`."""
+def response(problem: Problem, scope: Scope) -> Response:
+    """The problem as an answer to the request in `scope`; to one of OTLP as its clients read it."""
+    if scope.get("path") in answers.PATHS:
+        return answers.failed(scope, problem.status, problem.detail, problem.headers)
     body: dict[str, Any] = {
         "type": "about:blank",
         "title": _title(problem.status),
@@ -84,7 +87,7 @@ def install(app: FastAPI) -> None:
         app.add_exception_handler(kind, _handle)
 
 
-async def _handle(request: Request, error: Exception) -> JSONResponse:
+async def _handle(request: Request, error: Exception) -> Response:
     return response(of(error), request.scope)
 
 

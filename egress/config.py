@@ -73,6 +73,7 @@ class Api:
     tls_key: Path | None = None
     tls_client_ca: Path | None = None  # PEM; clients must show a certificate of it, besides their token
     failures: int = 10  # failed authentications of one address in a minute after which it is told to wait
+    steps: int = 50_000  # new steps of one agent in 24 hours; more are refused
 
     def __post_init__(self) -> None:
         if (self.tls_cert is None) != (self.tls_key is None):

@@ -49,5 +49,5 @@ def metrics(request: Request, caller: Viewer, config: Settings) -> Response:
     except Problem:
         engine = None
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(Metrics(config.control_socket, engine))
+    registry.register(Metrics(config.control_socket, engine, request.app.state.steps))
     return Response(generate_latest(registry), media_type=METRICS_TYPE)

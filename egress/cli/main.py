@@ -49,6 +49,7 @@ COMMANDS = {
     "query": "egress.cli.query",
     "show": "egress.cli.show",
     "hunt": "egress.cli.hunt",
+    "episodes": "egress.cli.episodes",
     "timeline": "egress.cli.timeline",
     "observe": "egress.cli.observe",
     "evidence": "egress.cli.evidence",

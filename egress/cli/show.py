@@ -1,4 +1,4 @@
-"""`egress show flow|finding|agent`: the whole story of one of them."""
+"""`egress show flow|finding|agent|episode`: the whole story of one of them."""
 
 from __future__ import annotations
 
@@ -10,13 +10,17 @@ import click
 
 from egress.cli.documents import flow_document
 from egress.cli.queries import chosen_finding, chosen_flow, config_option, records
-from egress.cli.story import finding_lines, flow_lines, kept_line
+from egress.cli.story import doing_line, finding_lines, flow_lines, kept_line
 from egress.cli.story_agent import agent_document, agent_lines
+from egress.cli.story_episode import episode_lines
 from egress.cli.tables import output_option
 from egress.cli.text import labelled, plain
+from egress.errors import InputError
 from egress.eve import process_part, to_eve
 from egress.ruletext import to_mapping
+from egress.store.episodes import agents_of, episode_story
 from egress.store.story import FindingStory, FlowStory, agent_story, finding_story, flow_story
+from egress.store.storyjson import meanwhile_mapping, story_mapping
 
 EXAMPLES = """\b
 Examples:
@@ -24,6 +28,7 @@ Examples:
   egress show flow 53925f4d4b1f0c6e -o json  for programs
   egress show finding 7f3a                 what was found, the bytes, whether packets are kept
   egress show agent rome-7                 who it is, where it goes, what was found
+  egress show episode run-17               each tool call with what left the sandbox during it, and between them
 """
 
 
@@ -38,7 +43,7 @@ class _FlowUnlessSaid(click.Group):
 
 @click.group("show", cls=_FlowUnlessSaid, epilog=EXAMPLES)
 def command() -> None:
-    """Show everything recorded of one flow, finding or agent. Ids may be cut to their first digits."""
+    """Show everything recorded of one flow, finding, agent or episode. Ids of flows and findings may be cut."""
 
 
 @command.command("flow", epilog=EXAMPLES)
@@ -72,6 +77,8 @@ def finding(*, finding_id: str, output: str, config: Path | None) -> None:
     click.echo(labelled("finding", f"{story.finding.finding_id}  (agent {story.finding.agent})"))
     for line in finding_lines("", story.finding):
         click.echo(line)
+    if story.doing:
+        click.echo(doing_line(story.doing, story.finding.time))
     click.echo(kept_line(story.finding.finding_id, story.kept))
     click.echo()
     if told is None:
@@ -96,9 +103,32 @@ def agent(*, name: str, output: str, config: Path | None) -> None:
         click.echo(line)
 
 
+@command.command("episode", epilog=EXAMPLES)
+@click.argument("episode", metavar="EPISODE")
+@click.option("--agent", default="", metavar="NAME", help="Whose, where several agents have an episode of this id.")
+@output_option
+@config_option
+def episode(*, episode: str, agent: str, output: str, config: Path | None) -> None:
+    """Show an episode: each tool call in order, what left the sandbox during it, and while no tool was running.
+
+    Tool calls are what the agent's framework tells of (docs/operations.md), and the join is made by time.
+    """
+    with records(config) as engine, engine.connect() as connection:
+        whose = agents_of(connection, episode)
+        if len(whose) > 1 and not agent:
+            raise InputError(f"several agents have an episode {episode[:60]!a}; say --agent: {', '.join(whose[:20])}")
+        story = episode_story(connection, agent or next(iter(whose), ""), episode)
+    if output == "json":
+        click.echo(json.dumps(story_mapping(story)))
+        return
+    for line in episode_lines(story):
+        click.echo(line)
+
+
 def _flow_document(story: FlowStory) -> dict[str, object]:
     return {
         **to_eve(story.flow),
+        **meanwhile_mapping(story.flow.agent, story.doing),
         "findings": [to_eve(each) for each in story.findings],
         "process": process_part(story.process),
         "rule": None if story.rule is None else to_mapping(story.rule),
@@ -112,6 +142,7 @@ def _flow_document(story: FlowStory) -> dict[str, object]:
 def _finding_document(story: FindingStory) -> dict[str, object]:
     return {
         **to_eve(story.finding),
+        **meanwhile_mapping(story.finding.agent, story.doing),
         "flow": None if story.flow is None else to_eve(story.flow),
         "packets": None if story.kept is None else dataclasses.asdict(story.kept),
     }

@@ -8,7 +8,8 @@ from egress.cli.brief import brief
 from egress.cli.params import case_words
 from egress.cli.processes import process_lines, program
 from egress.cli.text import endpoint, hexdump, labelled, size, when
-from egress.model import Action, Effect, FindingRecord, FlowRecord, Mode, Reason, Rule
+from egress.model import Action, Effect, FindingRecord, FlowRecord, Mode, Reason, Rule, Step
+from egress.store.steps import Doing
 from egress.store.story import BEFORE, FlowStory, Kept
 
 REASONS = {
@@ -57,6 +58,8 @@ def flow_lines(story: FlowStory, but: str = "") -> Iterator[str]:
     yield labelled("verdict", _verdict(found.action, found.mode, REASONS[found.reason]))
     if found.rule_id or found.policy_version:
         yield labelled("rule", _rule_text(found, story.rule))
+    if story.doing:
+        yield doing_line(story.doing, found.start)
     for number, file in enumerate(story.files):
         yield labelled("" if number else "capture", file)
     yield labelled("out", f"{found.packets_out} packets, {size(found.bytes_out)}")
@@ -94,6 +97,20 @@ def finding_lines(label: str, finding: FindingRecord) -> Iterator[str]:
     yield labelled("", f"{when(finding.time)} UTC: {_verdict(finding.action, finding.mode, REACH[finding.effect])}")
     for line in hexdump(finding.evidence):
         yield labelled("", line)
+
+
+def doing_line(doing: Doing, ts: float) -> str:
+    """What the agent's framework says it was doing at a moment."""
+    if doing.steps:
+        told = (f"{_call(step)}, {ts - step.start:.3f} s after it began" for step in doing.steps)
+        return labelled("during", "; ".join(told))
+    around = [f"{ts - doing.before.until:.3f} s after {_call(doing.before)} ended"] if doing.before else []
+    around += [f"{doing.after.start - ts:.3f} s before {_call(doing.after)} began"] if doing.after else []
+    return labelled("during", f"NO TOOL WAS RUNNING: {', '.join(around)}")
+
+
+def _call(step: Step) -> str:
+    return f"{step.tool or 'a tool'} (step {step.id} of episode {step.episode})"
 
 
 def kept_line(finding_id: str, kept: Kept | None) -> str:

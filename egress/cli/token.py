@@ -10,11 +10,12 @@ from egress.cli.tables import as_json, output_option, table
 EXAMPLES = """\b
 Examples:
   egress token create --name ops --role editor
+  egress token create --name framework --role reporter --agent rome-7    may tell of its tool calls
   egress token create --name ci-bot --role editor --agent 'ci-*' --for 30d
   egress token list -o json
   egress token revoke 1f9ac3d2
 """
-ROLES = ("viewer", "approver", "editor", "admin", "gateway")
+ROLES = ("viewer", "approver", "editor", "admin", "gateway", "reporter")
 COLUMNS = ("id", "name", "role", "agents", "created", "created_by", "expires", "revoked_at", "last_used")
 
 

@@ -12,10 +12,11 @@ from sqlalchemy.engine import Engine
 
 from egress.eve import iso
 from egress.model import Action, ProcessStatus
+from egress.store.meanwhile import with_steps
 from egress.store.processes import OF_FLOW
 from egress.store.reader import CHUNK, Filter, conditions
 from egress.store.sqlite import by_itself
-from egress.store.tables import findings, flows, processes
+from egress.store.tables import findings, flows, processes, steps
 
 HOUR, DAY = 3600, 86400  # seconds
 ORDERS = ("flows", "findings", "refused", "bytes", "first", "last")
@@ -25,7 +26,10 @@ _Column = sa.ColumnElement[Any]
 
 @dataclass(frozen=True, slots=True)
 class Count:
-    """One group. Grouped by what findings say, only flows with findings are counted, and the times are theirs."""
+    """One group. Grouped by what findings say, only flows with findings are counted, and the times are theirs.
+
+    Grouped by steps, a flow (or finding) counts in each that was under way, and in the empty one where none was.
+    """
 
     values: tuple[str, ...]  # of the keys, in their order
     flows: int
@@ -42,6 +46,7 @@ class _Key:
     text: Callable[..., str] = str  # of the columns' values
     of_findings: bool = False
     of_processes: bool = False
+    of_steps: str = ""  # a column of theirs; `columns` are then only counted
 
 
 def _of(column: _Column, *, of_findings: bool = False) -> _Key:
@@ -84,6 +89,8 @@ KEYS: dict[str, _Key] = {
     "process": _of_process(processes.c.exe),
     "pid": _of_process(processes.c.pid),
     "container": _of_process(processes.c.container),
+    "tool": _Key(lambda _: (steps.c.tool,), of_steps="tool"),
+    "episode": _Key(lambda _: (steps.c.episode,), of_steps="episode"),
     "hour": _each(HOUR, 16),
     "day": _each(DAY, 10),
 }
@@ -122,13 +129,20 @@ def _rows(wanted: Filter, keys: Sequence[_Key]) -> sa.Select[Any]:
     source: sa.FromClause = flows.outerjoin(processes, OF_FLOW) if of_processes else flows
     of_findings = any(key.of_findings for key in keys)
     time = findings.c.time if of_findings else flows.c.start
-    parts = [column for key in keys for column in key.columns(time)]
+    named = [key.of_steps for key in keys if key.of_steps]
+    during = with_steps(findings if of_findings else flows, named) if named else None
+    parts = [column for key in keys for column in _parts(key, time, during)]
     labelled = [part.label(f"key_{number}") for number, part in enumerate(parts)]
     if not of_findings:
         made = sa.literal(0).label("made")
         first, last = flows.c.start.label("first"), flows.c.updated.label("last")
-        rows = sa.select(*labelled, made, refused.label("refused"), size.label("bytes"), first, last)
-        return rows.select_from(source).where(*conditions(flows, wanted))
+        if during is not None:
+            source = source.outerjoin(during, during.c.flow_id == flows.c.flow_id)
+        counted = sa.select(*labelled, made, refused.label("refused"), size.label("bytes"), first, last)
+        return counted.select_from(source).where(*conditions(flows, wanted))
+    source = source.join(findings, findings.c.flow_id == flows.c.flow_id)
+    if during is not None:
+        source = source.outerjoin(during, during.c.finding_id == findings.c.finding_id)
     return (
         sa.select(
             *labelled,
@@ -138,7 +152,13 @@ def _rows(wanted: Filter, keys: Sequence[_Key]) -> sa.Select[Any]:
             sa.func.min(time).label("first"),
             sa.func.max(time).label("last"),
         )
-        .select_from(source.join(findings, findings.c.flow_id == flows.c.flow_id))
+        .select_from(source)
         .where(*conditions(findings, wanted))
         .group_by(*(sa.literal_column(label.name) for label in labelled), flows.c.flow_id)
     )
+
+
+def _parts(key: _Key, time: _Column, during: sa.Subquery | None) -> tuple[_Column, ...]:
+    if not key.of_steps or during is None:
+        return key.columns(time)
+    return (sa.func.coalesce(during.c[key.of_steps], ""),)

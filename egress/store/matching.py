@@ -51,6 +51,11 @@ def inside(column: sa.ColumnElement[str], network: _Network) -> sa.ColumnElement
     return sa.and_(column >= begin, column < begin[:-1] + chr(ord(".") + 1), within)
 
 
+def spelled(*, sqlite: sa.ColumnElement[bool], postgresql: sa.ColumnElement[bool]) -> sa.ColumnElement[bool]:
+    """One condition in two forms: each database gets the one that it has an index for."""
+    return _Spelled(sqlite, postgresql)
+
+
 class _Glob(TypeDecorator[str]):
     """A glob, in PostgreSQL as the regular expression that says the same."""
 
@@ -79,6 +84,31 @@ class _AnyMatches(FunctionElement[bool]):
     name = "any_matches"
     type = sa.Boolean()
     inherit_cache = True
+
+
+class _Spelled(FunctionElement[bool]):
+    """The condition for SQLite, and the one for PostgreSQL."""
+
+    name = "spelled"
+    type = sa.Boolean()
+    inherit_cache = True
+
+    # It is a condition and no function whose value is one: SQLite has no index for `(…) = 1`.
+    def self_group(self, against: Any = None) -> Any:
+        return self
+
+    def _negate(self) -> Any:
+        return _Spelled(*(sa.not_(each) for each in self.clauses))
+
+
+@compiles(_Spelled, "sqlite")
+def _first(element: _Spelled, compiler: SQLCompiler, **options: Any) -> str:
+    return f"({compiler.process(next(iter(element.clauses)), **options)})"
+
+
+@compiles(_Spelled, "postgresql")
+def _second(element: _Spelled, compiler: SQLCompiler, **options: Any) -> str:
+    return f"({compiler.process(list(element.clauses)[1], **options)})"
 
 
 @compiles(_Matches, "sqlite")

@@ -6,7 +6,8 @@
 Terms side by side mean *and*, which binds closer than *or*; `-` and `not` negate. A value may be a list (any of
 `action:reject,drop`), a glob where the field is text, a range where it is a number (`port:8000-8100`), and quoted.
 `FIELDS` says what there is. A term about a flow asked of findings means the finding's flow, one about a finding asked
-of flows means any finding of it, one about a process the process that opened the flow (`LINKS`).
+of flows means any finding of it, one about a process the process that opened the flow, one about a step any that was
+under way when it happened (`LINKS`).
 """
 
 from __future__ import annotations
@@ -29,8 +30,9 @@ from egress.errors import InputError
 from egress.eve import DIRECTIONS, FLOW_STATES
 from egress.model import Action, Effect, Mode, ProcessStatus, Reason, Severity
 from egress.store.matching import any_name, glob, inside, unclosed
+from egress.store.meanwhile import happened_during
 from egress.store.processes import OF_FLOW
-from egress.store.tables import findings, flows, processes
+from egress.store.tables import findings, flows, processes, steps
 
 MAX_QUERY = 4096  # characters
 MAX_VALUES = 300  # in all terms; SQLite takes expressions of a depth of 1000, and each value makes it deeper
@@ -193,6 +195,8 @@ LINKS: dict[tuple[str, str], Callable[[Expression], Expression]] = {
     ("findings", "flows"): partial(_same_flow, findings, flows),
     ("flows", "processes"): partial(_same_flow, flows, processes),
     ("findings", "processes"): partial(_same_flow, findings, processes),
+    ("flows", "steps"): partial(happened_during, flows),
+    ("findings", "steps"): partial(happened_during, findings),
 }
 
 
@@ -325,6 +329,9 @@ FIELDS: dict[str, Field] = {
         processes,
         partial(_known, tuple(ProcessStatus), processes.c.status),
     ),
+    "tool": Field("a tool that was running when it began; -tool:* where none was", steps, partial(_text, steps.c.tool)),
+    "episode": Field("the id of an episode that a step was under way of", steps, partial(_text, steps.c.episode)),
+    "step": Field("the id of a step that was under way", steps, partial(_text, steps.c.id)),
     "bytes": Field("bytes of both directions: bytes>1mb", flows, partial(_number, _BYTES), ordered=True),
     "bytes_out": Field("bytes from the agent", flows, partial(_number, flows.c.bytes_out), ordered=True),
     "bytes_in": Field("bytes to the agent", flows, partial(_number, flows.c.bytes_in), ordered=True),

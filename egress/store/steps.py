@@ -21,6 +21,7 @@ from egress.errors import InputError
 from egress.eve import MAX_MICROS, iso, micros
 from egress.model import Step, StepSource
 from egress.store.agents import NAME
+from egress.store.joining import PARALLEL
 from egress.store.tables import agents, findings, flows, steps
 from egress.store.writer import rows, upsert
 
@@ -30,6 +31,7 @@ MAX_SUMMARY = 2048  # characters kept of the arguments
 OPEN_SECONDS = 3600.0  # that a step without an end counts as under way
 AHEAD_SECONDS = 3600.0  # that a framework's clock may be ahead of ours
 DAY = 86400.0
+LONGEST = 7 * DAY  # of one step
 _CHUNK = 200  # steps looked up together
 
 Key = tuple[str, str, str]  # agent, episode, id
@@ -106,6 +108,8 @@ def _check_times(start: float, end: float | None, now: float) -> None:
             raise WrongStep(field, f"{iso(moment)} is more than an hour ahead of this clock: set the framework's")
     if end is not None and end < start:
         raise WrongStep("end", f"{iso(end)} is before the start, {iso(start)}")
+    if (now if end is None else end) - start > LONGEST:
+        raise WrongStep("start", f"{iso(start)}: a step lasts seven days at most")
 
 
 def clean(text: str, most: int) -> str:
@@ -139,7 +143,7 @@ def tell(connection: Connection, told: Sequence[Step], a_day: int) -> list[Telli
             known[key] = telling.step
         answers.append(telling)
     if written:
-        _write(connection, list(written.values()))
+        _write(connection, [written[key] for key in sorted(written)])  # in one order: no two wait for each other
     return answers
 
 
@@ -238,19 +242,29 @@ def listed(
     return tuple(Step(*row) for row in connection.execute(sa.select(steps).where(*terms).order_by(*order).limit(limit)))
 
 
-def under_way(connection: Connection, agent: str, ts: float) -> tuple[Step, ...]:
-    """The steps of an agent during which something happened, those that began first first."""
-    during = (steps.c.agent == agent, steps.c.start <= ts, steps.c.until >= ts)
-    query = sa.select(steps).where(*during).order_by(steps.c.start, steps.c.episode, steps.c.id)
-    return tuple(Step(*row) for row in connection.execute(query))
+@dataclass(frozen=True, slots=True)
+class Doing:
+    """What an agent's framework says it was doing at a moment; where it was nothing, what it did before and after."""
+
+    steps: tuple[Step, ...]  # that were under way, those that began first first; of many the last PARALLEL
+    before: Step | None = None  # the one that ended last
+    after: Step | None = None  # the one that began next
+
+    def __bool__(self) -> bool:
+        """Whether anything is told at all."""
+        return bool(self.steps or self.before or self.after)
 
 
-def around(connection: Connection, agent: str, ts: float) -> tuple[Step | None, Step | None]:
-    """The step that had ended last before a moment, and the one that began next."""
+def doing(connection: Connection, agent: str, ts: float) -> Doing:
     mine = steps.c.agent == agent
+    during = sa.select(steps).where(mine, steps.c.start <= ts, steps.c.until >= ts)
+    newest = during.order_by(steps.c.start.desc(), steps.c.episode.desc(), steps.c.id.desc()).limit(PARALLEL)
+    found = tuple(Step(*row) for row in connection.execute(newest))[::-1]
+    if found:
+        return Doing(found)
     last = sa.select(steps).where(mine, steps.c.until < ts, steps.c.start < ts).order_by(steps.c.until.desc()).limit(1)
     following = sa.select(steps).where(mine, steps.c.start > ts).order_by(steps.c.start).limit(1)
-    return _first(connection, last), _first(connection, following)
+    return Doing((), _first(connection, last), _first(connection, following))
 
 
 def _first(connection: Connection, query: sa.Select[Any]) -> Step | None:

@@ -19,6 +19,7 @@ from egress.store.listing import finding as find_finding
 from egress.store.processes import by_flow
 from egress.store.reader import AgentSummary, Filter, Told, agents, findings_of, flow, stories
 from egress.store.rules import rule_at
+from egress.store.steps import Doing, doing
 
 BEFORE = 60  # seconds before a flow that belong to its story
 MOST = 20  # flows of them
@@ -43,6 +44,7 @@ class FlowStory:
     kept: dict[str, Kept]  # by finding id
     before: tuple[Told, ...]  # what the agent began in the BEFORE seconds before, the last MOST
     more_before: bool
+    doing: Doing  # what its framework says the agent was doing when the flow began
     files: tuple[str, ...] = ()  # of a case: the captures that hold the flow
 
 
@@ -51,6 +53,7 @@ class FindingStory:
     finding: FindingRecord
     flow: FlowRecord | None  # None while only the finding is stored
     kept: Kept | None
+    doing: Doing  # what its framework says the agent was doing then
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +79,7 @@ def flow_story(engine: Engine, flow_id: str) -> FlowStory:
         stored = rule_at(connection, found.rule_id, found.policy_version) if found.rule_id else None
         process = by_flow(connection, [flow_id]).get(flow_id)
         files = files_of(connection, flow_id)
+        meanwhile = doing(connection, found.agent, found.start)
     earlier = _before(engine, found)
     return FlowStory(
         found,
@@ -85,6 +89,7 @@ def flow_story(engine: Engine, flow_id: str) -> FlowStory:
         {finding_id: each for finding_id, each in kept.items() if each is not None},
         earlier[-MOST:],
         len(earlier) > MOST,
+        meanwhile,
         files,
     )
 
@@ -93,9 +98,10 @@ def finding_story(engine: Engine, finding_id: str) -> FindingStory:
     """Raises EgressError where there is no such finding."""
     with engine.connect() as connection:
         found = find_finding(connection, finding_id)
-    if found is None:
-        raise EgressError(f"no finding begins with {finding_id}")
-    return FindingStory(found, flow(engine, found.flow_id), _kept(engine, found))
+        if found is None:
+            raise EgressError(f"no finding begins with {finding_id}")
+        meanwhile = doing(connection, found.agent, found.time)
+    return FindingStory(found, flow(engine, found.flow_id), _kept(engine, found), meanwhile)
 
 
 def agent_story(engine: Engine, name: str) -> AgentStory:

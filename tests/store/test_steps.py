@@ -16,7 +16,7 @@ from egress.store import steps
 from egress.store.agents import StoredAgent, add_agent
 from egress.store.audit import Actor, latest
 from egress.store.database import storing, writing
-from egress.store.steps import OPEN_SECONDS, Result, Telling, WrongStep, make
+from egress.store.steps import OPEN_SECONDS, Doing, Result, Telling, WrongStep, make
 from egress.store.writer import store
 from tests.store import samples
 
@@ -93,6 +93,8 @@ def test_told_at_the_same_moment_by_two(postgresql_engine: Engine) -> None:
         ({"start": NOW, "end": NOW - 0.001}, "end"),
         ({"start": NOW + 3601}, "start"),
         ({"end": NOW + 3601}, "end"),
+        ({"start": NOW - 8 * 86400}, "start"),
+        ({"start": NOW - 9 * 86400, "end": NOW - 86400}, "start"),
         ({"start": 0.0}, "start"),
         ({"start": float("nan")}, "start"),
         ({"start": float("inf")}, "start"),
@@ -151,12 +153,11 @@ def test_which_were_under_way_and_which_lie_around(engine: Engine) -> None:
     later, other = step("later", NOW + 20, NOW + 21), step("other", NOW, NOW + 30, agent="train-2")
     tell(engine, outer, inner, later, other)
     with engine.connect() as connection:
-        assert steps.under_way(connection, "train-1", NOW + 3) == (outer, inner)
-        assert steps.under_way(connection, "train-1", NOW + 4.000001) == (outer,)
-        assert steps.under_way(connection, "train-1", NOW + 15) == ()
-        assert steps.around(connection, "train-1", NOW + 15) == (outer, later)
-        assert steps.around(connection, "train-1", NOW - 1) == (None, outer)
-        assert steps.around(connection, "train-3", NOW) == (None, None)
+        assert steps.doing(connection, "train-1", NOW + 3) == Doing((outer, inner))
+        assert steps.doing(connection, "train-1", NOW + 4.000001) == Doing((outer,))
+        assert steps.doing(connection, "train-1", NOW + 15) == Doing((), outer, later)
+        assert steps.doing(connection, "train-1", NOW - 1) == Doing((), None, outer)
+        assert not steps.doing(connection, "train-3", NOW)
 
 
 def test_pages_hold_each_step_once(engine: Engine) -> None:

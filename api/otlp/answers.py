@@ -1,0 +1,46 @@
+"""OTLP's answers, in the encoding of the request: ExportTraceServiceResponse, and for errors google.rpc.Status."""
+
+from __future__ import annotations
+
+import json
+
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
+from starlette.datastructures import Headers
+from starlette.responses import Response
+from starlette.types import Scope
+
+PROTOBUF, JSON = "application/x-protobuf", "application/json"
+
+PATH = "/v1/traces"
+UNDER = "/api/v1/otlp"  # where it is as well, for proxies that let only /api through
+PATHS = frozenset({PATH, UNDER + PATH})
+_MESSAGE = 0x12  # google.rpc.Status: field 2, a string
+
+
+def media_type(content_type: str) -> str:
+    return content_type.partition(";")[0].strip().lower()
+
+
+def accepted(kind: str, rejected: int, message: str) -> Response:
+    """All spans but `rejected` ones are taken."""
+    answer = ExportTraceServiceResponse()
+    if rejected or message:
+        answer.partial_success.rejected_spans = rejected
+        answer.partial_success.error_message = message
+    if kind == PROTOBUF:
+        return Response(answer.SerializeToString(), media_type=PROTOBUF)
+    partial = {"rejectedSpans": str(rejected), "errorMessage": message}
+    return Response(json.dumps({"partialSuccess": partial} if rejected or message else {}), media_type=JSON)
+
+
+def failed(scope: Scope, status: int, message: str, headers: dict[str, str]) -> Response:
+    """An error, as a client of OTLP reads it."""
+    if media_type(Headers(scope=scope).get("content-type", "")) == JSON:
+        return Response(json.dumps({"message": message}), status, headers, JSON)
+    text = message.encode("utf-8", "replace")[:1000]
+    return Response(bytes([_MESSAGE]) + _varint(len(text)) + text, status, headers, PROTOBUF)
+
+
+def _varint(number: int) -> bytes:
+    low, rest = number & 0x7F, number >> 7
+    return bytes([low | 0x80]) + _varint(rest) if rest else bytes([low])

@@ -1,0 +1,52 @@
+"""Bodies of OTLP requests: of which type, unpacked, never larger than is served."""
+
+from __future__ import annotations
+
+import zlib
+
+from fastapi import Request
+
+from api.otlp.answers import JSON, PROTOBUF, media_type
+from api.problems import Problem
+
+MAX_TRACES = 20 << 20  # bytes, packed and unpacked; what OTLP recommends
+LIMITS = {PROTOBUF: MAX_TRACES, JSON: 8 << 20}
+_GZIP = 16 + zlib.MAX_WBITS
+
+
+def unpacked(request: Request) -> tuple[str, bytes]:
+    """The type and the plain body. Raises Problem: 400, 413, 415."""
+    kind = media_type(request.headers.get("content-type", ""))
+    limit = LIMITS.get(kind)
+    if limit is None:
+        raise Problem(415, f"Content-Type must be {PROTOBUF} or {JSON}, not {ascii(kind)[1:61] or 'empty'}")
+    encoding = request.headers.get("content-encoding", "identity").strip().lower()
+    if encoding not in ("identity", "gzip", ""):
+        raise Problem(415, f"Content-Encoding must be gzip or none, not {ascii(encoding)[1:61]}")
+    body: bytes = request.state.body
+    if encoding == "gzip":
+        body = _gunzip(body, limit)
+    if len(body) > limit:
+        raise _too_large(limit)
+    return kind, body
+
+
+def _gunzip(packed: bytes, limit: int) -> bytes:
+    """One or more members, as gzip makes them; at most `limit` bytes are ever made of them."""
+    plain = bytearray()
+    while packed:
+        member = zlib.decompressobj(_GZIP)
+        try:
+            plain += member.decompress(packed, limit + 1 - len(plain))
+        except zlib.error as error:
+            raise Problem(400, f"the body is not gzip: {error}") from None
+        if len(plain) > limit:
+            raise _too_large(limit)
+        if not member.eof:
+            raise Problem(400, "the body is not gzip: it ends too early")
+        packed = member.unused_data
+    return bytes(plain)
+
+
+def _too_large(limit: int) -> Problem:
+    return Problem(413, f"the body has more than {limit >> 20} MiB, unpacked: send smaller batches")

@@ -1,0 +1,133 @@
+"""Spans become steps: which agent's, which episode's, and why some are not taken."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+from sqlalchemy.engine import Connection
+
+from api.auth import Caller
+from api.otlp.spans import AGENT, ARGUMENTS, CALL_IDS, Span
+from egress.model import Step, StepSource
+from egress.store import steps
+from egress.store.steps import Result, WrongStep, make
+
+MAX_STEPS = 10_000  # tool calls of one request
+MAX_REASONS = 3  # told of those rejected
+_NANO = 1_000_000_000
+
+
+@dataclass(slots=True)
+class Received:
+    """What came of a request."""
+
+    counts: Counter[str] = field(default_factory=Counter)  # of tool calls by Result; "ignored": other spans
+    rejected: int = 0
+    reasons: dict[str, int] = field(default_factory=dict)  # each with how many it holds for
+
+    def reject(self, why: str) -> None:
+        self.rejected += 1
+        if why in self.reasons or len(self.reasons) < MAX_REASONS:
+            self.reasons[why] = self.reasons.get(why, 0) + 1
+
+    @property
+    def message(self) -> str:
+        told = "; ".join(f"{why} ({count} spans)" if count > 1 else why for why, count in self.reasons.items())
+        return f"{told}; and other reasons" if sum(self.reasons.values()) < self.rejected else told
+
+
+def receive(connection: Connection, caller: Caller, spans: Iterable[Span], *, a_day: int, now: float) -> Received:
+    """Store the tool calls among the spans of one request, within a transaction of `database.storing`."""
+    received, agents = Received(), _Agents(connection, caller)
+    named: dict[tuple[str, str], str] = {}  # agent and trace → the conversation that one of its spans says
+    found: list[tuple[str, Span]] = []
+    for span in spans:
+        if not span.broken and not span.is_tool:
+            received.counts["ignored"] += 1
+            if span.episode and span.trace_id and len(named) < MAX_STEPS and (agent := agents.quietly(span)):
+                named.setdefault((agent, span.trace_id), span.episode)
+            continue
+        try:
+            agent = agents.of(span)
+            if len(found) >= MAX_STEPS:
+                raise _Rejected(f"a request holds at most {MAX_STEPS} tool calls")
+        except _Rejected as rejected:
+            received.reject(str(rejected))
+            continue
+        if span.episode and span.trace_id:
+            named.setdefault((agent, span.trace_id), span.episode)
+        found.append((agent, span))
+    told = list(_steps(connection, caller, found, named, received, now))
+    for telling in steps.tell(connection, told, a_day) if told else ():
+        received.counts[telling.result] += 1
+        if telling.result in (Result.CONFLICT, Result.TOO_MANY):
+            received.reject(telling.why)
+    for (agent, trace_id), episode in named.items():
+        if len(episode) <= steps.MAX_ID and episode.isprintable():
+            steps.adopt(connection, agent, trace_id, episode)
+    return received
+
+
+class _Rejected(Exception):  # noqa: N818 - never leaves this file
+    """Why a span is not taken."""
+
+
+class _Agents:
+    """Which of our agents a span is of; each name is looked up once a request."""
+
+    def __init__(self, connection: Connection, caller: Caller) -> None:
+        self._connection, self._caller = connection, caller
+        self._known: dict[str, bool] = {}
+
+    def of(self, span: Span) -> str:
+        if span.broken:
+            raise _Rejected(f"a span is not taken: {span.broken}")
+        for name, ours in span.agents():
+            if not ours and not (self._caller.sees(name) and self._is_known(name)):
+                continue  # a name for people, as most frameworks use it
+            if not self._caller.sees(name):
+                raise _Rejected(f"agent {name[:64]!a} is outside the scope of this token")
+            if not self._is_known(name):
+                raise _Rejected(f"there is no agent {name[:64]!a}, attached or recorded")
+            return name
+        if len(self._caller.agents) == 1 and self._is_known(self._caller.agents[0]):
+            return self._caller.agents[0]
+        raise _Rejected(f"a span names no agent: set OTEL_RESOURCE_ATTRIBUTES={AGENT}=NAME")
+
+    def quietly(self, span: Span) -> str:
+        try:
+            return self.of(span)
+        except _Rejected:
+            return ""
+
+    def _is_known(self, name: str) -> bool:
+        if name not in self._known and len(self._known) < MAX_STEPS:
+            self._known[name] = steps.is_known(self._connection, name)
+        return self._known.get(name, False)
+
+
+def _steps(
+    connection: Connection,
+    caller: Caller,
+    found: list[tuple[str, Span]],
+    named: dict[tuple[str, str], str],
+    received: Received,
+    now: float,
+) -> Iterator[Step]:
+    stored: dict[tuple[str, str], str] = {}
+    for agent, span in found:
+        trace = (agent, span.trace_id)
+        if not span.episode and trace not in named and trace not in stored:
+            stored[trace] = steps.conversation(connection, *trace) if span.trace_id else ""
+        episode = span.episode or named.get(trace) or stored.get(trace) or span.trace_id
+        try:
+            yield make(
+                agent, episode=episode, id=span.span_id, tool=span.tool, summary=span.first(ARGUMENTS),
+                start=span.start / _NANO, end=span.end / _NANO if span.end else None, source=StepSource.OTLP,
+                call_id=span.first(CALL_IDS), trace_id=span.trace_id, span_id=span.span_id,
+                reporter=caller.actor.name, now=now,
+            )  # fmt: skip
+        except WrongStep as wrong:
+            received.reject(f"a span is not taken: {wrong}")

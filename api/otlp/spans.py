@@ -1,0 +1,71 @@
+"""Spans as we need them, and what makes one a tool call.
+
+GenAI semantic conventions (github.com/open-telemetry/semantic-conventions-genai, status Development): a tool call is a
+span whose `gen_ai.operation.name` is `execute_tool`, named `execute_tool {tool}`, with gen_ai.tool.name,
+gen_ai.tool.call.id and, if somebody opted in, gen_ai.tool.call.arguments. They do not let such a span say its
+conversation (issue 507): that is an attribute of the spans around it, in the same trace. What older and other
+instrumentations write instead is in the lists below, most telling first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+TOOL_NAMES = ("gen_ai.tool.name", "tool.name", "traceloop.entity.name")
+CALL_IDS = ("gen_ai.tool.call.id", "tool_call.id")
+ARGUMENTS = ("gen_ai.tool.call.arguments", "input.value", "traceloop.entity.input")
+EPISODES = ("egress.episode", "gen_ai.conversation.id", "session.id", "gen_ai.thread.id")
+AGENTS = ("gen_ai.agent.id", "gen_ai.agent.name", "service.instance.id")  # where they are the name of one of ours
+AGENT = "egress.agent"
+OPERATION, EXECUTE = "gen_ai.operation.name", "execute_tool"
+KINDS = {"traceloop.span.kind": "tool", "openinference.span.kind": "tool"}  # OpenLLMetry, OpenInference
+
+WANTED = frozenset({*TOOL_NAMES, *CALL_IDS, *ARGUMENTS, *EPISODES, *AGENTS, AGENT, OPERATION, *KINDS})
+MAX_VALUE = 8192  # characters kept of an attribute
+
+
+class Malformed(Exception):  # noqa: N818 - reads better
+    """The request is no trace data; in one phrase."""
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """One span. `attributes` has those WANTED, the resource's where the span does not have its own, as text."""
+
+    name: str
+    trace_id: str  # lower-case hex digits, whatever was sent
+    span_id: str
+    start: int  # nanoseconds since the epoch
+    end: int  # 0: it is under way
+    attributes: Mapping[str, str]
+    broken: str = ""  # why it cannot be used, where it is part of a request that can
+
+    @property
+    def is_tool(self) -> bool:
+        operation = self.attributes.get(OPERATION)
+        if operation is not None:
+            return operation == EXECUTE
+        kinds = any(self.attributes.get(name, "").lower() == kind for name, kind in KINDS.items())
+        return kinds or self.name.split(" ")[0] == EXECUTE or TOOL_NAMES[0] in self.attributes
+
+    @property
+    def tool(self) -> str:
+        return self.first(TOOL_NAMES) or self.name.removeprefix(EXECUTE).strip() or self.name
+
+    @property
+    def episode(self) -> str:
+        """What it says itself."""
+        return self.first(EPISODES)
+
+    def first(self, names: tuple[str, ...]) -> str:
+        return next((text for name in names if (text := self.attributes.get(name))), "")
+
+    def agents(self) -> Iterator[tuple[str, bool]]:
+        """Which of our agents it may mean, and whether it was said for us."""
+        if self.attributes.get(AGENT):
+            yield self.attributes[AGENT], True
+            return
+        for name in AGENTS:
+            if self.attributes.get(name):
+                yield self.attributes[name], False

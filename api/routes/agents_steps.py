@@ -1,0 +1,89 @@
+"""/agents/{agent}/steps: what an agent's framework says it is doing."""
+
+from __future__ import annotations
+
+import time
+from typing import Annotated
+
+from fastapi import APIRouter, Path, Query, Request
+from sqlalchemy.engine import Connection
+from starlette.responses import JSONResponse, Response
+
+from api.auth import Caller, Reporter, Viewer
+from api.database import Settings, Store
+from api.paging import Cursor, Limit, Page, decode, page
+from api.problems import Problem, wrong_field
+from api.shapes import AGENT
+from api.stepshapes import StepIn, StepOut, moment_in
+from egress.model import Step, StepSource
+from egress.store import steps
+from egress.store.database import storing
+from egress.store.steps import Result, WrongStep, make
+from egress.store.storyjson import step_mapping
+
+router = APIRouter(prefix="/agents/{agent}/steps", tags=["steps"])
+
+Agent = Annotated[str, Path(pattern=AGENT, description="Name of an agent.")]
+
+
+@router.post("", response_model=StepOut, status_code=201, summary="Tell of a step: it begins, it ended, or both")
+def tell_step(
+    agent: Agent, body: StepIn, request: Request, caller: Reporter, engine: Store, config: Settings
+) -> Response:
+    """Tell of it when it begins, and again, with an `end`, when it is over.
+
+    A step told twice is one; what is known of it is never changed (409), only completed. Without times the moment
+    counts at which the request came: then clocks cannot differ. A step without an end counts as under way for an hour
+    after it was last told of. No edit of the policy: it makes no version and no entry in the audit trail.
+    """
+    now = time.time()
+    with storing(engine) as connection:
+        step = _read(connection, caller, agent, body, now)
+        (telling,) = steps.tell(connection, [step], config.api.steps)
+    request.app.state.steps[telling.result] += 1
+    match telling.result:
+        case Result.CONFLICT:
+            raise Problem(409, telling.why)
+        case Result.TOO_MANY:
+            raise Problem(429, f"{telling.why}; see api.steps", headers={"Retry-After": "3600"})
+    return JSONResponse(step_mapping(telling.step), 201 if telling.result is Result.NEW else 200)
+
+
+@router.get("", response_model=Page[StepOut], summary="Steps, newest first")
+def list_steps(
+    agent: Agent,
+    caller: Viewer,
+    engine: Store,
+    episode: Annotated[str, Query(max_length=steps.MAX_ID, description="Only of this one.")] = "",
+    limit: Limit = 100,
+    cursor: Cursor = None,
+) -> Response:
+    before = decode(cursor, float, str, str)
+    if not caller.sees(agent):
+        raise _no_agent(agent)
+    with engine.connect() as connection:
+        found = steps.listed(connection, agent, episode, before, limit + 1)
+    shown, following = page(found, limit, lambda each: [each.start, each.episode, each.id])
+    return JSONResponse({"items": [step_mapping(each) for each in shown], "next": following})
+
+
+def _read(connection: Connection, caller: Caller, agent: str, body: StepIn, now: float) -> Step:
+    """Raises Problem: 404, 422."""
+    if not caller.sees(agent) or not steps.is_known(connection, agent):
+        raise _no_agent(agent)
+    old = steps.get(connection, agent, body.episode, body.id)
+    start = moment_in("start", body.start, now)
+    if start is None:
+        start = now if old is None else old.start
+    try:
+        return make(
+            agent, episode=body.episode, id=body.id, tool=body.tool, summary=body.summary, start=start,
+            end=moment_in("end", body.end, now), source=StepSource.API, call_id=body.call_id or body.id,
+            trace_id=body.trace_id, span_id=body.span_id, reporter=caller.actor.name, now=now,
+        )  # fmt: skip
+    except WrongStep as wrong:
+        raise wrong_field(wrong.field, wrong.reason) from None
+
+
+def _no_agent(agent: str) -> Problem:
+    return Problem(404, f"there is no agent {agent!r}, attached or recorded, or it is outside your scope")

@@ -1,0 +1,56 @@
+"""/episodes: agents' tool calls in their order, with what left the sandbox in each, and while none was running."""
+
+from __future__ import annotations
+
+import time
+from typing import Annotated
+
+from fastapi import APIRouter, Path, Query
+from starlette.responses import JSONResponse, Response
+
+from api.auth import Viewer
+from api.database import Store
+from api.paging import Cursor, Limit, Page, Since, decode, moment, page
+from api.problems import wrong_parameter
+from api.records import missing
+from api.stepshapes import EpisodeOut, EpisodeStoryOut
+from egress.store import episodes
+from egress.store.steps import MAX_ID
+from egress.store.storyjson import episode_mapping, story_mapping
+
+router = APIRouter(prefix="/episodes", tags=["steps"])
+
+Agent = Annotated[str, Query(max_length=128, description="Name or glob.")]
+
+
+@router.get("", response_model=Page[EpisodeOut], summary="Episodes, by their first step, newest first")
+def list_episodes(
+    caller: Viewer, engine: Store, agent: Agent = "", since: Since = None, limit: Limit = 100, cursor: Cursor = None
+) -> Response:
+    """`since`: with a step under way then or later."""
+    before = decode(cursor, float, str, str)
+    begin = moment("since", since, time.time())
+    with engine.connect() as connection:
+        found = episodes.listed(
+            connection, agent=agent, since=begin, scope=caller.agents, before=before, limit=limit + 1
+        )
+    shown, following = page(found, limit, lambda each: [each.start, each.agent, each.episode])
+    return JSONResponse({"items": [episode_mapping(each) for each in shown], "next": following})
+
+
+@router.get("/{episode:path}", response_model=EpisodeStoryOut, summary="One episode, step by step")
+def get_episode(
+    episode: Annotated[str, Path(max_length=MAX_ID, description="Its id, as the framework gave it.")],
+    caller: Viewer,
+    engine: Store,
+    agent: Annotated[str, Query(max_length=64, description="Whose, where several agents have one of this id.")] = "",
+) -> Response:
+    """With up to ten flows a part, refused ones and those with findings among them; `/flows?q=step:ID` has all."""
+    with engine.connect() as connection:
+        whose = [name for name in episodes.agents_of(connection, episode) if caller.sees(name)]
+        chosen = [name for name in whose if not agent or name == agent]
+        if not chosen:
+            raise missing("episode", ascii(episode)[1:-1])
+        if len(chosen) > 1:
+            raise wrong_parameter("agent", f"several agents have an episode of this id: {', '.join(chosen[:20])}", 409)
+        return JSONResponse(story_mapping(episodes.episode_story(connection, chosen[0], episode)))

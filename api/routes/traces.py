@@ -1,0 +1,47 @@
+"""OTLP/HTTP: POST /v1/traces, as OpenTelemetry's exporters send them. Not in the OpenAPI document, but in OTLP's.
+
+Answers are OTLP's as well, those of errors too (`api.otlp.answers`): protobuf to protobuf, JSON to JSON.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from api.auth import Reporter
+from api.database import Settings, Store
+from api.otlp import answers, jsontraces, protobuf
+from api.otlp.bodies import unpacked
+from api.otlp.receive import receive
+from api.otlp.spans import Malformed
+from api.problems import Problem, unavailable
+from egress.store.database import storing
+
+otlp = APIRouter()
+
+AT_ONCE = 2  # requests that are read at a time: each may take some hundred megabytes
+PATIENCE = 1.0  # seconds that others wait
+
+_turns = threading.BoundedSemaphore(AT_ONCE)
+
+
+@otlp.post(answers.PATH, include_in_schema=False)
+def export_traces(request: Request, caller: Reporter, engine: Store, config: Settings) -> Response:
+    """Every span is accepted; tool calls become steps."""
+    if not _turns.acquire(timeout=PATIENCE):
+        raise unavailable("too many traces arrive at once")
+    try:
+        kind, body = unpacked(request)
+        spans = list(jsontraces.read(body) if kind == answers.JSON else protobuf.read(body))
+        with storing(engine) as connection:
+            received = receive(connection, caller, spans, a_day=config.api.steps, now=time.time())
+    except Malformed as error:
+        raise Problem(400, f"the body is no ExportTraceServiceRequest: {error}") from None
+    finally:
+        _turns.release()
+    request.app.state.steps.update(received.counts)
+    request.app.state.steps["rejected"] += received.rejected
+    return answers.accepted(kind, received.rejected, received.message)

@@ -1,0 +1,54 @@
+"""`egress episodes`: which episodes frameworks told of."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from egress.cli.params import Time
+from egress.cli.queries import config_option, records
+from egress.cli.tables import as_json, output_option, table
+from egress.cli.text import when
+from egress.store.episodes import listed
+from egress.store.storyjson import episode_mapping
+
+EXAMPLES = """\b
+Examples:
+  egress episodes                          the newest, of every agent
+  egress episodes --agent 'rome-*' --since 1d
+  egress show episode run-17               one of them: each tool call with what left during it
+  egress query --count-by episode,tool     flows and bytes of each
+"""
+MOST = 100
+
+
+@click.command("episodes", epilog=EXAMPLES)
+@click.option("--agent", default="", metavar="GLOB", help="Only this agent, or those that match.")
+@click.option(
+    "--since", type=Time(), metavar="TIME", help="Only with a step under way then or later: 2h, 2026-11-23T15:00."
+)
+@click.option("--limit", type=click.IntRange(1), default=MOST, show_default=True, metavar="N", help="The newest N.")
+@output_option
+@config_option
+def command(*, agent: str, since: float | None, limit: int, output: str, config: Path | None) -> None:
+    """List episodes: agents' tool calls that their frameworks told of, the newest first. Times are UTC."""
+    with records(config) as engine, engine.connect() as connection:
+        found = listed(connection, agent=agent, since=since, limit=limit)
+    if output == "json":
+        as_json([episode_mapping(each) for each in found])
+    elif found:
+        rows = [
+            (
+                each.episode,
+                each.agent,
+                when(each.start),
+                "under way" if each.end is None else when(each.end),
+                each.steps,
+                each.tools,
+            )
+            for each in found
+        ]
+        table(("episode", "agent", "first step (UTC)", "last ended", "steps", "tools"), rows)
+    else:
+        click.echo("No framework has told of a step yet; docs/operations.md says how it does.", err=True)
