@@ -357,6 +357,23 @@ def test_of_two_namespaces_on_a_bridge_the_one_that_has_the_address(ground: Grou
         end(process)
 
 
+def test_a_namespace_that_nobody_is_in_hides_no_other(ground: Ground) -> None:
+    """An agent can leave its namespace, and have flows come from it that lead nowhere."""
+    code = """
+    from egress.gateway.attribution.namespaces import End, Namespaces, Unknown
+    namespaces = Namespaces()
+    for _ in range(2):
+        try:
+            namespaces._open(End(4000, 1, False))
+        except Unknown as why:
+            print(why)
+    namespaces.behind(socket.if_nametoindex("egr0001"), socket.inet_aton("10.99.1.2")).close()
+    """
+    done = ground.lab.run(ground.gateway, [PYTHON, "-c", "import socket\n" + textwrap.dedent(code)], check=True)
+    first, second = done.stdout.splitlines()
+    assert "leads to the agent's namespace" in first and "a moment ago" in second
+
+
 def test_agents_elsewhere_are_unknown(ground: Ground) -> None:
     ground.lab.run(ground.gateway, ["ip", "link", "add", "wan0", "type", "bridge"], check=True)
     found = ground.ask(5353, UDP, interface="wan0")

@@ -64,7 +64,6 @@ class Asking:
             return False
         if self._paused.get(agent, 0.0) > now:
             return False
-        self._paused.pop(agent, None)
         self._of_agent[agent] += 1
         self._kept[flow_id] = Kept(packet, mark, settled, agent, now + PATIENCE)
         return True
@@ -88,6 +87,7 @@ class Asking:
             flow_id, kept = next(iter(self._kept.items()))
             if not all_of_them:
                 self.vain += 1
+                self._paused = {agent: until for agent, until in self._paused.items() if until > now}
                 self._paused[kept.agent] = now + PAUSE
             self._release(flow_id)
 
@@ -99,4 +99,5 @@ class Asking:
         kept = self._kept.pop(flow_id, None)
         if kept is not None:
             self._of_agent[kept.agent] -= 1
+            self._of_agent += Counter()  # agents come and go: those without any are forgotten
             self._answer(kept)

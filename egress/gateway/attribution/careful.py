@@ -16,7 +16,7 @@ from egress.model import PROCESS_CMDLINE
 
 PATIENCE = 0.1  # seconds for one read
 ALLOWANCE, WINDOW = 0.25, 10.0  # seconds an agent's processes may keep us waiting, and in how many
-PENALTY = 60.0  # seconds without command lines for an agent that made us leave a thread behind
+PENALTY = 60.0  # seconds without command lines for an agent that made us leave a thread behind, and while that waits
 MAX_LEFT = 16  # threads left behind; past it no command line is read
 
 Pending = Callable[[], bytes | None]  # waits; a byte more than is kept at most, None: not to be had
@@ -48,7 +48,7 @@ class CommandLines:
     def __init__(self) -> None:
         self.refused = 0  # reads not tried, or given up
         self._reader = _Thread()
-        self._left: list[_Thread] = []
+        self._left: list[tuple[str, _Thread]] = []  # and whose processes they wait for
         self._barred: dict[str, float] = {}  # agent → until when (monotonic)
         self._waited: dict[str, float] = {}  # agent → seconds, in this window
         self._window = 0.0
@@ -75,14 +75,14 @@ class CommandLines:
         except queue.Empty:
             found = None
             self._barred[agent] = began + PENALTY
-            self._leave()
+            self._leave(agent)
         self._waited[agent] = self._waited.get(agent, 0.0) + time.monotonic() - began
         return found
 
-    def _leave(self) -> None:
+    def _leave(self, agent: str) -> None:
         self.refused += 1
         self._reader.descriptors.put(-1)  # it ends if ever it returns
-        self._left.append(self._reader)
+        self._left.append((agent, self._reader))
         self._reader = _Thread()
 
     def _may(self, agent: str) -> bool:
@@ -91,5 +91,7 @@ class CommandLines:
             self._window = now
             self._waited.clear()
             self._barred = {name: until for name, until in self._barred.items() if until > now}
-            self._left = [each for each in self._left if each.thread.is_alive()]
-        return agent not in self._barred and self._waited.get(agent, 0.0) < ALLOWANCE and len(self._left) < MAX_LEFT
+            self._left = [each for each in self._left if each[1].thread.is_alive()]
+        if agent in self._barred or any(name == agent for name, _ in self._left):
+            return False
+        return self._waited.get(agent, 0.0) < ALLOWANCE and len(self._left) < MAX_LEFT

@@ -26,6 +26,7 @@ SLICE = 0.002  # seconds (of the processor, like all of these) of one agent's se
 BUDGET = 0.05  # seconds a search may take in all
 REST = 0.45  # seconds by the clock after one that took all of them without another for that agent
 EVERYWHERE = 1.0  # seconds by the clock between two searches beyond the agent's namespace
+LOOKING = 0.3  # seconds, of each second, that may go into finding the sockets of one agent's flows
 LATE = 5.0  # seconds after which a note is too old: its ports may be another flow's
 MAX_WAITING = 1024  # flows of an agent whose sockets are known and wait to be searched for
 MAX_AGENTS = 4096  # remembered
@@ -47,6 +48,8 @@ class _Agent:
     spent: float = 0.0
     rests: float = 0.0  # until when nothing is searched for it (monotonic)
     stays: float = 0.0  # until when it is searched for in its namespace only
+    second: int = 0  # of the clock, in which
+    looked: float = 0.0  # so much went into finding sockets (LOOKING)
 
 
 class Finder:
@@ -75,6 +78,18 @@ class Finder:
         """Look up the socket of a flow; None: its process is searched for. `now`: seconds since the epoch."""
         if not -LATE < now - note.time < LATE:
             return failed(note, UNKNOWN, f"told of {now - note.time:.0f} s late")
+        agent = self._agent(note.agent)
+        if agent.second != int(now):
+            agent.second, agent.looked = int(now), 0.0
+        if agent.looked > LOOKING:
+            return failed(note, UNKNOWN, "finding the sockets of this agent's flows took too long")
+        began = time.thread_time()
+        try:
+            return self._take(note, agent)
+        finally:
+            agent.looked += time.thread_time() - began
+
+    def _take(self, note: Note, agent: _Agent) -> ProcessRecord | None:
         try:
             with closing(self._namespaces.behind(note.interface, note.local)) as place:
                 if diag.askable(note.proto):
@@ -93,7 +108,7 @@ class Finder:
             return failed(note, GONE, NO_SOCKET)
         if not found.inode:
             return failed(note, GONE, "its socket was closed already", found.uid)
-        return self._want(note, identity, found)
+        return self._want(note, agent, identity, found)
 
     def work(self, until: float) -> Iterator[ProcessRecord]:
         """One turn of each agent's search, until a moment (monotonic)."""
@@ -106,11 +121,14 @@ class Finder:
             if time.monotonic() >= until:
                 return
 
-    def _want(self, note: Note, identity: Identity, found: diag.Socket) -> ProcessRecord | None:
-        agent = self._agents.get(note.agent)
+    def _agent(self, name: str) -> _Agent:
+        agent = self._agents.get(name)
         if agent is None:
             self._forget()
-            agent = self._agents[note.agent] = _Agent()
+            agent = self._agents[name] = _Agent()
+        return agent
+
+    def _want(self, note: Note, agent: _Agent, identity: Identity, found: diag.Socket) -> ProcessRecord | None:
         if agent.rests > time.monotonic():
             return failed(
                 note, UNKNOWN, "the agent has so many processes or descriptors that not all are searched", found.uid

@@ -20,6 +20,7 @@ from egress.gateway.process import python
 from egress.gateway.runtime import Companion
 
 KILL_SECONDS = 2.0  # a process that an agent keeps in the kernel cannot even be killed: it is left behind
+MAX_LEFT = 4  # left behind; past it none is started, since there would be as many as an agent wants
 START_SECONDS = 30.0  # until its first sign of life
 _SO_SNDBUFFORCE = 32  # asm-generic/socket.h
 
@@ -38,6 +39,7 @@ class Attribution(Companion):
     def __init__(self, config: Config, size: int, room: Callable[[int], Room]) -> None:
         super().__init__()
         self._config, self._room = config, room
+        self._left: list[asyncio.subprocess.Process] = []  # told to end, and still there
         self._pairs: list[tuple[socket.socket, socket.socket]] = []  # worker's end, the process'
         for _ in range(size if config.attribution else 0):
             # Not datagrams: of those the kernel queues ten.
@@ -56,7 +58,11 @@ class Attribution(Companion):
         if self._process is not None and self.pid is not None and self.silent > patience:
             log.warning("the attribution process (pid %d) gave no sign of life for %.0f s", self.pid, self.silent)
             await self._kill(self._process)
-        await super().watch()
+            if self.pid is not None:
+                self._leave(self._process)
+        self._left = [each for each in self._left if each.returncode is None]
+        if len(self._left) < MAX_LEFT:
+            await super().watch()
         if self.pid is not None and self._process is not None and self._process.stdin is not None and self._facts:
             room = self._room(self._facts["journal"]["bytes"])
             self._process.stdin.write(encode(room))
@@ -91,6 +97,17 @@ class Attribution(Companion):
         if process.stdin is not None:
             process.stdin.write(encode(Setup(self._config, 0, os.getpid(), (), self._room(0), attribution=ends)))
         return process
+
+    def _leave(self, process: asyncio.subprocess.Process) -> None:
+        """Go on without one that cannot be ended; it is gone as soon as the kernel lets it."""
+        log.warning("the attribution process (pid %d) cannot be ended: it is left behind", process.pid)
+        self._left.append(process)
+        self._process = None
+        self.restarts += 1
+        if self._listening is not None:
+            self._listening.cancel()
+        if process.stdin is not None:
+            process.stdin.close()
 
     def _end(self, process: asyncio.subprocess.Process) -> None:
         if process.stdin is not None:

@@ -9,6 +9,7 @@ import os
 import socket
 import struct
 from collections.abc import Iterator
+from itertools import islice
 from typing import NamedTuple
 
 from egress.gateway.conntrack import attributes, messages
@@ -17,6 +18,7 @@ from egress.gateway.nfnetlink import HEADER, attribute
 TIMEOUT = 1.0  # seconds without an answer of the kernel
 BUFFER = 1 << 16
 MAX_MESSAGES = 1 << 16  # of one answer
+MAX_ADDRESSES = 1024  # read of an agent's namespace: it may have a million, and all of a bridge's flows would wait
 
 _NEW_LINK, _GET_LINK, _NEW_ADDRESS, _GET_ADDRESS, _NEW_NSID, _GET_NSID = 16, 18, 20, 22, 88, 90  # RTM_*
 _REQUEST, _DUMP = 0x01, 0x300  # NLM_F_*
@@ -70,8 +72,9 @@ def nsid(route: socket.socket, descriptor: int) -> int | None:
 
 
 def addresses(route: socket.socket) -> set[bytes]:
-    """All addresses of the namespace that the socket is in, packed. Raises OSError."""
-    return {each for part in _dump(route, _message(_GET_ADDRESS, _DUMP, bytes(_IFADDR.size))) for each in _locals(part)}
+    """Addresses of the namespace that the socket is in, packed, the first MAX_ADDRESSES. Raises OSError."""
+    parts = _dump(route, _message(_GET_ADDRESS, _DUMP, bytes(_IFADDR.size)))
+    return set(islice((each for part in parts for each in _locals(part)), MAX_ADDRESSES))
 
 
 def _links(data: bytes, master: int = 0) -> Iterator[Link]:

@@ -20,7 +20,7 @@ from egress.gateway import linux
 from egress.gateway.attribution import links
 from egress.gateway.attribution.proc import newest_first
 
-SCAN_SECONDS = 0.1  # between two searches through all processes for a namespace
+ABSENT_SECONDS = 0.1  # until a namespace that was not found is looked for again: others are not kept waiting
 MAX_REMEMBERED = 4096
 _NAMED = Path("/run/netns")
 _SOCK_DIAG = 4  # NETLINK_SOCK_DIAG
@@ -68,7 +68,7 @@ class Namespaces:
         self._route = links.open_route()
         self._names: dict[int, str] = {}  # nsid → path
         self._owners: dict[tuple[int, bytes], End] = {}  # bridge and address → its end
-        self._scanned = -SCAN_SECONDS
+        self._absent: dict[int, float] = {}  # nsid → until when it is not looked for (monotonic)
 
     def close(self) -> None:
         os.close(self._home)
@@ -146,7 +146,7 @@ class Namespaces:
                 return descriptor
             del self._names[wanted]
         now = time.monotonic()
-        if now < self._scanned + SCAN_SECONDS:
+        if now < self._absent.get(wanted, 0.0):
             raise Unknown("the agent's namespace was not found a moment ago")
         seen: set[Identity] = set()
         for path in _paths():
@@ -156,7 +156,7 @@ class Namespaces:
             if (descriptor := self._matching(path, wanted)) is not None:
                 _remember(self._names, wanted, path)
                 return descriptor
-        self._scanned = now
+        _remember(self._absent, wanted, now + ABSENT_SECONDS)
         raise Unknown("no process or name on this host leads to the agent's namespace")
 
     def _matching(self, path: str, wanted: int) -> int | None:

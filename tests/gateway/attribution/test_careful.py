@@ -64,6 +64,21 @@ def test_who_does_not_answer_is_not_asked_again_and_others_are(tmp_path: Path) -
     lines.close()
 
 
+def test_an_agent_keeps_one_thread_from_returning_not_all_of_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(careful, "PATIENCE", 0.01)
+    monkeypatch.setattr(careful, "PENALTY", 0.0)
+    lines = CommandLines()
+    with directory(tmp_path / "a", None) as (stuck, writer), directory(tmp_path / "b", b"x") as (good, _):
+        for _ in range(MAX_LEFT):
+            assert lines.begin("hostile", stuck)() is None
+        assert len(readers()) == 2
+        assert lines.begin("rome", good)() == b"x"
+        os.write(writer, b"y")
+    lines.close()
+
+
 def test_threads_left_behind_are_bounded_and_end_when_they_can(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(careful, "PATIENCE", 0.01)
     lines = CommandLines()

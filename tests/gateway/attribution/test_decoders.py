@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from egress.gateway.attribution import diag, links, proc, tables
 from egress.gateway.attribution.note import Note
-from egress.gateway.nfnetlink import HEADER
+from egress.gateway.nfnetlink import HEADER, attribute
 from egress.model import PROCESS_CMDLINE, TCP, UDP
 
 NOTE = Note("a" * 16, "a", 0.0, 1, TCP, False, b"\x0a\0\0\2", 40000, b"\x0a\0\0\3", 443, False)
@@ -49,6 +49,16 @@ def test_a_garbled_answer(noise: bytes, at: int) -> None:
     for data in (noise, ANSWER[:at] + noise):
         with contextlib.suppress(OSError):
             diag.answer(data)
+
+
+def test_an_agent_with_a_million_addresses_is_not_read_to_the_end() -> None:
+    ours, kernel = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, kernel:
+        for part in range(20):  # and no end of it
+            several = (attribute(2, struct.pack(">I", part * 100 + number)) for number in range(100))
+            bodies = (struct.pack("=BBBBi", socket.AF_INET, 32, 0, 0, 1) + each for each in several)
+            kernel.send(b"".join(HEADER.pack(HEADER.size + len(body), 20, 2, 1, 0) + body for body in bodies))
+        assert len(links.addresses(ours)) == links.MAX_ADDRESSES
 
 
 def test_a_udp_request_is_the_other_way_round() -> None:
