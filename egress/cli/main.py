@@ -66,7 +66,7 @@ class Commands(click.Group):
         """A case may come from anybody: values that egress never writes are an error of the case's, not of ours."""
         try:
             return super().invoke(ctx)
-        except (ValueError, LookupError, TypeError, AttributeError) as error:
+        except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError) as error:
             case = chosen_case()
             if case is None:
                 raise
@@ -133,5 +133,5 @@ def _database_errors() -> tuple[type[DBAPIError], ...]:
 
 
 def _complain(text: str, code: int) -> int:
-    click.echo(f"egress: {' '.join(text.split())}", err=True)
+    click.echo(f"egress: {plain(' '.join(text.split()))}", err=True)  # a database's error quotes what is in it
     return code

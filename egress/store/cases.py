@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import os
 import re
+import sqlite3
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,12 +21,18 @@ from egress.config import Config
 from egress.errors import EgressError, InputError
 from egress.store import tables
 from egress.store.database import open_database
-from egress.store.sqlite import seal
+from egress.store.sqlite import BUSY, seal
 from egress.store.tables import captured_flows, captures
 
 SUFFIX = ".db"
 BESIDE = ("", "-wal", "-shm", "-journal")  # what SQLite makes of a file's name
 
+# Ours are the triggers that keep the audit chain.
+_MADE_UP = """
+    SELECT CASE type WHEN 'table' THEN 'virtual table' ELSE type END, substr(name, 1, 60) FROM sqlite_master
+    WHERE type = 'view' OR (type = 'trigger' AND NOT (tbl_name = 'audit' AND name LIKE 'audit!_%' ESCAPE '!'))
+    OR (type = 'table' AND sql LIKE 'create virtual%') LIMIT 1
+"""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", re.ASCII)
 
 
@@ -79,16 +87,18 @@ def open_case(config: Config, wanted: str) -> Engine:
             f"there is no case {wanted} ({path}); `egress case list` shows which there are, "
             f"`egress replay --into-db {wanted} FILE` makes it"
         )
+    _refuse_live(config, path)
+    _refuse_made_up(path)
     return open_database(_url(path), create=False)
 
 
 def make_case(config: Config, wanted: str) -> tuple[Engine, bool]:
     """To add captures to; and whether it was there. Raises InputError, EgressError, also where it is no case."""
     path = case_path(config, wanted)
-    live = sa.make_url(config.database_url)
-    if live.get_backend_name() == "sqlite" and path.resolve() == Path(live.database or "").resolve():
-        raise InputError(f"{path} is the database of the gateway, which captures must not be mixed with")
+    _refuse_live(config, path)
     there = _named(config, path) if path.parent == config.cases_dir else _exists(path)
+    if there:
+        _refuse_made_up(path)
     engine = open_database(_url(path))
     try:
         with engine.connect() as connection:
@@ -121,6 +131,7 @@ def list_cases(config: Config) -> list[str]:
 def remove_case(config: Config, wanted: str) -> Path:
     """Delete the file. Raises InputError, EgressError; also where it is no case."""
     path = case_path(config, wanted)
+    _refuse_live(config, path)
     try:
         engine = open_case(config, wanted)
     except EgressError:
@@ -174,6 +185,31 @@ def files_of(connection: Connection, flow_id: str) -> tuple[str, ...]:
         .order_by(captures.c.id)
     )
     return tuple(connection.scalars(query))
+
+
+def _refuse_live(config: Config, path: Path) -> None:
+    """The gateway's own database is no case, also where nothing is in it yet, or under another name."""
+    live = sa.make_url(config.database_url)
+    if live.get_backend_name() != "sqlite" or not live.database:
+        return
+    try:
+        same = path.samefile(live.database)
+    except OSError:  # there is no file yet, or none that can be looked at
+        same = path.resolve() == Path(live.database).resolve()
+    if same:
+        raise InputError(f"{path} is the database of the gateway, which no case may be: leave --case out to read it")
+
+
+def _refuse_made_up(path: Path) -> None:
+    """A view in place of a table may never end, and a trigger do what nobody asked for. Raises EgressError."""
+    try:
+        with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=BUSY)) as plain:
+            plain.execute("PRAGMA trusted_schema=OFF")
+            made_up = plain.execute(_MADE_UP).fetchone()
+    except sqlite3.Error:  # no database, or one that cannot be read: whoever opens it says so
+        return
+    if made_up is not None:
+        raise EgressError(f"{path} was not made by egress alone: it has the {made_up[0]} {made_up[1]!a}; not read")
 
 
 def _is_case(connection: Connection) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import sys
 from contextlib import closing
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 from click.testing import CliRunner, Result
 from sqlalchemy.exc import DBAPIError
 
-from egress.cli.main import egress
+from egress.cli.main import egress, main
 from egress.errors import EgressError
 from tests.cli.conftest import Cli
 from tests.test_house import ROOT
@@ -171,6 +172,28 @@ def test_a_case_that_was_tampered_with_is_said_so_in_one_line(incident: Cli, har
             continue  # which `main` says in one line, as of every database
         assert done.code in (0, 1), (words, done)
         assert not done.code or "case incident holds what egress does not write" in done.err, (words, done)
+
+
+def test_what_no_number_can_hold_is_an_error_of_the_case(incident: Cli) -> None:
+    with closing(sqlite3.connect(incident.directory / "cases" / "incident.db")) as connection, connection:
+        connection.execute("UPDATE flows SET bytes_out = 1e308")
+    for words in (["timeline"], ["show", "agent", AGENT]):
+        done = incident(*words, "--case", "incident")
+        assert done.code == 1 and "case incident holds what egress does not write" in done.err, (words, done)
+
+
+def test_an_error_that_quotes_a_case_moves_no_cursor(
+    incident: Cli, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with closing(sqlite3.connect(incident.directory / "cases" / "incident.db")) as connection, connection:
+        connection.execute("UPDATE flows SET server_name = CAST(x'1b5d303b7a07ff' AS TEXT)")
+    config = str(incident.directory / "egress.yaml")
+    monkeypatch.setattr(sys, "argv", ["egress", "hunt", "--case", "incident", "--config", config])
+    with pytest.raises(SystemExit) as end:
+        main()
+    told = capsys.readouterr().err
+    assert end.value.code == 1 and "Could not decode" in told
+    assert "\x1b" not in told and "\\x1b]0;z\\x07" in told
 
 
 def test_commands_that_edit_take_no_case(incident: Cli) -> None:

@@ -190,6 +190,34 @@ def test_the_gateway_s_database_is_no_case_even_while_it_is_empty(config: Config
     open_database(config.database_url).dispose()
     with pytest.raises(InputError, match="is the database of the gateway"):
         cases.make_case(config, str(config.state_dir / "cases" / ".." / "egress.db"))
+    linked = config.cases_dir / "linked.db"
+    linked.parent.mkdir()
+    linked.hardlink_to(config.state_dir / "egress.db")
+    for call in (cases.make_case, cases.open_case, cases.remove_case):
+        for wanted in (str(config.state_dir / "egress.db"), "linked"):
+            with pytest.raises(InputError, match="is the database of the gateway"):
+                call(config, wanted)
+    assert linked.exists() and (config.state_dir / "egress.db").exists()
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        "CREATE VIEW made_up AS WITH RECURSIVE x (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM x) SELECT n FROM x",
+        "CREATE TRIGGER made_up AFTER INSERT ON findings BEGIN DELETE FROM captures; END",
+        "CREATE VIRTUAL TABLE made_up USING fts5(x)",
+    ],
+    ids=["view", "trigger", "virtual table"],
+)
+def test_what_is_no_plain_table_of_ours_is_not_read(config: Config, case: Engine, schema: str) -> None:
+    """A view that never ends may stand in for a table; the triggers that keep our audit chain are as they must be."""
+    with writing(case) as connection:
+        connection.execute(sa.text(schema))
+    case.dispose()
+    for call in (cases.make_case, cases.open_case):
+        with pytest.raises(EgressError, match=r"was not made by egress alone: it has the .* 'made_up'"):
+            call(config, "incident")
+    assert not cases.remove_case(config, "incident").exists()
 
 
 def test_a_case_is_a_file_whatever_the_live_database_is(tmp_path: Path) -> None:
