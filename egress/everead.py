@@ -35,6 +35,8 @@ from egress.model import (
 MAX_COUNT = (1 << 63) - 1  # what a database's BIGINT holds
 TIME_BYTES = len('{"timestamp":"2026-11-23T15:06:02.123456Z"')  # how each line begins
 _MAX_ID = (1 << 32) - 1  # of processes and users
+# Bytes of text that records are looked up by: of all in one key PostgreSQL's indexes hold 2,704.
+_KEY_BYTES, _DETAIL_BYTES = 256, 1200
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
@@ -75,24 +77,24 @@ def from_eve(document: object) -> Record:
 def _read_flow(document: _Document) -> FlowRecord:
     flow, verdict = _part(document, "flow"), _part(document, "verdict")
     return FlowRecord(
-        flow_id=_text(document, "flow_id"),
-        agent=_text(_part(document, "agent"), "name"),
+        flow_id=_key(document, "flow_id"),
+        agent=_key(_part(document, "agent"), "name"),
         start=_time(flow, "start"),
         updated=_time(document, "timestamp"),
         end=None if flow.get("end", "") is None else _time(flow, "end"),
         state=_one_of(FLOW_STATES, flow, "state"),
         direction=_one_of(DIRECTIONS, flow, "direction"),
-        proto=_text(document, "proto"),
-        src=_text(document, "src_ip"),
+        proto=_key(document, "proto"),
+        src=_key(document, "src_ip"),
         sport=_count(document, "src_port", 65535),
-        dst=_text(document, "dest_ip"),
+        dst=_key(document, "dest_ip"),
         dport=_count(document, "dest_port", 65535),
         community_id=_text(document, "community_id"),
         app_proto=_text(document, "app_proto"),
         server_name=_text(flow, "server_name"),
         action=_enum(Action, verdict, "action"),
         reason=_enum(Reason, verdict, "reason"),
-        rule_id=_text(verdict, "rule_id"),
+        rule_id=_key(verdict, "rule_id"),
         policy_version=_count(verdict, "policy_version"),
         mode=_enum(Mode, verdict, "mode"),
         packets_out=_count(flow, "packets_out"),
@@ -107,11 +109,11 @@ def _read_flow(document: _Document) -> FlowRecord:
 def _read_alert(document: _Document) -> FindingRecord:
     alert, verdict = _part(document, "alert"), _part(document, "verdict")
     return FindingRecord(
-        finding_id=_text(alert, "finding_id"),
-        flow_id=_text(document, "flow_id"),
-        agent=_text(_part(document, "agent"), "name"),
+        finding_id=_key(alert, "finding_id"),
+        flow_id=_key(document, "flow_id"),
+        agent=_key(_part(document, "agent"), "name"),
         time=_time(document, "timestamp"),
-        signature=_text(alert, "signature"),
+        signature=_key(alert, "signature"),
         severity=_enum(Severity, alert, "severity"),
         technique=_text(alert, "technique"),
         summary=_text(alert, "summary"),
@@ -119,13 +121,13 @@ def _read_alert(document: _Document) -> FindingRecord:
         effect=_enum(Effect, alert, "effect"),
         action=_enum(Action, verdict, "action"),
         mode=_enum(Mode, verdict, "mode"),
-        proto=_text(document, "proto"),
-        src=_text(document, "src_ip"),
+        proto=_key(document, "proto"),
+        src=_key(document, "src_ip"),
         sport=_count(document, "src_port", 65535),
-        dst=_text(document, "dest_ip"),
+        dst=_key(document, "dest_ip"),
         dport=_count(document, "dest_port", 65535),
         community_id=_text(document, "community_id"),
-        rule_id=_text(verdict, "rule_id"),
+        rule_id=_key(verdict, "rule_id"),
         policy_version=_count(verdict, "policy_version"),
     )
 
@@ -133,14 +135,14 @@ def _read_alert(document: _Document) -> FindingRecord:
 def _read_anomaly(document: _Document) -> AnomalyRecord:
     anomaly = _part(document, "anomaly")
     return AnomalyRecord(
-        agent=_text(_part(document, "agent"), "name"),
+        agent=_key(_part(document, "agent"), "name"),
         time=_time(document, "timestamp"),
         reason=_enum(Reason, anomaly, "reason"),
-        detail=_text(anomaly, "detail"),
+        detail=_key(anomaly, "detail", _DETAIL_BYTES),
         count=_count(anomaly, "count"),
-        src=_text(document, "src_ip"),
-        dst=_text(document, "dest_ip"),
-        proto=_text(document, "proto"),
+        src=_key(document, "src_ip"),
+        dst=_key(document, "dest_ip"),
+        proto=_key(document, "proto"),
     )
 
 
@@ -150,9 +152,9 @@ def _read_evidence(document: _Document) -> EvidenceRecord:
     if not isinstance(packets, list) or not all(isinstance(packet, dict) for packet in packets):
         raise Malformed("packets is not a list of objects")
     return EvidenceRecord(
-        finding_id=_text(evidence, "finding_id"),
-        flow_id=_text(document, "flow_id"),
-        agent=_text(_part(document, "agent"), "name"),
+        finding_id=_key(evidence, "finding_id"),
+        flow_id=_key(document, "flow_id"),
+        agent=_key(_part(document, "agent"), "name"),
         time=_time(document, "timestamp"),
         packets=tuple(map(_read_packet, packets)),
     )
@@ -170,8 +172,8 @@ def _read_packet(packet: _Document) -> EvidencePacket:
 def _read_process(document: _Document) -> ProcessRecord:
     process = _part(document, "process")
     return ProcessRecord(
-        flow_id=_text(document, "flow_id"),
-        agent=_text(_part(document, "agent"), "name"),
+        flow_id=_key(document, "flow_id"),
+        agent=_key(_part(document, "agent"), "name"),
         time=_time(document, "timestamp"),
         status=_enum(ProcessStatus, process, "status"),
         reason=_text(process, "reason", PROCESS_PATH),
@@ -209,6 +211,14 @@ def _text(document: _Document, key: str, most: int = MAX_LINE) -> str:
         raise Malformed(f"{key} is not text")
     if len(value) > most:
         raise Malformed(f"{key} is longer than {most} characters")
+    return value
+
+
+def _key(document: _Document, key: str, most: int = _KEY_BYTES) -> str:
+    """Text that is in an index, where NUL and lone surrogates take more bytes (egress.store.columns.Plain)."""
+    value = _text(document, key)
+    if 6 * len(value) > most and len(value.encode("utf-8", "backslashreplace")) + 3 * value.count("\0") > most:
+        raise Malformed(f"{key} is longer than {most} bytes")
     return value
 
 

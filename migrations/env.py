@@ -10,7 +10,7 @@ from egress.store.tables import metadata
 OTHER_COLLATIONS = """
     SELECT relname, attname, format_type(atttypid, atttypmod)
     FROM pg_attribute JOIN pg_class ON pg_class.oid = attrelid JOIN pg_collation ON pg_collation.oid = attcollation
-    WHERE relkind IN ('r', 'p') AND NOT relispartition AND relnamespace = to_regnamespace(current_schema())
+    WHERE relkind IN ('r', 'p') AND NOT relispartition AND relnamespace = to_regnamespace(quote_ident(current_schema()))
         AND attnum > 0 AND NOT attisdropped AND collname <> 'C'
 """
 

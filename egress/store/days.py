@@ -34,7 +34,7 @@ _EXISTING = """
 # Not by to_regclass: what another session has made meanwhile it may not know yet.
 _MISSING = """
     SELECT name FROM unnest(CAST(:names AS text[])) AS each (name) WHERE NOT EXISTS (
-        SELECT FROM pg_class WHERE relname = name AND relnamespace = to_regnamespace(current_schema())
+        SELECT FROM pg_class WHERE relname = name AND relnamespace = to_regnamespace(quote_ident(current_schema()))
     )
 """
 

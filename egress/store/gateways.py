@@ -170,7 +170,11 @@ def _attached(connection: Connection, host: str) -> int:
 
 
 def _move(connection: Connection, old: str | None, new: str) -> None:
-    """`old`: a name, or None for any."""
+    """`old`: a name, or None for any. Segments of one name are read again, which stores nothing twice."""
+    marks = journal_checkpoints.c
+    theirs = sa.true() if old is None else marks.host.in_((old, new))
+    several = sa.select(marks.segment).where(theirs).group_by(marks.segment).having(sa.func.count() > 1)
+    connection.execute(journal_checkpoints.delete().where(theirs, marks.segment.in_(several)))
     for table in (agents, holds, journal_checkpoints, rules):
         terms = [table.c.host != new if old is None else table.c.host == old]
         if table is rules:

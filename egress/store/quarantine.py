@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 
 from egress.config import Config
@@ -16,13 +16,17 @@ def quarantine_file(config: Config) -> Path:
     return config.state_dir / "quarantine.jsonl"
 
 
-def keep_aside(path: Path, segment: str, offset: int, aside: Iterable[tuple[str, bytes]]) -> None:
+def keep_aside(path: Path, segment: str, offset: int, aside: Sequence[tuple[str, bytes]]) -> None:
     """Append (why, bytes) found at or after `offset` of a segment, while there is room. Raises OSError."""
-    lines = [{"segment": segment, "batch": offset, "error": why, "line": raw.decode("latin-1")} for why, raw in aside]
-    if not lines or size(path) >= QUARANTINE_BYTES:
+    room = QUARANTINE_BYTES - size(path)
+    if not aside or room <= 0:
         return
     with open(path, "ab", opener=_private) as file:
-        file.writelines(json.dumps(entry).encode("ascii") + b"\n" for entry in lines)
+        for why, raw in aside:  # one by one: a batch may be nothing but newlines
+            entry = {"segment": segment, "batch": offset, "error": why, "line": raw.decode("latin-1")}
+            room -= file.write(json.dumps(entry).encode("ascii") + b"\n")
+            if room <= 0:
+                return
 
 
 def size(path: Path) -> int:

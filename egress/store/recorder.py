@@ -10,6 +10,7 @@ import contextlib
 import ctypes
 import dataclasses
 import json
+import math
 import os
 import signal
 import sys
@@ -38,6 +39,7 @@ COMPLAIN_SECONDS = 10.0
 GRACE = 60.0  # seconds a finished segment is left lying, for whoever looks into the directory
 BEATS = "--beats"
 BEAT_SECONDS = 1.0
+PASS_SECONDS = 3.0  # then it says how far it is, and does what else there is to do, however much is left
 MAX_TROUBLE = 500  # characters of it in a beat, so that one is written whole into a pipe or not at all
 
 
@@ -68,13 +70,13 @@ class Recorder:
         self._offsets = checkpoints(self._engine, self._host)
         self._upkeep = Upkeep(self._engine, config.retention)
 
-    def run_once(self) -> int:
-        """Store what the journal held when the call began; returns the number of records.
+    def run_once(self, seconds: float = math.inf) -> int:
+        """Store what the journal held when the call began, or what can be in so long; returns the number of records.
 
         Raises SQLAlchemyError where the database fails, OSError where the directory does; a single segment's trouble
         is left in `trouble`. Nothing is lost either way: call again.
         """
-        before, stuck = self.stored, set[str]()
+        before, stuck, end = self.stored, set[str](), time.monotonic() + seconds
         self.trouble = ""
         listed = segments(self._directory)
         grace = self._grace if sum(each.size for each in listed) < self._pressing else 0.0
@@ -82,7 +84,8 @@ class Recorder:
             if segment.writer in stuck:  # what a writer wrote later is stored later
                 continue
             try:
-                self._drain(segment, grace)
+                if not self._drain(segment, grace, end):
+                    break
             except FileNotFoundError:
                 continue
             except OSError as error:
@@ -101,16 +104,20 @@ class Recorder:
     def close(self) -> None:
         self._engine.dispose()
 
-    def _drain(self, segment: Segment, grace: float) -> None:
+    def _drain(self, segment: Segment, grace: float, end: float) -> bool:
+        """Returns whether there is time for more."""
         while (offset := self._offsets.get(segment.name, 0)) < segment.size:
             data = read(segment, offset)
             last = offset + len(data) >= segment.size and not data.endswith(b"\n") and finished(segment)
             lines, torn = whole_lines(data, last=last)
             if not lines and not torn:
-                return
+                return True
             self._take(segment, offset, lines, torn)
-        if segment.modified + grace < time.time() and finished(segment):
+            if time.monotonic() > end:
+                return False
+        if not 0.0 <= time.time() - segment.modified <= grace and finished(segment):  # or the clock was set back
             self._discard(segment)
+        return True
 
     def _take(self, segment: Segment, offset: int, lines: list[bytes], torn: bytes) -> None:
         """One transaction: the records of these lines, and the checkpoint behind them."""
@@ -216,6 +223,8 @@ def _adopt(engine: Engine, host: str, directory: Path) -> None:
     ours = {each.name for each in segments(directory)}.intersection(found) if found else ()
     for name in ours:
         with storing(engine) as connection:
+            # One of ours by that name came when a recorder of our former name still ran: either is true.
+            connection.execute(table.delete().where(table.c.host == host, table.c.segment == name))
             connection.execute(table.update().where(others, table.c.segment == name).values(host=host))
 
 
@@ -262,8 +271,9 @@ class _Process:
         try:
             if self._recorder is None:
                 self._recorder = Recorder(self._config)
-            self._recorder.run_once()
-            trouble = self._recorder.trouble or ("" if self._stopping else self._recorder.keep_up())
+            self._recorder.run_once(math.inf if self._stopping else PASS_SECONDS)
+            upkeep = "" if self._stopping else self._recorder.keep_up()  # whatever one segment's trouble is
+            trouble = self._recorder.trouble or upkeep
         except (SQLAlchemyError, OSError, EgressError) as error:
             trouble = explain(error) if isinstance(error, DBAPIError) else " ".join(str(error).split())
             self._begin_anew()

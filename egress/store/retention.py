@@ -127,7 +127,9 @@ def _rows(engine: Engine, table: sa.Table, before: float) -> Iterator[Step]:
     number = ROWS
     while number == ROWS:
         with storing(engine) as connection:
-            number = connection.execute(sa.delete(table).where(sa.tuple_(*key).in_(chosen))).rowcount
+            # Asked again: PostgreSQL chooses before it waits for whoever writes to a row, which may live on by then.
+            gone = sa.delete(table).where(sa.tuple_(*key).in_(chosen), *_old(table, before))
+            number = connection.execute(gone).rowcount
             _note(connection, table, number, before)
         yield Step(table.name, number)
 

@@ -2,7 +2,7 @@
 
 A writer (`worker-0`, …) that is started again begins a new segment and never touches an older one, so a segment
 with a successor has said all it will ever say. The files belong to unprivileged workers: what is in the directory
-may be a hostile worker's, so links, devices and pipes are passed over.
+may be a hostile worker's, so links, devices and pipes are passed over, and names that no database could hold.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def segments(directory: Path) -> list[Segment]:
     try:
         with os.scandir(directory) as entries:
             for entry in entries:
-                if entry.name.endswith(".jsonl"):
+                if entry.name.endswith(".jsonl") and entry.name.isascii():
                     match = _NAME.fullmatch(entry.name)
                     found.append((int(match["start"]), match["writer"], entry) if match else (0, entry.name, entry))
     except FileNotFoundError:

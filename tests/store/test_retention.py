@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterable
@@ -223,3 +224,20 @@ def test_upkeep_says_what_went_wrong_and_goes_on(engine: Engine) -> None:
 def test_settings_that_mean_nothing(wrong: dict[str, object]) -> None:
     with pytest.raises(InputError, match="retention"):
         build(Config, {"retention": wrong}, "egress.yaml")
+
+
+def test_a_flow_that_lives_on_while_its_row_is_chosen_stays(postgresql_engine: Engine) -> None:
+    """PostgreSQL waits for whoever writes to the row, and would then take it away by what it had read before."""
+    engine = postgresql_engine
+    _store(engine, [_flow(1, 200)])
+    steps: list[retention.Step] = []
+    pruning = threading.Thread(target=lambda: steps.extend(retention.prune(engine, {tables.flows: NOW - 90 * DAY})))
+    with storing(engine) as connection:
+        store(connection, [_flow(1, 200, quiet=0)])
+        pruning.start()
+        with engine.connect() as looking:
+            while not looking.scalar(sa.text("SELECT count(*) FROM pg_locks WHERE NOT granted")):
+                time.sleep(0.01)
+    pruning.join()
+    assert [step.count for step in steps] == [0]
+    assert _ids(engine, tables.flows.c.flow_id) == [1]
