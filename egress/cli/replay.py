@@ -111,7 +111,7 @@ def _replay(files: tuple[Path, ...], judge: _Judge, output: str) -> int:
             with _progress(path) as progress:
                 report = judge(path, progress)
         except EgressError as error:
-            click.echo(f"egress: {error}", err=True)
+            click.echo(f"egress: {plain(str(error))}", err=True)
             code = 1
             continue
         if report.truncated:

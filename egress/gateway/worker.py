@@ -124,8 +124,9 @@ class Worker:
         if verdict.action is Action.HOLD:
             return self._wait(Kept(packet, raw, agent.name, settled), agent, direction, ts)
         mark = self._mark(verdict, settled)
+        may_wait = refused and outbound and verdict.action is not Action.ACCEPT  # who is monitored is let pass
         # Last, so that no fault of ours comes after it: a packet is answered once.
-        if refused and outbound and self.asking.keep(refused, agent.name, packet, mark, settled=settled):
+        if may_wait and self.asking.keep(refused, agent.name, packet, mark, settled=settled):
             return KEPT
         return mark
 
@@ -249,6 +250,7 @@ class Worker:
         return {}
 
     def _commit(self, message: dict[str, Any], ts: float) -> None:
+        self.asking.expire(all_of_them=True)  # their marks are on their connections before those are pardoned
         change = self._draft.finish(message)
         try:
             if change.base < 0:
@@ -260,6 +262,7 @@ class Worker:
         self.record(records, ts)
 
     def _watch(self, watched: tuple[Watched, ...], ts: float) -> None:
+        self.asking.expire(all_of_them=True)  # as in `_commit`
         # An unchanged agent stays the same object: the engine judges flows anew when theirs is another.
         before = {entry.agent: entry.agent for entry in self.watched}
         self.watched = tuple(Watched(before.get(entry.agent, entry.agent), entry.interface) for entry in watched)

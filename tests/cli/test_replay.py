@@ -76,6 +76,11 @@ def test_an_unreadable_file_does_not_hide_the_others(found: Path, tmp_path: Path
     assert len(json.loads(result.stdout)["findings"]) == 1
 
 
+def test_the_name_of_an_unreadable_file_moves_no_cursor(tmp_path: Path) -> None:
+    result = CliRunner().invoke(command, [str(tmp_path / "\x1b]0;z\x07.pcap")])
+    assert result.exit_code == 1 and "\\x1b]0;z\\x07.pcap" in result.output and "\x1b" not in result.output
+
+
 def test_a_truncated_file_is_judged_as_far_as_it_goes(found: Path) -> None:
     found.write_bytes(found.read_bytes()[:-3])
     result = run("-o", "json", found)

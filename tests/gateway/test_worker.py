@@ -5,7 +5,10 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import socket
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,6 +18,7 @@ from netfilterqueue import Packet as QueuedPacket
 from egress.config import Config, Journal, Limits
 from egress.errors import EgressError
 from egress.everead import parse_line
+from egress.gateway.attribution.asking import Asking
 from egress.gateway.lines import LineReader, LineWriter
 from egress.gateway.messages import Room, Setup, Watched, encode
 from egress.gateway.waiting import PACKETS_OF_HOLD
@@ -293,3 +297,37 @@ def test_without_room_for_its_record_a_flow_passes_only_where_that_was_asked_for
     text = b"".join(path.read_bytes() for path in bench.worker.config.journal_dir.iterdir())
     assert [parse_line(raw).agent for raw in text.splitlines()], "what waited in memory is on file"
     assert cast(dict[str, Any], bench.worker.counters())["journal"]["waiting"] == 0
+
+
+@contextmanager
+def attributed(bench: Bench) -> Iterator[None]:
+    """Somebody is told of flows, who never answers."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    bench.worker.asking = Asking([ours.detach()], bench.worker._refuse)
+    with theirs:
+        yield
+        assert bench.worker.asking.counters()["told"], "a test that tells of nothing proves nothing"
+    assert bench.worker.asking.socket is not None
+    bench.worker.asking.socket.close()
+
+
+def test_only_what_is_refused_waits_to_be_attributed(tmp_path: Path) -> None:
+    """Where the mode is monitor the record says refused, and the packet passes: at once, before those that follow."""
+    for mode, first in ((Mode.ENFORCE, WAITS), (Mode.MONITOR, PASSED)):
+        bench = Bench(tmp_path / mode, agent(mode=mode, default=Action.REJECT))
+        with attributed(bench):
+            assert answers(bench.send(syn())) == [first]
+
+
+def test_a_refusal_that_waits_is_over_before_the_connections_are_pardoned(tmp_path: Path) -> None:
+    """A mark that came later would refuse in the kernel what an edit has just allowed."""
+    bench = Bench(tmp_path, agent(default=Action.REJECT))
+    with attributed(bench):
+        first = bench.send(syn())
+        bench.change(WEB, base=-1, version=1)
+        assert first.answers == [REFUSED]
+        assert answers(bench.send(syn())) == [PASSED]
+        other = bench.send(syn(port=80))
+        assert answers(other) == [WAITS]
+        bench.order("agents", agents=())
+        assert other.answers == [REFUSED]
