@@ -67,11 +67,8 @@ class Worker:
         self.capture = Capture(Path(setup.capture), setup.index, now()) if setup.capture else None
         marks = Marks(config.mark_mask)
         self._settled, self._undecided = marks.value("settled"), marks.value("undecided")
-        self._recheck, self._refused, self._dropped = (
-            marks.value("recheck"),
-            marks.value("refused"),
-            marks.value("dropped"),
-        )
+        self._recheck = marks.value("recheck")
+        self._refused, self._dropped = marks.value("refused"), marks.value("dropped")
         self.anomalies = Anomalies()
         self.asking = Asking(setup.attribution, self._refuse)
         self.tallies: dict[str, Tally] = {}
