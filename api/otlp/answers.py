@@ -34,10 +34,11 @@ def accepted(kind: str, rejected: int, message: str) -> Response:
 
 
 def failed(scope: Scope, status: int, message: str, headers: dict[str, str]) -> Response:
-    """An error, as a client of OTLP reads it."""
+    """An error, as a client of OTLP reads it, which throws its spans away but after 429, 502, 503 and 504."""
+    status = 503 if status == 409 else status  # a collision, or a database that a newer egress has migrated
     if media_type(Headers(scope=scope).get("content-type", "")) == JSON:
         return Response(json.dumps({"message": message}), status, headers, JSON)
-    text = message.encode("utf-8", "replace")[:1000]
+    text = message.encode("utf-8", "replace")[:1000].decode("utf-8", "ignore").encode()  # a text, wherever it is cut
     return Response(bytes([_MESSAGE]) + _varint(len(text)) + text, status, headers, PROTOBUF)
 
 

@@ -11,6 +11,7 @@ from api.problems import Problem
 
 MAX_TRACES = 20 << 20  # bytes, packed and unpacked; what OTLP recommends
 LIMITS = {PROTOBUF: MAX_TRACES, JSON: 8 << 20}
+MAX_MEMBERS = 64  # of a gzip body: clients send one, and each copies what comes after it
 _GZIP = 16 + zlib.MAX_WBITS
 
 
@@ -34,7 +35,9 @@ def unpacked(request: Request) -> tuple[str, bytes]:
 def _gunzip(packed: bytes, limit: int) -> bytes:
     """One or more members, as gzip makes them; at most `limit` bytes are ever made of them."""
     plain = bytearray()
-    while packed:
+    for _ in range(MAX_MEMBERS):
+        if not packed:
+            return bytes(plain)
         member = zlib.decompressobj(_GZIP)
         try:
             plain += member.decompress(packed, limit + 1 - len(plain))
@@ -45,6 +48,8 @@ def _gunzip(packed: bytes, limit: int) -> bytes:
         if not member.eof:
             raise Problem(400, "the body is not gzip: it ends too early")
         packed = member.unused_data
+    if packed:
+        raise Problem(400, f"the body is gzip of more than {MAX_MEMBERS} members: send one")
     return bytes(plain)
 
 

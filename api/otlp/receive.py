@@ -12,6 +12,7 @@ from api.auth import Caller
 from api.otlp.spans import AGENT, ARGUMENTS, CALL_IDS, Span
 from egress.model import Step, StepSource
 from egress.store import steps
+from egress.store.agents import NAME
 from egress.store.steps import Result, WrongStep, make
 
 MAX_STEPS = 10_000  # tool calls of one request
@@ -59,14 +60,14 @@ def receive(connection: Connection, caller: Caller, spans: Iterable[Span], *, a_
         if span.episode and span.trace_id:
             named.setdefault((agent, span.trace_id), span.episode)
         found.append((agent, span))
+    for (agent, trace_id), episode in named.items():  # before: a step that is known already shall be found there
+        if len(episode) <= steps.MAX_ID and episode.isprintable():
+            steps.adopt(connection, agent, trace_id, episode)
     told = list(_steps(connection, caller, found, named, received, now))
     for telling in steps.tell(connection, told, a_day) if told else ():
         received.counts[telling.result] += 1
         if telling.result in (Result.CONFLICT, Result.TOO_MANY):
             received.reject(telling.why)
-    for (agent, trace_id), episode in named.items():
-        if len(episode) <= steps.MAX_ID and episode.isprintable():
-            steps.adopt(connection, agent, trace_id, episode)
     return received
 
 
@@ -104,7 +105,7 @@ class _Agents:
 
     def _is_known(self, name: str) -> bool:
         if name not in self._known and len(self._known) < MAX_STEPS:
-            self._known[name] = steps.is_known(self._connection, name)
+            self._known[name] = NAME.fullmatch(name) is not None and steps.is_known(self._connection, name)
         return self._known.get(name, False)
 
 

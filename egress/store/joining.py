@@ -13,6 +13,7 @@ from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from heapq import heappop, heappush
 from typing import NamedTuple
 
 PARALLEL = 32  # steps that one flow is shown in
@@ -161,17 +162,19 @@ class _Sweep:
 
     def __init__(self, steps: Sequence[Interval]) -> None:
         self._steps, self._next = steps, 0
-        self._active: list[int] = []
+        self._active: list[int] = []  # in the order of their start: all of them, for those that began last may end first
+        self._ends: list[tuple[int, int]] = []  # heap: when each of them ends
 
     def at(self, when: int) -> list[int]:
         begun = bisect_right(self._steps, when, lo=self._next, key=lambda step: step[0])
-        self._active = [
-            number
-            for number in (*self._active, *range(max(self._next, begun - PARALLEL), begun))
-            if self._steps[number][1] >= when
-        ][-PARALLEL:]
+        for number in range(self._next, begun):
+            self._active.append(number)
+            heappush(self._ends, (self._steps[number][1], number))
         self._next = begun
-        return self._active
+        while self._ends and self._ends[0][0] < when:
+            _, over = heappop(self._ends)
+            del self._active[bisect_left(self._active, over)]
+        return self._active[-PARALLEL:]
 
 
 def _between(busy: Sequence[Interval], window: Interval) -> list[Interval]:

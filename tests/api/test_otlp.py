@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import sqlite3
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -20,9 +21,11 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor, SpanExportResult
 from sqlalchemy.engine import Engine
+from sqlalchemy.exc import IntegrityError
 
-from api.otlp import bodies, jsontraces, protobuf
+from api.otlp import answers, bodies, jsontraces, protobuf
 from api.otlp.answers import JSON, PROTOBUF
+from api.routes import traces
 from egress.config import Config
 from egress.model import Agent, Step
 from egress.store import steps
@@ -178,6 +181,26 @@ def test_a_trace_is_its_conversations_whatever_comes_first(root: Client, engine:
     assert {step.episode for step in stored(engine)} == {"conv"}
 
 
+def test_a_step_under_way_ends_in_the_conversation_that_its_trace_turns_out_to_be(root: Client, engine: Engine) -> None:
+    """It must not stay open as well, as a step of the trace, and explain an hour of traffic."""
+    begun = span(endTimeUnixNano="0")
+    send(root, begun)
+    over = begun | {"endTimeUnixNano": str(int(begun["startTimeUnixNano"]) + 10**9)}
+    send(root, span({"gen_ai.operation.name": "chat", "gen_ai.conversation.id": "conv"}, spanId="02" * 8), over)
+    assert [(step.episode, step.end is None) for step in stored(engine)] == [("conv", False)]
+
+
+@pytest.mark.parametrize("name", ["\ud800", "rome\0", "x" * 5000])
+@pytest.mark.parametrize("attribute", ["egress.agent", "gen_ai.agent.name"])
+def test_a_name_that_no_agent_can_have_spoils_no_other_span(
+    root: Client, engine: Engine, name: str, attribute: str
+) -> None:
+    body = json.dumps(request(span({**TOOL, attribute: name}), span({**TOOL, "egress.agent": "ci-1"}), agent=""))
+    answer = post(root, body.encode(), JSON)
+    assert (answer.status_code, answer.json()["partialSuccess"]["rejectedSpans"]) == (200, "1")
+    assert len(stored(engine, "ci-1")) == 1
+
+
 def test_which_agent(as_role: AsRole, root: Client, engine: Engine) -> None:
     send(root, span({**TOOL, "egress.agent": "ci-1"}))
     assert len(stored(engine, "ci-1")) == 1, "a span's own attribute before its resource's"
@@ -282,12 +305,28 @@ def test_a_database_that_is_away_is_worth_another_try(config: Config, root: Clie
     assert answer.headers["content-type"] == PROTOBUF
 
 
+def test_what_another_try_may_mend_is_told_so(root: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Clients of OTLP throw spans away after 409; and a message that is cut must still be text."""
+
+    def collide(*_: object, **__: object) -> None:
+        raise IntegrityError("UPDATE", {}, sqlite3.IntegrityError("UNIQUE"))
+
+    monkeypatch.setattr(traces, "receive", collide)
+    assert post(root, binary(span())).status_code == 503
+    assert post(root, b"{}", JSON).status_code == 503
+    scope = {"type": "http", "headers": [(b"content-type", PROTOBUF.encode())]}
+    long = bytes(answers.failed(scope, 400, "a" + "\u2026" * 1000, {}).body)
+    assert long[3:].decode() == "a" + "\u2026" * 333
+
+
 def test_packed_bodies_and_bombs(root: Client, engine: Engine) -> None:
     body = binary(span())
     two = gzip.compress(body[:40]) + gzip.compress(body[40:])
     assert post(root, two, **{"Content-Encoding": "gzip"}).status_code == 200
     assert len(stored(engine)) == 1
     began = time.process_time()
+    many = post(root, gzip.compress(b"") * (bodies.MAX_TRACES // 20), **{"Content-Encoding": "gzip"})
+    assert many.status_code == 400 and b"members" in many.content
     bomb = gzip.compress(bytes(200 << 20), 1)
     answer = post(root, bomb, **{"Content-Encoding": "gzip"})
     assert answer.status_code == 413 and time.process_time() - began < 10

@@ -72,6 +72,15 @@ def test_steps_that_never_end_do_not_make_a_flow_count_without_bound() -> None:
     assert [traffic.flows for traffic in join.traffic] == [0] * (100 - PARALLEL) + [50] * PARALLEL
 
 
+def test_a_step_is_under_way_however_many_began_and_ended_within_it() -> None:
+    """A tool that calls tools: what leaves after them is its own."""
+    nested = [(0, 1000), *((number, number + 1) for number in range(1, 100))]
+    join = joined(nested, [flow(1, 500)], end=2000)
+    assert (join.traffic[0].flows, join.elsewhere) == (1, 0)
+    join = joined([(0, 1000), *((10, 20) for _ in range(PARALLEL + 1))], [flow(1, 15), flow(2, 21)], end=2000)
+    assert (join.traffic[0].flows, join.traffic[1].flows, join.traffic[2].flows, join.elsewhere) == (1, 0, 1, 0)
+
+
 def test_what_was_refused_or_found_is_listed_however_much_came_before() -> None:
     sent = [flow(number, 1) for number in range(1000)]
     sent += [flow(2000, 2, refused=True), flow(2001, 3)]
