@@ -162,7 +162,9 @@ class _Sweep:
 
     def __init__(self, steps: Sequence[Interval]) -> None:
         self._steps, self._next = steps, 0
-        self._active: list[int] = []  # in the order of their start: all of them, for those that began last may end first
+        self._active: list[
+            int
+        ] = []  # in the order of their start: all of them, for those that began last may end first
         self._ends: list[tuple[int, int]] = []  # heap: when each of them ends
 
     def at(self, when: int) -> list[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import time
 from typing import Any
 
@@ -184,6 +185,29 @@ def test_a_flow_in_two_steps_of_one_tool_counts_once(engine: Engine) -> None:
     assert [(each.values, each.flows) for each in count_by(engine, Filter(), ["tool"])] == [(("bash",), 1)]
 
 
+def test_steps_that_overlap_in_every_way_say_what_the_plainest_join_says(engine: Engine) -> None:
+    chance = random.Random(7)
+    moments = [(chance.randrange(60), chance.randrange(8), chance.choice("ab")) for _ in range(40)]
+    told = [step(f"s{n}", start, start + length, tool=tool) for n, (start, length, tool) in enumerate(moments)]
+    sent = [at(second) for second in range(70)]
+    keep(engine, [*told, step("other", 0, 70, agent="b", tool="a")], sent)
+    for tool in "ab":
+        during = [each.flow_id for each in sent
+                  if any(s.start <= each.start <= s.until and s.tool == tool for s in told)]  # fmt: skip
+        assert [each.flow_id for each in flows(engine, Filter(query=f"tool:{tool}"))] == during
+        counted = {each.values: each.flows for each in count_by(engine, Filter(), ["tool"])}
+        assert counted[(tool,)] == len(during) < len(sent)
+
+
+def test_a_thousand_steps_under_way_at_once_are_looked_up_once(engine: Engine) -> None:
+    """A framework that never ends them must not make a question of each flow with each of them."""
+    keep(engine, [step(f"s{number}", 0, None) for number in range(1000)], [at(n / 10) for n in range(2000)])
+    began = time.process_time()
+    assert len(list(flows(engine, Filter(query="tool:bash", limit=10)))) == 10
+    assert [each.flows for each in count_by(engine, Filter(), ["tool"])] == [2000]
+    assert time.process_time() - began < 2, "two million pairs take ten"
+
+
 MANY_STEPS, MANY_FLOWS = 1000, 50_000
 FILL = f"""
 WITH RECURSIVE n(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i + 1 < {MANY_FLOWS})
@@ -214,7 +238,9 @@ def test_a_long_episode_answers_in_bounded_time(sqlite_url: str) -> None:
     assert answer.total.flows == MANY_FLOWS and len(answer.parts) == 2 * MANY_STEPS
     assert all(part.traffic.flows == 25 for part in answer.parts)
     assert len(newest) == 100
-    assert took < 6, "less than one second, on a machine with nothing else to do; each flow with each step is 50 million"
+    assert took < 6, (
+        "less than one second, on a machine with nothing else to do; each flow with each step is 50 million"
+    )
 
 
 def test_samples_step_is_one_that_make_makes() -> None:

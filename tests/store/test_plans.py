@@ -9,13 +9,15 @@ import re
 import time
 
 import pytest
+import sqlalchemy as sa
 from sqlalchemy.engine import Engine
 
 from bench.plans import explained
 from bench.questions import QUESTIONS, Known, Question
 from egress.model import Action
 from egress.store.database import writing
-from egress.store.tables import DAYED
+from egress.store.matching import glob
+from egress.store.tables import DAYED, flows
 from egress.store.writer import store
 from tests.store import samples
 
@@ -82,3 +84,13 @@ ALSO = {
     ("evidence", ("time",)),
     ("processes", ("time",)),
 }
+
+
+def test_a_glob_of_many_agents_walks_flows_in_their_order_on_sqlite(filled: Engine) -> None:
+    """An index of agents would find all of theirs, to be sorted for the newest few."""
+    if filled.dialect.name == "sqlite":
+        with filled.connect() as connection:
+            query = sa.select(flows).where(glob(flows.c.agent, "a*")).order_by(flows.c.start.desc()).limit(100)
+            compiled = query.compile(filled)
+            plan = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {compiled}", ("a*", 100, 0)).all()
+        assert [row[3] for row in plan] == ["SCAN flows USING INDEX ix_flows_start"]
