@@ -20,6 +20,7 @@ from egress.config import Config, load_config
 from egress.errors import EgressError
 from egress.store import retention
 from egress.store.database import HEAD, Schema, open_database, schema
+from egress.store.gateways import clock
 from egress.store.holdings import Holdings, holdings
 from egress.store.recorder import Lag, lag
 
@@ -135,7 +136,7 @@ def prune(*, before: float | None, older: float | None, dry_run: bool, output: s
 
 def _configured(engine: Engine, settings: Config) -> retention.Cuts:
     with engine.connect() as connection:
-        return retention.cuts(connection, settings.retention, time.time())
+        return retention.cuts(connection, settings.retention, clock(connection)[0])
 
 
 def _prune(engine: Engine, wanted: retention.Cuts) -> tuple[Counter[str], str]:

@@ -43,7 +43,10 @@ def fitted(config: Config, workers: int) -> Config:
 
 
 class Journals:
-    """Of the event loop: `start` before there is a worker, `look` each second, `worker_gone` after each that ended."""
+    """Of the event loop: `start` before there is a worker, `look` each second, `worker_gone` after each that ended.
+
+    `stopped` at the very end.
+    """
 
     def __init__(self, config: Config, workers: int) -> None:
         self._config, self._settings, self._workers = config, config.journal, workers
@@ -73,6 +76,13 @@ class Journals:
         self._heal(f"worker-{index}")
         with contextlib.suppress(OSError):  # its successor is granted what is left now
             self._bytes = usage(self._config.journal_dir)
+
+    def stopped(self, pool: Pool) -> None:
+        """All workers have ended in order, and had their last word."""
+        for entry in pool.status():
+            self._hear(entry)
+        if lost := self.status()["lost"]:
+            log.error("%d records were lost since the gateway started: the journal could not be written", lost)
 
     def room(self, written: int = 0) -> Room:
         """For a worker that had `written` bytes when the journals were measured, or before."""

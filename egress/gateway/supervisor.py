@@ -150,6 +150,7 @@ class Gateway:
         await self._attaching.stop()
         await self._pardoning.stop()
         await self.pool.stop()
+        self.journals.stopped(self.pool)
         await self.holds.stop()
         await self.attribution.stop()
         await self.recorder.stop()

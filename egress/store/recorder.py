@@ -79,12 +79,12 @@ class Recorder:
         before, stuck, end = self.stored, set[str](), time.monotonic() + seconds
         self.trouble = ""
         listed = segments(self._directory)
-        grace = self._grace if sum(each.size for each in listed) < self._pressing else 0.0
+        pressed = sum(each.size for each in listed) >= self._pressing
         for segment in listed:
             if segment.writer in stuck:  # what a writer wrote later is stored later
                 continue
             try:
-                if not self._drain(segment, grace, end):
+                if not self._drain(segment, end, pressed=pressed):
                     break
             except FileNotFoundError:
                 continue
@@ -104,7 +104,7 @@ class Recorder:
     def close(self) -> None:
         self._engine.dispose()
 
-    def _drain(self, segment: Segment, grace: float, end: float) -> bool:
+    def _drain(self, segment: Segment, end: float, *, pressed: bool) -> bool:
         """Returns whether there is time for more."""
         while (offset := self._offsets.get(segment.name, 0)) < segment.size:
             data = read(segment, offset)
@@ -115,7 +115,9 @@ class Recorder:
             self._take(segment, offset, lines, torn)
             if time.monotonic() > end:
                 return False
-        if not 0.0 <= time.time() - segment.modified <= grace and finished(segment):  # or the clock was set back
+        grace, age = 0.0 if pressed else self._grace, time.time() - segment.modified
+        # Without grace where the clock was set back; pressed, also what a worker left of which there is none any more.
+        if not 0.0 <= age <= grace and finished(segment, abandoned=pressed):
             self._discard(segment)
         return True
 

@@ -101,13 +101,15 @@ def read(segment: Segment, offset: int, most: int = BATCH_BYTES) -> bytes:
         os.close(descriptor)
 
 
-def finished(segment: Segment) -> bool:
+def finished(segment: Segment, *, abandoned: bool = False) -> bool:
     """Nothing will be appended any more: it has a successor, nobody has it open for writing, it did not grow.
+
+    `abandoned`: or it has none, and the kernel says that nobody has it open: writers open a segment only once.
 
     The successor alone does not prove it: names are wall-clock times, and clocks are set back. The kernel grants a
     read lease only on a file that nobody writes to; where we may not ask (another user's file), the names decide.
     """
-    if not segment.final:
+    if not segment.final and not abandoned:
         return False
     try:
         descriptor = os.open(segment.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -117,7 +119,7 @@ def finished(segment: Segment) -> bool:
         fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_RDLCK)
         fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_UNLCK)
     except OSError as error:
-        if error.errno == errno.EAGAIN:
+        if error.errno == errno.EAGAIN or not segment.final:
             return False
     finally:
         size = os.fstat(descriptor).st_size

@@ -11,6 +11,7 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from egress.config import Retention
 from egress.store import days, retention
 from egress.store.database import explain, storing
+from egress.store.gateways import clock
 from egress.store.tables import DAYED
 
 EVERY = 300.0  # seconds between two rounds
@@ -41,13 +42,13 @@ class Upkeep:
         return ""
 
     def _steps(self) -> Iterator[object]:
-        now = time.time()
-        today = int(now // 86400)
+        today = int(time.time() // 86400)
         if self._engine.dialect.name == "postgresql":
             for table in DAYED:
                 with storing(self._engine) as connection:
                     days.ensure(connection, table, (today, today + 1), PATIENCE)
                 yield table
         with self._engine.connect() as connection:
+            now, _ = clock(connection)  # the database's: one host's clock must not take away what all have
             wanted = retention.cuts(connection, self._kept, now)
         yield from retention.prune(self._engine, wanted)

@@ -156,3 +156,14 @@ def test_segments_fit_into_the_bound() -> None:
     assert fitted(Config(), 4) == Config()
     with pytest.raises(InputError, match=f"max_bytes: {MAX} is too little for 17 workers"):
         fitted(config, MAX // 8 // SEGMENT_BYTES + 1)
+
+
+def test_what_was_lost_at_the_very_end_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    journals, pool = Journals(_config(tmp_path), 2), Told()
+    pool.says(0)
+    _look(journals, pool)
+    journals.stopped(cast(Pool, pool))
+    assert "were lost" not in caplog.text
+    pool.says(0, lost=3)
+    journals.stopped(cast(Pool, pool))
+    assert "3 records were lost since the gateway started" in caplog.text

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from egress.config import Config, Retention
+from egress.config import JOURNAL_BYTES, Config, Journal, Retention
 from egress.eve import line
 from egress.model import Record
 from egress.store import tables
@@ -115,6 +115,22 @@ def test_a_clock_that_was_set_back_keeps_no_segment_for_ever(config: Config, rec
     os.utime(old, (time.time() + 86_400,) * 2)
     recorder.run_once()
     assert not old.exists() and new.exists()
+
+
+def test_what_is_left_of_a_worker_that_is_no_more_does_not_keep_the_journal_full(config: Config) -> None:
+    """With fewer workers than before nobody begins its next segment."""
+    left, used = config.journal_dir / "worker-7-1.jsonl", config.journal_dir / "worker-0-1.jsonl"
+    for path in (left, used):
+        path.write_bytes(b"".join(line(samples.numbered(number)) for number in range(1000)))
+    patient = Recorder(config)
+    pressed = Recorder(replace(config, journal=Journal(max_bytes=JOURNAL_BYTES)))
+    with used.open("ab"):
+        patient.run_once()
+        assert left.exists()
+        pressed.run_once()
+    assert not left.exists() and used.exists()
+    for each in (patient, pressed):
+        each.close()
 
 
 def test_long_work_is_done_in_pieces_that_lose_nothing(config: Config, recorder: Recorder) -> None:

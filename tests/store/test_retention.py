@@ -241,3 +241,12 @@ def test_a_flow_that_lives_on_while_its_row_is_chosen_stays(postgresql_engine: E
     pruning.join()
     assert [step.count for step in steps] == [0]
     assert _ids(engine, tables.flows.c.flow_id) == [1]
+
+
+def test_a_hosts_wrong_clock_takes_nothing_away(postgresql_engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    _store(postgresql_engine, [_flow(1, 0)])
+    monkeypatch.setattr(time, "time", lambda: NOW + 200 * DAY)
+    upkeep = Upkeep(postgresql_engine, Retention(days=90))
+    for _ in range(20):
+        assert upkeep.step() == ""
+    assert _ids(postgresql_engine, tables.flows.c.flow_id) == [1]
