@@ -27,11 +27,11 @@ from egress.store.tables import captured_flows, captures
 SUFFIX = ".db"
 BESIDE = ("", "-wal", "-shm", "-journal")  # what SQLite makes of a file's name
 
-# Ours are the triggers that keep the audit chain.
+# What egress makes, as SQLite spells it whoever writes it; the triggers keep the audit chain.
 _MADE_UP = """
-    SELECT CASE type WHEN 'table' THEN 'virtual table' ELSE type END, substr(name, 1, 60) FROM sqlite_master
-    WHERE type = 'view' OR (type = 'trigger' AND NOT (tbl_name = 'audit' AND name LIKE 'audit!_%' ESCAPE '!'))
-    OR (type = 'table' AND sql LIKE 'create virtual%') LIMIT 1
+    SELECT substr(type, 1, 20), substr(name, 1, 60) FROM sqlite_master WHERE NOT (sql IS NULL
+    OR sql GLOB 'CREATE TABLE *' OR sql GLOB 'CREATE INDEX *' OR sql GLOB 'CREATE UNIQUE INDEX *'
+    OR (sql GLOB 'CREATE TRIGGER audit_*' AND tbl_name = 'audit')) LIMIT 1
 """
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", re.ASCII)
 
