@@ -131,6 +131,7 @@ def _make(connection: Connection, table: sa.Table, day: int, patience: float) ->
         for statement in _statements(table.name, DAYED[table].name, partition, day):
             connection.exec_driver_sql(statement)
     connection.exec_driver_sql("SET LOCAL lock_timeout TO DEFAULT")
+    connection.exec_driver_sql("SET LOCAL statement_timeout TO DEFAULT")
 
 
 def _statements(table: str, column: str, partition: str, day: int) -> Iterator[str]:
@@ -144,8 +145,11 @@ def _statements(table: str, column: str, partition: str, day: int) -> Iterator[s
 
 
 def _alone(connection: Connection, patience: float) -> None:
-    """Have nobody else make or drop a day until the end of the transaction."""
+    """Have nobody else make or drop a day until the end of the transaction. What moves a whole one takes its time:
+    stopped, it would be begun again by every batch, and no batch be stored.
+    """
     connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{round(patience * 1000)}ms'")
+    connection.exec_driver_sql("SET LOCAL statement_timeout = 0")
     connection.execute(sa.select(sa.func.pg_advisory_xact_lock(MAKING)))
 
 

@@ -181,3 +181,25 @@ def test_a_later_migration_alters_the_whole_table(postgresql_engine: Engine) -> 
         assert "never" in next(
             each["sqltext"] for each in inspector.get_check_constraints(table) if each["name"] == "ck_flows_state"
         )
+
+
+def test_a_day_of_which_the_rest_has_very_much_is_made_all_the_same(postgresql_url: str) -> None:
+    """However long a statement may take: else no batch of that day would ever be stored."""
+    late = days.name("flows", TODAY)
+    plain, hasty = (open_database(postgresql_url + way) for way in ("", "?options=-c%20statement_timeout%3D500ms"))
+    with _reader(plain):
+        _store(hasty, _flow(1, TODAY))  # somebody reads: the rest takes it
+    assert _where(plain) == {days.rest("flows"): 1}
+    with plain.begin() as connection:
+        body = "BEGIN PERFORM pg_sleep(0.7); RETURN NULL; END"
+        connection.exec_driver_sql(f"CREATE FUNCTION slowly() RETURNS trigger LANGUAGE plpgsql AS '{body}'")
+        connection.exec_driver_sql(
+            f"CREATE TRIGGER slowly BEFORE DELETE ON {days.rest('flows')} EXECUTE FUNCTION slowly()"
+        )
+    _store(hasty, _flow(2, TODAY))
+    assert _where(plain) == {late: 2}
+    with storing(hasty) as connection:
+        assert days.ensure(connection, flows, [TODAY + 1])
+        assert connection.scalar(sa.text("SHOW statement_timeout")) == "500ms"
+    for each in (plain, hasty):
+        each.dispose()
