@@ -33,6 +33,7 @@ class Presence:
         self.host = config.host_name
         self._config, self._ledger = config, ledger
         self._run = secrets.token_hex(8)
+        self._had = False  # the name, once
         self._shown: int | None = None  # the policy version that was shown last
         self._next = 0.0
 
@@ -77,9 +78,11 @@ class Presence:
         await self._ledger.store(lambda connection: gateways.leave(connection, self.host, self._run))
 
     def _claim(self, connection: Connection, was: str | None) -> Gateway | None:
-        other = gateways.claim(connection, self.host, self._run, _place(self._config.run_dir), __version__)
+        place = _place(self._config.run_dir)
+        other = gateways.claim(connection, self.host, self._run, place, __version__, had=self._had)
         if other is None:
             gateways.adopt(connection, self.host, was)
+            self._had = True
         return other
 
     def _taken(self) -> str:

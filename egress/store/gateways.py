@@ -69,13 +69,18 @@ def get(connection: Connection, host: str) -> Gateway | None:
     return None if row is None else Gateway(*row)
 
 
-def claim(connection: Connection, host: str, run: str, place: str, program: str) -> Gateway | None:
-    """Take the name of a host, in a transaction that writes; None: it is ours. Else who has it: look again later."""
+def claim(
+    connection: Connection, host: str, run: str, place: str, program: str, *, had: bool = False
+) -> Gateway | None:
+    """Take the name of a host, in a transaction that writes; None: it is ours. Else who has it: look again later.
+
+    `had`: this run had it before. Another run of our place is then no earlier one, but on a copy of this machine.
+    """
     now, skew = clock(connection)
     there = get(connection, host)
     if there is not None and there.run == run:
         return None
-    if there is not None and there.place != place and there.state(now) == UP:
+    if there is not None and (had or there.place != place) and there.state(now) == UP:
         return there
     connection.execute(gateways.delete().where(gateways.c.host == host))
     connection.execute(gateways.insert(), _row(Gateway(host, run, place, program, now, now, None, skew, 0, 0)))

@@ -159,3 +159,16 @@ def test_a_file_goes_with_its_gateway_under_another_name(machine: Callable[..., 
     renamed.presence.enter("gpu-1")
     with renamed.ledger.reading() as connection:
         assert [each.agent.name for each in list_agents(connection, "gpu-2")] == ["a"]
+
+
+def test_a_copy_of_the_machine_does_not_share_its_name(machine: Callable[..., Machine]) -> None:
+    """A virtual machine that was copied while it ran has the boot and the run_dir of its original."""
+    original, copy = machine("a"), machine("a")
+    original.presence.enter(None)
+    original.beat()
+    copy.presence.enter(None)  # as after a crash
+    copy.beat()
+    with pytest.raises(Away, match="another machine is host gpu-1"):
+        original.beat(2)
+    copy.beat(2)
+    assert original.ledger.error and copy.ledger.ok
