@@ -16,6 +16,7 @@ from egress.store.agents import NAME
 from egress.store.steps import Result, WrongStep, make
 
 MAX_STEPS = 10_000  # tool calls of one request
+MAX_OTHERS = 500  # names, beside those of attached agents, that are looked for in the records of one request
 MAX_REASONS = 3  # told of those rejected
 _NANO = 1_000_000_000
 
@@ -60,9 +61,11 @@ def receive(connection: Connection, caller: Caller, spans: Iterable[Span], *, a_
         if span.episode and span.trace_id:
             named.setdefault((agent, span.trace_id), span.episode)
         found.append((agent, span))
-    for (agent, trace_id), episode in named.items():  # before: a step that is known already shall be found there
-        if len(episode) <= steps.MAX_ID and episode.isprintable():
-            steps.adopt(connection, agent, trace_id, episode)
+    # Before any is told: a step that is known already shall be found there.
+    steps.adopt(
+        connection,
+        {key: name for key, name in named.items() if len(name) <= steps.MAX_ID and name.isprintable()},
+    )
     told = list(_steps(connection, caller, found, named, received, now))
     for telling in steps.tell(connection, told, a_day) if told else ():
         received.counts[telling.result] += 1
@@ -80,7 +83,8 @@ class _Agents:
 
     def __init__(self, connection: Connection, caller: Caller) -> None:
         self._connection, self._caller = connection, caller
-        self._known: dict[str, bool] = {}
+        self._known = dict.fromkeys(steps.attached(connection), True)
+        self._others = MAX_OTHERS
 
     def of(self, span: Span) -> str:
         if span.broken:
@@ -104,7 +108,8 @@ class _Agents:
             return ""
 
     def _is_known(self, name: str) -> bool:
-        if name not in self._known and len(self._known) < MAX_STEPS:
+        if name not in self._known and self._others:
+            self._others -= 1
             self._known[name] = NAME.fullmatch(name) is not None and steps.is_known(self._connection, name)
         return self._known.get(name, False)
 
@@ -117,11 +122,10 @@ def _steps(
     received: Received,
     now: float,
 ) -> Iterator[Step]:
-    stored: dict[tuple[str, str], str] = {}
+    unnamed = {(agent, span.trace_id) for agent, span in found if span.trace_id and not span.episode}
+    stored = steps.conversations(connection, unnamed - named.keys())
     for agent, span in found:
         trace = (agent, span.trace_id)
-        if not span.episode and trace not in named and trace not in stored:
-            stored[trace] = steps.conversation(connection, *trace) if span.trace_id else ""
         episode = span.episode or named.get(trace) or stored.get(trace) or span.trace_id
         try:
             yield make(

@@ -17,6 +17,7 @@ from egress.store.listing import visible
 from egress.store.matching import glob
 from egress.store.processes import by_flow
 from egress.store.reader import CHUNK, Told, findings_by_flow
+from egress.store.steps import REACH
 from egress.store.tables import anomalies, findings, flows, steps
 
 BEFORE = 60.0  # seconds before the first step that are shown as well
@@ -135,7 +136,8 @@ def _window(connection: Connection, agent: str, shown: Sequence[Step], *, more: 
 def _busy(connection: Connection, agent: str, window: Interval) -> Iterator[Interval]:
     """When any tool of the agent was running, of whatever episode."""
     start, until = (sa.type_coerce(column, sa.BigInteger) for column in (steps.c.start, steps.c.until))
-    during = (steps.c.agent == agent, start <= window[1], until >= window[0])
+    begun = start.between(window[0] - micros(REACH), window[1])
+    during = (steps.c.agent == agent, begun, until >= window[0])
     for row in connection.execution_options(yield_per=CHUNK).execute(
         sa.select(start, until).where(*during).order_by(start)
     ):

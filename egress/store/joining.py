@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 PARALLEL = 32  # steps that one flow is shown in
 LISTED = 5  # flows shown of a part, and as many again of those refused or found something in
+SHOWN = 10_000  # flows so listed in a whole episode, and as many again: an answer of some ten megabytes
 LABELS = 100_000  # destinations told apart in a whole episode
 
 Interval = tuple[int, int]  # from, to; both belong to it
@@ -91,6 +92,7 @@ class Join:
         self._gap_starts = [gap.start for gap in self.gaps]
         self._alive = [0] * (len(steps) + 1)  # differences: how many more are alive in a step than in the one before
         self._labels = 0
+        self._shown = Counter[bool]()
 
     def flows(self, sent: Iterable[Sent], notable: frozenset[str] = frozenset()) -> None:
         """`notable`: the ids of those that something was found in."""
@@ -153,7 +155,8 @@ class Join:
             self._labels += flow.label not in traffic.destinations
             traffic.destinations[flow.label] += 1
         chosen = traffic.notable if notable else traffic.listed
-        if len(chosen) < LISTED:
+        if len(chosen) < LISTED and self._shown[notable] < SHOWN:
+            self._shown[notable] += 1
             chosen.append(flow.flow_id)
 
 

@@ -9,7 +9,7 @@ explain an agent's traffic for ever, and one with a long tool call tells of it a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
@@ -32,9 +32,11 @@ OPEN_SECONDS = 3600.0  # that a step without an end counts as under way
 AHEAD_SECONDS = 3600.0  # that a framework's clock may be ahead of ours
 DAY = 86400.0
 LONGEST = 7 * DAY  # of one step
+REACH = LONGEST + OPEN_SECONDS  # from the start of one to its `until`, at most
 _CHUNK = 200  # steps looked up together
 
 Key = tuple[str, str, str]  # agent, episode, id
+Trace = tuple[str, str]  # agent, trace id
 
 
 class WrongStep(InputError):  # noqa: N818 - reads better
@@ -198,28 +200,42 @@ def _room(connection: Connection, agent: str, told: Sequence[Step], a_day: int) 
 
 def is_known(connection: Connection, agent: str) -> bool:
     """Whether there is, or was, such an agent: one that is attached, or of which something is recorded."""
-    attached = sa.exists().where(agents.c.name == agent)
+    there = sa.exists().where(agents.c.name == agent)
     recorded = sa.or_(sa.exists().where(flows.c.agent == agent), sa.exists().where(findings.c.agent == agent))
-    return bool(connection.scalar(sa.select(sa.or_(attached, recorded))))
+    return bool(connection.scalar(sa.select(sa.or_(there, recorded))))
+
+
+def attached(connection: Connection) -> frozenset[str]:
+    """The agents there are now."""
+    return frozenset(connection.scalars(sa.select(agents.c.name)))
 
 
 # --- conversations and traces ------------------------------------------------------------------------------
 
 
-def conversation(connection: Connection, agent: str, trace_id: str) -> str:
-    """The episode that an agent's trace is known to be part of; empty where none but itself is known."""
-    mine = sa.select(steps.c.episode).where(
-        steps.c.agent == agent, steps.c.trace_id == trace_id, steps.c.episode != trace_id
-    )
-    return connection.scalar(mine.order_by(steps.c.start).limit(1)) or ""
+def conversations(connection: Connection, traces: Collection[Trace]) -> dict[Trace, str]:
+    """The episodes that agents' traces are known to be part of, but those that are only called like their trace."""
+    known, ordered = dict[Trace, str](), sorted(traces)
+    for at in range(0, len(ordered), _CHUNK):
+        mine = sa.tuple_(steps.c.agent, steps.c.trace_id).in_(ordered[at : at + _CHUNK])
+        query = sa.select(steps.c.agent, steps.c.trace_id, steps.c.episode).where(
+            mine, steps.c.episode != steps.c.trace_id
+        )
+        query = query.group_by(steps.c.agent, steps.c.trace_id, steps.c.episode).order_by(sa.func.min(steps.c.start))
+        for agent, trace_id, episode in connection.execute(query):
+            known.setdefault((agent, trace_id), episode)
+    return known
 
 
-def adopt(connection: Connection, agent: str, trace_id: str, episode: str) -> int:
-    """A trace turned out to be part of an episode: its steps, so far an episode of their own, join it."""
+def adopt(connection: Connection, named: Mapping[Trace, str]) -> None:
+    """Traces turned out to be part of episodes: their steps, so far an episode of their own, join those."""
+    agent, trace_id, episode = (sa.bindparam(name, type_=sa.Text) for name in ("of_agent", "of_trace", "joined"))
     there = steps.alias()
     taken = sa.exists().where(there.c.agent == agent, there.c.episode == episode, there.c.id == steps.c.id)
     alone = (steps.c.agent == agent, steps.c.episode == trace_id, steps.c.trace_id == trace_id, ~taken)
-    return connection.execute(sa.update(steps).where(*alone).values(episode=episode)).rowcount
+    each = [{"of_agent": key[0], "of_trace": key[1], "joined": named[key]} for key in sorted(named)]
+    if each:
+        connection.execute(sa.update(steps).where(*alone).values(episode=episode), each)
 
 
 # --- reading -----------------------------------------------------------------------------------------------
@@ -257,7 +273,7 @@ class Doing:
 
 def doing(connection: Connection, agent: str, ts: float) -> Doing:
     mine = steps.c.agent == agent
-    during = sa.select(steps).where(mine, steps.c.start <= ts, steps.c.until >= ts)
+    during = sa.select(steps).where(mine, steps.c.start.between(ts - REACH, ts), steps.c.until >= ts)
     newest = during.order_by(steps.c.start.desc(), steps.c.episode.desc(), steps.c.id.desc()).limit(PARALLEL)
     found = tuple(Step(*row) for row in connection.execute(newest))[::-1]
     if found:

@@ -23,8 +23,11 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor, SpanExportResult
 from sqlalchemy.engine import Engine
 from sqlalchemy.exc import IntegrityError
 
+from api.auth import Caller
 from api.otlp import answers, bodies, jsontraces, protobuf
 from api.otlp.answers import JSON, PROTOBUF
+from api.otlp.receive import receive
+from api.otlp.spans import Span
 from api.routes import traces
 from egress.config import Config
 from egress.model import Agent, Step
@@ -199,6 +202,22 @@ def test_a_name_that_no_agent_can_have_spoils_no_other_span(
     answer = post(root, body.encode(), JSON)
     assert (answer.status_code, answer.json()["partialSuccess"]["rejectedSpans"]) == (200, "1")
     assert len(stored(engine, "ci-1")) == 1
+
+
+def test_a_request_of_as_much_as_it_may_hold_keeps_no_writer_waiting_for_long(engine: Engine) -> None:
+    """Whoever has a token of a reporter must not keep others from a quarantine."""
+    now = time.time_ns()
+    chat = {"gen_ai.operation.name": "chat", "gen_ai.conversation.id": "c"}
+    spans = [
+        *(Span("", f"{n:032x}", "", 0, 0, {**chat, "egress.agent": "rome-7"}) for n in range(20_000)),
+        *(Span("", f"{n:032x}", "", 0, 0, {**chat, "egress.agent": f"a{n}"}) for n in range(20_000)),
+        *(Span("", f"{n:032x}", f"{n:x}", now, now, {**TOOL, "egress.agent": "ci-1"}) for n in range(10_000)),
+    ]
+    caller = Caller(Actor("test"), "reporter")
+    began = time.process_time()
+    with writing(engine) as connection:
+        received = receive(connection, caller, spans, a_day=10**6, now=now / 1e9)
+    assert received.counts["new"] == 10_000 and time.process_time() - began < 4, "one second; one by one it takes ten"
 
 
 def test_which_agent(as_role: AsRole, root: Client, engine: Engine) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from egress.store.joining import LISTED, PARALLEL, Gap, Interval, Join, Sent, Traffic, covered
+from egress.store.joining import LISTED, PARALLEL, SHOWN, Gap, Interval, Join, Sent, Traffic, covered
 
 moments = st.integers(0, 60)
 intervals = st.lists(st.tuples(moments, st.integers(0, 20)).map(lambda pair: (pair[0], sum(pair))), max_size=12)
@@ -88,6 +88,14 @@ def test_what_was_refused_or_found_is_listed_however_much_came_before() -> None:
     join.flows(sent, frozenset({sent[-1].flow_id}))
     assert len(join.traffic[0].listed) == LISTED
     assert join.traffic[0].notable == [sent[-2].flow_id, sent[-1].flow_id]
+
+
+def test_a_whole_episode_lists_so_many_flows_and_those_that_matter_apart() -> None:
+    steps = [(10 * number, 10 * number) for number in range(SHOWN)]
+    sent = [flow(10 * number + more, 10 * number) for number in range(SHOWN) for more in range(3)]
+    join = joined(steps, [*sent, flow(10**9, 10 * SHOWN - 10, refused=True)], end=10 * SHOWN)
+    assert sum(len(traffic.listed) for traffic in join.traffic) + len(join.total.listed) == SHOWN
+    assert (join.traffic[-1].flows, len(join.traffic[-1].listed), len(join.traffic[-1].notable)) == (4, 0, 1)
 
 
 def test_destinations_are_told_apart_up_to_a_bound() -> None:

@@ -132,12 +132,13 @@ def test_no_agent_has_more_than_its_share_of_a_day(engine: Engine) -> None:
 def test_a_trace_joins_its_conversation_once_that_is_known(engine: Engine) -> None:
     span: dict[str, Any] = {"source": StepSource.OTLP, "trace_id": T}
     tell(engine, step("a", episode=T, **span), step("b", episode=T, **span), step("x", episode=T))
+    mine, theirs = ("train-1", T), ("train-2", T)
     with storing(engine) as connection:
-        assert steps.conversation(connection, "train-1", T) == ""
-        assert steps.adopt(connection, "train-1", T, "conv") == 2, "x is of an episode that is only called so"
-        assert steps.adopt(connection, "train-1", T, "conv") == 0
-        assert steps.conversation(connection, "train-1", T) == "conv"
-        assert steps.conversation(connection, "train-2", T) == ""
+        assert steps.conversations(connection, {mine, theirs}) == {}
+        steps.adopt(connection, {theirs: "other", mine: "conv"})
+        steps.adopt(connection, {mine: "another"})
+        assert steps.conversations(connection, {mine, theirs}) == {mine: "conv"}
+    # x is of an episode that is only called so.
     assert sorted((each.episode, each.id) for each in stored(engine)) == [(T, "x"), ("conv", "a"), ("conv", "b")]
 
 
@@ -145,7 +146,8 @@ def test_a_step_that_is_there_twice_is_not_adopted_over_itself(engine: Engine) -
     span: dict[str, Any] = {"source": StepSource.OTLP, "trace_id": T}
     tell(engine, step("a", episode=T, **span), step("a", episode="conv", **span))
     with storing(engine) as connection:
-        assert steps.adopt(connection, "train-1", T, "conv") == 0
+        steps.adopt(connection, {("train-1", T): "conv"})
+    assert sorted(each.episode for each in stored(engine)) == [T, "conv"]
 
 
 def test_which_were_under_way_and_which_lie_around(engine: Engine) -> None:
