@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from api.otlp.protobuf import MAX_DEPTH
+from api.otlp.protobuf import MAX_DEPTH, MAX_FIELDS
 from api.otlp.spans import MAX_VALUE, WANTED, Malformed, Span
 
 _HEX = re.compile(r"[0-9a-fA-F]*", re.ASCII)
@@ -20,10 +20,14 @@ def read(body: bytes) -> Iterator[Span]:
         document = json.loads(body.decode("utf-8")) if body else {}
     except (ValueError, RecursionError) as error:
         raise Malformed(f"not JSON: {str(error)[:200]}") from None
+    left = MAX_FIELDS
     for resource_spans in _list(_object(document), "resourceSpans"):
         resource = _attributes(_object(resource_spans.get("resource") or {}))
         for scope_spans in _list(resource_spans, "scopeSpans"):
             for span in _list(scope_spans, "spans"):
+                left -= 1
+                if left < 0:
+                    raise Malformed(f"a request holds at most {MAX_FIELDS} spans")
                 yield _span(span, resource)
 
 

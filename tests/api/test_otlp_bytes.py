@@ -103,6 +103,14 @@ def test_ten_million_empty_spans_end_soon() -> None:
     assert time.process_time() - began < 10
 
 
+def test_millions_of_empty_spans_of_json_end_soon() -> None:
+    spans = b",".join([b"{}"] * (2 * protobuf.MAX_FIELDS))
+    found = jsontraces.read(b'{"resourceSpans": [{"scopeSpans": [{"spans": [' + spans + b"]}]}]}")
+    with pytest.raises(Malformed, match="at most"):
+        for _ in range(protobuf.MAX_FIELDS + 1):
+            next(found)
+
+
 def test_one_span_that_is_broken_or_huge_spoils_no_other() -> None:
     made = ExportTraceServiceRequest.FromString(binary(span()))
     made.resource_spans[0].scope_spans[0].spans.append(Message(name="x" * (2 << 20)))
