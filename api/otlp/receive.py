@@ -48,7 +48,8 @@ def receive(connection: Connection, caller: Caller, spans: Iterable[Span], *, a_
     for span in spans:
         if not span.broken and not span.is_tool:
             received.counts["ignored"] += 1
-            if span.episode and span.trace_id and len(named) < MAX_STEPS and (agent := agents.quietly(span)):
+            told_of = span.trace_id and _is_name(span.episode) and len(named) < MAX_STEPS
+            if told_of and (agent := agents.quietly(span)):
                 named.setdefault((agent, span.trace_id), span.episode)
             continue
         try:
@@ -58,20 +59,21 @@ def receive(connection: Connection, caller: Caller, spans: Iterable[Span], *, a_
         except _Rejected as rejected:
             received.reject(str(rejected))
             continue
-        if span.episode and span.trace_id:
+        if span.trace_id and _is_name(span.episode):
             named.setdefault((agent, span.trace_id), span.episode)
         found.append((agent, span))
-    # Before any is told: a step that is known already shall be found there.
-    steps.adopt(
-        connection,
-        {key: name for key, name in named.items() if len(name) <= steps.MAX_ID and name.isprintable()},
-    )
+    steps.adopt(connection, named)  # before any is told: a step that is known already shall be found there
     told = list(_steps(connection, caller, found, named, received, now))
     for telling in steps.tell(connection, told, a_day) if told else ():
         received.counts[telling.result] += 1
         if telling.result in (Result.CONFLICT, Result.TOO_MANY):
             received.reject(telling.why)
     return received
+
+
+def _is_name(episode: str) -> bool:
+    """Whether it can be one: a span that says another one spoils none of the tool calls in its trace."""
+    return 0 < len(episode) <= steps.MAX_ID and episode.isprintable()
 
 
 class _Rejected(Exception):  # noqa: N818 - never leaves this file

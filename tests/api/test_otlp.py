@@ -193,6 +193,12 @@ def test_a_step_under_way_ends_in_the_conversation_that_its_trace_turns_out_to_b
     assert [(step.episode, step.end is None) for step in stored(engine)] == [("conv", False)]
 
 
+def test_a_conversation_that_cannot_be_one_spoils_no_tool_call_of_its_trace(root: Client, engine: Engine) -> None:
+    chat = {"gen_ai.operation.name": "chat", "gen_ai.conversation.id": "x" * 200}
+    assert send(root, span(chat, spanId="02" * 8), span()) == {}
+    assert [step.episode for step in stored(engine)] == [TRACE]
+
+
 @pytest.mark.parametrize("name", ["\ud800", "rome\0", "x" * 5000])
 @pytest.mark.parametrize("attribute", ["egress.agent", "gen_ai.agent.name"])
 def test_a_name_that_no_agent_can_have_spoils_no_other_span(
