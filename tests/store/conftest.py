@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy.engine import Engine
 
+from egress.config import Config
 from egress.store.database import open_database
 from tests.store.postgres import Server
 
@@ -40,6 +41,13 @@ def sqlite_url(tmp_path: Path) -> str:
 @pytest.fixture(params=["sqlite", "postgresql"])
 def database_url(request: pytest.FixtureRequest) -> str:
     return str(request.getfixturevalue(f"{request.param}_url"))
+
+
+@pytest.fixture
+def config(tmp_path: Path, database_url: str) -> Config:
+    """With a journal directory, for those who record."""
+    (tmp_path / "journal").mkdir()
+    return Config(state_dir=tmp_path, database=database_url)
 
 
 @pytest.fixture

@@ -41,12 +41,6 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
-def config(tmp_path: Path, database_url: str) -> Config:
-    (tmp_path / "journal").mkdir()
-    return Config(state_dir=tmp_path, database=database_url)
-
-
-@pytest.fixture
 def sqlite_config(tmp_path: Path, sqlite_url: str) -> Config:
     (tmp_path / "journal").mkdir()
     return Config(state_dir=tmp_path, database=sqlite_url)

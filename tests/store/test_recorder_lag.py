@@ -26,12 +26,6 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
-def config(tmp_path: Path, database_url: str) -> Config:
-    (tmp_path / "journal").mkdir()
-    return Config(state_dir=tmp_path, database=database_url)
-
-
-@pytest.fixture
 def recorder(config: Config) -> Iterator[Recorder]:
     made = Recorder(config, grace=3600.0)
     yield made
