@@ -17,7 +17,6 @@ from rich.console import Console
 from sqlalchemy.engine import Engine
 
 from egress.cli import counts, csvtext
-from egress.cli.documents import flow_document
 from egress.cli.flowtable import flow_table
 from egress.cli.params import Time, chosen_case
 from egress.cli.queries import QueryCommand, checked, config_option, query_argument, records
@@ -27,6 +26,7 @@ from egress.model import Action, FlowRecord
 from egress.store.counting import KEYS
 from egress.store.reader import SORTS, Filter, Told, agents, flows, stories
 from egress.store.search import FIELDS
+from egress.store.storyjson import flow_mapping
 
 HUMAN_LIMIT = 100  # flows shown to people unless they ask for more
 TABLE_ROWS = 1000  # after which the header comes again: columns are as wide as these rows need, memory is bounded
@@ -225,14 +225,14 @@ def _json(found: Iterable[Told]) -> None:
     click.echo('{"flows": [', nl=False)
     separator = "\n"
     for told in found:
-        click.echo(separator + json.dumps(flow_document(told)), nl=False)
+        click.echo(separator + json.dumps(flow_mapping(told)), nl=False)
         separator = ",\n"
     click.echo("\n]}")
 
 
 def _jsonl(found: Iterable[Told]) -> None:
     for told in found:
-        click.echo(json.dumps(flow_document(told)))
+        click.echo(json.dumps(flow_mapping(told)))
 
 
 def _csv(found: Iterable[Told]) -> None:

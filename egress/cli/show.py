@@ -8,7 +8,6 @@ from pathlib import Path
 
 import click
 
-from egress.cli.documents import flow_document
 from egress.cli.queries import chosen_finding, chosen_flow, config_option, records
 from egress.cli.story import doing_line, finding_lines, flow_lines, kept_line
 from egress.cli.story_agent import agent_document, agent_lines
@@ -20,7 +19,7 @@ from egress.eve import process_part, to_eve
 from egress.ruletext import to_mapping
 from egress.store.episodes import agents_of, episode_story
 from egress.store.story import FindingStory, FlowStory, agent_story, finding_story, flow_story
-from egress.store.storyjson import meanwhile_mapping, story_mapping
+from egress.store.storyjson import flow_mapping, meanwhile_mapping, story_mapping
 
 EXAMPLES = """\b
 Examples:
@@ -133,7 +132,7 @@ def _flow_document(story: FlowStory) -> dict[str, object]:
         "process": process_part(story.process),
         "rule": None if story.rule is None else to_mapping(story.rule),
         "packets": {finding_id: dataclasses.asdict(kept) for finding_id, kept in story.kept.items()},
-        "before": list(map(flow_document, story.before)),
+        "before": list(map(flow_mapping, story.before)),
         "more_before": story.more_before,
         "captures": list(story.files),
     }

@@ -7,13 +7,13 @@ from collections.abc import Iterator, Sequence
 
 from egress.budgettext import budget_text
 from egress.cli.brief import brief
-from egress.cli.documents import flow_document
 from egress.cli.text import endpoint, labelled, size, when
 from egress.eve import iso
 from egress.store.agents import StoredAgent, to_mapping
 from egress.store.counting import Count
 from egress.store.reader import AgentSummary
 from egress.store.story import AgentStory
+from egress.store.storyjson import flow_mapping
 
 
 def agent_lines(story: AgentStory) -> Iterator[str]:
@@ -81,7 +81,7 @@ def agent_document(story: AgentStory) -> dict[str, object]:
         "names": [_document(("name",), each) for each in story.names],
         "signatures": [_document(("signature",), each) for each in story.signatures],
         "processes": [_document(("process",), each) for each in story.processes],
-        "newest": list(map(flow_document, story.newest)),
+        "newest": list(map(flow_mapping, story.newest)),
     }
 
 

@@ -31,7 +31,7 @@ def story_mapping(story: EpisodeStory) -> dict[str, Any]:
         "parts": [_part(story, part) for part in story.parts],
         "total": _traffic(story.total),
         "elsewhere": story.elsewhere,
-        "earlier": [_flow(told) for told in story.earlier],
+        "earlier": [flow_mapping(told) for told in story.earlier],
         "more_steps": story.more_steps,
         "clock_ahead": round(story.ahead, 6),
     }
@@ -55,7 +55,7 @@ def _part(story: EpisodeStory, part: Part) -> dict[str, Any]:
         agent = {"name": story.agent, "episode": story.episode, "step": part.step.id if part.step else None}
         alive = part.lived_on.get(told.flow.flow_id)
         still = {"first": alive[0], "last": alive[1]} if alive else None
-        flows.append({**_flow(told), "agent": agent, "alive_in_steps": still})
+        flows.append({**flow_mapping(told), "agent": agent, "alive_in_steps": still})
     return {
         "kind": "step" if part.step else "no tool",
         "number": part.number,
@@ -67,7 +67,8 @@ def _part(story: EpisodeStory, part: Part) -> dict[str, Any]:
     }
 
 
-def _flow(told: Told) -> dict[str, Any]:
+def flow_mapping(told: Told) -> dict[str, Any]:
+    """The EVE flow with its findings and its process (null: nothing is recorded of it)."""
     made = [to_eve(each) for each in told.findings]
     return {**to_eve(told.flow), "findings": made, "process": process_part(told.process)}
 
