@@ -199,11 +199,13 @@ def measure(config: Config, rows: int, shown: Callable[[Engine], str], *, plans:
 
 
 def show_plans(engine: Engine, known: Known) -> None:
-    """How the database comes by the rows of each question."""
-    print("\n| question | comes by rows by |\n|---|---|")
+    """Print the steps by which the database reads the rows of each question, as docs/database.md has them."""
+    print()
     for question in QUESTIONS:
         steps = [step for _, plan in explained(engine, question, known) for step in plan]
-        print(f"| `{question.name}` | {'<br>'.join(f'`{each}`' for each in accesses(steps))} |")
+        print(f"    {question.name}")
+        for number, step in enumerate(accesses(steps)):
+            print(f"      {'' if number else engine.dialect.name:<12}{step}")
 
 
 def _say(text: str) -> None:
