@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import signal
 import sys
 from typing import TYPE_CHECKING
 
@@ -103,6 +104,7 @@ def egress() -> None:
 
 def main() -> None:
     """Entry point. Exit codes: 0 ok, 1 error, 2 usage, 3 refused or found; under `run` the command's own."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # a parent that ignores it would hide from us how our children end
     try:
         code = egress.main(standalone_mode=False)
     except click.exceptions.Exit as end:

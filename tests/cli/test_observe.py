@@ -76,6 +76,22 @@ def test_it_follows_until_it_is_told_to_end(begun: Engine, tmp_path: Path) -> No
         assert process.stderr is not None and process.stderr.read() == ""
 
 
+def test_a_scripts_background_job_goes_on_after_control_c(begun: Engine, tmp_path: Path) -> None:
+    """POSIX shells start such a job with the signal ignored; SIGTERM ends it."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with following(tmp_path) as process:
+            assert _next(process) == 0xA1
+            process.send_signal(signal.SIGINT)
+            with writing(begun) as connection:
+                store(connection, [samples.numbered(2)])
+            assert _next(process) == 2
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(20) == -signal.SIGTERM
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def test_it_ends_when_nobody_reads(begun: Engine, tmp_path: Path) -> None:
     with following(tmp_path) as process:
         assert _next(process) == 0xA1

@@ -84,6 +84,21 @@ def test_stopped_by_interrupt_it_cleans_up_too(stage: Stage) -> None:
     assert saved_rules(stage) == before
 
 
+def test_started_as_a_background_job_of_a_script_it_ends_on_sigterm(stage: Stage) -> None:
+    """Such a job is started with these signals ignored."""
+    before = plant(stage)
+    ignored = (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP)
+    handlers = [signal.signal(number, signal.SIG_IGN) for number in ignored]
+    try:
+        stage.start("--workers", "1")
+    finally:
+        for number, handler in zip(ignored, handlers, strict=True):
+            signal.signal(number, handler)
+    assert saved_rules(stage).count("-j EGRESS-FORWARD") == 2
+    assert stage.stop() == 0
+    assert saved_rules(stage) == before
+
+
 def test_a_killed_gateway_leaves_its_agents_cut_off_until_the_next_takes_over(stage: Stage) -> None:
     before = plant(stage)
     stage.start("--workers", "2")

@@ -140,6 +140,17 @@ def test_signals_are_passed_on(stage: Stage, number: signal.Signals) -> None:
     eventually(lambda: left(stage) == [], "everything is removed")
 
 
+def test_ignored_signals_stay_ignored_in_the_command(stage: Stage) -> None:
+    """As under nohup and in a script's background job; but without SIGCHLD its exit code would be lost."""
+    ignoring = ["env", "--ignore-signal=INT,HUP,CHLD"]
+    report = "kill -INT $$; kill -HUP $$; grep SigIgn /proc/self/status; exit 7"
+    done = stage.lab.run(stage.gateway, [*ignoring, *words(stage, "--", "sh", "-c", report)], 60.0)
+    assert done.returncode == 7
+    ignored = int(done.stdout.removeprefix("SigIgn:"), 16)
+    both = 1 << signal.SIGINT - 1 | 1 << signal.SIGHUP - 1
+    assert ignored & (both | 1 << signal.SIGCHLD - 1) == both
+
+
 def test_default_allow_leaves_by_the_hosts_address(stage: Stage) -> None:
     """Private addresses of the sandbox are translated: the server sees the host's."""
     done = run(stage, "--default", "allow", "--", PYTHON, "-c", CONNECT, *(f"{host}@{WHO}" for host in HOSTS))
