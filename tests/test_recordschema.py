@@ -84,7 +84,7 @@ def _made() -> Iterator[Record]:
     """By the engine: of both families' golden captures, of packets that are none, and at the end of all flows."""
     judge, who = engine(), agent(networks=("10.99.1.0/24", "fd99:1::/64"))
     ts = START
-    for path in sorted(CAPTURES.glob("*.pcapng")):
+    for path in sorted(CAPTURES.glob("*/capture.pcapng")):
         with path.open("rb") as stream:
             for frame in capture.frames(stream):
                 raw, ts = ip_packet(frame.link, frame.data), max(ts, frame.ts)

@@ -17,8 +17,8 @@ from egress.errors import EgressError
 from tests.cli.conftest import Cli
 from tests.test_house import ROOT
 
-LAB = ROOT / "tests" / "captures"
-MINER, SSH, WEB = (str(LAB / f"{name}-ipv4.pcapng") for name in ("stratum-whole", "ssh-reverse-443", "curl"))
+SCENES = ("stratum-whole-ipv4", "ssh-reverse-443-ipv4", "curl-ipv4", "curl-ipv6")
+MINER, SSH, WEB, WEB6 = (str(ROOT / "tests" / "captures" / name / "capture.pcapng") for name in SCENES)
 AGENT = "10.99.1.2"
 
 
@@ -91,7 +91,7 @@ def test_a_case_is_added_to_and_no_file_is_stored_twice(incident: Cli) -> None:
     again = incident("replay", "--into-db", "incident", MINER)
     assert again.code == 3 and "is there already" in again.err and "nothing is stored twice" in again.err
     assert "1 finding" in again.out, "it is judged all the same"
-    assert incident("replay", "--into-db", "incident", str(LAB / "curl-ipv6.pcapng")).code == 0
+    assert incident("replay", "--into-db", "incident", WEB6).code == 0
     assert incident.ok("case", "show", "incident", "-o", "json").json["flows"] == 4
     other = incident("replay", "--into-db", "incident", "--agent-net", "10.0.0.0/8", MINER)
     assert other.code == 1 and "give it another case" in other.err

@@ -1,8 +1,10 @@
-"""Golden captures: short scenes through the real gateway, as its --capture saw them: `python -m tests.lab.record`.
+"""Golden captures: short scenes through the real gateway, as its --capture saw them.
 
-Needs root. Each scene has a stage and a gateway of its own, and becomes tests/captures/NAME.pcapng. expected.json says
-what must be found in each: the signatures are written here by hand, the packets that prove them are those on which the
-gateway made its finding, by their time. Recording fails where the gateway found anything else.
+    python -m tests.lab.record [SCENE…]
+
+Needs root. Each scene has a stage and a gateway of its own, and becomes a folder of tests/captures, as described in
+tests/test_golden.py. The signatures that must be found are written here by hand; the packets that prove them are those
+on which the gateway made its finding, by their time. Recording fails where the gateway found anything else.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from tests.lab.net import ROOT, eventually
 
 DIRECTORY = ROOT / "tests" / "captures"
 MAX_BYTES = 50_000
+AGENT_NETS = ["10.99.1.0/24", "fd99:1::/64"]
 FAMILIES = ("4", "6")
 PAGE = b"<!doctype html><title>a page</title>\n" * 50
 Scene = Callable[[Stage, str], None]
@@ -101,8 +104,9 @@ GOLDEN = (
 )
 
 
-def record(golden: Golden, host: str, path: Path) -> list[dict[str, object]]:
-    """Play a scene, keep its capture; returns its findings as expected.json has them."""
+def record(golden: Golden, host: str, folder: Path) -> list[dict[str, object]]:
+    """Play a scene and write its folder; returns the findings as expected.json has them."""
+    path = folder / "capture.pcapng"
     with Stage(POLICY) as stage:
         directory = stage.directory / "captured"
         directory.mkdir()
@@ -116,9 +120,11 @@ def record(golden: Golden, host: str, path: Path) -> list[dict[str, object]]:
         made = findings(stage)
     found = [{"signature": each.signature, "frame": frame(path, each.time)} for each in made]
     if sorted(each.signature for each in made) != sorted(golden.signatures):
-        raise SystemExit(f"record: {path.name}: found {found}, expected {golden.signatures}")
+        raise SystemExit(f"record: {folder.name}: found {found}, expected {golden.signatures}")
     if path.stat().st_size >= MAX_BYTES:
-        raise SystemExit(f"record: {path.name} has {path.stat().st_size} bytes, at most {MAX_BYTES} are wanted")
+        raise SystemExit(f"record: {folder.name} has {path.stat().st_size} bytes, at most {MAX_BYTES} are wanted")
+    (folder / "policy.yaml").write_text(POLICY)
+    (folder / "expected.json").write_text(json.dumps({"agent_nets": AGENT_NETS, "findings": found}, indent=1) + "\n")
     return found
 
 
@@ -130,14 +136,16 @@ def frame(path: Path, ts: float) -> int:
 
 
 def main() -> None:
-    DIRECTORY.mkdir(exist_ok=True)
-    expected = {}
-    for golden in GOLDEN:
+    """Record all scenes, or those that are named."""
+    scenes = {golden.name: golden for golden in GOLDEN}
+    names = sys.argv[1:] or list(scenes)
+    if unknown := set(names) - set(scenes):
+        raise SystemExit(f"record: no scene {min(unknown)}: there are {', '.join(scenes)}")
+    for golden in map(scenes.__getitem__, names):
         for family, host in zip(FAMILIES, SERVER, strict=True):
-            path = DIRECTORY / f"{golden.name}-ipv{family}.pcapng"
-            expected[path.name] = record(golden, host, path)
-            sys.stdout.write(f"{path.name}: {path.stat().st_size} bytes, {expected[path.name] or 'nothing found'}\n")
-    (DIRECTORY / "expected.json").write_text(json.dumps(expected, indent=1) + "\n")
+            folder = DIRECTORY / f"{golden.name}-ipv{family}"
+            folder.mkdir(parents=True, exist_ok=True)
+            sys.stdout.write(f"{folder.name}: {record(golden, host, folder) or 'nothing found'}\n")
 
 
 if __name__ == "__main__":
