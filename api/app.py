@@ -24,7 +24,7 @@ from api.policybook import PolicyBook
 from api.routes import traces
 from egress import __version__
 from egress.config import Config
-from egress.store.steps import Result
+from egress.store.recording.steps import Result
 
 DESCRIPTION = """Who may reach what, edited while agents run, and what happened.
 

@@ -25,9 +25,9 @@ from starlette.types import Scope
 
 from api.database import Database
 from api.problems import Problem
-from egress.store import tokens
-from egress.store.audit import Actor
-from egress.store.database import writing
+from egress.store.database.database import writing
+from egress.store.policy import tokens
+from egress.store.policy.audit import Actor
 
 PREFIX = "/api/v1"
 PUBLIC = frozenset({f"{PREFIX}/openapi.json", f"{PREFIX}/healthz", f"{PREFIX}/readyz"})

@@ -12,7 +12,7 @@ from sqlalchemy.exc import DBAPIError
 from api.problems import unavailable
 from egress.config import Config
 from egress.errors import EgressError
-from egress.store.database import explain, open_database, require_schema
+from egress.store.database.database import explain, open_database, require_schema
 
 
 class Database:

@@ -12,7 +12,7 @@ from api.models import EXAMPLE
 from api.problems import Problem, at, pointer, wrong_field
 from egress.errors import InputError
 from egress.model import Rule
-from egress.policyfile import MAX_IMPORT, Mistake, check_document, parse_yaml
+from egress.policy.file import MAX_IMPORT, Mistake, check_document, parse_yaml
 
 _SCHEMA: dict[str, Any] = {
     "type": "object",

@@ -34,9 +34,9 @@ from api.auth import Caller
 from api.database import Store
 from api.problems import Problem, unavailable, wrong_parameter
 from egress.errors import EgressError
-from egress.eve import micros
-from egress.store import idempotency
-from egress.store.database import require_schema, writing
+from egress.records.eve import micros
+from egress.store.database.database import require_schema, writing
+from egress.store.policy import idempotency
 
 _KEPT = ("content-type", "etag", "location")
 _KEY = re.compile(r"[\x21-\x7e]{1,128}")

@@ -15,11 +15,13 @@ from sqlalchemy.engine import Engine
 
 from egress.control import Client
 from egress.errors import EgressError
-from egress.store import audit, evidence, gateways, holdings, retention, rules
-from egress.store.gateways import UP, Gateway
-from egress.store.ruleset import LIVE
-from egress.store.tables import agents, approvals
-from egress.store.tables import rules as rule_table
+from egress.store.database.clock import clock
+from egress.store.database.tables import agents, approvals
+from egress.store.database.tables import rules as rule_table
+from egress.store.policy import audit, gateways, ruleset
+from egress.store.policy.gateways import UP, Gateway
+from egress.store.policy.ruleset import LIVE
+from egress.store.recording import evidence, retention, sizes
 
 ANSWER_SECONDS = 5.0
 
@@ -55,14 +57,14 @@ def _stored(engine: Engine) -> Iterator[Metric]:
     waiting = sa.select(sa.func.count()).select_from(approvals).where(approvals.c.state == "pending")
     cut = sa.select(sa.func.count()).select_from(agents).where(agents.c.quarantined.is_(sa.true()))
     with engine.connect() as connection:
-        yield _gauge("policy_version_stored", "newest version of the policy", rules.current(connection))
+        yield _gauge("policy_version_stored", "newest version of the policy", ruleset.current(connection))
         yield _gauge("rules", "rules in force", connection.scalar(live))
         yield _gauge("approvals_pending", "holds that wait for a person", connection.scalar(waiting))
         yield _gauge("agents_quarantined", "agents cut off", connection.scalar(cut))
         yield _gauge("evidence_bytes", "packets kept for findings", evidence.held(connection))
         yield from _holdings(connection)
         yield _counter("audit_entries", "changes by people and programs", audit.latest(connection))
-        yield from _fleet(gateways.listed(connection), gateways.clock(connection)[0])
+        yield from _fleet(gateways.listed(connection), clock(connection)[0])
 
 
 def _fleet(there: Collection[Gateway], now: float) -> Iterator[Metric]:
@@ -80,10 +82,10 @@ def _fleet(there: Collection[Gateway], now: float) -> Iterator[Metric]:
 
 
 def _holdings(connection: sa.Connection) -> Iterator[Metric]:
-    size, free = holdings.sizes(connection)
+    size, free = sizes.sizes(connection)
     yield _gauge("database_bytes", "of the database", size)
     yield _gauge("database_free_bytes", "of these, what records to come can use", free)
-    yield _gauge("oldest_record_timestamp_seconds", "when the oldest flow began; 0: none", holdings.oldest(connection))
+    yield _gauge("oldest_record_timestamp_seconds", "when the oldest flow began; 0: none", sizes.oldest(connection))
     gone = CounterMetricFamily("egress_pruned", "records taken away for their age or size", labels=["records"])
     taken = retention.gone(connection)
     for table in retention.RECORDS:

@@ -1,4 +1,4 @@
-"""The shapes of bodies, for the OpenAPI document; what a rule means is read by `egress.ruletext`."""
+"""The shapes of bodies, for the OpenAPI document; what a rule means is read by `egress.policy.ruletext`."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from pydantic_core import CoreSchema
 
 from api.paging import instant
 from egress.model import Rule
-from egress.ruletext import to_mapping
-from egress.store.rules import Hits, PolicyVersion, StoredRule
-from egress.store.tokens import Token
+from egress.policy.ruletext import to_mapping
+from egress.store.policy.ruleset import Hits, PolicyVersion, StoredRule
+from egress.store.policy.tokens import Token
 
 EXAMPLE: dict[str, Any] = {
     "action": "allow",

@@ -8,9 +8,9 @@ from contextlib import contextmanager
 
 from sqlalchemy.engine import Engine
 
-from egress.engine.policy import Rulebook
 from egress.model import Policy
-from egress.store import rules
+from egress.policy.rulebook import Rulebook
+from egress.store.policy import ruleset
 
 MAX_BOOKS = 8  # hosts whose policy is kept compiled: one of 100,000 rules takes 40 MiB
 
@@ -26,11 +26,11 @@ class PolicyBook:
     def current(self, engine: Engine, host: str) -> Iterator[Rulebook]:
         """The rules in force for agents of this host; nobody else uses them meanwhile."""
         with self._lock, engine.connect() as connection:  # in this order: no reader is behind the book
-            version, book = rules.current(connection), self._books.pop(host, None)
+            version, book = ruleset.current(connection), self._books.pop(host, None)
             if book is None or book.version > version:  # another database in its place
-                book = Rulebook(rules.snapshot(connection, host=host) or Policy())
+                book = Rulebook(ruleset.snapshot(connection, host=host) or Policy())
             elif book.version < version:
-                book.apply(rules.changes(connection, book.version, host))
+                book.apply(ruleset.changes(connection, book.version, host))
             self._books[host] = book
             for oldest in list(self._books)[:-MAX_BOOKS]:
                 del self._books[oldest]

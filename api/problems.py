@@ -22,9 +22,9 @@ from starlette.types import Scope
 
 from api.otlp import answers
 from egress.errors import EgressError, InputError
-from egress.ruletext import InvalidRule
-from egress.store.database import explain
-from egress.store.errors import Conflict, NotFound
+from egress.policy.ruletext import InvalidRule
+from egress.store.database.database import explain
+from egress.store.database.errors import Conflict, NotFound
 
 MEDIA_TYPE = "application/problem+json"
 MAX_ERRORS = 1000  # places listed in one problem; the detail says how many more there are

@@ -13,13 +13,13 @@ from sqlalchemy.engine import Connection
 from api.paging import Since, Until, moment
 from api.problems import Problem, wrong_parameter
 from egress.errors import InputError
-from egress.eve import process_part, to_eve
-from egress.model import FindingRecord, FlowRecord
-from egress.store import search
-from egress.store.matching import glob
-from egress.store.processes import by_flow
-from egress.store.reader import findings_by_flow
-from egress.store.tables import findings, flows
+from egress.records.eve import process_part, to_eve
+from egress.records.shape import FindingRecord, FlowRecord
+from egress.store.database.matching import glob
+from egress.store.database.tables import findings, flows
+from egress.store.query import search
+from egress.store.query.processes import by_flow
+from egress.store.query.reader import findings_by_flow
 
 FILTERS = ("agent", "signature", "action", "dest", "name")
 

@@ -17,7 +17,7 @@ from api.paging import Since, Until, moment
 from api.shapes import DefaultName
 from egress.config import Config
 from egress.model import Action, Rule
-from egress.store import agents
+from egress.store.policy import agents
 from egress.whatif.simulate import Apart, simulate
 
 

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from api.paging import INSTANT, parse_instant
 from api.problems import wrong_field
-from egress.store.steps import MAX_ID
+from egress.store.recording.steps import MAX_ID
 
 _NAME = r"^[^\x00-\x1f\x7f]+$"
 

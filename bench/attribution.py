@@ -24,11 +24,12 @@ import sqlalchemy as sa
 from demo.stage import SERVER, Stage
 from egress.config import Limits
 from egress.engine.engine import Engine
-from egress.gateway.attribution.asking import Asking
-from egress.gateway.attribution.note import MAX_NOTE
-from egress.model import Action, Agent, Direction, Policy, ProcessStatus, Rule
-from egress.store.database import open_database
-from egress.store.tables import flows, processes
+from egress.gateway.pipe.note import MAX_NOTE
+from egress.gateway.worker.notifier import Asking
+from egress.model import Action, Agent, Direction, Policy, Rule
+from egress.records.shape import ProcessStatus
+from egress.store.database.database import open_database
+from egress.store.database.tables import flows, processes
 from tests.lab.net import eventually
 
 ANSWERED = 80

@@ -14,9 +14,9 @@ from pathlib import Path
 
 from demo.stage import SERVER, Stage
 from egress.model import Action, Rule
-from egress.store.audit import Actor
-from egress.store.database import open_database, writing
-from egress.store.rules import Edit
+from egress.store.database.database import open_database, writing
+from egress.store.policy.audit import Actor
+from egress.store.policy.edits import Edit
 from tests.lab.net import eventually
 
 EDITS = 25  # openings, and as many closings

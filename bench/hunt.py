@@ -16,10 +16,11 @@ import sqlalchemy as sa
 from egress.hunt.hunter import Settings
 from egress.hunt.hunters import load
 from egress.hunt.run import hunt
-from egress.model import Action, FlowRecord, Mode, Reason
-from egress.store.database import open_database, storing
-from egress.store.history import Window
-from egress.store.writer import store
+from egress.model import Action, Mode, Reason
+from egress.records.shape import FlowRecord
+from egress.store.database.database import open_database, storing
+from egress.store.query.history import Window
+from egress.store.recording.writer import store
 
 SINCE, DAY = 1_795_392_000.0, 86400.0
 AGENTS, CHUNK = 200, 20_000

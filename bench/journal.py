@@ -12,7 +12,7 @@ from pathlib import Path
 
 from egress.config import FSYNC
 from egress.config import Journal as Settings
-from egress.gateway.journal import Journal
+from egress.gateway.journal.journal import Journal
 from tests.store.samples import numbered
 
 COUNT = {"never": 20_000, "second": 20_000, "record": 300}

@@ -10,11 +10,11 @@ from dataclasses import dataclass, replace
 from functools import partial
 from ipaddress import ip_address
 
-from egress.engine.budget import Budgets
-from egress.engine.concern import Concern
-from egress.engine.names import Bindings
-from egress.engine.policy import Rulebook
 from egress.model import TCP, Action, Agent, Budget, Measure, Policy, PolicyChange, Reason, Rule, Span, Verdict
+from egress.policy.affected import Concern
+from egress.policy.bindings import Bindings
+from egress.policy.budgets import Budgets
+from egress.policy.rulebook import Rulebook
 
 RULES = 100_000
 COUNT = 20_000

@@ -1,6 +1,7 @@
 """What people and programs ask of stored records, as the commands and the API ask it: each by the store's own call.
 
-`bench.records` measures them, tests/store/test_plans.py pins how databases go about them, docs/database.md shows both.
+`bench.records` measures them, tests/store/query/test_plans.py pins how databases go about them, docs/database.md
+shows both.
 """
 
 from __future__ import annotations
@@ -15,10 +16,12 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Engine
 
 from egress.model import Agent
-from egress.store import counting, evidence, listing, reader, ruleset, story, tail, timeline
-from egress.store.reader import Filter
-from egress.store.search import compile_query
-from egress.store.tables import findings, flows
+from egress.store.database.tables import findings, flows
+from egress.store.policy import ruleset
+from egress.store.query import counting, listing, reader, story, tail, timeline
+from egress.store.query.reader import Filter
+from egress.store.query.search import compile_query
+from egress.store.recording import evidence
 from egress.whatif.objections import Objections
 from egress.whatif.stored import deeds, names_of
 

@@ -8,11 +8,12 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from egress.config import Config
-from egress.everead import parse_line
-from egress.model import AnomalyRecord, FlowRecord, ProcessRecord, Record
-from egress.store import reader, tables
-from egress.store.database import open_database
-from egress.store.segments import segments
+from egress.records.read import parse_line
+from egress.records.shape import AnomalyRecord, FlowRecord, ProcessRecord, Record
+from egress.store.database import tables
+from egress.store.database.database import open_database
+from egress.store.query import reader
+from egress.store.recording.segments import segments
 
 
 @dataclass(slots=True)

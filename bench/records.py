@@ -22,11 +22,11 @@ from sqlalchemy.engine import Engine
 from bench.plans import accesses, explained
 from bench.questions import QUESTIONS, Known, Question
 from egress.config import Config
-from egress.eve import line
-from egress.store import days
-from egress.store.database import open_database, storing
-from egress.store.recorder import Recorder
-from egress.store.tables import DAYED, flows
+from egress.records.eve import line
+from egress.store.database import days
+from egress.store.database.database import open_database, storing
+from egress.store.database.tables import DAYED, flows
+from egress.store.recording.recorder import Recorder
 from tests.store import samples
 from tests.store.postgres import Server
 

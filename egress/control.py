@@ -1,4 +1,4 @@
-"""The clients' side of the gateway's control socket (`egress.gateway.control` has the protocol)."""
+"""The clients' side of the gateway's control socket (`egress.gateway.supervisor.control` has the protocol)."""
 
 from __future__ import annotations
 

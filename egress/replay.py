@@ -15,31 +15,14 @@ from pathlib import Path
 
 import signatures
 from egress import capture
+from egress.addresses import Networks
 from egress.capture.fragments import Reassembler
 from egress.capture.link import ip_packet
 from egress.config import Limits
 from egress.engine.engine import Engine
-from egress.engine.tracker import Networks
 from egress.errors import EgressError, Malformed
-from egress.model import (
-    ACK,
-    FIN,
-    ICMP,
-    ICMPV6,
-    RST,
-    SYN,
-    TCP,
-    Action,
-    Agent,
-    AnomalyRecord,
-    Direction,
-    FindingRecord,
-    FlowRecord,
-    Mode,
-    Packet,
-    Policy,
-    Record,
-)
+from egress.model import ACK, FIN, ICMP, ICMPV6, RST, SYN, TCP, Action, Agent, Direction, Mode, Packet, Policy
+from egress.records.shape import AnomalyRecord, FindingRecord, FlowRecord, Record
 from egress.wire.packet import decode
 
 Network = IPv4Network | IPv6Network

@@ -1,5 +1,5 @@
-"""The database's schema, revision by revision (Alembic); `egress.store.database` applies them, without an alembic.ini.
+"""The database's schema, revision by revision (Alembic). `egress.store.database.database` applies them.
 
-A change of `egress/store/tables.py` needs a new file in `versions/` (and `HEAD` in `egress/store/database.py`);
-tests/store/test_migrations.py compares the two and names every difference.
+A change of `egress/store/database/tables.py` needs a new file in `versions/`, and `HEAD` in `database.py` beside it;
+tests/store/database/test_migrations.py compares the two and names every difference.
 """

@@ -4,8 +4,8 @@ import sqlalchemy as sa
 from alembic import context
 from sqlalchemy.engine import Connection
 
-from egress.store.days import is_partition
-from egress.store.tables import metadata
+from egress.store.database.days import is_partition
+from egress.store.database.tables import metadata
 
 OTHER_COLLATIONS = """
     SELECT relname, attname, format_type(atttypid, atttypmod)

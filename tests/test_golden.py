@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from egress.model import Policy
-from egress.policyfile import load_policy, parse_policy
+from egress.policy.file import load_policy, parse_policy
 from egress.replay import Network, Report, replay
 
 FILES = {"capture.pcapng", "policy.yaml", "expected.json"}

@@ -17,24 +17,9 @@ from ipaddress import ip_address
 
 from egress.config import Limits
 from egress.engine.engine import Engine
-from egress.model import (
-    ACK,
-    FIN,
-    ICMP,
-    PSH,
-    RST,
-    SYN,
-    TCP,
-    UDP,
-    Action,
-    Agent,
-    Direction,
-    FindingRecord,
-    Outcome,
-    Policy,
-    Record,
-    Rule,
-)
+from egress.engine.outcome import Outcome
+from egress.model import ACK, FIN, ICMP, PSH, RST, SYN, TCP, UDP, Action, Agent, Direction, Policy, Rule
+from egress.records.shape import FindingRecord, Record
 
 AGENT4, SERVER4 = "10.77.0.2", "203.0.113.9"
 AGENT6, SERVER6 = "fd65:6772:6573::2", "2001:db8::9"

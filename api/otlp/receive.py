@@ -10,10 +10,9 @@ from sqlalchemy.engine import Connection
 
 from api.auth import Caller
 from api.otlp.spans import AGENT, ARGUMENTS, CALL_IDS, Span
-from egress.model import Step, StepSource
-from egress.store import steps
-from egress.store.agents import NAME
-from egress.store.steps import Result, WrongStep, make
+from egress.model import AGENT_NAME, Step, StepSource
+from egress.store.recording import steps
+from egress.store.recording.steps import Result, WrongStep, make
 
 MAX_STEPS = 10_000  # tool calls of one request
 MAX_OTHERS = 500  # names, beside those of attached agents, that are looked for in the records of one request
@@ -112,7 +111,7 @@ class _Agents:
     def _is_known(self, name: str) -> bool:
         if name not in self._known and self._others:
             self._others -= 1
-            self._known[name] = NAME.fullmatch(name) is not None and steps.is_known(self._connection, name)
+            self._known[name] = AGENT_NAME.fullmatch(name) is not None and steps.is_known(self._connection, name)
         return self._known.get(name, False)
 
 

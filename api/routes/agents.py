@@ -18,10 +18,10 @@ from api.edits import Answer, Edits
 from api.paging import Cursor, Limit, Page, decode, instant, page
 from api.problems import Problem, wrong_field
 from api.shapes import AgentIn, AgentOut, AgentPatch
-from egress.budgettext import budget_text, check_budgets, parse_budget
 from egress.model import Action, Agent, Budget, Mode
-from egress.store import agents
-from egress.store.agents import StoredAgent
+from egress.policy.budgettext import budget_text, check_budgets, parse_budget
+from egress.store.policy import agents
+from egress.store.policy.agents import StoredAgent
 
 router = APIRouter(prefix="/agents", tags=["agents"])
 

@@ -16,10 +16,10 @@ from api.problems import Problem, wrong_field
 from api.shapes import AGENT
 from api.stepshapes import StepIn, StepOut, moment_in
 from egress.model import Step, StepSource
-from egress.store import steps
-from egress.store.database import storing
-from egress.store.steps import Result, WrongStep, make
-from egress.store.storyjson import step_mapping
+from egress.store.database.database import storing
+from egress.store.query.storyjson import step_mapping
+from egress.store.recording import steps
+from egress.store.recording.steps import Result, WrongStep, make
 
 router = APIRouter(prefix="/agents/{agent}/steps", tags=["steps"])
 

@@ -19,9 +19,10 @@ from api.models import STORED_ID, Pruned, RuleBody, RuleInUse, RuleOut, RulePatc
 from api.paging import Cursor, Limit, Page, decode, duration, page
 from api.problems import wrong_field
 from egress.model import Action, Rule
-from egress.ruletext import read_rule, to_mapping
-from egress.store import rules
-from egress.store.errors import NotFound
+from egress.policy.ruletext import read_rule, to_mapping
+from egress.store.database.errors import NotFound
+from egress.store.policy import ruleset
+from egress.store.policy.edits import Edit
 
 router = APIRouter(prefix="/allowlist", tags=["allowlist"])
 
@@ -49,7 +50,7 @@ def list_rules(
 ) -> Response:
     """In the order in which those of a kind speak. Expired rules say nothing; they are listed until removed."""
     after = decode(cursor, int, str)
-    wanted = rules.RuleFilter(
+    wanted = ruleset.RuleFilter(
         agent=agent,
         applies_to=applies_to,
         destination=destination,
@@ -60,9 +61,9 @@ def list_rules(
         now=time.time(),
     )
     with engine.connect() as connection:
-        found = rules.list_rules(connection, wanted, after, limit + 1)
+        found = ruleset.list_rules(connection, wanted, after, limit + 1)
         shown, following = page(found, limit, lambda each: [each.rule.position, each.rule.id])
-        used = rules.hits(connection, [each.rule.id for each in shown])
+        used = ruleset.hits(connection, [each.rule.id for each in shown])
     return JSONResponse({"items": [rule_in_use(each, used[each.rule.id]) for each in shown], "next": following})
 
 
@@ -73,7 +74,7 @@ def create_rule(body: RuleBody, caller: Editor, edits: Edits) -> Response:
     rule = read if "id" in body.root else replace(read, id=secrets.token_hex(6))
 
     def change(connection: Connection) -> Answer:
-        (made,) = rules.Edit(connection, caller.actor, edits.ts).add([replace(rule, created=edits.ts)])
+        (made,) = Edit(connection, caller.actor, edits.ts).add([replace(rule, created=edits.ts)])
         return Answer(201, rule_out(made), etags.etag(made.added), f"{PREFIX}/allowlist/{made.rule.id}")
 
     return edits.run(change)
@@ -89,8 +90,8 @@ def prune_rules(
     since = edits.ts - duration("unused_for", unused_for)
 
     def change(connection: Connection) -> Answer:
-        ids = [each.rule.id for each in rules.unused(connection, since) if caller.covers(each.rule.agent)]
-        edit = rules.Edit(connection, caller.actor, edits.ts)
+        ids = [each.rule.id for each in ruleset.unused(connection, since) if caller.covers(each.rule.agent)]
+        edit = Edit(connection, caller.actor, edits.ts)
         removed = edit.remove(ids)
         return Answer(200, {"version": edit.version, "removed": [rule_out(each) for each in removed]})
 
@@ -109,7 +110,7 @@ def get_rule(
         tag = etags.etag(found.added)
         if (same := etags.not_modified(if_none_match, tag)) is not None:
             return same
-        used = rules.hits(connection, [rule_id])[rule_id]
+        used = ruleset.hits(connection, [rule_id])[rule_id]
     return JSONResponse(rule_in_use(found, used), headers={"ETag": tag})
 
 
@@ -150,7 +151,7 @@ def delete_rule(rule_id: RuleId, caller: Editor, edits: Edits) -> Response:
         old = _existing(connection, rule_id)
         caller.check(old.rule.agent)
         edits.match(etags.etag(old.added))
-        rules.Edit(connection, caller.actor, edits.ts).remove([rule_id])
+        Edit(connection, caller.actor, edits.ts).remove([rule_id])
         return Answer(204)
 
     return edits.run(change)
@@ -165,8 +166,8 @@ def _read(document: dict[str, Any], caller: Caller, now: float, author: str | No
     return replace(rule, author=caller.as_author())
 
 
-def _existing(connection: Connection, rule_id: str) -> rules.StoredRule:
-    found = rules.rule(connection, rule_id)
+def _existing(connection: Connection, rule_id: str) -> ruleset.StoredRule:
+    found = ruleset.rule(connection, rule_id)
     if found is None:
         raise NotFound(f"there is no rule {rule_id} in force", rule_id)
     return found
@@ -176,5 +177,5 @@ def _replace(connection: Connection, rule_id: str, rule: Rule, caller: Caller, e
     old = _existing(connection, rule_id)
     caller.check(old.rule.agent)
     edits.match(etags.etag(old.added))
-    new = rules.Edit(connection, caller.actor, edits.ts).replace(rule_id, rule)
+    new = Edit(connection, caller.actor, edits.ts).replace(rule_id, rule)
     return Answer(200, rule_out(new), etags.etag(new.added))

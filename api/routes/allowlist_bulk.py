@@ -18,9 +18,10 @@ from api.edits import Answer, Edits
 from api.models import Import
 from api.problems import Place, Problem, at
 from egress.model import Rule
-from egress.policyfile import dump_json, dump_yaml
-from egress.store import rules
-from egress.store.errors import Conflict
+from egress.policy.file import dump_json, dump_yaml
+from egress.store.database.errors import Conflict
+from egress.store.policy import ruleset
+from egress.store.policy.edits import Edit
 
 router = APIRouter(prefix="/allowlist", tags=["allowlist"])
 
@@ -48,7 +49,7 @@ def export_rules(
     """Rules of the policy file and of sandboxes are not in it."""
     with engine.connect() as connection:
         listed = [each.rule for each in _allowlist(connection)]
-        tag = etags.etag(rules.current(connection))
+        tag = etags.etag(ruleset.current(connection))
     write = dump_json if format == "json" else dump_yaml
     return Response(write(listed), media_type=f"application/{format}", headers={"ETag": tag})
 
@@ -73,10 +74,10 @@ def import_rules(
     listed = [replace(rule, created=edits.ts, author=rule.author or author) for rule in read]
 
     def change(connection: Connection) -> Answer:
-        edits.match(etags.etag(rules.current(connection)))
+        edits.match(etags.etag(ruleset.current(connection)))
         plan = _plan(connection, listed, mode)
         _check_scope(caller, listed, plan)
-        edit = rules.Edit(connection, caller.actor, edits.ts)
+        edit = Edit(connection, caller.actor, edits.ts)
         edit.remove(each.rule.id for each in plan.removed)
         try:
             for rule in plan.replaced:
@@ -95,25 +96,25 @@ def import_rules(
 class _Plan:
     added: list[Rule]
     replaced: list[Rule]
-    removed: list[rules.StoredRule]
-    touched: list[rules.StoredRule]  # as they are before they are replaced or removed
+    removed: list[ruleset.StoredRule]
+    touched: list[ruleset.StoredRule]  # as they are before they are replaced or removed
     unchanged: int
 
 
 def _plan(connection: Connection, listed: list[Rule], mode: Mode) -> _Plan:
     """What is to be done. Raises Problem (409) that lists every rule whose id is taken."""
-    live = {each.rule.id: each for each in rules.list_rules(connection, rules.RuleFilter(), None, _ALL)}
+    live = {each.rule.id: each for each in ruleset.list_rules(connection, ruleset.RuleFilter(), None, _ALL)}
     taken = {
         rule.id: f"{rule.id} is the id of a rule {'in force' if mode is Mode.ADD else 'that is not of the allowlist'}"
         for rule in listed
-        if rule.id in live and (mode is Mode.ADD or live[rule.id].source != rules.ALLOWLIST)
+        if rule.id in live and (mode is Mode.ADD or live[rule.id].source != ruleset.ALLOWLIST)
     }
     if taken:
         raise _conflicts(listed, taken)
     known = [rule for rule in listed if rule.id in live]
     replaced = [rule for rule in known if _differs(rule, live[rule.id].rule)]
     given = {rule.id for rule in listed}
-    old = [each for each in live.values() if each.source == rules.ALLOWLIST and each.rule.id not in given]
+    old = [each for each in live.values() if each.source == ruleset.ALLOWLIST and each.rule.id not in given]
     removed = old if mode is Mode.REPLACE else []
     touched = [live[rule.id] for rule in replaced] + removed
     return _Plan(
@@ -151,5 +152,5 @@ def _conflicts(listed: list[Rule], reasons: dict[str, str]) -> Problem:
     return Problem(409, "nothing was imported: rules that are in force forbid it", errors=places)
 
 
-def _allowlist(connection: Connection) -> tuple[rules.StoredRule, ...]:
-    return rules.list_rules(connection, rules.RuleFilter(source=rules.ALLOWLIST), None, _ALL)
+def _allowlist(connection: Connection) -> tuple[ruleset.StoredRule, ...]:
+    return ruleset.list_rules(connection, ruleset.RuleFilter(source=ruleset.ALLOWLIST), None, _ALL)

@@ -15,9 +15,9 @@ from api.edits import Answer, Edits
 from api.paging import Cursor, Limit, Page, decode, instant, page
 from api.problems import Problem, wrong_field
 from api.shapes import ApprovalOut, ApproveIn
-from egress.ruletext import parse_expiry
-from egress.store import approvals
-from egress.store.approvals import Approval
+from egress.policy.ruletext import parse_expiry
+from egress.store.policy import approvals
+from egress.store.policy.approvals import Approval
 
 router = APIRouter(prefix="/approvals", tags=["approvals"])
 

@@ -13,7 +13,7 @@ from api.auth import Admin
 from api.database import Store
 from api.models import AuditOut, VerifiedOut
 from api.paging import Cursor, Limit, Page, Since, Until, decode, instant, moment, page
-from egress.store import audit
+from egress.store.policy import audit
 
 router = APIRouter(prefix="/audit", tags=["audit"])
 

@@ -14,7 +14,7 @@ from api.policybook import PolicyBook
 from api.problems import wrong_field
 from api.shapes import CheckIn, CheckOut
 from egress.model import Agent
-from egress.store import agents
+from egress.store.policy import agents
 from egress.whatif.check import InvalidQuestion, Question, check
 
 router = APIRouter(tags=["questions"])

@@ -14,9 +14,9 @@ from api.paging import Cursor, Limit, Page, Since, decode, moment, page
 from api.problems import wrong_parameter
 from api.records import missing
 from api.stepshapes import EpisodeOut, EpisodeStoryOut
-from egress.store import episodes
-from egress.store.steps import MAX_ID
-from egress.store.storyjson import episode_mapping, story_mapping
+from egress.store.query import episodes
+from egress.store.query.storyjson import episode_mapping, story_mapping
+from egress.store.recording.steps import MAX_ID
 
 router = APIRouter(prefix="/episodes", tags=["steps"])
 

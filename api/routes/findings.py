@@ -14,11 +14,11 @@ from api.problems import Problem
 from api.records import Filters, finding_document, missing
 from api.shapes import Eve
 from egress.capture.evidence import to_pcapng
-from egress.model import FindingRecord
-from egress.store import evidence
-from egress.store.listing import finding
-from egress.store.listing import list_findings as listing
-from egress.store.tables import findings
+from egress.records.shape import FindingRecord
+from egress.store.database.tables import findings
+from egress.store.query.listing import finding
+from egress.store.query.listing import list_findings as listing
+from egress.store.recording import evidence
 
 router = APIRouter(prefix="/findings", tags=["records"])
 

@@ -12,9 +12,9 @@ from api.database import Store
 from api.paging import Cursor, Limit, Page, decode, page
 from api.records import Filters, flow_documents, missing
 from api.shapes import FlowOut
-from egress.store.listing import list_flows as listing
-from egress.store.reader import flow as find_flow
-from egress.store.tables import flows
+from egress.store.database.tables import flows
+from egress.store.query.listing import list_flows as listing
+from egress.store.query.reader import flow as find_flow
 
 router = APIRouter(prefix="/flows", tags=["records"])
 

@@ -13,8 +13,9 @@ from api.database import Store
 from api.edits import Answer, Edits
 from api.paging import Cursor, Limit, Page, decode, instant, page
 from api.shapes import HOST, GatewayOut, RenameIn
-from egress.store import gateways, rules
-from egress.store.gateways import Gateway
+from egress.store.database.clock import clock
+from egress.store.policy import gateways, ruleset
+from egress.store.policy.gateways import Gateway
 
 router = APIRouter(prefix="/gateways", tags=["gateways"])
 
@@ -26,7 +27,7 @@ def list_gateways(_: Viewer, engine: Store, limit: Limit = 100, cursor: Cursor =
     """Whether each lives, and whether the newest policy is in force there."""
     after = decode(cursor, str)
     with engine.connect() as connection:
-        newest, (now, _skew) = rules.current(connection), gateways.clock(connection)
+        newest, (now, _skew) = ruleset.current(connection), clock(connection)
         found = gateways.listed(connection)
     later = [each for each in found if after is None or each.host > after[0]]
     shown, following = page(later, limit, lambda each: [each.host])

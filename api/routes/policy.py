@@ -18,7 +18,8 @@ from api.problems import Problem
 from api.shapes import SimulationOut
 from api.simulation import Simulation
 from egress.model import Policy
-from egress.store import rules
+from egress.store.policy import ruleset
+from egress.store.policy.edits import Edit
 
 router = APIRouter(prefix="/policy", tags=["policy"])
 
@@ -30,10 +31,10 @@ IfNoneMatch = Annotated[str | None, Header(description="304 where this is the ET
 def current_policy(_: ViewerOrGateway, engine: Store, if_none_match: IfNoneMatch = None) -> Response:
     """Every rule, whatever its source; rules of a kind speak in this order. Version 0, without rules, is the first."""
     with engine.connect() as connection:
-        tag = etags.etag(rules.current(connection))
+        tag = etags.etag(ruleset.current(connection))
         if (same := etags.not_modified(if_none_match, tag)) is not None:
             return same
-        policy = rules.snapshot(connection) or Policy()
+        policy = ruleset.snapshot(connection) or Policy()
     return JSONResponse(_policy(policy), headers={"ETag": etags.etag(policy.version)})
 
 
@@ -41,7 +42,7 @@ def current_policy(_: ViewerOrGateway, engine: Store, if_none_match: IfNoneMatch
 def list_versions(_: Viewer, engine: Store, limit: Limit = 100, cursor: Cursor = None) -> Response:
     after = decode(cursor, int)
     with engine.connect() as connection:
-        found = rules.versions(connection, after[0] if after else None, limit + 1)
+        found = ruleset.versions(connection, after[0] if after else None, limit + 1)
     shown, following = page(found, limit, lambda each: [each.version])
     return JSONResponse({"items": [version_out(each) for each in shown], "next": following})
 
@@ -58,7 +59,7 @@ def replay_version(caller: Editor, engine: Store, config: Settings, version: Ver
     """Judges the stored flows by the rules of that version, as /simulate does; nothing is changed."""
     caller.check_unlimited("a simulation")
     with engine.connect() as connection:
-        policy, bound = _at(connection, version), rules.bound(connection, version)
+        policy, bound = _at(connection, version), ruleset.bound(connection, version)
     return wanted.answer(engine, config, caller, policy.rules, bound)
 
 
@@ -70,8 +71,8 @@ def diff_versions(
     to: Annotated[int | None, Query(ge=0, lt=2**31, description="A version; default the current one.")] = None,
 ) -> Response:
     with engine.connect() as connection:
-        until = rules.current(connection) if to is None else to
-        found = rules.diff(connection, from_, until)
+        until = ruleset.current(connection) if to is None else to
+        found = ruleset.diff(connection, from_, until)
     changed = [{"before": rule_out(was), "after": rule_out(now)} for was, now in found.changed]
     added, removed = ([rule_out(each) for each in side] for side in (found.added, found.removed))
     return JSONResponse({"from": from_, "to": until, "added": added, "removed": removed, "changed": changed})
@@ -83,10 +84,10 @@ def roll_back(body: Rollback, caller: Editor, edits: Edits) -> Response:
     caller.check_unlimited("a rollback")
 
     def change(connection: Connection) -> Answer:
-        edits.match(etags.etag(rules.current(connection)))
-        edit = rules.Edit(connection, caller.actor, edits.ts)
+        edits.match(etags.etag(ruleset.current(connection)))
+        edit = Edit(connection, caller.actor, edits.ts)
         edit.restore(body.version)
-        now = rules.versions(connection, None, 1)[0]
+        now = ruleset.versions(connection, None, 1)[0]
         return Answer(200, version_out(now), etags.etag(edit.version))
 
     return edits.run(change)
@@ -94,9 +95,9 @@ def roll_back(body: Rollback, caller: Editor, edits: Edits) -> Response:
 
 def _at(connection: Connection, version: int) -> Policy:
     """Raises Problem (404) where there is no such version."""
-    policy = rules.snapshot(connection, version) if version else Policy()
+    policy = ruleset.snapshot(connection, version) if version else Policy()
     if policy is None:
-        newest = rules.current(connection)
+        newest = ruleset.current(connection)
         raise Problem(404, f"there is no version {version} of the policy; the newest is {newest}")
     return policy
 

@@ -18,10 +18,10 @@ from api.auth import Authenticator, Viewer
 from api.database import Store
 from api.problems import Problem
 from api.records import Filters, Wanted
-from egress.eve import iso, to_eve
-from egress.model import FindingRecord, FlowRecord
-from egress.store.listing import Condition, made_findings, updated_flows
-from egress.store.tables import findings, flows
+from egress.records.eve import iso, to_eve
+from egress.records.shape import FindingRecord, FlowRecord
+from egress.store.database.tables import findings, flows
+from egress.store.query.listing import Condition, made_findings, updated_flows
 
 router = APIRouter(tags=["records"])
 

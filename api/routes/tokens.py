@@ -15,9 +15,9 @@ from api.models import TokenIn, TokenMade, TokenOut, token_out
 from api.paging import Cursor, Limit, Page, decode, page
 from api.problems import wrong_field
 from egress.errors import InputError
-from egress.ruletext import parse_expiry
-from egress.store import tokens
-from egress.store.errors import NotFound
+from egress.policy.ruletext import parse_expiry
+from egress.store.database.errors import NotFound
+from egress.store.policy import tokens
 
 router = APIRouter(prefix="/tokens", tags=["tokens"])
 

@@ -18,7 +18,7 @@ from api.otlp.bodies import unpacked
 from api.otlp.receive import receive
 from api.otlp.spans import Malformed
 from api.problems import Problem, unavailable
-from egress.store.database import storing
+from egress.store.database.database import storing
 
 otlp = APIRouter()
 

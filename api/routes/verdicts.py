@@ -15,11 +15,12 @@ from api.paging import Cursor, Limit, Page, decode, page
 from api.problems import wrong_parameter
 from api.records import Filters
 from api.shapes import VerdictOut
-from egress.eve import iso, process_part
-from egress.model import Action, AnomalyRecord, FlowRecord, ProcessRecord
-from egress.store.listing import anomaly_key, list_anomalies, list_flows
-from egress.store.processes import by_flow
-from egress.store.tables import anomalies, flows
+from egress.model import Action
+from egress.records.eve import iso, process_part
+from egress.records.shape import AnomalyRecord, FlowRecord, ProcessRecord
+from egress.store.database.tables import anomalies, flows
+from egress.store.query.listing import anomaly_key, list_anomalies, list_flows
+from egress.store.query.processes import by_flow
 
 router = APIRouter(prefix="/verdicts", tags=["records"])
 

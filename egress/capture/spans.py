@@ -10,7 +10,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from egress.errors import Malformed
-from egress.model import TCP, EvidencePacket
+from egress.model import TCP
+from egress.records.shape import EvidencePacket
 from egress.wire.packet import decode
 
 _HALF, _WHOLE = 1 << 31, 1 << 32  # of the sequence numbers

@@ -7,15 +7,15 @@ from typing import Any
 
 import click
 
-from egress.budgettext import budget_text
-from egress.cli.budget import budget_option
-from egress.cli.client import Api, api_options, segment
-from egress.cli.tables import as_json, output_option
-from egress.cli.text import plain
+from egress.cli.input.budget import budget_option
+from egress.cli.input.client import Api, api_options, segment
+from egress.cli.output.tables import as_json, output_option
+from egress.cli.output.text import plain
 from egress.control import Client, NotRunning
 from egress.errors import EgressError
-from egress.gateway import attach
+from egress.gateway.sandbox import attach
 from egress.model import Budget, Mode
+from egress.policy.budgettext import budget_text
 
 EXAMPLES = """\b
 Examples:

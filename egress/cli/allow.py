@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import click
 
-from egress.cli.client import Api, api_options
-from egress.cli.ruleoptions import make, rule_options
-from egress.cli.tables import output_option
+from egress.cli.input.client import Api, api_options
+from egress.cli.input.ruleoptions import make, rule_options
+from egress.cli.output.tables import output_option
 
 EXAMPLES = """\b
 Examples:

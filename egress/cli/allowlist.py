@@ -7,10 +7,10 @@ from typing import Any
 
 import click
 
-from egress.cli.client import Api, api_options, segment
-from egress.cli.params import read_document
-from egress.cli.ruleoptions import sentence
-from egress.cli.tables import as_json, output_option, table
+from egress.cli.input.client import Api, api_options, segment
+from egress.cli.input.params import read_document
+from egress.cli.input.ruleoptions import sentence
+from egress.cli.output.tables import as_json, output_option, table
 from egress.errors import InputError
 
 EXAMPLES = """\b

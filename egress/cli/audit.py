@@ -6,9 +6,9 @@ import sys
 
 import click
 
-from egress.cli.client import Api, api_options
-from egress.cli.params import Listing
-from egress.cli.tables import as_json, output_option, table
+from egress.cli.input.client import Api, api_options
+from egress.cli.input.params import Listing
+from egress.cli.output.tables import as_json, output_option, table
 
 EXAMPLES = """\b
 Examples:

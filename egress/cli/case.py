@@ -8,13 +8,22 @@ from pathlib import Path
 
 import click
 
-from egress.cli.params import Listing
-from egress.cli.tables import as_json, output_option, table
-from egress.cli.text import plain, size, when
+from egress.cli.input.params import Listing
+from egress.cli.output.tables import as_json, output_option, table
+from egress.cli.output.text import plain, size, when
 from egress.config import Config, load_config
 from egress.errors import EgressError
-from egress.eve import iso
-from egress.store.cases import Capture, Contents, case_path, contents, disk_size, list_cases, open_case, remove_case
+from egress.records.eve import iso
+from egress.store.cases.cases import (
+    Capture,
+    Contents,
+    case_path,
+    contents,
+    disk_size,
+    list_cases,
+    open_case,
+    remove_case,
+)
 
 EXAMPLES = """\b
 Examples:

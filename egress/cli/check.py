@@ -6,9 +6,9 @@ import sys
 
 import click
 
-from egress.cli.client import Api, api_options
-from egress.cli.tables import as_json, output_option
-from egress.cli.text import plain
+from egress.cli.input.client import Api, api_options
+from egress.cli.output.tables import as_json, output_option
+from egress.cli.output.text import plain
 from egress.whatif.check import read_target
 
 EXAMPLES = """\b

@@ -12,17 +12,17 @@ from pathlib import Path
 import click
 from sqlalchemy.engine import Engine
 
-from egress.cli.params import Time
-from egress.cli.queries import config_option
-from egress.cli.tables import as_json, output_option, table
-from egress.cli.text import size, when
+from egress.cli.input.params import Time
+from egress.cli.input.queries import config_option
+from egress.cli.output.tables import as_json, output_option, table
+from egress.cli.output.text import size, when
 from egress.config import Config, load_config
 from egress.errors import EgressError
-from egress.store import retention
-from egress.store.database import HEAD, Schema, open_database, schema
-from egress.store.gateways import clock
-from egress.store.holdings import Holdings, holdings
-from egress.store.recorder import Lag, lag
+from egress.store.database.clock import clock
+from egress.store.database.database import HEAD, Schema, open_database, schema
+from egress.store.recording import retention
+from egress.store.recording.recorder import Lag, lag
+from egress.store.recording.sizes import Holdings, holdings
 
 EXAMPLES = """\b
 Examples:

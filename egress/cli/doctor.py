@@ -11,17 +11,19 @@ import click
 import sqlalchemy as sa
 
 from egress.cli.fleetcheck import fleet
-from egress.cli.text import size, when
+from egress.cli.output.text import size, when
 from egress.config import Config, load_config
 from egress.control import Client, NotRunning
 from egress.errors import EgressError
-from egress.gateway import checks, rules, sandbox
-from egress.gateway.checks import Check
-from egress.gateway.command import run
-from egress.store import evidence, holdings, retention
-from egress.store.agents import list_agents
-from egress.store.database import open_database
-from egress.store.recorder import lag, stalled
+from egress.gateway.kernel import iptables
+from egress.gateway.kernel.command import run
+from egress.gateway.sandbox import sandbox
+from egress.gateway.supervisor import checks
+from egress.gateway.supervisor.checks import Check
+from egress.store.database.database import open_database
+from egress.store.policy.agents import list_agents
+from egress.store.recording import evidence, retention, sizes
+from egress.store.recording.recorder import lag, stalled
 
 MAX_LAG = 64 * 1024 * 1024  # unread journal bytes past which the recorder is in trouble
 SILENT_SECONDS = 10.0  # the recorder says each second how far it is, but waits for a database that is away
@@ -174,7 +176,7 @@ def _unguarded(config: Config, why: str) -> list[Check]:
             # A file is one host's, whatever its name was when they were attached.
             mine = None if database.dialect.name == "sqlite" else config.host_name
             names = ", ".join(stored.agent.name for stored in list_agents(connection, mine))
-        cut_off = rules.installed(config)
+        cut_off = iptables.installed(config)
     except (EgressError, sa.exc.SQLAlchemyError) as error:
         return [Check("gateway", False, f"not running ({why}), and cannot tell who is guarded: {error}")]
     finally:
@@ -222,7 +224,7 @@ def _kernel_rules(*, in_place: bool) -> list[Check]:
 def _leftovers(config: Config) -> list[Check]:
     """What a killed gateway leaves: rules that cut agents off, sandboxes."""
     try:
-        present, sandboxes = rules.installed(config), len(sandbox.leftovers(config))
+        present, sandboxes = iptables.installed(config), len(sandbox.leftovers(config))
     except EgressError as error:
         return [Check("leftovers", False, str(error))]
     if not present and not sandboxes:
@@ -258,8 +260,8 @@ def _database(config: Config) -> list[Check]:
 
 def _kept(config: Config, connection: sa.Connection) -> Check:
     """How much there is, and whether what is too old is taken away."""
-    bytes_, free = holdings.sizes(connection)
-    first = holdings.oldest(connection)
+    bytes_, free = sizes.sizes(connection)
+    first = sizes.oldest(connection)
     gone = sum(each.count for each in retention.gone(connection).values())
     text = f"{size(bytes_)}" + (f" ({size(free)} of it free)" if free else "")
     text += f", the oldest flow began {when(first)[:19]}" if first is not None else ", no flow yet"

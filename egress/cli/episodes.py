@@ -6,12 +6,12 @@ from pathlib import Path
 
 import click
 
-from egress.cli.params import Time
-from egress.cli.queries import config_option, records
-from egress.cli.tables import as_json, output_option, table
-from egress.cli.text import when
-from egress.store.episodes import listed
-from egress.store.storyjson import episode_mapping
+from egress.cli.input.params import Time
+from egress.cli.input.queries import config_option, records
+from egress.cli.output.tables import as_json, output_option, table
+from egress.cli.output.text import when
+from egress.store.query.episodes import listed
+from egress.store.query.storyjson import episode_mapping
 
 EXAMPLES = """\b
 Examples:

@@ -8,11 +8,11 @@ from pathlib import Path
 import click
 
 from egress.capture.evidence import to_pcapng
-from egress.cli.params import case_words
-from egress.cli.queries import chosen_finding, config_option, records
+from egress.cli.input.params import case_words
+from egress.cli.input.queries import chosen_finding, config_option, records
 from egress.errors import EgressError, InputError
-from egress.store.evidence import read, was_pruned
-from egress.store.listing import finding as find_finding
+from egress.store.query.listing import finding as find_finding
+from egress.store.recording.evidence import read, was_pruned
 
 EXAMPLES = """\b
 Examples:

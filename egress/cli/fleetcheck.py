@@ -5,18 +5,19 @@ from __future__ import annotations
 from sqlalchemy.engine import Connection
 
 from egress.config import Config
-from egress.gateway.checks import Check
-from egress.store import gateways, rules
-from egress.store.agents import list_agents
-from egress.store.gateways import SILENT, UP
+from egress.gateway.supervisor.checks import Check
+from egress.store.database.clock import clock
+from egress.store.policy import gateways, ruleset
+from egress.store.policy.agents import list_agents
+from egress.store.policy.gateways import SILENT, UP
 
 MAX_SKEW = 0.5  # seconds between this host's clock and the database's
 
 
 def fleet(connection: Connection, config: Config) -> list[Check]:
     """Nothing where one gateway has the database for itself."""
-    now, skew = gateways.clock(connection)
-    there, newest = gateways.listed(connection), rules.current(connection)
+    now, skew = clock(connection)
+    there, newest = gateways.listed(connection), ruleset.current(connection)
     found = []
     if unowned := [each.agent.name for each in list_agents(connection, "")]:
         text = f"agents {', '.join(unowned)} belong to no host: start the upgraded gateway that they are attached to"

@@ -36,7 +36,7 @@ def command(
     database. While a worker is missing its agents are cut off (fail closed). While the database is away the policy and
     the agents last in force stay, also over a restart.
     """
-    from egress.gateway import supervisor
+    from egress.gateway.supervisor import supervisor
 
     logging.basicConfig(format="egress: %(message)s")
     logging.getLogger("egress").setLevel(logging.INFO)

@@ -11,17 +11,17 @@ from pathlib import Path
 
 import click
 
-from egress.budgettext import parse_bytes
-from egress.cli.params import Time, case_words, chosen_case
-from egress.cli.queries import config_option, period, records
-from egress.cli.tables import output_option, table
-from egress.cli.text import endpoint, plain, when
-from egress.eve import iso, to_eve
+from egress.cli.input.params import Time, case_words, chosen_case
+from egress.cli.input.queries import config_option, period, records
+from egress.cli.output.tables import output_option, table
+from egress.cli.output.text import endpoint, plain, when
 from egress.hunt.hunter import Hunter, Settings
 from egress.hunt.hunters import load
 from egress.hunt.run import Result, hunt
-from egress.store.cases import close_case
-from egress.store.history import History, Window, keep
+from egress.policy.budgettext import parse_bytes
+from egress.records.eve import iso, to_eve
+from egress.store.cases.cases import close_case
+from egress.store.query.history import History, Window, keep
 
 FOUND = 3
 WEEK = 7 * 86400.0  # seconds

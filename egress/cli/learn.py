@@ -9,14 +9,14 @@ from pathlib import Path
 
 import click
 
-from egress.cli.params import Time, case_words, chosen_case
-from egress.cli.queries import config_option, records
-from egress.cli.text import plain, when
+from egress.cli.input.params import Time, case_words, chosen_case
+from egress.cli.input.queries import config_option, records
+from egress.cli.output.text import plain, when
 from egress.config import load_config
 from egress.errors import EgressError
 from egress.model import Agent, Policy
-from egress.policyfile import dump_yaml, to_document
-from egress.store import agents, rules
+from egress.policy.file import dump_yaml, to_document
+from egress.store.policy import agents, ruleset
 from egress.whatif.learn import Proposal, learn
 
 EXAMPLES = """\b
@@ -62,7 +62,7 @@ def command(
         proposal = learn(
             connection,
             stored.agent if stored is not None else Agent(agent),
-            rules.snapshot(connection, host=host) or Policy(),
+            ruleset.snapshot(connection, host=host) or Policy(),
             since,
             until,
             now=time.time(),

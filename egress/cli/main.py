@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import click
 
 from egress import __version__
-from egress.cli.params import chosen_case
-from egress.cli.text import plain
+from egress.cli.input.params import chosen_case
+from egress.cli.output.text import plain
 from egress.errors import EgressError
 
 if TYPE_CHECKING:
@@ -119,7 +119,7 @@ def main() -> None:
     except EgressError as error:
         code = _complain(str(error), error.exit_code)
     except _database_errors() as error:
-        from egress.store.database import explain
+        from egress.store.database.database import explain
 
         code = _complain(f"cannot use the database: {explain(error)}", 1)
     except BrokenPipeError:

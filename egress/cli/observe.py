@@ -14,14 +14,15 @@ from pathlib import Path
 import click
 from sqlalchemy.engine import Engine
 
-from egress.cli.brief import brief
-from egress.cli.queries import QueryCommand, checked, config_option, query_argument, records
-from egress.cli.text import plain, when
-from egress.eve import to_eve
-from egress.model import Action, AnomalyRecord, FlowRecord, ProcessRecord
-from egress.store.changes import Watch
-from egress.store.reader import Filter
-from egress.store.tail import Observed, Tail
+from egress.cli.input.queries import QueryCommand, checked, config_option, query_argument, records
+from egress.cli.output.oneline import brief
+from egress.cli.output.text import plain, when
+from egress.model import Action
+from egress.records.eve import to_eve
+from egress.records.shape import AnomalyRecord, FlowRecord, ProcessRecord
+from egress.store.database.commits import Watch
+from egress.store.query.reader import Filter
+from egress.store.query.tail import Observed, Tail
 
 POLL = 0.25  # seconds
 

@@ -8,13 +8,13 @@ from typing import Any
 
 import click
 
-from egress.cli.client import PATIENCE, Api, api_options
-from egress.cli.params import Listing, case_option
-from egress.cli.ruleoptions import sentence
+from egress.cli.input.client import PATIENCE, Api, api_options
+from egress.cli.input.params import Listing, case_option
+from egress.cli.input.ruleoptions import sentence
+from egress.cli.output.tables import as_json, output_option, table
+from egress.cli.output.text import plain
 from egress.cli.simulation import show, simulation_options
-from egress.cli.tables import as_json, output_option, table
-from egress.cli.text import plain
-from egress.policyfile import document_yaml
+from egress.policy.file import document_yaml
 
 EXAMPLES = """\b
 Examples:

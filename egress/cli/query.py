@@ -16,17 +16,18 @@ import click
 from rich.console import Console
 from sqlalchemy.engine import Engine
 
-from egress.cli import counts, csvtext
-from egress.cli.flowtable import flow_table
-from egress.cli.params import Time, chosen_case
-from egress.cli.queries import QueryCommand, checked, config_option, query_argument, records
-from egress.cli.tables import table
-from egress.eve import iso
-from egress.model import Action, FlowRecord
-from egress.store.counting import KEYS
-from egress.store.reader import SORTS, Filter, Told, agents, flows, stories
-from egress.store.search import FIELDS
-from egress.store.storyjson import flow_mapping
+from egress.cli.input.params import Time, chosen_case
+from egress.cli.input.queries import QueryCommand, checked, config_option, query_argument, records
+from egress.cli.output import counts, csvtext
+from egress.cli.output.flowtable import flow_table
+from egress.cli.output.tables import table
+from egress.model import Action
+from egress.records.eve import iso
+from egress.records.shape import FlowRecord
+from egress.store.query.counting import KEYS
+from egress.store.query.reader import SORTS, Filter, Told, agents, flows, stories
+from egress.store.query.search import FIELDS
+from egress.store.query.storyjson import flow_mapping
 
 HUMAN_LIMIT = 100  # flows shown to people unless they ask for more
 TABLE_ROWS = 1000  # after which the header comes again: columns are as wide as these rows need, memory is bounded

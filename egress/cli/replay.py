@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING
 
 import click
 
-from egress.cli.text import endpoint, plain
+from egress.cli.output.text import endpoint, plain
 from egress.config import load_config
 from egress.errors import EgressError
-from egress.eve import iso
 from egress.model import Policy, Rule
-from egress.policyfile import load_policy
+from egress.policy.file import load_policy
+from egress.records.eve import iso
 from egress.replay import Found, Network, Report, replay
 
 if TYPE_CHECKING:
-    from egress.cli.filing import Filing
+    from egress.cli.output.caseoutput import Filing
 
 PROGRESS_BYTES = 8 * 1024 * 1024  # files from this size on take long enough for a progress bar
 FOUND = 3
@@ -93,7 +93,7 @@ def command(
 
 @contextmanager
 def _filing(case: str, rules: tuple[Rule, ...], networks: list[Network], config: Path | None) -> Iterator[Filing]:
-    from egress.cli.filing import Filing  # SQLAlchemy, which a replay alone does not need
+    from egress.cli.output.caseoutput import Filing  # SQLAlchemy, which a replay alone does not need
 
     filing = Filing(load_config(config), case, rules, networks)
     try:

@@ -11,20 +11,21 @@ from pathlib import Path
 import click
 from sqlalchemy.engine import Engine
 
-from egress.cli.html import Html, page, tag
-from egress.cli.params import Time, case_words
-from egress.cli.plots import activity, intervals
-from egress.cli.queries import config_option, period, records
-from egress.cli.story import REACH
-from egress.cli.story_agent import attachment
-from egress.cli.text import endpoint, hexdump, size, when
+from egress.cli.input.params import Time, case_words
+from egress.cli.input.queries import config_option, period, records
+from egress.cli.output.html import Html, page, tag
+from egress.cli.output.plots import activity, intervals
+from egress.cli.output.story import REACH
+from egress.cli.output.story_agent import attachment
+from egress.cli.output.text import endpoint, hexdump, size, when
 from egress.errors import EgressError
-from egress.model import Effect, FindingRecord
-from egress.store.counting import Count, count_by
-from egress.store.evidence import read
-from egress.store.reader import Filter, findings
-from egress.store.story import agent_story, exactly
-from egress.store.timeline import Activity, axis, starts, timeline
+from egress.model import Effect
+from egress.records.shape import FindingRecord
+from egress.store.query.counting import Count, count_by
+from egress.store.query.reader import Filter, findings
+from egress.store.query.story import agent_story, exactly
+from egress.store.query.timeline import Activity, axis, starts, timeline
+from egress.store.recording.evidence import read
 
 COLUMNS = 120  # of the timeline
 ROWS = 100  # destinations, findings

@@ -11,13 +11,13 @@ from typing import Any, BinaryIO, cast
 
 import click
 
-from egress.cli.budget import budget_option
+from egress.cli.input.budget import budget_option
 from egress.config import Config, load_config
 from egress.control import Client, NotRunning
 from egress.errors import EgressError
-from egress.gateway.process import python
+from egress.gateway.kernel.command import python
 from egress.model import Budget, Mode
-from egress.policyfile import load_policy
+from egress.policy.file import load_policy
 
 START_SECONDS = 30.0
 EXAMPLES = """\b
@@ -54,8 +54,8 @@ def command(
     Exit code and signals are the command's. Without a running gateway one is started, which ends with the last sandbox.
     A line at the end says what was refused; `egress query --agent NAME` tells more.
     """
-    from egress.gateway.launch import launch
-    from egress.gateway.sandbox import Sandbox
+    from egress.gateway.sandbox.launch import launch
+    from egress.gateway.sandbox.sandbox import Sandbox
 
     config = load_config(config_file)
     rules = load_policy(policy) if policy else ()

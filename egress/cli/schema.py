@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import click
 
-from egress import recordschema
-from egress.cli.tables import table
+from egress.cli.output.tables import table
+from egress.records import schema
 
 EXAMPLES = """\b
 Examples:
@@ -28,20 +28,20 @@ Examples:
 )
 def command(event: str | None, output: str) -> None:
     """Show the schema of the records: of the journal's lines, and of what is stored."""
-    known = recordschema.events()
+    known = schema.events()
     if event is not None and event not in known:
         raise click.UsageError(f"no record has event_type {event}; there are {', '.join(known)}")
     if output == "json":
-        click.echo(recordschema.text(), nl=False)
+        click.echo(schema.text(), nl=False)
     elif output == "markdown":
-        click.echo(recordschema.markdown(), nl=False)
+        click.echo(schema.markdown(), nl=False)
     else:
         _show([event] if event else list(known))
 
 
 def _show(names: list[str]) -> None:
     for name in names:
-        click.echo(f"{name}: {recordschema.events()[name]['description']}\n")
-        rows = [(each.path, each.kind.replace("`", ""), each.meaning) for each in recordschema.fields(name)]
+        click.echo(f"{name}: {schema.events()[name]['description']}\n")
+        rows = [(each.path, each.kind.replace("`", ""), each.meaning) for each in schema.fields(name)]
         table(("key", "value", "meaning"), rows)
         click.echo()

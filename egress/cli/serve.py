@@ -34,7 +34,7 @@ def command(config_file: Path | None, host: str | None, port: int | None, access
     """
     from api import server
     from api.app import create_app
-    from egress.store.database import open_database
+    from egress.store.database.database import open_database
 
     logging.basicConfig(format="egress: %(message)s")
     logging.getLogger("egress").setLevel(logging.INFO)

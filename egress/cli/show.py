@@ -8,18 +8,18 @@ from pathlib import Path
 
 import click
 
-from egress.cli.queries import chosen_finding, chosen_flow, config_option, records
-from egress.cli.story import doing_line, finding_lines, flow_lines, kept_line
-from egress.cli.story_agent import agent_document, agent_lines
-from egress.cli.story_episode import episode_lines
-from egress.cli.tables import output_option
-from egress.cli.text import labelled, plain
+from egress.cli.input.queries import chosen_finding, chosen_flow, config_option, records
+from egress.cli.output.story import doing_line, finding_lines, flow_lines, kept_line
+from egress.cli.output.story_agent import agent_document, agent_lines
+from egress.cli.output.story_episode import episode_lines
+from egress.cli.output.tables import output_option
+from egress.cli.output.text import labelled, plain
 from egress.errors import InputError
-from egress.eve import process_part, to_eve
-from egress.ruletext import to_mapping
-from egress.store.episodes import agents_of, episode_story
-from egress.store.story import FindingStory, FlowStory, agent_story, finding_story, flow_story
-from egress.store.storyjson import flow_mapping, meanwhile_mapping, story_mapping
+from egress.policy.ruletext import to_mapping
+from egress.records.eve import process_part, to_eve
+from egress.store.query.episodes import agents_of, episode_story
+from egress.store.query.story import FindingStory, FlowStory, agent_story, finding_story, flow_story
+from egress.store.query.storyjson import flow_mapping, meanwhile_mapping, story_mapping
 
 EXAMPLES = """\b
 Examples:

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import click
 
-from egress.cli.client import PATIENCE, Api, api_options
-from egress.cli.params import read_document
+from egress.cli.input.client import PATIENCE, Api, api_options
+from egress.cli.input.params import read_document
+from egress.cli.output.tables import output_option
 from egress.cli.simulation import show, simulation_options
-from egress.cli.tables import output_option
 
 EXAMPLES = """\b
 Examples:

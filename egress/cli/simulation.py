@@ -8,8 +8,8 @@ from typing import Any, TypeVar
 
 import click
 
-from egress.cli.params import case_option, chosen_case
-from egress.cli.tables import as_json, table
+from egress.cli.input.params import case_option, chosen_case
+from egress.cli.output.tables import as_json, table
 
 COLUMNS = ("would be", "agent", "destination", "asked for", "why")
 ALWAYS = "1970-01-01T00:00:00Z"

@@ -11,15 +11,15 @@ from pathlib import Path
 
 import click
 
-from egress.cli.drawing import axis_lines, bars, blocks, marks
-from egress.cli.params import Time
-from egress.cli.queries import QueryCommand, checked, config_option, period, query_argument, records
-from egress.cli.tables import as_json, output_option
-from egress.cli.text import plain, size, when
+from egress.cli.input.params import Time
+from egress.cli.input.queries import QueryCommand, checked, config_option, period, query_argument, records
+from egress.cli.output.sparkline import axis_lines, bars, blocks, marks
+from egress.cli.output.tables import as_json, output_option
+from egress.cli.output.text import plain, size, when
 from egress.errors import InputError
-from egress.eve import iso
-from egress.store.reader import Filter
-from egress.store.timeline import Activity, Axis, axis, timeline
+from egress.records.eve import iso
+from egress.store.query.reader import Filter
+from egress.store.query.timeline import Activity, Axis, axis, timeline
 
 AGENTS = 50  # drawn unless asked for more
 STEPS = 10_000  # at most, for programs

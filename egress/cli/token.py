@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import click
 
-from egress.cli.client import Api, api_options, segment
-from egress.cli.tables import as_json, output_option, table
+from egress.cli.input.client import Api, api_options, segment
+from egress.cli.output.tables import as_json, output_option, table
 
 EXAMPLES = """\b
 Examples:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from egress.model import AnomalyRecord, Reason
+from egress.model import Reason
+from egress.records.shape import AnomalyRecord
 
 FOLD = 1.0  # seconds
 MAX_KINDS = 4096  # (agent, reason) pairs remembered at a time

@@ -21,9 +21,8 @@ from egress.engine.dissect import begins_quic
 from egress.engine.events import Burst, Event
 from egress.engine.evidence import Evidence
 from egress.engine.flow import Flow, FlowTable, Key, flow_key, repeated_handshake
+from egress.engine.outcome import Outcome
 from egress.engine.patterns import Patterns, with_beginning
-from egress.engine.policy import exempt
-from egress.engine.quoted import answers_known
 from egress.engine.reassembly import events
 from egress.engine.records import finding_record, flow_record
 from egress.engine.refusals import Refusals
@@ -47,14 +46,15 @@ from egress.model import (
     Finding,
     Hold,
     Mode,
-    Outcome,
     Packet,
     Policy,
     PolicyChange,
     Reason,
-    Record,
     Verdict,
 )
+from egress.policy.rulebook import exempt
+from egress.records.shape import Record
+from egress.wire.icmp import answers_known
 from egress.wire.packet import decode, fragmented
 
 OUT, IN = Direction.OUT, Direction.IN

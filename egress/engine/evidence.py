@@ -10,7 +10,8 @@ from collections import deque
 from itertools import chain
 
 from egress.config import Limits
-from egress.model import Direction, EvidencePacket, EvidenceRecord, FindingRecord
+from egress.model import Direction
+from egress.records.shape import EvidencePacket, EvidenceRecord, FindingRecord
 
 Kept = tuple[float, bytes, int, Direction]  # time, IP packet, its length on the wire, direction
 

@@ -17,6 +17,7 @@ from egress.config import Limits
 from egress.engine.dissect import Dissector
 from egress.engine.events import Event
 from egress.engine.evidence import Evidence
+from egress.engine.outcome import Outcome
 from egress.engine.patterns import Scan
 from egress.engine.stream import Stream, distance
 from egress.model import (
@@ -31,7 +32,6 @@ from egress.model import (
     Action,
     Agent,
     Direction,
-    Outcome,
     Packet,
     Reason,
     Rule,

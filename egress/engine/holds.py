@@ -26,9 +26,10 @@ from collections import Counter
 from ipaddress import ip_address
 
 from egress.config import Limits
-from egress.domain import is_host
 from egress.engine.flow import Flow
-from egress.model import RECORD_NAMES, Agent, Hold, Mode, protocol_name
+from egress.model import Agent, Hold, Mode, protocol_name
+from egress.policy.domain import is_host
+from egress.records.shape import RECORD_NAMES
 
 APPROVED, DENIED, EXPIRED, WITHDRAWN = "approved", "denied", "expired", "withdrawn"
 

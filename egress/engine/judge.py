@@ -3,7 +3,7 @@
     quarantine                                a person's order, above everything
     a budget, a query or an approval that     stands until the rules change
     was refused
-    deny rules, allow rules, the default      `egress.engine.policy`; names are those bound to the address for this
+    deny rules, allow rules, the default      `egress.policy.rulebook`; names are those bound to the address for this
                                               agent, and the one that the bytes say
     a destination refused for a finding       above every allow
     a budget                                  asked last, of what would pass
@@ -18,16 +18,16 @@ keeping to it, and its expiry, a deny rule, a finding, a budget or a quarantine 
 from __future__ import annotations
 
 from egress.config import Limits
-from egress.domain import canonical, is_host, reverse_address
-from egress.engine.budget import Budgets
-from egress.engine.concern import Concern
-from egress.engine.destinations import Destinations
 from egress.engine.events import DnsAnswered, DnsAsked, Event, Named
 from egress.engine.flow import Flow
 from egress.engine.holds import asks
-from egress.engine.names import Bindings
-from egress.engine.policy import Rulebook
 from egress.model import Action, Direction, Policy, PolicyChange, Reason, Rule, Verdict
+from egress.policy.affected import Concern
+from egress.policy.bindings import Bindings
+from egress.policy.budgets import Budgets
+from egress.policy.destinations import Destinations
+from egress.policy.domain import canonical, is_host, reverse_address
+from egress.policy.rulebook import Rulebook
 from egress.wire.dns import addresses_of
 
 

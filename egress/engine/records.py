@@ -6,16 +6,8 @@ import hashlib
 from ipaddress import ip_address
 
 from egress.engine.flow import Flow
-from egress.model import (
-    ICMP,
-    ICMPV6,
-    RECORD_NAMES,
-    Action,
-    Finding,
-    FindingRecord,
-    FlowRecord,
-    protocol_name,
-)
+from egress.model import ICMP, ICMPV6, Action, Finding, protocol_name
+from egress.records.shape import RECORD_NAMES, FindingRecord, FlowRecord
 from egress.wire.community import community_id
 
 

@@ -6,7 +6,9 @@ from collections import Counter
 from ipaddress import ip_address
 
 from egress.engine.anomalies import Anomalies
-from egress.model import Action, Agent, AnomalyRecord, Mode, Outcome, Packet, Reason, Record, Verdict, protocol_name
+from egress.engine.outcome import Outcome
+from egress.model import Action, Agent, Mode, Packet, Reason, Verdict, protocol_name
+from egress.records.shape import AnomalyRecord, Record
 from egress.wire.packet import addresses
 
 # These refuse a connection, visibly; every other reason is about one packet, which is dropped and marks nothing.

@@ -7,12 +7,14 @@ from dataclasses import replace
 
 from egress.config import Limits
 from egress.engine.flow import Flow
+from egress.engine.outcome import Outcome
 from egress.engine.patterns import Patterns
-from egress.engine.policy import UNKNOWN
 from egress.engine.records import flow_record
 from egress.engine.tracker import Tracker
 from egress.engine.verdicts import Verdicts
-from egress.model import UDP, Action, Direction, Mode, Outcome, Reason, Record
+from egress.model import UDP, Action, Direction, Mode, Reason
+from egress.policy.rulebook import UNKNOWN
+from egress.records.shape import Record
 
 OUT, IN = Direction.OUT, Direction.IN
 

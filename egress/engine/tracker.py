@@ -7,13 +7,14 @@ nothing may, there is no room and the new flow is refused (Suricata calls this t
 from __future__ import annotations
 
 from collections.abc import Iterator
-from ipaddress import ip_network
 
+from egress.addresses import Networks
 from egress.config import Limits
 from egress.engine.flow import Flow, FlowTable
 from egress.engine.records import flow_record
 from egress.engine.timers import Timers
-from egress.model import TCP, Agent, FlowRecord
+from egress.model import TCP, Agent
+from egress.records.shape import FlowRecord
 
 
 class Tracker:
@@ -101,15 +102,3 @@ class Tracker:
     @property
     def buffered(self) -> int:
         return sum(table.buffered for table in self._tables.values())
-
-
-class Networks:
-    """Membership of packed addresses in a few networks. Raises ValueError for what is no network."""
-
-    def __init__(self, networks: tuple[str, ...]) -> None:
-        parsed = [ip_network(network, strict=False) for network in networks]
-        self._parts = [(net.max_prefixlen // 8, int(net.netmask), int(net.network_address)) for net in parsed]
-
-    def __contains__(self, address: bytes) -> bool:
-        value = int.from_bytes(address)
-        return any(size == len(address) and value & mask == network for size, mask, network in self._parts)

@@ -18,9 +18,11 @@ from egress.config import Limits
 from egress.engine.flow import Flow
 from egress.engine.holds import APPROVED, DENIED, EXPIRED, WITHDRAWN, Holds, asks
 from egress.engine.judge import Judge
+from egress.engine.outcome import Outcome
 from egress.engine.records import flow_record
 from egress.engine.tracker import Tracker
-from egress.model import Action, Agent, Hold, Mode, Outcome, Policy, PolicyChange, Reason, Record, Verdict
+from egress.model import Action, Agent, Hold, Mode, Policy, PolicyChange, Reason, Verdict
+from egress.records.shape import Record
 
 
 class Verdicts:

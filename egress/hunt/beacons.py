@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from egress.hunt.hunter import MAX_LEADS, Haul, Lead, Settings, Strongest, counted
 from egress.hunt.regularity import MIN_GAPS, Regular
 from egress.model import Severity
-from egress.store.history import MAX_MOMENTS, Series, Target
+from egress.store.query.history import MAX_MOMENTS, Series, Target
 
 HUNTERS = 2  # that share alpha: beacon.slow and beacon.shared
 

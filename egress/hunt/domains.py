@@ -6,7 +6,7 @@ from functools import cache, lru_cache
 
 from publicsuffixlist import PublicSuffixList
 
-from egress.domain import canonical, is_address
+from egress.policy.domain import canonical, is_address
 
 
 @lru_cache(maxsize=65536)

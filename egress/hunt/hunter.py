@@ -9,7 +9,7 @@ from typing import Protocol
 
 from egress.errors import InputError
 from egress.model import Severity
-from egress.store.history import History, Target
+from egress.store.query.history import History, Target
 
 MAX_LEADS = 1000  # of one hunter and hunt: nobody reads more, and a history that an agent wrote must not fill the table
 

@@ -14,11 +14,12 @@ from dataclasses import dataclass
 
 from sqlalchemy.engine import Engine
 
-from egress.engine.policy import exempt
 from egress.hunt.hunter import Hunter, Lead, Settings
-from egress.model import EVIDENCE_BYTES, Action, Effect, FindingRecord, FlowRecord, Rule
-from egress.store.history import DAY, History, Window
-from egress.store.rules import rule_at
+from egress.model import EVIDENCE_BYTES, Action, Effect, Rule
+from egress.policy.rulebook import exempt
+from egress.records.shape import FindingRecord, FlowRecord
+from egress.store.policy.ruleset import rule_at
+from egress.store.query.history import DAY, History, Window
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,10 +12,10 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, collap
 
 from publicsuffixlist import PublicSuffixList
 
-from egress.domain import parse_pattern
-from egress.eve import iso
 from egress.model import Rule
-from egress.ruletext import MAX_PORTS, read_rule
+from egress.policy.domain import parse_pattern
+from egress.policy.ruletext import MAX_PORTS, read_rule
+from egress.records.eve import iso
 from egress.whatif.subject import DNS
 
 AUTHOR = "egress learn"

@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from ipaddress import ip_address
 
-from egress.domain import canonical, is_address, normalise
-from egress.engine.policy import UNKNOWN, Rulebook
 from egress.errors import InputError
 from egress.model import PROTOCOL_NUMBERS, SCTP, TCP, UDP, Action, Agent, Mode, Reason, Rule, Verdict
-from egress.ruletext import InvalidRule, read_rule
+from egress.policy.domain import canonical, is_address, normalise
+from egress.policy.rulebook import UNKNOWN, Rulebook
+from egress.policy.ruletext import InvalidRule, read_rule
 from egress.whatif.subject import NAMING, Target
 
 APPS = ("ssh", "tls", "quic", "http", "http2", "dns", "stratum", "socks", UNKNOWN)  # what a flow may turn out to be

@@ -24,11 +24,11 @@ from glob import escape
 
 from sqlalchemy.engine import Connection
 
-from egress.domain import canonical, is_address, is_host, parse_pattern, reverse_address
-from egress.engine.policy import Rulebook
 from egress.errors import EgressError
 from egress.model import Action, Agent, Policy, Reason, Rule
-from egress.policyfile import MAX_RULES
+from egress.policy.domain import canonical, is_address, is_host, parse_pattern, reverse_address
+from egress.policy.file import MAX_RULES
+from egress.policy.rulebook import Rulebook
 from egress.whatif.bundles import Bundle, Want, bundle, networks, safe
 from egress.whatif.objections import Objections, address_text
 from egress.whatif.stored import Deed, deeds, destination_of

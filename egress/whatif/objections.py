@@ -9,12 +9,12 @@ from ipaddress import ip_address
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from egress.domain import canonical
-from egress.engine.policy import Rulebook
 from egress.model import Action, Agent, Effect, Policy, Severity
-from egress.store.tables import approvals as approval_table
-from egress.store.tables import findings as finding_table
-from egress.store.tables import flows as flow_table
+from egress.policy.domain import canonical
+from egress.policy.rulebook import Rulebook
+from egress.store.database.tables import approvals as approval_table
+from egress.store.database.tables import findings as finding_table
+from egress.store.database.tables import flows as flow_table
 from egress.whatif.bundles import Bundle
 from egress.whatif.subject import DNS, NAMING, Target, packed, protocol_number
 

@@ -18,9 +18,9 @@ from ipaddress import ip_address
 
 from sqlalchemy.engine import Connection
 
-from egress.domain import canonical, reverse_address
-from egress.engine.policy import Rulebook, exempt
 from egress.model import Action, Agent, Policy, Reason, Rule, Verdict
+from egress.policy.domain import canonical, reverse_address
+from egress.policy.rulebook import Rulebook, exempt
 from egress.whatif.stored import Deed, deeds, destination_of, names_of
 from egress.whatif.subject import forgotten
 

@@ -9,12 +9,12 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from egress.domain import canonical, is_address
 from egress.model import Action, Effect, Mode, Reason
-from egress.store.matching import glob
-from egress.store.sqlite import by_itself
-from egress.store.tables import findings as finding_table
-from egress.store.tables import flows as flow_table
+from egress.policy.domain import canonical, is_address
+from egress.store.database.matching import glob
+from egress.store.database.sqlite import by_itself
+from egress.store.database.tables import findings as finding_table
+from egress.store.database.tables import flows as flow_table
 from egress.whatif.subject import DNS, NAMING, Target, recorded
 
 CHUNK = 1000  # rows read together

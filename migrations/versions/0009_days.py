@@ -1,6 +1,6 @@
 """Days: the time becomes part of the records' keys, and PostgreSQL keeps a partition for each day; table pruned.
 
-What is written here is how a day is made at this revision; later ones are made by egress.store.days. A later
+What is written here is how a day is made at this revision; later ones are made by egress.store.database.days. A later
 revision alters the whole table (`flows`), never a partition: PostgreSQL carries it to all of them.
 
 On the way back records that differ in nothing but the time have one key: the latest flow and the first finding stay.

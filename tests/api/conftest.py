@@ -16,9 +16,9 @@ from sqlalchemy.engine import Engine
 
 from api.app import create_app
 from egress.config import Api, Config
-from egress.store import tokens
-from egress.store.audit import Actor
-from egress.store.database import open_database, writing
+from egress.store.database.database import open_database, writing
+from egress.store.policy import tokens
+from egress.store.policy.audit import Actor
 
 ROOT = ("unix:0", 1)
 OUTSIDE = ("192.0.2.1", 4711)

@@ -9,10 +9,10 @@ from sqlalchemy.engine import Engine
 
 from egress.config import Config
 from egress.model import Agent, Mode
-from egress.store import agents, audit
-from egress.store.agents import StoredAgent
-from egress.store.audit import Actor
-from egress.store.database import writing
+from egress.store.database.database import writing
+from egress.store.policy import agents, audit
+from egress.store.policy.agents import StoredAgent
+from egress.store.policy.audit import Actor
 from tests.api.conftest import Client, assert_problem
 
 AsRole = Callable[..., Client]

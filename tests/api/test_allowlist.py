@@ -16,10 +16,11 @@ from fastapi import FastAPI
 from sqlalchemy.engine import Engine
 
 from egress.model import Action, Rule
-from egress.store import audit, rules
-from egress.store.audit import Actor
-from egress.store.database import writing
-from egress.store.writer import store
+from egress.store.database.database import writing
+from egress.store.policy import audit, ruleset
+from egress.store.policy.audit import Actor
+from egress.store.policy.edits import Edit
+from egress.store.recording.writer import store
 from tests.api.conftest import Client, assert_problem
 from tests.store.samples import FLOW
 
@@ -29,12 +30,12 @@ YAML = {"Content-Type": "application/yaml"}
 
 def of_the_file(engine: Engine, *listed: Rule) -> None:
     with writing(engine) as connection:
-        rules.Edit(connection, Actor("gateway"), time.time()).sync("file", listed)
+        Edit(connection, Actor("gateway"), time.time()).sync("file", listed)
 
 
 def state(engine: Engine) -> tuple[object, int]:
     with engine.connect() as connection:
-        return rules.snapshot(connection), audit.latest(connection)
+        return ruleset.snapshot(connection), audit.latest(connection)
 
 
 def test_a_rule_is_made_read_and_removed(root: Client) -> None:
@@ -58,7 +59,7 @@ def test_a_rule_is_made_read_and_removed(root: Client) -> None:
 def test_what_is_made_is_what_the_policy_says(root: Client, engine: Engine) -> None:
     root.post("/allowlist", {**RULE, "expires": "1h", "id": "mine"})
     with engine.connect() as connection:
-        policy = rules.snapshot(connection)
+        policy = ruleset.snapshot(connection)
     assert policy is not None
     (rule,) = policy.rules
     assert (rule.id, rule.action, rule.ports, rule.agent) == ("mine", Action.ACCEPT, ((443, 443), (8000, 8100)), "ci-*")

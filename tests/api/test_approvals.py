@@ -11,8 +11,8 @@ import httpx
 from sqlalchemy.engine import Engine
 
 from egress.model import Hold
-from egress.store import approvals, audit, rules
-from egress.store.database import writing
+from egress.store.database.database import writing
+from egress.store.policy import approvals, audit, ruleset
 from tests.api.conftest import Client, assert_problem
 
 AsRole = Callable[..., Client]
@@ -29,9 +29,9 @@ def hold(engine: Engine, id: str = ID, agent: str = "rome-7", **fields: Any) -> 
         approvals.ask(connection, Hold(**(wanted | fields)))
 
 
-def in_force(engine: Engine) -> tuple[rules.StoredRule, ...]:
+def in_force(engine: Engine) -> tuple[ruleset.StoredRule, ...]:
     with engine.connect() as connection:
-        return rules.list_rules(connection, rules.RuleFilter(), None, 100)
+        return ruleset.list_rules(connection, ruleset.RuleFilter(), None, 100)
 
 
 TABLE = [

@@ -16,9 +16,9 @@ from sqlalchemy.engine import Engine
 from api import auth
 from api.app import discovered
 from api.auth import PREFIX, PUBLIC, Caller, Failures
-from egress.store import tokens
-from egress.store.audit import Actor
-from egress.store.database import writing
+from egress.store.database.database import writing
+from egress.store.policy import tokens
+from egress.store.policy.audit import Actor
 from tests.api.conftest import OUTSIDE, Client, assert_problem
 
 READS = ["/allowlist", "/policy/versions", "/policy/diff?from=0"]
@@ -168,7 +168,7 @@ def test_no_text_is_a_token(engine_text: str) -> None:
     """The store answers None to whatever a header can hold; here nothing is stored."""
     import sqlalchemy as sa
 
-    from egress.store.tables import metadata
+    from egress.store.database.tables import metadata
 
     engine = sa.create_engine("sqlite://")
     metadata.create_all(engine)

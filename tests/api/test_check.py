@@ -8,11 +8,11 @@ from typing import Any
 from sqlalchemy.engine import Engine
 
 from egress.model import Action, Agent, Mode
-from egress.store import agents
-from egress.store.agents import StoredAgent
-from egress.store.audit import Actor
-from egress.store.database import writing
-from egress.store.rules import Edit
+from egress.store.database.database import writing
+from egress.store.policy import agents
+from egress.store.policy.agents import StoredAgent
+from egress.store.policy.audit import Actor
+from egress.store.policy.edits import Edit
 from tests.api.conftest import Client, assert_problem
 from tests.whatif.recording import allow, deny
 

@@ -11,8 +11,8 @@ import sqlalchemy as sa
 from fastapi import FastAPI
 from sqlalchemy.engine import Engine
 
-from egress.store import audit, rules
-from egress.store.database import writing
+from egress.store.database.database import writing
+from egress.store.policy import audit, ruleset
 from tests.api.conftest import Client, assert_problem
 
 RULE = {"action": "allow", "destination": "example.org"}
@@ -88,7 +88,7 @@ def test_for_show(root: Client, engine: Engine) -> None:
     assert shown.status_code == 201 and shown.headers["dry-run"] == "true"
     assert shown.json()["destination"] == "example.org"
     with engine.connect() as connection:
-        assert rules.current(connection) == 0 == audit.latest(connection)
+        assert ruleset.current(connection) == 0 == audit.latest(connection)
     done = root.post("/allowlist", RULE, headers=KEY)
     assert done.status_code == 201 and "dry-run" not in done.headers
     assert_problem(root.post("/allowlist?dry_run=true", RULE), 409)

@@ -8,11 +8,12 @@ from dataclasses import replace
 from sqlalchemy.engine import Engine
 
 from egress.model import Action, Agent, Reason, Rule
-from egress.store import agents, gateways, rules
-from egress.store.agents import StoredAgent
-from egress.store.audit import Actor
-from egress.store.database import writing
-from egress.store.writer import store
+from egress.store.database.database import writing
+from egress.store.policy import agents, gateways, ruleset
+from egress.store.policy.agents import StoredAgent
+from egress.store.policy.audit import Actor
+from egress.store.policy.edits import Edit
+from egress.store.recording.writer import store
 from tests.api.conftest import Client, assert_problem
 from tests.store import samples
 
@@ -28,7 +29,7 @@ def runs(engine: Engine, *hosts: str) -> None:
             gateways.beat(connection, host, f"run of {host}", 1, 1)
             agents.add_agent(connection, GATEWAY, StoredAgent(Agent(f"a-{host}"), "netns", "a", host=host))
             listed = Rule(f"{host}:ssh", Action.ACCEPT, destination=f"{host}.example.org")
-            rules.Edit(connection, GATEWAY, 5.0).sync(rules.FILE, [listed], host)
+            Edit(connection, GATEWAY, 5.0).sync(ruleset.FILE, [listed], host)
 
 
 def stop(engine: Engine, host: str) -> None:

@@ -11,8 +11,8 @@ from sqlalchemy.engine import Engine
 
 from api.app import create_app
 from egress.config import Config
-from egress.store import gateways
-from egress.store.database import writing
+from egress.store.database.database import writing
+from egress.store.policy import gateways
 from tests.api.conftest import OUTSIDE, Client, assert_problem
 
 AsRole = Callable[..., Client]

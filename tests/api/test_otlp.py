@@ -31,10 +31,10 @@ from api.otlp.spans import Span
 from api.routes import traces
 from egress.config import Config
 from egress.model import Agent, Step
-from egress.store import steps
-from egress.store.agents import StoredAgent, add_agent
-from egress.store.audit import Actor
-from egress.store.database import writing
+from egress.store.database.database import writing
+from egress.store.policy.agents import StoredAgent, add_agent
+from egress.store.policy.audit import Actor
+from egress.store.recording import steps
 from tests.api.conftest import OUTSIDE, Client
 from tests.api.serving import served
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from sqlalchemy.engine import Engine
 
-from egress.store import audit
+from egress.store.policy import audit
 from tests.api.conftest import Client, assert_problem
 
 

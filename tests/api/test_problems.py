@@ -19,7 +19,7 @@ from api.auth import PUBLIC
 from api.gate import MAX_BODY
 from api.problems import Problem
 from egress.config import Config
-from egress.store import audit
+from egress.store.policy import audit
 from tests.api.conftest import OUTSIDE, Client, assert_problem
 
 JSON = {"Content-Type": "application/json"}

@@ -11,9 +11,10 @@ import pytest
 from scapy.utils import RawPcapNgReader
 from sqlalchemy.engine import Engine
 
-from egress.model import Action, AnomalyRecord, Direction, EvidencePacket, EvidenceRecord, Reason, Record
-from egress.store.database import writing
-from egress.store.writer import store
+from egress.model import Action, Direction, Reason
+from egress.records.shape import AnomalyRecord, EvidencePacket, EvidenceRecord, Record
+from egress.store.database.database import writing
+from egress.store.recording.writer import store
 from tests.api.conftest import Client, assert_problem
 from tests.whatif.recording import START, finding, flow, refused, tls
 

@@ -28,9 +28,10 @@ from sqlalchemy.engine import Engine
 from api.app import create_app
 from egress.config import Api, Config
 from egress.model import Action, Rule
-from egress.store import audit, rules, tokens
-from egress.store.audit import Actor
-from egress.store.database import writing
+from egress.store.database.database import writing
+from egress.store.policy import audit, tokens
+from egress.store.policy.audit import Actor
+from egress.store.policy.edits import Edit
 from tests.api.conftest import Client
 
 CHECKS = [
@@ -88,7 +89,7 @@ def test_every_operation_keeps_to_the_document(
 def test_what_succeeds_is_as_the_document_says(root: Client, engine: Engine) -> None:
     rule = {"action": "allow", "destination": "example.org", "ports": [22, "80-90"], "expires": "1h", "comment": "x"}
     with writing(engine) as connection:
-        rules.Edit(connection, Actor("gateway"), time.time()).sync("file", [Rule("filed", Action.REJECT)])
+        Edit(connection, Actor("gateway"), time.time()).sync("file", [Rule("filed", Action.REJECT)])
     asked: list[tuple[str, str, str, object]] = [
         ("POST", "/allowlist", "/allowlist", {**rule, "id": "a"}),
         ("PUT", "/allowlist/{rule_id}", "/allowlist/a", {**rule, "protocol": 17, "exempt": ["ssh.*"]}),

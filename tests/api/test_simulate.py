@@ -10,11 +10,11 @@ import pytest
 from sqlalchemy.engine import Engine
 
 from egress.model import Agent, Reason
-from egress.store import agents, audit
-from egress.store.agents import StoredAgent
-from egress.store.audit import Actor
-from egress.store.database import writing
-from egress.store.writer import store
+from egress.store.database.database import writing
+from egress.store.policy import agents, audit
+from egress.store.policy.agents import StoredAgent
+from egress.store.policy.audit import Actor
+from egress.store.recording.writer import store
 from tests.api.conftest import Client, assert_problem
 from tests.whatif.recording import finding, flow, refused, tls
 

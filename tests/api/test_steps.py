@@ -14,11 +14,11 @@ from sqlalchemy.engine import Engine
 from api.app import create_app
 from egress.config import Api, Config
 from egress.model import Agent
-from egress.store import audit, rules
-from egress.store.agents import StoredAgent, add_agent
-from egress.store.audit import Actor
-from egress.store.database import writing
-from egress.store.writer import store
+from egress.store.database.database import writing
+from egress.store.policy import audit, ruleset
+from egress.store.policy.agents import StoredAgent, add_agent
+from egress.store.policy.audit import Actor
+from egress.store.recording.writer import store
 from tests.api.conftest import Client, assert_problem
 from tests.whatif.recording import finding, flow
 
@@ -108,11 +108,11 @@ def test_a_reporter_may_tell_of_its_agents_and_nothing_else(as_role: AsRole, roo
 
 def test_telling_is_no_edit(root: Client, engine: Engine) -> None:
     with engine.connect() as connection:
-        before = audit.latest(connection), rules.current(connection)
+        before = audit.latest(connection), ruleset.current(connection)
     root.post(STEPS, CALL)
     root.post(STEPS, CALL | {"end": "now"})
     with engine.connect() as connection:
-        assert (audit.latest(connection), rules.current(connection)) == before
+        assert (audit.latest(connection), ruleset.current(connection)) == before
 
 
 def test_a_framework_that_floods_is_told_to_wait(config: Config, engine: Engine) -> None:

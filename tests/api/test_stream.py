@@ -16,11 +16,12 @@ import pytest
 from fastapi import FastAPI
 from sqlalchemy.engine import Engine
 
-from egress.model import Action, Reason, Record
-from egress.store import tokens
-from egress.store.audit import Actor
-from egress.store.database import writing
-from egress.store.writer import store
+from egress.model import Action, Reason
+from egress.records.shape import Record
+from egress.store.database.database import writing
+from egress.store.policy import tokens
+from egress.store.policy.audit import Actor
+from egress.store.recording.writer import store
 from tests.api.conftest import Client
 from tests.api.serving import served
 from tests.whatif.recording import finding, flow

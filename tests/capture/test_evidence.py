@@ -17,7 +17,8 @@ from scapy.utils import RawPcapNgReader
 from egress.capture import frames
 from egress.capture.evidence import to_pcapng
 from egress.capture.spans import find
-from egress.model import Action, Direction, Effect, EvidencePacket, EvidenceRecord, FindingRecord, Mode, Severity
+from egress.model import Action, Direction, Effect, Mode, Severity
+from egress.records.shape import EvidencePacket, EvidenceRecord, FindingRecord
 
 FOUND = FindingRecord(
     finding_id="0123456789abcdef", flow_id="fedcba9876543210", agent="rome-7", time=1_700_000_000.5,

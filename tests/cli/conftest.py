@@ -16,7 +16,7 @@ from sqlalchemy.engine import Engine
 
 from egress.cli.main import egress
 from egress.errors import EgressError
-from egress.store.database import open_database
+from egress.store.database.database import open_database
 
 
 @dataclass(frozen=True)

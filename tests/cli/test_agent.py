@@ -5,10 +5,10 @@ from __future__ import annotations
 from sqlalchemy.engine import Engine
 
 from egress.model import Agent
-from egress.store import agents
-from egress.store.agents import StoredAgent
-from egress.store.audit import Actor
-from egress.store.database import writing
+from egress.store.database.database import writing
+from egress.store.policy import agents
+from egress.store.policy.agents import StoredAgent
+from egress.store.policy.audit import Actor
 from tests.cli.conftest import Cli
 
 

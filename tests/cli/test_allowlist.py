@@ -8,9 +8,9 @@ from pathlib import Path
 
 from sqlalchemy.engine import Engine
 
-from egress.store.audit import Actor
-from egress.store.database import writing
-from egress.store.rules import Edit
+from egress.store.database.database import writing
+from egress.store.policy.audit import Actor
+from egress.store.policy.edits import Edit
 from tests.cli.conftest import Cli
 from tests.whatif.recording import allow
 

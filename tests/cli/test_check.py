@@ -9,8 +9,8 @@ from typing import Any
 from sqlalchemy.engine import Engine
 
 from egress.model import Reason
-from egress.store.database import writing
-from egress.store.writer import store
+from egress.store.database.database import writing
+from egress.store.recording.writer import store
 from tests.cli.conftest import Cli
 from tests.whatif.recording import tls
 

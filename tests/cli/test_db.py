@@ -11,9 +11,9 @@ import sqlalchemy as sa
 from alembic import command
 from sqlalchemy.engine import Engine
 
-from egress.store import tables
-from egress.store.database import HEAD, alembic_config, open_database, writing
-from egress.store.writer import store
+from egress.store.database import tables
+from egress.store.database.database import HEAD, alembic_config, open_database, writing
+from egress.store.recording.writer import store
 from tests.cli.conftest import Cli
 from tests.store import samples
 from tests.store.conftest import postgresql_url, server  # noqa: F401 - fixtures

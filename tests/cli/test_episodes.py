@@ -8,14 +8,15 @@ from dataclasses import replace
 import pytest
 from sqlalchemy.engine import Engine
 
-from egress.model import Record, Step, StepSource
-from egress.store import steps
-from egress.store.database import storing, writing
-from egress.store.steps import make
-from egress.store.writer import store
+from egress.model import Step, StepSource
+from egress.records.shape import Record
+from egress.store.database.database import storing, writing
+from egress.store.recording import steps
+from egress.store.recording.steps import make
+from egress.store.recording.writer import store
 from tests.cli.conftest import Cli
 from tests.cli.running import Run
-from tests.store.test_episodes import ASKED, FREE, IN_ONE, RECORDS, STEPS, TUNNEL
+from tests.store.query.test_episodes import ASKED, FREE, IN_ONE, RECORDS, STEPS, TUNNEL
 from tests.whatif.recording import START
 
 WORDS = ("  bash", "-- no tool was running", "  python", "LIVED ON into step 2", "FOUND ssh.role-reversal", "dns pool")

@@ -7,12 +7,14 @@ from sqlalchemy.engine import Engine
 
 from egress.cli.fleetcheck import fleet
 from egress.config import Config
-from egress.gateway.checks import Check
+from egress.gateway.supervisor.checks import Check
 from egress.model import Action, Agent, Rule
-from egress.store import gateways, rules
-from egress.store.agents import StoredAgent, add_agent
-from egress.store.audit import Actor
-from egress.store.database import writing
+from egress.store.database.clock import clock
+from egress.store.database.database import writing
+from egress.store.policy import gateways
+from egress.store.policy.agents import StoredAgent, add_agent
+from egress.store.policy.audit import Actor
+from egress.store.policy.edits import Edit
 from tests.cli.conftest import Cli
 
 
@@ -22,7 +24,7 @@ def test_a_fleet_is_well_or_not(cli: Cli, database: Engine) -> None:
         gateways.claim(connection, "gpu-1", "a", "here", "0.1.0")
     assert cli.ok("fleet").out.splitlines()[1].split()[:2] == ["gpu-1", "up"]
     with writing(database) as connection:
-        rules.Edit(connection, Actor("uid:0 (root)"), 5.0).add([Rule("r", Action.ACCEPT)])
+        Edit(connection, Actor("uid:0 (root)"), 5.0).add([Rule("r", Action.ACCEPT)])
     behind = cli("fleet", "list", "-o", "json")
     assert (behind.code, behind.json[0]["behind"]) == (3, 1)
     refused = cli("fleet", "rm", "gpu-1")
@@ -37,7 +39,7 @@ def test_a_fleet_is_well_or_not(cli: Cli, database: Engine) -> None:
 def test_doctor_names_who_is_silent_behind_or_nobodys(database: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     def said(*, after: float = 0.0, skew: float = 0.0) -> dict[str, Check]:
         with database.connect() as connection:
-            now = gateways.clock(connection)[0]
+            now = clock(connection)[0]
             with monkeypatch.context() as patched:
                 patched.setattr(gateways, "clock", lambda _: (now + after, skew))
                 return {each.name: each for each in fleet(connection, Config(host="gpu-1"))}
@@ -47,7 +49,7 @@ def test_doctor_names_who_is_silent_behind_or_nobodys(database: Engine, monkeypa
     assert said() == {}
     with writing(database) as connection:
         gateways.claim(connection, "gpu-2", "b", "there", "0.1.0")
-        rules.Edit(connection, Actor("uid:0 (root)"), 5.0).add([Rule("r", Action.ACCEPT)])
+        Edit(connection, Actor("uid:0 (root)"), 5.0).add([Rule("r", Action.ACCEPT)])
         gateways.beat(connection, "gpu-1", "a", 1, 1)
         add_agent(connection, Actor("gateway"), StoredAgent(Agent("old"), "netns", "old"))
     found = said(skew=-0.75)

@@ -9,9 +9,9 @@ import pytest
 from sqlalchemy.engine import Engine
 
 from egress.hunt.hunters import load
-from egress.store.database import writing
-from egress.store.reader import Filter, findings
-from egress.store.writer import store
+from egress.store.database.database import writing
+from egress.store.query.reader import Filter, findings
+from egress.store.recording.writer import store
 from tests.cli.conftest import Run
 from tests.hunt.histories import DAY, SINCE, beacon, flows, named
 

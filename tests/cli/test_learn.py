@@ -13,11 +13,11 @@ from sqlalchemy.engine import Engine
 
 from egress.cli.learn import command
 from egress.errors import EgressError
-from egress.model import Record
-from egress.policyfile import parse_policy
-from egress.store import tables
-from egress.store.database import open_database, writing
-from egress.store.writer import store
+from egress.policy.file import parse_policy
+from egress.records.shape import Record
+from egress.store.database import tables
+from egress.store.database.database import open_database, writing
+from egress.store.recording.writer import store
 from tests.whatif.recording import START, allow, finding, flow, tls
 
 HOSTILE = "\x1b[2J\r\nrules: []\n"

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from egress.store.database import open_database
+from egress.store.database.database import open_database
 
 
 def egress(*words: str) -> subprocess.CompletedProcess[str]:

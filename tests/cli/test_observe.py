@@ -14,8 +14,8 @@ import pytest
 from sqlalchemy.engine import Engine
 
 from egress.model import Action
-from egress.store.database import writing
-from egress.store.writer import store
+from egress.store.database.database import writing
+from egress.store.recording.writer import store
 from tests.cli.conftest import Cli
 from tests.cli.running import Run
 from tests.store import samples

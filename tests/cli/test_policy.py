@@ -9,12 +9,12 @@ import pytest
 from sqlalchemy.engine import Engine
 
 from egress.model import Agent, Reason
-from egress.policyfile import parse_policy
-from egress.store import agents
-from egress.store.agents import StoredAgent
-from egress.store.audit import Actor
-from egress.store.database import writing
-from egress.store.writer import store
+from egress.policy.file import parse_policy
+from egress.store.database.database import writing
+from egress.store.policy import agents
+from egress.store.policy.agents import StoredAgent
+from egress.store.policy.audit import Actor
+from egress.store.recording.writer import store
 from tests.cli.conftest import Cli
 from tests.whatif.recording import refused, tls
 

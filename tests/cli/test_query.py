@@ -15,16 +15,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy.engine import Engine
 
-from egress.cli import query, show, story
+from egress.cli import query, show
+from egress.cli.output import story
 from egress.errors import EgressError, InputError
-from egress.everead import from_eve
 from egress.model import Action, Mode, Reason, Rule
-from egress.store.audit import Actor
-from egress.store.database import open_database, writing
-from egress.store.rules import Edit
-from egress.store.tables import findings as finding_table
-from egress.store.tables import flows as flow_table
-from egress.store.writer import store
+from egress.records.read import from_eve
+from egress.store.database.database import open_database, writing
+from egress.store.database.tables import findings as finding_table
+from egress.store.database.tables import flows as flow_table
+from egress.store.policy.audit import Actor
+from egress.store.policy.edits import Edit
+from egress.store.recording.writer import store
 from tests.store import samples
 
 HOSTILE = "\x1b[2J\x1b]0;owned\x07[red]x[/red]\u202e\r\n\x00"

@@ -14,16 +14,17 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from sqlalchemy.engine import Engine
 
-from egress.cli import csvtext, drawing, queries
-from egress.eve import iso
-from egress.everead import from_eve
+from egress.cli.input import queries
+from egress.cli.output import csvtext, sparkline
 from egress.model import Action, Agent, Budget, Measure, Reason, Severity, Span
-from egress.store.agents import StoredAgent, add_agent
-from egress.store.audit import Actor
-from egress.store.database import writing
-from egress.store.search import InvalidQuery
-from egress.store.timeline import STEPS, axis
-from egress.store.writer import store
+from egress.records.eve import iso
+from egress.records.read import from_eve
+from egress.store.database.database import writing
+from egress.store.policy.agents import StoredAgent, add_agent
+from egress.store.policy.audit import Actor
+from egress.store.query.search import InvalidQuery
+from egress.store.query.timeline import STEPS, axis
+from egress.store.recording.writer import store
 from tests.cli.conftest import Cli
 from tests.cli.running import Run
 from tests.store import samples
@@ -186,8 +187,8 @@ def test_an_axis_covers_and_fits(one: float, other: float, most: int) -> None:
 
 @given(st.lists(st.integers(0, 10**12), max_size=50))
 def test_bars_show_all_that_is_not_nothing(values: list[int]) -> None:
-    for signs in (drawing.UNICODE, drawing.ASCII):
-        line = drawing.bars(values, signs)
+    for signs in (sparkline.UNICODE, sparkline.ASCII):
+        line = sparkline.bars(values, signs)
         assert [sign == " " for sign in line] == [value == 0 for value in values]
         assert not any(values) or line[values.index(max(values))] == signs[-1]
 

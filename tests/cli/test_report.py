@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy.engine import Engine
 
-from egress.cli import html, plots
+from egress.cli.output import html, plots
 from egress.cli.report import POINTS, ROWS
-from egress.store.database import writing
-from egress.store.writer import store
+from egress.store.database.database import writing
+from egress.store.recording.writer import store
 from tests.cli.conftest import Cli
 from tests.cli.running import Run
 from tests.cli.test_records import HOSTILE, SPAN

@@ -6,8 +6,8 @@ import json
 
 from click.testing import CliRunner
 
-from egress import recordschema
 from egress.cli.schema import command
+from egress.records import schema
 
 
 def run(*words: str) -> str:
@@ -17,15 +17,15 @@ def run(*words: str) -> str:
 
 
 def test_programs_get_the_schema_itself() -> None:
-    assert json.loads(run("-o", "json")) == recordschema.schema()
-    assert run("-o", "markdown") == recordschema.markdown()
+    assert json.loads(run("-o", "json")) == schema.schema()
+    assert run("-o", "markdown") == schema.markdown()
 
 
 def test_people_get_every_key_of_what_they_ask_for() -> None:
     text = run("anomaly")
     assert "anomaly.count" in text and "alert." not in text
-    for event in recordschema.events():
-        assert all(field.path in run() for field in recordschema.fields(event))
+    for event in schema.events():
+        assert all(field.path in run() for field in schema.fields(event))
 
 
 def test_an_event_that_is_none_is_said_with_those_there_are() -> None:

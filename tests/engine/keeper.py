@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from egress.engine.engine import Engine
-from egress.model import Action, Agent, Direction, FlowRecord, Outcome, PolicyChange, Record, Rule
+from egress.engine.outcome import Outcome
+from egress.model import Action, Agent, Direction, PolicyChange, Rule
+from egress.records.shape import FlowRecord, Record
 
 
 @dataclass

@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from egress.engine.anomalies import Anomalies
-from egress.model import AnomalyRecord, Reason
+from egress.model import Reason
+from egress.records.shape import AnomalyRecord
 
 
 def anomaly(time: float = 5.0, reason: Reason = Reason.SPOOFED, agent: str = "a") -> AnomalyRecord:

@@ -8,20 +8,8 @@ from ipaddress import ip_address
 import pytest
 
 from egress.config import Limits
-from egress.model import (
-    ACK,
-    ICMP,
-    PSH,
-    RST,
-    SYN,
-    Action,
-    AnomalyRecord,
-    Direction,
-    FlowRecord,
-    Mode,
-    Reason,
-    Rule,
-)
+from egress.model import ACK, ICMP, PSH, RST, SYN, Action, Direction, Mode, Reason, Rule
+from egress.records.shape import AnomalyRecord, FlowRecord
 from tests.traffic import (
     AGENT4,
     AGENT6,

@@ -6,7 +6,8 @@ import pytest
 
 from egress.config import Limits
 from egress.engine.engine import Engine
-from egress.model import Action, Budget, FlowRecord, Measure, Mode, Policy, Reason, Rule, Span
+from egress.model import Action, Budget, Measure, Mode, Policy, Reason, Rule, Span
+from egress.records.shape import FlowRecord
 from tests.traffic import AGENT4, AGENT6, SERVER4, SERVER6, START, Talk, agent
 
 FAMILIES = pytest.mark.parametrize("v6", [False, True], ids=["IPv4", "IPv6"])

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from egress.model import Action, Direction, FlowRecord, Policy, Reason, Rule
+from egress.model import Action, Direction, Policy, Reason, Rule
+from egress.records.shape import FlowRecord
 from tests.traffic import START, Talk, agent, engine
 
 SUBSCRIBE = b'{"id": 1, "method": "mining.subscribe", "params": ["cgminer/4.11"]}\n'

@@ -7,8 +7,8 @@ from hpack import Encoder
 
 from egress.config import Limits
 from egress.engine.engine import Engine
-from egress.engine.names import FLOOR, GRACE
 from egress.model import UDP, Action, Direction, Mode, Policy, Reason, Rule
+from egress.policy.bindings import FLOOR, GRACE
 from tests.engine.resolver import (
     AAAA,
     RESOLVER4,

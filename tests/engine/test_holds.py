@@ -7,19 +7,8 @@ from dataclasses import replace
 import pytest
 
 from egress.config import Limits
-from egress.model import (
-    SYN,
-    Action,
-    Budget,
-    Direction,
-    Hold,
-    Measure,
-    Mode,
-    Outcome,
-    Reason,
-    Rule,
-    Span,
-)
+from egress.engine.outcome import Outcome
+from egress.model import SYN, Action, Budget, Direction, Hold, Measure, Mode, Reason, Rule, Span
 from tests.engine.keeper import Keeper
 from tests.engine.resolver import AAAA, RESOLVER4, A, framed, question, reply
 from tests.traffic import AGENT4, AGENT6, SERVER4, SERVER6, START, Talk, agent, engine, tcp, udp

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from egress.config import Limits
 from egress.engine.engine import Engine
+from egress.engine.outcome import Outcome
 from egress.errors import Malformed
-from egress.model import Action, Direction, Mode, Outcome, Policy, Rule
+from egress.model import Action, Direction, Mode, Policy, Rule
 from egress.wire.packet import decode
 from tests.engine.keeper import Keeper
 from tests.engine.resolver import AAAA, RESOLVER4, A, framed, question

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from egress.engine.flow import Flow
 from egress.engine.records import endpoints, finding_record, flow_record
-from egress.model import ICMP, RECORD_NAMES, TCP, Action, Direction, Finding, Severity
+from egress.model import ICMP, TCP, Action, Direction, Finding, Severity
+from egress.records.shape import RECORD_NAMES
 from egress.wire.community import community_id
 from egress.wire.packet import decode
 from tests.traffic import AGENT4, SERVER4, START, agent, echo, tcp

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from egress.engine.refusals import Refusals
-from egress.model import Action, AnomalyRecord, Mode, Reason
+from egress.model import Action, Mode, Reason
+from egress.records.shape import AnomalyRecord
 from egress.wire.packet import decode
 from tests.traffic import AGENT4, SERVER4, START, agent, tcp
 

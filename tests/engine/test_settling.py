@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from egress.config import Limits
-from egress.model import Action, FlowRecord, Reason, Rule
+from egress.model import Action, Reason, Rule
+from egress.records.shape import FlowRecord
 from tests.traffic import START, Talk, agent, client_hello, engine
 
 SUBSCRIBE = b'{"id": 1, "method": "mining.subscribe", "params": ["cgminer/4.11"]}\n'

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from ipaddress import ip_address
-
 from egress.config import Limits
 from egress.engine.flow import Flow
-from egress.engine.tracker import Networks, Tracker
+from egress.engine.tracker import Tracker
 from egress.model import TCP, Action, Direction, Reason, Verdict
 from egress.wire.packet import decode
 from tests.traffic import AGENT4, SERVER4, START, agent, tcp
@@ -54,12 +52,3 @@ def test_a_dropped_agent_leaves_nothing() -> None:
     add(tracker, "a", 1), add(tracker, "a", 2), add(tracker, "b", 1)
     assert [ended.agent for ended in tracker.drop("a", START)] == ["a", "a"]
     assert tracker.agents() == ["b"] and tracker.live == 1
-
-
-def test_networks_hold_both_families() -> None:
-    networks = Networks(("10.0.0.0/24", "fd00::/64"))
-    inside = ["10.0.0.255", "fd00::1"]
-    outside = ["10.0.1.0", "fd00:0:0:1::", "::ffff:10.0.0.1"]
-    assert all(ip_address(each).packed in networks for each in inside)
-    assert not any(ip_address(each).packed in networks for each in outside)
-    assert ip_address("10.0.0.1").packed not in Networks(())

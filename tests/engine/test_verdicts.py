@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from egress.config import Limits
 from egress.engine.engine import Engine
+from egress.engine.outcome import Outcome
 from egress.model import (
     ICMP,
     SYN,
@@ -19,18 +20,17 @@ from egress.model import (
     Agent,
     Budget,
     Direction,
-    FlowRecord,
     Measure,
     Mode,
-    Outcome,
     Policy,
     PolicyChange,
     Reason,
     Rule,
     Span,
 )
+from egress.records.shape import FlowRecord
 from tests.engine.resolver import AAAA, RESOLVER4, A, question, reply
-from tests.engine.test_policy_reference import NAMES, changes, rules
+from tests.policy.test_rulebook_reference import NAMES, changes, rules
 from tests.traffic import (
     AGENT4,
     SERVER4,

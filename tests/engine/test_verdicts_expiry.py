@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from egress.engine.policy import Rulebook
 from egress.model import SYN, Action, Direction, Policy, PolicyChange, Rule
+from egress.policy.rulebook import Rulebook
 from tests.traffic import AGENT4, SERVER4, START, agent, engine, tcp
 
 OUT = Direction.OUT

@@ -18,10 +18,10 @@ from sqlalchemy.engine import Engine
 from egress.hunt.hunter import Haul, Settings
 from egress.hunt.hunters import load
 from egress.hunt.regularity import Floats
-from egress.model import FlowRecord
-from egress.store.database import open_database, writing
-from egress.store.history import History, Window
-from egress.store.writer import store
+from egress.records.shape import FlowRecord
+from egress.store.database.database import open_database, writing
+from egress.store.query.history import History, Window
+from egress.store.recording.writer import store
 from tests.whatif.recording import FLOW
 
 SINCE = 1_795_392_000.0  # a midnight, UTC

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from egress.hunt.hunters.beacon_shared import MAX_AGENTS, together
-from egress.model import FlowRecord
-from egress.store.history import Series, Target
+from egress.records.shape import FlowRecord
+from egress.store.query.history import Series, Target
 from tests.hunt.histories import DAY, SINCE, WEEK, beacon, flow, flows, haul, stored, week
 
 ID = "beacon.shared"

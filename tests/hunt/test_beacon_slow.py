@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from egress.hunt.hunter import Settings
-from egress.model import Action, FlowRecord, Reason
-from egress.store.history import Window
+from egress.model import Action, Reason
+from egress.records.shape import FlowRecord
+from egress.store.query.history import Window
 from tests.hunt.histories import DAY, SINCE, WEEK, beacon, flow, flows, haul, named, query, stored, week
 
 ID = "beacon.slow"

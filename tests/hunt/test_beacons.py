@@ -9,7 +9,7 @@ import pytest
 from egress.hunt.beacons import Found, Level, duration, place, power
 from egress.hunt.hunter import MAX_LEADS, Settings
 from egress.hunt.regularity import Regular
-from egress.store.history import Target
+from egress.store.query.history import Target
 
 
 def _found(log_e: float, number: int = 0, alone: float = -math.inf, **target: object) -> Found:

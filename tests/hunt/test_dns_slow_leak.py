@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from egress.hunt.hunters.dns_slow_leak import SAID, information
-from egress.model import Action, FlowRecord, Mode, Reason
+from egress.model import Action, Mode, Reason
+from egress.records.shape import FlowRecord
 from tests.hunt.histories import haul, query, stored
 
 ID = "dns.slow-leak"

@@ -6,7 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from egress.hunt.hunters.probe_rare_destination import IN_ALL, MOST
-from egress.model import Action, FlowRecord, Mode, Reason
+from egress.model import Action, Mode, Reason
+from egress.records.shape import FlowRecord
 from tests.hunt.histories import DAY, WEEK, flow, flows, haul, named, query, stored
 
 ID = "probe.rare-destination"

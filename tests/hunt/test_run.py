@@ -13,13 +13,14 @@ from egress.errors import InputError
 from egress.hunt.hunter import MAX_LEADS, Haul, Lead, Settings, Strongest
 from egress.hunt.hunters import load
 from egress.hunt.run import Result, hunt
-from egress.model import Action, Effect, FlowRecord, Mode, Reason, Rule, Severity
-from egress.store.audit import Actor
-from egress.store.database import writing
-from egress.store.history import DAY as DAY_MICROS
-from egress.store.history import History, Target, Window, keep
-from egress.store.reader import flow
-from egress.store.rules import Edit
+from egress.model import Action, Effect, Mode, Reason, Rule, Severity
+from egress.records.shape import FlowRecord
+from egress.store.database.database import writing
+from egress.store.policy.audit import Actor
+from egress.store.policy.edits import Edit
+from egress.store.query.history import DAY as DAY_MICROS
+from egress.store.query.history import History, Target, Window, keep
+from egress.store.query.reader import flow
 from tests.hunt.histories import DAY, SINCE, WEEK, beacon, flows, named, stored
 
 

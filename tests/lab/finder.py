@@ -11,10 +11,10 @@ import sys
 import time
 from typing import Any
 
-from egress.eve import to_eve
 from egress.gateway.attribution.finder import Finder
-from egress.gateway.attribution.note import Note
-from egress.model import ProcessRecord
+from egress.gateway.pipe.note import Note
+from egress.records.eve import to_eve
+from egress.records.shape import ProcessRecord
 
 
 def note(asked: dict[str, Any], number: int) -> Note:

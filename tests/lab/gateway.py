@@ -20,11 +20,15 @@ from sqlalchemy.engine import Connection
 from demo.stage import Stage
 from egress import capture
 from egress.capture.link import ip_packet
-from egress.model import AnomalyRecord, EvidenceRecord, FindingRecord, FlowRecord, Rule
-from egress.store import reader, rules, tables
-from egress.store.audit import Actor
-from egress.store.database import open_database, writing
-from egress.store.evidence import read as read_evidence
+from egress.model import Rule
+from egress.records.shape import AnomalyRecord, EvidenceRecord, FindingRecord, FlowRecord
+from egress.store.database import tables
+from egress.store.database.database import open_database, writing
+from egress.store.policy import ruleset
+from egress.store.policy.audit import Actor
+from egress.store.policy.edits import Edit
+from egress.store.query import reader
+from egress.store.recording.evidence import read as read_evidence
 from tests.lab.net import TIMEOUT, eventually
 
 POLICY = """\
@@ -213,17 +217,17 @@ def edit(stage: Stage, work: Callable[[Connection], _T]) -> _T:
 
 def allow(stage: Stage, *listed: Rule) -> None:
     """Put rules into the allowlist."""
-    edit(stage, lambda connection: rules.Edit(connection, PERSON, time.time()).add(listed))
+    edit(stage, lambda connection: Edit(connection, PERSON, time.time()).add(listed))
 
 
 def disallow(stage: Stage, *ids: str) -> None:
-    edit(stage, lambda connection: rules.Edit(connection, PERSON, time.time()).remove(ids))
+    edit(stage, lambda connection: Edit(connection, PERSON, time.time()).remove(ids))
 
 
 def in_force(stage: Stage, timeout: float = TIMEOUT) -> int:
     """Wait until every worker judges by the database's newest policy; returns its version."""
     with database(stage) as engine, engine.connect() as connection:
-        version = rules.current(connection)
+        version = ruleset.current(connection)
     eventually(
         lambda: {worker["policy_version"] for worker in status(stage)["workers"]} == {version},
         f"version {version} is in force",

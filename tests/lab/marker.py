@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from netfilterqueue import NetfilterQueue, Packet
 
 from egress.config import Config
-from egress.gateway.marks import Marks
+from egress.gateway.kernel.marks import Marks
 
 MARKS = Marks(Config().mark_mask)
 WORDS = {b"SETTLE": "settled", b"REFUSE": "refused", b"DROP": "dropped", b"RECHECK": "recheck"}

@@ -15,7 +15,7 @@ pytestmark = [pytest.mark.lab, needs_root]
 RESOLVE = """
 import sys
 from egress.errors import InputError
-from egress.gateway.attach import resolve
+from egress.gateway.sandbox.attach import resolve
 try:
     place = resolve(*sys.argv[1:])
     sys.stdout.write(repr((place.agent, place.interface, place.networks)))
@@ -53,7 +53,7 @@ class Host:
             lab.run(self.bridged, ["ip", *line.split()], check=True)
 
     def behind(self, kind: str, value: str) -> str:
-        code = "import sys\nfrom egress.gateway.attach import behind\nsys.stdout.write(behind(*sys.argv[1:]))"
+        code = "import sys\nfrom egress.gateway.sandbox.attach import behind\nsys.stdout.write(behind(*sys.argv[1:]))"
         return self.lab.python(self.ns, code, kind, value)
 
     def resolve(self, kind: str, value: str) -> object:

@@ -18,7 +18,8 @@ from typing import Any
 
 import pytest
 
-from egress.model import ICMP, ICMPV6, PROCESS_CMDLINE, TCP, UDP
+from egress.model import ICMP, ICMPV6, TCP, UDP
+from egress.records.shape import PROCESS_CMDLINE
 from tests.lab.net import PYTHON, Lab, eventually, needs_root
 
 pytestmark = [pytest.mark.lab, needs_root]

@@ -10,7 +10,8 @@ import pytest
 
 from demo.scenes import Attempt, play
 from demo.stage import CONTROL, POOL, SERVER, Stage
-from egress.model import TCP, Action, Direction, EvidenceRecord, FindingRecord, FlowRecord, Mode, Reason
+from egress.model import TCP, Action, Direction, Mode, Reason
+from egress.records.shape import EvidenceRecord, FindingRecord, FlowRecord
 from egress.wire.packet import decode
 from tests.lab.gateway import Witness, evidence, findings, flows
 from tests.lab.net import needs_root

@@ -16,10 +16,11 @@ import sqlalchemy as sa
 
 from demo.stage import Stage
 from egress.control import Client
-from egress.eve import line
 from egress.model import Action, Mode, Rule
-from egress.store import approvals, gateways, tables
-from egress.store.agents import list_agents, update_agent
+from egress.records.eve import line
+from egress.store.database import tables
+from egress.store.policy import approvals, gateways
+from egress.store.policy.agents import list_agents, update_agent
 from tests.lab.gateway import HOSTS, PERSON, allow, call, database, edit, flows, in_force, outcome, serve, status
 from tests.lab.net import eventually, needs_root
 from tests.store import samples

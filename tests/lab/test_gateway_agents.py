@@ -8,7 +8,7 @@ import pytest
 
 from demo.stage import Stage
 from egress.model import Action, Reason
-from egress.store.reader import Filter
+from egress.store.query.reader import Filter
 from tests.lab.gateway import HOSTS, LOGIN, POLICY, Peer, call, findings, flows, outcome, serve, status
 from tests.lab.net import eventually, needs_root
 

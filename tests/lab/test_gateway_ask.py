@@ -13,9 +13,9 @@ import pytest
 
 from demo.stage import Stage
 from egress.model import Action, Reason
-from egress.ruletext import parse_expiry
-from egress.store import agents, approvals
-from egress.store.approvals import Approval
+from egress.policy.ruletext import parse_expiry
+from egress.store.policy import agents, approvals
+from egress.store.policy.approvals import Approval
 from tests.lab.gateway import (
     HOSTS,
     PERSON,

@@ -14,10 +14,10 @@ import sqlalchemy as sa
 
 from bench.attribution import compiled, measure
 from demo.stage import Stage
-from egress.model import FlowRecord, ProcessRecord, ProcessStatus
-from egress.store import tables
-from egress.store.processes import by_flow
-from egress.store.reader import Filter
+from egress.records.shape import FlowRecord, ProcessRecord, ProcessStatus
+from egress.store.database import tables
+from egress.store.query.processes import by_flow
+from egress.store.query.reader import Filter
 from tests.lab.gateway import HOSTS, call, database, flows, gone, guarded, outcome, paused, serve, status, worker
 from tests.lab.net import TIMEOUT, eventually, needs_root
 

@@ -14,8 +14,8 @@ import pytest
 from demo.stage import Stage
 from egress.control import Client
 from egress.model import Action, Mode, Rule
-from egress.store import agents, rules
-from egress.store.database import open_database
+from egress.store.database.database import open_database
+from egress.store.policy import agents, ruleset
 from tests.lab.gateway import (
     HOSTS,
     PERSON,
@@ -143,7 +143,7 @@ def test_a_rule_for_one_flow_is_gone_after_it(stage: Stage) -> None:
 
         def spent() -> bool:
             with engine.connect() as connection:
-                return rules.rule(connection, "single") is None
+                return ruleset.rule(connection, "single") is None
 
         eventually(spent, "it is spent")
     assert in_force(stage) == before + 1
@@ -230,7 +230,7 @@ def test_a_sandbox_and_its_rules_are_in_the_database_while_it_lives(stage: Stage
     def known() -> tuple[list[str], list[Rule]]:
         with database(stage) as engine, engine.connect() as connection:
             kinds = [one.kind for one in agents.list_agents(connection) if one.agent.name == "ci"]
-            policy = rules.snapshot(connection)
+            policy = ruleset.snapshot(connection)
             return kinds, [rule for rule in policy.rules if rule.agent == "ci"] if policy else []
 
     with Client(stage.config.control_socket) as client:

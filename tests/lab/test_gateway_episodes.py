@@ -12,8 +12,8 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 
 from api.app import create_app
-from egress.store import tokens
-from egress.store.reader import Filter
+from egress.store.policy import tokens
+from egress.store.query.reader import Filter
 from tests.api.serving import served
 from tests.lab.gateway import HOSTS, PERSON, edit, flows, guarded, outcome, serve
 from tests.lab.net import eventually, needs_root

@@ -17,7 +17,7 @@ import pytest
 from api.metrics import Metrics
 from demo.stage import Stage
 from egress.model import ACK, SYN, TCP, Action, Reason
-from egress.store.segments import usage
+from egress.store.recording.segments import usage
 from egress.wire.packet import decode
 from tests.lab.gateway import (
     HOSTS,

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 import pytest
 
 from egress.model import Action, Reason
-from egress.store.reader import Filter
+from egress.store.query.reader import Filter
 from tests.lab.gateway import HOSTS, Witness, call, flows, guarded, outcome, serve
 from tests.lab.names import (
     BIG,

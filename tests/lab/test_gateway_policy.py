@@ -10,7 +10,7 @@ import pytest
 
 from demo.stage import Stage
 from egress.model import Action, Rule
-from egress.store import rules
+from egress.store.policy import ruleset
 from tests.lab.gateway import (
     HOSTS,
     POLICY,
@@ -71,7 +71,7 @@ def test_an_edited_policy_is_in_force_at_once_for_new_and_living_flows(stage: St
     assert [outcome(stage, host, port) for host in HOSTS for port in (OLD, NEW)] == ["ECONNREFUSED"] * 4
     assert stage.stop() == 0
     with database(stage) as engine, engine.connect() as connection:
-        first, second, third = (rules.diff(connection, version, version + 1) for version in range(3))
+        first, second, third = (ruleset.diff(connection, version, version + 1) for version in range(3))
     assert [stored.rule.id for stored in second.added] == ["new"]
     assert (second.removed, second.changed) == ((), ())
     assert [stored.rule.id for stored in third.removed] == ["new"]

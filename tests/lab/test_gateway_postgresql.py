@@ -9,9 +9,9 @@ import pytest
 
 from demo.stage import Stage
 from egress.model import Action, Rule
-from egress.store import rules
-from egress.store.audit import Actor
-from egress.store.database import writing
+from egress.store.database.database import writing
+from egress.store.policy.audit import Actor
+from egress.store.policy.edits import Edit
 from tests.lab.gateway import HOSTS, database, flows, guarded, outcome, serve, status
 from tests.lab.net import eventually, needs_root
 from tests.store.postgres import Server
@@ -45,7 +45,7 @@ def stage(server: Server) -> Iterator[Stage]:
 
 def edit(stage: Stage, *, opening: bool) -> int:
     with database(stage) as engine, writing(engine) as connection:
-        change = rules.Edit(connection, PERSON, time.time())
+        change = Edit(connection, PERSON, time.time())
         if opening:
             change.add([OPENING])
         else:

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 import pytest
 
 from demo.stage import Stage
-from egress.store import agents
-from egress.store.audit import Actor
-from egress.store.database import open_database, writing
+from egress.store.database.database import open_database, writing
+from egress.store.policy import agents
+from egress.store.policy.audit import Actor
 from tests.lab.gateway import HOSTS, guarded
 from tests.lab.net import eventually, needs_root
 

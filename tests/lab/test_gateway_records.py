@@ -18,9 +18,10 @@ from demo.scenes import play
 from demo.stage import FAMILIES, Stage
 from egress.config import Config
 from egress.engine.engine import Engine
-from egress.model import Agent, Direction, FindingRecord, FlowRecord, Policy, Record
-from egress.policyfile import load_policy
-from egress.store.agents import list_agents
+from egress.model import Agent, Direction, Policy
+from egress.policy.file import load_policy
+from egress.records.shape import FindingRecord, FlowRecord, Record
+from egress.store.policy.agents import list_agents
 from tests.lab.gateway import database, findings, flows, status
 from tests.lab.net import ROOT, needs_root
 

@@ -13,9 +13,10 @@ from collections.abc import Iterator
 import pytest
 
 from demo.stage import Stage
-from egress.model import Action, FlowRecord, Mode, Reason
-from egress.store import approvals
-from egress.store.reader import Filter
+from egress.model import Action, Mode, Reason
+from egress.records.shape import FlowRecord
+from egress.store.policy import approvals
+from egress.store.query.reader import Filter
 from tests.lab.gateway import HOSTS, POLICY, Peer, database, findings, flows, gone, listening, saved_rules, serve
 from tests.lab.net import PYTHON, ROOT, eventually, needs_root
 

@@ -23,7 +23,7 @@ for port in range(int(sys.argv[2]), int(sys.argv[2]) + int(sys.argv[3])):
 """
 CALL = """
 import sys
-from egress.gateway import conntrack
+from egress.gateway.kernel import conntrack
 networks = sys.argv[2].split(",")
 if sys.argv[1] == "delete":
     done = conntrack.delete(networks)
@@ -33,7 +33,7 @@ sys.stdout.write(repr(done))
 """
 SHOW = """
 import socket, sys
-from egress.gateway import conntrack
+from egress.gateway.kernel import conntrack
 with conntrack._socket() as listing:
     found = [conntrack.parse(body)[:2] for body in conntrack._bodies(listing, int(sys.argv[1]), int(sys.argv[2]))]
 sys.stdout.write(repr(found))

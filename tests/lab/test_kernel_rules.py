@@ -17,19 +17,20 @@ pytestmark = [pytest.mark.lab, needs_root]
 RULES = """
 import sys
 from egress.config import Config
-from egress.gateway import rules
-attachments = [rules.Attachment("a", "egr0001", ("10.99.1.0/24", "fd99:1::/64"), 7400, 7401, "masquerade" in sys.argv)]
+from egress.gateway.kernel import iptables
+networks = ("10.99.1.0/24", "fd99:1::/64")
+attachments = [iptables.Attachment("a", "egr0001", networks, 7400, 7401, "masquerade" in sys.argv)]
 config = Config(fail_open="open" in sys.argv)
 action = sys.argv[1]
 if action in ("install", "block"):
-    getattr(rules, action)(attachments, config)
+    getattr(iptables, action)(attachments, config)
 elif action == "remove":
-    rules.remove(config)
+    iptables.remove(config)
 elif action == "queues":
-    sys.stdout.write(repr(sorted(rules.queues())))
+    sys.stdout.write(repr(sorted(iptables.queues())))
 else:
     looked_into = attachments if action == "intact" else None
-    found = rules.counters() if action == "counters" else rules.installed(config, looked_into)
+    found = iptables.counters() if action == "counters" else iptables.installed(config, looked_into)
     sys.stdout.write(repr(found))
 """
 

@@ -24,8 +24,8 @@ import sys
 from pathlib import Path
 from egress.config import Config
 from egress.errors import EgressError
-from egress.gateway import sandbox
-from egress.gateway.launch import launch
+from egress.gateway.sandbox import sandbox
+from egress.gateway.sandbox.launch import launch
 name, index, directory, user, *command = sys.argv[1:]
 config = Config(run_dir=Path(directory) / "run", state_dir=Path(directory) / "state")
 try:
@@ -44,7 +44,7 @@ TIDY = """
 import sys
 from pathlib import Path
 from egress.config import Config
-from egress.gateway import sandbox
+from egress.gateway.sandbox import sandbox
 directory = Path(sys.argv[1])
 config = Config(run_dir=directory / "run", state_dir=directory / "state")
 found = sandbox.leftovers(config)
@@ -282,7 +282,7 @@ def test_forwarding_keeps_uplinks_listening_to_router_advertisements(host: Host)
     )
     before = host.state()
     code = (
-        "import json,sys\nfrom pathlib import Path\nfrom egress.gateway import forwarding as f\n"
+        "import json,sys\nfrom pathlib import Path\nfrom egress.gateway.kernel import forwarding as f\n"
         "r=Path(sys.argv[1])\nf.switch_on(r); f.switch_on(r)\n"
         "seen=[f.read(f'ipv6/conf/{i}/accept_ra') for i in ('up0','up1')]+[f.read('ipv4/ip_forward')]\n"
         "f.switch_back(r); f.switch_back(r); sys.stdout.write(json.dumps(seen))"

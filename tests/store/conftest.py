@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy.engine import Engine
 
 from egress.config import Config
-from egress.store.database import open_database
+from egress.store.database.database import open_database
 from tests.store.postgres import Server
 
 

@@ -6,23 +6,16 @@ from dataclasses import replace
 
 from hypothesis import strategies as st
 
-from egress.eve import FLOW_STATES, MAX_MICROS, line
-from egress.model import (
-    Action,
+from egress.model import Action, Direction, Effect, Mode, Reason, Severity, Step, StepSource
+from egress.records.eve import FLOW_STATES, MAX_MICROS, line
+from egress.records.shape import (
     AnomalyRecord,
-    Direction,
-    Effect,
     EvidencePacket,
     EvidenceRecord,
     FindingRecord,
     FlowRecord,
-    Mode,
     ProcessRecord,
     ProcessStatus,
-    Reason,
-    Severity,
-    Step,
-    StepSource,
 )
 
 START = 1_795_446_362.123456

@@ -5,8 +5,8 @@ from __future__ import annotations
 from sqlalchemy.engine import Engine
 
 from egress.model import Action, Agent, Policy, Reason, Rule
-from egress.store.database import writing
-from egress.store.writer import store
+from egress.store.database.database import writing
+from egress.store.recording.writer import store
 from egress.whatif.learn import learn
 from egress.whatif.simulate import simulate
 from tests.store import samples

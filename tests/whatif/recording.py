@@ -12,9 +12,10 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine
 
-from egress.model import Action, Agent, Effect, FindingRecord, FlowRecord, Mode, Reason, Record, Rule, Severity
-from egress.store.tables import metadata
-from egress.store.writer import store
+from egress.model import Action, Agent, Effect, Mode, Reason, Rule, Severity
+from egress.records.shape import FindingRecord, FlowRecord, Record
+from egress.store.database.tables import metadata
+from egress.store.recording.writer import store
 
 START = 1_795_446_362.0
 AGENT = Agent("trainer")

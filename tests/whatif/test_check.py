@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from egress.engine.policy import Rulebook
 from egress.errors import InputError
 from egress.model import Action, Agent, Mode, Policy, Reason, Rule
+from egress.policy.rulebook import Rulebook
 from egress.whatif.check import Answer, InvalidQuestion, Question, check, read_target
 from tests.whatif.recording import AGENT, START, allow, deny
 

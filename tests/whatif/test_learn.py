@@ -12,11 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy.engine import Connection
 
-from egress.engine.policy import Rulebook
 from egress.errors import EgressError
-from egress.model import Action, Effect, FindingRecord, FlowRecord, Mode, Policy, Reason, Record, Rule, Severity
-from egress.policyfile import dump_yaml, parse_policy
-from egress.store.tables import approvals
+from egress.model import Action, Effect, Mode, Policy, Reason, Rule, Severity
+from egress.policy.file import dump_yaml, parse_policy
+from egress.policy.rulebook import Rulebook
+from egress.records.shape import FindingRecord, FlowRecord, Record
+from egress.store.database.tables import approvals
 from egress.whatif import learn as learning
 from egress.whatif.learn import Proposal, learn
 from egress.whatif.objections import Objections

@@ -9,8 +9,9 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from egress.engine.policy import Rulebook
-from egress.model import Action, Effect, FlowRecord, Mode, Policy, Reason, Record, Rule
+from egress.model import Action, Effect, Mode, Policy, Reason, Rule
+from egress.policy.rulebook import Rulebook
+from egress.records.shape import FlowRecord, Record
 from egress.whatif.simulate import Simulation, simulate
 from egress.whatif.subject import recorded as as_target
 from tests.whatif.recording import AGENT, START, allow, deny, dns, finding, flow, recorded, refused, tls

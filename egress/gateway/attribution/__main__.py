@@ -19,13 +19,13 @@ from collections import Counter, deque
 from collections.abc import Iterable
 
 from egress.errors import EgressError
-from egress.gateway import privileges
 from egress.gateway.attribution.finder import Finder
-from egress.gateway.attribution.note import MAX_NOTE, parse
-from egress.gateway.journal import Journal
-from egress.gateway.lines import LineReader, LineWriter
-from egress.gateway.messages import Setup, encode, setup_from
-from egress.model import ProcessRecord
+from egress.gateway.journal.journal import Journal
+from egress.gateway.kernel import privileges
+from egress.gateway.pipe.lines import LineReader, LineWriter
+from egress.gateway.pipe.messages import Setup, encode, setup_from
+from egress.gateway.pipe.note import MAX_NOTE, parse
+from egress.records.shape import ProcessRecord
 
 BEAT_SECONDS = 1.0
 BATCH = 64  # notes read before their searches go on

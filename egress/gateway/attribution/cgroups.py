@@ -18,7 +18,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from egress.model import PROCESS_PATH
+from egress.records.shape import PROCESS_PATH
 
 MAX_LINES = 64  # hierarchies
 _ID = r"[0-9a-f]{64}"

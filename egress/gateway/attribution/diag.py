@@ -1,7 +1,8 @@
 """Which socket a flow belongs to: the kernel is asked by addresses and ports (sock_diag(7)), in the flow's namespace.
 
-Layout from linux/inet_diag.h; netlink headers as in `egress.gateway.nfnetlink`. The kernel looks up as it does for a
-packet that arrives: connected or not, IPv4 in an IPv6 socket, bound to a device. Ports are in network byte order.
+Layout from linux/inet_diag.h; netlink headers as in `egress.gateway.kernel.nfnetlink`. The kernel looks up as it does
+for a packet that arrives: connected or not, IPv4 in an IPv6 socket, bound to a device. Ports are in network byte
+order.
 """
 
 from __future__ import annotations
@@ -12,9 +13,9 @@ import socket
 import struct
 from typing import NamedTuple
 
-from egress.gateway.attribution.note import Note
-from egress.gateway.conntrack import messages
-from egress.gateway.nfnetlink import HEADER
+from egress.gateway.kernel.conntrack import messages
+from egress.gateway.kernel.nfnetlink import HEADER
+from egress.gateway.pipe.note import Note
 from egress.model import TCP, UDP
 
 LISTEN = 10  # TCP_LISTEN: a server's socket, whoever connects to it

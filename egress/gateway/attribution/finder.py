@@ -14,13 +14,14 @@ from contextlib import closing
 from dataclasses import dataclass, field
 
 from egress.gateway.attribution import diag, tables
-from egress.gateway.attribution.careful import CommandLines
 from egress.gateway.attribution.cgroups import container, group
+from egress.gateway.attribution.cmdline import CommandLines
 from egress.gateway.attribution.namespaces import Identity, Namespaces, Unknown
-from egress.gateway.attribution.note import Note
 from egress.gateway.attribution.proc import Process, look
 from egress.gateway.attribution.search import RECENT, Held, Search
-from egress.model import ProcessRecord, ProcessStatus, protocol_name
+from egress.gateway.pipe.note import Note
+from egress.model import protocol_name
+from egress.records.shape import ProcessRecord, ProcessStatus
 
 SLICE = 0.002  # seconds (of the processor, like all of these) of one agent's search before the next one's turn
 BUDGET = 0.05  # seconds a search may take in all

@@ -1,6 +1,6 @@
 """Interfaces and the namespaces their other ends are in: the few rtnetlink(7) messages that takes.
 
-Layout from linux/rtnetlink.h, if_link.h, if_addr.h, net_namespace.h; headers as in `egress.gateway.nfnetlink`.
+Layout from linux/rtnetlink.h, if_link.h, if_addr.h, net_namespace.h; headers as in `egress.gateway.kernel.nfnetlink`.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import NamedTuple
 
-from egress.gateway.conntrack import attributes, messages
-from egress.gateway.nfnetlink import HEADER, attribute
+from egress.gateway.kernel.conntrack import attributes, messages
+from egress.gateway.kernel.nfnetlink import HEADER, attribute
 
 TIMEOUT = 1.0  # seconds without an answer of the kernel
 BUFFER = 1 << 16

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from egress.gateway import linux
 from egress.gateway.attribution import links
 from egress.gateway.attribution.proc import newest_first
+from egress.gateway.kernel import linux
 
 ABSENT_SECONDS = 0.1  # until a namespace that was not found is looked for again: others are not kept waiting
 MAX_REMEMBERED = 4096

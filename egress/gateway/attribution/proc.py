@@ -12,8 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from egress.gateway.attribution.careful import Pending
-from egress.model import PROCESS_CMDLINE, PROCESS_PATH
+from egress.gateway.attribution.cmdline import Pending
+from egress.records.shape import PROCESS_CMDLINE, PROCESS_PATH
 
 MAX_FILE = 1 << 16  # bytes read of status, stat, cgroup
 _TICKS = os.sysconf("SC_CLK_TCK")

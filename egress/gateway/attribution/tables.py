@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from egress.gateway.attribution.diag import Socket
-from egress.gateway.attribution.note import Note
+from egress.gateway.pipe.note import Note
 from egress.model import ICMP, ICMPV6
 
 MAX_TABLE = 1 << 18  # bytes read of a table: some two thousand sockets

@@ -25,7 +25,7 @@ import numpy as np
 from egress.hunt.beacons import Found, Level, place
 from egress.hunt.hunter import Haul, Settings
 from egress.hunt.regularity import WINDOWS, Floats, Regular, events, evidence, regular
-from egress.store.history import History, Series, Window
+from egress.store.query.history import History, Series, Window
 
 MIN_AGENTS = 2
 MAX_AGENTS = 20  # of one destination that get a finding, those that called most

@@ -24,7 +24,7 @@ from egress.hunt.beacons import Found, Level, place
 from egress.hunt.domains import registrable
 from egress.hunt.hunter import Haul, Settings, counted
 from egress.hunt.regularity import Regular, regular
-from egress.store.history import History, Series, Target
+from egress.store.query.history import History, Series, Target
 
 MAX_DOMAINS = 20_000  # of one agent that are told apart
 MAX_QUERIES = 5_000_000  # of one agent that are looked at: 40 MB

@@ -29,7 +29,7 @@ from operator import attrgetter
 from egress.hunt.domains import registrable
 from egress.hunt.hunter import Haul, Lead, Settings, Strongest, counted
 from egress.model import Severity
-from egress.store.history import Asked, History, Target
+from egress.store.query.history import Asked, History, Target
 
 ONCE = 2  # flows: a name is asked for as A and as AAAA, by some resolvers from two ports
 DISTINCT = 50  # names; practice is 50 to 100 (RITA begins to score at 100 subdomains of a domain)

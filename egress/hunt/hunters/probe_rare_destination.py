@@ -20,7 +20,7 @@ from fnmatch import fnmatchcase
 from egress.hunt.domains import destination
 from egress.hunt.hunter import Haul, Lead, Settings, Strongest, counted
 from egress.model import Severity
-from egress.store.history import History, Target, Traffic
+from egress.store.query.history import History, Target, Traffic
 
 HARDLY = 2  # flows of all agents in the baseline: a typing error or a redirect, no habit
 MAX_SHARE = 2  # agents: what more of them reach at once is new to the fleet, an update or a new tool

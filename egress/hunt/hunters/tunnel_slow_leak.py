@@ -25,7 +25,7 @@ from egress.hunt.beacons import duration
 from egress.hunt.domains import destination
 from egress.hunt.hunter import Haul, Lead, Settings, Strongest, counted
 from egress.model import Severity
-from egress.store.history import History, Target, Traffic
+from egress.store.query.history import History, Target, Traffic
 
 # TCP's acknowledgements alone make 2 to 5 % of what a one-way stream carries, and a request with its headers may
 # outweigh its short answer: twice as much out as in is more than either does.

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from egress.gateway.attribution.cgroups import container, group
-from egress.model import PROCESS_PATH
+from egress.records.shape import PROCESS_PATH
 
 ID, OTHER = "3f" * 32, "ab" * 32
 POD = "0b5a4b1c-7a3e-4a5e-9a3b-2f6d8c1e9f00"

@@ -15,9 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from egress.gateway.attribution import diag, links, proc, tables
-from egress.gateway.attribution.note import Note
-from egress.gateway.nfnetlink import HEADER, attribute
-from egress.model import PROCESS_CMDLINE, TCP, UDP
+from egress.gateway.kernel.nfnetlink import HEADER, attribute
+from egress.gateway.pipe.note import Note
+from egress.model import TCP, UDP
+from egress.records.shape import PROCESS_CMDLINE
 
 NOTE = Note("a" * 16, "a", 0.0, 1, TCP, False, b"\x0a\0\0\2", 40000, b"\x0a\0\0\3", 443, False)
 # From Linux 6.18: a socket in SYN_SENT, 10.250.1.2:42167 to 10.250.1.77:80.

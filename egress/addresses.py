@@ -1,0 +1,41 @@
+"""Packed addresses (4 or 16 bytes) and the networks that contain them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from ipaddress import ip_network
+from typing import NamedTuple
+
+
+class Network(NamedTuple):
+    """A CIDR, ready to be compared with packed addresses: `int(address) >> shift == prefix`."""
+
+    size: int  # bytes of an address
+    shift: int  # host bits
+    prefix: int  # the network's address without them
+
+    @classmethod
+    def parse(cls, text: str) -> Network:
+        """Compile an address or a CIDR; host bits may be set. Raises ValueError for anything else."""
+        network = ip_network(text, strict=False)
+        shift = network.max_prefixlen - network.prefixlen
+        return cls(network.max_prefixlen // 8, shift, int(network.network_address) >> shift)
+
+
+class Networks:
+    """A few networks, asked about packed addresses. Raises ValueError for text that is not a network."""
+
+    def __init__(self, networks: Iterable[str]) -> None:
+        self._networks = tuple(sorted(map(Network.parse, networks), key=lambda network: network.shift))
+
+    def __contains__(self, address: bytes) -> bool:
+        return self.longest(address) is not None
+
+    def longest(self, address: bytes) -> Network | None:
+        """The network with the longest prefix that contains the address."""
+        value, length = int.from_bytes(address), len(address)
+        for network in self._networks:
+            size, shift, prefix = network
+            if size == length and value >> shift == prefix:
+                return network
+        return None

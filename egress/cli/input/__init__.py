@@ -1,0 +1,1 @@
+"""Input of the commands: arguments and options they share, queries, the client of the API."""

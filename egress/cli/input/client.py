@@ -1,0 +1,251 @@
+"""The client of the REST API that the editing commands share.
+
+Where it goes: `--api URL` (a token in EGRESS_TOKEN or a file), else the unix socket of `egress serve` on this host,
+else the application itself, in this process and over the database (docs/adr/0012). On the last two ways the kernel
+says who is calling. With --case (`params.case_option`, for commands that only read) it is the last way, over the case.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import json
+import os
+import re
+import ssl
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import quote
+
+import click
+import httpx
+
+from egress.cli.input.params import chosen_case
+from egress.cli.output.text import plain
+from egress.config import Config, load_config
+from egress.errors import EgressError, InputError
+
+SECONDS = 60.0
+PATIENCE = 900.0  # of what reads all stored flows
+PAGE = 1000
+MAX_TOKEN = 256  # characters
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+
+class Api:
+    """One API. Every method raises InputError for what the caller got wrong, EgressError for all else that fails."""
+
+    def __init__(self, url: str, token: str, ca: Path | None, config: Config, case: str | None = None) -> None:
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        self.control_socket = config.control_socket  # of the gateway on this host
+        self.host = config.host_name
+        self._where = url
+        self._sync: httpx.Client | None = None
+        if case:
+            if url:
+                raise InputError("--case names a file of this host, --api another place: leave out one of them")
+            self._here = _Here(config, {}, case)
+        elif url:
+            try:
+                self._sync = httpx.Client(base_url=url, headers=headers, verify=_trust(ca), timeout=SECONDS)
+            except httpx.InvalidURL as error:
+                raise InputError(f"--api {plain(url)}: {error}; write one like http://127.0.0.1:7477") from None
+        elif _listens(config.api_socket):
+            self._where = str(config.api_socket)
+            transport = httpx.HTTPTransport(uds=self._where)
+            self._sync = httpx.Client(transport=transport, base_url="http://egress", headers=headers, timeout=SECONDS)
+        else:
+            self._here = _Here(config, headers)
+
+    def close(self) -> None:
+        if self._sync is not None:
+            self._sync.close()
+        else:
+            self._here.close()
+
+    def __enter__(self) -> Api:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def get(self, path: str, **params: object) -> Any:
+        return self.call("GET", path, params=params)
+
+    def post(self, path: str, body: object = None, **params: object) -> Any:
+        return self.call("POST", path, params=params, body=body)
+
+    def delete(self, path: str, **params: object) -> Any:
+        return self.call("DELETE", path, params=params)
+
+    def pages(self, path: str, limit: int | None = None, **params: object) -> Iterator[dict[str, Any]]:
+        """The items of a listing, page after page, at most `limit` of them."""
+        left, cursor = limit, None
+        while left is None or left > 0:
+            size = PAGE if left is None else min(left, PAGE)
+            page = self.get(path, **params, limit=size, cursor=cursor)
+            yield from page["items"]
+            left = None if left is None else left - len(page["items"])
+            cursor = page.get("next")
+            if not cursor:
+                return
+
+    def call(
+        self, method: str, path: str, *, params: dict[str, object], body: object = None, content: bytes | None = None,
+        kind: str = "application/json", seconds: float = SECONDS,
+    ) -> Any:  # fmt: skip
+        """The answer's JSON, None where there is no content. A server has so many `seconds` to begin its answer."""
+        answer = self.raw(method, path, params=params, body=body, content=content, kind=kind, seconds=seconds)
+        if answer.status_code == 204 or not answer.content:
+            return None
+        if "json" not in answer.headers.get("content-type", ""):
+            raise EgressError(f"what answers at {self._where} is not the API of egress")
+        return answer.json()
+
+    def raw(
+        self, method: str, path: str, *, params: dict[str, object], body: object = None, content: bytes | None = None,
+        kind: str = "application/json", seconds: float = SECONDS,
+    ) -> httpx.Response:  # fmt: skip
+        """The answer, which is one of success."""
+        data = json.dumps(body).encode() if body is not None else content
+        given = {key.rstrip("_"): _text(value) for key, value in params.items() if value not in (None, "", False)}
+        headers = {"Content-Type": kind} if data is not None else {}
+        try:
+            if self._sync is not None:
+                answer = self._sync.request(
+                    method, f"/api/v1{path}", params=given, content=data, headers=headers, timeout=seconds
+                )
+            else:
+                answer = self._here.request(method, f"/api/v1{path}", given, data, headers)
+        except httpx.HTTPError as error:
+            raise EgressError(f"cannot reach the API at {self._where}: {error or type(error).__name__}") from None
+        if answer.is_success:
+            return answer
+        raise _problem(answer)
+
+
+class _Here:
+    """The application in this process; the caller is whoever runs it."""
+
+    def __init__(self, config: Config, headers: dict[str, str], case: str | None = None) -> None:
+        from api.app import create_app
+
+        self._case = None
+        who = os.getuid()
+        if case:
+            from egress.store.cases.cases import open_case
+
+            self._case = open_case(config, case)
+            who = 0  # whoever may read a case's file may ask it anything
+        elif os.getuid() == 0 and not config.database:  # a fresh host: nobody has made its directory yet
+            config.state_dir.mkdir(parents=True, exist_ok=True, mode=0o755)
+        self._headers, self._app = headers, create_app(config, self._case)
+        self._transport = httpx.ASGITransport(self._app, client=(f"unix:{who}", os.getpid()))
+
+    def close(self) -> None:
+        self._app.state.database.close()
+        if self._case is not None:
+            self._case.dispose()
+
+    def request(
+        self, method: str, path: str, params: dict[str, str], data: bytes | None, headers: dict[str, str]
+    ) -> httpx.Response:
+        async def send() -> httpx.Response:
+            async with httpx.AsyncClient(transport=self._transport, base_url="http://egress", timeout=None) as client:
+                sent = {**self._headers, **headers}
+                return await client.request(method, path, params=params, content=data, headers=sent)
+
+        return asyncio.run(send())
+
+
+def api_options(command: _F) -> _F:
+    """Adds --api, --token-file, --ca and --config to a command, which gets them as one `api: Api`."""
+
+    @click.option(
+        "--api", "url", envvar="EGRESS_API", metavar="URL", default="", help="Ask this API. [env: EGRESS_API]"
+    )
+    @click.option(
+        "--token-file",
+        type=click.Path(path_type=Path),
+        metavar="FILE",
+        help="File that holds the token; without it EGRESS_TOKEN. On this host root needs none.",
+    )
+    @click.option("--ca", type=click.Path(path_type=Path), metavar="FILE", help="PEM of the authority to trust.")
+    @click.option("--config", "config_file", type=click.Path(path_type=Path), metavar="FILE", help="Config file.")
+    @functools.wraps(command)
+    def with_api(
+        *args: object, url: str, token_file: Path | None, ca: Path | None, config_file: Path | None, **kwargs: object
+    ) -> object:
+        with Api(url, _token(token_file), ca, load_config(config_file), chosen_case()) as api:
+            return command(*args, api=api, **kwargs)
+
+    return with_api  # type: ignore[return-value]
+
+
+def segment(text: str) -> str:
+    """Text as one segment of a path. Raises InputError where it can be none."""
+    if "/" in text or text in ("", ".", ".."):
+        raise InputError(f"{ascii(text)[:60]} is no id or name")
+    return quote(text, safe="")
+
+
+def _token(file: Path | None) -> str:
+    where = "EGRESS_TOKEN" if file is None else str(file)
+    try:
+        token = os.environ.get(where, "").strip() if file is None else file.read_text(encoding="utf-8").strip()
+    except OSError as error:
+        raise InputError(f"cannot read the token in {file}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        token = ""
+    if not re.fullmatch(r"[!-~]*", token) or len(token) > MAX_TOKEN or (file is not None and not token):
+        raise InputError(f"what {where} holds is no token; `egress token create` makes one")
+    return token
+
+
+def _trust(ca: Path | None) -> ssl.SSLContext:
+    try:
+        return ssl.create_default_context(cafile=None if ca is None else str(ca))
+    except OSError as error:
+        raise InputError(f"--ca {ca}: {error.strerror or 'no certificates in PEM form'}") from None
+
+
+def _listens(path: Path) -> bool:
+    """Whether somebody answers there: a server that was killed leaves its socket behind."""
+    import socket
+
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.settimeout(1.0)
+        try:
+            probe.connect(str(path))
+        except OSError:
+            return False
+    return True
+
+
+def _text(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _problem(answer: httpx.Response) -> EgressError:
+    """RFC 9457's document as one line."""
+    try:
+        problem = answer.json()
+        text = str(problem.get("detail") or problem["title"])
+        places = [_place(each) for each in problem.get("errors", [])]
+    except (ValueError, KeyError, AttributeError, TypeError):
+        text, places = f"the API answered {answer.status_code} without saying why", []
+    if places:
+        text = "; ".join(places[:20]) + (f"; and {len(places) - 20} more" if len(places) > 20 else "")
+    wrong = answer.status_code in (400, 413, 415, 422)
+    return (InputError if wrong else EgressError)(plain(text))
+
+
+def _place(error: dict[str, str]) -> str:
+    """`destination: …`, `rule 3: ports: …`; no place where the whole is wrong."""
+    where = error.get("pointer", "#").removeprefix("#").removeprefix("/") or error.get("parameter", "")
+    first, _, rest = where.removeprefix("rules/").partition("/")
+    if where.startswith("rules/") and first.isdecimal():
+        where = f"rule {int(first) + 1}" + (f": {rest}" if rest else "")
+    return f"{where}: {error['detail']}" if where else error["detail"]

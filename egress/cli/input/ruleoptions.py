@@ -1,0 +1,61 @@
+"""What `egress allow` and `egress deny` have in common: a rule from arguments, made by the API."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+from egress.cli.input.client import Api
+from egress.cli.output.tables import as_json
+from egress.cli.output.text import plain
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+
+def rule_options(command: _F) -> _F:
+    """DEST and the options that allow and deny rules share."""
+    for decorate in reversed(
+        (
+            click.argument("destination", metavar="DEST"),
+            click.option("--agent", default="", metavar="GLOB", help="Only this agent: a glob, or label:GLOB."),
+            click.option("--port", "ports", multiple=True, metavar="PORT", help="443 or 8000-8100; may be repeated."),
+            click.option("--protocol", default="", help="tcp, udp, icmp, … or a number."),
+            click.option("--app", default="", help="Application protocol: ssh, tls, http, dns, …"),
+            click.option("--for", "expires", default="", metavar="TIME", help="5m, 1h, 1d, 1w, an instant, forever."),
+            click.option("--comment", default="", help="Why; shown with the rule."),
+            click.option("--id", "rule_id", default="", help="A name of its own for the rule."),
+            click.option("--dry-run", is_flag=True, help="Check it and change nothing."),
+        )
+    ):
+        command = decorate(command)
+    return command
+
+
+def make(api: Api, action: str, fields: dict[str, Any], output: str, *, dry_run: bool) -> None:
+    """POST the rule and say what is in force now."""
+    ports, protocol = list(map(_number, fields.pop("ports"))), _number(fields.pop("protocol"))
+    body = {"action": action, **fields, "ports": ports, "protocol": protocol}
+    given = {key: value for key, value in body.items() if value not in ("", []) and value is not False}
+    made = api.post("/allowlist", given, dry_run=dry_run)
+    if output == "json":
+        as_json(made)
+        return
+    click.echo(f"{'would make' if dry_run else 'made'} {sentence(made)}")
+
+
+def _number(text: str) -> int | str:
+    return int(text) if re.fullmatch("[0-9]{1,6}", text, re.ASCII) else text
+
+
+def sentence(rule: dict[str, Any]) -> str:
+    """`rule 3f2a…: allow example.org tcp 443 (tls) for train-* until 2030-01-31T12:00:00Z`."""
+    ports = ",".join(map(str, rule.get("ports", [])))
+    words = [f"rule {rule['id']}:", rule["action"], rule["destination"], str(rule.get("protocol", "")), ports]
+    words += [f"({rule['app']})" if rule.get("app") else "", f"for {rule['agent']}" if rule["agent"] != "*" else ""]
+    expires = rule.get("expires", "forever")
+    words.append("once" if expires == "once" else f"until {expires}" if expires != "forever" else "")
+    words.append(f"exempt from {', '.join(rule['exempt'])}" if rule.get("exempt") else "")
+    return plain(" ".join(word for word in words if word))

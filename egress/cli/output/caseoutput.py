@@ -1,0 +1,64 @@
+"""Replays that are kept: each capture judged by the case's own policy, its records stored, and the case told of it."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import click
+
+from egress.cli.output.text import plain
+from egress.config import Config
+from egress.errors import EgressError
+from egress.model import Rule
+from egress.replay import Network, Report, replay
+from egress.store.cases.caseimport import Keeper, begin, examine
+from egress.store.cases.cases import case_path, close_case, make_case
+
+
+class Filing:
+    """A case that captures are replayed into. Raises EgressError where it cannot be opened, or is no case."""
+
+    def __init__(self, config: Config, case: str, rules: Sequence[Rule], networks: Sequence[Network]) -> None:
+        self._case = case
+        self._rules, self._networks = rules, networks
+        self._engine, there = make_case(config, case)
+        if there:
+            click.echo(f"egress: case {case} is there already ({case_path(config, case)}); adding to it", err=True)
+
+    def judge(self, path: Path, progress: Callable[[int], object]) -> Report:
+        """Replay one file and store what it says. Raises EgressError."""
+        source = examine(path)
+        begun = begin(self._engine, source, self._rules, [str(network) for network in self._networks])
+        if begun.stored:
+            click.echo(f"egress: {plain(str(path))} is in case {self._case} already; nothing is stored twice", err=True)
+            return replay(path, begun.policy, self._networks, progress)
+        keeper = Keeper(self._engine, begun)
+        try:
+            report = replay(path, begun.policy, self._networks, progress, keeper.keep)
+        except EgressError:  # no capture at all, or it cannot be read any more
+            keeper.give_up()
+            raise
+        shared = keeper.finish(
+            source,
+            packets=report.packets,
+            flows=report.flows,
+            unread=report.decode_errors + report.unattributed,
+            truncated=report.truncated,
+        )
+        if shared:
+            click.echo(
+                f"egress: {shared} flows of {plain(str(path))} are in other captures of the case too; "
+                "of each the record that saw most packets is kept",
+                err=True,
+            )
+        return report
+
+    @property
+    def hint(self) -> str:
+        """How to look at it."""
+        return f"kept in case {self._case}: egress query --case {shlex.quote(self._case)}"
+
+    def close(self) -> None:
+        close_case(self._engine)

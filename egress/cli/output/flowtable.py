@@ -1,0 +1,115 @@
+"""Flows as a table: a row each, in as many columns as the terminal has room for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from rich.cells import cell_len
+from rich.table import Table
+from rich.text import Text
+
+from egress.cli.output.processes import process_cell
+from egress.cli.output.text import endpoint, plain, size, when
+from egress.model import Action, Mode, Reason
+from egress.store.query.reader import Told
+
+GAP = 2  # between columns
+
+_COLOURS = {Action.ACCEPT: "green", Action.REJECT: "red", Action.DROP: "red", Action.HOLD: "yellow"}
+
+
+@dataclass(frozen=True, slots=True)
+class _Column:
+    name: str
+    cell: Callable[[Told], str]
+    right: bool = False
+    folds: bool = False  # where even the fewest columns are too many
+
+
+def _action(told: Told) -> str:
+    flow = told.flow
+    return f"{flow.action} ({flow.mode})" if flow.mode is Mode.MONITOR else flow.action
+
+
+def _short_action(told: Told) -> str:
+    flow = told.flow
+    return f"({flow.action})" if flow.mode is Mode.MONITOR else flow.action
+
+
+def _why(told: Told) -> str:
+    """The signatures that objected, and the verdict's reason where it is another one."""
+    flow, signatures = told.flow, list(dict.fromkeys(finding.signature for finding in told.findings))
+    if flow.reason is Reason.FINDING and signatures:
+        return ", ".join(signatures)
+    reason = f"{flow.reason} {flow.rule_id}".rstrip()
+    return ", ".join([reason, *signatures])
+
+
+def _moment(told: Told) -> str:
+    return when(told.flow.start)[5:19]
+
+
+def _minute(told: Told) -> str:
+    return when(told.flow.start)[:16]
+
+
+_ALL = (
+    _Column("flow", lambda told: told.flow.flow_id[:8]),
+    _Column("time (UTC)", lambda told: when(told.flow.start)),
+    _Column("agent", lambda told: told.flow.agent, folds=True),
+    _Column("action", _action),
+    _Column("proto", lambda told: told.flow.proto),
+    _Column("source", lambda told: told.flow.src, folds=True),
+    _Column("destination", lambda told: endpoint(told.flow.dst, told.flow.dport), folds=True),
+    _Column("app", lambda told: told.flow.app_proto, folds=True),
+    _Column("name", lambda told: told.flow.server_name, folds=True),
+    _Column("bytes", lambda told: size(told.flow.bytes_out + told.flow.bytes_in), right=True),
+    _Column("why", _why, folds=True),
+)
+_PROCESS = _Column("process", lambda told: process_cell(told.process), folds=True)
+# What gives way on a narrow terminal, in this order: None drops the column. `egress show` has everything.
+_LESS: tuple[tuple[str, Callable[[Told], str] | None], ...] = (
+    ("source", None),
+    ("time (UTC)", lambda told: when(told.flow.start)[:19]),
+    ("action", _short_action),
+    ("bytes", None),
+    ("app", None),
+    ("proto", None),
+)
+
+
+def flow_table(shown: Sequence[Told], width: int, *, processes: bool = False) -> Table:
+    """Cells are Text, because a string would be read as markup."""
+    columns = [*_ALL, _PROCESS] if processes else list(_ALL)
+    cells = {column.name: _cells(column, shown) for column in columns}
+    one_year = len({when(told.flow.start)[:4] for told in shown}) == 1
+    for name, cell in (*_LESS, ("time (UTC)", _moment if one_year else _minute)):
+        if _needed(columns, cells) <= width:
+            break
+        at = next(number for number, column in enumerate(columns) if column.name == name)
+        if cell is None:
+            del columns[at]
+        else:
+            columns[at] = replace(columns[at], cell=cell)
+            cells[name] = _cells(columns[at], shown)
+    gap = GAP if _needed(columns, cells) <= width else 1
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, gap, 0, 0))
+    for column in columns:
+        side: Literal["left", "right"] = "right" if column.right else "left"
+        table.add_column(column.name, justify=side, overflow="fold", no_wrap=not column.folds)
+    for number, told in enumerate(shown):
+        row = {column.name: Text(cells[column.name][number]) for column in columns}
+        row["action"].stylize(_COLOURS[told.flow.action])
+        table.add_row(*row.values())
+    return table
+
+
+def _cells(column: _Column, shown: Sequence[Told]) -> list[str]:
+    return [plain(column.cell(told)) for told in shown]
+
+
+def _needed(columns: Sequence[_Column], cells: dict[str, list[str]]) -> int:
+    widest = (max(map(cell_len, (column.name, *cells[column.name]))) for column in columns)
+    return sum(widest) + GAP * (len(columns) - 1)

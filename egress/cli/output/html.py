@@ -1,0 +1,47 @@
+"""HTML built so that text cannot become markup: only what `tag` made is written as it is."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+
+from egress.cli.output.text import plain
+
+
+class Html(str):
+    """Markup."""
+
+    __slots__ = ()
+
+
+def text(value: object) -> Html:
+    """Markup as it is; of all else its text, control characters written out."""
+    return value if isinstance(value, Html) else Html(html.escape(plain(str(value))))
+
+
+def tag(name: str, /, *children: object, **attributes: object) -> Html:
+    """An element. In the names of attributes _ is written -, a last _ is left out."""
+    written = "".join(f' {key.rstrip("_").replace("_", "-")}="{text(str(value))}"' for key, value in attributes.items())
+    return Html(f"<{name}{written}>{''.join(map(text, children))}</{name}>")
+
+
+def empty(name: str, /, **attributes: object) -> Html:
+    """An element that has no end tag."""
+    return Html(str(tag(name, **attributes)).removesuffix(f"</{name}>"))
+
+
+def page(title: str, style: str, *body: object) -> Html:
+    """A document that loads nothing and runs nothing, whatever is in it."""
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    policy = f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
+    head = tag(
+        "head",
+        empty("meta", charset="utf-8"),
+        empty("meta", http_equiv="Content-Security-Policy", content=policy),
+        empty("meta", name="referrer", content="no-referrer"),
+        empty("meta", name="viewport", content="width=device-width"),
+        tag("title", title),
+        tag("style", Html(style)),
+    )
+    return Html(f"<!doctype html>\n{tag('html', head, tag('body', *body), lang='en')}\n")

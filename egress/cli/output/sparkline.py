@@ -1,0 +1,47 @@
+"""Numbers over time in one line of text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from egress.cli.output.text import when
+from egress.store.query.timeline import Axis
+
+UNICODE = " \u2581\u2582\u2583\u2584\u2585\u2586\u2587\u2588"
+ASCII = " .:-=+*#@"
+TICK = 12  # columns between two times of the axis
+
+
+def blocks(encoding: str | None) -> str:
+    """What bars are made of, the lowest first, in what the output can write."""
+    try:
+        UNICODE.encode(encoding or "ascii")
+    except (UnicodeError, LookupError):
+        return ASCII
+    return UNICODE
+
+
+def bars(values: Sequence[int], signs: str) -> str:
+    """A column for each value, the tallest for the greatest; nothing only for 0."""
+    top, most = max(values, default=0), len(signs) - 1
+    return "".join(signs[-(-value * most // top)] if value > 0 else signs[0] for value in values)
+
+
+def marks(refused: Sequence[int], findings: Sequence[int]) -> str:
+    """! where something was found, x where something was only refused."""
+    return "".join("!" if found else "x" if no else " " for no, found in zip(refused, findings, strict=True))
+
+
+def axis_lines(shown: Axis) -> tuple[str, str]:
+    """A rule with ticks, and the times under them: of the day, or dates where a tick is a day or more."""
+    ticks = range(0, shown.count, TICK)
+    rule = "".join("|" if at % TICK == 0 else "-" for at in range(shown.count))
+    texts = [_time(shown.begin + at * shown.step, shown.step) for at in ticks]
+    return rule, "".join(f"{text:<{TICK}}" for text in texts).rstrip()
+
+
+def _time(moment: int, step: int) -> str:
+    text = when(moment)
+    if step * TICK >= 86400:
+        return text[:10]
+    return text[11:19] if step < 60 else text[5:16]

@@ -1,0 +1,58 @@
+"""Records as text for people: hostile bytes made harmless, sizes and times readable."""
+
+from __future__ import annotations
+
+from egress.records.eve import iso
+
+LABEL = 11  # columns
+
+
+def plain(text: str) -> str:
+    r"""The text with everything that does not print as itself (control characters, escapes, text direction) as `\x1b`.
+
+    What an agent sends ends up on the investigator's terminal: it must not move its cursor or turn lines around.
+    """
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in text)
+
+
+def when(ts: float) -> str:
+    """`2026-11-23 15:06:02.123` UTC."""
+    return iso(ts)[:-4].replace("T", " ")
+
+
+def size(count: int) -> str:
+    """Bytes with a decimal unit: `512 B`, `1.5 kB`, `2.0 MB`."""
+    if count < 1000:
+        return f"{count} B"
+    value = float(count)
+    for unit in ("kB", "MB", "GB", "TB", "PB"):
+        value /= 1000
+        if value < 999.95:
+            return f"{value:.1f} {unit}"
+    return f"{value:.1f} PB"
+
+
+def endpoint(address: str, port: int) -> str:
+    """`192.0.2.7:443`, `[2001:db8::7]:443`; without a port where it is 0."""
+    address = plain(address)
+    if not port:
+        return address
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+
+
+def hexdump(data: bytes) -> list[str]:
+    """Lines of 16 bytes: offset, hex, ASCII with dots for what does not print."""
+    lines = []
+    for offset in range(0, len(data), 16):
+        part = data[offset : offset + 16]
+        shown = "".join(chr(byte) if 32 <= byte < 127 else "." for byte in part)
+        left, right = part[:8].hex(" "), part[8:].hex(" ")
+        lines.append(f"{offset:04x}  {left:<23}  {right:<23}  {shown}")
+    return lines
+
+
+def labelled(label: str, text: str) -> str:
+    """A line of a story; nothing in it moves a cursor."""
+    return f"{label:<{LABEL}}{plain(text)}".rstrip()

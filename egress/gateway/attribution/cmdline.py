@@ -1,0 +1,97 @@
+"""Reading a command line, which the process itself can keep anybody from: its arguments lie in its own memory.
+
+Where that memory is a file of a file system of its own, or its faults go to a handler of its own (FUSE, userfaultfd),
+the read waits for it, and not even a signal ends that. So a thread reads; one that waits too long is left behind.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import threading
+import time
+from collections.abc import Callable
+
+from egress.records.shape import PROCESS_CMDLINE
+
+PATIENCE = 0.1  # seconds for one read
+ALLOWANCE, WINDOW = 0.25, 10.0  # seconds an agent's processes may keep us waiting, and in how many
+PENALTY = 60.0  # seconds without command lines for an agent that made us leave a thread behind, and while that waits
+MAX_LEFT = 16  # threads left behind; past it no command line is read
+
+Pending = Callable[[], bytes | None]  # waits; a byte more than is kept at most, None: not to be had
+
+
+class _Thread:
+    """Reads from descriptors that it owns."""
+
+    def __init__(self) -> None:
+        self.descriptors: queue.SimpleQueue[int] = queue.SimpleQueue()
+        self.found: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+        self.thread = threading.Thread(target=self._run, daemon=True, name="command lines")
+        self.thread.start()
+
+    def _run(self) -> None:
+        while (descriptor := self.descriptors.get()) >= 0:
+            try:
+                data = os.read(descriptor, PROCESS_CMDLINE + 1)
+            except OSError:
+                data = b""
+            finally:
+                os.close(descriptor)
+            self.found.put(data)
+
+
+class CommandLines:
+    """One read at a time; each ends within PATIENCE."""
+
+    def __init__(self) -> None:
+        self.refused = 0  # reads not tried, or given up
+        self._reader = _Thread()
+        self._left: list[tuple[str, _Thread]] = []  # and whose processes they wait for
+        self._barred: dict[str, float] = {}  # agent → until when (monotonic)
+        self._waited: dict[str, float] = {}  # agent → seconds, in this window
+        self._window = 0.0
+
+    def begin(self, agent: str, directory: int) -> Pending:
+        """Begin to read that of the process behind a descriptor; call what is returned, once, for the bytes."""
+        if not self._may(agent):
+            self.refused += 1
+            return lambda: None
+        try:
+            descriptor = os.open("cmdline", os.O_RDONLY | os.O_CLOEXEC, dir_fd=directory)
+        except OSError:
+            return lambda: b""
+        self._reader.descriptors.put(descriptor)
+        return lambda: self._end(agent)
+
+    def close(self) -> None:
+        self._reader.descriptors.put(-1)
+
+    def _end(self, agent: str) -> bytes | None:
+        began = time.monotonic()
+        try:
+            found = self._reader.found.get(timeout=PATIENCE)
+        except queue.Empty:
+            found = None
+            self._barred[agent] = began + PENALTY
+            self._leave(agent)
+        self._waited[agent] = self._waited.get(agent, 0.0) + time.monotonic() - began
+        return found
+
+    def _leave(self, agent: str) -> None:
+        self.refused += 1
+        self._reader.descriptors.put(-1)  # it ends if ever it returns
+        self._left.append((agent, self._reader))
+        self._reader = _Thread()
+
+    def _may(self, agent: str) -> bool:
+        now = time.monotonic()
+        if now > self._window + WINDOW:
+            self._window = now
+            self._waited.clear()
+            self._barred = {name: until for name, until in self._barred.items() if until > now}
+            self._left = [each for each in self._left if each[1].thread.is_alive()]
+        if agent in self._barred or any(name == agent for name, _ in self._left):
+            return False
+        return self._waited.get(agent, 0.0) < ALLOWANCE and len(self._left) < MAX_LEFT

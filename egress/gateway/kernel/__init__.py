@@ -1,0 +1,1 @@
+"""The kernel's interfaces: iptables, netlink, conntrack, marks, system calls, privileges."""

@@ -1,0 +1,233 @@
+"""Our kernel rules as text: what goes into which chain. Pure; `egress.gateway.kernel.iptables` applies it.
+
+How a packet travels (FORWARD: through the gateway; INPUT: to the gateway host itself; OUTPUT: the host's answers):
+
+| hook, table        | our chain          | what happens                                                             |
+|--------------------|--------------------|--------------------------------------------------------------------------|
+| FORWARD mangle     | EGRESS-FORWARD     | from an agent's interface: EGRESS-OUT; to one: EGRESS-IN                 |
+| INPUT mangle       | EGRESS-INPUT       | from an agent's interface: EGRESS-OUT, but for IPv6 link upkeep; to the  |
+|                    |                    | port of the API: marked as refused, whatever the policy says             |
+| OUTPUT mangle      | EGRESS-OUTPUT      | answers to a connection of an agent's: EGRESS-IN                         |
+|                    | EGRESS-OUT         | our mark bits zeroed; refused connection: mark it, leave; settled one:   |
+|                    |                    | settled queue; all else: full-depth queue                                |
+|                    | EGRESS-IN          | the same, but replies of a settled connection are not queued             |
+| (a worker)         |                    | verdict ACCEPT with a packet mark; the rest of mangle is skipped         |
+| INPUT filter       | EGRESS-DELIVER     | keep the mark on the connection; refused: EGRESS-REFUSE                  |
+| FORWARD and OUTPUT | EGRESS-REFUSE      | mark REFUSED or DROPPED: keep it on the connection, then TCP reset,      |
+| filter             |                    | ICMP administratively prohibited, or silence                             |
+| POSTROUTING mangle | EGRESS-POSTROUTING | keep the mark on the connection; drop what is refused and yet was let    |
+|                    |                    | through by somebody's filter rule that stands before ours                |
+| POSTROUTING nat    | EGRESS-NAT         | masquerade where an attachment asks for it                               |
+
+Only interface and address are believed. An interface with an agent on it belongs to agents: where several share it they
+are told apart by network, longest prefix first, and whatever matches none goes to the queue of the first, whose worker
+refuses it as spoofed. A connection's refusal is never overwritten by a later verdict on it. A packet from one agent to
+another is judged by the sender's worker. Link upkeep is ICMPv6 neighbour discovery with hop limit 255 (RFC 4861 section
+11.2: nobody off-link can send it) and MLD reports from a link-local address (RFC 2710, RFC 3810); without it the agent
+has no link. Frames that a bridge passes between two of its own ports are not routed and come here only where
+br_netfilter hands them over.
+
+Of what the host sends to an agent, only true answers are queued: ESTABLISHED and in the direction REPLY. So the host's
+own connections are not (ORIGINAL), nor link upkeep (untracked), nor the resets and ICMP errors that the kernel makes
+(RELATED): ours for a refusal belong to a connection that is not confirmed yet, which a queue would drop. After a
+verdict in OUTPUT the kernel routes the packet again if its mark has changed: nobody's routing may ask for our bits.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from egress.config import Config
+from egress.errors import InputError
+from egress.gateway.kernel.marks import Marks
+
+FILTER, NAT, MANGLE = "filter", "nat", "mangle"
+CHAINS: dict[str, tuple[str, ...]] = {
+    FILTER: ("EGRESS-REFUSE", "EGRESS-DELIVER"),
+    NAT: ("EGRESS-NAT",),
+    MANGLE: ("EGRESS-FORWARD", "EGRESS-INPUT", "EGRESS-OUTPUT", "EGRESS-OUT", "EGRESS-IN", "EGRESS-POSTROUTING"),
+}
+Rules = dict[str, list[str]]  # table → rules of our chains, `-A …`, in order
+# A name iptables takes literally: no quotes or blanks (restore syntax), no `+` (its wildcard), no leading `-` or `!`.
+_INTERFACE = re.compile(r"[A-Za-z0-9_.][A-Za-z0-9_.@-]{0,14}")
+_UPKEEP = tuple(f"-p ipv6-icmp -m icmp6 --icmpv6-type {kind} -m hl --hl-eq 255" for kind in (133, 135, 136)) + tuple(
+    f"-s fe80::/10 -p ipv6-icmp -m icmp6 --icmpv6-type {kind}" for kind in (143, 131, 132)
+)
+_ANSWER = "-m conntrack --ctstate ESTABLISHED --ctdir REPLY"
+
+
+@dataclass(frozen=True, slots=True)
+class Attachment:
+    """Where an agent is attached: everything from `interface` (and, where it is shared, from `networks`) is the
+    agent's.
+    """
+
+    agent: str
+    interface: str
+    networks: tuple[str, ...]  # CIDRs, both families
+    queue: int  # full-depth queue number
+    settled_queue: int
+    masquerade: bool
+
+
+def check(attachments: Sequence[Attachment]) -> None:
+    """Raise InputError for what must not reach a rule file: odd interface names, broken networks, queue numbers."""
+    for attachment in attachments:
+        check_interface(attachment.interface, f"agent {attachment.agent}")
+        for network in attachment.networks:
+            try:
+                ipaddress.ip_network(network)
+            except ValueError as error:
+                raise InputError(f"network of agent {attachment.agent}: {error}") from None
+        if not (0 <= attachment.queue <= 0xFFFF and 0 <= attachment.settled_queue <= 0xFFFF):
+            raise InputError(f"queue.base: the queues of agent {attachment.agent} must be numbers from 0 to 65535")
+
+
+def check_interface(interface: str, owner: str) -> None:
+    """Raise InputError for a name that iptables would not take literally."""
+    if not _INTERFACE.fullmatch(interface):
+        raise InputError(
+            f"interface {interface!r} of {owner}: rename it to at most 15 "
+            "letters, digits, dots, dashes (not first) and underscores"
+        )
+
+
+def jumps(table: str, config: Config) -> dict[str, str]:
+    """Built-in chain → the one rule, without `-A CHAIN`, that must stand first in it."""
+    refused = _refused(Marks(config.mark_mask))
+    return {
+        FILTER: {"FORWARD": refused, "INPUT": "-j EGRESS-DELIVER", "OUTPUT": refused},
+        NAT: {"POSTROUTING": "-j EGRESS-NAT"},
+        MANGLE: {hook: f"-j EGRESS-{hook}" for hook in ("FORWARD", "INPUT", "OUTPUT", "POSTROUTING")},
+    }[table]
+
+
+def rules(attachments: Sequence[Attachment], config: Config, family: int, *, blocking: bool = False) -> Rules:
+    """The rules of our chains for one family (4 or 6); no `nat` where nobody asks for masquerading.
+
+    `blocking` refuses all packets from and to agents instead of queueing them, and keeps nothing on the connections, so
+    that they are judged afresh once the gateway is back.
+    """
+    check(attachments)
+    marks = Marks(config.mark_mask)
+    found = {FILTER: _refuse(family, marks, keep=not blocking) + _deliver(marks, keep=not blocking)}
+    if nat := _masquerade(attachments, family):
+        found[NAT] = nat
+    found[MANGLE] = _dispatch(attachments, config, family)
+    for chain, side, address in (("EGRESS-OUT", "-i", "-s"), ("EGRESS-IN", "-o", "-d")):
+        if blocking:
+            found[MANGLE].append(f"-A {chain} -j MARK --set-xmark {marks.value('refused'):#x}/{marks.mask:#x}")
+            continue
+        found[MANGLE] += _known(chain, marks)
+        for match, attachment in _selectors(attachments, family, side, address):
+            found[MANGLE] += _judge(f"-A {chain} {match}", attachment, config)
+    found[MANGLE] += _postrouting(marks, keep=not blocking)
+    return found
+
+
+def _refuse(family: int, marks: Marks, *, keep: bool) -> list[str]:
+    """The mark is zeroed before REJECT: where sysctl fwmark_reflect is on, the reset would carry it and be refused
+    itself.
+    """
+    mask, prohibited = f"{marks.mask:#x}", "icmp-admin-prohibited" if family == 4 else "icmp6-adm-prohibited"
+    save = [f"-A EGRESS-REFUSE -j CONNMARK --save-mark --nfmask {mask} --ctmask {mask}"] if keep else []
+    return [
+        *save,
+        f"-A EGRESS-REFUSE -m mark --mark {marks.value('dropped'):#x}/{mask} -j DROP",
+        f"-A EGRESS-REFUSE -j MARK --set-xmark 0x0/{mask}",
+        "-A EGRESS-REFUSE -p tcp -j REJECT --reject-with tcp-reset",
+        f"-A EGRESS-REFUSE -j REJECT --reject-with {prohibited}",
+    ]
+
+
+def _deliver(marks: Marks, *, keep: bool) -> list[str]:
+    """What is delivered to the host passes no POSTROUTING: marks are kept here."""
+    return [*(_keep("EGRESS-DELIVER", marks) if keep else []), f"-A EGRESS-DELIVER {_refused(marks)}"]
+
+
+def _refused(marks: Marks) -> str:
+    return f"-m mark --mark {marks.value('refused'):#x}/{marks.refusal_mask:#x} -j EGRESS-REFUSE"
+
+
+def _keep(chain: str, marks: Marks) -> list[str]:
+    """The packet's mark becomes the connection's, unless that one is refused."""
+    mask, refused = f"{marks.mask:#x}", f"--mark {marks.value('refused'):#x}/{marks.refusal_mask:#x}"
+    save = f"-j CONNMARK --save-mark --nfmask {mask} --ctmask {mask}"
+    return [f"-A {chain} -m mark ! --mark 0x0/{mask} -m connmark ! {refused} {save}"]
+
+
+def _masquerade(attachments: Sequence[Attachment], family: int) -> list[str]:
+    lines = [
+        f"-A EGRESS-NAT -s {network} ! -o {attachment.interface} -j MASQUERADE"
+        for attachment in attachments
+        if attachment.masquerade
+        for network in _networks(attachment, family)
+    ]
+    return list(dict.fromkeys(lines))
+
+
+def _dispatch(attachments: Sequence[Attachment], config: Config, family: int) -> list[str]:
+    """No agent gets to the API, on whatever address of the host it listens, and no rule can change that."""
+    marks, api = Marks(config.mark_mask), f"-p tcp -m tcp --dport {config.api.port}"
+    lines = []
+    for interface in dict.fromkeys(attachment.interface for attachment in attachments):
+        lines += [f"-A EGRESS-FORWARD -i {interface} -j EGRESS-OUT", f"-A EGRESS-FORWARD -o {interface} -j EGRESS-IN"]
+        to_api = f"-A EGRESS-INPUT -i {interface} {api}"
+        lines.append(f"{to_api} -j MARK --set-xmark {marks.value('refused'):#x}/{marks.mask:#x}")
+        lines.append(f"{to_api} -j RETURN")
+        lines += [f"-A EGRESS-INPUT -i {interface} {match} -j RETURN" for match in _UPKEEP if family == 6]
+        lines.append(f"-A EGRESS-INPUT -i {interface} -j EGRESS-OUT")
+        lines.append(f"-A EGRESS-OUTPUT -o {interface} {_ANSWER} -j EGRESS-IN")
+    return lines
+
+
+def _known(chain: str, marks: Marks) -> list[str]:
+    """What every packet of a chain meets before a queue: refused connections never reach one."""
+    mask = f"{marks.mask:#x}"
+    refused = f"-A {chain} -m connmark --mark {marks.value('refused'):#x}/{marks.refusal_mask:#x}"
+    settled = f"-A {chain} -m connmark --mark {marks.value('settled'):#x}/{mask} -j RETURN"
+    return [
+        f"-A {chain} -j MARK --set-xmark 0x0/{mask}",
+        f"{refused} -j CONNMARK --restore-mark --nfmask {mask} --ctmask {mask}",
+        f"{refused} -j RETURN",
+        *([settled] if chain == "EGRESS-IN" else []),
+    ]
+
+
+def _judge(prefix: str, attachment: Attachment, config: Config) -> list[str]:
+    """One selector's queues. With fail-open a queue nobody reads is stepped over, and the packet must not try the next
+    agent's.
+    """
+    marks = Marks(config.mark_mask)
+    bypass = " --queue-bypass" if config.fail_open else ""
+    settled = f"-m connmark --mark {marks.value('settled'):#x}/{marks.mask:#x}"
+    lines = [f"{prefix} -j NFQUEUE --queue-num {attachment.queue}{bypass}"]
+    if "EGRESS-OUT" in prefix:
+        lines.insert(0, f"{prefix} {settled} -j NFQUEUE --queue-num {attachment.settled_queue}{bypass}")
+    return lines + ([f"{prefix} -j RETURN"] if config.fail_open else [])
+
+
+def _postrouting(marks: Marks, *, keep: bool) -> list[str]:
+    refused = f"--mark {marks.value('refused'):#x}/{marks.refusal_mask:#x}"
+    saved = _keep("EGRESS-POSTROUTING", marks) if keep else []
+    return [*saved, f"-A EGRESS-POSTROUTING -m mark {refused} -j DROP"]
+
+
+def _selectors(
+    attachments: Sequence[Attachment], family: int, side: str, address: str
+) -> Iterator[tuple[str, Attachment]]:
+    """Matches in the order to be tried; the last of an interface takes all that is left on it."""
+    for interface in dict.fromkeys(attachment.interface for attachment in attachments):
+        here = [attachment for attachment in attachments if attachment.interface == interface]
+        pairs = [(network, each) for each in here for network in _networks(each, family)] if len(here) > 1 else []
+        for network, attachment in sorted(pairs, key=lambda pair: -pair[0].prefixlen):
+            yield f"{side} {interface} {address} {network}", attachment
+        yield f"{side} {interface}", here[0]
+
+
+def _networks(attachment: Attachment, family: int) -> list[ipaddress.IPv4Network | ipaddress.IPv6Network]:
+    found = [ipaddress.ip_network(network) for network in attachment.networks]
+    return [network for network in found if network.version == family]

@@ -1,0 +1,40 @@
+"""Run the system's network tools; what they complain about becomes one line."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import egress
+from egress.errors import EgressError
+
+PACKAGES = {"ip": "iproute2", "iptables": "iptables", "ip6tables": "iptables"}
+TIMEOUT = 30.0  # seconds; a tool that takes longer waits for a lock somebody never gives back
+
+
+def run(*argv: str, stdin: str | None = None) -> str:
+    """Standard output of a finished command.
+
+    Raises EgressError, in one line, when the tool is absent, fails or does not finish.
+    """
+    try:
+        done = subprocess.run(argv, input=stdin, capture_output=True, text=True, timeout=TIMEOUT, check=False)
+    except FileNotFoundError:
+        package = PACKAGES.get(argv[0].split("-")[0], argv[0])
+        raise EgressError(f"{argv[0]} is not installed: install the package {package}") from None
+    except PermissionError:
+        raise EgressError(f"{argv[0]} may not be run: start egress as root") from None
+    except subprocess.TimeoutExpired:
+        raise EgressError(f"{' '.join(argv)[:120]} did not finish within {TIMEOUT:.0f} s: is its lock held?") from None
+    if done.returncode:
+        complaint = " ".join((done.stderr or done.stdout).split())[:300] or f"exit code {done.returncode}"
+        raise EgressError(f"{' '.join(argv)[:120]}: {complaint}")
+    return done.stdout
+
+
+def python(module: str) -> tuple[list[str], dict[str, str]]:
+    """Command line and environment of one of our modules: imported from where we were, not from the cwd."""
+    root = str(Path(egress.__file__).resolve().parent.parent)
+    return [sys.executable, "-m", module], {**os.environ, "PYTHONPATH": root, "PYTHONSAFEPATH": "1"}

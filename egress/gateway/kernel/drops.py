@@ -1,0 +1,27 @@
+"""Packets that the kernel dropped because no worker took them in time, as its queue statistics count them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+STATISTICS = Path("/proc/net/netfilter/nfnetlink_queue")
+
+
+class Drops(NamedTuple):
+    """What the kernel threw away because nobody took it in time."""
+
+    queue: int  # the queue was full
+    socket: int  # the socket's buffer was full
+
+
+def drops(statistics: Path = STATISTICS) -> dict[int, Drops]:
+    """Dropped packets by queue number, since each was bound; empty where no queue is bound.
+
+    Columns: queue, port id, waiting, copy mode, copy range, dropped by queue, dropped by socket, last id, 1.
+    """
+    try:
+        lines = statistics.read_text(encoding="ascii").splitlines()
+    except FileNotFoundError:
+        return {}
+    return {int(row[0]): Drops(int(row[5]), int(row[6])) for line in lines if len(row := line.split()) >= 7}

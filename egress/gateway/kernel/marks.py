@@ -1,0 +1,42 @@
+"""The four adjacent bits of packet and connection marks that are ours, and what they say.
+
+A worker answers the kernel with a verdict and a packet mark; the chains of `egress.gateway.kernel.iptables` act on
+the mark and keep it on the connection. NFQUEUE replaces a packet's whole mark, so use `Marks.put`, which leaves the
+other 28 bits alone.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+UNDECIDED = 0  # every packet is queued at full depth
+SETTLED = 1  # accepted and opaque: the agent's packets go to the settled queue, replies are not queued
+REFUSED = 2  # answered with a TCP reset or ICMP administratively prohibited
+DROPPED = 3  # refused without an answer
+RECHECK = 4  # was settled, is undecided again (a mark of 0 would not be kept on the connection)
+
+VALUES = {"undecided": UNDECIDED, "settled": SETTLED, "refused": REFUSED, "dropped": DROPPED, "recheck": RECHECK}
+
+
+class Marks(NamedTuple):
+    """Mark values in place, as 32-bit numbers. Made from `config.mark_mask`, which holds four adjacent bits."""
+
+    mask: int
+
+    @property
+    def shift(self) -> int:
+        """How far left of bit 0 our four bits stand."""
+        return (self.mask & -self.mask).bit_length() - 1
+
+    @property
+    def refusal_mask(self) -> int:
+        """The upper three of our bits: under this mask REFUSED and DROPPED, and no other, equal `value("refused")`."""
+        return 0b1110 << self.shift
+
+    def value(self, name: str) -> int:
+        """`undecided`, `settled`, `refused`, `dropped` or `recheck`, shifted into place (KeyError otherwise)."""
+        return VALUES[name] << self.shift
+
+    def put(self, mark: int, name: str) -> int:
+        """`mark` with our bits set to `name`, all others as they were."""
+        return mark & ~self.mask & 0xFFFFFFFF | self.value(name)

@@ -1,0 +1,56 @@
+"""Giving up root: a worker keeps CAP_NET_ADMIN, which nfnetlink asks for at every verdict, and nothing else.
+
+`egress.gateway.attribution` keeps what it takes to look into others' namespaces and descriptors.
+
+The order matters and stands in `drop`.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+import signal
+
+from egress.errors import EgressError, InputError
+from egress.gateway.kernel import linux
+
+CAP_DAC_READ_SEARCH, CAP_NET_ADMIN, CAP_SYS_PTRACE, CAP_SYS_ADMIN = 2, 12, 19, 21  # linux/capability.h
+WORKER = frozenset({CAP_NET_ADMIN})
+
+
+def account(user: str) -> tuple[int, int]:
+    """The uid and gid of a user name. Raises InputError for a name nobody has, and for root."""
+    try:
+        entry = pwd.getpwnam(user)
+    except KeyError:
+        raise InputError(f"user: there is no user {user!r}; name an unprivileged one in the config") from None
+    if entry.pw_uid == 0:
+        raise InputError(f"user: {user!r} is root; name an unprivileged user in the config")
+    return entry.pw_uid, entry.pw_gid
+
+
+def drop(user: str, parent: int, kept: frozenset[int] = WORKER) -> None:
+    """Become `user` for good, with these capabilities alone, and die with process `parent`.
+
+    A change of credentials clears the death signal, so it is set last; a parent that died before is noticed by its id.
+    """
+    uid, gid = account(user)
+    try:
+        linux.limit_bounding(kept)
+        linux.prctl(linux.PR_SET_KEEPCAPS, 1)
+        os.setgroups([])
+        os.setresgid(gid, gid, gid)
+        os.setresuid(uid, uid, uid)
+        linux.limit_capabilities(kept)
+        linux.prctl(linux.PR_SET_KEEPCAPS, 0)
+        linux.prctl(linux.PR_SET_NO_NEW_PRIVS, 1)
+    except OSError as error:
+        raise EgressError(f"cannot give up root: {error}; is /proc mounted and this Linux 4.3 or later?") from None
+    die_with_parent(parent)
+
+
+def die_with_parent(parent: int) -> None:
+    """Have the kernel kill this process when its parent ends."""
+    linux.prctl(linux.PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        raise EgressError("the gateway ended while this process started; start the gateway again")

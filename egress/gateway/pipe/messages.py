@@ -1,0 +1,133 @@
+"""JSON between supervisor and worker, one object a line: the worker's setup, its orders, its answers.
+
+To the worker, with "seq": n (0: nobody waits for the answer):
+
+    the setup                                         first, without "op"
+    {"op": "policy.part", "removed": [ids], "added": [rules]}   any number of them, kept until
+    {"op": "policy.commit", "base": n, "version": m}  applies them all at once; base -1: they are the whole policy
+    {"op": "begin"}                                   own the queues; what is ordered before needs none
+    {"op": "journal", "limit": bytes, "full": true}   how far the journal may grow (Room)
+    {"op": "agents", "agents": [...]}  {"op": "answer", "id", "action"}  {"op": "tally", "agent"}  {"op": "stop"}
+
+From it: {"type": "ready" | "beat" | "done" | "error", ...}; "done" carries the order's seq, and "error" where
+nothing of the order could be carried out. {"type": "hold", "hold": {fields of Hold}}: a person is asked;
+{"type": "unheld", "id", "state": "approved" | "denied" | "expired" | "withdrawn"}: not any more. Both ends are ours.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import typing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from egress.config import Config, build
+from egress.errors import EgressError
+from egress.model import Action, Agent, Mode, PolicyChange, Rule
+from egress.policy.budgettext import budgets_from_json
+
+
+@dataclass(frozen=True, slots=True)
+class Watched:
+    """An agent and the interface all its traffic crosses."""
+
+    agent: Agent
+    interface: int  # index
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """What one worker may write into its journal until it hears again."""
+
+    limit: int  # bytes, of all it has written since it started
+    full: bool = False  # what is left of them is for what has begun: nothing new may pass
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """All a worker is told before it starts, but for the policy, which follows in parts."""
+
+    config: Config
+    index: int  # of the worker: queues base + 2 * index and the next
+    parent: int  # the supervisor's process id
+    agents: tuple[Watched, ...]
+    journal: Room
+    capture: str = ""  # directory of packet captures; empty: none
+    attribution: tuple[int, ...] = ()  # a worker's descriptor to tell of new flows; the attribution process': of each
+
+
+def encode(message: object) -> bytes:
+    """One line. Takes JSON values and the dataclasses of this module and of the model."""
+    return json.dumps(message, default=_plain, separators=(",", ":")).encode() + b"\n"
+
+
+def setup_from(line: bytes) -> Setup:
+    document = json.loads(line)
+    return Setup(
+        config=typing.cast(Config, build(Config, document["config"], "setup")),
+        index=document["index"],
+        parent=document["parent"],
+        agents=watched_from(document["agents"]),
+        journal=Room(**document["journal"]),
+        capture=document["capture"],
+        attribution=tuple(document["attribution"]),
+    )
+
+
+def watched_from(documents: list[dict[str, Any]]) -> tuple[Watched, ...]:
+    return tuple(Watched(agent_from(item["agent"]), item["interface"]) for item in documents)
+
+
+def agent_from(document: dict[str, Any]) -> Agent:
+    return Agent(
+        name=document["name"],
+        networks=tuple(document["networks"]),
+        mode=Mode(document["mode"]),
+        default=Action(document["default"]),
+        labels=tuple(document["labels"]),
+        budgets=budgets_from_json(document["budgets"]),
+        quarantined=document["quarantined"],
+    )
+
+
+def rule_from(document: dict[str, Any]) -> Rule:
+    values = dict(document)
+    values["action"] = Action(values["action"])
+    values["ports"] = tuple((low, high) for low, high in values["ports"])
+    values["exempt"] = tuple(values["exempt"])
+    return Rule(**values)
+
+
+class Draft:
+    """A change of policy that arrives in parts. A part that cannot be read spoils the change, not the worker."""
+
+    def __init__(self) -> None:
+        self._removed: list[str] = []
+        self._added: list[Rule] = []
+        self._broken = ""
+
+    def take(self, part: dict[str, Any]) -> None:
+        try:
+            self._removed += part["removed"]
+            self._added += map(rule_from, part["added"])
+        except (KeyError, TypeError, ValueError) as error:
+            self._broken = f"a part of the policy cannot be read: {type(error).__name__}: {error}"
+
+    def finish(self, commit: dict[str, Any]) -> PolicyChange:
+        """What all parts say together; raises EgressError for a broken one. Either way the next change begins."""
+        change = PolicyChange(commit["base"], commit["version"], tuple(self._removed), tuple(self._added))
+        broken = self._broken
+        self._removed, self._added, self._broken = [], [], ""
+        if broken:
+            raise EgressError(broken)
+        return change
+
+
+def _plain(value: object) -> object:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {item.name: getattr(value, item.name) for item in dataclasses.fields(value)}
+    if isinstance(value, Path):
+        return str(value)
+    raise TypeError(f"{type(value).__name__} is no message")

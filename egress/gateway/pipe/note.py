@@ -1,0 +1,113 @@
+"""What a worker says of a flow that begins, so that its process can be looked for: one message, never waited for.
+
+It is said before the packet is answered: the process that connects still waits in connect(2) then. A message is text,
+its fields parted by tabs: flow id, start (µs), interface, protocol, opener's address and port, the other's, direction,
+whether its refusal waits to hear the id back, agent. Who reads it trusts none of it: workers meet hostile bytes.
+"""
+
+from __future__ import annotations
+
+import re
+import socket
+from collections import Counter
+from typing import NamedTuple
+
+from egress.model import PROTOCOL_NUMBERS, Action
+from egress.records.eve import MAX_MICROS, micros
+from egress.records.shape import FlowRecord
+
+MAX_NOTE = 1024  # bytes
+MAX_PER_SECOND = 500  # flows of one agent told of; a flood of one must not hide the others
+BUFFER = 4 << 20  # bytes of messages that may wait: some thousands
+
+_FLOW_ID = re.compile(r"[0-9a-f]{16}", re.ASCII)
+_NUMBER = re.compile(r"[0-9]{1,16}", re.ASCII)
+
+
+class Note(NamedTuple):
+    """A flow as the agent's host sees it: `local` is the agent's end. Addresses are packed."""
+
+    flow_id: str
+    agent: str
+    time: float  # the flow's start, seconds
+    interface: int  # index of the gateway's interface that the agent is behind
+    proto: int
+    inbound: bool  # opened towards the agent
+    local: bytes
+    local_port: int
+    remote: bytes
+    remote_port: int
+    waits: bool  # a refusal waits until the flow's id is sent back
+
+
+class Teller:
+    """The worker's end. What cannot be said at once is counted in `dropped`, never waited for."""
+
+    def __init__(self, sock: socket.socket | None) -> None:
+        self.told = self.dropped = 0
+        self._socket = sock
+        self._second = 0
+        self._counts: Counter[str] = Counter()
+
+    def tell(self, record: FlowRecord, interface: int) -> bool:
+        """Say that this flow, seen at this interface, begins. False: it does not, or it cannot be said."""
+        if self._socket is None or not begins(record):
+            return False
+        second = int(record.start)
+        if second != self._second:
+            self._second = second
+            self._counts.clear()
+        self._counts[record.agent] += 1
+        if self._counts[record.agent] > MAX_PER_SECOND:
+            self.dropped += 1
+            return False
+        try:
+            self._socket.send(encode(record, interface), socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+        except OSError:  # full, or nobody is left who could read it
+            self.dropped += 1
+            return False
+        self.told += 1
+        return True
+
+
+def begins(record: FlowRecord) -> bool:
+    """Whether this is a flow's first record: made before its first packet is counted."""
+    return record.updated == record.start and not (record.packets_out or record.packets_in)
+
+
+def encode(record: FlowRecord, interface: int) -> bytes:
+    ends = f"{record.proto}\t{record.src}\t{record.sport}\t{record.dst}\t{record.dport}\t{record.direction}"
+    waits = int(record.action in (Action.REJECT, Action.DROP))
+    return f"{record.flow_id}\t{micros(record.start)}\t{interface}\t{ends}\t{waits}\t{record.agent}".encode()
+
+
+def parse(message: bytes) -> Note | None:
+    """The note in a message; None for what `encode` would not have written."""
+    try:
+        fields = message.decode().split("\t")
+        flow_id, start, interface, proto, src, sport, dst, dport, direction, waits, agent = fields
+        opener, other = _address(src), _address(dst)
+        numbers = [_number(each) for each in (start, interface, sport, dport)]
+        protocol = PROTOCOL_NUMBERS.get(proto, -1)
+        protocol = _number(proto) if protocol < 0 else protocol
+    except (ValueError, OSError):  # UnicodeDecodeError is a ValueError
+        return None
+    microseconds, index, port, other_port = numbers
+    if not _FLOW_ID.fullmatch(flow_id) or direction not in ("out", "in") or waits not in ("0", "1"):
+        return None
+    if len(opener) != len(other):
+        return None
+    if microseconds > MAX_MICROS or index >= 1 << 31 or max(port, other_port) > 0xFFFF or protocol > 0xFF:
+        return None
+    ends = (opener, port, other, other_port) if direction == "out" else (other, other_port, opener, port)
+    return Note(flow_id, agent, microseconds / 1_000_000, index, protocol, direction == "in", *ends, waits == "1")
+
+
+def _address(text: str) -> bytes:
+    return socket.inet_pton(socket.AF_INET6 if ":" in text else socket.AF_INET, text)
+
+
+def _number(text: str) -> int:
+    if not _NUMBER.fullmatch(text):
+        raise ValueError(text)
+    return int(text)

@@ -1,0 +1,1 @@
+"""Sandboxes of `egress run`: their namespaces, and the commands in them. Runs in: supervisor, egress run."""

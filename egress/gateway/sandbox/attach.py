@@ -1,0 +1,145 @@
+"""Find out what `egress agent add` needs to know of something that exists already: its interface here, its own
+networks.
+
+| kind      | value          | interface                     | networks                                           |
+|-----------|----------------|-------------------------------|----------------------------------------------------|
+| netns     | its name       | our end of its veth           | its subnets: the link is its alone                 |
+|           |                | the bridge our end is in      | its very addresses: others are on that bridge, too |
+| interface | veth or bridge | that one                      | subnets connected to it, without the host's own    |
+| cidr      | CIDR@interface | that one                      | that CIDR                                          |
+
+Facts come from the kernel by way of `ip -json`. Every error says which form is right. What a namespace holds is up to
+whoever is root in it: it may lose its addresses at any time, so `behind` finds its interface without them, and its
+networks are asked for once, when it is added.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from egress.errors import InputError
+from egress.gateway.kernel.chains import check_interface
+from egress.gateway.kernel.command import run
+
+KINDS = ("netns", "interface", "cidr")
+_Interface = ipaddress.IPv4Interface | ipaddress.IPv6Interface
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where an agent is: what `egress.gateway.kernel.chains.Attachment` needs, but for queue numbers."""
+
+    agent: str
+    interface: str
+    networks: tuple[str, ...]  # CIDRs, both families
+
+
+def resolve(kind: str, value: str, name: str) -> Place:
+    """Look up `value` (see the module's table) for the agent called `name`. Raises InputError."""
+    if kind == "netns":
+        return _netns(value, name)
+    if kind == "interface":
+        return _interface(value, name)
+    if kind == "cidr":
+        return _cidr(value, name)
+    raise InputError(f"{kind!r} is no kind of attachment: use one of {', '.join(KINDS)}")
+
+
+def behind(kind: str, value: str) -> str:
+    """The interface to be guarded while `resolve` fails; empty where there is none to tell, or it may not be guarded.
+
+    Raises EgressError where the tools fail.
+    """
+    if kind == "netns":
+        try:
+            return _veth(value)[0]
+        except InputError:
+            return ""
+    interface = value.rpartition("@")[2]
+    try:
+        _link(interface)
+    except InputError:
+        return "" if (Path("/sys/class/net") / interface).exists() else interface  # rules by name wait for it
+    return interface
+
+
+def _netns(value: str, name: str) -> Place:
+    interface, inside, shared = _veth(value)
+    networks = [str(ipaddress.ip_network(each.ip) if shared else each.network) for each in _addresses(inside)]
+    if not networks:
+        raise InputError(f"namespace {value} has no address on its veth: give it one, then add the agent")
+    return Place(name, interface, tuple(dict.fromkeys(networks)))
+
+
+def _veth(value: str) -> tuple[str, dict[str, Any], bool]:
+    """Our end of a namespace's veth, or the bridge that has it; the other end, inside; whether it is a bridge."""
+    namespaces = {each["name"]: each.get("id") for each in _ask("netns", "list")}
+    if value not in namespaces:
+        known = ", ".join(sorted(namespaces)[:8]) or "none"
+        raise InputError(f"there is no network namespace {value!r}: `ip netns list` knows {known}")
+    inside = {each["ifindex"]: each for each in _ask("-n", value, "address", "show")}
+    for link in _ask("-d", "link", "show"):
+        ours = namespaces[value] is not None and link.get("link_netnsid") == namespaces[value]
+        if ours and link.get("linkinfo", {}).get("info_kind") == "veth" and link.get("link_index") in inside:
+            interface = str(link.get("master", link["ifname"]))
+            check_interface(interface, value)
+            return interface, inside[link["link_index"]], "master" in link
+    raise InputError(
+        f"namespace {value} has no veth to this one: "
+        f"`ip link add NAME type veth peer name eth0 netns {value}`, then give both ends addresses"
+    )
+
+
+def _interface(value: str, name: str) -> Place:
+    link = _link(value)
+    if "master" in link:
+        raise InputError(f"{value} is a port of bridge {link['master']}: add `interface {link['master']}` instead")
+    networks = tuple(str(part) for each in _addresses(link) for part in each.network.address_exclude(_host(each)))
+    if not networks:
+        raise InputError(f"{value} has no address: say which networks are the agent's, as CIDR@{value}")
+    return Place(name, value, networks)
+
+
+def _cidr(value: str, name: str) -> Place:
+    cidr, at, interface = value.rpartition("@")
+    if not at:
+        raise InputError(f"{value!r} is not CIDR@interface, e.g. 10.5.0.0/24@eth1")
+    try:
+        network = ipaddress.ip_network(cidr)
+    except ValueError as error:
+        raise InputError(f"{error}: write CIDR@interface, e.g. 10.5.0.0/24@eth1") from None
+    _link(interface)
+    return Place(name, interface, (str(network),))
+
+
+def _link(interface: str) -> dict[str, Any]:
+    """The interface with its addresses; refused where it is the host's own way out or loopback."""
+    if not interface or not (Path("/sys/class/net") / interface).is_dir() or "/" in interface:
+        raise InputError(f"there is no interface {interface!r}: see `ip link`")
+    check_interface(interface, interface)
+    if any(route.get("dev") == interface for v in ("-4", "-6") for route in _ask(v, "route", "show", "default")):
+        raise InputError(f"{interface} is this host's way out, not an agent's: name the interface the agent is behind")
+    link: dict[str, Any] = next(iter(_ask("address", "show", "dev", interface)))
+    if "LOOPBACK" in link["flags"]:
+        raise InputError(f"{interface} is the host's own: name the interface the agent is behind")
+    return link
+
+
+def _addresses(link: dict[str, Any]) -> Iterator[_Interface]:
+    for each in link.get("addr_info", []):
+        if each.get("scope") == "global":
+            yield ipaddress.ip_interface(f"{each['local']}/{each['prefixlen']}")
+
+
+def _host(each: _Interface) -> Any:
+    return ipaddress.ip_network(each.ip)
+
+
+def _ask(*argv: str) -> list[dict[str, Any]]:
+    text = run("ip", "-json", *argv)
+    return [each for each in json.loads(text or "[]") if each]

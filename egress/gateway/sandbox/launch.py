@@ -1,0 +1,202 @@
+"""Run a command inside a sandbox: confined to its network, with its terminal, signals and exit code passed through.
+
+    egress run ─ waiter: setns(net), new mount and pid namespaces ─ init: pid 1, mounts ─ command: few capabilities
+
+The command sees its own processes only, fresh /proc and /sys (read-only but for its network's settings), its own
+resolv.conf, and an empty /run, run_dir and state_dir: the host's D-Bus, container engines and our control socket are
+not there. Root inside keeps the capabilities in `KEPT`, in the sandbox's user namespace only: it may configure its
+network, and cannot enter the host's, mount over what is hidden, trace the init or load modules. Sockets are of the
+families a network namespace confines: no AF_VSOCK, no io_uring, none at all for i386 programs. When the command ends,
+the kernel ends all it left running; when `egress run` is killed, everything ends.
+
+Not confined: it is a network sandbox. Files and devices are the host's, so root inside can change the host's files,
+e.g. leave a cron job that runs outside, or write to its disks. Unix sockets outside the hidden directories can be
+connected to. The terminal is shared, but cannot be typed into (TIOCSTI). CPU and memory have no limits. Against a
+program that would use this give `user`, or run it in a container or virtual machine and attach that.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pwd
+import signal
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple, NoReturn
+
+from egress.config import Config
+from egress.errors import EgressError, InputError
+from egress.gateway.kernel import linux
+from egress.gateway.sandbox.relay import PASSED, relay
+from egress.gateway.sandbox.sandbox import Sandbox
+
+NOT_EXECUTABLE, NOT_FOUND = 126, 127  # env(1), POSIX shell
+# capabilities(7): CHOWN DAC_OVERRIDE FOWNER FSETID KILL SETGID SETUID NET_BIND_SERVICE NET_ADMIN NET_RAW SYS_CHROOT
+KEPT = frozenset({0, 1, 3, 4, 5, 6, 7, 10, 12, 13, 18})
+_WRITABLE = "/proc/sys/net"
+_READ_ONLY = ("/proc/sys", "/proc/irq", "/proc/bus", "/proc/fs", "/proc/sysrq-trigger", "/proc/acpi")
+
+
+class _Job(NamedTuple):
+    """What the processes of one launch need to know."""
+
+    sandbox: Sandbox
+    command: Sequence[str]
+    config: Config
+    account: pwd.struct_passwd | None
+    mask: set[int | signal.Signals]  # signals blocked before we came, to be so again in the command
+
+
+def launch(sandbox: Sandbox, command: Sequence[str], config: Config, user: str | None = None) -> int:
+    """Run `command` to its end; returns its exit code, 128 + n after signal n, 126 or 127 where it cannot be executed.
+
+    Call it from the main thread of a process without other threads: it forks, and takes signals by waiting for them.
+    Raises EgressError when the sandbox cannot be entered.
+    """
+    if not command:
+        raise InputError("no command to run: give one after --")
+    account = _account(user) if user else None
+    terminal = _foreground_terminal()
+    old_mask = signal.pthread_sigmask(signal.SIG_BLOCK, PASSED)
+    job = _Job(sandbox, command, config, account, old_mask)
+    try:
+        complaint, said = os.pipe()
+        waiter = os.fork()
+        if waiter == 0:
+            os.close(complaint)
+            _child(said, lambda: _wait_inside(job, said))
+        os.close(said)
+        with os.fdopen(complaint, "rb") as pipe:
+            trouble = pipe.read(500).decode("utf-8", "replace")
+        code = relay(waiter)
+    finally:
+        if terminal is not None:
+            _take_back(terminal)
+        signal.pthread_sigmask(signal.SIG_SETMASK, old_mask)
+    if trouble:
+        raise EgressError(trouble)
+    return code
+
+
+def _wait_inside(job: _Job, said: int) -> int:
+    """The waiter: enters the network, forks the init, stays outside its pid namespace to wait for it."""
+    linux.prctl(linux.PR_SET_PDEATHSIG, signal.SIGKILL)
+    namespace = os.open(f"/run/netns/{job.sandbox.netns}", os.O_RDONLY | os.O_CLOEXEC)
+    users = linux.owner(namespace)
+    linux.setns(namespace, linux.CLONE_NEWNET)
+    linux.unshare(linux.CLONE_NEWNS | linux.CLONE_NEWPID)
+    init = os.fork()
+    if init == 0:
+        _child(said, lambda: _init(job, users, said))
+    os.close(said)
+    return relay(init)
+
+
+def _init(job: _Job, users: int, said: int) -> int:
+    """Pid 1 of the sandbox. It holds no open file but the standard ones, and nobody inside may look into it."""
+    linux.prctl(linux.PR_SET_PDEATHSIG, signal.SIGKILL)
+    linux.prctl(linux.PR_SET_DUMPABLE, 0)
+    if os.getppid() != 0:  # the waiter lives in another pid namespace, where we cannot see it
+        raise OSError(0, "not the first process of a pid namespace")
+    directory = Path.cwd()
+    _mounts(job.sandbox, job.config)
+    try:
+        os.chdir(directory)  # again, by name: the old one could be below what is hidden now
+    except OSError:
+        os.chdir("/")
+    main = os.fork()
+    if main == 0:
+        _child(said, lambda: _execute(job, users, said))
+    os.closerange(3, os.sysconf("SC_OPEN_MAX"))
+    return relay(main, reap=True)
+
+
+def _mounts(sandbox: Sandbox, config: Config) -> None:
+    linux.mount("none", "/", "", linux.MS_REC | linux.MS_PRIVATE)
+    resolver, target = Path(f"/etc/netns/{sandbox.netns}/resolv.conf"), Path("/etc/resolv.conf")
+    strict = linux.MS_NOSUID | linux.MS_NODEV
+    for hidden in dict.fromkeys((Path("/run"), config.run_dir.resolve(), config.state_dir.resolve())):
+        if hidden.is_dir():
+            linux.mount("egress", str(hidden), "tmpfs", strict, "mode=755,size=64m")
+    if target.is_symlink():  # it may lead into /run, which is empty now
+        real = target.resolve()
+        real.parent.mkdir(parents=True, exist_ok=True)
+        real.touch()
+    if target.exists() and resolver.exists():
+        linux.mount(str(resolver), str(target), "", linux.MS_BIND)
+    linux.mount("proc", "/proc", "proc", strict | linux.MS_NOEXEC)
+    linux.mount("sysfs", "/sys", "sysfs", strict | linux.MS_NOEXEC | linux.MS_RDONLY)
+    for path in _READ_ONLY:
+        if Path(path).exists():
+            linux.mount(path, path, "", linux.MS_BIND)
+            if _WRITABLE.startswith(path + "/"):
+                linux.mount(_WRITABLE, _WRITABLE, "", linux.MS_BIND)
+            linux.mount("none", path, "", linux.MS_BIND | linux.MS_REMOUNT | linux.MS_RDONLY | strict | linux.MS_NOEXEC)
+
+
+def _execute(job: _Job, users: int, said: int) -> int:
+    """Become the command. The order matters: capabilities are needed up to the change of user, and for it."""
+    linux.setns(users, linux.CLONE_NEWUSER)
+    command, account = job.command, job.account
+    environment = dict(os.environ)
+    if account:
+        os.initgroups(account.pw_name, account.pw_gid)
+        os.setresgid(account.pw_gid, account.pw_gid, account.pw_gid)
+        environment |= {"HOME": account.pw_dir, "USER": account.pw_name, "LOGNAME": account.pw_name}
+    linux.limit_bounding(KEPT)
+    if account:
+        os.setresuid(account.pw_uid, account.pw_uid, account.pw_uid)
+    linux.limit_capabilities(frozenset() if account and account.pw_uid else KEPT)
+    linux.prctl(linux.PR_SET_NO_NEW_PRIVS, 1)
+    linux.limit_calls()  # the terminal is shared: what is typed into it runs in the shell that started us
+    for number in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores them, and ignoring is inherited
+        signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, job.mask)
+    # An inherited file would be a way out, e.g. a socket of the host's network. `said` closes itself at exec.
+    os.closerange(3, said)
+    os.closerange(said + 1, os.sysconf("SC_OPEN_MAX"))
+    try:
+        os.execvpe(command[0], list(command), environment)
+    except (FileNotFoundError, NotADirectoryError):
+        os.write(2, f"egress: {command[0]}: command not found\n".encode("utf-8", "replace"))
+        return NOT_FOUND
+    except OSError as error:
+        os.write(2, f"egress: {command[0]}: cannot execute: {error.strerror}\n".encode("utf-8", "replace"))
+        return NOT_EXECUTABLE
+
+
+def _child(said: int, body: Callable[[], int]) -> NoReturn:
+    """Run `body` in a forked child, which ends here whatever happens; what went wrong is told to `launch`."""
+    code = 1
+    try:
+        code = body()
+    except (OSError, EgressError) as error:
+        os.write(said, f"cannot enter the sandbox: {error}".encode("utf-8", "replace"))
+    finally:
+        os._exit(code)
+
+
+def _account(user: str) -> pwd.struct_passwd:
+    try:
+        return pwd.getpwuid(int(user)) if user.isdecimal() else pwd.getpwnam(user)
+    except (KeyError, OverflowError):
+        raise InputError(f"there is no user {user!r}: give a name or number of one") from None
+
+
+def _foreground_terminal() -> int | None:
+    """Standard input, where it is the terminal whose foreground we have."""
+    try:
+        return 0 if os.isatty(0) and os.tcgetpgrp(0) == os.getpgrp() else None
+    except OSError:
+        return None
+
+
+def _take_back(terminal: int) -> None:
+    """A shell inside gave the terminal to process groups that are gone; without this we would be stopped when we next
+    use it.
+    """
+    old = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTTOU})
+    with contextlib.suppress(OSError):
+        os.tcsetpgrp(terminal, os.getpgrp())
+    signal.pthread_sigmask(signal.SIG_SETMASK, old)

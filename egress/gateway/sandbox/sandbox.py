@@ -1,0 +1,277 @@
+"""A network namespace behind the gateway, for `egress run`: made, found again after a crash, removed.
+
+    sandbox: eth0 ── veth ── egr0007: host   10.77.0.28/30 and fd65:6772:6573:7::/64 for index 7; the host is .1 and ::1
+
+The namespace is owned by a user namespace of its own, with every id mapped to itself. That is what makes CAP_NET_ADMIN
+inside safe to give: whoever has it in the host's user namespace may, by the number under which a namespace knows its
+veth's other end (IFLA_TARGET_NETNSID, rtnetlink(7)), list, make and delete links in the host's network, and so make a
+way past the gateway.
+
+A record in run_dir/sandboxes is written before anything is made and removed after everything is gone, so that
+`leftovers` finds what a killed process left. Creation and removal take a lock; the last removal puts the host's
+forwarding back.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import ipaddress
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from egress.config import Config
+from egress.errors import EgressError, InputError
+from egress.gateway.kernel import forwarding
+from egress.gateway.kernel.command import run
+from egress.gateway.kernel.linux import CLONE_NEWNET, CLONE_NEWUSER, unshare
+
+INSIDE = "eth0"  # the veth's name in the sandbox
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+_NETNS = Path("/etc/netns")
+_RESOLVERS = (Path("/etc/resolv.conf"), Path("/run/systemd/resolve/resolv.conf"))
+_MAP = "0 0 4294967295"  # user_namespaces(7): every id is itself
+
+
+@dataclass(frozen=True, slots=True)
+class Sandbox:
+    """Addresses are text without prefix length; `interface` is the host's side of the veth, `peer` the sandbox's."""
+
+    name: str
+    netns: str
+    interface: str
+    peer: str
+    address4: str
+    address6: str
+    gateway4: str
+    gateway6: str
+
+    @property
+    def networks(self) -> tuple[str, str]:
+        """The sandbox's own addresses, as CIDRs: any other source is spoofed."""
+        return f"{self.address4}/32", f"{self.address6}/128"
+
+
+def plan(name: str, index: int, config: Config) -> Sandbox:
+    """Names and addresses of sandbox number `index`. Raises InputError for a bad name or an index past the pools."""
+    if not _NAME.fullmatch(name):
+        raise InputError(f"sandbox name {name!r}: use up to 64 letters, digits, dots, dashes and underscores")
+    room = pool_size(config)
+    if not 0 <= index < room:
+        raise InputError(
+            f"no address left for sandbox {index}: pool4 {config.pool4} and pool6 {config.pool6} hold {room}"
+        )
+    base4 = ipaddress.ip_network(config.pool4).network_address + 4 * index
+    base6 = ipaddress.ip_network(config.pool6).network_address + (index << 64)
+    return Sandbox(
+        name,
+        f"egress-{name}",
+        f"egr{index:04d}",
+        INSIDE,
+        str(base4 + 2),
+        str(base6 + 2),
+        str(base4 + 1),
+        str(base6 + 1),
+    )
+
+
+def pool_size(config: Config) -> int:
+    """How many sandboxes the address pools hold at once."""
+    pool4, pool6 = ipaddress.ip_network(config.pool4), ipaddress.ip_network(config.pool6)
+    return int(min(1 << 30 - pool4.prefixlen, 1 << 64 - pool6.prefixlen, 10**12))
+
+
+def create(name: str, index: int, config: Config) -> Sandbox:
+    """Make a sandbox, ready for `launch`. Raises EgressError, with nothing left behind."""
+    sandbox = plan(name, index, config)
+    with _locked(config) as records:
+        if (Path("/run/netns") / sandbox.netns).exists() or (records / f"{name}.json").exists():
+            hint = f"choose another name, or `ip netns delete {sandbox.netns}` if nothing runs there"
+            raise InputError(f"there is a sandbox {name} already: {hint}")
+        if (Path("/sys/class/net") / sandbox.interface).exists():
+            raise InputError(f"interface {sandbox.interface} exists already: choose another index than {index}")
+        record = {"owner": os.getpid(), "born": _born(os.getpid()), "sandbox": asdict(sandbox)}
+        draft = records / f"{name}.new"
+        try:
+            draft.write_text(json.dumps(record), encoding="utf-8")
+            draft.rename(records / f"{name}.json")
+            _namespace(sandbox)
+            _link(sandbox)
+            _resolver(sandbox)
+            forwarding.switch_on(records / "forwarding")
+        except EgressError:
+            _remove(sandbox, records)
+            raise
+        except OSError as error:
+            _remove(sandbox, records)
+            raise EgressError(f"cannot make sandbox {name}: {error.strerror} ({error.filename})") from None
+    return sandbox
+
+
+def destroy(sandbox: Sandbox, config: Config) -> None:
+    """Remove a sandbox and end what runs in it; also a half-made one. One that is gone already is left alone, and so is
+    what has taken its name or its interface since.
+    """
+    with _locked(config) as records:
+        if sandbox in (known for known, _ in _recorded(records)):
+            _remove(sandbox, records)
+
+
+def leftovers(config: Config) -> list[Sandbox]:
+    """Sandboxes whose maker has ended without removing them."""
+    with _locked(config) as records:
+        return [sandbox for sandbox, alive in _recorded(records) if not alive]
+
+
+def free_index(config: Config) -> int:
+    """The lowest index nobody uses now. Raises InputError when the pools are used up; another process may win."""
+    with _locked(config) as records:
+        used = {sandbox.interface for sandbox, _ in _recorded(records)}
+    for index in range(min(pool_size(config), len(used) + 1000)):
+        interface = f"egr{index:04d}"
+        if interface not in used and not (Path("/sys/class/net") / interface).exists():
+            return index
+    raise InputError(f"no address left for another sandbox: pool4 {config.pool4} and pool6 {config.pool6} are in use")
+
+
+def _recorded(records: Path) -> list[tuple[Sandbox, bool]]:
+    """Every sandbox there is a record of, and whether the process that made it still lives."""
+    found = []
+    for path in sorted(records.glob("*.json")):
+        try:
+            record = json.loads(path.read_text(encoding="utf-8"))
+            found.append((Sandbox(**record["sandbox"]), _born(int(record["owner"])) == record["born"]))
+        except (ValueError, KeyError, TypeError):
+            raise EgressError(f"{path} is damaged: see `ip netns list`, then delete that file") from None
+    return found
+
+
+@contextlib.contextmanager
+def _locked(config: Config) -> Iterator[Path]:
+    records = config.run_dir / "sandboxes"
+    try:
+        records.mkdir(mode=0o700, parents=True, exist_ok=True)
+        lock = os.open(records / ".lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise EgressError(f"cannot use {records} ({error.strerror}): start egress as root, or set run_dir") from None
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield records
+    finally:
+        os.close(lock)
+
+
+def _namespace(sandbox: Sandbox) -> None:
+    """A child makes user and network namespace and waits until `ip netns attach` has given the latter its name."""
+    ready, made = os.pipe()
+    hold, release = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            os.close(release)
+            unshare(CLONE_NEWUSER | CLONE_NEWNET)
+            os.write(made, b"0")
+            os.read(hold, 1)
+        except OSError as error:
+            os.write(made, os.strerror(error.errno or 0).encode())
+        finally:
+            os._exit(0)
+    try:
+        os.close(made)
+        answer = os.read(ready, 200)
+        if answer != b"0":
+            raise EgressError(f"no user namespace ({answer.decode()}): set sysctl user.max_user_namespaces above 0")
+        for table in ("uid_map", "gid_map"):
+            Path(f"/proc/{child}/{table}").write_text(_MAP, encoding="ascii")
+        run("ip", "netns", "attach", sandbox.netns, str(child))
+    except OSError as error:
+        raise EgressError(f"cannot map users into the sandbox ({error.strerror}): start egress as root") from None
+    finally:
+        for fd in (ready, hold, release):
+            os.close(fd)
+        os.waitpid(child, 0)
+
+
+def _link(sandbox: Sandbox) -> None:
+    """The veth. rp_filter must not drop spoofed packets before the engine sees them; 2 (loose) where `all` is on
+    already.
+    """
+    name, inside, six = sandbox.interface, ("ip", "-n", sandbox.netns), Path("/proc/sys/net/ipv6").exists()
+    run("ip", "link", "add", name, "type", "veth", "peer", "name", sandbox.peer, "netns", sandbox.netns)
+    forwarding.write(f"ipv4/conf/{name}/rp_filter", "2" if forwarding.read("ipv4/conf/all/rp_filter") != "0" else "0")
+    forwarding.write(f"ipv4/conf/{name}/send_redirects", "0")
+    run("ip", "address", "add", f"{sandbox.gateway4}/30", "dev", name)
+    run(*inside, "address", "add", f"{sandbox.address4}/30", "dev", sandbox.peer)
+    if six:
+        for key, value in (("disable_ipv6", "0"), ("accept_ra", "0"), ("accept_dad", "0")):
+            forwarding.write(f"ipv6/conf/{name}/{key}", value)
+        run("ip", "address", "add", f"{sandbox.gateway6}/64", "dev", name, "nodad")
+        run(*inside, "address", "add", f"{sandbox.address6}/64", "dev", sandbox.peer, "nodad")
+    run("ip", "link", "set", name, "up")
+    run(*inside, "link", "set", "lo", "up")
+    run(*inside, "link", "set", sandbox.peer, "up")
+    run(*inside, "route", "add", "default", "via", sandbox.gateway4)
+    if six:
+        run(*inside, "-6", "route", "add", "default", "via", sandbox.gateway6, "dev", sandbox.peer)
+    # IPv6 starts on a link once its carrier is noticed: up to a second later, unless somebody asks (Linux 6.8).
+    (Path("/sys/class/net") / name / "carrier").read_bytes()
+
+
+def _resolver(sandbox: Sandbox) -> None:
+    """resolv.conf with the host's name servers that the sandbox can reach: not those on the host's loopback."""
+    lines: list[str] = []
+    for path in _RESOLVERS:
+        with contextlib.suppress(OSError):
+            lines = [line for line in path.read_text("utf-8", "replace").splitlines() if _usable(line)]
+        if any(line.startswith("nameserver") for line in lines):
+            break
+    else:
+        lines.append("# The host's name servers listen on its loopback only: put one here that the sandbox may reach.")
+    try:
+        (_NETNS / sandbox.netns).mkdir(parents=True, exist_ok=True)
+        (_NETNS / sandbox.netns / "resolv.conf").write_text("\n".join([*lines, ""]), encoding="utf-8")
+    except OSError as error:
+        raise EgressError(f"cannot write {_NETNS / sandbox.netns}: {error.strerror}") from None
+
+
+def _usable(line: str) -> bool:
+    words = line.split()
+    if len(words) < 2 or words[0] != "nameserver":
+        return len(words) > 1 and words[0] in ("search", "options")
+    try:
+        address = ipaddress.ip_address(words[1].split("%")[0])
+    except ValueError:
+        return False
+    return not (address.is_loopback or address.is_unspecified or address.is_link_local)
+
+
+def _remove(sandbox: Sandbox, records: Path) -> None:
+    namespace = Path("/run/netns") / sandbox.netns
+    if namespace.exists():
+        for pid in run("ip", "netns", "pids", sandbox.netns).split():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(pid), 9)
+    if (Path("/sys/class/net") / sandbox.interface).exists():
+        run("ip", "link", "delete", sandbox.interface)  # at once; with the namespace alone it would go some time later
+    if namespace.exists():
+        run("ip", "netns", "delete", sandbox.netns)
+    shutil.rmtree(_NETNS / sandbox.netns, ignore_errors=True)
+    (records / f"{sandbox.name}.json").unlink(missing_ok=True)
+    if not any(records.glob("*.json")):
+        forwarding.switch_back(records / "forwarding")
+
+
+def _born(pid: int) -> str:
+    """A process's start in clock ticks since boot (proc(5), stat field 22); a reused pid has another. Empty: no such
+    process.
+    """
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+        return "" if fields[0] in "ZX" else fields[19]  # a zombie has ended, though nobody has collected it
+    except (OSError, IndexError):
+        return ""

@@ -1,0 +1,73 @@
+"""The attached agents of the database as they can be found now: which interface each one is behind."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import time
+from collections.abc import Iterable
+
+from egress.errors import EgressError
+from egress.gateway.sandbox import attach
+from egress.gateway.supervisor.roster import Entry, interface_index
+from egress.store.database.tables import SANDBOX
+from egress.store.policy.agents import StoredAgent
+
+RETRY_SECONDS = 1.0
+
+log = logging.getLogger("egress.gateway")
+
+
+class Stored:
+    """Looks them up; who cannot be attached yet is `absent` (name -> why) and tried again.
+
+    Whatever makes somebody absent, some of it an agent can do (take its addresses away): where its interface is known,
+    it stays guarded, and nothing passes.
+    """
+
+    def __init__(self) -> None:
+        self.absent: dict[str, str] = {}
+        self._tried = 0.0
+        self._waiting: list[StoredAgent] = []
+        self._interfaces: dict[str, str] = {}  # agent name -> where it was last
+
+    def entries(self, agents: Iterable[StoredAgent]) -> list[Entry]:
+        """All that can be attached, and the interfaces of those that cannot. Sandboxes are not its business."""
+        found, waiting, absent = [], [], {}
+        for stored in agents:
+            if stored.kind == SANDBOX:
+                continue
+            try:
+                found.append(_entry(stored))
+            except EgressError as error:
+                waiting.append(stored)
+                absent[stored.agent.name] = str(error)
+                if interface := attach.behind(stored.kind, stored.value) or self._interfaces.get(stored.agent.name):
+                    agent = dataclasses.replace(stored.agent, networks=())
+                    found.append(Entry(agent, interface, 0, masquerade=False, absent=True))
+        self._interfaces = {entry.agent.name: entry.interface for entry in found}
+        for name in absent.keys() - self.absent.keys():
+            log.warning("agent %s is not attached yet: %s", name, absent[name])
+        self._waiting, self.absent, self._tried = waiting, absent, time.monotonic()
+        return found
+
+    def awaited(self) -> bool:
+        """Whether somebody absent can be attached now; looks every RETRY_SECONDS."""
+        if not self._waiting or time.monotonic() < self._tried + RETRY_SECONDS:
+            return False
+        self._tried = time.monotonic()
+        return any(map(_attachable, self._waiting))
+
+
+def _attachable(stored: StoredAgent) -> bool:
+    try:
+        _entry(stored)
+    except EgressError:
+        return False
+    return True
+
+
+def _entry(stored: StoredAgent) -> Entry:
+    place = attach.resolve(stored.kind, stored.value, stored.agent.name)
+    agent = stored.agent if stored.agent.networks else dataclasses.replace(stored.agent, networks=place.networks)
+    return Entry(agent, place.interface, interface_index(place.interface), masquerade=False)

@@ -1,0 +1,119 @@
+"""The attribution process as the supervisor sees it: started, watched, told to end; and the socket to reach it by.
+
+A pair of sockets for each worker lives as long as the gateway: the worker inherits one end, the process the other. What
+is told while one is being replaced waits there; the supervisor holds both ends, so that nobody meets a broken one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import socket
+from collections.abc import Callable
+
+from egress.config import Config
+from egress.gateway.kernel.command import python
+from egress.gateway.pipe.messages import Room, Setup, encode
+from egress.gateway.pipe.note import BUFFER
+from egress.gateway.supervisor.companions import Companion
+
+KILL_SECONDS = 2.0  # a process that an agent keeps in the kernel cannot even be killed: it is left behind
+MAX_LEFT = 4  # left behind; past it none is started, since there would be as many as an agent wants
+START_SECONDS = 30.0  # until its first sign of life
+_SO_SNDBUFFORCE = 32  # asm-generic/socket.h
+
+log = logging.getLogger("egress.gateway")
+
+
+class Attribution(Companion):
+    """The process for `size` workers; none where the config has it switched off.
+
+    `room` says how much it may have written to its journal, all in all, when it had written so much.
+    """
+
+    name = "attribution process"
+    left = "it is left behind"
+
+    def __init__(self, config: Config, size: int, room: Callable[[int], Room]) -> None:
+        super().__init__()
+        self._config, self._room = config, room
+        self._left: list[asyncio.subprocess.Process] = []  # told to end, and still there
+        self._pairs: list[tuple[socket.socket, socket.socket]] = []  # worker's end, the process'
+        for _ in range(size if config.attribution else 0):
+            # Not datagrams: of those the kernel queues ten.
+            pair = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            pair[0].setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, BUFFER)
+            self._pairs.append(pair)
+
+    def end_of(self, worker: int) -> tuple[int, ...]:
+        """The descriptor that a worker inherits, if any."""
+        return (self._pairs[worker][0].fileno(),) if self._pairs else ()
+
+    async def watch(self) -> None:
+        if not self._config.attribution:
+            return
+        patience = self._config.watchdog if self._facts else START_SECONDS
+        if self._process is not None and self.pid is not None and self.silent > patience:
+            log.warning("the attribution process (pid %d) gave no sign of life for %.0f s", self.pid, self.silent)
+            await self._kill(self._process)
+            if self.pid is not None:
+                self._leave(self._process)
+        self._left = [each for each in self._left if each.returncode is None]
+        if len(self._left) < MAX_LEFT:
+            await super().watch()
+        if self.pid is not None and self._process is not None and self._process.stdin is not None and self._facts:
+            room = self._room(self._facts["journal"]["bytes"])
+            self._process.stdin.write(encode(room))
+
+    async def stop(self) -> None:
+        await super().stop()
+        for end in (end for pair in self._pairs for end in pair):
+            end.close()
+
+    def status(self) -> dict[str, object]:
+        """Besides how it is: what it counted."""
+        return {
+            "enabled": self._config.attribution,
+            "pid": self.pid,
+            "restarts": self.restarts,
+            "silent": round(self.silent, 1),
+            "counters": self._facts,
+        }
+
+    async def _start(self) -> asyncio.subprocess.Process:
+        command, environment = python("egress.gateway.attribution")
+        ends = tuple(ours.fileno() for _, ours in self._pairs)
+        self._facts = {}
+        process = await asyncio.create_subprocess_exec(
+            *command,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            env=environment,
+            cwd="/",
+            pass_fds=ends,
+        )
+        if process.stdin is not None:
+            process.stdin.write(encode(Setup(self._config, 0, os.getpid(), (), self._room(0), attribution=ends)))
+        return process
+
+    def _leave(self, process: asyncio.subprocess.Process) -> None:
+        """Go on without one that cannot be ended; it is gone as soon as the kernel lets it."""
+        log.warning("the attribution process (pid %d) cannot be ended: it is left behind", process.pid)
+        self._left.append(process)
+        self._process = None
+        self.restarts += 1
+        if self._listening is not None:
+            self._listening.cancel()
+        if process.stdin is not None:
+            process.stdin.close()
+
+    def _end(self, process: asyncio.subprocess.Process) -> None:
+        if process.stdin is not None:
+            process.stdin.close()
+
+    async def _kill(self, process: asyncio.subprocess.Process) -> None:
+        process.kill()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(process.wait(), KILL_SECONDS)

@@ -1,0 +1,114 @@
+"""The gateway's side of its control socket: JSON lines over a unix stream socket that only root may use.
+
+Request {"op": name, …}; answer {"ok": true, …} or {"ok": false, "error": one line, "gone": is the gateway ending,
+"input": was it the request's fault}. What a connection opened (a sandbox) is a lease: it ends with the connection,
+however that ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import socket
+import struct
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+from egress.control import NotRunning
+from egress.errors import EgressError, InputError
+from egress.gateway.pipe.messages import encode
+
+MAX_REQUEST = 16 * 1024 * 1024  # bytes of a line: a policy of some ten thousand rules
+
+log = logging.getLogger("egress.gateway")
+
+_PEER = struct.Struct("=iII")  # pid, uid, gid: struct ucred
+
+
+class Session:
+    """One connection of a client; `leases` are ended, last first, when it closes."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self.leases: list[Callable[[], Awaitable[None]]] = []
+
+    async def close(self) -> None:
+        while self.leases:
+            try:
+                await self.leases.pop()()
+            except EgressError as error:
+                log.error("%s", error)
+
+
+Handler = Callable[[Session, dict[str, Any]], Awaitable[dict[str, object]]]
+
+
+class Server:
+    """Listens at `path` (mode 0600) and hands each request of a root process to `handle`."""
+
+    def __init__(self, path: Path, handle: Handler) -> None:
+        self._path, self._handle = path, handle
+        self._server: asyncio.Server | None = None
+        self._sessions: set[asyncio.Task[None]] = set()
+
+    async def start(self) -> None:
+        self._path.unlink(missing_ok=True)
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        mask = os.umask(0o177)
+        try:
+            sock.bind(str(self._path))
+        except OSError as error:
+            raise EgressError(f"cannot listen at {self._path}: {error.strerror}; check run_dir in the config") from None
+        finally:
+            os.umask(mask)
+        self._server = await asyncio.start_unix_server(self._connected, sock=sock, limit=MAX_REQUEST)
+
+    async def close(self) -> None:
+        """Stop listening and end every session with its leases."""
+        if self._server is not None:
+            self._server.close()
+            self._path.unlink(missing_ok=True)
+        for task in self._sessions:
+            task.cancel()
+        await asyncio.gather(*self._sessions, return_exceptions=True)
+
+    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        if task is not None:
+            self._sessions.add(task)
+            task.add_done_callback(self._sessions.discard)
+        pid, uid, _ = _PEER.unpack(
+            writer.get_extra_info("socket").getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size)
+        )
+        session = Session(pid)
+        try:
+            if uid == 0:
+                await self._talk(session, reader, writer)
+        except (asyncio.CancelledError, ConnectionError, ValueError):
+            pass  # closed by either side, or a line past MAX_REQUEST: the session is over
+        finally:
+            await session.close()
+            writer.close()
+
+    async def _talk(self, session: Session, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while line := await reader.readline():
+            try:
+                answer = {"ok": True, **await self._handle(session, _request(line))}
+            except EgressError as error:
+                gone, wrong = isinstance(error, NotRunning), isinstance(error, InputError)
+                answer = {"ok": False, "error": str(error), "gone": gone, "input": wrong}
+            writer.write(encode(answer))
+            await writer.drain()
+
+
+def _request(line: bytes) -> dict[str, Any]:
+    try:
+        message = json.loads(line)
+    except ValueError:
+        raise EgressError("the request is not JSON; use the egress command of the same version") from None
+    if not isinstance(message, dict) or not isinstance(message.get("op"), str):
+        raise EgressError("the request has no op; use the egress command of the same version")
+    return message

@@ -1,0 +1,120 @@
+"""Holds between workers and database: what waits for a person is asked there, and closed there when it is over."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy.engine import Connection
+
+from egress.gateway.supervisor.coalesce import Coalesced
+from egress.gateway.supervisor.database.link import Away, Ledger
+from egress.model import Hold
+from egress.store.policy import approvals
+
+SAY_SECONDS = 30.0  # between two complaints
+EXPIRED, WITHDRAWN = "expired", "withdrawn"
+
+log = logging.getLogger("egress.gateway")
+
+
+@dataclass(frozen=True, slots=True)
+class _Over:
+    """A hold that ended, and how."""
+
+    id: str
+    state: str
+
+
+class Holds:
+    """Of the event loop. `refuse(worker, ids)` answers holds with a refusal."""
+
+    def __init__(self, ledger: Ledger, refuse: Callable[[int, list[str]], None]) -> None:
+        self.pending: dict[str, int] = {}  # id -> worker
+        self.refused = 0  # because the database was away and nobody could be asked
+        self._ledger, self._refuse = ledger, refuse
+        self._unwritten: list[Hold | _Over] = []
+        self._writing = Coalesced(self._write)
+        self._said = 0.0
+
+    def heard(self, worker: int, message: dict[str, Any]) -> None:
+        """A worker says {"type": "hold", "hold"} or {"type": "unheld", "id", "state"}."""
+        if message["type"] == "hold":
+            hold = Hold(**{**message["hold"], "names": tuple(message["hold"]["names"])})
+            self.pending[hold.id] = worker
+            self._unwritten.append(hold)
+        elif message["type"] == "unheld":
+            self._end(message["id"], message["state"])
+        self._writing.ask()
+
+    def worker_gone(self, worker: int) -> None:
+        """What it held went with it."""
+        for identifier in [found for found, place in self.pending.items() if place == worker]:
+            self._end(identifier, WITHDRAWN)
+        self._writing.ask()
+
+    def deny(self, ids: Iterable[str]) -> None:
+        """A person said no."""
+        self._answer(ids)
+
+    def catch_up(self) -> None:
+        """The database is back: write what could not be written."""
+        self._writing.ask()
+
+    async def stop(self) -> None:
+        """Withdraw whatever waits: nobody holds it any more."""
+        for identifier in tuple(self.pending):
+            self._end(identifier, WITHDRAWN)
+        self._writing.ask()
+        await self.written()
+
+    async def written(self) -> None:
+        """Wait until the database has what was said so far, or is found to be away."""
+        await self._writing.settled()
+
+    def _end(self, identifier: str, state: str) -> None:
+        """What a decision released is on record and stays so; a rule that was made without one released the others."""
+        if self.pending.pop(identifier, None) is not None:
+            self._unwritten.append(_Over(identifier, EXPIRED if state == EXPIRED else WITHDRAWN))
+
+    async def _write(self) -> None:
+        entries, self._unwritten = self._unwritten, []
+        if not entries:
+            return
+        try:
+            await self._ledger.write(lambda connection: _store(connection, entries, self._ledger.host))
+        except Away as error:
+            unasked: set[str] = set()
+            known: list[Hold | _Over] = []  # ends of holds that the database has
+            for entry in entries:
+                if isinstance(entry, Hold):
+                    unasked.add(entry.id)
+                elif entry.id not in unasked:
+                    known.append(entry)
+            self._unwritten[:0] = known
+            self._answer(unasked)
+            for identifier in unasked:  # nobody knows of it, so nobody has to be told of its end
+                self.pending.pop(identifier, None)
+            self.refused += len(unasked)
+            if unasked and time.monotonic() > self._said + SAY_SECONDS:
+                self._said = time.monotonic()
+                log.error("%d holds are refused, since nobody can be asked: %s", len(unasked), error)
+
+    def _answer(self, ids: Iterable[str]) -> None:
+        by_worker: dict[int, list[str]] = {}
+        for identifier in ids:
+            if (worker := self.pending.get(identifier)) is not None:
+                by_worker.setdefault(worker, []).append(identifier)
+        for worker, some in by_worker.items():
+            self._refuse(worker, some)
+
+
+def _store(connection: Connection, entries: list[Hold | _Over], host: str) -> None:
+    for entry in entries:
+        if isinstance(entry, Hold):
+            approvals.ask(connection, entry, host)
+        else:
+            approvals.close(connection, entry.id, entry.state, time.time(), host)

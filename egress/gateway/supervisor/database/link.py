@@ -1,0 +1,152 @@
+"""The gateway's way to its database: opened, watched for what others commit, noticed when it is away and back.
+
+Away is whatever makes it useless now: unreachable, unreadable, damaged, moved; and also a database that knows less
+than what is in force here (a new or an older one in its place): following that would set agents free. And one that a
+newer egress has migrated: what we write there could mean something else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection, Engine
+
+from egress.errors import EgressError, InputError
+from egress.store.database import database
+from egress.store.database.commits import Watch
+from egress.store.policy import audit, ruleset
+
+T = TypeVar("T")
+
+
+class Away(EgressError):  # noqa: N818 - a state, which ends by itself
+    """The database cannot be used now."""
+
+
+class Ledger:
+    """Transactions in any thread; `open`, `close` and `changed` one at a time."""
+
+    def __init__(self, url: str, host: str = "") -> None:
+        self.host = host  # whose we write
+        self.since: float | None = None  # away since then, seconds since the epoch
+        self.error = ""
+        self._url = url
+        self._engine: Engine | None = None
+        self._watch: Watch | None = None
+
+    @property
+    def ok(self) -> bool:
+        return self._engine is not None and self.since is None
+
+    def open(self, *, create: bool, version: int = 0, entry: int = 0) -> None:
+        """Open it, with `create` make it first. Raises Away, also where it does not know policy `version` and audit
+        `entry`; InputError for a URL that is none of a database.
+        """
+        self.close()
+        try:
+            engine = self._engine = database.open_database(self._url, create=create)
+            self._watch = Watch(engine)
+            with engine.begin() as connection:
+                known = ruleset.current(connection), audit.latest(connection)
+        except InputError:
+            raise
+        except (EgressError, sa.exc.SQLAlchemyError, OSError) as error:
+            raise self.lost(_words(error)) from None
+        if known[0] < version or known[1] < entry:
+            raise self.lost(
+                f"it knows less than what is in force here (policy version {known[0]} of {version}, audit entry"
+                f" {known[1]} of {entry}): bring the right one back"
+            )
+        self.since, self.error = None, ""
+
+    def close(self) -> None:
+        engine, watch, self._engine, self._watch = self._engine, self._watch, None, None
+        if watch is not None:
+            watch.close()
+        if engine is not None:
+            engine.dispose()
+
+    def lost(self, error: str) -> Away:
+        """It is away from now on, until it is opened again; returns the error to raise."""
+        if self.since is None:
+            self.since = time.time()
+        self.error = error
+        return Away(f"the database is away: {error}")
+
+    def changed(self) -> bool:
+        """Whether others have committed since the last call: microseconds. False while it is away."""
+        if self._watch is None or not self.ok:
+            return False
+        try:
+            return self._watch.changed()
+        except (sa.exc.SQLAlchemyError, EgressError, OSError) as error:
+            self.lost(_words(error))
+            return False
+
+    async def read(self, work: Callable[[Connection], T]) -> T:
+        """What `work` finds, in a thread of its own. Raises Away."""
+
+        def run() -> T:
+            with self.reading() as connection:
+                return work(connection)
+
+        return await asyncio.to_thread(run)
+
+    async def write(self, work: Callable[[Connection], T]) -> T:
+        """What `work` returns once all it wrote is committed, in a thread of its own. Raises Away."""
+
+        def run() -> T:
+            with self.writing() as connection:
+                return work(connection)
+
+        return await asyncio.to_thread(run)
+
+    async def store(self, work: Callable[[Connection], T]) -> T:
+        """Like `write`, for what is no edit: it waits for nobody's and wakes nobody. Raises Away."""
+
+        def run() -> T:
+            with self._answering() as engine, database.storing(engine) as connection:
+                self._require_schema(connection)
+                return work(connection)
+
+        return await asyncio.to_thread(run)
+
+    @contextmanager
+    def reading(self) -> Iterator[Connection]:
+        """A transaction that only reads. Raises Away."""
+        with self._answering() as engine, engine.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def writing(self) -> Iterator[Connection]:
+        """A transaction that writes, all or nothing. Raises Away."""
+        with self._answering() as engine, database.writing(engine) as connection:
+            self._require_schema(connection)
+            yield connection
+
+    def _require_schema(self, connection: Connection) -> None:
+        try:
+            database.require_schema(connection)
+        except EgressError as error:
+            raise self.lost(str(error)) from None
+
+    @contextmanager
+    def _answering(self) -> Iterator[Engine]:
+        engine = self._engine
+        if engine is None or not self.ok:
+            raise Away(f"the database is away: {self.error}")
+        try:
+            yield engine
+        except sa.exc.SQLAlchemyError as error:
+            raise self.lost(_words(error)) from None
+
+
+def _words(error: Exception) -> str:
+    if isinstance(error, sa.exc.DBAPIError):
+        return database.explain(error)
+    return " ".join(str(error).split())[:300]

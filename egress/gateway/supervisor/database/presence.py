@@ -1,0 +1,95 @@
+"""This gateway among those that share its database: it takes its host's name, shows that it lives, and leaves it free.
+
+A name that another gateway has is waited for, since that may have been killed; as soon as the other gives a sign of
+life it is another machine of the same name, and this one does not start.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import time
+from pathlib import Path
+
+from sqlalchemy.engine import Connection
+
+from egress import __version__
+from egress.config import Config
+from egress.errors import EgressError
+from egress.gateway.supervisor.database.link import Ledger
+from egress.store.policy import gateways
+from egress.store.policy.gateways import Gateway
+
+LOOK_SECONDS = 0.5  # between two looks whether a name is free
+BOOT = Path("/proc/sys/kernel/random/boot_id")
+
+log = logging.getLogger("egress.gateway")
+
+
+class Presence:
+    """`was`: the name under which this gateway last knew its policy; "": before hosts had one, None: it never did."""
+
+    def __init__(self, config: Config, ledger: Ledger) -> None:
+        self.host = config.host_name
+        self._config, self._ledger = config, ledger
+        self._run = secrets.token_hex(8)
+        self._had = False  # the name, once
+        self._shown: int | None = None  # the policy version that was shown last
+        self._next = 0.0
+
+    def enter(self, was: str | None) -> None:
+        """Take the name at the start; returns once it is ours. Raises Away, EgressError where another has it."""
+        first: Gateway | None = None
+        while True:
+            with self._ledger.writing() as connection:
+                other = self._claim(connection, was)
+            if other is None:
+                return
+            if first is None:
+                first = other
+                text = "waiting up to %.0f s for a sign of life of another gateway that is host %s"
+                log.warning(text, gateways.SILENT_SECONDS, self.host)
+            elif (other.run, other.seen) != (first.run, first.seen):
+                raise EgressError(self._taken())
+            time.sleep(LOOK_SECONDS)
+
+    async def renew(self, was: str | None) -> None:
+        """Take the name again after the database was away. Raises Away, also where another machine has it now."""
+        try:
+            other = await self._ledger.write(lambda connection: self._claim(connection, was))
+        except EgressError as error:
+            raise self._ledger.lost(str(error)) from None
+        if other is not None:
+            raise self._ledger.lost(self._taken())
+        self._next = 0.0
+
+    async def beat(self, version: int, agents: int) -> None:
+        """A sign of life, if it is time or the policy in force is another. Raises Away, as `renew` does."""
+        if version == self._shown and time.monotonic() < self._next:
+            return
+        alive = lambda connection: gateways.beat(connection, self.host, self._run, version, agents)  # noqa: E731
+        if not await self._ledger.store(alive):
+            await self.renew(None)  # forgotten by a person, or taken by another while we could not be heard
+            await self._ledger.store(alive)
+        self._shown, self._next = version, time.monotonic() + gateways.BEAT_SECONDS
+
+    async def leave(self) -> None:
+        """Leave the name free. Raises Away."""
+        await self._ledger.store(lambda connection: gateways.leave(connection, self.host, self._run))
+
+    def _claim(self, connection: Connection, was: str | None) -> Gateway | None:
+        place = _place(self._config.run_dir)
+        other = gateways.claim(connection, self.host, self._run, place, __version__, had=self._had)
+        if other is None:
+            gateways.adopt(connection, self.host, was)
+            self._had = True
+        return other
+
+    def _taken(self) -> str:
+        return f"a gateway of another machine is host {self.host} at this database: set another `host` in the config"
+
+
+def _place(run_dir: Path) -> str:
+    """Equal for gateways of which only one can be there at a time: they would have the same lock (runtime.only_one)."""
+    there = run_dir.stat()
+    return f"{BOOT.read_text(encoding='ascii').strip()} {there.st_dev}:{there.st_ino}"

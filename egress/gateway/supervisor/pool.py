@@ -1,0 +1,202 @@
+"""The workers together: started, told, watched, replaced. While one is gone the kernel drops what is queued to it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import logging
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from egress.errors import EgressError
+from egress.gateway.kernel.drops import Drops, drops
+from egress.gateway.pipe.messages import Setup, encode
+from egress.gateway.supervisor.current import Orders
+from egress.gateway.supervisor.workerproc import WorkerProcess
+
+RESTART_SECONDS = 1.0  # between two starts of a worker that does not come up; doubled up to the next
+MAX_RESTART_SECONDS = 30.0
+TOLD = 1 << 32  # numbers of orders to all begin here, those of orders to one worker at 1
+
+log = logging.getLogger("egress.gateway")
+
+
+@dataclass(frozen=True, slots=True)
+class Hooks:
+    """What a pool asks and tells the supervisor."""
+
+    setup: Callable[[int], Setup]  # how a worker is to be started now
+    policy: Callable[[], Orders]  # and what it is to judge by
+    heard: Callable[[int, dict[str, Any]], None]  # what it says by itself
+    gone: Callable[[int], None]  # it has ended, and another one will follow it
+
+
+class Pool:
+    """`size` workers. What is told reaches all in the order in which it was told, also those that still start."""
+
+    def __init__(self, size: int, hooks: Hooks, *, base: int, watchdog: float) -> None:
+        self.size = size
+        self.restarts = [0] * size
+        self._hooks, self._base, self._watchdog = hooks, base, watchdog
+        self._successors: dict[int, WorkerProcess] = {}  # not bound yet
+        self._numbers = itertools.count(TOLD)
+        self._telling: set[asyncio.Task[None]] = set()
+        self._workers: list[WorkerProcess | None] = [None] * size
+        self._starting: dict[int, asyncio.Task[None]] = {}
+        self._earlier: dict[int, Drops] = {}  # drops of queues whose worker is gone
+        self._now: dict[int, Drops] = {}
+
+    async def start(self) -> None:
+        """All of them, or EgressError and none."""
+        workers = [self._new(index) for index in range(self.size)]
+        results = await asyncio.gather(*(worker.start() for worker in workers), return_exceptions=True)
+        self._workers = list(workers)
+        self._successors.clear()
+        for result in results:
+            if isinstance(result, BaseException):
+                await self.stop()
+                raise result
+
+    async def stop(self) -> None:
+        for task in (*self._starting.values(), *self._telling):
+            task.cancel()
+        await asyncio.gather(*self._starting.values(), *self._telling, return_exceptions=True)
+        await asyncio.gather(*(worker.stop() for worker in self._workers if worker is not None))
+
+    async def order(self, index: int, op: str, fields: dict[str, object]) -> dict[str, Any]:
+        """Tell one worker. Raises EgressError while it is being replaced."""
+        worker = self._workers[index]
+        if worker is None:
+            raise EgressError(f"worker {index} is being replaced; try again")
+        return await worker.order(op, fields)
+
+    def post(self, index: int, op: str, fields: dict[str, object]) -> None:
+        """Tell one worker, now, and do not wait; nobody where it is being replaced."""
+        if (worker := self._workers[index]) is not None:
+            with contextlib.suppress(ConnectionError):
+                worker.send([encode({**fields, "op": op, "seq": 0})])
+
+    def tell(self, op: str, fields: Callable[[int], dict[str, object]]) -> asyncio.Task[None]:
+        """Tell all, now; await what comes back to know that all do it. One that cannot is replaced, and its successor
+        is started with what is true then.
+        """
+        number = next(self._numbers)
+        return self._tell(lambda index: [encode({**fields(index), "op": op, "seq": number})], number)
+
+    def tell_policy(self, orders: Orders) -> asyncio.Task[None]:
+        """Tell all of a change of policy, like `tell`."""
+        return self._tell(lambda _: orders, orders.number)
+
+    def _tell(self, lines: Callable[[int], Iterable[bytes]], number: int) -> asyncio.Task[None]:
+        for successor in self._successors.values():
+            with contextlib.suppress(ConnectionError):  # it did not come up: the next one is started with what is true
+                successor.send(lines(successor.index))
+        present = [worker for worker in self._workers if worker is not None]
+        posted = [(worker, worker.post(lines(worker.index), number)) for worker in present]
+        task = asyncio.create_task(self._answered(posted))
+        self._telling.add(task)
+        task.add_done_callback(self._telling.discard)
+        return task
+
+    async def _answered(self, posted: list[tuple[WorkerProcess, asyncio.Future[dict[str, Any]]]]) -> None:
+        results = await asyncio.gather(*(worker.answer(done) for worker, done in posted), return_exceptions=True)
+        for (worker, _), result in zip(posted, results, strict=True):
+            if isinstance(result, EgressError):
+                log.warning("%s", result)
+                self._replace(worker)
+            elif isinstance(result, BaseException):
+                raise result
+
+    def watch(self) -> None:
+        """Replace the dead and the silent; call it about each second."""
+        self._sample()
+        for worker in self._workers:
+            if worker is None or worker.index in self._starting:
+                continue
+            silent = time.monotonic() - worker.last_beat
+            if not worker.alive:
+                log.warning(
+                    "worker %d (pid %d) died; it is replaced, its agents are cut off meanwhile",
+                    worker.index,
+                    worker.pid,
+                )
+                self._replace(worker)
+            elif silent > self._watchdog:
+                log.warning(
+                    "worker %d (pid %d) gave no sign of life for %.0f s; it is replaced",
+                    worker.index,
+                    worker.pid,
+                    silent,
+                )
+                self._replace(worker)
+
+    def policy_version(self, newest: int) -> int:
+        """The version that all workers judge by at least; one that is being replaced will begin with the newest."""
+        return min([newest, *(worker.version for worker in self._workers if worker is not None)])
+
+    def status(self) -> list[dict[str, object]]:
+        """One entry a worker, for `status`."""
+        return [self._entry(index) for index in range(self.size)]
+
+    def _new(self, index: int) -> WorkerProcess:
+        made = WorkerProcess(self._hooks.setup(index), self._hooks.policy(), self._hooks.heard)
+        self._successors[index] = made
+        return made
+
+    def _replace(self, worker: WorkerProcess) -> None:
+        if self._workers[worker.index] is worker:
+            self._workers[worker.index] = None
+            self._starting[worker.index] = asyncio.create_task(self._restart(worker))
+
+    async def _restart(self, old: WorkerProcess) -> None:
+        await old.kill()
+        self._hooks.gone(old.index)
+        index, pause = old.index, RESTART_SECONDS
+        try:
+            while self._workers[index] is None:
+                self.restarts[index] += 1
+                successor = self._new(index)
+                try:
+                    await successor.start()
+                except (EgressError, OSError) as error:
+                    del self._successors[index]
+                    log.error("%s; next try in %.0f s", error, pause)
+                    await asyncio.sleep(pause)
+                    pause = min(pause * 2, MAX_RESTART_SECONDS)
+                    continue
+                self._workers[index] = self._successors.pop(index)
+                log.warning("worker %d runs again (pid %d)", index, successor.pid)
+        finally:
+            self._starting.pop(index, None)
+
+    def _sample(self) -> None:
+        """The kernel counts a queue's drops from its binding: what a gone queue counted is kept here."""
+        current = drops()
+        for number, before in self._now.items():
+            after = current.get(number, Drops(0, 0))
+            if after.queue < before.queue or after.socket < before.socket:
+                kept = self._earlier.get(number, Drops(0, 0))
+                self._earlier[number] = Drops(kept.queue + before.queue, kept.socket + before.socket)
+        self._now = current
+
+    def _dropped(self, number: int) -> dict[str, int]:
+        now, earlier = self._now.get(number, Drops(0, 0)), self._earlier.get(number, Drops(0, 0))
+        return {"queue": now.queue + earlier.queue, "socket": now.socket + earlier.socket}
+
+    def _entry(self, index: int) -> dict[str, object]:
+        worker = self._workers[index]
+        full = self._base + 2 * index
+        return {
+            "index": index,
+            "pid": None if worker is None else worker.pid,
+            "alive": worker is not None and worker.alive,
+            "silent": None if worker is None else round(time.monotonic() - worker.last_beat, 1),
+            "restarts": self.restarts[index],
+            "policy_version": None if worker is None else worker.version,
+            "queues": [full, full + 1],
+            "dropped": {"full": self._dropped(full), "settled": self._dropped(full + 1)},
+            "counters": {} if worker is None else worker.counters,
+        }

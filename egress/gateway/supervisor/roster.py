@@ -1,0 +1,92 @@
+"""Who is watched where: agents, their interfaces, and the worker each interface belongs to."""
+
+from __future__ import annotations
+
+import dataclasses
+import socket
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from egress.config import Config
+from egress.gateway.kernel.iptables import Attachment
+from egress.gateway.pipe.messages import Watched
+from egress.model import Agent
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """An agent behind an interface that exists now."""
+
+    agent: Agent
+    interface: str
+    index: int  # the interface's, at the time it was looked up
+    masquerade: bool  # a sandbox: its private addresses leave by the host's
+    absent: bool = False  # cannot be told apart now: its interface stays queued, to nobody, so nothing of it passes
+
+
+class Roster:
+    """Entries by agent name. All agents of an interface go to one worker, and stay there while it is attached."""
+
+    def __init__(self, workers: int) -> None:
+        self.entries: dict[str, Entry] = {}
+        self._workers = workers
+        self._assigned: dict[str, int] = {}
+
+    def replace(self, entries: Iterable[Entry]) -> None:
+        """Set who is watched; new interfaces go to the workers with the fewest."""
+        self.entries = {entry.agent.name: entry for entry in entries}
+        present = {entry.interface for entry in self.entries.values()}
+        self._assigned = {name: worker for name, worker in self._assigned.items() if name in present}
+        for name in sorted(present - self._assigned.keys()):
+            load = list(self._assigned.values())
+            self._assigned[name] = min(range(self._workers), key=lambda worker: (load.count(worker), worker))
+
+    def adopt(self, agents: Mapping[str, Agent]) -> bool:
+        """What people edited of agents that are here, all but their networks; True: something is other than it was.
+
+        Networks belong to the attachment: they change with the interfaces, by `replace`.
+        """
+        before = self.entries
+        self.entries = {name: _adopted(entry, agents.get(name)) for name, entry in before.items()}
+        return self.entries != before
+
+    def worker(self, name: str) -> int:
+        """The worker of an agent (KeyError: not watched)."""
+        return self._assigned[self.entries[name].interface]
+
+    def watched(self, worker: int) -> tuple[Watched, ...]:
+        mine = (entry for entry in self.entries.values() if self._assigned[entry.interface] == worker)
+        return tuple(Watched(entry.agent, entry.index) for entry in mine)
+
+    def attachments(self, config: Config) -> list[Attachment]:
+        """What the kernel rules are made from."""
+        return [
+            Attachment(
+                agent=entry.agent.name,
+                interface=entry.interface,
+                networks=entry.agent.networks,
+                queue=(full := config.queue.base + 2 * self._assigned[entry.interface]),
+                settled_queue=full + 1,
+                masquerade=entry.masquerade,
+            )
+            for entry in self.entries.values()
+        ]
+
+    def moved(self) -> list[str]:
+        """Agents whose interface is gone or is another one than it was."""
+        here = [(name, entry) for name, entry in self.entries.items() if not entry.absent]
+        return [name for name, entry in here if interface_index(entry.interface) != entry.index]
+
+
+def _adopted(entry: Entry, agent: Agent | None) -> Entry:
+    if agent is None:
+        return entry
+    return dataclasses.replace(entry, agent=dataclasses.replace(agent, networks=entry.agent.networks))
+
+
+def interface_index(name: str) -> int:
+    """The index of an interface, 0 when there is none of that name."""
+    try:
+        return socket.if_nametoindex(name)
+    except OSError:
+        return 0

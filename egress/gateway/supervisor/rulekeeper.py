@@ -1,0 +1,71 @@
+"""Our kernel rules over the gateway's life: in once workers are bound, kept there, gone only when that is asked for."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+
+from egress.config import Config
+from egress.errors import EgressError
+from egress.gateway.kernel import iptables
+from egress.gateway.kernel.drops import drops
+from egress.gateway.supervisor.roster import Roster
+
+LEAVING_SECONDS = 2.0  # how long the workers of a gateway that was killed may take to be gone
+
+log = logging.getLogger("egress.gateway")
+
+
+class Guard:
+    """Slow, for threads: each call runs iptables."""
+
+    def __init__(self, config: Config, roster: Roster) -> None:
+        self._config, self._roster = config, roster
+        self._installing = threading.Lock()
+        self._guarding = self._ended = False  # our rules are in; they are not to be put in any more
+
+    def install(self) -> None:
+        """Make them those of who is there now. Raises EgressError."""
+        with self._installing:
+            if not self._ended:
+                self._guarding = True
+                iptables.install(self._roster.attachments(self._config), self._config)
+
+    def installed(self) -> bool:
+        return iptables.installed(self._config, self._roster.attachments(self._config))
+
+    def keep(self) -> None:
+        """Others may put their rules before ours, or flush them."""
+        if not self.installed():
+            log.warning("somebody changed the kernel rules: ours are installed again")
+            self.install()
+
+    def leave(self, *, asked: bool) -> None:
+        """What becomes of them at the end. Of a failure nobody is set free, whoever's rules they are."""
+        left = ", ".join(entry.agent.name for entry in self._roster.entries.values())
+        with self._installing:
+            self._ended = True  # a change that is under way must not bring them back
+            if asked and left and self._config.on_stop == "block":
+                iptables.block(self._roster.attachments(self._config), self._config)
+                log.warning("stopped: blocked until the gateway runs again: %s", left)
+            elif asked or (self._guarding and not left):
+                iptables.remove(self._config)
+                if left:
+                    log.warning("stopped: STILL ATTACHED AND UNGUARDED: %s", left)
+            elif self._guarding:
+                log.error("the kernel rules stay: cut off until the gateway runs again: %s", left)
+
+
+def alone() -> None:
+    """Raise EgressError while another gateway's workers read the queues that the kernel rules lead to.
+
+    Chains have one name for all: two gateways, each with a run_dir of its own, would replace each other's rules.
+    """
+    deadline = time.monotonic() + LEAVING_SECONDS
+    while read := iptables.queues() & drops().keys():
+        if time.monotonic() > deadline:
+            raise EgressError(
+                f"another gateway guards this network namespace (it reads queue {min(read)}): stop it first"
+            )
+        time.sleep(0.1)

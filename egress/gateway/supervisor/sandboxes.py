@@ -1,0 +1,83 @@
+"""The sandboxes of `egress run`: made on request, each leased to one control connection, destroyed with it."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Set
+from dataclasses import dataclass, replace
+from typing import Any
+
+from egress.config import Config
+from egress.errors import EgressError, InputError
+from egress.gateway.pipe.messages import rule_from
+from egress.gateway.sandbox import sandbox
+from egress.gateway.sandbox.sandbox import Sandbox
+from egress.gateway.supervisor.roster import Entry, interface_index
+from egress.model import AGENT_NAME, Action, Agent, Mode, Rule
+from egress.policy.budgettext import budgets_from_json
+
+MAX_SANDBOXES = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A sandbox in use."""
+
+    agent: Agent
+    sandbox: Sandbox
+    rules: tuple[Rule, ...]  # of its own policy file, bound to it whatever agent they name
+
+
+class Sandboxes:
+    """By agent name. Not for two threads at a time."""
+
+    def __init__(self, config: Config) -> None:
+        self.open: dict[str, Opened] = {}
+        self._config = config
+
+    def names(self) -> set[str]:
+        return set(self.open)
+
+    def clean(self) -> int:
+        """Destroy what a killed gateway left; returns how many there were."""
+        left = sandbox.leftovers(self._config)
+        for one in left:
+            sandbox.destroy(one, self._config)
+        return len(left)
+
+    def create(self, request: dict[str, Any], taken: Set[str]) -> Opened:
+        """Make one as `sandbox.open` asks: agent (empty: a name is made up), mode, default, rules, budgets."""
+        name = request.get("agent") or f"run-{secrets.token_hex(4)}"
+        if not isinstance(name, str) or not AGENT_NAME.fullmatch(name):
+            raise InputError(f"agent name {name!r} must be letters, digits, . _ - and at most 63 long")
+        if name in taken:
+            raise EgressError(f"agent {name} is watched already; choose another --agent name")
+        if len(self.open) >= MAX_SANDBOXES:
+            raise EgressError(f"{MAX_SANDBOXES} sandboxes are open; end some first")
+        try:
+            mode, default = Mode(request["mode"]), Action(request["default"])
+            rules = tuple(map(rule_from, request.get("rules", [])))
+            budgets = budgets_from_json(request.get("budgets", []))
+        except (KeyError, ValueError, TypeError):
+            raise InputError(
+                "the request for a sandbox is broken; use the egress command of the gateway's version"
+            ) from None
+        made = sandbox.create(name, sandbox.free_index(self._config), self._config)
+        agent = Agent(name, made.networks, mode, default, ("sandbox",), budgets)
+        own = tuple(replace(rule, agent=name, id=f"{name}:{rule.id}") for rule in rules)
+        self.open[name] = Opened(agent, made, own)
+        return self.open[name]
+
+    def destroy(self, name: str) -> None:
+        """End what runs in it and remove it. What cannot be removed stays open, and guarded."""
+        opened = self.open.get(name)
+        if opened is not None:
+            sandbox.destroy(opened.sandbox, self._config)
+            del self.open[name]
+
+    def entries(self) -> list[Entry]:
+        """A sandbox stays listed when its agent deletes its own interface: its summary is still asked for."""
+        return [
+            Entry(opened.agent, opened.sandbox.interface, interface_index(opened.sandbox.interface), masquerade=True)
+            for opened in self.open.values()
+        ]

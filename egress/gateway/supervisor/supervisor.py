@@ -1,0 +1,385 @@
+"""The gateway in the foreground: workers, kernel rules, recorder, control socket; started, kept up, stopped in order.
+
+Rules go in only once every worker is bound. Whatever fails later fails closed: a queue without its worker drops, and
+only a stop that was asked for takes rules away.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from egress.config import Config
+from egress.control import NotRunning
+from egress.errors import EgressError
+from egress.gateway.kernel import iptables
+from egress.gateway.pipe.messages import Setup
+from egress.gateway.supervisor import checks, rulekeeper, startup, unmark
+from egress.gateway.supervisor.attachments import Stored
+from egress.gateway.supervisor.attribution import Attribution
+from egress.gateway.supervisor.coalesce import Coalesced
+from egress.gateway.supervisor.companions import Recorder
+from egress.gateway.supervisor.control import Server, Session
+from egress.gateway.supervisor.database import policywriter
+from egress.gateway.supervisor.database.holds import Holds
+from egress.gateway.supervisor.database.link import Away
+from egress.gateway.supervisor.database.policysync import Following
+from egress.gateway.supervisor.journals import Journals, fitted
+from egress.gateway.supervisor.pool import Hooks, Pool
+from egress.gateway.supervisor.roster import Entry, Roster
+from egress.gateway.supervisor.sandboxes import Sandboxes
+from egress.model import Action, Agent
+from egress.store.database.tables import SANDBOX
+from egress.store.policy.agents import StoredAgent
+
+SECOND = 1.0
+RULES_SECONDS = 2.0  # between two looks whether our kernel rules are still in place
+IDLE_SECONDS = 15.0  # a gateway that ends when idle waits this long for its first sandbox
+SAY_SECONDS = 30.0  # between two complaints of the same
+PATIENCE = 10.0  # and this long for a predecessor that is ending
+
+log = logging.getLogger("egress.gateway")
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What `egress gateway` was asked for beyond its config."""
+
+    policy: Path | None = None
+    capture: str = ""
+    exit_when_idle: bool = False
+
+
+class Gateway:
+    """One run of the gateway. All changes of who is watched where pass `_changing`, one at a time.
+
+    What is edited (`following`) does not wait for them: kernel rules take their time.
+    """
+
+    def __init__(self, config: Config, options: Options) -> None:
+        size = config.workers or os.cpu_count() or 1
+        writers = size + config.attribution
+        self.config = config = fitted(config, writers)
+        self.options = options
+        self.sandboxes = Sandboxes(config)
+        file = policywriter.PolicyFile(config, options.policy)
+        self.following = Following(config, file, self.sandboxes.names, self._edited, self._changed)
+        self.holds = Holds(self.following.ledger, self._refuse)
+        self.stored = Stored()
+        self.roster = Roster(size)
+        self.guard = rulekeeper.Guard(config, self.roster)
+        self.journals = Journals(config, writers)
+        hooks = Hooks(self._setup, self.following.inforce.orders, self.holds.heard, self._worker_gone)
+        self.pool = Pool(size, hooks, base=config.queue.base, watchdog=config.watchdog)
+        self.recorder = Recorder(config)
+        self.attribution = Attribution(config, size, self.journals.room)
+        self.server = Server(config.control_socket, self._handle)
+        self._attaching, self._pardoning = Coalesced(self._reattach), Coalesced(self._pardon)
+        self._changing = asyncio.Lock()
+        self._stopping = asyncio.Event()
+        self._started = time.time()
+        self._rules_checked = time.monotonic()
+        self._last_sandbox = time.monotonic() + IDLE_SECONDS
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._agents_told: asyncio.Task[None] | None = None
+        self._trouble, self._said = "", 0.0
+
+    async def run(self) -> None:
+        """From start to clean stop. Raises EgressError when it cannot start."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stopping.set)
+        loop.add_signal_handler(signal.SIGHUP, self._spawn_reload)
+        try:
+            await self._start()
+            while not self._stopping.is_set():
+                await self._second()
+                try:
+                    await asyncio.wait_for(self._stopping.wait(), SECOND)
+                except TimeoutError:
+                    continue
+        finally:
+            await self._stop()
+
+    async def reload(self) -> dict[str, object]:
+        """Read policy and agents again; a broken file leaves what is in force, and is said. Workers get both."""
+        problem, now = "", self.following.inforce
+        try:
+            await self.following.reload()
+        except EgressError as error:
+            problem = f"the policy in force stays: {error}"
+            log.error("%s", problem)
+            with contextlib.suppress(Away):
+                await self.following.catch_up()  # agents, all the same
+        await self._reattach()
+        await self._pardoning.settled()
+        log.info("reloaded: %d agents, policy version %d", len(self.roster.entries), now.version)
+        return {"agents": len(self.roster.entries), "policy_version": now.version, "problem": problem}
+
+    # --- start and stop ---------------------------------------------------------------------------------
+
+    async def _start(self) -> None:
+        if self.config.fail_open:
+            log.warning("FAIL OPEN is configured: while workers are missing or overloaded packets pass uninspected")
+        self.sandboxes.clean()
+        await asyncio.to_thread(self.journals.start)
+        await self.following.start()
+        self.roster.replace(self._entries())
+        await asyncio.to_thread(rulekeeper.alone)
+        await self.attribution.watch()
+        await self.pool.start()
+        await asyncio.to_thread(self.guard.install)
+        self.following.follow(self.pool, self.holds)
+        await self.server.start()
+        await self.recorder.watch()
+        names = ", ".join(self.roster.entries) or "none yet"
+        version = self.following.inforce.version
+        log.info("guarding %s with %d workers, policy version %d", names, self.pool.size, version)
+
+    async def _stop(self) -> None:
+        await self.server.close()
+        try:
+            await asyncio.to_thread(self.guard.leave, asked=self._stopping.is_set())
+        except EgressError as error:
+            log.error("the kernel rules stay as they are: %s", error)
+        await self.following.stop()
+        await self._attaching.stop()
+        await self._pardoning.stop()
+        await self.pool.stop()
+        self.journals.stopped(self.pool)
+        await self.holds.stop()
+        await self.attribution.stop()
+        await self.recorder.stop()
+        await self.following.leave()
+
+    async def _second(self) -> None:
+        """What is done each second. What cannot be done now is said and tried again: the gateway stays."""
+        self.pool.watch()
+        self.following.check()
+        trouble = ""
+        steps = (self.recorder.watch, self._watch_journals, self.attribution.watch, self._follow, self._keep_rules)
+        for step in steps:
+            try:
+                await step()
+            except (EgressError, OSError) as error:
+                trouble = str(error)
+        if trouble and (trouble != self._trouble or time.monotonic() > self._said + SAY_SECONDS):
+            log.error("%s; it is tried again", trouble)
+            self._trouble, self._said = trouble, time.monotonic()
+        if self.sandboxes.open:
+            self._last_sandbox = time.monotonic()
+        elif self.options.exit_when_idle and time.monotonic() > self._last_sandbox + SECOND:
+            log.info("the last sandbox is gone")
+            self._stopping.set()
+
+    async def _follow(self) -> None:
+        """Interfaces come and go."""
+        if bool(self.roster.moved()) or await asyncio.to_thread(self.stored.awaited):
+            async with self._changing:
+                await self._attach()
+
+    async def _watch_journals(self) -> None:
+        await self.journals.look(self.pool)
+
+    def _worker_gone(self, index: int) -> None:
+        self.holds.worker_gone(index)
+        self.journals.worker_gone(index)
+
+    async def _keep_rules(self) -> None:
+        """Others may put their rules before ours, or flush them."""
+        if time.monotonic() - self._rules_checked < RULES_SECONDS:
+            return
+        self._rules_checked = time.monotonic()
+        async with self._changing:
+            await asyncio.to_thread(self.guard.keep)
+
+    def _spawn_reload(self) -> None:
+        async def reload() -> None:
+            try:
+                await self.reload()
+            except EgressError as error:
+                log.error("%s", error)
+
+        task = asyncio.create_task(reload())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    # --- who is watched, by which policy ----------------------------------------------------------------
+
+    def _setup(self, index: int) -> Setup:
+        """How a worker is started now; its policy follows behind."""
+        return Setup(
+            config=self.config,
+            index=index,
+            parent=os.getpid(),
+            agents=self.roster.watched(index),
+            journal=self.journals.room(),
+            capture=self.options.capture,
+            attribution=self.attribution.end_of(index),
+        )
+
+    def _entries(self) -> list[Entry]:
+        return [*self.stored.entries(self.following.inforce.agents), *self.sandboxes.entries()]
+
+    async def _reattach(self) -> None:
+        async with self._changing:
+            await self._attach()
+
+    async def _attach(self) -> None:
+        """Make workers and kernel agree with who is there now: a worker knows agents before they are queued to it."""
+        before, placed = self.roster.entries, self.roster.attachments(self.config)
+        entries = await asyncio.to_thread(self._entries)
+        self.roster.replace(entries)
+        self.roster.adopt(self._agents())
+        after, moved = self.roster.entries, self.roster.attachments(self.config) != placed
+        gone = [before[name] for name in before.keys() - after.keys()]
+        come = [after[name] for name in after.keys() - before.keys()]
+        if come:
+            await asyncio.to_thread(unmark.forget, come, self.config)
+        if gone:
+            await asyncio.to_thread(self.guard.install)
+        if after != before:
+            await self._tell_agents()
+        if moved and not gone:
+            await asyncio.to_thread(self.guard.install)
+        if gone:
+            await asyncio.to_thread(unmark.forget, gone, self.config)
+        if any(after[name].agent != before[name].agent for name in after.keys() & before.keys()):
+            self._pardoning.ask()
+
+    def _agents(self) -> dict[str, Agent]:
+        return {stored.agent.name: stored.agent for stored in self.following.inforce.agents}
+
+    def _edited(self, before: tuple[StoredAgent, ...]) -> None:
+        """Agents are others than they were: workers hear at once, the kernel only of those that come, go or move."""
+        if self.roster.adopt(self._agents()):
+            self._tell_agents()
+            self._pardoning.ask()
+        if _places(before) != _places(self.following.inforce.agents):
+            self._attaching.ask()
+
+    def _tell_agents(self) -> asyncio.Task[None]:
+        self._agents_told = self.pool.tell("agents", lambda index: {"agents": self.roster.watched(index)})
+        return self._agents_told
+
+    def _changed(self) -> None:
+        """The policy is another."""
+        self._pardoning.ask()
+
+    async def _pardon(self) -> None:
+        """Once the workers know: what they do not refuse any more must not be refused by the kernel."""
+        await self.following.told()
+        if self._agents_told is not None:
+            await asyncio.wait([self._agents_told])
+        entries = tuple(self.roster.entries.values())
+        await asyncio.to_thread(unmark.listen_again, entries, self.config)
+        await asyncio.to_thread(unmark.pardon, entries, self.config)
+
+    def _refuse(self, index: int, holds: list[str]) -> None:
+        for hold in holds:
+            self.pool.post(index, "answer", {"id": hold, "action": Action.REJECT})
+
+    # --- control ----------------------------------------------------------------------------------------
+
+    async def _handle(self, session: Session, message: dict[str, Any]) -> dict[str, object]:
+        operation = message["op"]
+        if self._stopping.is_set():
+            raise NotRunning("the gateway is stopping; try again")
+        if operation == "status":
+            return await self._status()
+        if operation == "reload":
+            return await self.reload()
+        if operation == "sandbox.open":
+            return await self._open(session, message)
+        if operation == "summary":
+            name = str(message.get("agent"))
+            if name not in self.roster.entries:
+                raise EgressError(f"no agent {name!r} is watched; see egress agent list")
+            return await self.pool.order(self.roster.worker(name), "tally", {"agent": name})
+        raise EgressError(f"the gateway knows no operation {operation!r}; use the egress command of its version")
+
+    async def _open(self, session: Session, message: dict[str, Any]) -> dict[str, object]:
+        """A sandbox leased to this connection."""
+        async with self._changing:
+            opened = await asyncio.to_thread(
+                self.sandboxes.create, message, self.roster.entries.keys() | self._agents()
+            )
+            name = opened.agent.name
+            session.leases.append(lambda: self._close(name))
+            stored = StoredAgent(opened.agent, SANDBOX, opened.sandbox.interface, host=self.config.host_name)
+            try:
+                await self.following.write(lambda connection: policywriter.enter(connection, stored, opened.rules))
+            except EgressError:
+                session.leases.pop()
+                await asyncio.to_thread(self.sandboxes.destroy, name)
+                raise
+            await self._attach()
+        log.info("sandbox %s opened for pid %d", name, session.pid)
+        return {"sandbox": opened.sandbox, "agent": name}
+
+    async def _close(self, name: str) -> None:
+        async with self._changing:
+            await asyncio.to_thread(self.sandboxes.destroy, name)
+            await self._attach()  # ends its flows: their last records name the rules they lived by
+        try:
+            await self.following.write(lambda connection: policywriter.leave(connection, self.config.host_name, name))
+        except Away as error:
+            log.warning("the rules of sandbox %s stay until the database is back: %s", name, error)
+        log.info("sandbox %s is gone", name)
+
+    async def _status(self) -> dict[str, object]:
+        counters, in_place = await asyncio.to_thread(lambda: (iptables.counters(), self.guard.installed()))
+        return {
+            "host": self.config.host_name,
+            "pid": os.getpid(),
+            "since": self._started,
+            "fail_open": self.config.fail_open,
+            "policy_version": self.following.inforce.version,
+            "workers": self.pool.status(),
+            "agents": [self._agent(entry) for entry in self.roster.entries.values()],
+            "absent": self.stored.absent,
+            "recorder": self.recorder.status(),
+            "journal": self.journals.status(),
+            "attribution": self.attribution.status(),
+            "rules": counters,
+            "rules_in_place": in_place,
+            "holds": {"pending": len(self.holds.pending), "refused": self.holds.refused},
+            **self.following.status(),
+        }
+
+    def _agent(self, entry: Entry) -> dict[str, object]:
+        agent: Agent = entry.agent
+        return {
+            "name": agent.name,
+            "interface": entry.interface,
+            "networks": agent.networks,
+            "mode": agent.mode,
+            "default": agent.default,
+            "quarantined": agent.quarantined,
+            "worker": self.roster.worker(agent.name),
+            "sandbox": agent.name in self.sandboxes.open,
+        }
+
+
+def _places(agents: tuple[StoredAgent, ...]) -> set[tuple[object, ...]]:
+    """Who is attached to what; sandboxes are attached by those who open them."""
+    return {(each.agent.name, each.kind, each.value, each.agent.networks) for each in agents if each.kind != SANDBOX}
+
+
+def run(config: Config, options: Options) -> None:
+    """`egress gateway`: returns after a clean stop. Raises EgressError when it cannot start."""
+    checks.require(config)
+    startup.prepare(config)
+    with startup.only_one(config.run_dir, PATIENCE if options.exit_when_idle else 0.0):
+        asyncio.run(_run(config, options))
+
+
+async def _run(config: Config, options: Options) -> None:
+    await Gateway(config, options).run()

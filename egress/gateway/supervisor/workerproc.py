@@ -1,0 +1,180 @@
+"""The worker process as the supervisor sees it: started, ordered, watched, stopped."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import logging
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from egress.errors import EgressError
+from egress.gateway.kernel.command import python
+from egress.gateway.pipe.messages import Setup, encode
+from egress.gateway.supervisor.current import Orders
+
+START_SECONDS = 30.0
+ORDER_SECONDS = 10.0
+STOP_SECONDS = 5.0
+_LINE = 1024 * 1024  # bytes of a worker's line at most
+
+log = logging.getLogger("egress.gateway")
+
+
+class WorkerProcess:
+    """One start of one worker. `await start()`, then `order()` until `alive` is False.
+
+    `setup` and `policy` are what was true when it was made: what is ordered from then on reaches the worker after them,
+    also while it still starts. `hear` gets what it says by itself.
+    """
+
+    def __init__(self, setup: Setup, policy: Orders, hear: Callable[[int, dict[str, Any]], None]) -> None:
+        self.index = setup.index
+        self.started = self.last_beat = time.monotonic()
+        self.counters: dict[str, Any] = {}
+        self.ready = False
+        self.error = ""
+        self.version = policy.version  # of the policy it judges by, once it is ready
+        self._setup = setup
+        self._policy: Orders | None = policy
+        self._hear = hear
+        self._behind: list[bytes] = []  # orders that wait for the setup to be sent
+        self._orders: dict[int, asyncio.Future[dict[str, Any]]] = {}
+        self._numbers = itertools.count(1)
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def alive(self) -> bool:
+        return self._process.returncode is None
+
+    async def start(self) -> None:
+        """Spawn it and wait until its queues are bound. Raises EgressError with the worker's own words if it cannot."""
+        command, environment = python("egress.gateway.worker")
+        self._process = await asyncio.create_subprocess_exec(
+            *command,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            env=environment,
+            cwd="/",
+            pass_fds=self._setup.attribution,
+            limit=_LINE,
+        )
+        self._bound = asyncio.Event()
+        self._reading = asyncio.create_task(self._read())
+        try:
+            async with asyncio.timeout(START_SECONDS):
+                await self._set_up()
+                await self._bound.wait()
+        except TimeoutError:
+            self.error = f"it was not ready after {START_SECONDS:.0f} s"
+        except ConnectionError:
+            await self._bound.wait()  # it has ended: perhaps it said why
+        if not self.ready:
+            await self.kill()
+            raise EgressError(f"worker {self.index} did not start: {self.error or 'see the lines above'}")
+
+    async def order(self, op: str, fields: dict[str, object], seconds: float = ORDER_SECONDS) -> dict[str, Any]:
+        """Give an order and wait until it is carried out. Raises EgressError when the worker is gone or silent."""
+        number = next(self._numbers)
+        done = self.post([encode({**fields, "op": op, "seq": number})], number)
+        return await self.answer(done, seconds)
+
+    def post(self, lines: Iterable[bytes], number: int) -> asyncio.Future[dict[str, Any]]:
+        """Send lines, now; what comes back is done once order `number` among them is carried out."""
+        done: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
+        self._orders[number] = done
+        done.add_done_callback(lambda _: self._orders.pop(number, None))
+        try:
+            self.send(lines)
+        except ConnectionError as error:
+            done.set_exception(error)
+        return done
+
+    async def answer(self, done: asyncio.Future[dict[str, Any]], seconds: float = ORDER_SECONDS) -> dict[str, Any]:
+        """Wait for what was posted. Raises EgressError when the worker is gone, silent or says that it cannot."""
+        try:
+            answer = await asyncio.wait_for(done, seconds)
+        except (TimeoutError, ConnectionError):
+            raise EgressError(f"worker {self.index} does not answer; it is replaced, try again") from None
+        if error := answer.get("error"):
+            raise EgressError(f"worker {self.index}: {error}; it is replaced")
+        return answer
+
+    def send(self, lines: Iterable[bytes]) -> None:
+        """Orders that nobody waits for. Raises ConnectionError when the worker is gone."""
+        if self._policy is not None:
+            self._behind += lines
+            return
+        stdin = self._process.stdin
+        if stdin is None or stdin.is_closing() or not self.alive:
+            raise ConnectionResetError
+        stdin.writelines(lines)
+
+    async def stop(self) -> None:
+        """Stop in order, within STOP_SECONDS; then by force."""
+        if self.alive:
+            try:
+                await self.order("stop", {}, STOP_SECONDS)
+                await asyncio.wait_for(self._process.wait(), STOP_SECONDS)
+            except (EgressError, TimeoutError):
+                log.warning("worker %d did not stop in order", self.index)
+        await self.kill()
+
+    async def kill(self) -> None:
+        """End this process, by its id, and wait until it is gone: its queues are free then."""
+        if self.alive:
+            self._process.kill()
+        await self._process.wait()
+        await asyncio.gather(
+            self._reading, return_exceptions=True
+        )  # nonsense from it must not keep us from replacing it
+
+    async def _set_up(self) -> None:
+        """Setup, policy, begin, at the pace at which they are read; then what was ordered meanwhile."""
+        stdin, policy = self._process.stdin, self._policy
+        assert stdin is not None and policy is not None
+        for line in itertools.chain([encode(self._setup)], policy, [encode({"op": "begin", "seq": 0})]):
+            stdin.write(line)
+            await stdin.drain()
+        self._policy = None
+        stdin.writelines(self._behind)
+
+    async def _read(self) -> None:
+        stdout = self._process.stdout
+        while stdout is not None and (line := await stdout.readline()):
+            self._heard(json.loads(line))
+        self._bound.set()
+        for waiting in tuple(self._orders.values()):
+            if not waiting.done():
+                waiting.set_exception(ConnectionResetError())
+
+    def _heard(self, message: dict[str, Any]) -> None:
+        kind = message.pop("type")
+        self.last_beat = time.monotonic()
+        if kind == "beat":
+            self.counters = message
+        elif kind == "done":
+            self._done(message)
+        elif kind == "ready":
+            self.ready = True
+            self._bound.set()
+        elif kind == "error":
+            self.error = message["text"]
+        else:
+            self._hear(self.index, {"type": kind, **message})
+
+    def _done(self, message: dict[str, Any]) -> None:
+        number, waiting = message["seq"], self._orders.get(message["seq"])
+        error = message.get("error")
+        if number < 0 and not error:
+            self.version = -number  # see inforce.Orders
+        if waiting is not None and not waiting.done():
+            waiting.set_result(message)
+        elif number < 0 and error:  # nobody waits: it still starts; without the policy it must not
+            self.error = error
+            self._process.kill()

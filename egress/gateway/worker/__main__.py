@@ -1,0 +1,99 @@
+"""The worker process: `python -m egress.gateway.worker`, started by the supervisor; setup and orders come on stdin."""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import selectors
+import signal
+import sys
+import time
+
+from egress.errors import EgressError
+from egress.gateway.pipe.lines import LineReader, LineWriter
+from egress.gateway.pipe.messages import encode, setup_from
+from egress.gateway.worker.worker import Worker, now
+
+BEAT_SECONDS = 1.0
+_IN, _OUT = 0, 1  # stdin, stdout
+
+
+def serve(worker: Worker, reader: LineReader, writer: LineWriter) -> None:
+    """The loop: packets in batches, orders, timers. Ends on the order to stop, or when the supervisor is gone."""
+    with selectors.DefaultSelector() as selector:
+        selector.register(worker.full, selectors.EVENT_READ, worker.full.run)
+        selector.register(worker.settled, selectors.EVENT_READ, worker.settled.run)
+        selector.register(_IN, selectors.EVENT_READ, lambda: listen(worker, reader, writer))
+        if worker.asking.socket is not None:
+            selector.register(worker.asking.socket, selectors.EVENT_READ, worker.asking.read)
+        beat = 0.0
+        while not (worker.stopping or reader.ended):
+            first = min(beat, worker.asking.due)
+            due = min(worker.engine.next_tick() - now(), first - time.monotonic(), BEAT_SECONDS)
+            for key, _ in selector.select(max(due, 0.0)):
+                key.data()
+                worker.resume()
+            worker.asking.expire()
+            worker.tick()
+            worker.resume()
+            if time.monotonic() >= beat:
+                beat = time.monotonic() + BEAT_SECONDS
+                worker.second()
+                if writer.idle:
+                    writer.write(encode({"type": "beat", **worker.counters()}))
+            writer.flush()
+    worker.stop()
+    writer.write(encode({"type": "beat", **worker.counters()}))
+
+
+def listen(worker: Worker, reader: LineReader, writer: LineWriter) -> None:
+    """Carry out what has come. What cannot be done is said; before the worker has begun it ends it."""
+    for line in reader.read():
+        message = json.loads(line)
+        answer: dict[str, object] = {}
+        try:
+            answer = worker.order(message)
+        except EgressError as error:
+            if not worker.begun:
+                raise
+            answer = {"error": str(error)}
+        if message["seq"]:
+            writer.write(encode({"type": "done", "seq": message["seq"], **answer}))
+
+
+def main() -> int:
+    """Returns the exit status: 0 stopped when told to, 1 could not start (said on stdout)."""
+    # Ctrl-C goes to the whole process group; the supervisor stops us in order.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    gc.disable()  # until we begin: a large policy is read in two thirds of the time
+    reader, writer = LineReader(_IN), LineWriter(_OUT)
+
+    def say(message: dict[str, object]) -> bool:
+        if writer.full and message["type"] == "hold":
+            return False
+        writer.write(encode(message))
+        return True
+
+    try:
+        line = reader.first()
+        if not line:
+            return 1
+        worker = Worker(setup_from(line), say)
+        while not (worker.begun or reader.ended):
+            listen(worker, reader, writer)
+    except EgressError as error:
+        writer.write(encode({"type": "error", "text": str(error)}))
+        return 1
+    if not worker.begun:
+        return 1
+    os.set_blocking(_IN, False)
+    try:
+        serve(worker, reader, writer)
+    except BrokenPipeError:
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,57 @@
+"""Who a queued packet belongs to: by the kernel's interface index and, where agents share an interface, by address.
+
+Nothing an agent says is asked. A packet that fits nobody has no agent and is dropped by the worker.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from operator import itemgetter
+
+from egress.addresses import Networks
+from egress.gateway.pipe.messages import Watched
+from egress.model import Agent, Direction
+
+MAX_CACHED = 65536  # addresses remembered on shared interfaces
+
+
+class Identity:
+    """Looks up (agent, direction) of a packet."""
+
+    def __init__(self, watched: Iterable[Watched]) -> None:
+        shared: dict[int, list[tuple[Agent, Networks]]] = {}
+        for entry in watched:
+            if entry.interface == 0:
+                continue  # its interface is gone; 0 is also what the kernel says for "none"
+            shared.setdefault(entry.interface, []).append((entry.agent, Networks(entry.agent.networks)))
+        self._alone = {index: agents[0][0] for index, agents in shared.items() if len(agents) == 1}
+        self._shared = {index: agents for index, agents in shared.items() if len(agents) > 1}
+        self._cache: dict[tuple[int, bytes], Agent | None] = {}
+
+    def find(self, raw: bytes, indev: int, outdev: int) -> tuple[Agent, Direction] | None:
+        """Between two agents the sender counts: its interface's queue is where the packet is."""
+        agent = self._alone.get(indev) or self._by_address(raw, indev, 12, 8)
+        if agent is not None:
+            return agent, Direction.OUT
+        if indev in self._shared:
+            return None  # sent by one of them, with an address of none of them
+        agent = self._alone.get(outdev) or self._by_address(raw, outdev, 16, 24)
+        return None if agent is None else (agent, Direction.IN)
+
+    def _by_address(self, raw: bytes, interface: int, offset4: int, offset6: int) -> Agent | None:
+        agents = self._shared.get(interface)
+        if agents is None or not raw:
+            return None
+        address = raw[offset4 : offset4 + 4] if raw[0] >> 4 == 4 else raw[offset6 : offset6 + 16]
+        key = interface, address
+        if key not in self._cache:
+            if len(self._cache) >= MAX_CACHED:
+                self._cache.clear()
+            self._cache[key] = _owner(agents, address)
+        return self._cache[key]
+
+
+def _owner(agents: list[tuple[Agent, Networks]], address: bytes) -> Agent | None:
+    """The agent with the longest prefix that contains the address; of equal ones the first."""
+    found = [(network.shift, agent) for agent, own in agents if (network := own.longest(address)) is not None]
+    return min(found, key=itemgetter(0))[1] if found else None

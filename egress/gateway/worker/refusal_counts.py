@@ -1,0 +1,59 @@
+"""Per agent counts of what a worker refused and found, for the one-line summary of `egress run`. Bounded."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+from egress.model import Action
+from egress.records.shape import AnomalyRecord, FindingRecord, FlowRecord, Record
+
+MAX_REMEMBERED = 4096  # refused flows told apart; past it a flow's later records may count it twice
+MAX_NAMED = 16  # destinations and signatures named
+
+
+@dataclass(slots=True)
+class Tally:
+    """What one agent was refused. `refused` counts flows, `packets` packets that belong to no flow."""
+
+    refused: int = 0
+    packets: int = 0
+    monitored: int = 0  # of the flows: would have been refused, were let pass
+    findings: Counter[str] = field(default_factory=Counter)
+    destinations: Counter[str] = field(default_factory=Counter)
+    _seen: set[str] = field(default_factory=set)
+
+    def add(self, record: Record) -> None:
+        """Count one record of this agent."""
+        if isinstance(record, FlowRecord):
+            self._flow(record)
+        elif isinstance(record, FindingRecord):
+            _count(self.findings, record.signature, 1)
+        elif isinstance(record, AnomalyRecord):
+            self.packets += record.count
+
+    def as_json(self) -> dict[str, object]:
+        return {
+            "refused": self.refused,
+            "packets": self.packets,
+            "monitored": self.monitored,
+            "findings": dict(self.findings),
+            "destinations": dict(self.destinations),
+        }
+
+    def _flow(self, record: FlowRecord) -> None:
+        if record.action in (Action.ACCEPT, Action.HOLD) or record.flow_id in self._seen:
+            return
+        if len(self._seen) < MAX_REMEMBERED:
+            self._seen.add(record.flow_id)
+        elif record.end is not None:
+            return
+        self.refused += 1
+        self.monitored += record.mode == "monitor"
+        host = f"[{record.dst}]" if ":" in record.dst else record.dst
+        _count(self.destinations, f"{host}:{record.dport}/{record.proto}", 1)
+
+
+def _count(counter: Counter[str], key: str, number: int) -> None:
+    if key in counter or len(counter) < MAX_NAMED:
+        counter[key] += number

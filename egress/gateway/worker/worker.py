@@ -1,0 +1,311 @@
+"""One queue worker: what it does with each packet, each order of the supervisor, and each second.
+
+Told to begin, it binds two queues, becomes an unprivileged user and does one thing: packet -> agent -> engine ->
+journal -> kernel. Nothing of a packet is answered before what was decided about it is on file. What has to wait for a
+person stays unanswered (`egress.gateway.worker.waiting`) and comes to the engine again once its hold is over.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import socket
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from netfilterqueue import Packet as QueuedPacket
+
+import signatures
+from egress.engine.engine import Engine
+from egress.errors import EgressError
+from egress.gateway.journal.journal import Journal
+from egress.gateway.kernel import nfnetlink, privileges
+from egress.gateway.kernel.marks import Marks
+from egress.gateway.pipe.messages import Draft, Setup, Watched, watched_from
+from egress.gateway.worker.anomalies import Anomalies
+from egress.gateway.worker.capture import Capture, seconds
+from egress.gateway.worker.identity import Identity
+from egress.gateway.worker.notifier import Asking
+from egress.gateway.worker.notifier import Kept as Refusal
+from egress.gateway.worker.queue import DISCARD, KEPT, PacketQueue
+from egress.gateway.worker.refusal_counts import Tally
+from egress.gateway.worker.waiting import Kept, Waiting
+from egress.model import Action, Agent, Direction, Policy, Reason, Verdict
+from egress.records.shape import Record
+
+
+def now() -> float:
+    """Seconds since the epoch, exact to the microsecond: what a capture and the journal can hold."""
+    return seconds(time.time_ns() // 1000)
+
+
+class Worker:
+    """Binds queues, engine and journal together. `judge` is the packet path; `say` tells the supervisor, if it can."""
+
+    def __init__(self, setup: Setup, say: Callable[[dict[str, object]], bool]) -> None:
+        config = setup.config
+        self.setup = setup
+        self.index = setup.index
+        self.config = config
+        known = signatures.load(config)
+        self.engine = Engine(config.limits, Policy(), known, gate_queries=config.gate_queries)
+        self.watched = setup.agents
+        self.identity = Identity(setup.agents)
+        self.journal = Journal(config.journal_dir, setup.index, config.journal)
+        self.journal.grant(setup.journal.limit, full=setup.journal.full)
+        self._refuses = config.journal.on_full == "refuse"
+        self.capture = Capture(Path(setup.capture), setup.index, now()) if setup.capture else None
+        marks = Marks(config.mark_mask)
+        self._settled, self._undecided = marks.value("settled"), marks.value("undecided")
+        self._recheck = marks.value("recheck")
+        self._refused, self._dropped = marks.value("refused"), marks.value("dropped")
+        self.anomalies = Anomalies()
+        self.asking = Asking(setup.attribution, self._refuse)
+        self.tallies: dict[str, Tally] = {}
+        self.unmatched = self.unrecorded = 0
+        self.begun = self.stopping = False
+        self.waiting = Waiting(config.queue.length)
+        self._over: deque[Kept] = deque()  # waited for holds that are over
+        self._asked: set[str] = set()  # holds that the supervisor was told of
+        self._say = say
+        self._draft = Draft()
+        self._agent = ""
+        self._cut = config.queue.settled_copy
+        base = config.queue.base + 2 * setup.index
+        self.full = PacketQueue(base, self.judge, self.failed, mark_mask=config.mark_mask)
+        self.settled = PacketQueue(base + 1, self.judge, self.failed, mark_mask=config.mark_mask)
+
+    def begin(self) -> None:
+        """Own both queues, and be nobody from here on. Raises EgressError when one cannot be had."""
+        length, fail_open = self.config.queue.length, self.config.fail_open
+        self.full.bind(length=length, copy_range=nfnetlink.MAX_COPY, settled=False, fail_open=fail_open)
+        self.settled.bind(length=length, copy_range=self._cut, settled=True, fail_open=fail_open)
+        privileges.drop(self.config.user, self.setup.parent)
+        gc.freeze()  # the policy and the code: nothing to look through again and again
+        gc.enable()
+        self.begun = True
+        self._say({"type": "ready", "pid": os.getpid(), "host": socket.gethostname()})
+
+    def judge(self, raw: bytes, indev: int, outdev: int, settled: bool, packet: QueuedPacket) -> int:
+        """The way of a packet: whose it is, what the engine says, on file, then the mark that tells the kernel."""
+        ts = now()
+        self._agent = ""
+        found = self.identity.find(raw, indev, outdev)
+        if found is None:
+            self.unmatched += 1
+            self.anomalies.add("", Reason.SPOOFED, f"interface {indev}: no agent has this source", ts)
+            return DISCARD
+        agent, direction = found
+        self._agent = agent.name
+        length = ip_length(raw) if len(raw) >= (self._cut if settled else nfnetlink.MAX_COPY) else None
+        if self.capture is not None:
+            self.capture.packet(raw, length or len(raw), ts, agent.name, direction, settled)
+        verdict, records = self.engine.packet(raw, ts, agent, direction, length, settled=settled)
+        outbound = direction is Direction.OUT
+        refused = self.asking.tell(records, indev if outbound else outdev) if records else ""
+        if records and not self.record(records, ts) and verdict.action is Action.ACCEPT:
+            self.unrecorded += 1
+            if self._refuses:
+                self.record(self.engine.withdraw(raw, ts, agent, direction), ts)
+                return DISCARD
+        if verdict.action is Action.HOLD:
+            return self._wait(Kept(packet, raw, agent.name, settled), agent, direction, ts)
+        mark = self._mark(verdict, settled)
+        may_wait = refused and outbound and verdict.action is not Action.ACCEPT  # who is monitored is let pass
+        # Last, so that no fault of ours comes after it: a packet is answered once.
+        if may_wait and self.asking.keep(refused, agent.name, packet, mark, settled=settled):
+            return KEPT
+        return mark
+
+    def _refuse(self, refusal: Refusal) -> None:
+        (self.settled if refusal.settled else self.full).answer(refusal.packet, refusal.mark)
+
+    def _wait(self, kept: Kept, agent: Agent, direction: Direction, ts: float) -> int:
+        """Keep a packet for its hold. Where nobody can be told of that, nobody will answer: refused."""
+        self._collect()
+        hold = self.engine.hold_of(kept.raw, agent, direction)
+        if hold not in self.engine.holds:
+            return DISCARD
+        if hold not in self._asked:
+            if self._say({"type": "hold", "hold": self.engine.holds[hold]}):
+                self._asked.add(hold)
+            else:
+                self.record(self.engine.answer(hold, Action.REJECT, ts), ts)
+        return KEPT if self.waiting.keep(hold, kept) else DISCARD
+
+    def _collect(self) -> None:
+        """Holds that are over: say so, and take out what waited for them."""
+        for hold, state in self.engine.ended_holds():
+            self._over += self.waiting.release(hold)
+            if hold in self._asked:
+                self._asked.discard(hold)
+                self._say({"type": "unheld", "id": hold, "state": state})
+
+    def resume(self) -> None:
+        """Have judged again, as if it came now, what waited for holds that are over. Its agent may be gone."""
+        self._collect()
+        while self._over:
+            kept = self._over.popleft()
+            queue = self.settled if kept.settled else self.full
+            found = self.identity.find(kept.raw, kept.packet.indev, kept.packet.outdev)
+            if found is not None and found[0].name == kept.agent:
+                queue.judge(kept.packet, kept.raw)
+            else:
+                queue.answer(kept.packet, DISCARD)
+            self._collect()
+
+    def failed(self, error: Exception) -> int:
+        """A fault of ours: written down, and the packet's connection is dropped."""
+        frame = error.__traceback__
+        while frame is not None and frame.tb_next is not None:
+            frame = frame.tb_next
+        place = f"{Path(frame.tb_frame.f_code.co_filename).name}:{frame.tb_lineno}" if frame else "?"
+        self.anomalies.add(self._agent, Reason.ERROR, f"{type(error).__name__} at {place}: {error}"[:200], now())
+        return self._dropped
+
+    def record(self, records: Sequence[Record], ts: float) -> bool:
+        """Count and journal; while the journal fails or is full the engine lets nothing new pass (`on_full`)."""
+        for record in records:
+            self.tallies.setdefault(record.agent, Tally()).add(record)
+        done = self.journal.append(records, ts)
+        self._heed_journal()
+        return done
+
+    def _heed_journal(self) -> None:
+        self.engine.refuse_new = self._refuses and not self.journal.open
+
+    def tick(self) -> None:
+        """Timers of the engine that are due."""
+        ts = now()
+        if ts >= self.engine.next_tick():
+            self.record(self.engine.tick(ts), ts)
+
+    def drain(self) -> None:
+        """Judge what waits in the queues now, so that what follows counts it."""
+        for queue in (self.full, self.settled):
+            left = self.config.queue.length
+            while left > 0 and (done := queue.run()):
+                left -= done
+
+    def stop(self) -> None:
+        """End every flow's record and give the queues back; with them goes what waits."""
+        self.drain()
+        ts = now()
+        self.record(self.anomalies.flush(), ts)
+        self.record(self.engine.shutdown(ts), ts)
+        self._collect()
+        self.asking.expire(all_of_them=True)
+        self.full.close()
+        self.settled.close()
+        self.journal.poll(ts)
+        self.journal.close()
+        if self.capture is not None:
+            self.capture.close()
+
+    def second(self) -> None:
+        """What is done once a second."""
+        ts = now()
+        self.record(self.anomalies.flush(), ts)
+        self.journal.poll(ts)
+        self._heed_journal()
+
+    def order(self, message: dict[str, Any]) -> dict[str, object]:
+        """Carry out one order of the supervisor; returns what its answer says beyond `done`.
+
+        Raises EgressError for one that cannot be carried out: nothing of it was.
+        """
+        operation, ts = message["op"], now()
+        if operation == "policy.part":
+            self._draft.take(message)
+        elif operation == "policy.commit":
+            self._commit(message, ts)
+        elif operation == "begin":
+            self.begin()
+        elif operation == "agents":
+            self._watch(watched_from(message["agents"]), ts)
+        elif operation == "journal":
+            self.journal.grant(message["limit"], full=message["full"])
+            self._heed_journal()
+        elif operation == "answer":
+            self.record(self.engine.answer(message["id"], Action(message["action"]), ts), ts)
+        elif operation == "tally":
+            self.drain()
+            self.record(self.anomalies.flush(), now())
+            return {"tally": self.tallies.get(message["agent"], Tally()).as_json()}
+        elif operation == "stop":
+            self.stopping = True
+        return {}
+
+    def _commit(self, message: dict[str, Any], ts: float) -> None:
+        self.asking.expire(all_of_them=True)  # their marks are on their connections before those are pardoned
+        change = self._draft.finish(message)
+        try:
+            if change.base < 0:
+                records = self.engine.set_policy(Policy(change.version, change.added), ts)
+            else:
+                records = self.engine.change_policy(change, ts)
+        except ValueError as error:
+            raise EgressError(str(error)) from None
+        self.record(records, ts)
+
+    def _watch(self, watched: tuple[Watched, ...], ts: float) -> None:
+        self.asking.expire(all_of_them=True)  # as in `_commit`
+        # An unchanged agent stays the same object: the engine judges flows anew when theirs is another.
+        before = {entry.agent: entry.agent for entry in self.watched}
+        self.watched = tuple(Watched(before.get(entry.agent, entry.agent), entry.interface) for entry in watched)
+        self.identity = Identity(self.watched)
+        names = {entry.agent.name for entry in watched}
+        for gone in {agent.name for agent in before} - names:
+            self.record(self.engine.release(gone, ts), ts)
+        for entry in self.watched:
+            if entry.agent not in before:
+                self.engine.change_agent(entry.agent, ts)
+        self.tallies = {name: tally for name, tally in self.tallies.items() if name in names}
+
+    def counters(self) -> dict[str, object]:
+        """The heartbeat's content."""
+        journal = self.journal
+        return {
+            "packets": self.full.packets,
+            "settled_packets": self.settled.packets,
+            "engine_errors": self.full.errors + self.settled.errors,
+            "unmatched": self.unmatched,
+            "unrecorded": self.unrecorded,
+            "journal": {
+                "healthy": journal.healthy,
+                "full": journal.full,
+                "error": journal.error,
+                "written": journal.written,
+                "bytes": journal.bytes,
+                "failures": journal.failures,
+                "waiting": journal.waiting,
+                "lost": journal.lost,
+            },
+            "holds": len(self.engine.holds),
+            "waiting": self.waiting.packets,
+            "overflowed": self.waiting.overflowed,
+            "attribution": self.asking.counters(),
+            "capture_skipped": 0 if self.capture is None else self.capture.skipped,
+            "engine": self.engine.stats(),
+        }
+
+    def _mark(self, verdict: Verdict, settled: bool) -> int:
+        if verdict.packet_only and verdict.action is not Action.ACCEPT:
+            return DISCARD  # says nothing about its connection: leave no mark on it
+        if verdict.action is Action.ACCEPT:
+            if verdict.settled:
+                return self._settled
+            return self._recheck if settled else self._undecided  # the connection's settled mark has to be replaced
+        return self._refused if verdict.action is Action.REJECT else self._dropped
+
+
+def ip_length(raw: bytes) -> int:
+    """A cut packet's length as its header has it (0: a super-packet past 64 KiB); without a header what we hold."""
+    if len(raw) >= 40 and raw[0] >> 4 == 6:
+        return 40 + int.from_bytes(raw[4:6], "big")
+    if len(raw) >= 20 and raw[0] >> 4 == 4:
+        return int.from_bytes(raw[2:4], "big")
+    return len(raw)

@@ -1,0 +1,91 @@
+"""Which names an agent's addresses have, by the DNS answers that this agent itself received.
+
+A binding says no more than that: who controls the resolver controls the bindings, so allow DNS only towards resolvers
+you trust; and addresses are shared, so the name is checked again in the bytes (`egress.policy.rulebook`). Bindings of
+one agent say nothing about another's. A binding that lapses takes nothing from a flow it has admitted: the engine
+keeps in the flow the names it was admitted by, and judges it by those again.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable
+
+from egress.policy.domain import canonical
+
+# Programs use an answer longer than its TTL says. getaddrinfo hides the TTL, so those that cache choose a time:
+# Chromium 60 s, the JVM 30 s; and a resolver that counts a TTL down hands out answers of 0 and 1 s.
+FLOOR = 60.0  # seconds a binding holds at least, whatever its TTL
+GRACE = 30.0  # beyond its TTL: the time from an answer to the last connection tried with it (slow or many addresses)
+MAX_TTL = 86400.0  # what unbound and BIND cap a TTL at or below; a year's TTL must not outlive what it says
+
+MAX_BINDINGS = 16384  # pairs of address and name an agent; past it the one bound longest ago goes
+MAX_NAMES = 64  # of one address; past it the one bound longest ago goes
+
+_NONE: frozenset[str] = frozenset()
+
+
+class Bindings:
+    """Address to names, for each agent. Times are seconds, `address` is packed."""
+
+    def __init__(self) -> None:
+        self._agents: dict[str, _Table] = {}
+
+    def bind(self, agent: str, names: Iterable[str], address: bytes, ttl: float, ts: float) -> None:
+        """The agent was told at `ts` that each of `names` (the one asked and its CNAME chain) has this address.
+
+        `ttl` is the smallest of the chain's. One above 2^31 - 1 counts as 0 (RFC 2181 section 8). An answer never
+        shortens what an earlier one gave.
+        """
+        table = self._agents.get(agent)
+        if table is None:
+            table = self._agents[agent] = _Table()
+        span = min(ttl, MAX_TTL) if 0 <= ttl < 1 << 31 else 0.0
+        for name in names:
+            table.put(address, canonical(name), ts + max(span, FLOOR) + GRACE)
+
+    def names_of(self, agent: str, address: bytes, ts: float) -> frozenset[str]:
+        """The names bound to this address for this agent now, as `domain.canonical` spells them."""
+        table = self._agents.get(agent)
+        names = table.names.get(address) if table is not None else None
+        return frozenset(name for name, until in names.items() if ts < until) if names else _NONE
+
+    def forget(self, agent: str) -> None:
+        """The agent is gone."""
+        self._agents.pop(agent, None)
+
+    def size(self, agent: str) -> int:
+        """Pairs held for an agent, lapsed ones included."""
+        table = self._agents.get(agent)
+        return len(table.order) if table is not None else 0
+
+
+class _Table:
+    """One agent's bindings; `order` has the one bound longest ago first.
+
+    Lapsed ones are not searched for: they leave from the old end, or with the agent.
+    """
+
+    __slots__ = ("names", "order")
+
+    def __init__(self) -> None:
+        self.names: dict[bytes, dict[str, float]] = {}
+        self.order: OrderedDict[tuple[bytes, str], None] = OrderedDict()
+
+    def put(self, address: bytes, name: str, until: float) -> None:
+        names = self.names.setdefault(address, {})
+        before = names.pop(name, until)  # and in again at the end: in order of binding here too
+        names[name] = max(before, until)
+        self.order[address, name] = None
+        self.order.move_to_end((address, name))
+        if len(names) > MAX_NAMES:
+            self._drop(address, next(iter(names)))
+        if len(self.order) > MAX_BINDINGS:
+            self._drop(*next(iter(self.order)))
+
+    def _drop(self, address: bytes, name: str) -> None:
+        del self.order[address, name]
+        names = self.names[address]
+        del names[name]
+        if not names:
+            del self.names[address]

@@ -1,0 +1,165 @@
+"""The policy document (a YAML file, or the same as JSON) and its strict reading into `model.Rule`s.
+
+    rules:
+      - action: allow              # or deny; deny beats allow beats the agent's default
+        destination: 10.0.0.0/8    # any, an address, a CIDR, a name, *.name (one label more) or **.name (one or more)
+        agent: "train-*"           # glob over the agent's name, or label:GLOB over its labels; default *
+        protocol: tcp              # tcp, udp, icmp, … or a number; default any
+        ports: [22, 8000-8100]     # a port, a range or a list of them; default any
+        app: ssh                   # application protocol; default any
+        exempt: [ssh.*]            # signatures this allow rule silences
+        unnamed: true              # a name rule: also where the bytes hide the name (ECH, no SNI); default false
+        expires: 2030-01-31T12:00:00Z  # from then on the rule says nothing; default forever
+        comment: backups
+        author: ops
+        id: backups                # default: a hash of the rule, so that it stays the same between reloads
+
+What is not understood is refused, with the file, the rule's number and the field: a policy half read is a hole.
+A file is read again and again, so `expires` there is an instant: a duration would begin anew with each reading, and a
+`once` rule be good again. Whoever imports a document at a known moment passes that moment, and may use both.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from egress.errors import InputError
+from egress.model import Rule
+from egress.policy.ruletext import InvalidRule, read_rule, to_mapping
+
+MAX_BYTES = 4 << 20  # of a policy file
+MAX_RULES = 10_000  # in a policy file
+MAX_IMPORT = 100_000  # in an import through the API
+MAX_DEPTH = 32  # of nested lists and mappings; a rule needs four
+
+_FAST = yaml.__with_libyaml__
+_Safe: type[yaml.SafeLoader] = yaml.CSafeLoader if _FAST else yaml.SafeLoader  # type: ignore[assignment]
+
+
+@dataclass(frozen=True, slots=True)
+class Mistake:
+    """What is wrong in a document."""
+
+    index: int | None  # of the rule, from 0; None: the document as a whole
+    field: str  # "": the rule as a whole
+    reason: str
+
+
+class _Loader(_Safe):  # type: ignore[misc, valid-type]
+    """YAML without its habit of letting the last of two equal keys win, and without merge keys, which can explode."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[object, object]:
+        seen = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"{key.value!r} is given twice", key.start_mark)
+            if key.tag == "tag:yaml.org,2002:merge":
+                raise yaml.constructor.ConstructorError(None, None, "<< (a merge) is not for policies", key.start_mark)
+            seen.add(key.value if isinstance(key, yaml.ScalarNode) else id(key))
+        made: dict[object, object] = super().construct_mapping(node, deep)
+        return made
+
+
+def load_policy(path: Path) -> tuple[Rule, ...]:
+    """The rules in a policy file, in its order. Raises InputError, one line: file, rule number, field, right form."""
+    try:
+        with path.open("rb") as file:
+            raw = file.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from None
+    if len(raw) > MAX_BYTES:
+        raise InputError(f"{path}: a policy file has at most {MAX_BYTES >> 20} MiB")
+    return parse_policy(raw, str(path))
+
+
+def parse_policy(text: str | bytes, name: str, now: float | None = None) -> tuple[Rule, ...]:
+    """The rules in a policy document; `name` is what errors call it. Raises InputError.
+
+    `now` (seconds since the epoch): the document is imported at that moment, so durations and `once` make sense.
+    """
+    document = parse_yaml(text, name)
+    if document is None:
+        raise InputError(f"{name}: the file is empty; write `rules: []` for a policy without rules")
+    return read_document(document, name, now)
+
+
+def parse_yaml(text: str | bytes, name: str) -> object:
+    """A YAML document as plain Python. Raises InputError."""
+    try:
+        _refuse_depth(text)
+        return yaml.load(text, _Loader)  # noqa: S506 - a SafeLoader, made stricter
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise InputError(f"{name} is not YAML: {' '.join(str(error).split())[:300]}") from None
+
+
+def read_document(document: object, name: str, now: float | None = None) -> tuple[Rule, ...]:
+    """The rules in a document that is parsed already (YAML or JSON); otherwise as `parse_policy`."""
+    rules, mistakes = check_document(document, now)
+    for first in mistakes:
+        where = f"{name}: " if first.index is None else f"{name}: rule {first.index + 1}: "
+        raise InputError(where + (f"{first.field}: {first.reason}" if first.field else first.reason))
+    return rules
+
+
+def check_document(
+    document: object, now: float | None = None, most: int = MAX_RULES
+) -> tuple[tuple[Rule, ...], tuple[Mistake, ...]]:
+    """The rules in a document of at most `most` rules, and everything that is wrong with it."""
+    if not isinstance(document, dict) or set(document) != {"rules"}:
+        return (), (Mistake(None, "", "expected `rules:` and nothing else at the top, followed by a list of rules"),)
+    listed = document["rules"]
+    if not isinstance(listed, list) or len(listed) > most:
+        return (), (Mistake(None, "rules", f"expected a list of at most {most} rules (`rules: []` for none)"),)
+    rules: list[Rule] = []
+    mistakes: list[Mistake] = []
+    first: dict[str, int] = {}
+    for index, item in enumerate(listed):
+        try:
+            rule = read_rule(item, now)
+        except InvalidRule as error:
+            mistakes.append(Mistake(index, error.field, error.reason))
+            continue
+        before = first.setdefault(rule.id, index)
+        if before != index:
+            mistakes.append(Mistake(index, "id", f"{rule.id} is the id (or content) of rule {before + 1} already"))
+        rules.append(rule)
+    return tuple(rules), tuple(mistakes)
+
+
+def to_document(rules: Iterable[Rule]) -> dict[str, list[dict[str, object]]]:
+    """The document that reads as these rules (`created` aside), of plain JSON types; defaults are left out."""
+    return {"rules": [to_mapping(rule) for rule in rules]}
+
+
+def dump_yaml(rules: Iterable[Rule]) -> str:
+    return document_yaml(to_document(rules))
+
+
+def document_yaml(document: object) -> str:
+    """A document of plain JSON types as YAML."""
+    dumper = yaml.CSafeDumper if _FAST else yaml.SafeDumper
+    text: str = yaml.dump(document, Dumper=dumper, sort_keys=False, allow_unicode=True, width=120)
+    return text
+
+
+def dump_json(rules: Iterable[Rule]) -> str:
+    return json.dumps(to_document(rules), indent=2, ensure_ascii=False)
+
+
+def _refuse_depth(text: str | bytes) -> None:
+    """libyaml's composer recurses on the C stack, which nothing bounds; its parser, asked here, does not."""
+    if not _FAST:
+        return  # Python's raises RecursionError
+    depth = 0
+    for event in yaml.parse(text, yaml.CSafeLoader):
+        if isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+            if depth > MAX_DEPTH:
+                raise ValueError(f"nested deeper than {MAX_DEPTH}")
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1

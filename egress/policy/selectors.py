@@ -1,0 +1,117 @@
+"""Rules by the agents they speak of, then by destination: what is left to compare is few rules, and cheap to change."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from fnmatch import fnmatchcase
+from typing import NamedTuple
+
+from egress.model import TCP, UDP, Action, Agent
+from egress.policy.index import Entry, Index, Place, depth
+
+LABEL = "label:"  # begins an agent selector that speaks of labels
+
+
+class Selected(NamedTuple):
+    """The rules of one agent selector."""
+
+    deny: Index
+    allow: Index
+
+
+class Mine(NamedTuple):
+    """The rules of one agent: those of each selector that speaks of it."""
+
+    deny: tuple[Index, ...]
+    allow: tuple[Index, ...]
+
+
+class Catalogue:
+    """Some rules, by agent selector. What holds no rule any more is dropped, so that edits leave nothing behind."""
+
+    def __init__(self) -> None:
+        self.deepest = 0  # most labels in the base of a ** pattern
+        self._depths: Counter[int] = Counter()
+        self._selectors: dict[str, Selected] = {}
+        self._globs: dict[str, None] = {}  # those of the selectors that are no agent's name; a set, in order
+        self._agents: dict[str, tuple[Agent, Mine]] = {}
+
+    def add(self, entry: Entry) -> None:
+        selector = entry.rule.agent
+        selected = self._selectors.get(selector)
+        if selected is None:
+            selected = self._selectors[selector] = Selected(Index(), Index())
+            if not _is_name(selector):
+                self._globs[selector] = None
+            self._forget_selected(selector)
+        _side(selected, entry).add(entry)
+        if labels := depth(entry.destination):
+            self._depths[labels] += 1
+            self.deepest = max(self.deepest, labels)
+
+    def remove(self, entry: Entry) -> None:
+        """Take out a rule that is in here."""
+        selector = entry.rule.agent
+        selected = self._selectors[selector]
+        _side(selected, entry).remove(entry)
+        if not selected.deny and not selected.allow:
+            del self._selectors[selector]
+            self._globs.pop(selector, None)
+            self._forget_selected(selector)
+        if labels := depth(entry.destination):
+            self._depths[labels] -= 1
+            if not self._depths[labels]:
+                del self._depths[labels]
+                self.deepest = max(self._depths, default=0)
+
+    def rules_of(self, agent: Agent) -> Mine:
+        cached = self._agents.get(agent.name)
+        if cached is not None and (cached[0] is agent or cached[0].labels == agent.labels):
+            return cached[1]
+        names = [agent.name] if _is_name(agent.name) and agent.name in self._selectors else []
+        names += [selector for selector in self._globs if selects(selector, agent)]
+        selected = [self._selectors[name] for name in names]
+        mine = Mine(tuple(each.deny for each in selected), tuple(each.allow for each in selected))
+        self._agents[agent.name] = agent, mine
+        return mine
+
+    def forget(self, agent: str) -> None:
+        """The agent is gone."""
+        self._agents.pop(agent, None)
+
+    def _forget_selected(self, selector: str) -> None:
+        """A selector came or went: those it speaks of have other rules."""
+        if _is_name(selector):
+            self._agents.pop(selector, None)
+            return
+        for name in [name for name, (agent, _) in self._agents.items() if selects(selector, agent)]:
+            del self._agents[name]
+
+
+def selects(selector: str, agent: Agent) -> bool:
+    """Whether an agent selector (`model.Rule.agent`) speaks of this agent."""
+    if selector.startswith(LABEL):
+        return any(fnmatchcase(label, selector[len(LABEL) :]) for label in agent.labels)
+    return fnmatchcase(agent.name, selector)
+
+
+def reaching(indexes: Iterable[Index], where: Place, proto: int, port: int) -> list[Entry]:
+    """The rules that speak of this destination, protocol and port, in no order; one may come twice."""
+    return [
+        entry
+        for index in indexes
+        for bucket in index.reaching(where)
+        for entry in bucket
+        if entry.proto in (-1, proto)
+        and (not entry.rule.app or proto in (TCP, UDP))  # nothing is identified in other protocols
+        and (not entry.rule.ports or any(low <= port <= high for low, high in entry.rule.ports))
+    ]
+
+
+def _is_name(selector: str) -> bool:
+    return not selector.startswith(LABEL) and not any(sign in selector for sign in "*?[")
+
+
+def _side(selected: Selected, entry: Entry) -> Index:
+    return selected.allow if entry.rule.action is Action.ACCEPT else selected.deny

@@ -1,0 +1,1 @@
+"""Cases: captures judged into a database file of their own."""

@@ -1,0 +1,180 @@
+"""Putting a capture into a case: what file it is, the rules it is judged by, and its records, in bounded batches."""
+
+from __future__ import annotations
+
+import hashlib
+import stat
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection, Engine
+
+from egress.errors import EgressError, InputError
+from egress.model import Policy, Rule
+from egress.policy.file import to_document
+from egress.records.shape import EvidenceRecord, FindingRecord, FlowRecord, Record
+from egress.store.cases.cases import Capture
+from egress.store.database.database import storing, writing
+from egress.store.database.tables import captured_flows, captures, flows
+from egress.store.policy.audit import local_actor
+from egress.store.policy.edits import Edit
+from egress.store.policy.ruleset import FILE, snapshot
+from egress.store.recording.writer import store, upsert
+
+BATCH = 2000  # records stored in one transaction
+BATCH_BYTES = 4 << 20  # of packets among them
+
+_PACKETS = flows.c.packets_out + flows.c.packets_in
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A capture file as it was when it was looked at."""
+
+    path: Path
+    size: int
+    modified: int  # nanoseconds
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """How a capture is to be judged."""
+
+    capture: Capture
+    policy: Policy
+    stored: bool  # all of it is in the case already
+
+
+def examine(path: Path) -> Source:
+    """Read all of a file for its hash. Raises EgressError, InputError for what is no regular file."""
+    try:
+        found = path.stat()
+        if not stat.S_ISREG(found.st_mode):
+            raise InputError(f"{path} is no regular file: a case is made of files that can be read again")
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise EgressError(f"cannot read {path}: {error.strerror}") from None
+    return Source(path, found.st_size, found.st_mtime_ns, digest)
+
+
+def begin(engine: Engine, source: Source, rules: Sequence[Rule], networks: Sequence[str]) -> Begun:
+    """Note the capture in the case. Raises EgressError where it is there, judged otherwise: one verdict a flow."""
+    now, wanted = time.time(), tuple(networks)
+    with writing(engine) as connection:
+        row = connection.execute(sa.select(captures).where(captures.c.sha256 == source.sha256)).first()
+        if row is not None:
+            known = Capture(*row)
+            policy = snapshot(connection, known.policy_version) or Policy()
+            if known.networks != wanted or to_document(policy.rules) != to_document(rules):
+                raise EgressError(
+                    f"{source.path} is in this case already (as {known.file}), judged by another policy or for other "
+                    "agents; a flow has one verdict: give it another case"
+                )
+            return Begun(known, policy, known.finished is not None)
+        Edit(connection, local_actor(), now).sync(FILE, rules)
+        policy = snapshot(connection) or Policy()
+        number = (connection.scalar(sa.select(sa.func.max(captures.c.id))) or 0) + 1
+        made = Capture(number, str(source.path), source.size, source.sha256, now, None, policy.version, wanted)
+        connection.execute(captures.insert(), {name: getattr(made, name) for name in Capture.__slots__})
+    return Begun(made, policy, False)
+
+
+class Keeper:
+    """Stores the records of one capture. Until `finish` the case says that it is not complete."""
+
+    def __init__(self, engine: Engine, begun: Begun) -> None:
+        self.findings = 0
+        self._engine = engine
+        self._capture = begun.capture
+        self._waiting: list[Record] = []
+        self._bytes = 0
+        self._stored = False
+
+    def keep(self, records: Iterable[Record]) -> None:
+        for record in records:
+            self._waiting.append(record)
+            if isinstance(record, EvidenceRecord):
+                self._bytes += sum(len(packet.data) for packet in record.packets)
+            elif isinstance(record, FindingRecord):
+                self.findings += 1
+        if len(self._waiting) >= BATCH or self._bytes >= BATCH_BYTES:
+            self._flush()
+
+    def finish(self, source: Source, *, packets: int, flows: int, unread: int, truncated: str) -> int:
+        """The rest, and what the whole file came to; returns how many of its flows other captures hold as well.
+
+        Raises EgressError where the file was changed meanwhile.
+        """
+        self._flush()
+        if not _unchanged(source):
+            raise EgressError(f"{source.path} was changed while it was read; replay it again, into another case")
+        values = {
+            "finished": time.time(), "packets": packets, "flows": flows, "findings": self.findings, "unread": unread,
+            "truncated": truncated,
+        }  # fmt: skip
+        mine, other = captured_flows.alias(), captured_flows.alias()
+        shared = sa.select(sa.func.count(mine.c.flow_id.distinct())).where(
+            mine.c.capture == self._capture.id, other.c.flow_id == mine.c.flow_id, other.c.capture != mine.c.capture
+        )
+        with writing(self._engine) as connection:
+            connection.execute(captures.update().where(captures.c.id == self._capture.id).values(values))
+            return connection.scalar(shared) or 0
+
+    def give_up(self) -> None:
+        """Forget a file that said nothing; of another what was read stays, and that it is not complete."""
+        if self._waiting or self._stored:
+            self._flush()
+            return
+        with writing(self._engine) as connection:
+            connection.execute(captures.delete().where(captures.c.id == self._capture.id))
+
+    def _flush(self) -> None:
+        if not self._waiting:
+            return
+        with storing(self._engine) as connection:
+            kept = _stronger(connection, self._waiting)
+            store(connection, kept)
+            rows = [
+                {"flow_id": each, "capture": self._capture.id}
+                for each in {record.flow_id for record in self._waiting if isinstance(record, FlowRecord)}
+            ]
+            if rows:
+                connection.execute(upsert(connection, captured_flows).on_conflict_do_nothing(), rows)
+        self._waiting, self._bytes, self._stored = [], 0, True
+
+
+def _unchanged(source: Source) -> bool:
+    try:
+        found = source.path.stat()
+    except OSError:
+        return False
+    return (found.st_size, found.st_mtime_ns) == (source.size, source.modified)
+
+
+def _stronger(connection: Connection, records: Sequence[Record]) -> list[Record]:
+    """Of a flow that another capture holds too, the record that saw more packets is kept, whichever is later.
+
+    A capture that was cut off, or taken elsewhere, must not put its part of a flow in place of the whole.
+    """
+    ids = {record.flow_id for record in records if isinstance(record, FlowRecord)}
+    query = sa.select(flows.c.flow_id, _PACKETS, flows.c.updated).where(flows.c.flow_id.in_(ids))
+    there = {row[0]: (row[1], row[2]) for row in connection.execute(query)}
+    kept: list[Record] = []
+    weaker: set[str] = set()
+    for record in records:
+        if isinstance(record, FlowRecord) and record.flow_id in there:
+            packets, updated = there[record.flow_id]
+            seen = record.packets_out + record.packets_in
+            if seen < packets:
+                continue
+            if seen > packets and record.updated < updated:
+                weaker.add(record.flow_id)
+        kept.append(record)
+    if weaker:
+        connection.execute(flows.delete().where(flows.c.flow_id.in_(weaker)))
+    return kept

@@ -1,0 +1,238 @@
+"""Cases: captures from elsewhere in a database of their own, which every tool that reads records can take.
+
+A case is one SQLite file, whatever the live database is: `cases/NAME.db` in the state directory, or a path that ends in
+`.db`. Nothing live is ever in it, so it can be handed on and deleted; it holds the rules its captures were judged by,
+and what each of these files was.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sqlite3
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection, Engine
+
+from egress.config import Config
+from egress.errors import EgressError, InputError
+from egress.store.database import tables
+from egress.store.database.database import open_database
+from egress.store.database.sqlite import BUSY, seal
+from egress.store.database.tables import captured_flows, captures
+
+SUFFIX = ".db"
+BESIDE = ("", "-wal", "-shm", "-journal")  # what SQLite makes of a file's name
+
+# What egress makes, as SQLite spells it whoever writes it; the triggers keep the audit chain.
+_MADE_UP = """
+    SELECT substr(type, 1, 20), substr(name, 1, 60) FROM sqlite_master WHERE NOT (sql IS NULL
+    OR sql GLOB 'CREATE TABLE *' OR sql GLOB 'CREATE INDEX *' OR sql GLOB 'CREATE UNIQUE INDEX *'
+    OR (sql GLOB 'CREATE TRIGGER audit_*' AND tbl_name = 'audit')) LIMIT 1
+"""
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class Capture:
+    """A file that a case was made from."""
+
+    id: int
+    file: str
+    size: int  # bytes
+    sha256: str
+    added: float  # seconds
+    finished: float | None  # None: reading it was interrupted, or goes on
+    policy_version: int
+    networks: tuple[str, ...]
+    packets: int = 0
+    flows: int = 0
+    findings: int = 0
+    unread: int = 0  # frames that do not parse or are of no agent
+    truncated: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """What a case holds. Times are seconds."""
+
+    captures: tuple[Capture, ...]
+    flows: int
+    findings: int
+    anomalies: int
+    begin: float | None
+    end: float | None
+    shared: int  # flows that several captures hold
+
+
+def case_path(config: Config, wanted: str) -> Path:
+    """Where the case of this name is, or would be. Raises InputError."""
+    if wanted.endswith(SUFFIX):
+        return Path(wanted).absolute()
+    if not _NAME.fullmatch(wanted):
+        raise InputError(
+            f"{wanted[:80]!a} is no name of a case: up to 63 letters, digits, . _ -, or a path that ends in {SUFFIX}"
+        )
+    return config.cases_dir / f"{wanted}{SUFFIX}"
+
+
+def open_case(config: Config, wanted: str) -> Engine:
+    """To read. Raises InputError, EgressError where there is none."""
+    path = case_path(config, wanted)
+    if not _exists(path):
+        raise EgressError(
+            f"there is no case {wanted} ({path}); `egress case list` shows which there are, "
+            f"`egress replay --into-db {wanted} FILE` makes it"
+        )
+    _refuse_live(config, path)
+    _refuse_made_up(path)
+    return open_database(_url(path), create=False)
+
+
+def make_case(config: Config, wanted: str) -> tuple[Engine, bool]:
+    """To add captures to; and whether it was there. Raises InputError, EgressError, also where it is no case."""
+    path = case_path(config, wanted)
+    _refuse_live(config, path)
+    there = _named(config, path) if path.parent == config.cases_dir else _exists(path)
+    if there:
+        _refuse_made_up(path)
+    engine = open_database(_url(path))
+    try:
+        with engine.connect() as connection:
+            if not _is_case(connection):
+                raise EgressError(f"{path} is no case: it holds other records, which captures must not be mixed with")
+    except BaseException:  # whatever it is, it goes on; the engine must not stay open
+        engine.dispose()
+        raise
+    return engine, there
+
+
+def close_case(engine: Engine) -> None:
+    """After writing: leaves one file that is whole in itself."""
+    path = Path(engine.url.database or "")
+    engine.dispose()
+    seal(path)
+
+
+def list_cases(config: Config) -> list[str]:
+    """Names of the cases in the state directory. Raises EgressError."""
+    try:
+        found = sorted(path.stem for path in config.cases_dir.iterdir() if path.suffix == SUFFIX and path.is_file())
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise EgressError(f"cannot list {config.cases_dir}: {error.strerror}") from None
+    return [name for name in found if _NAME.fullmatch(name)]
+
+
+def remove_case(config: Config, wanted: str) -> Path:
+    """Delete the file. Raises InputError, EgressError; also where it is no case."""
+    path = case_path(config, wanted)
+    _refuse_live(config, path)
+    try:
+        engine = open_case(config, wanted)
+    except EgressError:
+        if path.parent != config.cases_dir or not _exists(path):  # a damaged one there can be deleted, too
+            raise
+    else:
+        try:
+            with engine.connect() as connection:
+                known = _is_case(connection)
+        finally:
+            engine.dispose()
+        if not known:
+            raise EgressError(f"{path} is no case: it holds other records; nothing was deleted")
+    try:
+        for suffix in BESIDE:
+            path.with_name(path.name + suffix).unlink(missing_ok=True)
+    except OSError as error:
+        raise EgressError(f"cannot delete {path}: {error.strerror}") from None
+    return path
+
+
+def disk_size(path: Path) -> int:
+    """Bytes, with what SQLite keeps beside the file."""
+    found = (path.with_name(path.name + suffix) for suffix in BESIDE)
+    return sum(each.stat().st_size for each in found if each.exists())
+
+
+def contents(connection: Connection) -> Contents:
+    flows, findings, anomalies = tables.flows, tables.findings, tables.anomalies
+    begin, end, count = connection.execute(
+        sa.select(sa.func.min(flows.c.start), sa.func.max(flows.c.updated), sa.func.count())
+    ).one()
+    several = sa.select(captured_flows.c.flow_id).group_by(captured_flows.c.flow_id).having(sa.func.count() > 1)
+    return Contents(
+        tuple(Capture(*row) for row in connection.execute(sa.select(captures).order_by(captures.c.id))),
+        count,
+        _count(connection, findings),
+        int(connection.scalar(sa.select(sa.func.coalesce(sa.func.sum(anomalies.c.count), 0))) or 0),
+        begin,
+        end,
+        connection.scalar(sa.select(sa.func.count()).select_from(several.subquery())) or 0,
+    )
+
+
+def _refuse_live(config: Config, path: Path) -> None:
+    """The gateway's own database is no case, also where nothing is in it yet, or under another name."""
+    live = sa.make_url(config.database_url)
+    if live.get_backend_name() != "sqlite" or not live.database:
+        return
+    try:
+        same = path.samefile(live.database)
+    except OSError:  # there is no file yet, or none that can be looked at
+        same = path.resolve() == Path(live.database).resolve()
+    if same:
+        raise InputError(f"{path} is the database of the gateway, which no case may be: leave --case out to read it")
+
+
+def _refuse_made_up(path: Path) -> None:
+    """A view in place of a table may never end, and a trigger do what nobody asked for. Raises EgressError."""
+    try:
+        with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=BUSY)) as plain:
+            plain.execute("PRAGMA trusted_schema=OFF")
+            made_up = plain.execute(_MADE_UP).fetchone()
+    except sqlite3.Error:  # no database, or one that cannot be read: whoever opens it says so
+        return
+    if made_up is not None:
+        raise EgressError(f"{path} was not made by egress alone: it has the {made_up[0]} {made_up[1]!a}; not read")
+
+
+def _is_case(connection: Connection) -> bool:
+    """One that has captures, or nothing at all."""
+    if _count(connection, captures):
+        return True
+    listed = sa.inspect(connection).get_table_names()
+    known = [table for name, table in tables.metadata.tables.items() if name in listed]
+    return not any(connection.execute(sa.select(sa.literal(1)).select_from(table).limit(1)).first() for table in known)
+
+
+def _count(connection: Connection, table: sa.Table) -> int:
+    return connection.scalar(sa.select(sa.func.count()).select_from(table)) or 0
+
+
+def _named(config: Config, path: Path) -> bool:
+    """Whether the case is there already; its directory is, afterwards."""
+    try:
+        config.cases_dir.mkdir(mode=0o750, parents=True, exist_ok=True)
+        there = path.exists()
+        why = "" if os.access(path if there else path.parent, os.W_OK) else "Permission denied"
+    except OSError as error:
+        why = error.strerror or str(error)
+    if why:
+        raise EgressError(f"cannot write {path}: {why}; give a path of your own: --into-db ./{path.name}")
+    return there
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError as error:
+        raise EgressError(f"cannot look at {path}: {error.strerror}") from None
+
+
+def _url(path: Path) -> str:
+    return sa.URL.create("sqlite", database=str(path)).render_as_string()

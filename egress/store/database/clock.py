@@ -1,0 +1,17 @@
+"""The database's clock, by which hosts agree."""
+
+from __future__ import annotations
+
+import time
+
+import sqlalchemy as sa
+from sqlalchemy import Connection
+
+
+def clock(connection: Connection) -> tuple[float, float]:
+    """The database's time, and how many seconds ours is ahead of it (to half the time of asking)."""
+    if connection.dialect.name == "sqlite":
+        return time.time(), 0.0
+    before = time.time()
+    now = float(connection.scalar(sa.text("SELECT extract(epoch FROM clock_timestamp())::float8")) or 0.0)
+    return now, (before + time.time()) / 2 - now

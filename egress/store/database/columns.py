@@ -1,0 +1,116 @@
+"""Column types: how the model's values are kept, on every database the same."""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Iterator
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Dialect
+from sqlalchemy.types import TypeDecorator
+
+from egress.model import Budget, Direction
+from egress.policy.budgettext import budgets_from_json, budgets_to_json
+from egress.records.eve import micros
+from egress.records.shape import EvidencePacket
+
+_PACKET = struct.Struct(">QBII")
+
+
+class Micros(TypeDecorator[float]):
+    """Seconds as float in Python, whole microseconds in the database."""
+
+    impl = sa.BigInteger
+    cache_ok = True
+
+    def process_bind_param(self, value: float | None, dialect: Dialect) -> int | None:
+        return None if value is None else micros(value)
+
+    def process_result_value(self, value: int | None, dialect: Dialect) -> float | None:
+        return None if value is None else value / 1_000_000
+
+
+class Plain(TypeDecorator[str]):
+    r"""Text from the network: NUL and lone surrogates, which databases refuse, are stored as `\x00` and `\ud800`."""
+
+    impl = sa.Text
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
+        return None if value is None else plain(value)
+
+
+def plain(value: str) -> str:
+    """Text as `Plain` stores it."""
+    if value.isprintable():
+        return value
+    return value.encode("utf-8", "backslashreplace").decode("utf-8").replace("\0", "\\x00")
+
+
+class Names(TypeDecorator[tuple[str, ...]]):
+    """A tuple of strings, each as `Plain` stores it, as a JSON array."""
+
+    impl = sa.Text
+    cache_ok = True
+
+    def process_bind_param(self, value: tuple[str, ...] | None, dialect: Dialect) -> str | None:
+        return None if value is None else json.dumps([plain(each) for each in value])
+
+    def process_result_value(self, value: str | None, dialect: Dialect) -> tuple[str, ...] | None:
+        return None if value is None else () if value == "[]" else tuple(json.loads(value))
+
+
+class Ports(TypeDecorator[tuple[tuple[int, int], ...]]):
+    """A rule's inclusive port ranges, stored as a JSON array of pairs."""
+
+    impl = sa.Text
+    cache_ok = True
+
+    def process_bind_param(self, value: tuple[tuple[int, int], ...] | None, dialect: Dialect) -> str | None:
+        return None if value is None else json.dumps(value)
+
+    def process_result_value(self, value: str | None, dialect: Dialect) -> tuple[tuple[int, int], ...] | None:
+        if value is None or value == "[]":
+            return None if value is None else ()
+        return tuple((low, high) for low, high in json.loads(value))
+
+
+class Packets(TypeDecorator[tuple[EvidencePacket, ...]]):
+    """Captured packets, one after another: microseconds, direction, length, bytes held, the bytes (`_PACKET`)."""
+
+    impl = sa.LargeBinary
+    cache_ok = True
+
+    def process_bind_param(self, value: tuple[EvidencePacket, ...] | None, dialect: Dialect) -> bytes | None:
+        if value is None:
+            return None
+        return b"".join(
+            _PACKET.pack(micros(packet.time), packet.direction, packet.length, len(packet.data)) + packet.data
+            for packet in value
+        )
+
+    def process_result_value(self, value: bytes | None, dialect: Dialect) -> tuple[EvidencePacket, ...] | None:
+        return None if value is None else tuple(_packets(bytes(value)))
+
+
+def _packets(data: bytes) -> Iterator[EvidencePacket]:
+    at = 0
+    while at < len(data):
+        when, direction, length, held = _PACKET.unpack_from(data, at)
+        at += _PACKET.size
+        yield EvidencePacket(when / 1_000_000, Direction(direction), length, data[at : at + held])
+        at += held
+
+
+class Budgets(TypeDecorator[tuple[Budget, ...]]):
+    """An agent's budgets, stored as a JSON array of {measure, limit, span}."""
+
+    impl = sa.Text
+    cache_ok = True
+
+    def process_bind_param(self, value: tuple[Budget, ...] | None, dialect: Dialect) -> str | None:
+        return None if value is None else json.dumps(budgets_to_json(value))
+
+    def process_result_value(self, value: str | None, dialect: Dialect) -> tuple[Budget, ...] | None:
+        return None if value is None else budgets_from_json(json.loads(value))

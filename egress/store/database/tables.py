@@ -1,0 +1,393 @@
+"""The tables (SQLAlchemy Core): the model's dataclasses, column for field, in the order of the fields.
+
+Times are integers, microseconds since the epoch, UTC: order, equality and ranges are then exact on every database,
+which REAL does not promise (PostgreSQL and SQLite print and compare floats differently) and SQLite's text dates do
+only by convention. The dataclasses' floats come back to the microsecond.
+
+On PostgreSQL the tables of records (`DAYED`) have a partition for each day, by a column of their primary key
+(egress.store.database.days).
+
+There are no foreign keys between records: a finding may be journalled before its flow, a sandbox of `egress run` is
+in no agents row, and a record must never be refused for what another one says.
+"""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+
+from egress.model import Action, Effect, Mode, Reason, Severity, StepSource
+from egress.records.eve import DIRECTIONS, FLOW_STATES
+from egress.records.shape import ProcessStatus
+from egress.store.database import schema
+from egress.store.database.columns import Budgets, Micros, Names, Packets, Plain, Ports
+
+ATTACHMENTS = ("netns", "interface", "cidr")
+SANDBOX = "sandbox"  # the kind of an agent that `egress run` made: its row lives as long as it does
+ROLES = ("viewer", "approver", "editor", "admin", "gateway", "reporter")
+HOLD_STATES = ("pending", "approved", "denied", "expired", "withdrawn")
+
+metadata = schema.metadata
+_enum, _one_of, _live, _host = schema.enum, schema.one_of, schema.live, schema.host
+
+agents = sa.Table(
+    "agents",
+    metadata,
+    sa.Column("name", sa.Text, primary_key=True),
+    sa.Column("networks", Names, nullable=False, comment="CIDRs that are the agent's own"),
+    sa.Column("mode", _enum(Mode, "mode"), nullable=False),
+    sa.Column("default", _enum(Action, "default"), nullable=False, comment="what happens where no rule speaks"),
+    sa.Column("labels", Names, nullable=False),
+    sa.Column("budgets", Budgets, nullable=False, server_default="[]", comment="JSON: [{measure, limit, span}, …]"),
+    sa.Column("quarantined", sa.Boolean(name="quarantined"), nullable=False, server_default=sa.false()),
+    sa.Column("kind", sa.Text, nullable=False, comment="what is attached: netns, interface, cidr, sandbox"),
+    sa.Column("value", sa.Text, nullable=False, comment="which one: the namespace, interface or CIDR"),
+    sa.Column("created", Micros, nullable=False),
+    _host("where it is attached"),
+    _one_of("kind", (*ATTACHMENTS, SANDBOX)),
+    comment="Agents attached by `egress agent add` and, while they live, the sandboxes of `egress run`",
+)
+
+flows = sa.Table(
+    "flows",
+    metadata,
+    sa.Column("flow_id", Plain, primary_key=True),
+    sa.Column("agent", Plain, nullable=False),
+    sa.Column("start", Micros, primary_key=True),
+    sa.Column("updated", Micros, nullable=False, comment="of the record this row shows; a later one replaces it"),
+    sa.Column("end", Micros, comment="null while the flow lives"),
+    sa.Column("state", sa.Text, nullable=False),
+    sa.Column("direction", sa.Text, nullable=False, comment="out: the agent opened it"),
+    sa.Column("proto", Plain, nullable=False),
+    sa.Column("src", Plain, nullable=False, comment="the opener"),
+    sa.Column("sport", sa.Integer, nullable=False),
+    sa.Column("dst", Plain, nullable=False),
+    sa.Column("dport", sa.Integer, nullable=False),
+    sa.Column("community_id", Plain, nullable=False),
+    sa.Column("app_proto", Plain, nullable=False),
+    sa.Column("server_name", Plain, nullable=False, comment="SNI, Host or queried name, as the agent wrote it"),
+    sa.Column("action", _enum(Action, "action"), nullable=False),
+    sa.Column("reason", _enum(Reason, "reason"), nullable=False),
+    sa.Column("rule_id", Plain, nullable=False),
+    sa.Column("policy_version", sa.BigInteger, nullable=False),
+    sa.Column("mode", _enum(Mode, "mode"), nullable=False, comment="monitor: the action was not carried out"),
+    sa.Column("packets_out", sa.BigInteger, nullable=False),
+    sa.Column("packets_in", sa.BigInteger, nullable=False),
+    sa.Column("bytes_out", sa.BigInteger, nullable=False),
+    sa.Column("bytes_in", sa.BigInteger, nullable=False),
+    sa.Column("unseen_bytes", sa.BigInteger, nullable=False, comment="stream bytes that were never inspected"),
+    sa.Column("names", Names, nullable=False, server_default="[]", comment="bound to dst for this agent then"),
+    _one_of("state", FLOW_STATES),
+    _one_of("direction", DIRECTIONS),
+    # `egress query`: newest first, alone or within an agent, a destination, an action; --since asks `updated`.
+    sa.Index(None, "start"),
+    sa.Index(None, "updated"),
+    sa.Index(None, "agent", "start"),
+    sa.Index(None, "dst", "start"),
+    sa.Index(None, "action", "start"),
+    sa.Index(None, "rule_id", "start"),  # a rule's hits and when it was last used
+    comment="The latest record of each flow",
+    **schema.by_day("start"),
+)
+
+findings = sa.Table(
+    "findings",
+    metadata,
+    sa.Column("finding_id", Plain, primary_key=True),
+    sa.Column("flow_id", Plain, nullable=False),
+    sa.Column("agent", Plain, nullable=False),
+    sa.Column("time", Micros, primary_key=True),
+    sa.Column("signature", Plain, nullable=False),
+    sa.Column("severity", _enum(Severity, "severity"), nullable=False),
+    sa.Column("technique", Plain, nullable=False, comment="MITRE ATT&CK"),
+    sa.Column("summary", Plain, nullable=False),
+    sa.Column("evidence", sa.LargeBinary, nullable=False),
+    sa.Column("effect", _enum(Effect, "effect"), nullable=False),
+    sa.Column("action", _enum(Action, "action"), nullable=False),
+    sa.Column("mode", _enum(Mode, "mode"), nullable=False),
+    sa.Column("proto", Plain, nullable=False),
+    sa.Column("src", Plain, nullable=False),
+    sa.Column("sport", sa.Integer, nullable=False),
+    sa.Column("dst", Plain, nullable=False),
+    sa.Column("dport", sa.Integer, nullable=False),
+    sa.Column("community_id", Plain, nullable=False),
+    sa.Column("rule_id", Plain, nullable=False),
+    sa.Column("policy_version", sa.BigInteger, nullable=False),
+    sa.Index(None, "flow_id"),
+    sa.Index(None, "time"),
+    sa.Index(None, "agent", "time"),
+    sa.Index(None, "signature", "time"),
+    comment="What signatures objected to, and what it led to",
+    **schema.by_day("time"),
+)
+
+anomalies = sa.Table(
+    "anomalies",
+    metadata,
+    # Anomalies have no id: all but the count is the key, so that a record read twice is stored once.
+    sa.Column("agent", Plain, primary_key=True),
+    sa.Column("time", Micros, primary_key=True),
+    sa.Column("reason", _enum(Reason, "reason"), primary_key=True),
+    sa.Column("detail", Plain, primary_key=True),
+    sa.Column("count", sa.BigInteger, nullable=False, comment="packets"),
+    sa.Column("src", Plain, primary_key=True),
+    sa.Column("dst", Plain, primary_key=True),
+    sa.Column("proto", Plain, primary_key=True),
+    sa.Index(None, "time"),
+    comment="Packets refused without a flow",
+    **schema.by_day("time"),
+)
+
+evidence = sa.Table(
+    "evidence",
+    metadata,
+    sa.Column("finding_id", Plain, primary_key=True),
+    sa.Column("flow_id", Plain, nullable=False),
+    sa.Column("agent", Plain, nullable=False),
+    sa.Column("time", Micros, primary_key=True),
+    sa.Column("packets", Packets, nullable=False, comment="the flow's first packets, see Packets"),
+    sa.Index(None, "time"),
+    comment="The packets that findings rest on",
+    **schema.by_day("time"),
+)
+
+processes = sa.Table(
+    "processes",
+    metadata,
+    sa.Column("flow_id", Plain, primary_key=True),
+    sa.Column("agent", Plain, nullable=False),
+    sa.Column("time", Micros, primary_key=True, comment="the flow's start"),
+    sa.Column("status", _enum(ProcessStatus, "status"), nullable=False),
+    sa.Column("reason", Plain, nullable=False, comment="why it was not found, or how sure it is"),
+    sa.Column("pid", sa.BigInteger, nullable=False, comment="the host's number; 0: not found"),
+    sa.Column("inner_pid", sa.BigInteger, nullable=False, comment="in its own pid namespace"),
+    sa.Column("uid", sa.BigInteger, comment="the host's number of its user"),
+    sa.Column("exe", Plain, nullable=False, comment="path in its own file system"),
+    sa.Column("cmdline", Plain, nullable=False, comment="what the process says it is"),
+    sa.Column("cgroup", Plain, nullable=False),
+    sa.Column("runtime", Plain, nullable=False, comment="docker, podman, …; empty: in no container"),
+    sa.Column("container", Plain, nullable=False, comment="the container's id"),
+    sa.Column("started", Micros),
+    sa.Index(None, "time"),
+    comment="The processes behind flows, as they were when the flows began",
+    **schema.by_day("time"),
+)
+
+steps = sa.Table(
+    "steps",
+    metadata,
+    sa.Column("agent", Plain, primary_key=True),
+    sa.Column("episode", Plain, primary_key=True, comment="conversation, session or run; else the trace's id"),
+    sa.Column("id", Plain, primary_key=True),
+    sa.Column("tool", Plain, nullable=False),
+    sa.Column("summary", Plain, nullable=False, comment="arguments, cut"),
+    sa.Column("start", Micros, nullable=False),
+    sa.Column("end", Micros, comment="null while it is under way"),
+    sa.Column("until", Micros, nullable=False, comment="when it stops to count as under way"),
+    sa.Column("source", _enum(StepSource, "source"), nullable=False),
+    sa.Column("call_id", Plain, nullable=False),
+    sa.Column("trace_id", Plain, nullable=False),
+    sa.Column("span_id", Plain, nullable=False),
+    sa.Column("reporter", Plain, nullable=False, comment="the actor that told of it"),
+    sa.Column("reported", Micros, nullable=False, comment="when, by our clock"),
+    sa.Index(None, "agent", "start", "until"),  # which were under way at a time
+    sa.Index(None, "agent", "reported"),  # how many an agent told of today
+    sa.Index(None, "agent", "trace_id"),  # to which conversation a trace belongs
+    sa.Index(None, "episode", "start"),
+    sa.Index(None, "start"),  # of retention
+    comment="Tool calls that agent frameworks told of",
+)
+
+policies = sa.Table(
+    "policies",
+    metadata,
+    sa.Column("version", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("created", Micros, nullable=False),
+    sa.Column("actor", Plain, nullable=False),
+    comment="Every version of the policy; its rules are those of `rules` added by then and not yet removed",
+)
+
+rules = sa.Table(
+    "rules",
+    metadata,
+    sa.Column("id", Plain, primary_key=True),
+    sa.Column("action", _enum(Action, "action"), nullable=False),
+    sa.Column("agent", Plain, nullable=False),
+    sa.Column("destination", Plain, nullable=False),
+    sa.Column("protocol", sa.Text, nullable=False),
+    sa.Column("ports", Ports, nullable=False),
+    sa.Column("app", sa.Text, nullable=False),
+    sa.Column("exempt", Names, nullable=False),
+    sa.Column("unnamed", sa.Boolean(name="unnamed"), nullable=False),
+    sa.Column("expires_at", Micros),
+    sa.Column("once", sa.Boolean(name="once"), nullable=False),
+    sa.Column("comment", Plain, nullable=False),
+    sa.Column("author", Plain, nullable=False),
+    sa.Column("created", Micros, nullable=False),
+    sa.Column("position", sa.BigInteger, nullable=False),
+    sa.Column("source", Plain, nullable=False, comment="allowlist, file, or sandbox:NAME"),
+    sa.Column("added", sa.Integer, primary_key=True, autoincrement=False, comment="policy version that brought it"),
+    sa.Column("removed", sa.Integer, comment="policy version that took it away; null: in force"),
+    _host("of a policy file or sandbox: where the agents are that it concerns; of the allowlist: empty, everywhere"),
+    # Of the rules in force: one of an id, the next page, the same rule again, those good once.
+    _live("id", "id", unique=True),
+    _live("position", "position", "id"),
+    _live("destination", "destination", "agent"),
+    sa.Index(
+        "ix_rules_once",
+        "id",
+        sqlite_where=sa.text("removed IS NULL AND once = 1"),
+        postgresql_where=sa.text("removed IS NULL AND once"),
+    ),
+    # What a version brought and took. Not of the rules in force: SQLite would take it for those.
+    sa.Index(None, "added"),
+    sa.Index(
+        "ix_rules_removed",
+        "removed",
+        sqlite_where=sa.text("removed IS NOT NULL"),
+        postgresql_where=sa.text("removed IS NOT NULL"),
+    ),
+    comment="Every rule there ever was; an edited rule is a new row. Rows lose nothing but get a `removed`",
+)
+
+audit = sa.Table(
+    "audit",
+    metadata,
+    sa.Column("seq", sa.Integer, primary_key=True, autoincrement=False, comment="1, 2, 3, … without a gap"),
+    sa.Column("time", Micros, nullable=False),
+    sa.Column("actor", Plain, nullable=False, comment="token:ID (name), uid:N (user) or gateway"),
+    sa.Column("request_id", Plain, nullable=False),
+    sa.Column("action", sa.Text, nullable=False, comment="noun.verb, like rule.create"),
+    sa.Column("target", Plain, nullable=False, comment="id or name of what was changed"),
+    sa.Column("before", sa.Text, comment="JSON; null: was not there"),
+    sa.Column("after", sa.Text, comment="JSON; null: is gone"),
+    sa.Column("previous", sa.Text, nullable=False, comment="hash of the entry before; 64 zeros for the first"),
+    sa.Column("hash", sa.Text, nullable=False, comment="SHA-256 over this entry and `previous`"),
+    sa.Index(None, "time"),
+    comment="Every change made by people and programs; triggers keep rows from being changed or deleted",
+)
+
+tokens = sa.Table(
+    "tokens",
+    metadata,
+    sa.Column("id", sa.Text, primary_key=True, comment="8 hex digits, the public part"),
+    sa.Column("name", Plain, nullable=False),
+    sa.Column("role", sa.Text, nullable=False),
+    sa.Column("agents", Names, nullable=False, comment="globs of the agents it may concern; [*]: all"),
+    sa.Column("hash", sa.Text, nullable=False, comment="SHA-256 of the secret part"),
+    sa.Column("created", Micros, nullable=False),
+    sa.Column("created_by", Plain, nullable=False),
+    sa.Column("expires_at", Micros),
+    sa.Column("revoked_at", Micros),
+    sa.Column("last_used", Micros, comment="to the minute"),
+    _one_of("role", ROLES),
+    comment="Bearer tokens of the API",
+)
+
+approvals = sa.Table(
+    "approvals",
+    metadata,
+    sa.Column("id", sa.Text, primary_key=True),
+    sa.Column("flow_id", sa.Text, nullable=False),
+    sa.Column("agent", Plain, nullable=False),
+    sa.Column("time", Micros, primary_key=True, comment="since when it waits"),
+    sa.Column("until", Micros, nullable=False),
+    sa.Column("proto", Plain, nullable=False),
+    sa.Column("dst", Plain, nullable=False),
+    sa.Column("dport", sa.Integer, nullable=False),
+    sa.Column("names", Names, nullable=False),
+    sa.Column("query", sa.Boolean(name="query"), nullable=False),
+    sa.Column("destination", Plain, nullable=False),
+    sa.Column("state", sa.Text, nullable=False),
+    sa.Column("decided_at", Micros),
+    sa.Column("decided_by", Plain),
+    sa.Column("rule_id", Plain, comment="the rule that an approval made"),
+    _host("where it waits"),
+    _one_of("state", HOLD_STATES),
+    sa.Index(None, "state", "time"),
+    sa.Index(None, "agent", "time"),
+    comment="Holds of mode ask and what became of them",
+)
+
+idempotency = sa.Table(
+    "idempotency",
+    metadata,
+    sa.Column("key", Plain, primary_key=True),
+    sa.Column("caller", Plain, primary_key=True),
+    sa.Column("request", sa.Text, nullable=False, comment="SHA-256 of method, path, query and body"),
+    sa.Column("status", sa.Integer, nullable=False),
+    sa.Column("headers", sa.Text, nullable=False, comment="JSON"),
+    sa.Column("body", sa.Text, nullable=False),
+    sa.Column("created", Micros, nullable=False),
+    sa.Index(None, "created"),
+    comment="Answers to requests with an Idempotency-Key, for a day",
+)
+
+gateways = sa.Table(
+    "gateways",
+    metadata,
+    sa.Column("host", sa.Text, primary_key=True),
+    sa.Column("run", sa.Text, nullable=False, comment="random, of the gateway that has this name now"),
+    sa.Column("place", sa.Text, nullable=False, comment="where it runs: two of one place are never there at a time"),
+    sa.Column("program", sa.Text, nullable=False, comment="version of egress"),
+    sa.Column("started", Micros, nullable=False, comment="this and the next two by the database's clock"),
+    sa.Column("seen", Micros, nullable=False, comment="its last sign of life"),
+    sa.Column("stopped", Micros, comment="null: it runs, or was killed"),
+    sa.Column("skew", sa.Float, nullable=False, comment="seconds that its own clock is ahead"),
+    sa.Column("policy_version", sa.Integer, nullable=False, comment="that all its workers judge by"),
+    sa.Column("agents", sa.Integer, nullable=False, comment="that it watches"),
+    comment="The gateways that share this database, by the name of their host",
+)
+
+journal_checkpoints = sa.Table(
+    "journal_checkpoints",
+    metadata,
+    _host("whose journal", primary_key=True),
+    sa.Column("segment", sa.Text, primary_key=True, comment="file name in the journal directory"),
+    sa.Column("offset", sa.BigInteger, nullable=False, comment="bytes whose records are stored"),
+    sa.Column("updated", Micros, nullable=False),
+    comment="How far the recorder has read; moves in the transaction that stores the records",
+)
+
+captures = sa.Table(
+    "captures",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=False, comment="1, 2, 3, … within the case"),
+    sa.Column("file", Plain, nullable=False, comment="its path, as it was given"),
+    sa.Column("size", sa.BigInteger, nullable=False, comment="bytes"),
+    sa.Column("sha256", sa.Text, nullable=False, comment="of the file, hex"),
+    sa.Column("added", Micros, nullable=False),
+    sa.Column("finished", Micros, comment="null: it is being read, or that was interrupted"),
+    sa.Column("policy_version", sa.Integer, nullable=False, comment="it was judged under; 0: no rules"),
+    sa.Column("networks", Names, nullable=False, comment="CIDRs of the agents; []: whoever opened a flow is its agent"),
+    sa.Column("packets", sa.BigInteger, nullable=False, comment="frames of whatever kind"),
+    sa.Column("flows", sa.BigInteger, nullable=False),
+    sa.Column("findings", sa.BigInteger, nullable=False),
+    sa.Column("unread", sa.BigInteger, nullable=False, comment="frames that do not parse or are of no agent"),
+    sa.Column("truncated", Plain, nullable=False, comment="where the file breaks off; empty: it does not"),
+    sa.Index(None, "sha256", unique=True),
+    comment="Of a case (`egress replay --into-db`): what it was made from. Empty in the database of a gateway",
+)
+
+captured_flows = sa.Table(
+    "captured_flows",
+    metadata,
+    sa.Column("flow_id", Plain, primary_key=True),
+    sa.Column("capture", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Index(None, "capture"),
+    comment="Of a case: which captures hold a flow. One that several hold has one row in `flows`",
+)
+
+pruned = sa.Table(
+    "pruned",
+    metadata,
+    sa.Column("records", sa.Text, primary_key=True, comment="the table they were in"),
+    sa.Column("count", sa.BigInteger, nullable=False, comment="rows taken away, ever"),
+    sa.Column("before", Micros, nullable=False, comment="what is older is gone"),
+    sa.Column("time", Micros, nullable=False, comment="when rows were last taken away"),
+    comment="What was taken away for its age or size",
+)
+
+# Every table of records → the column of its day.
+DAYED: dict[sa.Table, sa.Column[float]] = {
+    table: table.c[column] for table in metadata.tables.values() if (column := schema.day_column(table))
+}

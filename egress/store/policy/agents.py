@@ -1,0 +1,158 @@
+"""The agents: those that `egress agent add` attached and, while they live, the sandboxes of `egress run`."""
+
+from __future__ import annotations
+
+import ipaddress
+import time
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from egress.errors import InputError
+from egress.model import AGENT_NAME, Action, Agent, Budget, Mode
+from egress.policy.budgettext import budgets_to_json, check_budgets
+from egress.store.database.errors import Conflict, NotFound
+from egress.store.database.tables import ATTACHMENTS, SANDBOX, agents
+from egress.store.policy.audit import GATEWAY, Actor, note
+
+MAX_LABEL = 128  # characters
+
+_FIELDS = [field.name for field in fields(Agent)]
+
+
+@dataclass(frozen=True, slots=True)
+class StoredAgent:
+    """An agent and its attachment: a network namespace, an interface (veth, bridge), a CIDR behind an interface.
+
+    Or a sandbox, which the gateway attaches itself.
+    """
+
+    agent: Agent
+    kind: str  # netns, interface, cidr, sandbox
+    value: str
+    created: float = 0.0  # seconds since the epoch; 0: now, when it is added
+    host: str = ""  # where it is attached; its name is its own over all hosts, for records know agents by name
+
+
+def add_agent(connection: Connection, actor: Actor, stored: StoredAgent, ts: float | None = None) -> StoredAgent:
+    """Add a row and return it as it is. Raises Conflict where the name is taken, InputError for a bad name, network,
+    label, budget or attachment.
+    """
+    check(stored)
+    ts = time.time() if ts is None else ts
+    name = stored.agent.name
+    if (there := agent(connection, name)) is not None:
+        how = "it ends with its command" if there.kind == SANDBOX else f"`egress agent rm {name}` removes it"
+        where = f" on host {there.host}" if there.host else ""
+        raise Conflict(f"there is an agent {name} already{where}; {how}", name)
+    stored = replace(stored, created=stored.created or ts)
+    row = {field: getattr(stored.agent, field) for field in _FIELDS}
+    row.update(kind=stored.kind, value=stored.value, created=stored.created, host=stored.host)
+    connection.execute(agents.insert(), row)
+    note(connection, actor, ts, "agent.create", name, None, to_mapping(stored))
+    return stored
+
+
+def list_agents(connection: Connection, host: str | None = None) -> tuple[StoredAgent, ...]:
+    """Those of a host, or all of them, by name."""
+    query = sa.select(agents).order_by(agents.c.name)
+    rows = connection.execute(query if host is None else query.where(agents.c.host == host))
+    return tuple(_stored(row) for row in rows)
+
+
+def agent(connection: Connection, name: str) -> StoredAgent | None:
+    row = connection.execute(sa.select(agents).where(agents.c.name == name)).first()
+    return None if row is None else _stored(row)
+
+
+def remove_agent(connection: Connection, actor: Actor, name: str, ts: float | None = None) -> StoredAgent:
+    """Take an agent out and return what it was; its records stay.
+
+    Raises NotFound; Conflict for a sandbox, which only the gateway takes out.
+    """
+    gone = _known(connection, name)
+    if gone.kind == SANDBOX and actor.name != GATEWAY:
+        raise Conflict(f"agent {name} is a sandbox of `egress run` and ends with its command", name)
+    connection.execute(agents.delete().where(agents.c.name == name))
+    note(connection, actor, time.time() if ts is None else ts, "agent.delete", name, to_mapping(gone), None)
+    return gone
+
+
+def update_agent(
+    connection: Connection,
+    actor: Actor,
+    name: str,
+    *,
+    mode: Mode | None = None,
+    default: Action | None = None,
+    labels: tuple[str, ...] | None = None,
+    budgets: tuple[Budget, ...] | None = None,
+    quarantined: bool | None = None,
+    ts: float,
+) -> StoredAgent:
+    """Change what is given, where it is another, and return the agent as it is then. Raises NotFound, InputError.
+
+    Noted as agent.quarantine or agent.release, and as agent.update what else changed.
+    """
+    old = _known(connection, name)
+    wanted: dict[str, Any] = {"mode": mode, "default": default, "labels": labels, "budgets": budgets}
+    given = {field: value for field, value in wanted.items() if value is not None}
+    new = replace(old, agent=replace(old.agent, **given))
+    check(new)
+    if new != old:
+        note(connection, actor, ts, "agent.update", name, to_mapping(old), to_mapping(new))
+    if quarantined is not None and quarantined != old.agent.quarantined:
+        was, new = new, replace(new, agent=replace(new.agent, quarantined=quarantined))
+        action = "agent.quarantine" if quarantined else "agent.release"
+        note(connection, actor, ts, action, name, to_mapping(was), to_mapping(new))
+    if new != old:
+        row = {field: getattr(new.agent, field) for field in _FIELDS}
+        connection.execute(agents.update().where(agents.c.name == name).values(**row))
+    return new
+
+
+def to_mapping(stored: StoredAgent) -> dict[str, object]:
+    """As the audit says it, of plain JSON types."""
+    written = asdict(stored.agent) | {"budgets": budgets_to_json(stored.agent.budgets)}
+    return written | {"kind": stored.kind, "value": stored.value, "created": stored.created, "host": stored.host}
+
+
+def check(stored: StoredAgent) -> None:
+    """Raises InputError for a bad name, network, label, budget, default or attachment."""
+    if not AGENT_NAME.fullmatch(stored.agent.name):
+        raise InputError(f"agent name {stored.agent.name!r} must be letters, digits, . _ - and at most 63 long")
+    if stored.kind not in (*ATTACHMENTS, SANDBOX):
+        raise InputError(f"attachment {stored.kind!r} must be one of {', '.join(ATTACHMENTS)}")
+    if not stored.value.isprintable() or (not stored.value and stored.kind != SANDBOX):
+        raise InputError(f"attachment {stored.kind} needs the name of what is attached, not {stored.value!r}")
+    if stored.agent.default is Action.HOLD:
+        raise InputError(f"agent {stored.agent.name}: its default is to accept, reject or drop; mode ask holds")
+    for network in stored.agent.networks:
+        try:
+            ipaddress.ip_network(network)
+        except ValueError as error:
+            raise InputError(f"agent {stored.agent.name}: network {error}") from None
+    for label in stored.agent.labels:
+        if not label or not label.isprintable() or len(label) > MAX_LABEL:
+            raise InputError(f"label {ascii(label)[:60]} must be 1 to {MAX_LABEL} printable characters")
+    try:
+        check_budgets(stored.agent.budgets)
+    except ValueError as error:
+        raise InputError(f"agent {stored.agent.name}: a budget {error}") from None
+
+
+def _known(connection: Connection, name: str) -> StoredAgent:
+    found = agent(connection, name)
+    if found is None:
+        raise NotFound(f"there is no agent {name}; `egress agent list` shows them", name)
+    return found
+
+
+def _stored(row: sa.Row[Any]) -> StoredAgent:
+    values = row._mapping
+    return StoredAgent(
+        Agent(**{name: values[name] for name in _FIELDS}),
+        *(values[name] for name in ("kind", "value", "created", "host")),
+    )

@@ -1,0 +1,187 @@
+"""Holds of mode ask as people see them: what waits for an approval, and what was decided. The first decision wins."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from egress.errors import InputError
+from egress.model import Hold, Rule
+from egress.policy.domain import Depth, parse_pattern
+from egress.policy.ruletext import InvalidRule, read_rule
+from egress.store.database.errors import Conflict, NotFound
+from egress.store.database.matching import glob
+from egress.store.database.tables import HOLD_STATES, approvals
+from egress.store.policy.audit import Actor, note
+from egress.store.policy.edits import Edit
+from egress.store.policy.ruleset import chunks
+
+PENDING, APPROVED, DENIED, EXPIRED, WITHDRAWN = HOLD_STATES
+
+
+@dataclass(frozen=True, slots=True)
+class Approval:
+    """A hold (`model.Hold`, its fields) and what became of it."""
+
+    id: str
+    flow_id: str
+    agent: str
+    time: float
+    until: float
+    proto: str
+    dst: str
+    dport: int
+    names: tuple[str, ...]
+    query: bool
+    destination: str
+    state: str = PENDING  # one of HOLD_STATES
+    decided_at: float | None = None
+    decided_by: str | None = None  # the actor; None where nobody decided
+    rule_id: str | None = None  # the rule that an approval made, or found
+    host: str = ""  # where it waits
+
+
+_HOLD = [field.name for field in fields(Hold)]
+
+
+def ask(connection: Connection, hold: Hold, host: str = "") -> None:
+    """Somebody is to decide. A hold that is known (id and time) stays as it is."""
+    known = sa.select(approvals.c.id).where(approvals.c.id == hold.id, approvals.c.time == hold.time)
+    if connection.scalar(known) is None:
+        row = {name: getattr(hold, name) for name in _HOLD}
+        connection.execute(approvals.insert(), row | {"state": PENDING, "host": host})
+
+
+def listed(
+    connection: Connection,
+    state: str = "",
+    agent: str = "",
+    before: tuple[float, str] | None = None,
+    limit: int = 100,
+    scope: Sequence[str] = ("*",),
+) -> tuple[Approval, ...]:
+    """Newest first, those behind (time, id) `before`. `agent` is a glob, `scope` globs of which one must match."""
+    terms = []
+    if state:
+        terms.append(approvals.c.state == state)
+    if agent:
+        terms.append(glob(approvals.c.agent, agent))
+    if "*" not in scope:
+        terms.append(sa.or_(sa.false(), *(glob(approvals.c.agent, pattern) for pattern in scope)))
+    if before is not None:
+        when, last = before
+        terms += [approvals.c.time <= when, sa.or_(approvals.c.time < when, approvals.c.id < last)]
+    order = (approvals.c.time.desc(), approvals.c.id.desc())
+    rows = connection.execute(sa.select(approvals).where(*terms).order_by(*order).limit(limit))
+    return tuple(Approval(*row) for row in rows)
+
+
+def get(connection: Connection, id: str) -> Approval | None:  # noqa: A002 - its name
+    """The newest of this id: a flow may have waited before."""
+    query = sa.select(approvals).where(approvals.c.id == id).order_by(approvals.c.time.desc()).limit(1)
+    row = connection.execute(query).first()
+    return None if row is None else Approval(*row)
+
+
+def approve(
+    connection: Connection,
+    actor: Actor,
+    id: str,  # noqa: A002 - its name
+    *,
+    expires: tuple[float | None, bool],
+    ts: float,
+) -> Approval:
+    """Let it pass: makes the rule for exactly that agent and destination (and, a query aside, protocol and port).
+
+    `expires` is what `ruletext.parse_expiry` gives. Where a rule in force says the same, that is it.
+    Raises NotFound; Conflict, which names who decided first, or after its time; InputError where no rule can say it.
+    """
+    old = _undecided(connection, id, ts)
+    wanted = replace(rule_of(old), author=actor.name[:128], expires_at=expires[0], once=expires[1])
+    try:
+        rule_id = Edit(connection, actor, ts).add([wanted])[0].rule.id
+    except Conflict as there:
+        rule_id = there.target
+    return _decide(connection, actor, replace(old, state=APPROVED, rule_id=rule_id), ts)
+
+
+def deny(connection: Connection, actor: Actor, id: str, ts: float) -> Approval:  # noqa: A002 - its name
+    """Refuse it; the next try is asked about again. Raises NotFound, Conflict."""
+    return _decide(connection, actor, replace(_undecided(connection, id, ts), state=DENIED), ts)
+
+
+def close(connection: Connection, id: str, state: str, ts: float, host: str = "") -> bool:  # noqa: A002 - its name
+    """It no longer waits at this host, and nobody decided it: expired, withdrawn, or settled by an edit.
+
+    False: it was over. Not in the audit, like `ask`: an agent makes these by itself.
+    """
+    query = approvals.update().where(approvals.c.id == id, approvals.c.state == PENDING, approvals.c.host == host)
+    return connection.execute(query.values(state=state, decided_at=ts)).rowcount > 0
+
+
+def withdraw_all(connection: Connection, ts: float, host: str = "") -> int:
+    """Nothing waits at this host any more: the gateway that held it is gone. Returns how many there were."""
+    query = approvals.update().where(approvals.c.state == PENDING, approvals.c.host == host)
+    return connection.execute(query.values(state=WITHDRAWN, decided_at=ts)).rowcount
+
+
+def denied(connection: Connection, ids: Collection[str]) -> set[str]:
+    """Those of `ids` that were refused, by what is newest of each."""
+    found: set[str] = set()
+    for chunk in chunks(ids):
+        newer = approvals.alias()
+        last = ~sa.exists().where(newer.c.id == approvals.c.id, newer.c.time > approvals.c.time)
+        query = sa.select(approvals.c.id).where(approvals.c.id.in_(chunk), approvals.c.state == DENIED, last)
+        found |= set(connection.scalars(query))
+    return found
+
+
+def rule_of(approval: Approval) -> Rule:
+    """The rule, without id, that an approval makes. The name comes from the agent: it must be one name, no pattern.
+
+    Raises InputError.
+    """
+    mapping: dict[str, Any] = {"action": "allow", "destination": approval.destination, "agent": approval.agent}
+    if not approval.query:
+        mapping["protocol"] = int(approval.proto) if approval.proto.isdecimal() else approval.proto
+        if approval.dport and approval.proto in ("tcp", "udp", "sctp"):
+            mapping["ports"] = [approval.dport]
+    try:
+        rule = read_rule(mapping)
+        if rule.destination == "any" or "/" in rule.destination:
+            raise ValueError("is no single destination")
+        if "*" in rule.destination and parse_pattern(rule.destination).depth is not Depth.EXACT:
+            raise ValueError("is a pattern, not a name")
+    except InvalidRule as error:
+        raise InputError(f"approval {approval.id} cannot be a rule: {error}; deny it") from None
+    except ValueError as error:
+        where = ascii(approval.destination)[:60]
+        raise InputError(f"approval {approval.id} cannot be a rule: {where} {error}; deny it") from None
+    return replace(rule, id="", comment=f"approval {approval.id}")
+
+
+def _undecided(connection: Connection, id: str, ts: float) -> Approval:  # noqa: A002 - its name
+    found = get(connection, id)
+    if found is None:
+        raise NotFound(f"there is no approval {id}; `egress approvals` shows what waits", id)
+    if found.state != PENDING:
+        who = f" by {found.decided_by}" if found.decided_by else ""
+        raise Conflict(f"approval {id} is {found.state} already{who}", id)
+    if found.until <= ts:
+        raise Conflict(f"approval {id} is expired: nobody answered in time", id)
+    return found
+
+
+def _decide(connection: Connection, actor: Actor, new: Approval, ts: float) -> Approval:
+    new = replace(new, decided_at=ts, decided_by=actor.name)
+    decision = {name: getattr(new, name) for name in ("state", "decided_at", "decided_by", "rule_id")}
+    this = (approvals.c.id == new.id, approvals.c.time == new.time)
+    connection.execute(approvals.update().where(*this).values(**decision))
+    action = "approval.approve" if new.state == APPROVED else "approval.deny"
+    before = replace(new, state=PENDING, decided_at=None, decided_by=None, rule_id=None)
+    note(connection, actor, ts, action, new.id, asdict(before), asdict(new))
+    return new

@@ -1,0 +1,190 @@
+"""The audit chain: every change made by people and programs, each entry bound to the one before by its hash.
+
+A row is never changed or deleted (triggers of the database refuse it); whoever owns the database can take the triggers
+away, and then `verify` shows where the chain breaks.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import pwd
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from egress.records.eve import micros
+from egress.store.database.columns import plain
+from egress.store.database.matching import glob
+from egress.store.database.tables import audit
+
+START = "0" * 64  # what stands in the first entry for the hash before
+GATEWAY = "gateway"  # the gateway as actor
+_CHUNK = 1000  # entries that `verify` holds at a time
+_TEXTS = ("actor", "request_id", "action", "target", "before", "after", "previous", "hash")
+
+
+@dataclass(frozen=True, slots=True)
+class Actor:
+    """Who changes something: `token:ID (name)`, `uid:N (user)` or `gateway`, and in which request."""
+
+    name: str
+    request_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What is to be noted: `before` and `after` are JSON-able, None where the target was not there or is gone."""
+
+    action: str  # noun.verb
+    target: str  # id or name
+    before: object = None
+    after: object = None
+
+
+@dataclass(frozen=True, slots=True)
+class AuditEntry:
+    """One row; `before` and `after` as JSON says them."""
+
+    seq: int
+    time: float
+    actor: str
+    request_id: str
+    action: str
+    target: str
+    before: Any
+    after: Any
+    previous: str
+    hash: str
+
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """How far the chain holds. `broken` is the first entry that does not (None: all do), `why` says how.
+
+    The chain cannot show that its last entries were deleted, nor that all of it was written anew: note `count` and
+    `head` somewhere else from time to time, and look later whether entry `count` still has the hash `head`.
+    """
+
+    count: int  # entries that hold
+    head: str  # hash of the last of them
+    broken: int | None = None
+    why: str = ""
+
+
+def local_actor() -> Actor:
+    """The user this process runs as."""
+    uid = os.getuid()
+    try:
+        return Actor(f"uid:{uid} ({pwd.getpwuid(uid).pw_name})")
+    except KeyError:
+        return Actor(f"uid:{uid}")
+
+
+def note(
+    connection: Connection, actor: Actor, ts: float, action: str, target: str, before: object, after: object
+) -> None:
+    """Write one entry, within the caller's write transaction."""
+    note_all(connection, actor, ts, [Change(action, target, before, after)])
+
+
+def note_all(connection: Connection, actor: Actor, ts: float, changes: Iterable[Change]) -> None:
+    """Write an entry for each change, in their order."""
+    last = connection.execute(sa.select(audit.c.seq, audit.c.hash).order_by(audit.c.seq.desc()).limit(1)).first()
+    seq, previous = (last.seq, last.hash) if last else (0, START)
+    rows = []
+    for change in changes:
+        seq += 1
+        texts = [plain(text) for text in (actor.name, actor.request_id, change.action, change.target)]
+        fields = [*texts, _canonical(change.before), _canonical(change.after), previous]
+        previous = _digest(seq, micros(ts), fields)
+        rows.append({"seq": seq, "time": ts, **dict(zip(_TEXTS, [*fields, previous], strict=True))})
+    if rows:
+        connection.execute(audit.insert(), rows)
+
+
+def latest(connection: Connection) -> int:
+    """The number of the newest entry, 0 where there is none."""
+    return connection.scalar(sa.select(sa.func.max(audit.c.seq))) or 0
+
+
+def entries(
+    connection: Connection,
+    *,
+    before_seq: int | None = None,
+    limit: int,
+    since: float | None = None,
+    until: float | None = None,
+    actor: str = "",
+    action: str = "",
+) -> tuple[AuditEntry, ...]:
+    """Newest first, those below `before_seq`. `actor` and `action` are globs; empty: any."""
+    terms = []
+    if before_seq is not None:
+        terms.append(audit.c.seq < before_seq)
+    if since is not None:
+        terms.append(audit.c.time >= since)
+    if until is not None:
+        terms.append(audit.c.time <= until)
+    terms += [glob(column, text) for column, text in ((audit.c.actor, actor), (audit.c.action, action)) if text]
+    rows = connection.execute(sa.select(audit).where(*terms).order_by(audit.c.seq.desc()).limit(limit))
+    return tuple(_entry(row) for row in rows)
+
+
+def verify(connection: Connection) -> Verified:
+    """Compute the chain anew, in bounded memory. Raises nothing, whatever the rows hold."""
+    count, head = 0, START
+    # A typeless row: a damaged value must be found here, not fail in the driver.
+    query = sa.select(_raw("seq"), _raw("time"), *(_bytes(connection, name) for name in _TEXTS)).order_by(audit.c.seq)
+    with connection.execute(query.select_from(audit).execution_options(yield_per=_CHUNK)) as rows:
+        for row in rows:
+            seq, when, *fields = row[0], row[1], *map(_text, row[2:])
+            if seq != count + 1:
+                why = (
+                    f"entry {count + 1} is missing: entry {seq} follows {count}"
+                    if count
+                    else f"it begins with {seq}, not 1"
+                )
+                return Verified(count, head, count + 1, why)
+            if fields[6] != head:
+                return Verified(count, head, seq, f"entry {seq} does not follow from the one before")
+            if fields[7] != _digest(seq, when, fields[:7]):
+                return Verified(count, head, seq, f"entry {seq} was changed: its hash is another")
+            count, head = seq, fields[7]
+    return Verified(count, head)
+
+
+def _entry(row: sa.Row[Any]) -> AuditEntry:
+    values = dict(row._mapping)
+    return AuditEntry(**(values | {"before": _read(values["before"]), "after": _read(values["after"])}))
+
+
+def _digest(seq: object, when: object, fields: list[Any]) -> str:
+    return hashlib.sha256(json.dumps([seq, when, *fields], default=repr).encode()).hexdigest()
+
+
+def _canonical(value: object) -> str | None:
+    return None if value is None else json.dumps(value, sort_keys=True, separators=(",", ":"))
+
+
+def _read(text: str | None) -> Any:
+    return None if text is None else json.loads(text)
+
+
+def _raw(name: str) -> sa.ColumnElement[Any]:
+    return sa.type_coerce(audit.c[name], sa.types.NullType()).label(name)
+
+
+def _bytes(connection: Connection, name: str) -> sa.ColumnElement[Any]:
+    """SQLite takes any bytes for text, and its driver stumbles over those that are none."""
+    if connection.dialect.name != "sqlite":
+        return _raw(name)
+    return sa.cast(_raw(name).element, sa.LargeBinary).label(name)
+
+
+def _text(value: Any) -> Any:
+    return value.decode("utf-8", "surrogateescape") if isinstance(value, bytes) else value

@@ -1,0 +1,186 @@
+"""The gateways that share this database: who has which host's name, how far each has come, and what a host leaves.
+
+A name is taken by a row here, renewed every few seconds. Whoever wants it waits until its holder has been silent for
+`SILENT_SECONDS`, unless the holder stopped in order or was in the very place the new one is (the same boot of a
+machine, the same run_dir, whose lock only one process has): then it is gone for certain. Times are the database's: the
+clocks of the hosts need not agree.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from egress.store.database.clock import clock
+from egress.store.database.errors import Conflict, NotFound
+from egress.store.database.tables import agents, gateways, journal_checkpoints, rules
+from egress.store.database.tables import approvals as holds
+from egress.store.policy import approvals
+from egress.store.policy.agents import list_agents, remove_agent
+from egress.store.policy.audit import GATEWAY, Actor, note
+from egress.store.policy.edits import Edit
+from egress.store.policy.ruleset import ALLOWLIST, LIVE
+
+BEAT_SECONDS = 5.0  # between two signs of life
+SILENT_SECONDS = 20.0  # without one: it is gone, or cannot reach the database
+
+UP, SILENT, STOPPED = "up", "silent", "stopped"
+
+
+@dataclass(frozen=True, slots=True)
+class Gateway:
+    """A row: who has the name of a host."""
+
+    host: str
+    run: str  # random, of one life of a gateway
+    place: str  # where it runs: two of one place are never there at a time
+    program: str  # version of egress
+    started: float
+    seen: float
+    stopped: float | None
+    skew: float  # seconds that its clock is ahead of the database's
+    policy_version: int  # that all its workers judge by
+    agents: int  # that it watches
+
+    def state(self, now: float) -> str:
+        if self.stopped is not None:
+            return STOPPED
+        return UP if abs(now - self.seen) < SILENT_SECONDS else SILENT  # a clock may have been set back
+
+
+def listed(connection: Connection) -> tuple[Gateway, ...]:
+    """All there have been and were not forgotten, by host."""
+    return tuple(Gateway(*row) for row in connection.execute(sa.select(gateways).order_by(gateways.c.host)))
+
+
+def get(connection: Connection, host: str) -> Gateway | None:
+    row = connection.execute(sa.select(gateways).where(gateways.c.host == host)).first()
+    return None if row is None else Gateway(*row)
+
+
+def claim(
+    connection: Connection, host: str, run: str, place: str, program: str, *, had: bool = False
+) -> Gateway | None:
+    """Take the name of a host, in a transaction that writes; None: it is ours. Else who has it: look again later.
+
+    `had`: this run had it before. Another run of our place is then no earlier one, but on a copy of this machine.
+    """
+    now, skew = clock(connection)
+    there = get(connection, host)
+    if there is not None and there.run == run:
+        return None
+    if there is not None and (had or there.place != place) and there.state(now) == UP:
+        return there
+    connection.execute(gateways.delete().where(gateways.c.host == host))
+    connection.execute(gateways.insert(), _row(Gateway(host, run, place, program, now, now, None, skew, 0, 0)))
+    return None
+
+
+def beat(connection: Connection, host: str, run: str, policy_version: int, watched: int) -> bool:
+    """A sign of life; False where the name is not ours any more."""
+    now, skew = clock(connection)
+    alive = {"seen": now, "skew": skew, "policy_version": policy_version, "agents": watched, "stopped": None}
+    return connection.execute(gateways.update().where(*_mine(host, run)).values(**alive)).rowcount > 0
+
+
+def leave(connection: Connection, host: str, run: str) -> None:
+    """The end in order: the name is free at once."""
+    now, _ = clock(connection)
+    connection.execute(gateways.update().where(*_mine(host, run)).values(seen=now, stopped=now, agents=0))
+
+
+def adopt(connection: Connection, host: str, was: str | None) -> None:
+    """Make what a gateway wrote under the name `was` ("": before hosts were told apart) that of `host`.
+
+    A SQLite file has one gateway: there all of it is, whatever its name was. Elsewhere another name may by now be
+    another gateway's, and without it these agents would be unguarded: raises Conflict while there are any, and where
+    another gateway uses the same file.
+    """
+    if connection.dialect.name == "sqlite":
+        _require_alone(connection, host)
+        connection.execute(gateways.delete().where(gateways.c.host != host))
+        _move(connection, None, host)
+    elif was == "":
+        _move(connection, "", host)
+    elif was not in (None, host) and (left := _attached(connection, was)):
+        raise Conflict(
+            f"this gateway was host {was} when it last ran, and {left} agents are attached there: set `host: {was}` in"
+            f" its config, or give them to {host} with `egress fleet rename {was} {host}`; where this is a copy of that"
+            " machine remove policy.json from its state_dir",
+            was,
+        )
+
+
+def rename(connection: Connection, actor: Actor, old: str, new: str, ts: float) -> None:
+    """Give all that is one host's to another name, while no gateway runs under either. Raises NotFound, Conflict."""
+    _unused(connection, old)
+    if get(connection, new) is not None or _attached(connection, new):
+        raise Conflict(f"there is a host {new} already; `egress fleet rm {new}` forgets it", new)
+    _move(connection, old, new)
+    connection.execute(gateways.delete().where(gateways.c.host == old))
+    note(connection, actor, ts, "host.rename", new, {"host": old}, {"host": new})
+
+
+def forget(connection: Connection, actor: Actor, host: str, ts: float) -> int:
+    """Take out a host that will not come back: its agents, its policy file's rules, what waits there. Returns how many
+    agents. How far its journal is stored is kept: it may come back with it. Raises NotFound, Conflict while it runs.
+    """
+    _unused(connection, host)
+    gone = list_agents(connection, host)
+    for each in gone:
+        # As the gateway, which alone may take out sandboxes; the entry below says by whose order.
+        remove_agent(connection, Actor(GATEWAY, actor.request_id), each.agent.name, ts)
+    edit = Edit(connection, actor, ts)
+    sources = sa.select(rules.c.source).where(LIVE, rules.c.host == host, rules.c.source != ALLOWLIST).distinct()
+    for source in connection.scalars(sources).all():
+        edit.sync(source, (), host)
+    approvals.withdraw_all(connection, ts, host)
+    connection.execute(gateways.delete().where(gateways.c.host == host))
+    note(connection, actor, ts, "host.forget", host, {"agents": len(gone)}, None)
+    return len(gone)
+
+
+def _require_alone(connection: Connection, host: str) -> None:
+    (now, _), mine = clock(connection), get(connection, host)
+    for other in listed(connection):
+        if other.state(now) == UP and (mine is None or other.place != mine.place):
+            raise Conflict(
+                f"a gateway that is host {other.host} uses this SQLite file, which serves one: give each a state_dir"
+                " of its own, or a PostgreSQL database to all",
+                other.host,
+            )
+
+
+def _unused(connection: Connection, host: str) -> None:
+    there = get(connection, host)
+    if there is None and not _attached(connection, host):
+        raise NotFound(f"there is no host {host}; `egress fleet list` shows them", host)
+    if there is not None and there.state(clock(connection)[0]) == UP:
+        raise Conflict(f"a gateway runs on host {host}; stop it first", host)
+
+
+def _attached(connection: Connection, host: str) -> int:
+    return connection.scalar(sa.select(sa.func.count()).select_from(agents).where(agents.c.host == host)) or 0
+
+
+def _move(connection: Connection, old: str | None, new: str) -> None:
+    """`old`: a name, or None for any. Segments of one name are read again, which stores nothing twice."""
+    marks = journal_checkpoints.c
+    theirs = sa.true() if old is None else marks.host.in_((old, new))
+    several = sa.select(marks.segment).where(theirs).group_by(marks.segment).having(sa.func.count() > 1)
+    connection.execute(journal_checkpoints.delete().where(theirs, marks.segment.in_(several)))
+    for table in (agents, holds, journal_checkpoints, rules):
+        terms = [table.c.host != new if old is None else table.c.host == old]
+        if table is rules:
+            terms.append(rules.c.source != ALLOWLIST)
+        connection.execute(table.update().where(*terms).values(host=new))
+
+
+def _mine(host: str, run: str) -> tuple[sa.ColumnElement[bool], ...]:
+    return gateways.c.host == host, gateways.c.run == run
+
+
+def _row(gateway: Gateway) -> dict[str, object]:
+    return {field.name: getattr(gateway, field.name) for field in fields(Gateway)}

@@ -1,0 +1,62 @@
+"""Answers kept for requests that carry an Idempotency-Key, so that one sent twice is done once."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from egress.store.database.tables import idempotency
+
+LIFE = 86400.0  # seconds an answer is good for
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """What was answered, and to which request: SHA-256 of method, path, query and body."""
+
+    request: str
+    status: int
+    headers: dict[str, str]
+    body: str
+    created: float
+
+
+def recall(connection: Connection, key: str, caller: str, ts: float) -> Stored | None:
+    """What the caller got for this key in the day before `ts`."""
+    row = connection.execute(
+        sa.select(idempotency).where(
+            idempotency.c.key == key, idempotency.c.caller == caller, idempotency.c.created > ts - LIFE
+        )
+    ).first()
+    return None if row is None else Stored(row.request, row.status, json.loads(row.headers), row.body, row.created)
+
+
+def keep(
+    connection: Connection,
+    key: str,
+    caller: str,
+    *,
+    request: str,
+    status: int,
+    headers: Mapping[str, str],
+    body: str,
+    ts: float,
+) -> None:
+    """Keep an answer, within the transaction of what it answers; one that has outlived its day gives way.
+
+    Raises sqlalchemy.exc.IntegrityError where `recall` would find one.
+    """
+    mine = (idempotency.c.key == key, idempotency.c.caller == caller)
+    connection.execute(idempotency.delete().where(*mine, idempotency.c.created <= ts - LIFE))
+    row = {"key": key, "caller": caller, "request": request, "status": status}
+    row |= {"headers": json.dumps(dict(headers)), "body": body, "created": ts}
+    connection.execute(idempotency.insert(), row)
+
+
+def forget_old(connection: Connection, before: float) -> int:
+    """Delete the answers given before a moment; returns how many."""
+    return connection.execute(idempotency.delete().where(idempotency.c.created < before)).rowcount

@@ -1,0 +1,290 @@
+"""The policy as the database keeps it: what is in force, what was, what changed between, and how rules are used.
+
+Rows are temporal: a rule counts in the versions from `added` up to, not including, `removed`.
+`egress.store.policy.edits` writes them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, fields
+from itertools import islice
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from egress.model import Action, Agent, Policy, PolicyChange, Rule
+from egress.policy.selectors import selects
+from egress.store.database.errors import NotFound
+from egress.store.database.matching import glob
+from egress.store.database.tables import agents, flows, policies, rules
+from egress.store.policy.agents import agent as stored_agent
+
+ALLOWLIST = "allowlist"
+FILE = "file"
+CHUNK = 500  # ids or destinations asked for together
+
+_FIELDS = len(fields(Rule))
+_ORDER = (rules.c.position, rules.c.id)
+LIVE: sa.ColumnElement[bool] = rules.c.removed.is_(None)
+
+
+@dataclass(frozen=True, slots=True)
+class StoredRule:
+    """A rule, where it comes from, and in which versions of the policy it counts."""
+
+    rule: Rule
+    source: str  # allowlist, file, or sandbox:NAME
+    added: int
+    removed: int | None = None  # None: in force
+    host: str = ""  # of the policy file or sandbox: only agents there are concerned; "": agents everywhere
+
+
+@dataclass(frozen=True, slots=True)
+class RuleFilter:
+    """Which rules in force; None or empty: any."""
+
+    agent: str = ""  # glob over the selector as it is written
+    applies_to: str = ""  # name of an agent that the selector speaks of
+    destination: str = ""  # part of it
+    action: Action | None = None
+    source: str = ""  # allowlist, file, sandbox:NAME or a glob
+    text: str = ""  # part of comment or author, in any case
+    expired: bool | None = None  # as of `now`
+    now: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Hits:
+    """How often a rule decided a flow, and the start of the newest."""
+
+    count: int = 0
+    last: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyVersion:
+    """A version and how many rules came and went with it; an edited rule does both."""
+
+    version: int
+    created: float
+    actor: str
+    added: int
+    removed: int
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyDiff:
+    """What leads from one version to another, by rule id; `changed` are pairs of before and after."""
+
+    added: tuple[StoredRule, ...]
+    removed: tuple[StoredRule, ...]
+    changed: tuple[tuple[StoredRule, StoredRule], ...]
+
+
+def current(connection: Connection) -> int:
+    """The newest version, 0 where there is none."""
+    return connection.scalar(sa.select(sa.func.max(policies.c.version))) or 0
+
+
+def made(connection: Connection, version: int) -> float | None:
+    """When the first version after `version` was made."""
+    query = sa.select(policies.c.created).where(policies.c.version > version).order_by(policies.c.version).limit(1)
+    return connection.scalar(query)
+
+
+def concerning(host: str | None) -> sa.ColumnElement[bool]:
+    """Rules for agents of this host (None: of any): the allowlist, and those of the host's own file and sandboxes.
+
+    What was made before hosts were told apart concerns nobody until it is adopted (`egress.store.policy.gateways`).
+    """
+    return sa.true() if host is None else sa.or_(rules.c.source == ALLOWLIST, rules.c.host == host)
+
+
+def snapshot(connection: Connection, version: int | None = None, host: str | None = None) -> Policy | None:
+    """The rules of a version, of the newest without `version`, in their order; None where there is no such one.
+
+    All of them, or those for the agents of one host.
+    """
+    newest = current(connection)
+    wanted = newest if version is None else version
+    if not wanted or connection.scalar(sa.select(policies.c.version).where(policies.c.version == wanted)) is None:
+        return None
+    live = LIVE if wanted == newest else live_at(wanted)
+    query = sa.select(*rules.c[:_FIELDS]).where(live, concerning(host)).order_by(*_ORDER)
+    return Policy(wanted, tuple(Rule(*row) for row in connection.execute(query)))
+
+
+def bound(connection: Connection, version: int) -> dict[str, str]:
+    """Which rules of a version concern the agents of one host only: id -> host."""
+    query = sa.select(rules.c.id, rules.c.host).where(live_at(version), rules.c.host != "")
+    return {row.id: row.host for row in connection.execute(query)}
+
+
+def changes(connection: Connection, since: int, host: str | None = None) -> PolicyChange:
+    """What leads from version `since` to the newest, for the agents of one host if it is given.
+
+    Raises NotFound where `since` is newer than that.
+    """
+    version = current(connection)
+    if since > version:
+        raise NotFound(f"there is no version {since} of the policy, the newest is {version}", str(since))
+    gone = sa.select(rules.c.id).where(rules.c.removed > since, rules.c.added <= since, concerning(host))
+    come = find(connection, rules.c.added > since, LIVE, concerning(host))
+    return PolicyChange(since, version, tuple(sorted(connection.scalars(gone))), tuple(each.rule for each in come))
+
+
+def live_at(version: int) -> sa.ColumnElement[bool]:
+    then = sa.literal(version, sa.BigInteger)  # a flow's record may name any number, which PostgreSQL must not refuse
+    return sa.and_(rules.c.added <= then, sa.or_(LIVE, rules.c.removed > then))
+
+
+def rule(connection: Connection, id: str) -> StoredRule | None:  # noqa: A002 - its name
+    """The rule in force of this id."""
+    return next(iter(find(connection, rules.c.id == id, LIVE)), None)
+
+
+def rule_at(connection: Connection, id: str, version: int) -> StoredRule | None:  # noqa: A002 - its name
+    """The rule of this id as it stood in a version of the policy."""
+    return next(iter(find(connection, rules.c.id == id, live_at(version))), None)
+
+
+def find(connection: Connection, *terms: sa.ColumnElement[bool]) -> tuple[StoredRule, ...]:
+    """Rules in their order."""
+    # Sorted here: to spare itself the sorting, SQLite would walk all rules in their order.
+    found = [stored(row) for row in connection.execute(sa.select(rules).where(*terms))]
+    return tuple(sorted(found, key=lambda each: (each.rule.position, each.rule.id)))
+
+
+def by_id(connection: Connection, ids: Iterable[str]) -> dict[str, StoredRule]:
+    """Those in force among `ids`."""
+    found: dict[str, StoredRule] = {}
+    for chunk in chunks(dict.fromkeys(ids)):
+        for row in connection.execute(among(("id",), [(wanted,) for wanted in chunk])):
+            found[row.id] = stored(row)
+    return found
+
+
+def among(keys: Sequence[str], wanted: Sequence[tuple[str, ...]]) -> sa.Select[*tuple[Any, ...]]:
+    """Rules in force whose columns `keys` hold one of the rows of text `wanted`.
+
+    A join: PostgreSQL would try the members of a long list one by one on every row.
+    """
+    given = sa.values(*(sa.column(key, sa.Text) for key in keys), name="wanted").data(wanted).cte("wanted")
+    same = (sa.type_coerce(rules.c[key], sa.Text) == given.c[key] for key in keys)
+    return sa.select(rules).select_from(given).join(rules, sa.and_(LIVE, *same))
+
+
+def list_rules(
+    connection: Connection, wanted: RuleFilter, after: tuple[int, str] | None, limit: int
+) -> tuple[StoredRule, ...]:
+    """Rules in force in their order, those behind (position, id) `after`."""
+    terms: list[sa.ColumnElement[bool]] = [LIVE]
+    if after is not None:
+        position, last = after
+        behind = sa.or_(rules.c.position > position, rules.c.id > last)
+        terms += [rules.c.position >= position, behind]
+    if wanted.agent:
+        terms.append(glob(rules.c.agent, wanted.agent))
+    if wanted.source:
+        terms.append(glob(rules.c.source, wanted.source))
+    if wanted.applies_to:
+        terms += _speaking_of(connection, wanted.applies_to)
+    if wanted.destination:
+        terms.append(rules.c.destination.contains(wanted.destination, autoescape=True))
+    if wanted.action is not None:
+        terms.append(rules.c.action == wanted.action)
+    if wanted.text:
+        spoken = (rules.c.comment, rules.c.author)
+        terms.append(sa.or_(*(column.icontains(wanted.text, autoescape=True) for column in spoken)))
+    if wanted.expired is not None:
+        past = sa.and_(rules.c.expires_at.is_not(None), rules.c.expires_at <= wanted.now)
+        terms.append(past if wanted.expired else sa.not_(past))
+    rows = connection.execute(sa.select(rules).where(*terms).order_by(*_ORDER).limit(limit))
+    return tuple(stored(row) for row in rows)
+
+
+def hits(connection: Connection, ids: Collection[str]) -> dict[str, Hits]:
+    """Of each of these rules."""
+    counted = dict.fromkeys(ids, Hits())
+    for chunk in chunks(counted):
+        query = sa.select(flows.c.rule_id, sa.func.count(), sa.func.max(flows.c.start))
+        for row in connection.execute(query.where(flows.c.rule_id.in_(chunk)).group_by(flows.c.rule_id)):
+            counted[row[0]] = Hits(row[1], row[2])
+    return counted
+
+
+def spent(connection: Connection, host: str | None = None) -> tuple[str, ...]:
+    """Ids of the allowlist's `once` rules that have admitted their flow.
+
+    With a host: of an agent that no other host has. The gateway where that flow may still live must be the one that
+    takes the rule out, for it knows not to end the flow with it.
+    """
+    admitted = sa.exists().where(
+        flows.c.rule_id == rules.c.id, flows.c.start >= rules.c.created, flows.c.action == Action.ACCEPT
+    )
+    if host is not None:
+        admitted = admitted.where(flows.c.agent.not_in(sa.select(agents.c.name).where(agents.c.host != host)))
+    once = sa.select(rules.c.id).where(LIVE, rules.c.once, rules.c.source == ALLOWLIST, admitted)
+    return tuple(sorted(connection.scalars(once)))
+
+
+def unused(connection: Connection, since: float) -> tuple[StoredRule, ...]:
+    """The allowlist's rules in force, created before `since`, that have decided no flow begun since."""
+    used = sa.exists().where(flows.c.rule_id == rules.c.id, flows.c.start >= since)
+    return find(connection, LIVE, rules.c.source == ALLOWLIST, rules.c.created < since, sa.not_(used))
+
+
+def versions(connection: Connection, before: int | None, limit: int) -> tuple[PolicyVersion, ...]:
+    """Newest first, those below `before`."""
+    query = sa.select(policies).order_by(policies.c.version.desc()).limit(limit)
+    listed = connection.execute(query if before is None else query.where(policies.c.version < before)).all()
+    numbers = [row.version for row in listed]
+    come, gone = (_count(connection, column, numbers) for column in (rules.c.added, rules.c.removed))
+    return tuple(
+        PolicyVersion(row.version, row.created, row.actor, come.get(row.version, 0), gone.get(row.version, 0))
+        for row in listed
+    )
+
+
+def diff(connection: Connection, a: int, b: int) -> PolicyDiff:
+    """What leads from version `a` to `b`, whichever is newer. Raises NotFound."""
+    for version in (a, b):
+        if version and not connection.scalar(sa.select(sa.exists().where(policies.c.version == version))):
+            raise NotFound(f"there is no version {version} of the policy", str(version))
+    low, high = min(a, b), max(a, b)
+    ends = sa.or_(LIVE, rules.c.removed > high)
+    old = find(connection, rules.c.added <= low, rules.c.removed > low, rules.c.removed <= high)
+    new = find(connection, rules.c.added > low, rules.c.added <= high, ends)
+    before, after = ({each.rule.id: each for each in side} for side in ((old, new) if a <= b else (new, old)))
+    both = [(before[key], after[key]) for key in before if key in after]
+    return PolicyDiff(
+        tuple(each for key, each in after.items() if key not in before),
+        tuple(each for key, each in before.items() if key not in after),
+        tuple((was, now) for was, now in both if (was.rule, was.source) != (now.rule, now.source)),
+    )
+
+
+def chunks(values: Iterable[Any]) -> Iterable[list[Any]]:
+    left = iter(values)
+    while chunk := list(islice(left, CHUNK)):
+        yield chunk
+
+
+def stored(row: Sequence[Any]) -> StoredRule:
+    return StoredRule(Rule(*row[:_FIELDS]), *row[_FIELDS:])
+
+
+def _speaking_of(connection: Connection, name: str) -> list[sa.ColumnElement[bool]]:
+    """That a rule in force speaks of this agent; one that is not attached has no labels, and may be anywhere."""
+    found = stored_agent(connection, name)
+    agent = found.agent if found else Agent(name)
+    listed = connection.scalars(sa.select(rules.c.agent).where(LIVE).distinct())
+    selectors = [selector for selector in listed if selects(selector, agent)]
+    return [rules.c.agent.in_(selectors), concerning(found.host if found else None)]
+
+
+def _count(connection: Connection, column: sa.ColumnElement[int], numbers: list[int]) -> dict[int, int]:
+    query = sa.select(column, sa.func.count()).where(column.in_(numbers)).group_by(column)
+    return {row[0]: row[1] for row in connection.execute(query)}

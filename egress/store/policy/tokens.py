@@ -1,0 +1,134 @@
+"""Bearer tokens of the API: shown once, kept as a hash, scoped to agents, revoked at once."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import secrets
+from dataclasses import asdict, dataclass
+from hmac import compare_digest
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from egress.errors import InputError
+from egress.store.database.errors import Conflict, NotFound
+from egress.store.database.tables import ROLES, tokens
+from egress.store.policy.audit import Actor, note
+
+MAX_AGENTS = 64  # globs of one token
+MAX_TEXT = 128  # characters of a name or glob
+
+# "egress_", 8 hex digits that name it, 256 random bits in base64url
+_TEXT = re.compile(r"egress_([0-9a-f]{8})_([A-Za-z0-9_-]{43})", re.ASCII)
+_SECRET_BYTES = 32
+_NOBODY = hashlib.sha256(b"").hexdigest()  # compared with where there is no such token; 43 characters never hash to it
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """All that is known of a token but its secret."""
+
+    id: str  # 8 hex digits
+    name: str
+    role: str  # one of ROLES
+    agents: tuple[str, ...]  # globs of the agents it may concern; ("*",): all
+    created: float
+    created_by: str
+    expires_at: float | None = None
+    revoked_at: float | None = None
+    last_used: float | None = None  # to the minute
+
+
+_COLUMNS = [tokens.c[name] for name in Token.__slots__]
+
+
+def create(
+    connection: Connection,
+    actor: Actor,
+    *,
+    name: str,
+    role: str,
+    agents: tuple[str, ...] = ("*",),
+    expires_at: float | None = None,
+    ts: float,
+) -> tuple[Token, str]:
+    """Make a token; returns it and its text, which nobody can show again. Raises InputError."""
+    _check(name, role, agents, expires_at, ts)
+    secret = secrets.token_urlsafe(_SECRET_BYTES)
+    token = Token(_free_id(connection), name, role, agents, ts, actor.name, expires_at)
+    connection.execute(tokens.insert(), asdict(token) | {"hash": _hash(secret)})
+    note(connection, actor, ts, "token.create", token.id, None, asdict(token))
+    return token, f"egress_{token.id}_{secret}"
+
+
+def authenticate(connection: Connection, text: str, ts: float) -> Token | None:
+    """Whose text this is; None where it is no token's, or one that is revoked or has expired. Never raises."""
+    match = _TEXT.fullmatch(text)
+    if match is None:
+        return None
+    row = connection.execute(sa.select(*_COLUMNS, tokens.c.hash).where(tokens.c.id == match[1])).first()
+    same = compare_digest(_hash(match[2]), _NOBODY if row is None else row.hash)
+    if row is None or not same:
+        return None
+    token = Token(*row[:-1])
+    over = token.revoked_at is not None or (token.expires_at is not None and token.expires_at <= ts)
+    return None if over else token
+
+
+def listed(connection: Connection) -> tuple[Token, ...]:
+    """All there ever were, oldest first."""
+    rows = connection.execute(sa.select(*_COLUMNS).order_by(tokens.c.created, tokens.c.id))
+    return tuple(Token(*row) for row in rows)
+
+
+def revoke(connection: Connection, actor: Actor, id: str, ts: float) -> Token:  # noqa: A002 - its name
+    """End a token, from this commit on. Raises NotFound, Conflict where it was revoked before."""
+    row = connection.execute(sa.select(*_COLUMNS).where(tokens.c.id == id)).first()
+    if row is None:
+        raise NotFound(f"there is no token {id}; `egress token list` shows them", id)
+    old = Token(*row)
+    if old.revoked_at is not None:
+        raise Conflict(f"token {id} is revoked already", id)
+    connection.execute(tokens.update().where(tokens.c.id == id).values(revoked_at=ts))
+    new = Token(**(asdict(old) | {"revoked_at": ts}))
+    note(connection, actor, ts, "token.revoke", id, asdict(old), asdict(new))
+    return new
+
+
+def touch(connection: Connection, id: str, ts: float) -> None:  # noqa: A002 - its name
+    """It was used at `ts`: kept to the minute, so that callers can spare the write (see `Token.last_used`)."""
+    minute = ts // 60 * 60
+    older = sa.or_(tokens.c.last_used.is_(None), tokens.c.last_used < minute)
+    connection.execute(tokens.update().where(tokens.c.id == id, older).values(last_used=minute))
+
+
+def _check(name: str, role: str, agents: tuple[str, ...], expires_at: float | None, ts: float) -> None:
+    if not _is_text(name):
+        raise InputError(f"token name {ascii(name)[:60]} must be 1 to {MAX_TEXT} printable characters")
+    if role not in ROLES:
+        raise InputError(f"role {ascii(role)[:60]} must be one of {', '.join(ROLES)}")
+    if not 0 < len(agents) <= MAX_AGENTS:
+        raise InputError(f"a token needs 1 to {MAX_AGENTS} agents: names or globs, * for all")
+    for pattern in agents:
+        if not _is_text(pattern):
+            raise InputError(f"agent {ascii(pattern)[:60]} must be a name or glob of at most {MAX_TEXT} characters")
+        if "[^" in pattern:  # a database reads it as [!, we do not: the scope would be another in listings
+            raise InputError(f"agent {ascii(pattern)[:60]}: write [!…] for all characters but these")
+    if expires_at is not None and expires_at <= ts:
+        raise InputError("a token that expires in the past opens nothing; give a later time")
+
+
+def _is_text(text: str) -> bool:
+    return 0 < len(text) <= MAX_TEXT and text.isprintable()
+
+
+def _free_id(connection: Connection) -> str:
+    while True:
+        drawn = secrets.token_hex(4)
+        if connection.scalar(sa.select(tokens.c.id).where(tokens.c.id == drawn)) is None:
+            return drawn
+
+
+def _hash(secret: str) -> str:
+    return hashlib.sha256(secret.encode()).hexdigest()

@@ -1,0 +1,1 @@
+"""Reading records: the query language, listings, counts, histories, stories, and episodes."""

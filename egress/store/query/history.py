@@ -1,0 +1,270 @@
+"""Stored history, read in long passes for those who look back: when flows began, and who sent how much where.
+
+A pass is one query in a transaction of its own that takes its time; the database sorts and sums up, rows stream, and
+what is in memory is one series, or what the reader keeps. Only flows that an agent opened are told of.
+"""
+
+from __future__ import annotations
+
+import json
+import string
+from array import array
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby, islice
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection, Engine
+
+from egress.model import Action, Mode
+from egress.records.shape import FindingRecord, FlowRecord
+from egress.store.database.database import storing, unhurried
+from egress.store.database.matching import glob
+from egress.store.database.tables import findings, flows
+from egress.store.recording.writer import store
+
+CHUNK = 5000  # rows fetched together
+MAX_MOMENTS = 200_000  # of one series; later ones are counted only
+MAX_BYTES = 1 << 39  # of one flow that count: so no sum of a database's overflows
+DAY = 86_400_000_000  # microseconds
+
+_LOWER = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)  # as both databases' lower() does
+_F = flows.c
+_START = sa.type_coerce(_F.start, sa.BigInteger)
+_PASSED = sa.or_(_F.action == Action.ACCEPT, _F.mode == Mode.MONITOR)
+_NAMED = sa.and_(_F.app_proto != "dns", sa.or_(_F.server_name != "", sa.type_coerce(_F.names, sa.Text) != "[]"))
+_OUT, _IN = (sa.case((column > MAX_BYTES, MAX_BYTES), else_=column) for column in (_F.bytes_out, _F.bytes_in))
+_PACKETS = sa.case((_F.packets_out > MAX_BYTES, MAX_BYTES), else_=_F.packets_out)
+_SAID = sa.func.lower(_F.server_name)
+_BOUND = sa.type_coerce(_F.names, sa.Text)
+
+
+class Target(NamedTuple):
+    """Where flows went: to an address and port, or to what the agent called by a name."""
+
+    proto: str = ""
+    dst: str = ""
+    dport: int = -1  # -1: any
+    said: str = ""  # the name in the bytes, in lower case; of a DNS query: that was asked for
+    bound: tuple[str, ...] = ()  # names bound to the address, where the bytes say none
+    under: bool = False  # `said` or any name below it
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """Flows begun from `since` to `until` (seconds) by agents whose name matches the glob."""
+
+    since: float
+    until: float
+    agent: str = ""  # empty: all
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """When flows to one target began, oldest first, at most MAX_MOMENTS."""
+
+    agent: str  # empty: of whichever agents
+    target: Target
+    moments: npt.NDArray[np.int64]  # microseconds
+    agents: tuple[str, ...]  # the agents there are; of one agent: only that
+    of: npt.NDArray[np.int64]  # for each moment, the index of its agent in `agents`
+    omitted: int  # moments
+
+
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """What one agent's flows to one address under one name came to. Times are microseconds."""
+
+    agent: str
+    said: str
+    bound: tuple[str, ...]
+    dst: str
+    flows: int
+    bytes_out: int
+    bytes_in: int
+    largest: int  # bytes out of the flow that sent most
+    longest: int  # from start to the latest record of a flow
+    first: int
+    last: int  # start of the last one
+    updated: int  # latest record of any
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A name that an agent asked the DNS for. A flow counts for the last name it asked for: no other is stored."""
+
+    agent: str
+    name: str
+    flows: int
+    packets: int  # that the agent sent in them by UDP
+    bytes_out: int  # of these
+    last: int  # microseconds
+
+
+class History:
+    """A window of what is stored. `progress` hears how many rows of a pass were read."""
+
+    def __init__(self, engine: Engine, window: Window, progress: Callable[[int], object] = lambda _: None) -> None:
+        self.engine = engine
+        self.window = window
+        self._progress = progress
+
+    def count(self) -> int:
+        """How many flows were begun in the window."""
+        with unhurried(self.engine) as connection:
+            return connection.scalar(sa.select(sa.func.count()).select_from(flows).where(*self._terms())) or 0
+
+    def oldest(self) -> float | None:
+        """When the oldest stored flow began, seconds."""
+        with unhurried(self.engine) as connection:
+            found: float | None = connection.scalar(sa.select(sa.func.min(_F.start)))
+            return found
+
+    def by_endpoint(self, *, fleet: bool = False) -> Iterator[Series]:
+        """Series by protocol, address and port; of each agent, or of all agents together. Queries are left out."""
+        key = (_F.proto, _F.dst, _F.dport)
+        return self._series(key, _F.app_proto != "dns", fleet, Target)
+
+    def by_name(self, *, fleet: bool = False) -> Iterator[Series]:
+        """Series by the name in the bytes, or where they say none by the names bound to the address."""
+        bound = sa.case((_F.server_name == "", _BOUND), else_="[]")
+        return self._series((_SAID, bound), _NAMED, fleet, lambda said, names: Target(said=said, bound=_names(names)))
+
+    def queries(self) -> Iterator[tuple[str, str, int]]:
+        """Agent, name asked for and start of each DNS flow, agent by agent, oldest first."""
+        query = sa.select(_F.agent, _SAID, _START).where(*self._terms(), _F.app_proto == "dns", _F.server_name != "")
+        for row in self._rows(query.order_by(_F.agent, _START)):
+            yield tuple(row)
+
+    def traffic(self, *, everyone: bool = False) -> Iterator[Traffic]:
+        """What passed, summed up by agent, names and address, agent by agent. Queries are left out.
+
+        `everyone`: of all agents, whichever the window names.
+        """
+        key = (_F.agent, _SAID, _BOUND, _F.dst)
+        updated = sa.type_coerce(_F.updated, sa.BigInteger)
+        sums = (
+            sa.func.count(), sa.func.sum(_OUT), sa.func.sum(_IN), sa.func.max(_OUT),
+            sa.func.max(updated - _START), sa.func.min(_START), sa.func.max(_START), sa.func.max(updated),
+        )  # fmt: skip
+        terms = (*self._terms(everyone=everyone), _PASSED, _F.app_proto != "dns")
+        query = sa.select(*key, *sums).where(*terms).group_by(*key)
+        for agent, said, bound, dst, *numbers in self._rows(query.order_by(_F.agent)):
+            yield Traffic(agent, said, _names(bound), dst, *map(int, numbers))  # PostgreSQL sums up in decimals
+
+    def known(self, since: float) -> Iterator[tuple[Target, int]]:
+        """Where flows of any agent went, and how many, from `since` to before the window."""
+        key = (_SAID, _BOUND, _F.dst)
+        before = (_F.direction == "out", _F.start >= since, _F.start < self.window.since)
+        query = sa.select(*key, sa.func.count()).where(*before, _PASSED, _F.app_proto != "dns").group_by(*key)
+        for said, bound, dst, count in self._rows(query):
+            yield Target(dst=dst, said=said, bound=_names(bound)), count
+
+    def asked(self) -> Iterator[Asked]:
+        """Names that queries which passed asked for, agent by agent."""
+        packets, size = (sa.func.sum(sa.case((_F.proto == "udp", each), else_=0)) for each in (_PACKETS, _OUT))
+        sums = (sa.func.count(), packets, size, sa.func.max(_START))
+        terms = (*self._terms(), _PASSED, _F.app_proto == "dns", _F.server_name != "")
+        query = sa.select(_F.agent, _SAID, *sums).where(*terms).group_by(_F.agent, _SAID).order_by(_F.agent)
+        for agent, name, *numbers in self._rows(query):
+            yield Asked(agent, name, *map(int, numbers))
+
+    def names_under(self, agent: str, domain: str, most: int, limit: int) -> tuple[str, ...]:
+        """Distinct names below a domain that an agent asked for `most` times at most, the first in the alphabet."""
+        below = _SAID.endswith(f".{domain}", autoescape=True)
+        terms = (*self._terms(), _PASSED, _F.app_proto == "dns", _F.agent == agent, below)
+        query = sa.select(_SAID).where(*terms).group_by(_SAID).having(sa.func.count() <= most)
+        return tuple(row[0] for row in self._rows(query.order_by(_SAID).limit(limit)))
+
+    def flow(self, agent: str, start: int, target: Target) -> FlowRecord | None:
+        """The flow of an agent to a target that began at this microsecond."""
+        query = (
+            sa.select(flows).where(_F.agent == agent, _START.between(start, start)).order_by(_F.flow_id).limit(CHUNK)
+        )
+        with self.engine.connect() as connection:
+            for row in connection.execute(query):
+                record = FlowRecord(*row)
+                if _fits(record, target):
+                    return record
+        return None
+
+    def _series(
+        self,
+        key: Sequence[sa.ColumnElement[Any]],
+        only: sa.ColumnElement[bool],
+        fleet: bool,
+        target: Callable[..., Target],
+    ) -> Iterator[Series]:
+        columns = (*key, _START, _F.agent) if fleet else (_F.agent, *key, _START)
+        query = sa.select(*columns).where(*self._terms(), only)
+        width = len(key) + (not fleet)
+        for found, rows in groupby(self._rows(query.order_by(*columns)), key=lambda row: row[:width]):
+            if fleet:
+                yield _fleet_series(target(*found), rows, width)
+            else:
+                moments = array("q", (row[width] for row in islice(rows, MAX_MOMENTS)))
+                agent, *rest = found
+                once = np.zeros(len(moments), np.int64)
+                yield Series(agent, target(*rest), _numbers(moments), (agent,), once, sum(1 for _ in rows))
+
+    def _terms(self, *, everyone: bool = False) -> list[sa.ColumnElement[bool]]:
+        terms = [_F.direction == "out", _F.start >= self.window.since, _F.start <= self.window.until]
+        return [*terms, glob(_F.agent, self.window.agent)] if self.window.agent and not everyone else terms
+
+    def _rows(self, query: sa.Select[Any]) -> Iterator[Any]:
+        with unhurried(self.engine) as connection:
+            result = connection.execute(query.execution_options(yield_per=CHUNK))
+            read = 0
+            for rows in result.partitions():
+                yield from rows
+                read += len(rows)
+                self._progress(read)
+
+
+def known_findings(connection: Connection, ids: Sequence[str]) -> frozenset[str]:
+    """Those of these finding ids that are stored."""
+    known: set[str] = set()
+    for at in range(0, len(ids), CHUNK):
+        query = sa.select(findings.c.finding_id).where(findings.c.finding_id.in_(ids[at : at + CHUNK]))
+        known.update(connection.scalars(query))
+    return frozenset(known)
+
+
+def keep(engine: Engine, found: Sequence[FindingRecord]) -> int:
+    """Store findings that are not stored yet; how many those were."""
+    with storing(engine) as connection:
+        known = known_findings(connection, [each.finding_id for each in found])
+        new = [each for each in found if each.finding_id not in known]
+        store(connection, new)
+    return len(new)
+
+
+def _fleet_series(target: Target, rows: Iterator[Any], width: int) -> Series:
+    moments, of = array("q"), array("q")
+    agents: dict[str, int] = {}
+    for row in islice(rows, MAX_MOMENTS):
+        moments.append(row[width])
+        of.append(agents.setdefault(row[width + 1], len(agents)))
+    return Series("", target, _numbers(moments), tuple(agents), _numbers(of), sum(1 for _ in rows))
+
+
+def _numbers(values: array[int]) -> npt.NDArray[np.int64]:
+    return np.frombuffer(values, np.int64) if values else np.zeros(0, np.int64)
+
+
+def _names(bound: str) -> tuple[str, ...]:
+    return () if bound == "[]" else tuple(json.loads(bound))
+
+
+def _fits(record: FlowRecord, target: Target) -> bool:
+    said = record.server_name.translate(_LOWER)
+    if target.under:
+        return said == target.said or said.endswith(f".{target.said}")
+    if target.said:
+        return said == target.said and target.dst in ("", record.dst)
+    if target.bound:
+        return record.names == target.bound and target.dst in ("", record.dst)
+    return record.dst == target.dst and (target.dport < 0 or target[:3] == (record.proto, record.dst, record.dport))

@@ -1,0 +1,23 @@
+"""The processes behind flows, read back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from egress.records.shape import ProcessRecord
+from egress.store.database.tables import flows, processes
+
+OF_FLOW = sa.and_(processes.c.flow_id == flows.c.flow_id, processes.c.time == flows.c.start)  # joins each with its flow
+
+
+def by_flow(
+    connection: Connection, ids: Sequence[str], begun: tuple[float, float] | None = None
+) -> dict[str, ProcessRecord]:
+    """What is known of the processes of these flows. When the first and last of them began saves looking elsewhere."""
+    query = sa.select(processes).where(processes.c.flow_id.in_(ids)).order_by(processes.c.time)
+    if begun is not None:
+        query = query.where(processes.c.time.between(*begun))
+    return {record.flow_id: record for record in (ProcessRecord(*row) for row in connection.execute(query))}

@@ -1,0 +1,89 @@
+"""Steps and episodes as plain JSON: what the API answers and `egress show episode -o json` prints."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from egress.model import Step
+from egress.records.eve import iso, process_part, to_eve
+from egress.store.query.episodes import Episode, EpisodeStory, Part
+from egress.store.query.reader import Told
+from egress.store.query.stepjoin import Traffic
+from egress.store.recording.steps import Doing
+
+TOP = 20  # destinations of a part
+
+
+def step_mapping(step: Step) -> dict[str, Any]:
+    return {name: _time(getattr(step, name)) for name in Step.__slots__}
+
+
+def episode_mapping(episode: Episode) -> dict[str, Any]:
+    return {name: _time(getattr(episode, name)) for name in Episode.__slots__}
+
+
+def story_mapping(story: EpisodeStory) -> dict[str, Any]:
+    return {
+        "agent": story.agent,
+        "episode": story.episode,
+        "start": iso(story.start),
+        "end": iso(story.end),
+        "parts": [_part(story, part) for part in story.parts],
+        "total": _traffic(story.total),
+        "elsewhere": story.elsewhere,
+        "earlier": [flow_mapping(told) for told in story.earlier],
+        "more_steps": story.more_steps,
+        "clock_ahead": round(story.ahead, 6),
+    }
+
+
+def meanwhile_mapping(agent: str, doing: Doing) -> dict[str, Any]:
+    """What a record's `agent` gains where it is shown, of the step that began last; and all that were under way."""
+    last = doing.steps[-1] if doing.steps else None
+    where = {"episode": last.episode if last else None, "step": last.id if last else None}
+    return {"agent": {"name": agent, **where}, "steps": [step_mapping(step) for step in doing.steps]}
+
+
+def _time(value: object) -> object:
+    """Floats are moments here."""
+    return iso(value) if isinstance(value, float) else value
+
+
+def _part(story: EpisodeStory, part: Part) -> dict[str, Any]:
+    flows = []
+    for told in part.flows:
+        agent = {"name": story.agent, "episode": story.episode, "step": part.step.id if part.step else None}
+        alive = part.lived_on.get(told.flow.flow_id)
+        still = {"first": alive[0], "last": alive[1]} if alive else None
+        flows.append({**flow_mapping(told), "agent": agent, "alive_in_steps": still})
+    return {
+        "kind": "step" if part.step else "no tool",
+        "number": part.number,
+        "step": step_mapping(part.step) if part.step else None,
+        "start": iso(part.start),
+        "end": iso(part.end),
+        "traffic": _traffic(part.traffic),
+        "flows": flows,
+    }
+
+
+def flow_mapping(told: Told) -> dict[str, Any]:
+    """The EVE flow with its findings and its process (null: nothing is recorded of it)."""
+    made = [to_eve(each) for each in told.findings]
+    return {**to_eve(told.flow), "findings": made, "process": process_part(told.process)}
+
+
+def _traffic(traffic: Traffic) -> dict[str, Any]:
+    top = traffic.destinations.most_common(TOP)
+    return {
+        "flows": traffic.flows,
+        "refused": traffic.refused,
+        "bytes_out": traffic.bytes_out,
+        "bytes_in": traffic.bytes_in,
+        "findings": traffic.findings,
+        "refused_packets": traffic.packets,
+        "still_alive": traffic.alive,
+        "signatures": dict(traffic.signatures),
+        "destinations": dict(top),
+        "more_destinations": len(traffic.destinations) - len(top),
+    }

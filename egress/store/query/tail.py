@@ -1,0 +1,119 @@
+"""The newest records, and those that are stored from then on.
+
+Nothing numbers the records in the order in which they were stored; what is new is therefore what a look back of a few
+seconds finds and the last one did not. A record stored more than LOOKBACK after a later one, as by another gateway
+that had lost the database, is left out.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any, Generic, TypeVar
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection, Engine
+
+from egress.records.shape import AnomalyRecord, FindingRecord, FlowRecord, ProcessRecord
+from egress.store.database.tables import anomalies, findings, flows, processes
+from egress.store.query.processes import OF_FLOW
+from egress.store.query.reader import Filter, conditions
+
+LOOKBACK = 5.0  # seconds
+MOST = 5000  # rows of a table in one look; more come with the next one
+BATCH = 500
+
+Observed = FlowRecord | FindingRecord | AnomalyRecord | ProcessRecord
+_R = TypeVar("_R", FlowRecord, FindingRecord, AnomalyRecord, ProcessRecord)
+
+
+@dataclass(slots=True)
+class _Source(Generic[_R]):
+    table: sa.Table
+    record: type[_R]
+    time: sa.ColumnElement[float]
+    identity: tuple[sa.ColumnElement[Any], ...]  # with the time it names one state of one record
+    terms: list[sa.ColumnElement[bool]]
+    seen: dict[tuple[Any, ...], float] = field(default_factory=dict)  # its time, in order of it
+    latest: float = 0.0
+
+    def newest(self, connection: Connection, limit: int) -> list[tuple[float, _R]]:
+        query = sa.select(self.table).where(*self.terms).order_by(self.time.desc(), *self.identity).limit(limit)
+        records = [self.record(*row) for row in connection.execute(query)]
+        return [(_moment(record), record) for record in records]
+
+    def begin(self, connection: Connection) -> None:
+        """What is there now is not new."""
+        # A capture of a clock that is ahead must not hide what comes now.
+        self.latest = min(connection.scalar(sa.select(sa.func.max(self.time))) or 0.0, time.time())
+        for key in self._keys(connection, []):
+            self.seen[key] = key[0]
+
+    def later(self, connection: Connection) -> list[tuple[float, _R]]:
+        fresh = [key for key in self._keys(connection, self.terms) if key not in self.seen][:MOST]
+        found: list[tuple[float, _R]] = []
+        for at in range(0, len(fresh), BATCH):
+            found += self._read(connection, set(fresh[at : at + BATCH]))
+        self.seen.update((key, key[0]) for key in fresh)
+        if fresh:
+            self.latest = max(self.latest, min(fresh[-1][0], time.time()))
+            self.seen = {key: moment for key, moment in self.seen.items() if moment >= self.latest - LOOKBACK}
+        return found
+
+    def _read(self, connection: Connection, keys: set[tuple[Any, ...]]) -> Iterator[tuple[float, _R]]:
+        times, first = {key[0] for key in keys}, {key[1] for key in keys}
+        query = sa.select(self.table).where(self.time.in_(times), self.identity[0].in_(first))
+        names = [column.key for column in (self.time, *self.identity)]
+        for row in connection.execute(query):
+            record = self.record(*row)
+            if tuple(getattr(record, name or "") for name in names) in keys:
+                yield _moment(record), record
+
+    def _keys(self, connection: Connection, terms: list[sa.ColumnElement[bool]]) -> Iterator[tuple[Any, ...]]:
+        query = sa.select(self.time, *self.identity).where(*terms, self.time >= max(0.0, self.latest - LOOKBACK))
+        for row in connection.execute(query.order_by(self.time)):
+            yield tuple(row)
+
+
+class Tail:
+    """Flows (a row for each flow, as it stands), their processes, findings and, unless a query is given, refusals
+    without a flow.
+    """
+
+    def __init__(self, engine: Engine, wanted: Filter) -> None:
+        self._engine = engine
+        unlimited = replace(wanted, limit=None)
+        self._sources: list[_Source[Any]] = [
+            _Source(flows, FlowRecord, flows.c.updated, (flows.c.flow_id,), conditions(flows, unlimited)),
+            _Source(
+                findings, FindingRecord, findings.c.time, (findings.c.finding_id,), conditions(findings, unlimited)
+            ),
+        ]
+        opened = sa.exists().where(OF_FLOW, *conditions(flows, unlimited)).correlate(processes)
+        terms: list[sa.ColumnElement[bool]] = [] if unlimited == Filter(now=wanted.now) else [opened]
+        self._sources.append(_Source(processes, ProcessRecord, processes.c.time, (processes.c.flow_id,), terms))
+        if unlimited == Filter(now=wanted.now):
+            identity = tuple(column for column in anomalies.primary_key if column is not anomalies.c.time)
+            self._sources.append(_Source(anomalies, AnomalyRecord, anomalies.c.time, identity, []))
+
+    def newest(self, limit: int) -> list[Observed]:
+        """The newest `limit` records, oldest first. What is stored after this call is `later`."""
+        with self._engine.connect() as connection:
+            for source in self._sources:
+                source.begin(connection)
+            found = [each for source in self._sources for each in source.newest(connection, limit)]
+        return _in_order(found)[-limit:] if limit else []
+
+    def later(self) -> list[Observed]:
+        """What was stored since the last call, oldest first."""
+        with self._engine.connect() as connection:
+            return _in_order([each for source in self._sources for each in source.later(connection)])
+
+
+def _moment(record: Observed) -> float:
+    return record.updated if isinstance(record, FlowRecord) else record.time
+
+
+def _in_order(found: list[tuple[float, Observed]]) -> list[Observed]:
+    return [record for _, record in sorted(found, key=lambda each: each[0])]

@@ -1,0 +1,38 @@
+"""The packets that findings rest on: reading them, and where they are more than is kept."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from egress.records.shape import EvidenceRecord, FindingRecord
+from egress.store.database.tables import evidence, pruned
+
+SIZE = sa.func.length(sa.type_coerce(evidence.c.packets, sa.LargeBinary))  # bytes
+_COLUMNS = (evidence.c.finding_id, evidence.c.flow_id, evidence.c.agent, evidence.c.time, evidence.c.packets)
+_MICROSECOND = 1e-6
+
+
+def read(connection: Connection, finding_id: str) -> EvidenceRecord | None:
+    """The evidence of exactly this finding; None where none was kept, or it was too old."""
+    row = connection.execute(sa.select(*_COLUMNS).where(evidence.c.finding_id == finding_id)).first()
+    return None if row is None else EvidenceRecord(*row)
+
+
+def was_pruned(connection: Connection, found: FindingRecord) -> bool:
+    """Whether packets as old as this finding's were taken away; it is then not known if there were any of it."""
+    before = connection.scalar(sa.select(pruned.c.before).where(pruned.c.records == evidence.name))
+    return before is not None and found.time < before
+
+
+def held(connection: Connection) -> int:
+    """Bytes of packets that are kept."""
+    return int(connection.scalar(sa.select(sa.func.coalesce(sa.func.sum(SIZE), 0))) or 0)
+
+
+def oversize(connection: Connection, most: int) -> float:
+    """Everything older than this moment (seconds) is beyond the newest `most` bytes; 0 where all of it fits."""
+    total = sa.func.sum(SIZE).over(order_by=(evidence.c.time.desc(), evidence.c.finding_id))
+    summed = sa.select(evidence.c.time, total.label("total")).subquery()
+    newest = connection.scalar(sa.select(sa.func.max(summed.c.time)).where(summed.c.total > most))
+    return 0.0 if newest is None else newest + _MICROSECOND

@@ -1,0 +1,64 @@
+"""Healing what a killed writer left: the beginning of a line, whose packet was never answered, is taken off and kept
+aside. Call it while the writer is not there; whole lines are never touched, so the recorder may read meanwhile.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+
+from egress.config import Config
+from egress.store.recording.quarantine import keep_aside, quarantine_file
+from egress.store.recording.segments import BATCH_BYTES, segments
+
+# O_NONBLOCK: the recorder may hold a lease for a moment (segments.finished), and a pipe would never open.
+_FLAGS = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+
+
+@dataclass(frozen=True, slots=True)
+class Healed:
+    """One torn end."""
+
+    segment: str
+    torn: int  # bytes
+
+
+def heal(config: Config, writer: str = "") -> list[Healed]:
+    """Of one writer's segments, or of all. What cannot be healed is left to the recorder. Raises OSError."""
+    found = []
+    for segment in segments(config.journal_dir):
+        if segment.size and writer in ("", segment.writer):
+            torn = _heal(segment.path, quarantine_file(config))
+            if torn:
+                found.append(Healed(segment.name, torn))
+    return found
+
+
+def _heal(path: Path, quarantine: Path) -> int:
+    """Bytes taken off."""
+    try:
+        descriptor = os.open(path, _FLAGS)
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.EWOULDBLOCK, errno.ELOOP, errno.ENXIO):
+            return 0
+        raise
+    try:
+        facts = os.fstat(descriptor)
+        # The directory is the workers': a second name for another file of the host must not get that one cut.
+        if not stat.S_ISREG(facts.st_mode) or facts.st_nlink != 1 or not facts.st_size:
+            return 0
+        if os.pread(descriptor, 1, facts.st_size - 1) == b"\n":
+            return 0
+        begin = max(facts.st_size - BATCH_BYTES, 0)
+        tail = os.pread(descriptor, BATCH_BYTES, begin)
+        end = tail.rfind(b"\n") + 1
+        if not end and begin:
+            return 0
+        keep_aside(quarantine, path.name, begin + end, [("torn line", tail[end:])])
+        os.ftruncate(descriptor, begin + end)
+        return len(tail) - end
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,55 @@
+"""What the recorder does besides: days made ahead of time, and records past their time taken away, a step at a time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+from sqlalchemy.engine import Engine
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+
+from egress.config import Retention
+from egress.store.database import days
+from egress.store.database.clock import clock
+from egress.store.database.database import explain, storing
+from egress.store.database.tables import DAYED
+from egress.store.recording import retention
+
+EVERY = 300.0  # seconds between two rounds
+PATIENCE = 1.0  # seconds that a day to come waits for readers; it is tried again with the next round
+
+
+class Upkeep:
+    """A round at once, then one every EVERY seconds, each in steps of one short transaction."""
+
+    def __init__(self, engine: Engine, kept: Retention) -> None:
+        self._engine, self._kept = engine, kept
+        self._next = 0.0  # by the monotonic clock
+        self._round: Iterator[object] | None = None
+
+    def step(self) -> str:
+        """The next piece of what is due, if anything is. Returns what went wrong, for people."""
+        if self._round is None:
+            if time.monotonic() < self._next:
+                return ""
+            self._next = time.monotonic() + EVERY
+            self._round = self._steps()
+        try:
+            if next(self._round, None) is None:
+                self._round = None
+        except SQLAlchemyError as error:
+            self._round = None
+            return f"upkeep: {explain(error) if isinstance(error, DBAPIError) else error}"
+        return ""
+
+    def _steps(self) -> Iterator[object]:
+        today = int(time.time() // 86400)
+        if self._engine.dialect.name == "postgresql":
+            for table in DAYED:
+                with storing(self._engine) as connection:
+                    days.ensure(connection, table, (today, today + 1), PATIENCE)
+                yield table
+        with self._engine.connect() as connection:
+            now, _ = clock(connection)  # the database's: one host's clock must not take away what all have
+            wanted = retention.cuts(connection, self._kept, now)
+        yield from retention.prune(self._engine, wanted)

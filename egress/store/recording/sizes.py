@@ -1,0 +1,85 @@
+"""What the database holds: its size, rows, days, the oldest and the newest of each kind, and what was pruned."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from egress.store.database import days
+from egress.store.database.tables import flows
+from egress.store.recording import evidence, retention
+from egress.store.recording.retention import RECORDS, Pruned
+
+_SIZES = {
+    "sqlite": "SELECT page_count * page_size, freelist_count * page_size"
+    " FROM pragma_page_count, pragma_page_size, pragma_freelist_count",
+    "postgresql": "SELECT pg_database_size(current_database()), 0",
+}
+_PARTS = """
+    SELECT relname, reltuples FROM pg_class WHERE relkind = 'r' AND oid IN (
+        SELECT to_regclass(:table) UNION SELECT inhrelid FROM pg_inherits WHERE inhparent = to_regclass(:table)
+    )
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """One kind of record."""
+
+    table: str
+    rows: int
+    exact: bool  # PostgreSQL's is of its last ANALYZE
+    days: int  # partitions, besides that of the rest
+    oldest: float | None  # seconds
+    newest: float | None
+    pruned: Pruned | None
+
+
+@dataclass(frozen=True, slots=True)
+class Holdings:
+    """All of it."""
+
+    bytes: int  # of the database
+    free: int  # of which the next records can use; SQLite's file never shrinks by itself
+    evidence_bytes: int
+    records: tuple[Held, ...]
+
+
+def holdings(connection: Connection) -> Holdings:
+    """As of now. Counts every row on SQLite, which takes some seconds for tens of millions."""
+    size, free = sizes(connection)
+    gone = retention.gone(connection)
+    return Holdings(size, free, evidence.held(connection), tuple(_held(connection, table, gone) for table in RECORDS))
+
+
+def sizes(connection: Connection) -> tuple[int, int]:
+    """Bytes of the database, and those of them that are free for records to come."""
+    size, free = connection.execute(sa.text(_SIZES[connection.dialect.name])).one()
+    return int(size), int(free)
+
+
+def oldest(connection: Connection) -> float | None:
+    """When the oldest flow began, seconds."""
+    found: float | None = connection.scalar(sa.select(sa.func.min(flows.c.start)))
+    return found
+
+
+def _held(connection: Connection, table: sa.Table, gone: dict[str, Pruned]) -> Held:
+    rows, exact = _rows(connection, table)
+    column = RECORDS[table]
+    first, last = connection.scalar(sa.select(sa.func.min(column))), connection.scalar(sa.select(sa.func.max(column)))
+    return Held(table.name, rows, exact, len(days.existing(connection, table)), first, last, gone.get(table.name))
+
+
+def _rows(connection: Connection, table: sa.Table) -> tuple[int, bool]:
+    if connection.dialect.name == "sqlite":
+        return connection.scalar(sa.select(sa.func.count()).select_from(table)) or 0, True
+    total, exact = 0, True
+    for name, estimate in connection.execute(sa.text(_PARTS), {"table": table.name}).all():
+        if estimate < 0:  # never analyzed: a new day, or a server that does not
+            total += connection.scalar(sa.select(sa.func.count()).select_from(sa.table(name))) or 0
+        else:
+            total, exact = total + int(estimate), False
+    return total, exact

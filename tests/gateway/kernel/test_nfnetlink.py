@@ -1,0 +1,49 @@
+"""The config message's bytes, against the kernel's own headers."""
+
+from __future__ import annotations
+
+import struct
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from egress.gateway.kernel import nfnetlink
+
+
+def attributes(message: bytes) -> list[tuple[int, bytes]]:
+    found, offset = [], 20
+    while offset < len(message):
+        length, kind = struct.unpack_from("=HH", message, offset)
+        found.append((kind, message[offset + 4 : offset + length]))
+        offset += length + (-length % 4)
+    assert offset == len(message)
+    return found
+
+
+def test_one_message_holds_everything_and_flags_stand_once() -> None:
+    message = nfnetlink.config_message(7400, 9, copy_range=65531, length=4096, flags=nfnetlink.GSO)
+    length, kind, flags, sequence, port = struct.unpack_from("=IHHII", message)
+    assert (length, kind, flags, sequence, port) == (len(message), 3 << 8 | 2, 5, 9, 0)  # NLM_F_REQUEST | NLM_F_ACK
+    assert struct.unpack_from(">BBH", message, 16) == (0, 0, 7400)
+    found = attributes(message)
+    assert sorted(found) == [
+        (2, struct.pack(">IB", 65531, 2)),
+        (3, struct.pack(">I", 4096)),
+        (4, struct.pack(">I", 5)),  # mask: fail-open and GSO are both decided
+        (5, struct.pack(">I", 4)),
+    ]
+
+
+def test_acknowledgement_is_told_from_other_messages() -> None:
+    def error(sequence: int, code: int) -> bytes:
+        return struct.pack("=IHHIIi", 36, 2, 0, sequence, 0, code) + bytes(16)
+
+    assert nfnetlink.acknowledged(error(3, 0), 3) == 0
+    assert nfnetlink.acknowledged(error(3, -95), 3) == 95
+    assert nfnetlink.acknowledged(error(4, -95), 3) is None
+    assert nfnetlink.acknowledged(struct.pack("=IHHII", 16, 3 << 8, 0, 3, 0) + bytes(20), 3) is None
+
+
+@given(st.binary(max_size=64))
+def test_any_bytes_are_no_error(raw: bytes) -> None:
+    assert nfnetlink.acknowledged(raw, 1) is None or raw[8:12] == struct.pack("=I", 1)

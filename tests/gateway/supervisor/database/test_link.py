@@ -1,0 +1,139 @@
+"""The gateway's database: away, back, and not the one it was."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import time
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from sqlalchemy.engine import Connection
+
+from egress.errors import EgressError, InputError
+from egress.gateway.supervisor.database.link import Away, Ledger
+from egress.model import Action, Rule
+from egress.store.database.database import open_database, writing
+from egress.store.policy import audit, ruleset
+from egress.store.policy.audit import Actor
+from egress.store.policy.edits import Edit
+
+
+def add(name: str) -> Callable[[Connection], object]:
+    rule = Rule(name, Action.ACCEPT, comment=name, protocol="tcp", ports=((len(name), 9),))
+    return lambda connection: Edit(connection, Actor("uid:0 (root)"), time.time()).add((rule,))
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "egress.db"
+
+
+@pytest.fixture
+def ledger(path: Path) -> Ledger:
+    made = Ledger(f"sqlite:///{path}")
+    made.open(create=True)
+    return made
+
+
+def test_it_sees_what_others_commit_and_only_then(path: Path, ledger: Ledger) -> None:
+    assert not ledger.changed()
+    other = open_database(f"sqlite:///{path}", create=False)
+    with writing(other) as connection:
+        add("one")(connection)
+    other.dispose()
+    assert ledger.changed()
+    assert not ledger.changed()
+    assert asyncio.run(ledger.read(ruleset.current)) == 1
+    ledger.close()
+
+
+def test_it_is_not_made_in_place_of_one_that_is_gone(path: Path) -> None:
+    ledger = Ledger(f"sqlite:///{path}")
+    with pytest.raises(Away, match=str(path)):
+        ledger.open(create=False)
+    assert not path.exists()
+    assert not ledger.ok
+    assert ledger.since is not None
+    assert time.time() - 5 < ledger.since <= time.time()
+    with pytest.raises(Away, match="the database is away: "):
+        asyncio.run(ledger.read(ruleset.current))
+    ledger.close()
+
+
+def test_moved_away_and_brought_back(path: Path, ledger: Ledger) -> None:
+    asyncio.run(ledger.write(add("one")))
+    path.rename(path.with_name("hidden"))
+    assert not ledger.changed()
+    assert not ledger.ok
+    assert "gone" in ledger.error
+    since = ledger.since
+    with pytest.raises(Away):
+        ledger.open(create=False, version=1, entry=1)
+    assert ledger.since == since
+    path.with_name("hidden").rename(path)
+    ledger.open(create=False, version=1, entry=1)
+    assert (ledger.ok, ledger.since, ledger.error) == (True, None, "")
+    assert asyncio.run(ledger.read(ruleset.current)) == 1
+    ledger.close()
+
+
+def test_damaged_while_it_is_open(path: Path, ledger: Ledger) -> None:
+    ledger.close()
+    path.write_bytes(b"rubbish" * 4096)
+    with pytest.raises(Away):
+        ledger.open(create=False)
+    ledger.close()
+
+
+def test_one_that_knows_less_is_not_taken(path: Path, ledger: Ledger) -> None:
+    asyncio.run(ledger.write(add("one")))
+    known = asyncio.run(ledger.read(audit.latest))
+    for version, entry in ((2, known), (1, known + 1)):
+        with pytest.raises(Away, match="it knows less than what is in force here"):
+            ledger.open(create=False, version=version, entry=entry)
+        assert not ledger.ok
+    ledger.open(create=False, version=1, entry=known)
+    assert ledger.ok
+    ledger.close()
+
+
+def test_what_a_write_refuses_is_undone_and_the_database_stays(ledger: Ledger) -> None:
+    asyncio.run(ledger.write(add("one")))
+
+    def twice(connection: Connection) -> None:
+        add("other")(connection)
+        add("one")(connection)
+
+    with pytest.raises(EgressError) as refused:
+        asyncio.run(ledger.write(twice))
+    assert not isinstance(refused.value, Away)
+    assert ledger.ok
+    assert asyncio.run(ledger.read(ruleset.current)) == 1
+    ledger.close()
+
+
+def test_one_that_a_newer_egress_has_migrated_is_away(path: Path, ledger: Ledger) -> None:
+    asyncio.run(ledger.write(add("one")))
+    newer = open_database(f"sqlite:///{path}")
+    with newer.begin() as connection:
+        connection.exec_driver_sql("UPDATE alembic_version SET version_num = 'next'")
+    newer.dispose()
+    for work in (ledger.write(add("two")), ledger.store(add("three"))):
+        with pytest.raises(Away):
+            asyncio.run(work)
+    assert "a newer egress has migrated the database (schema next): upgrade this one too" in ledger.error
+    assert _versions(path) == [1]
+    ledger.close()
+
+
+def _versions(path: Path) -> list[int]:
+    with closing(sqlite3.connect(path)) as plain:
+        return [row[0] for row in plain.execute("SELECT version FROM policies")]
+
+
+def test_a_url_of_no_database_is_the_callers_fault() -> None:
+    with pytest.raises(InputError):
+        Ledger("mysql://localhost/egress").open(create=True)

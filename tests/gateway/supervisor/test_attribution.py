@@ -1,0 +1,93 @@
+"""The attribution process as the supervisor sees it, where the kernel does not let it end."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from egress.config import Config
+from egress.gateway.pipe.messages import Room
+from egress.gateway.supervisor import attribution, companions
+from egress.gateway.supervisor.attribution import MAX_LEFT, Attribution
+from tests.lab.net import needs_root
+
+HOLD = """
+import ctypes, sys
+assert ctypes.CDLL(None).ptrace(0x4206, int(sys.argv[1]), 0, 0) == 0  # PTRACE_SEIZE
+print(flush=True)
+sys.stdin.read()
+"""
+
+
+class Silent(Attribution):
+    """A real process that says nothing, and ends when its input does."""
+
+    async def _start(self) -> asyncio.subprocess.Process:
+        pipe = asyncio.subprocess.PIPE
+        return await asyncio.create_subprocess_exec("cat", stdin=pipe, stdout=pipe)
+
+
+@contextmanager
+def held(pid: int) -> Iterator[None]:
+    """Killed, it stays until its tracer lets it go: as one with a thread that waits in the kernel for an agent."""
+    pipe = subprocess.PIPE
+    with subprocess.Popen([sys.executable, "-c", HOLD, str(pid)], stdin=pipe, stdout=pipe) as tracer:
+        assert tracer.stdout is not None
+        assert tracer.stdout.readline()
+        yield
+        tracer.communicate()
+
+
+@needs_root
+def test_one_that_cannot_be_ended_is_left_behind_and_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attribution, "KILL_SECONDS", 0.05)
+    monkeypatch.setattr(attribution, "START_SECONDS", -1.0)
+    monkeypatch.setattr(companions, "RESTART_SECONDS", -1.0)
+
+    async def scenario() -> None:
+        process = Silent(Config(), 0, lambda _: Room(1, False))
+        await process.watch()
+        first = process.pid
+        assert first is not None
+        with held(first):
+            await process.watch()
+            assert process.pid not in (None, first) and process.restarts == 1
+            await process.watch()  # the second can be ended
+            assert process.pid not in (None, first) and process.restarts == 2
+        await process.stop()
+
+    asyncio.run(scenario())
+
+
+@needs_root
+def test_only_so_many_are_left_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attribution, "KILL_SECONDS", 0.05)
+    monkeypatch.setattr(attribution, "START_SECONDS", -1.0)
+    monkeypatch.setattr(companions, "RESTART_SECONDS", -1.0)
+
+    async def leave(process: Silent, count: int) -> None:
+        if not count:
+            assert process.pid is None
+            await process.watch()
+            assert process.pid is None, "no more are started"
+            return
+        assert process.pid is not None
+        with held(process.pid):
+            await process.watch()
+            await leave(process, count - 1)
+
+    async def scenario() -> None:
+        process = Silent(Config(), 0, lambda _: Room(1, False))
+        await process.watch()
+        await leave(process, MAX_LEFT)
+        while process.pid is None:  # they are gone now, as soon as asyncio has heard of it
+            await asyncio.sleep(0.01)
+            await process.watch()
+        await process.stop()
+
+    asyncio.run(scenario())

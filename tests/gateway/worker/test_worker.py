@@ -1,0 +1,334 @@
+"""The worker without queues: orders, and what waits for a person. The queues are real in test_queue and tests/lab."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+from netfilterqueue import Packet as QueuedPacket
+
+from egress.config import Config, Journal, Limits
+from egress.errors import EgressError
+from egress.gateway.pipe.lines import LineReader, LineWriter
+from egress.gateway.pipe.messages import Room, Setup, Watched, encode
+from egress.gateway.worker.__main__ import listen
+from egress.gateway.worker.notifier import Asking
+from egress.gateway.worker.waiting import PACKETS_OF_HOLD
+from egress.gateway.worker.worker import Worker
+from egress.model import SYN, Action, Agent, Mode, Rule
+from egress.records.read import parse_line
+from tests.engine.resolver import question
+from tests.traffic import AGENT4, NETWORKS, SERVER4, agent, tcp, udp
+
+ASKING = agent(mode=Mode.ASK, default=Action.REJECT)
+INTERFACE = 5
+RESOLVER = Rule("dns", Action.ACCEPT, destination="10.0.0.1", ports=((53, 53),), app="dns")
+REFUSED, PASSED, WAITS = "refused", "passed", "waits"
+
+
+class Queued:
+    """A packet of the kernel's, and what it was answered."""
+
+    def __init__(self, indev: int) -> None:
+        self.indev, self.outdev, self.mark = indev, 9, 0x70000000
+        self.answers: list[str] = []
+
+    def set_mark(self, mark: int) -> None:
+        assert mark & 0xF0FFFFFF == 0x70000000, "the bits of others stay"
+        self.mark = mark
+
+    def accept(self) -> None:
+        self.answers.append(REFUSED if self.mark & 0x0E000000 == 0x02000000 else PASSED)
+
+    def drop(self) -> None:
+        self.answers.append("dropped")
+
+
+class Bench:
+    """A worker, what it said, and packets for it."""
+
+    def __init__(self, directory: Path, *agents: Agent, on_full: str = "refuse", **limits: float) -> None:
+        directory.mkdir(exist_ok=True)
+        changed = dataclasses.replace(Limits(), **limits)  # type: ignore[arg-type]
+        config = Config(state_dir=directory, limits=changed, journal=Journal(on_full=on_full))
+        config.journal_dir.mkdir(exist_ok=True)
+        self.agents = agents or (ASKING,)
+        watched = tuple(Watched(each, INTERFACE + place) for place, each in enumerate(self.agents))
+        self.said: list[dict[str, Any]] = []
+        self.reads = True
+        self.worker = Worker(Setup(config, 0, os.getpid(), watched, Room(1 << 30)), self._say)
+
+    def _say(self, message: dict[str, object]) -> bool:
+        if self.reads:
+            self.said.append(json.loads(encode(message)))
+        return self.reads
+
+    def order(self, op: str, **fields: object) -> None:
+        self.worker.order(json.loads(encode({"op": op, "seq": 1, **fields})))
+        self.worker.resume()
+
+    def change(self, *added: Rule, base: int, version: int, removed: tuple[str, ...] = ()) -> None:
+        for rule in added:
+            self.order("policy.part", removed=(), added=(rule,))
+        self.order("policy.part", removed=removed, added=())
+        self.order("policy.commit", base=base, version=version)
+
+    def send(self, raw: bytes, interface: int = INTERFACE) -> Queued:
+        queued = Queued(interface)
+        self.worker.full.judge(cast(QueuedPacket, queued), raw)
+        self.worker.resume()
+        return queued
+
+    def told(self) -> list[tuple[str, str]]:
+        """(id, what became of it) in order, "" for a hold that began."""
+        return [(m["hold"]["id"], "") if m["type"] == "hold" else (m["id"], m["state"]) for m in self.said]
+
+
+def syn(port: int = 443, sport: int = 4000, source: str = AGENT4) -> bytes:
+    return tcp(source, SERVER4, sport, port, SYN, 1, 0)
+
+
+def query(name: str, sport: int = 5000) -> bytes:
+    return udp(AGENT4, "10.0.0.1", sport, 53, question(name, 1, 7))
+
+
+def answers(*packets: Queued) -> list[str]:
+    return [(each.answers or [WAITS])[-1] for each in packets if len(each.answers) <= 1]
+
+
+WEB = Rule("web", Action.ACCEPT, destination=SERVER4, protocol="tcp", ports=((443, 443),))
+
+
+def test_an_approval_lets_what_waits_pass_and_nothing_else(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    first, again, other = bench.send(syn()), bench.send(syn(sport=4001)), bench.send(syn(port=80))
+    assert answers(first, again, other) == [WAITS] * 3
+    hold = bench.said[0]["hold"]
+    assert (hold["agent"], hold["dst"], hold["dport"], hold["proto"]) == ("a1", SERVER4, 443, "tcp")
+    assert len(bench.said) == 2, "both clients wait for one answer"
+    bench.change(WEB, base=0, version=1)
+    assert answers(first, again, other) == [PASSED, PASSED, WAITS]
+    assert bench.told()[2:] == [(hold["id"], "approved")]
+    counters = bench.worker.counters()
+    assert (counters["holds"], counters["waiting"], counters["overflowed"]) == (1, 1, 0)
+
+
+def test_a_refusal_is_for_all_that_wait_and_another_try_asks_again(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    waiting = [bench.send(syn()), bench.send(syn(sport=4001))]
+    hold = bench.said[0]["hold"]["id"]
+    bench.order("answer", id=hold, action=Action.REJECT)
+    assert answers(*waiting) == [REFUSED] * 2
+    assert answers(bench.send(syn(sport=4002))) == [WAITS]
+    assert bench.told() == [(hold, ""), (hold, "denied"), (hold, "")]
+
+
+def test_a_query_waits_until_its_name_is_allowed(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    bench.change(RESOLVER, base=-1, version=1)
+    asked, other = bench.send(query("pypi.example")), bench.send(query("other.example", 5001))
+    assert answers(asked, other) == [WAITS] * 2
+    assert [m["hold"]["destination"] for m in bench.said] == ["pypi.example", "other.example"]
+    bench.change(Rule("name", Action.ACCEPT, destination="pypi.example"), base=1, version=2)
+    assert answers(asked, other) == [PASSED, WAITS]
+
+
+def test_time_refuses(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, ask_timeout=0.0)
+    waiting = bench.send(syn())
+    bench.worker.tick()
+    bench.worker.resume()
+    assert answers(waiting) == [REFUSED]
+    assert [state for _, state in bench.told()] == ["", "expired"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "becomes"), [({"quarantined": True}, REFUSED), ({"mode": Mode.ENFORCE}, REFUSED), ({}, WAITS)]
+)
+def test_what_an_agent_becomes_is_so_at_once(tmp_path: Path, changes: dict[str, Any], becomes: str) -> None:
+    bench = Bench(tmp_path)
+    waiting = bench.send(syn())
+    bench.order("agents", agents=[Watched(dataclasses.replace(ASKING, **changes), INTERFACE)])
+    assert answers(waiting) == [becomes]
+    assert [state for _, state in bench.told()][1:] == (["withdrawn"] if changes else [])
+
+
+def test_what_an_agent_left_behind_is_nobody_elses(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    waiting = bench.send(syn())
+    other = Agent("b1", NETWORKS, default=Action.ACCEPT)
+    bench.order("agents", agents=[Watched(other, INTERFACE)])
+    assert waiting.answers == ["dropped"]
+    assert [state for _, state in bench.told()] == ["", "withdrawn"]
+
+
+def test_one_rule_for_once_lets_one_pass_and_the_others_wait_again(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    waiting = [bench.send(syn(sport=4000 + number)) for number in range(3)]
+    hold = bench.said[0]["hold"]["id"]
+    bench.change(dataclasses.replace(WEB, once=True), base=0, version=1)
+    assert answers(*waiting) == [PASSED, WAITS, WAITS]
+    assert bench.told() == [(hold, ""), (hold, "approved"), (hold, "")]
+
+
+def test_what_is_over_the_bounds_is_dropped_and_counted(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    tries = [bench.send(syn()) for _ in range(PACKETS_OF_HOLD + 2)]
+    assert [each.answers for each in tries] == [[]] * PACKETS_OF_HOLD + [["dropped"]] * 2
+    assert bench.worker.counters()["overflowed"] == 2
+    assert all(each.mark == 0x70000000 for each in tries), "nothing is said of the connection"
+
+
+def test_where_nobody_listens_nobody_waits(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    bench.reads = False
+    assert answers(bench.send(syn())) == [REFUSED]
+    assert not bench.worker.engine.holds
+
+
+def test_what_waits_while_records_cannot_be_written_does_not_pass(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    waiting = bench.send(syn())
+    bench.worker.journal.healthy = False
+    bench.worker.journal._retry = float("inf")
+    bench.change(WEB, base=0, version=1)
+    assert answers(waiting) == [REFUSED]
+
+
+def test_a_fault_while_a_packet_is_judged_again_answers_it_and_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = Bench(tmp_path)
+    waiting = [bench.send(syn()), bench.send(syn(sport=4001))]
+    real, calls = bench.worker.engine.packet, []
+
+    def breaks(*words: Any, **named: Any) -> Any:
+        calls.append(words)
+        if len(calls) == 1:
+            raise ZeroDivisionError
+        return real(*words, **named)
+
+    monkeypatch.setattr(bench.worker.engine, "packet", breaks)
+    bench.change(WEB, base=0, version=1)
+    assert answers(*waiting) == [REFUSED, PASSED]  # the first with the mark for silence
+    assert bench.worker.full.errors == 1
+
+
+# --- orders over a pipe -------------------------------------------------------------------------------------------
+
+
+def test_a_change_that_does_not_fit_is_said_and_not_half_applied(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    bench.change(WEB, base=-1, version=3)
+    for base, removed, added in ((2, (), ()), (3, ("nobody",), ()), (3, (), (WEB,))):
+        with pytest.raises(EgressError):
+            bench.change(RESOLVER, *added, base=base, version=9, removed=removed)
+    bench.change(RESOLVER, base=3, version=4)
+    assert answers(bench.send(syn())) == [PASSED]
+    bench.change(base=4, version=5, removed=("web",))
+    assert answers(bench.send(syn(sport=4001))) == [WAITS]
+
+
+def test_orders_are_answered_by_number_and_a_failed_one_with_its_reason(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    orders = os.pipe()
+    replies = os.pipe()
+    reader, writer = LineReader(orders[0]), LineWriter(replies[1])
+    bench.worker.begun = True
+    for message in (
+        {"op": "policy.part", "seq": 0, "removed": [], "added": [{"id": "broken"}]},
+        {"op": "policy.commit", "seq": -7, "base": 0, "version": 7},
+        {"op": "policy.commit", "seq": -8, "base": 0, "version": 8},
+        {"op": "stop", "seq": 9},
+    ):
+        os.write(orders[1], encode(message))
+    listen(bench.worker, reader, writer)
+    found = list(map(json.loads, os.read(replies[0], 65536).splitlines()))
+    assert [message["seq"] for message in found] == [-7, -8, 9]
+    assert "a part of the policy cannot be read" in found[0]["error"]
+    assert "error" not in found[1] and "error" not in found[2]
+    assert bench.worker.stopping
+    bench.worker.begun = False
+    os.write(orders[1], encode({"op": "policy.commit", "seq": -9, "base": 0, "version": 9}))
+    with pytest.raises(EgressError):
+        listen(bench.worker, reader, writer)
+    for descriptor in (*orders, *replies):
+        os.close(descriptor)
+
+
+ALLOWED = agent(default=Action.ACCEPT)
+
+
+def test_what_is_new_waits_for_room_and_what_is_known_goes_on(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, ALLOWED)
+    known = [bench.send(syn())]
+    bench.order("journal", limit=1 << 20, full=True)
+    known += [bench.send(syn())]  # sent again
+    new = bench.send(syn(sport=4001))
+    assert (answers(*known), answers(new)) == ([PASSED, PASSED], [REFUSED])
+    bench.order("journal", limit=1 << 20, full=False)
+    bench.worker.second()
+    assert answers(bench.send(syn(sport=4002))) == [PASSED]
+
+
+@pytest.mark.parametrize(("on_full", "outcome"), [("refuse", "dropped"), ("continue", PASSED)])
+def test_without_room_for_its_record_a_flow_passes_only_where_that_was_asked_for(
+    tmp_path: Path, on_full: str, outcome: str
+) -> None:
+    bench = Bench(tmp_path, ALLOWED, on_full=on_full)
+    bench.order("journal", limit=100, full=on_full == "continue")
+    assert answers(bench.send(syn())) == [outcome]
+    counters = cast(dict[str, Any], bench.worker.counters())
+    assert (counters["unrecorded"], counters["journal"]["healthy"]) == (1, False)
+    assert "journal.max_bytes" in counters["journal"]["error"]
+    assert counters["journal"]["waiting"] == (1 if on_full == "continue" else 2)  # and that it did not begin after all
+    assert answers(bench.send(syn(sport=4001))) == [PASSED if on_full == "continue" else REFUSED]
+    bench.order("journal", limit=1 << 20, full=False)
+    bench.worker.journal.poll(time.time() + 2)
+    bench.worker.second()
+    assert answers(bench.send(syn(sport=4002))) == [PASSED]
+    text = b"".join(path.read_bytes() for path in bench.worker.config.journal_dir.iterdir())
+    assert [parse_line(raw).agent for raw in text.splitlines()], "what waited in memory is on file"
+    assert cast(dict[str, Any], bench.worker.counters())["journal"]["waiting"] == 0
+
+
+@contextmanager
+def attributed(bench: Bench) -> Iterator[None]:
+    """Somebody is told of flows, who never answers."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    bench.worker.asking = Asking([ours.detach()], bench.worker._refuse)
+    with theirs:
+        yield
+        assert bench.worker.asking.counters()["told"], "a test that tells of nothing proves nothing"
+    assert bench.worker.asking.socket is not None
+    bench.worker.asking.socket.close()
+
+
+def test_only_what_is_refused_waits_to_be_attributed(tmp_path: Path) -> None:
+    """Where the mode is monitor the record says refused, and the packet passes: at once, before those that follow."""
+    for mode, first in ((Mode.ENFORCE, WAITS), (Mode.MONITOR, PASSED)):
+        bench = Bench(tmp_path / mode, agent(mode=mode, default=Action.REJECT))
+        with attributed(bench):
+            assert answers(bench.send(syn())) == [first]
+
+
+def test_a_refusal_that_waits_is_over_before_the_connections_are_pardoned(tmp_path: Path) -> None:
+    """A mark that came later would refuse in the kernel what an edit has just allowed."""
+    bench = Bench(tmp_path, agent(default=Action.REJECT))
+    with attributed(bench):
+        first = bench.send(syn())
+        bench.change(WEB, base=-1, version=1)
+        assert first.answers == [REFUSED]
+        assert answers(bench.send(syn())) == [PASSED]
+        other = bench.send(syn(port=80))
+        assert answers(other) == [WAITS]
+        bench.order("agents", agents=())
+        assert other.answers == [REFUSED]
