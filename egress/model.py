@@ -113,6 +113,28 @@ class Effect(StrEnum):
     NONE = "none"  # nowhere: it was found looking back (`egress hunt`), and nothing is refused for it
 
 
+class App(StrEnum):
+    """An application protocol, as dissection identifies it; a flow that is not identified yet has the app ""."""
+
+    SSH = "ssh"
+    TLS = "tls", True
+    QUIC = "quic", True
+    HTTP = "http", True
+    HTTP2 = "http2", True
+    DNS = "dns"
+    STRATUM = "stratum"
+    SOCKS = "socks"
+    UNKNOWN = "unknown"  # too many bytes have passed for it to be identified any more
+
+    names_host: bool  # its bytes name the host that the client wants: SNI, Host, :authority
+
+    def __new__(cls, value: str, names_host: bool = False) -> App:
+        app = str.__new__(cls, value)
+        app._value_ = value
+        app.names_host = names_host
+        return app
+
+
 @dataclass(frozen=True, slots=True)
 class Finding:
     """A signature's opinion of a flow, in one sentence a person can act on."""

@@ -31,7 +31,7 @@ from egress.engine.events import Burst, Event, Opened
 from egress.engine.signature import FlowView
 from egress.engine.window import WINDOWS, Estimate, Rhythm
 from egress.errors import InputError
-from egress.model import EVIDENCE_BYTES, ICMP, ICMPV6, UDP, Effect, Finding, Severity, protocol_name
+from egress.model import EVIDENCE_BYTES, ICMP, ICMPV6, UDP, App, Effect, Finding, Severity, protocol_name
 
 KEYS_FLOOR = 10  # M is at least this: the first keys must not be judged as if no others would follow
 # E alone would be content with 5 equal gaps, which a person's retries can make; 6 periods is what Elastic's beaconing
@@ -158,7 +158,7 @@ class BeaconTiming:
         return None
 
     def _burst(self, ts: float, flow: FlowView) -> Finding | None:
-        if flow.app == "ssh" and flow.rule is not None:
+        if flow.app == App.SSH and flow.rule is not None:
             return None
         watch = self._watch(flow.agent)
         state = flow.scratch(self.id)

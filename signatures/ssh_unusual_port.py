@@ -15,7 +15,7 @@ from __future__ import annotations
 from egress.engine.events import Event, SshSpoken
 from egress.engine.signature import FlowView
 from egress.engine.wording import endpoint, printable
-from egress.model import EVIDENCE_BYTES, Direction, Finding, Severity
+from egress.model import EVIDENCE_BYTES, App, Direction, Finding, Severity
 
 SSH_PORT = 22  # IANA; RFC 4253 section 4.1
 
@@ -32,7 +32,7 @@ class SshUnusualPort:
     def see(self, event: Event, flow: FlowView) -> Finding | None:
         if not isinstance(event, SshSpoken) or flow.server_port == SSH_PORT:
             return None
-        if (flow.rule is not None and flow.rule.app == "ssh") or (flow.picked_up and flow.lport == SSH_PORT):
+        if (flow.rule is not None and flow.rule.app == App.SSH) or (flow.picked_up and flow.lport == SSH_PORT):
             return None
         ident, remote = event.ident, endpoint(flow.remote, flow.rport)
         line = printable(ident.line, 80)

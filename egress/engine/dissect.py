@@ -10,6 +10,7 @@ identification starts over on what follows. TLS is followed up to its hello and 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Literal
 
 from egress.engine.events import (
     DnsAnswered,
@@ -24,7 +25,7 @@ from egress.engine.events import (
 )
 from egress.engine.lookup import Lookup
 from egress.errors import Malformed
-from egress.model import EVIDENCE_BYTES, TCP, UDP, Direction, Packet
+from egress.model import EVIDENCE_BYTES, TCP, UDP, App, Direction, Packet
 from egress.wire import http, http2, quic, socks, tls
 from egress.wire.jsonrpc import JsonStream, JsonText
 from egress.wire.loosejson import LooseLines
@@ -48,7 +49,7 @@ class Dissector:
     __slots__ = ("_datagrams", "_lookup", "_quic", "_sides", "answers", "app", "server_name")
 
     def __init__(self, port: int = 0) -> None:
-        self.app = ""
+        self.app: App | Literal[""] = ""
         self.server_name = ""
         self.answers = http.ResponseStream()  # told of each request, so that it knows what an answer is to
         self._lookup = Lookup() if port == DNS_PORT else None
@@ -86,12 +87,12 @@ class Dissector:
         """
         if self._lookup is not None and self._lookup.seen:
             return True
-        return by_name and self.app in ("http", "http2")
+        return by_name and self.app in (App.HTTP, App.HTTP2)
 
     def _looked_up(self, found: Iterator[DnsAsked | DnsAnswered]) -> Iterator[Event]:
         for event in found:
             if isinstance(event, DnsAsked) and event.query is not None:
-                self.named("dns", event.query.name)
+                self.named(App.DNS, event.query.name)
             yield event
 
     def _quic_hello(self, data: bytes) -> Iterator[Event]:
@@ -101,7 +102,7 @@ class Dissector:
             if not long or (self.app and not begins_quic(data)):
                 return
             self._quic = quic.QuicHello()
-            self.named("quic")
+            self.named(App.QUIC)
         elif not data[0] & QUIC_LONG_BIT and self._quic.done:
             return
         if self._quic.failed:
@@ -112,11 +113,11 @@ class Dissector:
             yield Named("", hidden=True)
             return
         if hello is not None:
-            self.named("quic", hello.server_name)
+            self.named(App.QUIC, hello.server_name)
             yield TlsOpened(Direction.OUT, hello)
             yield Named(hello.server_name, hello.ech)
 
-    def named(self, app: str, server_name: str = "") -> None:
+    def named(self, app: App, server_name: str = "") -> None:
         """Identification: an inner protocol replaces the one that carried it."""
         self.app = app
         if server_name:
@@ -184,17 +185,17 @@ class Side:
         message = False if preface is None else http.starts_http(head)
         proxied = socks.handshake(head)
         if preface:
-            self._flow.named("http2")
+            self._flow.named(App.HTTP2)
             self._state = "http2"
         elif hello or answer:
-            self._flow.named("tls")
+            self._flow.named(App.TLS)
             self._state = "tls"
             self.opaque = bool(answer)
         elif message:
-            self._flow.named("http")
+            self._flow.named(App.HTTP)
             self._state = "http"
         elif proxied:
-            self._flow.named("socks")
+            self._flow.named(App.SOCKS)
             self._state = "socks"
             self._inner_at = proxied
         elif None not in (preface, hello, answer, message, proxied) or len(head) >= HEAD_BYTES:
@@ -218,7 +219,7 @@ class Side:
     def _read_ssh(self, reader: SshStream, data: bytes) -> Iterator[Event]:
         for fact in reader.feed(data):
             if isinstance(fact, SshIdent):
-                self._flow.named("ssh")
+                self._flow.named(App.SSH)
                 yield SshSpoken(self._direction, fact)
             else:
                 yield SshPacket(self._direction, fact)
@@ -235,7 +236,7 @@ class Side:
             call = classify(value)
             if call is not None:
                 if call.proof:
-                    self._flow.named("stratum", call.pool)
+                    self._flow.named(App.STRATUM, call.pool)
                 yield StratumSpoken(self._direction, call, text[:EVIDENCE_BYTES], carrier)
 
     def _tls(self, data: bytes) -> Iterator[Event]:
@@ -253,7 +254,7 @@ class Side:
             return
         if hello is not None:
             self.opaque = True
-            self._flow.named("tls", hello.server_name)
+            self._flow.named(App.TLS, hello.server_name)
             yield TlsOpened(self._direction, hello)
             yield from self._name(hello.server_name, hidden=hello.ech)
         if self.opaque or len(head) >= HEAD_BYTES:
@@ -287,7 +288,7 @@ class Side:
             yield from self._name("", hidden=True)
             return
         for request in requests:
-            self._flow.named("http2", request.authority)
+            self._flow.named(App.HTTP2, request.authority)
             yield from self._name(request.authority)
 
     def _name(self, name: str, *, hidden: bool = False) -> Iterator[Event]:
@@ -306,7 +307,7 @@ class Side:
                 self._body_ssh = SshStream(exact=True)
             if isinstance(item, http.HttpRequest):
                 self._flow.answers.asked(item)
-                self._flow.named("http", item.host)
+                self._flow.named(App.HTTP, item.host)
                 yield HttpAsked(self._direction, item)
                 yield from self._name(item.host)
             elif isinstance(item, http.Body):

@@ -21,7 +21,7 @@ from egress.config import Limits
 from egress.engine.events import DnsAnswered, DnsAsked, Event, Named
 from egress.engine.flow import Flow
 from egress.engine.holds import asks
-from egress.model import Action, Direction, Policy, PolicyChange, Reason, Rule, Verdict
+from egress.model import Action, App, Direction, Policy, PolicyChange, Reason, Rule, Verdict
 from egress.policy.affected import Concern
 from egress.policy.bindings import Bindings
 from egress.policy.budgets import Budgets
@@ -87,7 +87,7 @@ class Judge:
             flow.said, flow.hidden = event.name, event.hidden
             return True
         if isinstance(event, DnsAsked) and event.direction is Direction.OUT and self._gate_queries:
-            if event.query is None and flow.rule is not None and flow.rule.app not in ("", "dns"):
+            if event.query is None and flow.rule is not None and flow.rule.app not in ("", App.DNS):
                 return False  # another protocol on the DNS's port, by a rule that says so
             return self._asked(flow, event.query.name if event.query else "", ts)
         if isinstance(event, DnsAnswered):

@@ -12,8 +12,7 @@ from egress.engine.patterns import Patterns
 from egress.engine.records import flow_record
 from egress.engine.tracker import Tracker
 from egress.engine.verdicts import Verdicts
-from egress.model import UDP, Action, Direction, Mode, Reason
-from egress.policy.rulebook import UNKNOWN
+from egress.model import UDP, Action, App, Direction, Mode, Reason
 from egress.records.shape import Record
 
 OUT, IN = Direction.OUT, Direction.IN
@@ -53,7 +52,7 @@ class Settling:
             return ()
         records: tuple[Record, ...] = ()
         if not flow.app:
-            flow.app = UNKNOWN
+            flow.app = App.UNKNOWN
             records = self._verdicts.again(flow, ts)
         if full and flow.who.mode is not Mode.MONITOR and flow.outcome.verdict.action is Action.ACCEPT:
             self._verdicts.refuse(flow, Reason.MEMCAP)
@@ -62,7 +61,7 @@ class Settling:
             flow.verdict = replace(flow.verdict, settled=True)
             flow.outcome = Outcome(replace(flow.outcome.verdict, settled=True))
             # QUIC opens other connections, with other names, on a pair of ports in use: it is listened to for ever.
-            flow.listening = not done or flow.app == "quic"
+            flow.listening = not done or flow.app == App.QUIC
             if not flow.listening:
                 flow.scan = self._patterns.scan()
                 if flow.scan is not None and flow.streams is not None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from egress.model import Agent, PolicyChange, Reason, Verdict
+from egress.model import Agent, App, PolicyChange, Reason, Verdict
 from egress.policy.domain import canonical
 from egress.policy.index import place
 from egress.policy.rulebook import DNS_PORTS, Rulebook, Subject
@@ -49,7 +49,7 @@ class Concern:
         if not (mine.deny or mine.allow):
             return False
         asked = flow.objection is not None and flow.objection.reason is Reason.QUERY
-        if asked or flow.rport in DNS_PORTS or flow.app == "dns":
+        if asked or flow.rport in DNS_PORTS or flow.app == App.DNS:
             return True  # whatever name a rule is about, it may be one that was asked for
         names |= flow.names
         if flow.said:

@@ -3,7 +3,7 @@
 Among several rules of one kind that of the lowest position speaks. A rule that asks for what cannot be known yet admits
 a flow and is asked again when it is known, for nobody can send a byte through a connection that may not open:
 
-    application   unknown: admits. Identified, or past identifying (`UNKNOWN`): must be the rule's
+    application   unknown: admits. Identified, or past identifying (`App.UNKNOWN`): must be the rule's
     name          admits where the address is bound to a name of the rule (`egress.policy.bindings`). Once the bytes say
                   a name (SNI, QUIC, Host, :authority) it must be one of the same rule's, for addresses are shared.
                   Bytes that hide it (ECH, no SNI, an address for a name) are refused unless the rule is `unnamed`.
@@ -26,7 +26,7 @@ from collections.abc import Iterable
 from fnmatch import fnmatchcase
 from typing import Protocol
 
-from egress.model import Action, Agent, Policy, PolicyChange, Reason, Rule, Verdict
+from egress.model import Action, Agent, App, Policy, PolicyChange, Reason, Rule, Verdict
 from egress.policy.domain import Pattern, canonical, is_address, is_host, matches, reverse_address
 from egress.policy.index import (
     POSITION,
@@ -41,7 +41,6 @@ from egress.policy.index import (
 )
 from egress.policy.selectors import Catalogue, reaching
 
-UNKNOWN = "unknown"  # `app` of a flow that has said too much to be identified
 DNS_PORTS = (53, 53)
 
 _NO_NAMES: frozenset[str] = frozenset()
@@ -279,4 +278,4 @@ def _whole(entry: Entry) -> bool:
 
 
 def _dns_only(rule: Rule) -> bool:
-    return rule.app == "dns" or (bool(rule.ports) and all(ports == DNS_PORTS for ports in rule.ports))
+    return rule.app == App.DNS or (bool(rule.ports) and all(ports == DNS_PORTS for ports in rule.ports))

@@ -12,11 +12,10 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, collap
 
 from publicsuffixlist import PublicSuffixList
 
-from egress.model import Rule
+from egress.model import App, Rule
 from egress.policy.domain import parse_pattern
 from egress.policy.ruletext import MAX_PORTS, read_rule
 from egress.records.eve import iso
-from egress.whatif.subject import DNS
 
 AUTHOR = "egress learn"
 SIBLINGS = 3  # names under one parent that make a wildcard of it
@@ -40,8 +39,8 @@ class Want:
     @property
     def kind(self) -> str:
         """Wants of one kind may share a rule: `dns`, `ports`, or a protocol that has none."""
-        if self.app == DNS:
-            return DNS
+        if self.app == App.DNS:
+            return App.DNS.value
         return "ports" if self.proto in ("tcp", "udp") else self.proto
 
 

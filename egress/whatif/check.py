@@ -8,13 +8,12 @@ from datetime import UTC, datetime
 from ipaddress import ip_address
 
 from egress.errors import InputError
-from egress.model import PROTOCOL_NUMBERS, SCTP, TCP, UDP, Action, Agent, Mode, Reason, Rule, Verdict
+from egress.model import PROTOCOL_NUMBERS, SCTP, TCP, UDP, Action, Agent, App, Mode, Reason, Rule, Verdict
 from egress.policy.domain import canonical, is_address, normalise
-from egress.policy.rulebook import UNKNOWN, Rulebook
+from egress.policy.rulebook import Rulebook
 from egress.policy.ruletext import InvalidRule, read_rule
 from egress.whatif.subject import NAMING, Target
 
-APPS = ("ssh", "tls", "quic", "http", "http2", "dns", "stratum", "socks", UNKNOWN)  # what a flow may turn out to be
 MAX_TEXT = 1024  # characters of a destination
 
 _TARGET = re.compile(
@@ -221,7 +220,7 @@ def _refused_later(rules: Rulebook, agent: Agent, target: Target, ts: float) -> 
     if target.app or target.proto not in (TCP, UDP):
         return []
     conditions = []
-    for app in APPS:
+    for app in App:
         verdict, _ = rules.decide(agent, replace(target, app=app), ts)
         if verdict.action is not Action.ACCEPT and verdict.reason is Reason.RULE:
             conditions.append(f"Refused by rule {verdict.rule_id} once it is identified as {app}.")

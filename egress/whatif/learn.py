@@ -25,14 +25,14 @@ from glob import escape
 from sqlalchemy.engine import Connection
 
 from egress.errors import EgressError
-from egress.model import Action, Agent, Policy, Reason, Rule
+from egress.model import Action, Agent, App, Policy, Reason, Rule
 from egress.policy.domain import canonical, is_address, is_host, parse_pattern, reverse_address
 from egress.policy.file import MAX_RULES
 from egress.policy.rulebook import Rulebook
 from egress.whatif.bundles import Bundle, Want, bundle, networks, safe
 from egress.whatif.objections import Objections, address_text
 from egress.whatif.stored import Deed, deeds, destination_of
-from egress.whatif.subject import DNS, DNS_PORT, Target, packed, protocol_number
+from egress.whatif.subject import DNS_PORT, Target, packed, protocol_number
 
 MAX_DEEDS = 50_000  # distinct ones; nobody reviews what more would lead to
 
@@ -178,7 +178,7 @@ class _Lesson:
             deed, destination = pending.deed, address_text(pending.deed.dst)
             if pending.names:
                 destination = min(pending.names, key=lambda name: (name not in settled, -popular[name], name))
-            app = DNS if _is_dns(deed) else deed.app if deed.proto in ("tcp", "udp") else ""
+            app = App.DNS.value if _is_dns(deed) else deed.app if deed.proto in ("tcp", "udp") else ""
             port = deed.dport if deed.proto in _PORTED else 0
             yield Want(destination, deed.proto, port, app, pending.unnamed, deed.count, deed.first, deed.last)
 
@@ -201,7 +201,7 @@ class _Lesson:
             elif not _rulable(name):
                 refused[index] = "no host can be called that, so no rule can allow it"
             else:
-                asked[index] = Want(name, "", DNS_PORT, DNS, False, deed.count, deed.first, deed.last)
+                asked[index] = Want(name, "", DNS_PORT, App.DNS.value, False, deed.count, deed.first, deed.last)
         return asked, refused
 
     def _resolvable(self, book: Rulebook, deed: Deed) -> tuple[bool, str]:
@@ -238,7 +238,7 @@ def _names(deed: Deed, target: Target) -> tuple[tuple[str, ...], bool]:
 
 
 def _is_dns(deed: Deed) -> bool:
-    return deed.dport == DNS_PORT and deed.proto in ("tcp", "udp") and deed.app in ("", DNS)
+    return deed.dport == DNS_PORT and deed.proto in ("tcp", "udp") and deed.app in ("", App.DNS)
 
 
 def _rulable(name: str) -> bool:

@@ -9,14 +9,14 @@ from ipaddress import ip_address
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from egress.model import Action, Agent, Effect, Policy, Severity
+from egress.model import Action, Agent, App, Effect, Policy, Severity
 from egress.policy.domain import canonical
 from egress.policy.rulebook import Rulebook
 from egress.store.database.tables import approvals as approval_table
 from egress.store.database.tables import findings as finding_table
 from egress.store.database.tables import flows as flow_table
 from egress.whatif.bundles import Bundle
-from egress.whatif.subject import DNS, NAMING, Target, packed, protocol_number
+from egress.whatif.subject import NAMING, Target, packed, protocol_number
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +87,7 @@ def _findings(connection: Connection, agent: str) -> Iterator[Objection]:
         names = {*(bound or ())}
         if server_name and app in NAMING:
             names.add(canonical(server_name))
-        asked = canonical(server_name) if server_name and app == DNS else ""
+        asked = canonical(server_name) if server_name and app == App.DNS else ""
         # A hunt looks at the names in questions: it has nothing against the resolver.
         queries_only = bool(asked) and effect is Effect.NONE
         yield Objection(proto, dst, dport, frozenset(names), asked, queries_only, f"{signature} objected")

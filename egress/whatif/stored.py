@@ -9,13 +9,13 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from egress.model import Action, Effect, Mode, Reason
+from egress.model import Action, App, Effect, Mode, Reason
 from egress.policy.domain import canonical, is_address
 from egress.store.database.matching import glob
 from egress.store.database.sqlite import by_itself
 from egress.store.database.tables import findings as finding_table
 from egress.store.database.tables import flows as flow_table
-from egress.whatif.subject import DNS, NAMING, Target, recorded
+from egress.whatif.subject import NAMING, Target, recorded
 
 CHUNK = 1000  # rows read together
 LOOKBACK = 1000  # flows to an address that are searched for its names
@@ -48,7 +48,7 @@ class Deed:
     @property
     def query(self) -> str:
         """The name it asked the DNS for, the last one if there were several; "" if none was read."""
-        return self.server_name if self.app == DNS else ""
+        return self.server_name if self.app == App.DNS else ""
 
 
 def deeds(

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from ipaddress import ip_address
 
-from egress.model import PROTOCOL_NUMBERS, TCP, UDP, Action, Agent, Mode, Rule
+from egress.model import PROTOCOL_NUMBERS, TCP, UDP, Action, Agent, App, Mode, Rule
 from egress.policy.domain import canonical
 from egress.records.shape import RECORD_NAMES
 
-NAMING = frozenset(("tls", "quic", "http", "http2"))  # application protocols whose bytes say for whom they are
-DNS, DNS_PORT = "dns", 53
+NAMING = frozenset(app for app in App if app.names_host)
+DNS_PORT = 53
 
 
 @dataclass(slots=True)
