@@ -1,6 +1,6 @@
 """Which socket a flow belongs to: the kernel is asked by addresses and ports (sock_diag(7)), in the flow's namespace.
 
-Layout from linux/inet_diag.h; netlink headers as in `egress.gateway.kernel.nfnetlink`. The kernel looks up as it does
+Layout from linux/inet_diag.h; framing in `egress.gateway.kernel.netlink`. The kernel looks up as it does
 for a packet that arrives: connected or not, IPv4 in an IPv6 socket, bound to a device. Ports are in network byte
 order.
 """
@@ -13,14 +13,13 @@ import socket
 import struct
 from typing import NamedTuple
 
-from egress.gateway.kernel.conntrack import messages
-from egress.gateway.kernel.nfnetlink import HEADER
+from egress.gateway.kernel import netlink
 from egress.gateway.pipe.note import Note
 from egress.model import TCP, UDP
 
 LISTEN = 10  # TCP_LISTEN: a server's socket, whoever connects to it
 
-_BY_FAMILY, _REQUEST, _ERROR = 20, 0x01, 2  # SOCK_DIAG_BY_FAMILY, NLM_F_REQUEST, NLMSG_ERROR
+_BY_FAMILY = 20  # SOCK_DIAG_BY_FAMILY
 _ASK = struct.Struct("=BBBxI")  # inet_diag_req_v2: family, protocol, extensions, states; then the id
 _PORTS = struct.Struct(">HH")
 _END = struct.Struct("=5I")  # of inet_diag_msg: expires, rqueue, wqueue, uid, inode
@@ -53,17 +52,17 @@ def request(note: Note, device: int) -> bytes:
     (src, sport), (dst, dport) = (remote, local) if note.proto == UDP else (local, remote)
     body = _ASK.pack(family, note.proto, 0, 0xFFFFFFFF) + _PORTS.pack(sport, dport)
     body += src.ljust(16, b"\0") + dst.ljust(16, b"\0") + struct.pack("=I", device) + _ANY
-    return HEADER.pack(HEADER.size + len(body), _BY_FAMILY, _REQUEST, 1, 0) + body
+    return netlink.request(_BY_FAMILY, body, sequence=1)
 
 
 def answer(data: bytes) -> Socket | None:
     """What the kernel answered. Raises OSError where it refuses, or says nothing we understand."""
-    for kind, body in messages(data):
+    for kind, body in netlink.messages(data):
         if kind == _BY_FAMILY and len(body) >= 4 + _ID + _END.size:
             *_, uid, inode = _END.unpack_from(body, 4 + _ID)
             return Socket(inode, uid, body[1])
-        if kind == _ERROR and len(body) >= 4:
-            code = -struct.unpack_from("=i", body)[0]
+        if kind == netlink.ERROR and len(body) >= 4:
+            code = netlink.errno(body)
             if code == errno.ENOENT:
                 return None
             raise OSError(code, os.strerror(code) if code > 0 else "an empty answer")

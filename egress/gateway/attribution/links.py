@@ -1,19 +1,18 @@
 """Interfaces and the namespaces their other ends are in: the few rtnetlink(7) messages that takes.
 
-Layout from linux/rtnetlink.h, if_link.h, if_addr.h, net_namespace.h; headers as in `egress.gateway.kernel.nfnetlink`.
+Layout from linux/rtnetlink.h, if_link.h, if_addr.h, net_namespace.h; framing in `egress.gateway.kernel.netlink`.
 """
 
 from __future__ import annotations
 
-import os
 import socket
 import struct
 from collections.abc import Iterator
 from itertools import islice
 from typing import NamedTuple
 
-from egress.gateway.kernel.conntrack import attributes, messages
-from egress.gateway.kernel.nfnetlink import HEADER, attribute
+from egress.gateway.kernel import netlink
+from egress.gateway.kernel.netlink import attribute, attributes, messages
 
 TIMEOUT = 1.0  # seconds without an answer of the kernel
 BUFFER = 1 << 16
@@ -21,8 +20,6 @@ MAX_MESSAGES = 1 << 16  # of one answer
 MAX_ADDRESSES = 1024  # read of an agent's namespace: it may have a million, and all of a bridge's flows would wait
 
 _NEW_LINK, _GET_LINK, _NEW_ADDRESS, _GET_ADDRESS, _NEW_NSID, _GET_NSID = 16, 18, 20, 22, 88, 90  # RTM_*
-_REQUEST, _DUMP = 0x01, 0x300  # NLM_F_*
-_ERROR, _DONE = 2, 3  # NLMSG_*
 _NAME, _PEER, _MASTER, _LINKINFO, _PEER_NSID = 3, 5, 10, 18, 37  # IFLA_IFNAME, LINK, MASTER, LINKINFO, LINK_NETNSID
 _KIND = 1  # IFLA_INFO_KIND
 _ADDRESS, _LOCAL = 1, 2  # IFA_*
@@ -50,20 +47,20 @@ def open_route() -> socket.socket:
 
 def link(route: socket.socket, index: int) -> Link | None:
     """The interface of an index; None where there is none."""
-    route.send(_message(_GET_LINK, 0, _IFINFO.pack(0, 0, index, 0, 0)))
+    route.send(_request(_GET_LINK, _IFINFO.pack(0, 0, index, 0, 0)))
     return next((each for each in _links(route.recv(BUFFER)) if each.number == index), None)
 
 
 def ports(route: socket.socket, bridge: int) -> list[Link]:
     """The interfaces that are ports of a bridge. Raises OSError."""
     body = _IFINFO.pack(0, 0, 0, 0, 0) + attribute(_MASTER, struct.pack("=I", bridge))
-    return [each for part in _dump(route, _message(_GET_LINK, _DUMP, body)) for each in _links(part, bridge)]
+    return [each for part in _dump(route, _GET_LINK, body) for each in _links(part, bridge)]
 
 
 def nsid(route: socket.socket, descriptor: int) -> int | None:
     """Our number for the namespace behind a file descriptor; None where nothing of ours leads there."""
     body = bytes(4) + attribute(_BY_DESCRIPTOR, struct.pack("=I", descriptor))
-    route.send(_message(_GET_NSID, 0, body))
+    route.send(_request(_GET_NSID, body))
     for kind, answer in messages(route.recv(BUFFER)):
         number = _int(attributes(answer[4:]).get(_NSID, b"")) if kind == _NEW_NSID else None
         if number is not None and number >= 0:
@@ -73,7 +70,7 @@ def nsid(route: socket.socket, descriptor: int) -> int | None:
 
 def addresses(route: socket.socket) -> set[bytes]:
     """Addresses of the namespace that the socket is in, packed, the first MAX_ADDRESSES. Raises OSError."""
-    parts = _dump(route, _message(_GET_ADDRESS, _DUMP, bytes(_IFADDR.size)))
+    parts = _dump(route, _GET_ADDRESS, bytes(_IFADDR.size))
     return set(islice((each for part in parts for each in _locals(part)), MAX_ADDRESSES))
 
 
@@ -99,17 +96,17 @@ def _locals(data: bytes) -> Iterator[bytes]:
                 yield address
 
 
-def _dump(route: socket.socket, request: bytes) -> Iterator[bytes]:
-    """The messages of an answer in many parts."""
-    route.send(request)
+def _dump(route: socket.socket, kind: int, body: bytes) -> Iterator[bytes]:
+    """Ask for all entries of a kind. Yields the parts of the answer."""
+    route.send(_request(kind, body, netlink.DUMP))
     for _ in range(MAX_MESSAGES):
         data = route.recv(BUFFER)
         yield data
-        for kind, body in messages(data):
-            if kind == _DONE:
+        for answer, content in messages(data):
+            if answer == netlink.DONE:
                 return
-            if kind == _ERROR and len(body) >= 4 and (code := -struct.unpack_from("=i", body)[0]):
-                raise OSError(code, os.strerror(code))
+            if answer == netlink.ERROR:
+                netlink.check(netlink.errno(content))
     raise OSError("the kernel's answer does not end")
 
 
@@ -117,5 +114,5 @@ def _int(value: bytes) -> int | None:
     return struct.unpack("=i", value)[0] if len(value) == 4 else None
 
 
-def _message(kind: int, flags: int, body: bytes) -> bytes:
-    return HEADER.pack(HEADER.size + len(body), kind, _REQUEST | flags, 1, 0) + body
+def _request(kind: int, body: bytes, flags: int = 0) -> bytes:
+    return netlink.request(kind, body, flags=flags, sequence=1)

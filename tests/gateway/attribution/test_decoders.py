@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from egress.gateway.attribution import diag, links, proc, tables
-from egress.gateway.kernel.nfnetlink import HEADER, attribute
+from egress.gateway.kernel.netlink import HEADER, attribute
 from egress.gateway.pipe.note import Note
 from egress.model import TCP, UDP
 from egress.records.shape import PROCESS_CMDLINE

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import struct
 
-from hypothesis import given
-from hypothesis import strategies as st
-
 from egress.gateway.kernel import nfnetlink
 
 
@@ -32,18 +29,3 @@ def test_one_message_holds_everything_and_flags_stand_once() -> None:
         (4, struct.pack(">I", 5)),  # mask: fail-open and GSO are both decided
         (5, struct.pack(">I", 4)),
     ]
-
-
-def test_acknowledgement_is_told_from_other_messages() -> None:
-    def error(sequence: int, code: int) -> bytes:
-        return struct.pack("=IHHIIi", 36, 2, 0, sequence, 0, code) + bytes(16)
-
-    assert nfnetlink.acknowledged(error(3, 0), 3) == 0
-    assert nfnetlink.acknowledged(error(3, -95), 3) == 95
-    assert nfnetlink.acknowledged(error(4, -95), 3) is None
-    assert nfnetlink.acknowledged(struct.pack("=IHHII", 16, 3 << 8, 0, 3, 0) + bytes(20), 3) is None
-
-
-@given(st.binary(max_size=64))
-def test_any_bytes_are_no_error(raw: bytes) -> None:
-    assert nfnetlink.acknowledged(raw, 1) is None or raw[8:12] == struct.pack("=I", 1)
