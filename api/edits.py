@@ -34,7 +34,7 @@ from api.auth import Caller
 from api.database import Store
 from api.problems import Problem, unavailable, wrong_parameter
 from egress.errors import EgressError
-from egress.records.eve import micros
+from egress.records.times import micros
 from egress.store.database.database import require_schema, writing
 from egress.store.policy import idempotency
 

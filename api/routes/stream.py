@@ -18,8 +18,9 @@ from api.auth import Authenticator, Viewer
 from api.database import Store
 from api.problems import Problem
 from api.records import Filters, Wanted
-from egress.records.eve import iso, to_eve
+from egress.records.eve import to_eve
 from egress.records.shape import FindingRecord, FlowRecord
+from egress.records.times import iso
 from egress.store.database.tables import findings, flows
 from egress.store.query.listing import Condition, made_findings, updated_flows
 

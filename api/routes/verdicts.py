@@ -16,8 +16,9 @@ from api.problems import wrong_parameter
 from api.records import Filters
 from api.shapes import VerdictOut
 from egress.model import Action
-from egress.records.eve import iso, process_part
+from egress.records.eve import process_part
 from egress.records.shape import AnomalyRecord, FlowRecord, ProcessRecord
+from egress.records.times import iso
 from egress.store.database.tables import anomalies, flows
 from egress.store.query.listing import anomaly_key, list_anomalies, list_flows
 from egress.store.query.processes import by_flow

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from egress.capture import blocks, spans
 from egress.capture.spans import Span
-from egress.records.eve import iso, micros
 from egress.records.shape import EvidenceRecord, FindingRecord
+from egress.records.times import iso, micros
 
 SHOWN = 64  # of the evidence's bytes, in a comment
 

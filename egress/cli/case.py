@@ -13,7 +13,7 @@ from egress.cli.output.tables import as_json, output_option, table
 from egress.cli.output.text import plain, size, when
 from egress.config import Config, load_config
 from egress.errors import EgressError
-from egress.records.eve import iso
+from egress.records.times import iso
 from egress.store.cases.cases import (
     Capture,
     Contents,

@@ -19,7 +19,8 @@ from egress.hunt.hunter import Hunter, Settings
 from egress.hunt.hunters import load
 from egress.hunt.run import Result, hunt
 from egress.policy.budgettext import parse_bytes
-from egress.records.eve import iso, to_eve
+from egress.records.eve import to_eve
+from egress.records.times import iso
 from egress.store.cases.cases import close_case
 from egress.store.query.history import History, Window, keep
 

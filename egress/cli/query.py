@@ -22,8 +22,8 @@ from egress.cli.output import counts, csvtext
 from egress.cli.output.flowtable import flow_table
 from egress.cli.output.tables import table
 from egress.model import Action
-from egress.records.eve import iso
 from egress.records.shape import FlowRecord
+from egress.records.times import iso
 from egress.store.query.counting import KEYS
 from egress.store.query.reader import SORTS, Filter, Told, agents, flows, stories
 from egress.store.query.search import FIELDS

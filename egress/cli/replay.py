@@ -17,7 +17,7 @@ from egress.config import load_config
 from egress.errors import EgressError
 from egress.model import Policy, Rule
 from egress.policy.file import load_policy
-from egress.records.eve import iso
+from egress.records.times import iso
 from egress.replay import Found, Network, Report, replay
 
 if TYPE_CHECKING:

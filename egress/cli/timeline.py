@@ -17,7 +17,7 @@ from egress.cli.output.sparkline import axis_lines, bars, blocks, marks
 from egress.cli.output.tables import as_json, output_option
 from egress.cli.output.text import plain, size, when
 from egress.errors import InputError
-from egress.records.eve import iso
+from egress.records.times import iso
 from egress.store.query.reader import Filter
 from egress.store.query.timeline import Activity, Axis, axis, timeline
 

@@ -15,39 +15,23 @@ from __future__ import annotations
 
 import binascii
 import json
-from datetime import UTC, datetime
-from functools import lru_cache
 
 from egress.model import Reason
-from egress.records.shape import AnomalyRecord, EvidenceRecord, FindingRecord, FlowRecord, ProcessRecord, Record
-
-FLOW_STATES = ("new", "established", "closed", "timeout", "evicted", "shutdown")
-DIRECTIONS = ("out", "in")
+from egress.records.shape import (
+    DIRECTIONS,
+    AnomalyRecord,
+    EvidenceRecord,
+    FindingRecord,
+    FlowRecord,
+    ProcessRecord,
+    Record,
+)
+from egress.records.times import iso
 
 MAX_LINE = 64 * 1024  # bytes of one line; ours stay far below
-# Up to here (the year 2106) a float of seconds names each microsecond; a hostile capture's later times are cut to it.
-MAX_MICROS = (1 << 32) * 1_000_000 - 1
 
 _Document = dict[str, object]
 _encode = json.JSONEncoder(separators=(",", ":"), check_circular=False, allow_nan=False).encode
-
-
-def micros(ts: float) -> int:
-    """Seconds since the epoch as whole microseconds, cut to 1970..2106 (NaN is 1970)."""
-    if 0.0 <= ts < 4294967296.0:
-        return min(round(ts * 1e6), MAX_MICROS)
-    return MAX_MICROS if ts > 0 else 0
-
-
-def iso(ts: float) -> str:
-    """`2026-11-23T15:06:02.123456Z` for seconds since the epoch."""
-    second, rest = divmod(micros(ts), 1_000_000)
-    return f"{_second(second)}.{rest:06d}Z"
-
-
-@lru_cache(maxsize=256)  # a busy journal writes thousands of records a second
-def _second(second: int) -> str:
-    return datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 
 def to_eve(record: Record) -> dict[str, object]:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import binascii
 import json
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import TypeVar
 
 from egress.errors import Malformed
 from egress.model import EVIDENCE_BYTES, Action, Direction, Effect, Mode, Reason, Severity
-from egress.records.eve import DIRECTIONS, FLOW_STATES, MAX_LINE, MAX_MICROS
+from egress.records.eve import MAX_LINE
 from egress.records.shape import (
+    DIRECTIONS,
+    FLOW_STATES,
     PROCESS_CMDLINE,
     PROCESS_PATH,
     RECORD_NAMES,
@@ -25,6 +26,7 @@ from egress.records.shape import (
     ProcessStatus,
     Record,
 )
+from egress.records.times import from_iso
 
 MAX_COUNT = (1 << 63) - 1  # what a database's BIGINT holds
 TIME_BYTES = len('{"timestamp":"2026-11-23T15:06:02.123456Z"')  # how each line begins
@@ -32,8 +34,6 @@ _MAX_ID = (1 << 32) - 1  # of processes and users
 # Bytes of text that records are looked up by: of all in one key PostgreSQL's indexes hold 2,704.
 _KEY_BYTES, _DETAIL_BYTES = 256, 1200
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MICROSECOND = timedelta(microseconds=1)
 _Document = dict[str, object]
 _E = TypeVar("_E", bound=StrEnum)
 
@@ -238,16 +238,10 @@ def _enum(known: type[_E], document: _Document, key: str) -> _E:
 
 
 def _time(document: _Document, key: str) -> float:
-    value = _text(document, key)
-    if len(value) != len("2026-11-23T15:06:02.123456Z") or value[10] != "T" or value[-1] != "Z":
-        raise Malformed(f"{key} is not a UTC time with microseconds")
     try:
-        count = (datetime.fromisoformat(value) - _EPOCH) // _MICROSECOND
-    except ValueError:
-        raise Malformed(f"{key} is not a UTC time with microseconds") from None
-    if not 0 <= count <= MAX_MICROS:
-        raise Malformed(f"{key} is outside 1970..2106")
-    return count / 1_000_000
+        return from_iso(_text(document, key))
+    except Malformed as error:
+        raise Malformed(f"{key} {error}") from None
 
 
 def _names(document: _Document) -> tuple[str, ...]:

@@ -7,6 +7,8 @@ from enum import StrEnum
 
 from egress.model import Action, Direction, Effect, Mode, Reason, Severity
 
+FLOW_STATES = ("new", "established", "closed", "timeout", "evicted", "shutdown")
+DIRECTIONS = ("out", "in")  # by Direction
 RECORD_NAMES = 8
 PROCESS_CMDLINE, PROCESS_PATH = 4096, 1024  # characters kept of a command line; of an executable's and a cgroup's path
 

@@ -15,7 +15,7 @@ from publicsuffixlist import PublicSuffixList
 from egress.model import App, Rule
 from egress.policy.domain import parse_pattern
 from egress.policy.ruletext import MAX_PORTS, read_rule
-from egress.records.eve import iso
+from egress.records.times import iso
 
 AUTHOR = "egress learn"
 SIBLINGS = 3  # names under one parent that make a wildcard of it

@@ -17,8 +17,8 @@ from sqlalchemy.engine import Engine
 from egress.cli.input import queries
 from egress.cli.output import csvtext, sparkline
 from egress.model import Action, Agent, Budget, Measure, Reason, Severity, Span
-from egress.records.eve import iso
 from egress.records.read import from_eve
+from egress.records.times import iso
 from egress.store.database.database import writing
 from egress.store.policy.agents import StoredAgent, add_agent
 from egress.store.policy.audit import Actor

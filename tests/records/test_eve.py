@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import replace
-from datetime import datetime
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from egress.errors import Malformed
-from egress.records.eve import MAX_LINE, iso, line, micros, to_eve
+from egress.records.eve import MAX_LINE, line, to_eve
 from egress.records.read import from_eve, parse_line
 from egress.records.shape import PROCESS_CMDLINE, PROCESS_PATH, Record
 from tests.store import samples
@@ -57,26 +55,6 @@ def test_the_shape_is_eves() -> None:
         to_eve(record)["event_type"] for record in (samples.FLOW, samples.ANOMALY, samples.EVIDENCE, samples.PROCESS)
     ]
     assert kinds == ["flow", "anomaly", "evidence", "process"]
-
-
-@pytest.mark.parametrize(
-    ("ts", "text"),
-    [
-        (0.0, "1970-01-01T00:00:00.000000Z"),
-        (-5.0, "1970-01-01T00:00:00.000000Z"),
-        (math.nan, "1970-01-01T00:00:00.000000Z"),
-        (1e300, "2106-02-07T06:28:15.999999Z"),
-        (math.inf, "2106-02-07T06:28:15.999999Z"),
-        (0.9999999, "1970-01-01T00:00:01.000000Z"),
-    ],
-)
-def test_a_capture_can_hold_any_time(ts: float, text: str) -> None:
-    assert iso(ts) == text
-
-
-@given(st.floats(0, 4_294_967_295))
-def test_iso_agrees_with_datetime(ts: float) -> None:
-    assert round(datetime.fromisoformat(iso(ts)).timestamp() * 1e6) == micros(ts)
 
 
 @given(st.binary(max_size=200) | json_values.map(lambda value: json.dumps(value).encode()))

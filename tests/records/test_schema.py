@@ -20,8 +20,8 @@ from egress import capture
 from egress.capture.link import ip_packet
 from egress.model import Action, Direction, Effect, Mode, Reason, Severity, protocol_name
 from egress.records import schema
-from egress.records.eve import FLOW_STATES, line, to_eve
-from egress.records.shape import ProcessStatus, Record
+from egress.records.eve import line, to_eve
+from egress.records.shape import FLOW_STATES, ProcessStatus, Record
 from egress.wire.community import community_id
 from signatures import load
 from tests.store import samples

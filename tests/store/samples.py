@@ -7,8 +7,9 @@ from dataclasses import replace
 from hypothesis import strategies as st
 
 from egress.model import Action, Direction, Effect, Mode, Reason, Severity, Step, StepSource
-from egress.records.eve import FLOW_STATES, MAX_MICROS, line
+from egress.records.eve import line
 from egress.records.shape import (
+    FLOW_STATES,
     AnomalyRecord,
     EvidencePacket,
     EvidenceRecord,
@@ -17,6 +18,7 @@ from egress.records.shape import (
     ProcessRecord,
     ProcessStatus,
 )
+from egress.records.times import MAX_MICROS
 
 START = 1_795_446_362.123456
 

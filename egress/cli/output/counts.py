@@ -13,7 +13,7 @@ from sqlalchemy.engine import Engine
 from egress.cli.output import csvtext
 from egress.cli.output.tables import table
 from egress.cli.output.text import size, when
-from egress.records.eve import iso
+from egress.records.times import iso
 from egress.store.query.counting import ORDERS, Count, count_by
 from egress.store.query.reader import Filter
 

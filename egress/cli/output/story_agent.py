@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from egress.cli.output.oneline import brief
 from egress.cli.output.text import endpoint, labelled, size, when
 from egress.policy.budgettext import budget_text
-from egress.records.eve import iso
+from egress.records.times import iso
 from egress.store.policy.agents import StoredAgent, to_mapping
 from egress.store.query.counting import Count
 from egress.store.query.reader import AgentSummary

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from egress.records.eve import iso
+from egress.records.times import iso
 
 LABEL = 11  # columns
 

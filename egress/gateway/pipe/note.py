@@ -13,8 +13,8 @@ from collections import Counter
 from typing import NamedTuple
 
 from egress.model import PROTOCOL_NUMBERS, Action
-from egress.records.eve import MAX_MICROS, micros
 from egress.records.shape import FlowRecord
+from egress.records.times import MAX_MICROS, micros
 
 MAX_NOTE = 1024  # bytes
 MAX_PER_SECOND = 500  # flows of one agent told of; a flood of one must not hide the others

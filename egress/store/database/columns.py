@@ -12,8 +12,8 @@ from sqlalchemy.types import TypeDecorator
 
 from egress.model import Budget, Direction
 from egress.policy.budgettext import budgets_from_json, budgets_to_json
-from egress.records.eve import micros
 from egress.records.shape import EvidencePacket
+from egress.records.times import micros
 
 _PACKET = struct.Struct(">QBII")
 

@@ -16,8 +16,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 
 from egress.model import Action, Effect, Mode, Reason, Severity, StepSource
-from egress.records.eve import DIRECTIONS, FLOW_STATES
-from egress.records.shape import ProcessStatus
+from egress.records.shape import DIRECTIONS, FLOW_STATES, ProcessStatus
 from egress.store.database import schema
 from egress.store.database.columns import Budgets, Micros, Names, Packets, Plain, Ports
 

@@ -17,7 +17,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from egress.records.eve import micros
+from egress.records.times import micros
 from egress.store.database.columns import plain
 from egress.store.database.matching import glob
 from egress.store.database.tables import audit

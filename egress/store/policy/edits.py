@@ -12,7 +12,7 @@ from sqlalchemy.engine import Connection
 
 from egress.model import Rule
 from egress.policy.ruletext import to_mapping
-from egress.records.eve import micros
+from egress.records.times import micros
 from egress.store.database.columns import plain
 from egress.store.database.errors import Conflict, NotFound
 from egress.store.database.tables import policies, rules

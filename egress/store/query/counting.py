@@ -11,8 +11,8 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Engine
 
 from egress.model import Action
-from egress.records.eve import iso
 from egress.records.shape import ProcessStatus
+from egress.records.times import iso
 from egress.store.database.sqlite import by_itself
 from egress.store.database.tables import findings, flows, processes, steps
 from egress.store.query.processes import OF_FLOW

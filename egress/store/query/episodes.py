@@ -10,8 +10,8 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from egress.model import Action, Step
-from egress.records.eve import micros
 from egress.records.shape import FlowRecord
+from egress.records.times import micros
 from egress.store.database.errors import NotFound
 from egress.store.database.matching import glob
 from egress.store.database.tables import anomalies, findings, flows, steps

@@ -28,8 +28,7 @@ from lark.exceptions import UnexpectedEOF, UnexpectedInput, UnexpectedToken
 
 from egress.errors import InputError
 from egress.model import Action, Effect, Mode, Reason, Severity
-from egress.records.eve import DIRECTIONS, FLOW_STATES
-from egress.records.shape import ProcessStatus
+from egress.records.shape import DIRECTIONS, FLOW_STATES, ProcessStatus
 from egress.store.database.matching import any_name, glob, inside, unclosed
 from egress.store.database.tables import findings, flows, processes, steps
 from egress.store.query.processes import OF_FLOW

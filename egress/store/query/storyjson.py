@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from egress.model import Step
-from egress.records.eve import iso, process_part, to_eve
+from egress.records.eve import process_part, to_eve
+from egress.records.times import iso
 from egress.store.query.episodes import Episode, EpisodeStory, Part
 from egress.store.query.reader import Told
 from egress.store.query.stepjoin import Traffic

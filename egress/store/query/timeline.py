@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine
 
 from egress.model import Action
-from egress.records.eve import micros
+from egress.records.times import micros
 from egress.store.database.sqlite import by_itself
 from egress.store.database.tables import findings, flows
 from egress.store.query.reader import Filter, conditions

@@ -15,7 +15,7 @@ from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 
 from egress.config import Retention
-from egress.records.eve import micros
+from egress.records.times import micros
 from egress.store.database import days
 from egress.store.database.database import storing
 from egress.store.database.tables import DAYED, evidence, flows, pruned, steps

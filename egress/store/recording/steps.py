@@ -19,7 +19,7 @@ from sqlalchemy.engine import Connection
 
 from egress.errors import InputError
 from egress.model import AGENT_NAME, Step, StepSource
-from egress.records.eve import MAX_MICROS, iso, micros
+from egress.records.times import MAX_MICROS, iso, micros
 from egress.store.database.tables import agents, findings, flows, steps
 from egress.store.recording.writer import rows, upsert
 

@@ -15,8 +15,7 @@ from hypothesis import strategies as st
 from sqlalchemy.engine import Connection, Engine
 
 from egress.model import Action, Effect, Mode, Reason, Severity
-from egress.records.eve import DIRECTIONS, FLOW_STATES
-from egress.records.shape import FindingRecord, FlowRecord
+from egress.records.shape import DIRECTIONS, FLOW_STATES, FindingRecord, FlowRecord
 from egress.store.database.database import open_database, writing
 from egress.store.database.tables import findings, flows
 from egress.store.query.search import FIELDS, compile_query
