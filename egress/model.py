@@ -1,6 +1,6 @@
 """The vocabulary: what every room of the house calls things (stdlib only).
 
-Words: an *event* is an inward fact (`egress.engine.events`), a *finding* an opinion, a *verdict* an act,
+Words: an *event* is an inward fact (`egress.dissection.events`), a *finding* an opinion, a *verdict* an act,
 a *record* what leaves the engine. Addresses are packed (4 or 16 bytes) inside and text only in records.
 Times are seconds since the epoch, UTC, as float.
 """

@@ -27,7 +27,7 @@ from ipaddress import ip_address
 from itertools import islice
 
 from egress.config import Config, Limits
-from egress.engine.events import Burst, Event, Opened
+from egress.dissection.events import Burst, Event, Opened
 from egress.engine.signature import FlowView
 from egress.engine.window import WINDOWS, Estimate, Rhythm
 from egress.errors import InputError

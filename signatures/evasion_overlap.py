@@ -13,7 +13,7 @@ contradictions in bytes the engine no longer keeps, those of a settled flow.
 
 from __future__ import annotations
 
-from egress.engine.events import Event, Inconsistent
+from egress.dissection.events import Event, Inconsistent
 from egress.engine.signature import FlowView
 from egress.engine.wording import endpoint, printable
 from egress.model import EVIDENCE_BYTES, Direction, Finding, Severity

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import re
 
-from egress.engine.events import Event, StratumSpoken
+from egress.dissection.events import Event, StratumSpoken
 from egress.engine.signature import FlowView
 from egress.engine.wording import endpoint, printable
 from egress.model import EVIDENCE_BYTES, Direction, Finding, Severity

@@ -19,7 +19,7 @@ roles), and `ssh -R`, where the agent stays the client: ssh.unusual-port and the
 
 from __future__ import annotations
 
-from egress.engine.events import Event, SshPacket
+from egress.dissection.events import Event, SshPacket
 from egress.engine.signature import FlowView
 from egress.engine.wording import endpoint
 from egress.model import EVIDENCE_BYTES, Direction, Finding, Severity

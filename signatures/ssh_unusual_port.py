@@ -12,7 +12,7 @@ client and server changed to identify themselves in other words or after more th
 
 from __future__ import annotations
 
-from egress.engine.events import Event, SshSpoken
+from egress.dissection.events import Event, SshSpoken
 from egress.engine.signature import FlowView
 from egress.engine.wording import endpoint, printable
 from egress.model import EVIDENCE_BYTES, App, Direction, Finding, Severity

@@ -17,8 +17,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from egress.config import Limits
-from egress.engine.dissect import begins_quic
-from egress.engine.events import Burst, Event
+from egress.dissection.dissector import begins_quic
+from egress.dissection.events import Burst, Event
 from egress.engine.evidence import Evidence
 from egress.engine.flow import Flow, FlowTable, Key, flow_key, repeated_handshake
 from egress.engine.outcome import Outcome

@@ -14,8 +14,8 @@ from collections import OrderedDict
 from collections.abc import Iterator
 
 from egress.config import Limits
-from egress.engine.dissect import Dissector
-from egress.engine.events import Event
+from egress.dissection.dissector import Dissector
+from egress.dissection.events import Event
 from egress.engine.evidence import Evidence
 from egress.engine.outcome import Outcome
 from egress.engine.patterns import Scan

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from egress.engine.dissect import Dissector
-from egress.engine.events import Burst, Event, Inconsistent, Opened
+from egress.dissection.dissector import Dissector
+from egress.dissection.events import Burst, Event, Inconsistent, Opened
 from egress.engine.flow import Flow
 from egress.engine.stream import Overflow, Stream
 from egress.model import ACK, RST, SYN, TCP, URG, Direction, Mode, Packet

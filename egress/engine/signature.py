@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from egress.engine.events import Event
+from egress.dissection.events import Event
 from egress.model import Finding, Rule, Severity
 
 

@@ -7,7 +7,7 @@ from ipaddress import ip_address
 import pytest
 
 from egress.config import Limits
-from egress.engine.events import DnsAnswered, DnsAsked, Named
+from egress.dissection.events import DnsAnswered, DnsAsked, Named
 from egress.engine.flow import Flow
 from egress.engine.judge import Judge
 from egress.model import Action, Agent, Budget, Direction, Measure, Mode, Policy, PolicyChange, Reason, Rule, Span

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from egress.config import Limits
-from egress.engine.events import Event, Inconsistent, Opened, SshSpoken
+from egress.dissection.events import Event, Inconsistent, Opened, SshSpoken
 from egress.engine.flow import Flow
 from egress.engine.reassembly import events
 from egress.engine.stream import Overflow

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from egress.engine.events import Event, SshPacket, SshSpoken, StratumSpoken
+from egress.dissection.events import Event, SshPacket, SshSpoken, StratumSpoken
 from egress.engine.signature import Signature
 from egress.model import EVIDENCE_BYTES, TCP, Direction, Finding, Rule
 from egress.wire.jsonrpc import JsonStream

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from egress.engine.events import Burst, Opened
+from egress.dissection.events import Burst, Opened
 from egress.errors import InputError
 from egress.model import EVIDENCE_BYTES, ICMP, TCP, UDP, Action, Effect, Finding, Rule, Severity
 from signatures.beacon_timing import MAX_AGENTS, MIN_GAPS, ONCE, QUIET, RETURNED, BeaconTiming

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from egress.engine.events import Burst, Inconsistent
+from egress.dissection.events import Burst, Inconsistent
 from egress.engine.signature import FlowView
 from egress.engine.stream import Stream
 from egress.model import EVIDENCE_BYTES, Direction, Severity

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from egress.engine.events import StratumSpoken
+from egress.dissection.events import StratumSpoken
 from egress.engine.patterns import Patterns
 from egress.engine.signature import FlowView
 from egress.model import ACK, EVIDENCE_BYTES, Direction, Effect, Finding, Severity

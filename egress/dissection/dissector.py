@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Literal
 
-from egress.engine.events import (
+from egress.dissection.events import (
     DnsAnswered,
     DnsAsked,
     Event,
@@ -23,7 +23,7 @@ from egress.engine.events import (
     StratumSpoken,
     TlsOpened,
 )
-from egress.engine.lookup import Lookup
+from egress.dissection.lookup import Lookup
 from egress.errors import Malformed
 from egress.model import EVIDENCE_BYTES, TCP, UDP, App, Direction, Packet
 from egress.wire import http, http2, quic, socks, tls

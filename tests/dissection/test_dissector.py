@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from egress.engine.dissect import HEAD_BYTES, Dissector
-from egress.engine.events import DnsAsked, Event, HttpAsked, Named, SshSpoken, StratumSpoken, TlsOpened
+from egress.dissection.dissector import HEAD_BYTES, Dissector
+from egress.dissection.events import DnsAsked, Event, HttpAsked, Named, SshSpoken, StratumSpoken, TlsOpened
 from egress.model import TCP, UDP, Direction
 from egress.wire.packet import decode
 from tests.traffic import AGENT4, SERVER4, client_hello, udp

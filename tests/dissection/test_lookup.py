@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from egress.engine.events import DnsAnswered, DnsAsked
-from egress.engine.lookup import MAX_OPEN, Lookup
+from egress.dissection.events import DnsAnswered, DnsAsked
+from egress.dissection.lookup import MAX_OPEN, Lookup
 from egress.model import Direction
 from tests.engine.resolver import framed, question, reply
 

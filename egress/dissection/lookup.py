@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterator
 
-from egress.engine.events import DnsAnswered, DnsAsked
+from egress.dissection.events import DnsAnswered, DnsAsked
 from egress.errors import Malformed
 from egress.model import Direction
 from egress.wire import dns
