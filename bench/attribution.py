@@ -22,10 +22,10 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from demo.stage import SERVER, Stage
-from egress.config import Limits
 from egress.engine.engine import Engine
 from egress.gateway.pipe.note import MAX_NOTE
 from egress.gateway.worker.notifier import Asking
+from egress.limits import Limits
 from egress.model import Action, Agent, Direction, Policy, Rule
 from egress.records.shape import ProcessStatus
 from egress.store.database.database import open_database

@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from egress.config import Limits
 from egress.engine.engine import Engine
+from egress.limits import Limits
 from egress.model import ACK, PSH, Agent, Direction, Policy
 from egress.wire.packet import decode
 from tests.traffic import START, Talk, agent, engine, tcp

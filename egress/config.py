@@ -17,6 +17,7 @@ from pathlib import Path
 import yaml
 
 from egress.errors import InputError
+from egress.limits import Limits
 
 CONFIG_FILE = Path("/etc/egress/egress.yaml")
 POLICY_FILE = Path("/etc/egress/policy.yaml")
@@ -24,34 +25,6 @@ SEGMENT_BYTES = 64 * 1024  # the smallest journal segment: a record's line has 6
 JOURNAL_BYTES = 1024 * 1024  # and the smallest journal
 
 _HOST = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", re.ASCII)
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """Bounds of the engine, per worker process. Times in seconds."""
-
-    max_flows: int = 65536  # tracked flows; past it idle decided ones go first, undecided ones are refused
-    max_flows_agent: int = 16384  # of which one agent may hold
-    stream_buffer: int = 65536  # out-of-order bytes held a direction
-    max_buffered: int = 64 * 1024 * 1024  # bytes under inspection over all flows of one agent
-    settle_bytes: int = 65536  # a flow that proved nothing in this many bytes a direction is opaque
-    tcp_handshake: float = 60.0
-    tcp_established: float = 7200.0
-    tcp_closed: float = 30.0
-    udp_timeout: float = 180.0
-    other_timeout: float = 60.0
-    refused_timeout: float = 600.0  # a refused flow is remembered this long after its last packet
-    destination_timeout: float = 3600.0  # a refused destination is remembered this long after it was last tried
-    midstream_grace: float = 300.0  # after a start, connections may be picked up in mid-stream for this long
-    idle_gap: float = 0.4  # silence of both sides that ends a burst
-    ask_timeout: float = 120.0  # a flow or query that waits for an approval is refused after this long
-    ask_holds: int = 64  # of one agent that wait at a time; more are refused at once
-    evidence_packets: int = 32  # first packets of an undecided flow kept for a finding; 0 keeps none
-    evidence_bytes: int = 32768  # of which this many bytes at most
-
-    def __post_init__(self) -> None:
-        if not (0 <= self.evidence_packets <= 64 and 0 <= self.evidence_bytes <= 32768):
-            raise InputError("limits: evidence_packets must be from 0 to 64, evidence_bytes from 0 to 32768")
 
 
 @dataclass(frozen=True, slots=True)

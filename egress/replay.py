@@ -18,9 +18,9 @@ from egress import capture
 from egress.addresses import Networks
 from egress.capture.fragments import Reassembler
 from egress.capture.link import ip_packet
-from egress.config import Limits
 from egress.engine.engine import Engine
 from egress.errors import EgressError, Malformed
+from egress.limits import Limits
 from egress.model import ACK, FIN, ICMP, ICMPV6, RST, SYN, TCP, Action, Agent, Direction, Mode, Packet, Policy
 from egress.records.shape import AnomalyRecord, FindingRecord, FlowRecord, Record
 from egress.wire.packet import decode

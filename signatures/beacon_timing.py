@@ -26,11 +26,12 @@ from collections import OrderedDict
 from ipaddress import ip_address
 from itertools import islice
 
-from egress.config import Config, Limits
+from egress.config import Config
 from egress.dissection.events import Burst, Event, Opened
 from egress.engine.signature import FlowView
 from egress.engine.window import WINDOWS, Estimate, Rhythm
 from egress.errors import InputError
+from egress.limits import Limits
 from egress.model import EVIDENCE_BYTES, ICMP, ICMPV6, UDP, App, Effect, Finding, Severity, protocol_name
 
 KEYS_FLOOR = 10  # M is at least this: the first keys must not be judged as if no others would follow

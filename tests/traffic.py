@@ -15,9 +15,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 
-from egress.config import Limits
 from egress.engine.engine import Engine
 from egress.engine.outcome import Outcome
+from egress.limits import Limits
 from egress.model import ACK, FIN, ICMP, PSH, RST, SYN, TCP, UDP, Action, Agent, Direction, Policy, Rule
 from egress.records.shape import FindingRecord, Record
 

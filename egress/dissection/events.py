@@ -20,7 +20,7 @@ class Opened(NamedTuple):
 
 
 class Burst(NamedTuple):
-    """The agent spoke first after both sides had been silent for at least `config.Limits.idle_gap` seconds."""
+    """The agent spoke first after both sides had been silent for at least `Limits.idle_gap` seconds."""
 
     ts: float
 

@@ -16,7 +16,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from egress.config import Limits
 from egress.dissection.dissector import begins_quic
 from egress.dissection.events import Burst, Event
 from egress.engine.evidence import Evidence
@@ -32,6 +31,7 @@ from egress.engine.stream import Overflow
 from egress.engine.tracker import Tracker
 from egress.engine.verdicts import Verdicts
 from egress.errors import Malformed
+from egress.limits import Limits
 from egress.model import (
     ACK,
     ICMP,

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import deque
 from itertools import chain
 
-from egress.config import Limits
+from egress.limits import Limits
 from egress.model import Direction
 from egress.records.shape import EvidencePacket, EvidenceRecord, FindingRecord
 

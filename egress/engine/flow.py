@@ -13,13 +13,13 @@ import hashlib
 from collections import OrderedDict
 from collections.abc import Iterator
 
-from egress.config import Limits
 from egress.dissection.dissector import Dissector
 from egress.dissection.events import Event
 from egress.engine.evidence import Evidence
 from egress.engine.outcome import Outcome
 from egress.engine.patterns import Scan
 from egress.engine.stream import Stream, distance
+from egress.limits import Limits
 from egress.model import (
     ACK,
     FIN,

@@ -25,8 +25,8 @@ import hashlib
 from collections import Counter
 from ipaddress import ip_address
 
-from egress.config import Limits
 from egress.engine.flow import Flow
+from egress.limits import Limits
 from egress.model import Agent, Hold, Mode, protocol_name
 from egress.policy.domain import is_host
 from egress.records.shape import RECORD_NAMES

@@ -17,10 +17,10 @@ keeping to it, and its expiry, a deny rule, a finding, a budget or a quarantine 
 
 from __future__ import annotations
 
-from egress.config import Limits
 from egress.dissection.events import DnsAnswered, DnsAsked, Event, Named
 from egress.engine.flow import Flow
 from egress.engine.holds import asks
+from egress.limits import Limits
 from egress.model import Action, App, Direction, Policy, PolicyChange, Reason, Rule, Verdict
 from egress.policy.affected import Concern
 from egress.policy.bindings import Bindings

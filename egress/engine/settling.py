@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import replace
 
-from egress.config import Limits
 from egress.engine.flow import Flow
 from egress.engine.outcome import Outcome
 from egress.engine.patterns import Patterns
 from egress.engine.records import flow_record
 from egress.engine.tracker import Tracker
 from egress.engine.verdicts import Verdicts
+from egress.limits import Limits
 from egress.model import UDP, Action, App, Direction, Mode, Reason
 from egress.records.shape import Record
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterator
 
-from egress.config import Limits
 from egress.engine.flow import Flow
+from egress.limits import Limits
 
 SLACK = 4096  # stale entries tolerated beyond two a live flow
 

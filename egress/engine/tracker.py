@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from egress.addresses import Networks
-from egress.config import Limits
 from egress.engine.flow import Flow, FlowTable
 from egress.engine.records import flow_record
 from egress.engine.timers import Timers
+from egress.limits import Limits
 from egress.model import TCP, Agent
 from egress.records.shape import FlowRecord
 

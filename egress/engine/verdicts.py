@@ -14,13 +14,13 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import replace
 
-from egress.config import Limits
 from egress.engine.flow import Flow
 from egress.engine.holds import APPROVED, DENIED, EXPIRED, WITHDRAWN, Holds, asks
 from egress.engine.judge import Judge
 from egress.engine.outcome import Outcome
 from egress.engine.records import flow_record
 from egress.engine.tracker import Tracker
+from egress.limits import Limits
 from egress.model import Action, Agent, Hold, Mode, Policy, PolicyChange, Reason, Verdict
 from egress.records.shape import Record
 

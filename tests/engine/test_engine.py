@@ -7,7 +7,7 @@ from ipaddress import ip_address
 
 import pytest
 
-from egress.config import Limits
+from egress.limits import Limits
 from egress.model import ACK, ICMP, PSH, RST, SYN, Action, Direction, Mode, Reason, Rule
 from egress.records.shape import AnomalyRecord, FlowRecord
 from tests.traffic import (

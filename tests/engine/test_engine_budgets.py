@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from egress.config import Limits
 from egress.engine.engine import Engine
+from egress.limits import Limits
 from egress.model import Action, Budget, Measure, Mode, Policy, Reason, Rule, Span
 from egress.records.shape import FlowRecord
 from tests.traffic import AGENT4, AGENT6, SERVER4, SERVER6, START, Talk, agent

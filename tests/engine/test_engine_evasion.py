@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from egress.config import Limits
+from egress.limits import Limits
 from egress.model import ACK, FIN, PSH, SYN, URG, Action, Direction, Mode, Policy, Reason, Rule
 from tests.traffic import AGENT4, SERVER4, START, Step, Talk, agent, echo, engine, ip_packet, play, tcp
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from hpack import Encoder
 
-from egress.config import Limits
 from egress.engine.engine import Engine
+from egress.limits import Limits
 from egress.model import UDP, Action, Direction, Mode, Policy, Reason, Rule
 from egress.policy.bindings import FLOOR, GRACE
 from tests.engine.resolver import (

@@ -8,8 +8,8 @@ import struct
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from egress.config import Limits
 from egress.engine.outcome import Outcome
+from egress.limits import Limits
 from egress.model import Action, Direction, Mode
 from egress.records.shape import Record
 from tests.traffic import AGENT4, AGENT6, SERVER4, SERVER6, START, Step, Talk, agent, echo, engine, play, tcp, udp

@@ -7,8 +7,8 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from egress.config import Limits
 from egress.engine.evidence import Evidence
+from egress.limits import Limits
 from egress.model import Direction
 from tests.capture.test_evidence import FOUND
 

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from egress.config import Limits
 from egress.engine.flow import Flow
+from egress.limits import Limits
 from egress.model import ACK, FIN, PSH, RST, SYN, TCP, Action, Direction, Packet, Reason, Verdict
 from egress.wire.packet import decode
 from tests.traffic import AGENT4, SERVER4, START, agent, tcp

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from egress.config import Limits
 from egress.engine.outcome import Outcome
+from egress.limits import Limits
 from egress.model import SYN, Action, Budget, Direction, Hold, Measure, Mode, Reason, Rule, Span
 from tests.engine.keeper import Keeper
 from tests.engine.resolver import AAAA, RESOLVER4, A, framed, question, reply

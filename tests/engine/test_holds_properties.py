@@ -8,10 +8,10 @@ from dataclasses import replace
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from egress.config import Limits
 from egress.engine.engine import Engine
 from egress.engine.outcome import Outcome
 from egress.errors import Malformed
+from egress.limits import Limits
 from egress.model import Action, Direction, Mode, Policy, Rule
 from egress.wire.packet import decode
 from tests.engine.keeper import Keeper

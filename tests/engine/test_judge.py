@@ -6,10 +6,10 @@ from ipaddress import ip_address
 
 import pytest
 
-from egress.config import Limits
 from egress.dissection.events import DnsAnswered, DnsAsked, Named
 from egress.engine.flow import Flow
 from egress.engine.judge import Judge
+from egress.limits import Limits
 from egress.model import Action, Agent, Budget, Direction, Measure, Mode, Policy, PolicyChange, Reason, Rule, Span
 from egress.wire import dns
 from egress.wire.packet import decode

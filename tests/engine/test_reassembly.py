@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from egress.config import Limits
 from egress.dissection.events import Event, Inconsistent, Opened, SshSpoken
 from egress.engine.flow import Flow
 from egress.engine.reassembly import events
 from egress.engine.stream import Overflow
+from egress.limits import Limits
 from egress.model import Action, Mode, Reason, Verdict
 from egress.wire.packet import decode
 from tests.traffic import START, Talk, agent

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from egress.config import Limits
+from egress.limits import Limits
 from egress.model import Action, Reason, Rule
 from egress.records.shape import FlowRecord
 from tests.traffic import START, Talk, agent, client_hello, engine

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from egress.config import Limits
 from egress.engine.flow import Flow
 from egress.engine.timers import SLACK, Timers
+from egress.limits import Limits
 from egress.model import TCP, Action, Direction, Reason, Verdict
 from egress.wire.packet import decode
 from tests.traffic import AGENT4, SERVER4, START, agent, tcp

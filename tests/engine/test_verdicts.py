@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from egress.config import Limits
 from egress.engine.engine import Engine
 from egress.engine.outcome import Outcome
+from egress.limits import Limits
 from egress.model import (
     ICMP,
     SYN,

@@ -15,7 +15,7 @@ from typing import Any, cast
 import pytest
 from netfilterqueue import Packet as QueuedPacket
 
-from egress.config import Config, Journal, Limits
+from egress.config import Config, Journal
 from egress.errors import EgressError
 from egress.gateway.pipe.lines import LineReader, LineWriter
 from egress.gateway.pipe.messages import Room, Setup, Watched, encode
@@ -23,6 +23,7 @@ from egress.gateway.worker.__main__ import listen
 from egress.gateway.worker.notifier import Asking
 from egress.gateway.worker.waiting import PACKETS_OF_HOLD
 from egress.gateway.worker.worker import Worker
+from egress.limits import Limits
 from egress.model import SYN, Action, Agent, Mode, Rule
 from egress.records.read import parse_line
 from tests.engine.resolver import question
