@@ -11,7 +11,6 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from fastapi import APIRouter, Depends, FastAPI
-from sqlalchemy.engine import Engine
 
 from api import problems, routes
 from api.auth import PREFIX, Authenticator
@@ -24,6 +23,7 @@ from api.policybook import PolicyBook
 from api.routes import traces
 from egress import __version__
 from egress.config import Config
+from egress.store.database.handles import Engine
 from egress.store.recording.steps import Result
 
 DESCRIPTION = """Who may reach what, edited while agents run, and what happened.

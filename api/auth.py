@@ -18,14 +18,13 @@ from typing import Annotated
 
 from fastapi import Depends, Request, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
-from sqlalchemy.engine import Engine
-from sqlalchemy.exc import DBAPIError
 from starlette.datastructures import Headers
 from starlette.types import Scope
 
 from api.database import Database
 from api.problems import Problem
 from egress.store.database.database import writing
+from egress.store.database.handles import DBAPIError, Engine
 from egress.store.policy import tokens
 from egress.store.policy.audit import Actor
 

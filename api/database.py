@@ -6,13 +6,12 @@ import threading
 from typing import Annotated
 
 from fastapi import Depends, Request
-from sqlalchemy.engine import Engine
-from sqlalchemy.exc import DBAPIError
 
 from api.problems import unavailable
 from egress.config import Config
 from egress.errors import EgressError
 from egress.store.database.database import explain, open_database, require_schema
+from egress.store.database.handles import DBAPIError, Engine
 
 
 class Database:

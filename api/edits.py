@@ -25,8 +25,6 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from fastapi import Depends, Header, Query, Request
-from sqlalchemy.engine import Connection, Engine
-from sqlalchemy.exc import IntegrityError
 from starlette.responses import JSONResponse, Response
 
 from api import etags
@@ -36,6 +34,7 @@ from api.problems import Problem, unavailable, wrong_parameter
 from egress.errors import EgressError
 from egress.records.times import micros
 from egress.store.database.database import require_schema, writing
+from egress.store.database.handles import Connection, Engine, IntegrityError
 from egress.store.policy import idempotency
 
 _KEPT = ("content-type", "etag", "location")

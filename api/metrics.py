@@ -8,19 +8,15 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import sqlalchemy as sa
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
-from sqlalchemy.engine import Engine
 
 from egress.control import Client
 from egress.errors import EgressError
 from egress.store.database.clock import clock
-from egress.store.database.tables import agents, approvals
-from egress.store.database.tables import rules as rule_table
-from egress.store.policy import audit, gateways, ruleset
+from egress.store.database.handles import Connection, Engine, SQLAlchemyError
+from egress.store.policy import agents, approvals, audit, gateways, ruleset
 from egress.store.policy.gateways import UP, Gateway
-from egress.store.policy.ruleset import LIVE
 from egress.store.recording import evidence, retention, sizes
 
 ANSWER_SECONDS = 5.0
@@ -33,7 +29,7 @@ class Metrics(Collector):
         self._control, self._engine, self._steps = control, engine, steps
 
     def collect(self) -> Iterable[Metric]:
-        with contextlib.suppress(sa.exc.SQLAlchemyError):  # away just now: what the gateway says of that follows
+        with contextlib.suppress(SQLAlchemyError):  # away just now: what the gateway says of that follows
             if self._engine is not None:
                 yield from _stored(self._engine)
         told = CounterMetricFamily("egress_steps", "steps that frameworks told, and what came of it", labels=["what"])
@@ -53,14 +49,11 @@ class Metrics(Collector):
 
 
 def _stored(engine: Engine) -> Iterator[Metric]:
-    live = sa.select(sa.func.count()).select_from(rule_table).where(LIVE)
-    waiting = sa.select(sa.func.count()).select_from(approvals).where(approvals.c.state == "pending")
-    cut = sa.select(sa.func.count()).select_from(agents).where(agents.c.quarantined.is_(sa.true()))
     with engine.connect() as connection:
         yield _gauge("policy_version_stored", "newest version of the policy", ruleset.current(connection))
-        yield _gauge("rules", "rules in force", connection.scalar(live))
-        yield _gauge("approvals_pending", "holds that wait for a person", connection.scalar(waiting))
-        yield _gauge("agents_quarantined", "agents cut off", connection.scalar(cut))
+        yield _gauge("rules", "rules in force", ruleset.count_live(connection))
+        yield _gauge("approvals_pending", "holds that wait for a person", approvals.count_pending(connection))
+        yield _gauge("agents_quarantined", "agents cut off", agents.count_quarantined(connection))
         yield _gauge("evidence_bytes", "packets kept for findings", evidence.held(connection))
         yield from _holdings(connection)
         yield _counter("audit_entries", "changes by people and programs", audit.latest(connection))
@@ -81,7 +74,7 @@ def _fleet(there: Collection[Gateway], now: float) -> Iterator[Metric]:
         yield from (up, seen, version, skew)
 
 
-def _holdings(connection: sa.Connection) -> Iterator[Metric]:
+def _holdings(connection: Connection) -> Iterator[Metric]:
     size, free = sizes.sizes(connection)
     yield _gauge("database_bytes", "of the database", size)
     yield _gauge("database_free_bytes", "of these, what records to come can use", free)

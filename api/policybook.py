@@ -6,10 +6,9 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from sqlalchemy.engine import Engine
-
 from egress.model import Policy
 from egress.policy.rulebook import Rulebook
+from egress.store.database.handles import Engine
 from egress.store.policy import ruleset
 
 MAX_BOOKS = 8  # hosts whose policy is kept compiled: one of 100,000 rules takes 40 MiB

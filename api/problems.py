@@ -15,8 +15,6 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
-from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
-from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
 from starlette.types import Scope
 
@@ -25,6 +23,7 @@ from egress.errors import EgressError, InputError
 from egress.policy.ruletext import InvalidRule
 from egress.store.database.database import explain
 from egress.store.database.errors import Conflict, NotFound
+from egress.store.database.handles import DataError, DBAPIError, IntegrityError, PoolTimeoutError
 
 MEDIA_TYPE = "application/problem+json"
 MAX_ERRORS = 1000  # places listed in one problem; the detail says how many more there are
@@ -83,7 +82,15 @@ def response(problem: Problem, scope: Scope) -> Response:
 
 def install(app: FastAPI) -> None:
     """Answer every expected exception as a problem; what is left over is the gate's (api/gate.py): a 500."""
-    for kind in (Problem, RequestValidationError, InvalidRule, HTTPException, EgressError, DBAPIError, PoolTimeout):
+    for kind in (
+        Problem,
+        RequestValidationError,
+        InvalidRule,
+        HTTPException,
+        EgressError,
+        DBAPIError,
+        PoolTimeoutError,
+    ):
         app.add_exception_handler(kind, _handle)
 
 
@@ -117,7 +124,7 @@ def of(error: Exception) -> Problem:
             return Problem(409, "somebody changed the same thing at the same moment; try again")
         case DBAPIError():
             return unavailable(f"cannot use the database: {explain(error)}")
-        case PoolTimeout():
+        case PoolTimeoutError():
             return unavailable("too many requests wait for the database")
     return Problem(500, "an error of ours; the log of egress serve has it under this request id, please report it")
 

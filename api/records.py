@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Annotated
 
-import sqlalchemy as sa
 from fastapi import Depends, Query
-from sqlalchemy.engine import Connection
 
 from api.paging import Since, Until, moment
 from api.problems import Problem, wrong_parameter
-from egress.errors import InputError
 from egress.records.eve import process_part, to_eve
 from egress.records.shape import FindingRecord, FlowRecord
-from egress.store.database.matching import glob
-from egress.store.database.tables import findings, flows
+from egress.store.database.handles import Condition, Connection
 from egress.store.query import search
 from egress.store.query.processes import by_flow
 from egress.store.query.reader import findings_by_flow
+from egress.store.query.selection import InvalidTermError, Selection
 
 FILTERS = ("agent", "signature", "action", "dest", "name")
 
@@ -43,42 +40,27 @@ class Wanted:
         since: Since = None,
         until: Until = None,
     ) -> None:
-        self.now = time.time()
-        self.since, self.until = moment("since", since, self.now), moment("until", until, self.now)
-        self._terms = [
-            (field, value)
-            for field, value in zip(FILTERS, (agent, signature, action, dest, name), strict=True)
-            if value
-        ]
-        self._query = q
+        now = time.time()
+        begin, end = moment("since", since, now), moment("until", until, now)
+        values = zip(FILTERS, (agent, signature, action, dest, name), strict=True)
+        self.selection = Selection(tuple(term for term in values if term[1]), q, now, begin, end)
 
-    def condition(self, table: sa.Table) -> sa.ColumnElement[bool]:
-        """On rows of `table`, flows or findings. Raises Problem (422) that names the parameter."""
-        found = []
-        for field, value in self._terms:
-            try:
-                found.append(search.one(field, value, table, self.now))
-            except InputError as error:
-                raise wrong_parameter(field, str(error)) from None
-        try:
-            found.append(search.compile_query(self._query, table, self.now))
-        except search.InvalidQuery as error:
-            raise wrong_parameter("q", f"column {error.column}: {error.reason}") from None
-        late, early = (findings.c.time, findings.c.time) if table is findings else (flows.c.updated, flows.c.start)
-        if self.since is not None:
-            found.append(late >= self.since)
-        if self.until is not None:
-            found.append(early <= self.until)
-        return sa.and_(*found)
+    def flows(self) -> Condition:
+        """The filters as a condition on flows. Raises Problem (422) that names the wrong parameter."""
+        return _checked(self.selection.flows)
 
-    def agent_condition(self, column: sa.ColumnElement[str]) -> sa.ColumnElement[bool]:
-        """The agent alone, on a column of another table."""
-        return sa.and_(sa.true(), *(glob(column, value) for field, value in self._terms if field == "agent"))
+    def findings(self) -> Condition:
+        """The filters as a condition on findings. Raises Problem (422) that names the wrong parameter."""
+        return _checked(self.selection.findings)
 
-    @property
-    def narrow(self) -> bool:
-        """Whether anything but time and agent is asked for."""
-        return bool(self._query) or any(field != "agent" for field, _ in self._terms)
+
+def _checked(condition: Callable[[], Condition]) -> Condition:
+    try:
+        return condition()
+    except InvalidTermError as error:
+        raise wrong_parameter(error.field, str(error)) from None
+    except search.InvalidQuery as error:
+        raise wrong_parameter("q", f"column {error.column}: {error.reason}") from None
 
 
 Filters = Annotated[Wanted, Depends()]

@@ -9,7 +9,6 @@ from types import MappingProxyType
 from typing import Annotated
 
 from fastapi import Depends, Query
-from sqlalchemy.engine import Engine
 from starlette.responses import JSONResponse
 
 from api.auth import Caller
@@ -17,6 +16,7 @@ from api.paging import Since, Until, moment
 from api.shapes import DefaultName
 from egress.config import Config
 from egress.model import Action, Rule
+from egress.store.database.handles import Engine
 from egress.store.policy import agents
 from egress.whatif.simulate import Apart, simulate
 

@@ -19,11 +19,11 @@ from egress.model import Agent
 from egress.store.database.tables import findings, flows
 from egress.store.policy import ruleset
 from egress.store.query import counting, listing, reader, story, tail, timeline
+from egress.store.query.flowgroups import flow_groups, names_of
 from egress.store.query.reader import Filter
 from egress.store.query.search import compile_query
 from egress.store.recording import evidence
 from egress.whatif.objections import Objections
-from egress.whatif.stored import deeds, names_of
 
 HOUR, DAY = 3600.0, 86400.0
 PAGE = 100
@@ -158,11 +158,11 @@ QUESTIONS = (
     Question("findings of agent A", _made, "agent time", "findings"),
     Question("a rule's hits", _connected(lambda c, known: ruleset.hits(c, [known.rule_id])), "rule_id start"),
     Question(
-        "learn, simulate: an agent's deeds since:7d",
-        _connected(lambda c, known: list(deeds(c, since=known.now - 7 * DAY, agent=known.agent))),
+        "learn, simulate: an agent's flows since:7d",
+        _connected(lambda c, known: list(flow_groups(c, since=known.now - 7 * DAY, agent=known.agent))),
         "agent start",
     ),
-    Question("simulate since:1d", _connected(lambda c, known: list(deeds(c, since=known.now - DAY))), "updated"),
+    Question("simulate since:1d", _connected(lambda c, known: list(flow_groups(c, since=known.now - DAY))), "updated"),
     Question("learn: what was objected to", _connected(lambda c, known: Objections(c, Agent(known.agent), known.now))),
     Question("learn: an address's names", _connected(lambda c, known: names_of(c, known.agent, known.dst))),
 )

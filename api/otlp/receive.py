@@ -6,11 +6,10 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-from sqlalchemy.engine import Connection
-
 from api.auth import Caller
 from api.otlp.spans import AGENT, ARGUMENTS, CALL_IDS, Span
 from egress.model import AGENT_NAME, Step, StepSource
+from egress.store.database.handles import Connection
 from egress.store.recording import steps
 from egress.store.recording.steps import Result, WrongStep, make
 

@@ -8,7 +8,6 @@ import json
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query
-from sqlalchemy.engine import Connection
 from starlette.responses import JSONResponse, Response
 
 from api import etags
@@ -20,6 +19,7 @@ from api.problems import Problem, wrong_field
 from api.shapes import AgentIn, AgentOut, AgentPatch
 from egress.model import Action, Agent, Budget, Mode
 from egress.policy.budgettext import budget_text, check_budgets, parse_budget
+from egress.store.database.handles import Connection
 from egress.store.policy import agents
 from egress.store.policy.agents import StoredAgent
 

@@ -6,7 +6,6 @@ import time
 from typing import Annotated
 
 from fastapi import APIRouter, Path, Query, Request
-from sqlalchemy.engine import Connection
 from starlette.responses import JSONResponse, Response
 
 from api.auth import Caller, Reporter, Viewer
@@ -17,6 +16,7 @@ from api.shapes import AGENT
 from api.stepshapes import StepIn, StepOut, moment_in
 from egress.model import Step, StepSource
 from egress.store.database.database import storing
+from egress.store.database.handles import Connection
 from egress.store.query.storyjson import step_mapping
 from egress.store.recording import steps
 from egress.store.recording.steps import Result, WrongStep, make

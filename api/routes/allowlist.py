@@ -8,7 +8,6 @@ from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Header, Path, Query
-from sqlalchemy.engine import Connection
 from starlette.responses import JSONResponse, Response
 
 from api import etags
@@ -21,6 +20,7 @@ from api.problems import wrong_field
 from egress.model import Action, Rule
 from egress.policy.ruletext import read_rule, to_mapping
 from egress.store.database.errors import NotFound
+from egress.store.database.handles import Connection
 from egress.store.policy import ruleset
 from egress.store.policy.edits import Edit
 

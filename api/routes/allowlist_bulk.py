@@ -7,7 +7,6 @@ from enum import StrEnum
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query, Request
-from sqlalchemy.engine import Connection
 from starlette.responses import Response
 
 from api import etags
@@ -20,6 +19,7 @@ from api.problems import Place, Problem, at
 from egress.model import Rule
 from egress.policy.file import dump_json, dump_yaml
 from egress.store.database.errors import Conflict
+from egress.store.database.handles import Connection
 from egress.store.policy import ruleset
 from egress.store.policy.edits import Edit
 

@@ -6,7 +6,6 @@ import time
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Path, Query
-from sqlalchemy.engine import Connection
 from starlette.responses import JSONResponse, Response
 
 from api.auth import Approver, Caller, Viewer
@@ -16,6 +15,7 @@ from api.paging import Cursor, Limit, Page, decode, instant, page
 from api.problems import Problem, wrong_field
 from api.shapes import ApprovalOut, ApproveIn
 from egress.policy.ruletext import parse_expiry
+from egress.store.database.handles import Connection
 from egress.store.policy import approvals
 from egress.store.policy.approvals import Approval
 

@@ -15,7 +15,6 @@ from api.records import Filters, finding_document, missing
 from api.shapes import Eve
 from egress.capture.evidence import to_pcapng
 from egress.records.shape import FindingRecord
-from egress.store.database.tables import findings
 from egress.store.query.listing import finding
 from egress.store.query.listing import list_findings as listing
 from egress.store.recording import evidence
@@ -31,7 +30,7 @@ def list_findings(
 ) -> Response:
     before = decode(cursor, float, str)
     with engine.connect() as connection:
-        found = listing(connection, wanted.condition(findings), caller.agents, before, limit + 1)
+        found = listing(connection, wanted.findings(), caller.agents, before, limit + 1)
     shown, following = page(found, limit, lambda each: [each.time, each.finding_id])
     return JSONResponse({"items": [finding_document(each) for each in shown], "next": following})
 

@@ -12,7 +12,6 @@ from api.database import Store
 from api.paging import Cursor, Limit, Page, decode, page
 from api.records import Filters, flow_documents, missing
 from api.shapes import FlowOut
-from egress.store.database.tables import flows
 from egress.store.query.listing import list_flows as listing
 from egress.store.query.reader import flow as find_flow
 
@@ -26,7 +25,7 @@ def list_flows(caller: Viewer, engine: Store, wanted: Filters, limit: Limit = 10
     """Each with its findings, and the process that opened it."""
     before = decode(cursor, float, str)
     with engine.connect() as connection:
-        found = listing(connection, wanted.condition(flows), caller.agents, before, limit + 1)
+        found = listing(connection, wanted.flows(), caller.agents, before, limit + 1)
         shown, following = page(found, limit, lambda each: [each.start, each.flow_id])
         return JSONResponse({"items": flow_documents(connection, shown), "next": following})
 

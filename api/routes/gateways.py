@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path
-from sqlalchemy.engine import Connection
 from starlette.responses import JSONResponse, Response
 
 from api.auth import Admin, Viewer
@@ -14,6 +13,7 @@ from api.edits import Answer, Edits
 from api.paging import Cursor, Limit, Page, decode, instant, page
 from api.shapes import HOST, GatewayOut, RenameIn
 from egress.store.database.clock import clock
+from egress.store.database.handles import Connection
 from egress.store.policy import gateways, ruleset
 from egress.store.policy.gateways import Gateway
 

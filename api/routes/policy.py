@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Annotated
 
 from fastapi import APIRouter, Header, Path, Query
-from sqlalchemy.engine import Connection
 from starlette.responses import JSONResponse, Response
 
 from api import etags
@@ -18,6 +17,7 @@ from api.problems import Problem
 from api.shapes import SimulationOut
 from api.simulation import Simulation
 from egress.model import Policy
+from egress.store.database.handles import Connection
 from egress.store.policy import ruleset
 from egress.store.policy.edits import Edit
 

@@ -9,8 +9,6 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
-from sqlalchemy.engine import Connection, Engine
-from sqlalchemy.exc import DBAPIError
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import StreamingResponse
 
@@ -21,8 +19,8 @@ from api.records import Filters, Wanted
 from egress.records.eve import to_eve
 from egress.records.shape import FindingRecord, FlowRecord
 from egress.records.times import iso
-from egress.store.database.tables import findings, flows
-from egress.store.query.listing import Condition, made_findings, updated_flows
+from egress.store.database.handles import Condition, Connection, DBAPIError, Engine
+from egress.store.query.listing import made_findings, updated_flows
 
 router = APIRouter(tags=["records"])
 
@@ -101,13 +99,14 @@ class Tail:
 
     def __init__(self, engine: Engine, wanted: Wanted, scope: tuple[str, ...], kinds: frozenset[str]) -> None:
         self._engine, self._scope = engine, scope
-        self._begun = wanted.since is not None
-        begin = wanted.now - LATE_SECONDS if wanted.since is None else wanted.since
+        since, now = wanted.selection.since, wanted.selection.now
+        self._begun = since is not None
+        begin = now - LATE_SECONDS if since is None else since
         self._lists: list[_List] = []
         if "verdicts" in kinds:
-            self._lists.append(_List(updated_flows, wanted.condition(flows), begin))
+            self._lists.append(_List(updated_flows, wanted.flows(), begin))
         if "findings" in kinds:
-            self._lists.append(_List(made_findings, wanted.condition(findings), begin))
+            self._lists.append(_List(made_findings, wanted.findings(), begin))
 
     def read(self) -> list[_Record]:
         """In the order of their times. Without `since` what is there at the first look is not new."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Annotated
 
 from fastapi import APIRouter, Path
-from sqlalchemy.engine import Connection
 from starlette.responses import JSONResponse, Response
 
 from api.auth import PREFIX, Admin, Caller
@@ -17,6 +16,7 @@ from api.problems import wrong_field
 from egress.errors import InputError
 from egress.policy.ruletext import parse_expiry
 from egress.store.database.errors import NotFound
+from egress.store.database.handles import Connection
 from egress.store.policy import tokens
 
 router = APIRouter(prefix="/tokens", tags=["tokens"])

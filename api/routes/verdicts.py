@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from typing import Any
 
-import sqlalchemy as sa
 from fastapi import APIRouter
 from starlette.responses import JSONResponse, Response
 
@@ -19,7 +18,6 @@ from egress.model import Action
 from egress.records.eve import process_part
 from egress.records.shape import AnomalyRecord, FlowRecord, ProcessRecord
 from egress.records.times import iso
-from egress.store.database.tables import anomalies, flows
 from egress.store.query.listing import anomaly_key, list_anomalies, list_flows
 from egress.store.query.processes import by_flow
 
@@ -37,11 +35,11 @@ def list_verdicts(
     of_flow, of_anomaly = _after(cursor)
     found: list[_Found] = []
     with engine.connect() as connection:
-        judged = list_flows(connection, wanted.condition(flows), caller.agents, of_flow, limit + 1)
+        judged = list_flows(connection, wanted.flows(), caller.agents, of_flow, limit + 1)
         opened = by_flow(connection, [each.flow_id for each in judged])
         found += [(each.start, each.flow_id, _of_flow(each, opened.get(each.flow_id))) for each in judged]
-        if not wanted.narrow:
-            odd = list_anomalies(connection, _anomalous(wanted), caller.agents, of_anomaly, limit + 1)
+        if not wanted.selection.narrow:
+            odd = list_anomalies(connection, wanted.selection.anomalies(), caller.agents, of_anomaly, limit + 1)
             found += [(each.time, json.dumps(anomaly_key(each)), _of_anomaly(each)) for each in odd]
     found.sort(key=lambda each: each[0], reverse=True)  # stable: of one moment flows come first
     shown, following = page(found, limit, lambda each: each[:2])
@@ -67,15 +65,6 @@ def _after(cursor: str | None) -> tuple[tuple[float, str] | None, tuple[float, t
     ):
         raise wrong_parameter("cursor", "is not one that this listing gave; leave it out to begin anew", 400)
     return (moment, ""), (moment, tuple(key))
-
-
-def _anomalous(wanted: Filters) -> sa.ColumnElement[bool]:
-    terms = [wanted.agent_condition(anomalies.c.agent)]
-    if wanted.since is not None:
-        terms.append(anomalies.c.time >= wanted.since)
-    if wanted.until is not None:
-        terms.append(anomalies.c.time <= wanted.until)
-    return sa.and_(*terms)
 
 
 def _of_flow(record: FlowRecord, process: ProcessRecord | None) -> dict[str, Any]:

@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import click
-from sqlalchemy.engine import Engine
 
 from egress.cli.input.params import Time
 from egress.cli.input.queries import config_option
@@ -20,6 +19,7 @@ from egress.config import Config, load_config
 from egress.errors import EgressError
 from egress.store.database.clock import clock
 from egress.store.database.database import HEAD, Schema, open_database, schema
+from egress.store.database.handles import Engine
 from egress.store.recording import retention
 from egress.store.recording.recorder import Lag, lag
 from egress.store.recording.sizes import Holdings, holdings

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-import sqlalchemy as sa
 
 from egress.cli.fleetcheck import fleet
 from egress.cli.output.text import size, when
@@ -21,6 +20,7 @@ from egress.gateway.sandbox import sandbox
 from egress.gateway.supervisor import checks
 from egress.gateway.supervisor.checks import Check
 from egress.store.database.database import open_database
+from egress.store.database.handles import Connection, SQLAlchemyError
 from egress.store.policy.agents import list_agents
 from egress.store.recording import evidence, retention, sizes
 from egress.store.recording.recorder import lag, stalled
@@ -177,7 +177,7 @@ def _unguarded(config: Config, why: str) -> list[Check]:
             mine = None if database.dialect.name == "sqlite" else config.host_name
             names = ", ".join(stored.agent.name for stored in list_agents(connection, mine))
         cut_off = iptables.installed(config)
-    except (EgressError, sa.exc.SQLAlchemyError) as error:
+    except (EgressError, SQLAlchemyError) as error:
         return [Check("gateway", False, f"not running ({why}), and cannot tell who is guarded: {error}")]
     finally:
         database.dispose()
@@ -247,7 +247,7 @@ def _database(config: Config) -> list[Check]:
         with database.connect() as connection:
             others = fleet(connection, config)
             kept = _kept(config, connection)
-    except (OSError, sa.exc.SQLAlchemyError) as error:
+    except (OSError, SQLAlchemyError) as error:
         return [Check("database", False, f"cannot be read: {' '.join(str(error).split())[:200]}")]
     finally:
         database.dispose()
@@ -258,7 +258,7 @@ def _database(config: Config) -> list[Check]:
     return [Check("database", not stuck and behind.unread < MAX_LAG, text), kept, *others]
 
 
-def _kept(config: Config, connection: sa.Connection) -> Check:
+def _kept(config: Config, connection: Connection) -> Check:
     """How much there is, and whether what is too old is taken away."""
     bytes_, free = sizes.sizes(connection)
     first = sizes.oldest(connection)

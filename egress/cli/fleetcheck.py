@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from sqlalchemy.engine import Connection
-
 from egress.config import Config
 from egress.gateway.supervisor.checks import Check
 from egress.store.database.clock import clock
+from egress.store.database.handles import Connection
 from egress.store.policy import gateways, ruleset
 from egress.store.policy.agents import list_agents
 from egress.store.policy.gateways import SILENT, UP

@@ -15,7 +15,7 @@ from egress.cli.output.text import plain
 from egress.errors import EgressError
 
 if TYPE_CHECKING:
-    from sqlalchemy.exc import DBAPIError
+    from egress.store.database.handles import DBAPIError
 
 EXAMPLES = """\b
 Examples:

@@ -12,7 +12,6 @@ from contextlib import closing
 from pathlib import Path
 
 import click
-from sqlalchemy.engine import Engine
 
 from egress.cli.input.queries import QueryCommand, checked, config_option, query_argument, records
 from egress.cli.output.oneline import brief
@@ -21,6 +20,7 @@ from egress.model import Action
 from egress.records.eve import to_eve
 from egress.records.shape import AnomalyRecord, FlowRecord, ProcessRecord
 from egress.store.database.commits import Watch
+from egress.store.database.handles import Engine
 from egress.store.query.reader import Filter
 from egress.store.query.tail import Observed, Tail
 

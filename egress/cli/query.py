@@ -14,7 +14,6 @@ from pathlib import Path
 
 import click
 from rich.console import Console
-from sqlalchemy.engine import Engine
 
 from egress.cli.input.params import Time, chosen_case
 from egress.cli.input.queries import QueryCommand, checked, config_option, query_argument, records
@@ -24,6 +23,7 @@ from egress.cli.output.tables import table
 from egress.model import Action
 from egress.records.shape import FlowRecord
 from egress.records.times import iso
+from egress.store.database.handles import Engine
 from egress.store.query.counting import KEYS
 from egress.store.query.reader import SORTS, Filter, Told, agents, flows, stories
 from egress.store.query.search import FIELDS

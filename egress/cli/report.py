@@ -9,7 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import click
-from sqlalchemy.engine import Engine
 
 from egress.cli.input.params import Time, case_words
 from egress.cli.input.queries import config_option, period, records
@@ -21,6 +20,7 @@ from egress.cli.output.text import endpoint, hexdump, size, when
 from egress.errors import EgressError
 from egress.model import Effect
 from egress.records.shape import FindingRecord
+from egress.store.database.handles import Engine
 from egress.store.query.counting import Count, count_by
 from egress.store.query.reader import Filter, findings
 from egress.store.query.story import agent_story, exactly

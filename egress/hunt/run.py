@@ -12,12 +12,11 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy.engine import Engine
-
 from egress.hunt.hunter import Hunter, Lead, Settings
 from egress.model import EVIDENCE_BYTES, Action, Effect, Rule
 from egress.policy.rulebook import exempt
 from egress.records.shape import FindingRecord, FlowRecord
+from egress.store.database.handles import Engine
 from egress.store.policy.ruleset import rule_at
 from egress.store.query.history import DAY, History, Window
 

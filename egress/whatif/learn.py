@@ -22,19 +22,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from glob import escape
 
-from sqlalchemy.engine import Connection
-
 from egress.errors import EgressError
 from egress.model import Action, Agent, App, Policy, Reason, Rule
 from egress.policy.domain import canonical, is_address, is_host, parse_pattern, reverse_address
 from egress.policy.file import MAX_RULES
 from egress.policy.rulebook import Rulebook
+from egress.store.database.handles import Connection
+from egress.store.query.flowgroups import FlowGroup, flow_groups
 from egress.whatif.bundles import Bundle, Want, bundle, networks, safe
 from egress.whatif.objections import Objections, address_text
-from egress.whatif.stored import Deed, deeds, destination_of
-from egress.whatif.subject import DNS_PORT, Target, packed, protocol_number
+from egress.whatif.subject import DNS_PORT, Target, destination_of, packed, protocol_number, query_of, target_of
 
-MAX_DEEDS = 50_000  # distinct ones; nobody reviews what more would lead to
+MAX_GROUPS = 50_000  # distinct ones; nobody reviews what more would lead to
 
 _LEARNT = frozenset((Reason.DEFAULT, Reason.QUERY, Reason.NAME, Reason.APPROVAL))  # refused because no rule spoke
 _PORTED = ("tcp", "udp", "sctp")
@@ -76,18 +75,18 @@ def learn(
     """
     objections = Objections(connection, agent, now)
     lesson = _Lesson(agent, policy, objections, now, everything, gate_queries)
-    for number, deed in enumerate(deeds(connection, since=since, until=until, agent=escape(agent.name)), 1):
-        if number > MAX_DEEDS:
-            raise EgressError(f"agent {agent.name} did more than {MAX_DEEDS} different things; learn from less time")
-        lesson.see(deed)
+    for number, group in enumerate(flow_groups(connection, since=since, until=until, agent=escape(agent.name)), 1):
+        if number > MAX_GROUPS:
+            raise EgressError(f"agent {agent.name} did more than {MAX_GROUPS} different things; learn from less time")
+        lesson.see(group)
     return lesson.proposal()
 
 
 @dataclass(frozen=True, slots=True)
 class _Pending:
-    """A deed that may need a rule: for its flow, for its query, or for both."""
+    """A group that may need a rule: for its flow, for its query, or for both."""
 
-    deed: Deed
+    group: FlowGroup
     names: tuple[str, ...]  # a rule may name its destination so; empty: by address only
     flow: bool  # no rule in force allows it
     unnamed: bool  # the bytes hide the name
@@ -112,24 +111,24 @@ class _Lesson:
         self._recorded = self._already = 0
         self._bound: dict[bytes, frozenset[str]] = {}  # names that flows to an address show, for reverse lookups
 
-    def see(self, deed: Deed) -> None:
-        self._recorded += deed.count
-        target = deed.target
+    def see(self, group: FlowGroup) -> None:
+        self._recorded += group.count
+        target = target_of(group)
         self._bound[target.remote] = self._bound.get(target.remote, frozenset()) | target.names
-        names, unnamed = _names(deed, target)
-        why = self._refused(deed, target, names)
+        names, unnamed = _names(group, target)
+        why = self._refused(group, target, names)
         if why:
-            self._leave_out(deed, why)
+            self._leave_out(group, why)
             return
         verdict, _ = self._existing.decide(self._agent, target, self._now)
         if verdict.reason is Reason.RULE and verdict.action is not Action.ACCEPT:
-            self._leave_out(deed, f"rule {verdict.rule_id} denies it")
+            self._leave_out(group, f"rule {verdict.rule_id} denies it")
             return
         flow = verdict.action is not Action.ACCEPT
-        if flow or (deed.query and not self._resolvable(self._existing, deed)[0]):
-            self._pending.append(_Pending(deed, names, flow, unnamed))
+        if flow or (query_of(group) and not self._resolvable(self._existing, group)[0]):
+            self._pending.append(_Pending(group, names, flow, unnamed))
         else:
-            self._already += deed.count
+            self._already += group.count
 
     def proposal(self) -> Proposal:
         wanted = {index: want for index, want in enumerate(self._wants()) if want is not None}
@@ -143,27 +142,27 @@ class _Lesson:
             why = (refused.get(want) if want else None) or unasked.get(index)
             why = why or (unresolved.get(lookup) if lookup else None)
             if why:
-                self._leave_out(pending.deed, why)
+                self._leave_out(pending.group, why)
             else:
-                covered += pending.deed.count
+                covered += pending.group.count
         rules = _written([*flows, *lookups], self._agent.name, self._now)
         left_out = tuple(LeftOut(what, why, count) for (what, why), count in self._left_out.most_common())
         return Proposal(self._agent.name, rules, self._recorded, covered, self._already, left_out)
 
-    def _refused(self, deed: Deed, target: Target, names: tuple[str, ...]) -> str:
-        """Why nothing may be learnt from a deed, whatever the rules in force say; "": it may."""
-        if deed.signatures:
-            return f"{', '.join(sorted(deed.signatures))} objected"
-        if why := self._objections.at(deed.proto, deed.dst, deed.dport):
+    def _refused(self, group: FlowGroup, target: Target, names: tuple[str, ...]) -> str:
+        """Why nothing may be learnt from a group, whatever the rules in force say; "": it may."""
+        if group.signatures:
+            return f"{', '.join(sorted(group.signatures))} objected"
+        if why := self._objections.at(group.proto, group.dst, group.dport):
             return f"{why} at this address and port"
-        if deed.action is not Action.ACCEPT and deed.reason not in _LEARNT:
-            rule = f" ({deed.rule_id})" if deed.rule_id else ""
-            return f"refused: {deed.reason}{rule}"
-        if deed.reason is Reason.NAME and not names:
+        if group.action is not Action.ACCEPT and group.reason not in _LEARNT:
+            rule = f" ({group.rule_id})" if group.rule_id else ""
+            return f"refused: {group.reason}{rule}"
+        if group.reason is Reason.NAME and not names:
             return "the name in the bytes is not one that the agent resolved to this address"
-        if deed.reason is Reason.QUERY and not deed.query:
+        if group.reason is Reason.QUERY and not query_of(group):
             return "the query could not be read"
-        if not target.remote or protocol_number(deed.proto) < 0 or (deed.proto in _PORTED and not deed.dport):
+        if not target.remote or protocol_number(group.proto) < 0 or (group.proto in _PORTED and not group.dport):
             return "no rule can say this destination, protocol and port"
         return ""
 
@@ -175,12 +174,12 @@ class _Lesson:
             if not pending.flow:
                 yield None
                 continue
-            deed, destination = pending.deed, address_text(pending.deed.dst)
+            group, destination = pending.group, address_text(pending.group.dst)
             if pending.names:
                 destination = min(pending.names, key=lambda name: (name not in settled, -popular[name], name))
-            app = App.DNS.value if _is_dns(deed) else deed.app if deed.proto in ("tcp", "udp") else ""
-            port = deed.dport if deed.proto in _PORTED else 0
-            yield Want(destination, deed.proto, port, app, pending.unnamed, deed.count, deed.first, deed.last)
+            app = App.DNS.value if _is_dns(group) else group.app if group.proto in ("tcp", "udp") else ""
+            port = group.dport if group.proto in _PORTED else 0
+            yield Want(destination, group.proto, port, app, pending.unnamed, group.count, group.first, group.last)
 
     def _lookups(self, flows: list[Bundle]) -> tuple[dict[int, Want], dict[int, str]]:
         """Names that were asked for and that no rule makes resolvable yet; and what cannot be allowed, with why."""
@@ -189,44 +188,44 @@ class _Lesson:
         asked: dict[int, Want] = {}
         refused: dict[int, str] = {}
         for index, pending in enumerate(self._pending):
-            deed = pending.deed
-            if not deed.query:
+            group = pending.group
+            if not query_of(group):
                 continue
-            allowed, denied_by = self._resolvable(book, deed)
+            allowed, denied_by = self._resolvable(book, group)
             if allowed:
                 continue
-            name = canonical(deed.query)
+            name = canonical(query_of(group))
             if denied_by:
                 refused[index] = f"rule {denied_by} denies it"
             elif not _rulable(name):
                 refused[index] = "no host can be called that, so no rule can allow it"
             else:
-                asked[index] = Want(name, "", DNS_PORT, App.DNS.value, False, deed.count, deed.first, deed.last)
+                asked[index] = Want(name, "", DNS_PORT, App.DNS.value, False, group.count, group.first, group.last)
         return asked, refused
 
-    def _resolvable(self, book: Rulebook, deed: Deed) -> tuple[bool, str]:
+    def _resolvable(self, book: Rulebook, group: FlowGroup) -> tuple[bool, str]:
         """Whether the query was or would be let through, and the rule that denies it."""
         if not self._gate_queries:
             return True, ""
-        name = canonical(deed.query)
+        name = canonical(query_of(group))
         address = reverse_address(name)
         names = self._bound.get(address, frozenset()) if address else frozenset()
         verdict, _ = book.may_resolve(self._agent, name, self._now, names)
         return verdict.action is Action.ACCEPT, verdict.rule_id
 
-    def _leave_out(self, deed: Deed, why: str) -> None:
-        destination, query = destination_of(deed)
+    def _leave_out(self, group: FlowGroup, why: str) -> None:
+        destination, query = destination_of(group)
         if query:
             what = f"query for {destination}"
         else:
             host = f"[{destination}]" if ":" in destination else destination
-            what = f"{deed.proto} {host}:{deed.dport}" if deed.proto in _PORTED else f"{deed.proto} {destination}"
-        self._left_out[what, why] += deed.count
+            what = f"{group.proto} {host}:{group.dport}" if group.proto in _PORTED else f"{group.proto} {destination}"
+        self._left_out[what, why] += group.count
 
 
-def _names(deed: Deed, target: Target) -> tuple[tuple[str, ...], bool]:
+def _names(group: FlowGroup, target: Target) -> tuple[tuple[str, ...], bool]:
     """Names a rule may use for a flow, and whether its bytes hide the name; no names: only the address will do."""
-    if _is_dns(deed):
+    if _is_dns(group):
         return (), False
     usable = tuple(name for name in sorted(target.names) if _rulable(name))
     if target.said is None:
@@ -237,8 +236,8 @@ def _names(deed: Deed, target: Target) -> tuple[tuple[str, ...], bool]:
     return ((said,) if said in usable else ()), False
 
 
-def _is_dns(deed: Deed) -> bool:
-    return deed.dport == DNS_PORT and deed.proto in ("tcp", "udp") and deed.app in ("", App.DNS)
+def _is_dns(group: FlowGroup) -> bool:
+    return group.dport == DNS_PORT and group.proto in ("tcp", "udp") and group.app in ("", App.DNS)
 
 
 def _rulable(name: str) -> bool:

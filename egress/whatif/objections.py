@@ -6,15 +6,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from ipaddress import ip_address
 
-import sqlalchemy as sa
-from sqlalchemy.engine import Connection
-
-from egress.model import Action, Agent, App, Effect, Policy, Severity
+from egress.model import Action, Agent, App, Effect, Policy
 from egress.policy.domain import canonical
 from egress.policy.rulebook import Rulebook
-from egress.store.database.tables import approvals as approval_table
-from egress.store.database.tables import findings as finding_table
-from egress.store.database.tables import flows as flow_table
+from egress.store.database.handles import Connection
+from egress.store.policy.approvals import denials
+from egress.store.query.flowgroups import objected_flows
 from egress.whatif.bundles import Bundle
 from egress.whatif.subject import NAMING, Target, packed, protocol_number
 
@@ -73,18 +70,8 @@ class Objections:
 
 def _findings(connection: Connection, agent: str) -> Iterator[Objection]:
     """A finding whose flow is not on file (any more) still has the address. A weak lead of a hunt is no objection."""
-    made, flow = finding_table.c, flow_table.c
-    query = (
-        sa.select(
-            made.signature, made.proto, made.dst, made.dport, made.effect, flow.app_proto, flow.server_name, flow.names
-        )
-        .select_from(finding_table.outerjoin(flow_table, flow.flow_id == made.flow_id))
-        .where(made.agent == agent, sa.or_(made.effect != Effect.NONE, made.severity != Severity.LOW))
-        .distinct()
-        .order_by(made.signature, made.proto, made.dst, made.dport)
-    )
-    for signature, proto, dst, dport, effect, app, server_name, bound in connection.execute(query):
-        names = {*(bound or ())}
+    for signature, proto, dst, dport, effect, app, server_name, bound in objected_flows(connection, agent):
+        names = set(bound)
         if server_name and app in NAMING:
             names.add(canonical(server_name))
         asked = canonical(server_name) if server_name and app == App.DNS else ""
@@ -94,14 +81,7 @@ def _findings(connection: Connection, agent: str) -> Iterator[Objection]:
 
 
 def _denials(connection: Connection, agent: str) -> Iterator[Objection]:
-    held = approval_table.c
-    query = (
-        sa.select(held.proto, held.dst, held.dport, held.names, held.query)
-        .where(held.agent == agent, held.state == "denied")
-        .distinct()
-        .order_by(held.proto, held.dst, held.dport)
-    )
-    for proto, dst, dport, names, is_query in connection.execute(query):
+    for proto, dst, dport, names, is_query in denials(connection, agent):
         asked = canonical(names[0]) if is_query and names else ""
         bound = frozenset[str]() if is_query else frozenset(names)
         yield Objection(proto, dst, dport, bound, asked, is_query, "a person denied it")

@@ -16,17 +16,16 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from ipaddress import ip_address
 
-from sqlalchemy.engine import Connection
-
 from egress.model import Action, Agent, Policy, Reason, Rule, Verdict
 from egress.policy.domain import canonical, reverse_address
 from egress.policy.rulebook import Rulebook, exempt
-from egress.whatif.stored import Deed, deeds, destination_of, names_of
-from egress.whatif.subject import forgotten
+from egress.store.database.handles import Connection
+from egress.store.query.flowgroups import FlowGroup, flow_groups, names_of
+from egress.whatif.subject import destination_of, forgotten, query_of, target_of
 
 MAX_GROUPS = 50_000  # destinations whose change is told apart; past it they are in the totals alone
 LIMIT = 100  # groups returned unless asked for more
-STEP = 1000  # deeds between two reports of progress
+STEP = 1000  # groups between two reports of progress
 
 # What rules decide; every other reason would refuse the flow again. FINDING depends on the rule that admits.
 _RULED = frozenset((Reason.RULE, Reason.DEFAULT, Reason.APPLICATION, Reason.NAME, Reason.QUERY, Reason.APPROVAL))
@@ -107,16 +106,16 @@ def simulate(
     """
     judge = _Candidate(connection, candidate, gate_queries, apart or Apart({}, {}, ""))
     totals = _Totals()
-    for number, deed in enumerate(deeds(connection, since=since, until=until, agent=agent), 1):
-        who = agents.get(deed.agent)
+    for number, group in enumerate(flow_groups(connection, since=since, until=until, agent=agent), 1):
+        who = agents.get(group.agent)
         if who is None:
-            totals.gone.add(deed.agent)
-            who = forgotten(deed.agent, deed.mode, default)
-        left = deed.count
+            totals.gone.add(group.agent)
+            who = forgotten(group.agent, group.mode, default)
+        left = group.count
         while left:
-            verdict, spent = judge.decide(who, deed)
+            verdict, spent = judge.decide(who, group)
             times = 1 if spent else left  # the next one finds the rule spent
-            _count(totals, deed, verdict, times)
+            _count(totals, group, verdict, times)
             left -= times
         if progress is not None and number % STEP == 0:
             progress(totals.flows)
@@ -124,7 +123,7 @@ def simulate(
 
 
 class _Candidate:
-    """The candidate policy, asked of deeds in the order of their first start."""
+    """The candidate policy, asked about groups of flows in the order of their first start."""
 
     def __init__(self, connection: Connection, rules: tuple[Rule, ...], gate_queries: bool, apart: Apart) -> None:
         self._eternal = tuple(replace(rule, expires_at=None) for rule in rules)
@@ -133,20 +132,20 @@ class _Candidate:
         self._gate_queries = gate_queries
         self._names = lru_cache(maxsize=4096)(lambda agent, address: names_of(connection, agent, address))
 
-    def decide(self, agent: Agent, deed: Deed) -> tuple[Verdict, bool]:
+    def decide(self, agent: Agent, group: FlowGroup) -> tuple[Verdict, bool]:
         """The verdict of one of these flows, and whether that has spent a `once` rule."""
-        if deed.action is not Action.ACCEPT and deed.reason not in _RULED and deed.reason is not Reason.FINDING:
-            return Verdict(deed.action, deed.reason, deed.rule_id), False
+        if group.action is not Action.ACCEPT and group.reason not in _RULED and group.reason is not Reason.FINDING:
+            return Verdict(group.action, group.reason, group.rule_id), False
         rules = self._book(agent)
-        verdict, rule = rules.decide(agent, deed.target, deed.first)
+        verdict, rule = rules.decide(agent, target_of(group), group.first)
         if verdict.action is not Action.ACCEPT:
             return verdict, False
-        if not all(exempt(rule, signature) for signature in deed.signatures):
+        if not all(exempt(rule, signature) for signature in group.signatures):
             return replace(verdict, action=Action.REJECT, reason=Reason.FINDING), False
-        if deed.reason is Reason.FINDING and not deed.signatures:
-            return Verdict(deed.action, deed.reason, deed.rule_id), False  # what objected is not on file
-        if self._gate_queries and (deed.query or deed.reason is Reason.QUERY):
-            asked = self._may_resolve(agent, deed)
+        if group.reason is Reason.FINDING and not group.signatures:
+            return Verdict(group.action, group.reason, group.rule_id), False  # what objected is not on file
+        if self._gate_queries and (query_of(group) or group.reason is Reason.QUERY):
+            asked = self._may_resolve(agent, group)
             if asked.action is not Action.ACCEPT:
                 return asked, False
         if rule is not None and rule.once:
@@ -154,12 +153,12 @@ class _Candidate:
             return verdict, True
         return verdict, False
 
-    def _may_resolve(self, agent: Agent, deed: Deed) -> Verdict:
-        address = reverse_address(canonical(deed.query))
+    def _may_resolve(self, agent: Agent, group: FlowGroup) -> Verdict:
+        address = reverse_address(canonical(query_of(group)))
         names = frozenset[str]()
         if address is not None:
             names = self._names(agent.name, str(ip_address(address)))
-        return self._book(agent).may_resolve(agent, deed.query, deed.first, names)[0]
+        return self._book(agent).may_resolve(agent, query_of(group), group.first, names)[0]
 
     def _book(self, agent: Agent) -> Rulebook:
         """The rules for the agents of this one's host; one book where no rule keeps hosts apart."""
@@ -171,15 +170,15 @@ class _Candidate:
         return self._books[host]
 
 
-def _count(totals: _Totals, deed: Deed, verdict: Verdict, times: int) -> None:
+def _count(totals: _Totals, group: FlowGroup, verdict: Verdict, times: int) -> None:
     totals.flows += times
-    passed, passes = deed.action is Action.ACCEPT, verdict.action is Action.ACCEPT
+    passed, passes = group.action is Action.ACCEPT, verdict.action is Action.ACCEPT
     if passed == passes:
         return
     totals.newly_refused += times if passed else 0
     totals.newly_allowed += times if passes else 0
-    destination, query = destination_of(deed)
-    key = deed.agent, destination, deed.proto, deed.dport, query
+    destination, query = destination_of(group)
+    key = group.agent, destination, group.proto, group.dport, query
     tally = totals.groups.get(key)
     if tally is None:
         if len(totals.groups) >= MAX_GROUPS:

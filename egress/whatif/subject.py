@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 
 from egress.model import PROTOCOL_NUMBERS, TCP, UDP, Action, Agent, App, Mode, Rule
-from egress.policy.domain import canonical
+from egress.policy.domain import canonical, is_address
 from egress.records.shape import RECORD_NAMES
+from egress.store.query.flowgroups import FlowGroup
 
 NAMING = frozenset(app for app in App if app.names_host)
 DNS_PORT = 53
@@ -59,6 +60,26 @@ def recorded(
     if said and action is Action.ACCEPT and len(names) >= RECORD_NAMES:
         bound |= {canonical(said)}
     return Target(number, packed(dst), dport, app, bound, said)
+
+
+def target_of(group: FlowGroup) -> Target:
+    """The target of a group of stored flows, see `recorded`."""
+    return recorded(group.proto, group.dst, group.dport, group.app, group.server_name, group.names, group.action)
+
+
+def query_of(group: FlowGroup) -> str:
+    """The name that was asked for, the last one if there were several; "" if none was read."""
+    return group.server_name if group.app == App.DNS else ""
+
+
+def destination_of(group: FlowGroup) -> tuple[str, bool]:
+    """The destination as people call it, and whether it is the name in a query."""
+    if query := query_of(group):
+        return canonical(query), True
+    said = canonical(group.server_name) if group.app in NAMING else ""
+    if said and not is_address(said):
+        return said, False
+    return (min(group.names) if group.names else group.dst), False
 
 
 def forgotten(name: str, mode: Mode = Mode.ENFORCE, default: Action = Action.REJECT) -> Agent:

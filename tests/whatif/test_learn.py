@@ -18,10 +18,11 @@ from egress.policy.file import dump_yaml, parse_policy
 from egress.policy.rulebook import Rulebook
 from egress.records.shape import FindingRecord, FlowRecord, Record
 from egress.store.database.tables import approvals
+from egress.store.query.flowgroups import FlowGroup, flow_groups
 from egress.whatif import learn as learning
 from egress.whatif.learn import Proposal, learn
 from egress.whatif.objections import Objections
-from egress.whatif.stored import Deed, deeds
+from egress.whatif.subject import query_of, target_of
 from tests.whatif.recording import AGENT, START, allow, deny, dns, finding, flow, recorded, refused, tls
 
 NOW = START + 10_000
@@ -219,10 +220,10 @@ def test_what_a_person_denied_is_left_out() -> None:
 
 
 def test_too_much_is_said_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(learning, "MAX_DEEDS", 3)
+    monkeypatch.setattr(learning, "MAX_GROUPS", 3)
     with pytest.raises(EgressError, match="less time"):
         propose([flow(dport=port) for port in range(1, 5)])
-    monkeypatch.setattr(learning, "MAX_DEEDS", 9)
+    monkeypatch.setattr(learning, "MAX_GROUPS", 9)
     monkeypatch.setattr(learning, "MAX_RULES", 1)
     with pytest.raises(EgressError, match="2 rules"):
         propose([flow(), tls("a.example.org")])
@@ -266,11 +267,11 @@ _existing = st.lists(
 )
 
 
-def _allowed(book: Rulebook, deed: Deed) -> bool:
+def _allowed(book: Rulebook, group: FlowGroup) -> bool:
     """Query names included; `names` of reverse lookups do not come up here."""
-    if book.decide(AGENT, deed.target, NOW)[0].action is not Action.ACCEPT:
+    if book.decide(AGENT, target_of(group), NOW)[0].action is not Action.ACCEPT:
         return False
-    return not deed.query or book.may_resolve(AGENT, deed.query, NOW)[0].action is Action.ACCEPT
+    return not query_of(group) or book.may_resolve(AGENT, query_of(group), NOW)[0].action is Action.ACCEPT
 
 
 def test_what_a_hunt_found_is_left_out_but_not_its_weak_leads_and_not_the_resolver() -> None:
@@ -295,18 +296,18 @@ def test_what_is_covered_is_allowed_and_what_was_objected_to_is_not(
     objected: list[FindingRecord] = [finding(each) for each, bad in some if bad and each.dport == 443]
     with recorded([*(each for each, _ in some), *objected]) as connection:
         found = learn(connection, AGENT, Policy(1, tuple(existing)), now=NOW)
-        done = list(deeds(connection))
+        done = list(flow_groups(connection))
         objections = Objections(connection, AGENT, NOW).all
     both = Rulebook(Policy(1, (*existing, *found.rules)))
     before, proposed = Rulebook(Policy(1, tuple(existing))), Rulebook(Policy(1, found.rules))
-    assert sum(deed.count for deed in done) == found.recorded == len(some)
+    assert sum(group.count for group in done) == found.recorded == len(some)
     left = sum(each.flows for each in found.left_out)
     assert found.recorded == found.covered + found.already + left
-    assert sum(deed.count for deed in done if _allowed(both, deed)) >= found.covered + found.already
-    assert sum(deed.count for deed in done if _allowed(before, deed)) >= found.already
-    for deed in done:
-        if deed.signatures:
-            assert proposed.decide(AGENT, deed.target, NOW)[0].action is not Action.ACCEPT
+    assert sum(each.count for each in done if _allowed(both, each)) >= found.covered + found.already
+    assert sum(each.count for each in done if _allowed(before, each)) >= found.already
+    for group in done:
+        if group.signatures:
+            assert proposed.decide(AGENT, target_of(group), NOW)[0].action is not Action.ACCEPT
     for objection in objections:
         assert proposed.decide(AGENT, objection.target, NOW)[0].action is not Action.ACCEPT
     again = parse_policy(dump_yaml(found.rules), "learnt")

@@ -12,7 +12,6 @@ from typing import Any, TypeVar
 
 import click
 from rich.cells import cell_len
-from sqlalchemy.engine import Engine
 
 from egress.cli.input.params import case_option, case_words, chosen_case
 from egress.cli.output.text import plain, when
@@ -20,6 +19,7 @@ from egress.config import load_config
 from egress.errors import EgressError, InputError
 from egress.store.cases.cases import open_case
 from egress.store.database.database import open_database
+from egress.store.database.handles import Engine
 from egress.store.database.tables import flows
 from egress.store.query.reader import finding_ids, flow_ids
 from egress.store.query.search import FIELDS, InvalidQuery, compile_query

@@ -8,12 +8,12 @@ from contextlib import closing
 from dataclasses import asdict, replace
 
 import click
-from sqlalchemy.engine import Engine
 
 from egress.cli.output import csvtext
 from egress.cli.output.tables import table
 from egress.cli.output.text import size, when
 from egress.records.times import iso
+from egress.store.database.handles import Engine
 from egress.store.query.counting import ORDERS, Count, count_by
 from egress.store.query.reader import Filter
 

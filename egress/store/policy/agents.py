@@ -62,6 +62,11 @@ def list_agents(connection: Connection, host: str | None = None) -> tuple[Stored
     return tuple(_stored(row) for row in rows)
 
 
+def count_quarantined(connection: Connection) -> int:
+    """The number of agents in quarantine."""
+    return connection.scalar(sa.select(sa.func.count()).select_from(agents).where(agents.c.quarantined)) or 0
+
+
 def agent(connection: Connection, name: str) -> StoredAgent | None:
     row = connection.execute(sa.select(agents).where(agents.c.name == name)).first()
     return None if row is None else _stored(row)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
@@ -45,6 +45,16 @@ class Approval:
     host: str = ""  # where it waits
 
 
+class Denial(NamedTuple):
+    """The destination of a hold that was denied."""
+
+    proto: str
+    dst: str
+    dport: int
+    names: tuple[str, ...]
+    query: bool  # a DNS query for the first of the names
+
+
 _HOLD = [field.name for field in fields(Hold)]
 
 
@@ -78,6 +88,11 @@ def listed(
     order = (approvals.c.time.desc(), approvals.c.id.desc())
     rows = connection.execute(sa.select(approvals).where(*terms).order_by(*order).limit(limit))
     return tuple(Approval(*row) for row in rows)
+
+
+def count_pending(connection: Connection) -> int:
+    """The number of holds that wait for a decision."""
+    return connection.scalar(sa.select(sa.func.count()).select_from(approvals).where(approvals.c.state == PENDING)) or 0
 
 
 def get(connection: Connection, id: str) -> Approval | None:  # noqa: A002 - its name
@@ -138,6 +153,14 @@ def denied(connection: Connection, ids: Collection[str]) -> set[str]:
         query = sa.select(approvals.c.id).where(approvals.c.id.in_(chunk), approvals.c.state == DENIED, last)
         found |= set(connection.scalars(query))
     return found
+
+
+def denials(connection: Connection, agent: str) -> tuple[Denial, ...]:
+    """The destinations that were ever denied to an agent."""
+    held = approvals.c
+    query = sa.select(held.proto, held.dst, held.dport, held.names, held.query)
+    query = query.where(held.agent == agent, held.state == DENIED).distinct()
+    return tuple(Denial(*row) for row in connection.execute(query.order_by(held.proto, held.dst, held.dport)))
 
 
 def rule_of(approval: Approval) -> Rule:

@@ -88,6 +88,11 @@ def current(connection: Connection) -> int:
     return connection.scalar(sa.select(sa.func.max(policies.c.version))) or 0
 
 
+def count_live(connection: Connection) -> int:
+    """The number of rules in force."""
+    return connection.scalar(sa.select(sa.func.count()).select_from(rules).where(LIVE)) or 0
+
+
 def made(connection: Connection, version: int) -> float | None:
     """When the first version after `version` was made."""
     query = sa.select(policies.c.created).where(policies.c.version > version).order_by(policies.c.version).limit(1)

@@ -8,10 +8,10 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from egress.records.shape import AnomalyRecord, FindingRecord, FlowRecord
+from egress.store.database.handles import Condition
 from egress.store.database.matching import glob
 from egress.store.database.tables import anomalies, findings, flows
 
-Condition = sa.ColumnElement[bool]
 Scope = Sequence[str]  # globs of agents; "*" among them: all
 
 

@@ -8,11 +8,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy.engine import Connection
-
 from egress.gateway.supervisor.coalesce import Coalesced
 from egress.gateway.supervisor.database.link import Away, Ledger
 from egress.model import Hold
+from egress.store.database.handles import Connection
 from egress.store.policy import approvals
 
 SAY_SECONDS = 30.0  # between two complaints

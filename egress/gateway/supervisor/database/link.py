@@ -13,12 +13,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
-import sqlalchemy as sa
-from sqlalchemy.engine import Connection, Engine
-
 from egress.errors import EgressError, InputError
 from egress.store.database import database
 from egress.store.database.commits import Watch
+from egress.store.database.handles import Connection, DBAPIError, Engine, SQLAlchemyError
 from egress.store.policy import audit, ruleset
 
 T = TypeVar("T")
@@ -55,7 +53,7 @@ class Ledger:
                 known = ruleset.current(connection), audit.latest(connection)
         except InputError:
             raise
-        except (EgressError, sa.exc.SQLAlchemyError, OSError) as error:
+        except (EgressError, SQLAlchemyError, OSError) as error:
             raise self.lost(_words(error)) from None
         if known[0] < version or known[1] < entry:
             raise self.lost(
@@ -84,7 +82,7 @@ class Ledger:
             return False
         try:
             return self._watch.changed()
-        except (sa.exc.SQLAlchemyError, EgressError, OSError) as error:
+        except (SQLAlchemyError, EgressError, OSError) as error:
             self.lost(_words(error))
             return False
 
@@ -142,11 +140,11 @@ class Ledger:
             raise Away(f"the database is away: {self.error}")
         try:
             yield engine
-        except sa.exc.SQLAlchemyError as error:
+        except SQLAlchemyError as error:
             raise self.lost(_words(error)) from None
 
 
 def _words(error: Exception) -> str:
-    if isinstance(error, sa.exc.DBAPIError):
+    if isinstance(error, DBAPIError):
         return database.explain(error)
     return " ".join(str(error).split())[:300]

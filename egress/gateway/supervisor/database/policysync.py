@@ -13,8 +13,6 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-from sqlalchemy.engine import Connection
-
 from egress.config import Config
 from egress.errors import EgressError
 from egress.gateway.supervisor import snapshot
@@ -27,6 +25,7 @@ from egress.gateway.supervisor.database.policywriter import PolicyFile
 from egress.gateway.supervisor.database.presence import Presence
 from egress.gateway.supervisor.pool import Pool
 from egress.model import Rule
+from egress.store.database.handles import Connection
 from egress.store.policy import approvals
 from egress.store.policy.agents import StoredAgent
 

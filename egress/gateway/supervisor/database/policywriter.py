@@ -9,14 +9,13 @@ import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from sqlalchemy.engine import Connection
-
 from egress.config import POLICY_FILE, Config
 from egress.errors import EgressError
 from egress.gateway.supervisor.snapshot import Snapshot
 from egress.model import PolicyChange, Rule
 from egress.policy.file import load_policy
 from egress.store.database.errors import Conflict
+from egress.store.database.handles import Connection
 from egress.store.database.tables import SANDBOX
 from egress.store.policy import agents, approvals, audit, ruleset
 from egress.store.policy.agents import StoredAgent

@@ -11,12 +11,11 @@ import secrets
 import time
 from pathlib import Path
 
-from sqlalchemy.engine import Connection
-
 from egress import __version__
 from egress.config import Config
 from egress.errors import EgressError
 from egress.gateway.supervisor.database.link import Ledger
+from egress.store.database.handles import Connection
 from egress.store.policy import gateways
 from egress.store.policy.gateways import Gateway
 

@@ -1,0 +1,120 @@
+"""Stored flows as a policy sees them: equal ones as one group, an address' names, and the flows objected to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from egress.model import Action, Effect, Mode, Reason, Severity
+from egress.store.database.matching import glob
+from egress.store.database.sqlite import by_itself
+from egress.store.database.tables import findings, flows
+
+CHUNK = 1000  # rows read together
+LOOKBACK = 1000  # flows to an address that are searched for its names
+
+_F = flows.c
+_EQUAL = (
+    _F.agent, _F.proto, _F.dst, _F.dport, _F.app_proto, _F.server_name, _F.names, _F.action, _F.reason, _F.rule_id,
+    _F.mode,
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class FlowGroup:
+    """Flows opened by one agent that no policy can tell apart. Times are seconds."""
+
+    agent: str
+    proto: str
+    dst: str
+    dport: int
+    app: str
+    server_name: str
+    names: tuple[str, ...]
+    action: Action
+    reason: Reason
+    rule_id: str
+    mode: Mode
+    signatures: frozenset[str]  # that objected, exempted ones included
+    count: int
+    first: float  # start of the earliest flow
+    last: float  # latest record of any
+
+
+class ObjectedFlow(NamedTuple):
+    """A signature's objection, and the destination of the flow; the last three are "" if the flow is not stored."""
+
+    signature: str
+    proto: str
+    dst: str
+    dport: int
+    effect: Effect
+    app: str
+    server_name: str
+    names: tuple[str, ...]
+
+
+def flow_groups(
+    connection: Connection, *, since: float | None = None, until: float | None = None, agent: str = ""
+) -> Iterator[FlowGroup]:
+    """Outbound flows of agents (a glob) active between `since` and `until`, in the order of their first start."""
+    terms = [_F.direction == "out"]
+    if agent:
+        terms.append(glob(_F.agent, agent))
+    if since is not None:
+        terms.append(_F.updated >= since)
+    if until is not None:
+        terms.append(_F.start <= until)
+    wanted = sa.select(*_EQUAL, _F.flow_id, _F.start, _F.updated).where(*terms)
+    each, objected = by_itself(connection.dialect, wanted).subquery(), _objections(agent)
+    equal = [each.c[column.name] for column in _EQUAL]
+    first, last = sa.func.min(each.c.start).label("first"), sa.func.max(each.c.updated).label("last")
+    query = (
+        sa.select(*equal, objected.c.signatures, sa.func.count(), first, last)
+        .select_from(each.outerjoin(objected, objected.c.flow_id == each.c.flow_id))
+        .group_by(*equal, objected.c.signatures)
+        .order_by(first)
+    )
+    for row in connection.execute(query.execution_options(yield_per=CHUNK)):
+        values: list[Any] = list(row)
+        values[len(_EQUAL)] = frozenset((values[len(_EQUAL)] or "").split())
+        yield FlowGroup(*values)
+
+
+def names_of(connection: Connection, agent: str, address: str) -> frozenset[str]:
+    """Names that this agent's newest flows to an address show."""
+    newest = sa.select(_F.names).where(_F.dst == address, _F.agent == agent).order_by(_F.start.desc()).limit(LOOKBACK)
+    return frozenset(name for names in connection.scalars(newest) for name in names)
+
+
+def objected_flows(connection: Connection, agent: str) -> Iterator[ObjectedFlow]:
+    """The destinations that findings objected to, ever; a hunt's finding of low severity is no objection."""
+    made = findings.c
+    query = (
+        sa.select(made.signature, made.proto, made.dst, made.dport, made.effect, _F.app_proto, _F.server_name, _F.names)
+        .select_from(findings.outerjoin(flows, _F.flow_id == made.flow_id))
+        .where(made.agent == agent, sa.or_(made.effect != Effect.NONE, made.severity != Severity.LOW))
+        .distinct()
+        .order_by(made.signature, made.proto, made.dst, made.dport)
+    )
+    for row in connection.execute(query):
+        app, server_name, names = row[5:]
+        yield ObjectedFlow(*row[:5], app or "", server_name or "", names or ())
+
+
+def _objections(agent: str) -> sa.Subquery:
+    """Flow ids with the signatures that objected to each, separated by spaces. A hunt's finding does not object."""
+    made = findings.c
+    query = sa.select(made.flow_id, made.signature).where(made.effect != Effect.NONE).distinct()
+    if agent:
+        query = query.where(glob(made.agent, agent))
+    pairs = query.order_by(made.flow_id, made.signature).subquery()
+    return (
+        sa.select(pairs.c.flow_id, sa.func.aggregate_strings(pairs.c.signature, " ").label("signatures"))
+        .group_by(pairs.c.flow_id)
+        .subquery()
+    )
