@@ -24,7 +24,7 @@ from api.routes import traces
 from egress import __version__
 from egress.config import Config
 from egress.store.database.handles import Engine
-from egress.store.recording.steps import Result
+from egress.store.recording.steps import StepResult
 
 DESCRIPTION = """Who may reach what, edited while agents run, and what happened.
 
@@ -100,7 +100,7 @@ def create_app(config: Config, engine: Engine | None = None) -> FastAPI:
     app.state.policybook = PolicyBook()
     app.state.authenticator = authenticator = Authenticator(database)
     app.state.streams = set()
-    app.state.steps = Counter(dict.fromkeys((*Result, "ignored", "rejected"), 0))  # what came of those told
+    app.state.steps = Counter(dict.fromkeys((*StepResult, "ignored", "rejected"), 0))  # what came of those told
     app.state.stopping = threading.Event()  # set at shutdown: streams without an end then end
     problems.install(app)
     for router in discovered():

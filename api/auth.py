@@ -22,7 +22,7 @@ from starlette.datastructures import Headers
 from starlette.types import Scope
 
 from api.database import Database
-from api.problems import Problem
+from api.problems import ProblemError
 from egress.store.database.database import writing
 from egress.store.database.handles import DBAPIError, Engine
 from egress.store.policy import tokens
@@ -67,13 +67,13 @@ class Caller:
         return _NAME.fullmatch(selector) is not None and self.sees(selector)
 
     def check(self, selector: str) -> None:
-        """Raises Problem (403) where the selector is outside the scope."""
+        """Raises ProblemError (403) where the selector is outside the scope."""
         if not self.covers(selector):
-            raise Problem(403, f"agent {selector[:128]!r} is outside your scope: {', '.join(self.agents)}")
+            raise ProblemError(403, f"agent {selector[:128]!r} is outside your scope: {', '.join(self.agents)}")
 
     def check_unlimited(self, what: str) -> None:
         if not self.unlimited:
-            raise Problem(403, f"{what} concerns all agents; your scope is {', '.join(self.agents)}")
+            raise ProblemError(403, f"{what} concerns all agents; your scope is {', '.join(self.agents)}")
 
 
 class Failures:
@@ -104,7 +104,7 @@ class Authenticator:
         self._touched: dict[str, float] = {}  # when the use of a token was last noted, or could not be
 
     def caller(self, scope: Scope) -> Caller:
-        """Raises Problem: 401, 403, 429, or 503 while the database is away. Blocks: call it in a thread."""
+        """Raises ProblemError: 401, 403, 429, or 503 while the database is away. Blocks: call it in a thread."""
         client = str((scope.get("client") or ("",))[0])
         request_id = scope["state"]["request_id"]
         given = Headers(scope=scope).getlist("authorization")
@@ -129,18 +129,18 @@ class Authenticator:
             _touch(engine, token.id, now)
         return token
 
-    def _failed(self, client: str, detail: str, more: str = "") -> Problem:
+    def _failed(self, client: str, detail: str, more: str = "") -> ProblemError:
         wait = self._failures.add(client)
         if wait:
             log.warning("too many failed authentications from %s", client)
-            return Problem(429, "too many failed authentications; wait", headers={"Retry-After": str(wait)})
-        return Problem(401, detail, headers={"WWW-Authenticate": f'Bearer realm="egress"{more}'})
+            return ProblemError(429, "too many failed authentications; wait", headers={"Retry-After": str(wait)})
+        return ProblemError(401, detail, headers={"WWW-Authenticate": f'Bearer realm="egress"{more}'})
 
 
 def _peer(client: str, request_id: str) -> Caller:
     uid = client.removeprefix(UNIX)
     if uid != "0":
-        raise Problem(403, f"user id {uid} needs a token here; only root on this host needs none")
+        raise ProblemError(403, f"user id {uid} needs a token here; only root on this host needs none")
     return Caller(Actor("uid:0 (root)", request_id), "admin")
 
 
@@ -174,7 +174,7 @@ def _caller(request: Request, _: Annotated[HTTPAuthorizationCredentials | None, 
 def _at_least(role: str, *also: str) -> Callable[[Caller], Awaitable[Caller]]:
     async def allowed(caller: Annotated[Caller, Depends(_caller)]) -> Caller:
         if caller.role not in also and _RANK.get(caller.role, 0) < _RANK[role]:
-            raise Problem(403, f"this needs role {role}; yours is {caller.role}")
+            raise ProblemError(403, f"this needs role {role}; yours is {caller.role}")
         return caller
 
     return allowed

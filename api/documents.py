@@ -9,7 +9,7 @@ from fastapi import Request
 from api import strictjson
 from api.gate import is_yaml
 from api.models import EXAMPLE
-from api.problems import Problem, at, pointer, wrong_field
+from api.problems import ProblemError, at, pointer, wrong_field
 from egress.errors import InputError
 from egress.model import Rule
 from egress.policy.file import MAX_IMPORT, Mistake, check_document, parse_yaml
@@ -32,7 +32,7 @@ DOCUMENT: dict[str, Any] = {  # what a route that calls `read_rules` says of its
 
 
 def read_rules(request: Request, now: float) -> tuple[Rule, ...]:
-    """The rules in the request's body. `now` is when durations and `once` begin. Raises Problem."""
+    """The rules in the request's body. `now` is when durations and `once` begin. Raises ProblemError."""
     body: bytes = request.state.body
     try:
         document = (
@@ -42,7 +42,7 @@ def read_rules(request: Request, now: float) -> tuple[Rule, ...]:
         raise wrong_field("", str(error), 400) from None
     rules, mistakes = check_document(document, now, MAX_IMPORT)
     if mistakes:
-        raise Problem(
+        raise ProblemError(
             422, f"nothing was changed; mistakes: {len(mistakes)}", errors=[_place(each) for each in mistakes]
         )
     return rules

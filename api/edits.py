@@ -3,7 +3,7 @@
     @router.delete("/things/{name}", status_code=204)
     def delete_thing(name: str, caller: Editor, edits: Edits) -> Response:
         def change(connection: Connection) -> Answer:
-            thing = store.thing(connection, name)     # NotFound: 404
+            thing = store.thing(connection, name)     # NotFoundError: 404
             edits.match(thing.etag)                   # 412 where If-Match names another version
             store.remove(connection, caller.actor, name, ts=edits.ts)
             return Answer(204)
@@ -30,7 +30,7 @@ from starlette.responses import JSONResponse, Response
 from api import etags
 from api.auth import Caller
 from api.database import Store
-from api.problems import Problem, unavailable, wrong_parameter
+from api.problems import ProblemError, unavailable, wrong_parameter
 from egress.errors import EgressError
 from egress.records.times import micros
 from egress.store.database.database import require_schema, writing
@@ -42,7 +42,7 @@ _KEY = re.compile(r"[\x21-\x7e]{1,128}")
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class Reply:
     """What a change answers. `body` is of plain JSON types; None: no content."""
 
     status: int = 200
@@ -52,7 +52,7 @@ class Answer:
     kept: object = None  # instead of body, for replays: where the body holds a secret
 
 
-class _Rollback(Exception):  # noqa: N818 - not an error
+class _RollbackError(Exception):
     """Ends a transaction that was for show."""
 
 
@@ -74,13 +74,13 @@ class EditRequest:
         self._request = _digest(request)
 
     def match(self, current: str) -> None:
-        """Raises Problem (412) where the caller says which version it edits, and it is not the current one."""
+        """Raises ProblemError (412) where the caller says which version it edits, and it is not the current one."""
         if self._tags is not None and self._tags != ("*",) and current not in self._tags:
-            raise Problem(
+            raise ProblemError(
                 412, f"it was changed meanwhile: its ETag is {current}; read it again", headers={"ETag": current}
             )
 
-    def run(self, change: Callable[[Connection], Answer]) -> Response:
+    def run(self, change: Callable[[Connection], Reply]) -> Response:
         """Carry it out, or answer what an equal request with the same key was answered."""
         try:
             return self._run(change)
@@ -89,7 +89,7 @@ class EditRequest:
                 raise
             return self._run(change)  # an equal request was faster by a moment: its answer is there now
 
-    def _run(self, change: Callable[[Connection], Answer]) -> Response:
+    def _run(self, change: Callable[[Connection], Reply]) -> Response:
         try:
             with writing(self._engine) as connection:
                 _require_schema(connection)
@@ -98,10 +98,10 @@ class EditRequest:
                 answer = change(connection)
                 answered = _response(answer, answer.body)
                 if self.dry_run:
-                    raise _Rollback
+                    raise _RollbackError
                 if self._key is not None:
                     self._keep(connection, self._key, answer)
-        except _Rollback:
+        except _RollbackError:
             answered.headers["Dry-Run"] = "true"
         return answered
 
@@ -113,7 +113,7 @@ class EditRequest:
             raise wrong_parameter("Idempotency-Key", "was used for another request; use a new one")
         return Response(kept.body.encode() or None, kept.status, {**kept.headers, "Idempotent-Replayed": "true"})
 
-    def _keep(self, connection: Connection, key: str, answer: Answer) -> None:
+    def _keep(self, connection: Connection, key: str, answer: Reply) -> None:
         sent = _response(answer, answer.body if answer.kept is None else answer.kept)
         headers = {name: sent.headers[name] for name in _KEPT if name in sent.headers}
         body = bytes(sent.body).decode()
@@ -131,7 +131,7 @@ def _require_schema(connection: Connection) -> None:
         raise unavailable(str(error)) from None
 
 
-def _response(answer: Answer, body: object) -> Response:
+def _response(answer: Reply, body: object) -> Response:
     headers = {"ETag": answer.etag, "Location": answer.location}
     given = {name: value for name, value in headers.items() if value}
     if body is None:

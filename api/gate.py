@@ -20,7 +20,7 @@ from api import problems, strictjson
 from api.auth import PREFIX, PUBLIC, Authenticator
 from api.otlp import answers
 from api.otlp.bodies import MAX_TRACES
-from api.problems import Problem
+from api.problems import ProblemError
 
 MAX_BODY = 8 << 20
 MAX_DOCUMENT = 32 << 20  # of a body that is a whole policy
@@ -76,11 +76,11 @@ class Gate:
     async def _pass(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             if b"\0" in scope["path"].encode("utf-8", "replace") or b"%00" in scope.get("query_string", b""):
-                raise Problem(400, "the address holds a NUL character")
+                raise ProblemError(400, "the address holds a NUL character")
             if scope["path"] not in PUBLIC:
                 scope["state"]["caller"] = await run_in_threadpool(self._authenticator.caller, scope)
             body = await _body(scope, receive)
-        except _Gone:
+        except _ClientGoneError:
             return
         except Exception as error:  # known ones are answered, all others raised again
             problem = problems.of(error)
@@ -93,7 +93,7 @@ class Gate:
         await self._app(scope, _replay(body, receive), send)
 
 
-class _Gone(Exception):  # noqa: N818 - not an error
+class _ClientGoneError(Exception):
     """The client left."""
 
 
@@ -104,14 +104,14 @@ async def _body(scope: Scope, receive: Receive) -> bytes:
     headers = Headers(scope=scope)
     length = headers.get("content-length", "0")
     if not length.isdecimal() or len(length) > 18:
-        raise Problem(400, "Content-Length is not a number")
+        raise ProblemError(400, "Content-Length is not a number")
     body, more = bytearray(), True
     while more:
         if max(int(length), len(body)) > limit:
-            raise Problem(413, f"the body has more than {limit >> 20} MiB")
+            raise ProblemError(413, f"the body has more than {limit >> 20} MiB")
         message = await receive()
         if message["type"] == "http.disconnect":
-            raise _Gone
+            raise _ClientGoneError
         body += message.get("body", b"")
         more = message.get("more_body", False)
     if body and path not in answers.PATHS:  # packed or binary; api.otlp looks at it
@@ -125,7 +125,7 @@ async def _check_form(path: str, content_type: str, body: bytes) -> None:
         return
     if not _JSON.fullmatch(kind):
         also = " or application/yaml" if path in DOCUMENTS else ""
-        raise Problem(415, f"Content-Type must be application/json{also}, not {ascii(kind)[1:61] or 'empty'}")
+        raise ProblemError(415, f"Content-Type must be application/json{also}, not {ascii(kind)[1:61] or 'empty'}")
     if path in DOCUMENTS:
         return
     try:

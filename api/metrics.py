@@ -16,7 +16,7 @@ from egress.errors import EgressError
 from egress.store.database.clock import clock
 from egress.store.database.handles import Connection, Engine, SQLAlchemyError
 from egress.store.policy import agents, approvals, audit, gateways, ruleset
-from egress.store.policy.gateways import UP, Gateway
+from egress.store.policy.gateways import UP, StoredGateway
 from egress.store.recording import evidence, retention, sizes
 
 ANSWER_SECONDS = 5.0
@@ -60,7 +60,7 @@ def _stored(engine: Engine) -> Iterator[Metric]:
         yield from _fleet(gateways.listed(connection), clock(connection)[0])
 
 
-def _fleet(there: Collection[Gateway], now: float) -> Iterator[Metric]:
+def _fleet(there: Collection[StoredGateway], now: float) -> Iterator[Metric]:
     up = GaugeMetricFamily("egress_gateway_up", "1: the gateway shows that it lives", labels=["host"])
     seen = GaugeMetricFamily("egress_gateway_seen_seconds", "since its last sign of life", labels=["host"])
     version = GaugeMetricFamily("egress_gateway_policy_version", "that all its workers judge by", labels=["host"])

@@ -114,7 +114,7 @@ class Import(BaseModel):
     unchanged: int
 
 
-class Pruned(BaseModel):
+class PrunedRules(BaseModel):
     """The rules that were removed."""
 
     version: int

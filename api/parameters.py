@@ -8,11 +8,11 @@ from fastapi import Request
 from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute
 
-from api.problems import Problem
+from api.problems import ProblemError
 
 
 async def refuse_unknown(request: Request) -> None:
-    """Dependency of every route. Raises Problem (422) that names each parameter, and those there are."""
+    """Dependency of every route. Raises ProblemError (422) that names each parameter, and those there are."""
     given = dict.fromkeys(request.query_params)
     if not given:
         return
@@ -25,7 +25,7 @@ async def refuse_unknown(request: Request) -> None:
         if name not in known
     ]
     if places:
-        raise Problem(422, "a parameter is not known here; nothing was done", errors=places)
+        raise ProblemError(422, "a parameter is not known here; nothing was done", errors=places)
 
 
 def _names(dependant: Dependant) -> Iterator[str]:

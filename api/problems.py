@@ -20,9 +20,9 @@ from starlette.types import Scope
 
 from api.otlp import answers
 from egress.errors import EgressError, InputError
-from egress.policy.ruletext import InvalidRule
+from egress.policy.ruletext import InvalidRuleError
 from egress.store.database.database import explain
-from egress.store.database.errors import Conflict, NotFound
+from egress.store.database.errors import ConflictError, NotFoundError
 from egress.store.database.handles import DataError, DBAPIError, IntegrityError, PoolTimeoutError
 
 MEDIA_TYPE = "application/problem+json"
@@ -32,7 +32,7 @@ RETRY_SECONDS = 1  # suggested while the database is away
 Place = dict[str, str]  # {"pointer" or "parameter": where, "detail": what}
 
 
-class Problem(Exception):  # noqa: N818 - the RFC's word
+class ProblemError(Exception):
     """An answer that is an error. Raise it anywhere in a request; whatever transaction is open rolls back."""
 
     def __init__(
@@ -45,25 +45,25 @@ class Problem(Exception):  # noqa: N818 - the RFC's word
             self.detail += f" (the first {MAX_ERRORS} of {len(errors)} are listed)"
 
 
-def wrong_field(pointer: str, detail: str, status: int = 422) -> Problem:
+def wrong_field(pointer: str, detail: str, status: int = 422) -> ProblemError:
     """A field of the body is wrong; `pointer` is like `ports/0`, empty for the body as a whole."""
-    return Problem(status, "the body is not valid", errors=[at(pointer, detail)])
+    return ProblemError(status, "the body is not valid", errors=[at(pointer, detail)])
 
 
-def wrong_parameter(name: str, detail: str, status: int = 422) -> Problem:
+def wrong_parameter(name: str, detail: str, status: int = 422) -> ProblemError:
     """A query, path or header parameter is wrong."""
-    return Problem(status, f"{name} is not valid", errors=[{"parameter": name, "detail": detail}])
+    return ProblemError(status, f"{name} is not valid", errors=[{"parameter": name, "detail": detail}])
 
 
 def at(pointer: str, detail: str) -> Place:
     return {"pointer": f"#/{pointer}" if pointer else "#", "detail": detail}
 
 
-def unavailable(detail: str) -> Problem:
-    return Problem(503, detail, headers={"Retry-After": str(RETRY_SECONDS)})
+def unavailable(detail: str) -> ProblemError:
+    return ProblemError(503, detail, headers={"Retry-After": str(RETRY_SECONDS)})
 
 
-def response(problem: Problem, scope: Scope) -> Response:
+def response(problem: ProblemError, scope: Scope) -> Response:
     """The problem as an answer to the request in `scope`; to one of OTLP as its clients read it."""
     if scope.get("path") in answers.PATHS:
         return answers.failed(scope, problem.status, problem.detail, problem.headers)
@@ -83,9 +83,9 @@ def response(problem: Problem, scope: Scope) -> Response:
 def install(app: FastAPI) -> None:
     """Answer every expected exception as a problem; what is left over is the gate's (api/gate.py): a 500."""
     for kind in (
-        Problem,
+        ProblemError,
         RequestValidationError,
-        InvalidRule,
+        InvalidRuleError,
         HTTPException,
         EgressError,
         DBAPIError,
@@ -98,35 +98,35 @@ async def _handle(request: Request, error: Exception) -> Response:
     return response(of(error), request.scope)
 
 
-def of(error: Exception) -> Problem:
+def of(error: Exception) -> ProblemError:
     """The problem that an exception means to whoever called."""
     match error:
-        case Problem():
+        case ProblemError():
             return error
         case RequestValidationError():
-            return Problem(422, "the request is not valid", errors=[_place(each) for each in error.errors()])
-        case InvalidRule():
+            return ProblemError(422, "the request is not valid", errors=[_place(each) for each in error.errors()])
+        case InvalidRuleError():
             return wrong_field(error.field, error.reason)
-        case NotFound():
-            return Problem(404, str(error))
-        case Conflict():
-            return Problem(409, str(error))
+        case NotFoundError():
+            return ProblemError(404, str(error))
+        case ConflictError():
+            return ProblemError(409, str(error))
         case InputError():
-            return Problem(422, str(error))
+            return ProblemError(422, str(error))
         case EgressError():
-            return Problem(409, str(error))
+            return ProblemError(409, str(error))
         case HTTPException():
             detail = error.detail if isinstance(error.detail, str) else _title(error.status_code)
-            return Problem(error.status_code, detail, headers=error.headers)
+            return ProblemError(error.status_code, detail, headers=error.headers)
         case DataError():
-            return Problem(422, "a value in the request cannot be stored or looked for")
+            return ProblemError(422, "a value in the request cannot be stored or looked for")
         case IntegrityError():
-            return Problem(409, "somebody changed the same thing at the same moment; try again")
+            return ProblemError(409, "somebody changed the same thing at the same moment; try again")
         case DBAPIError():
             return unavailable(f"cannot use the database: {explain(error)}")
         case PoolTimeoutError():
             return unavailable("too many requests wait for the database")
-    return Problem(500, "an error of ours; the log of egress serve has it under this request id, please report it")
+    return ProblemError(500, "an error of ours; the log of egress serve has it under this request id, please report it")
 
 
 def _place(error: Mapping[str, Any]) -> Place:

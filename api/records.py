@@ -9,7 +9,7 @@ from typing import Annotated
 from fastapi import Depends, Query
 
 from api.paging import Since, Until, moment
-from api.problems import Problem, wrong_parameter
+from api.problems import ProblemError, wrong_parameter
 from egress.records.eve import process_part, to_eve
 from egress.records.shape import FindingRecord, FlowRecord
 from egress.store.database.handles import Condition, Connection
@@ -46,11 +46,11 @@ class Wanted:
         self.selection = Selection(tuple(term for term in values if term[1]), q, now, begin, end)
 
     def flows(self) -> Condition:
-        """The filters as a condition on flows. Raises Problem (422) that names the wrong parameter."""
+        """The filters as a condition on flows. Raises ProblemError (422) that names the wrong parameter."""
         return _checked(self.selection.flows)
 
     def findings(self) -> Condition:
-        """The filters as a condition on findings. Raises Problem (422) that names the wrong parameter."""
+        """The filters as a condition on findings. Raises ProblemError (422) that names the wrong parameter."""
         return _checked(self.selection.findings)
 
 
@@ -59,7 +59,7 @@ def _checked(condition: Callable[[], Condition]) -> Condition:
         return condition()
     except InvalidTermError as error:
         raise wrong_parameter(error.field, str(error)) from None
-    except search.InvalidQuery as error:
+    except search.InvalidQueryError as error:
         raise wrong_parameter("q", f"column {error.column}: {error.reason}") from None
 
 
@@ -85,5 +85,5 @@ def finding_document(record: FindingRecord) -> dict[str, object]:
     return to_eve(record)
 
 
-def missing(what: str, id: str) -> Problem:  # noqa: A002 - its name
-    return Problem(404, f"there is no {what} {id}, or it is outside your scope")
+def missing(what: str, id: str) -> ProblemError:  # noqa: A002 - its name
+    return ProblemError(404, f"there is no {what} {id}, or it is outside your scope")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from egress.config import FSYNC
 from egress.config import Journal as Settings
-from egress.gateway.journal.journal import Journal
+from egress.gateway.journal.journal import JournalWriter
 from tests.store.samples import numbered
 
 COUNT = {"never": 20_000, "second": 20_000, "record": 300}
@@ -31,7 +31,7 @@ def measure(place: Path | None = None) -> dict[str, float]:
 
 
 def _appends(directory: Path, policy: str) -> list[float]:
-    journal = Journal(directory, 0, Settings(fsync=policy))
+    journal = JournalWriter(directory, 0, Settings(fsync=policy))
     records = [[numbered(number)] for number in range(COUNT[policy])]
     journal.append(records[0], 1.0)
     spent, polled = [], time.perf_counter()

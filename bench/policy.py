@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from ipaddress import ip_address
 
-from egress.model import TCP, Action, Agent, Budget, Measure, Policy, PolicyChange, Reason, Rule, Span, Verdict
+from egress.model import TCP, Action, Agent, Budget, BudgetSpan, Measure, Policy, PolicyChange, Reason, Rule, Verdict
 from egress.policy.affected import Concern
 from egress.policy.bindings import Bindings
 from egress.policy.budgets import Budgets
@@ -145,7 +145,7 @@ def asking() -> dict[str, float]:
     costs["bind"] = _each(lambda: bindings.bind("train-7", ("a.x.org", "b.x.org"), elsewhere, 300, NOW))
     costs["names of an address"] = _each(lambda: bindings.names_of("train-7", elsewhere, NOW))
     budgets = Budgets()
-    limited = Agent("b", budgets=tuple(Budget(Measure.BYTES, 10**12, span) for span in Span))
+    limited = Agent("b", budgets=tuple(Budget(Measure.BYTES, 10**12, span) for span in BudgetSpan))
     costs["budget, none"] = _each(lambda: budgets.note_bytes(WHO, 1500, NOW))
     costs["budget, 3 of bytes"] = _each(lambda: budgets.note_bytes(limited, 1500, NOW))
     return costs

@@ -106,13 +106,13 @@ class Stage:
 
     def status(self) -> dict[str, object] | None:
         """What the gateway says of itself, None while it does not answer."""
-        from egress.control import Client, NotRunning
+        from egress.control import Client, NotRunningError
 
         try:
             with Client(self.config.control_socket) as client:
                 answer: dict[str, object] = client.call("status")
                 return answer
-        except (NotRunning, OSError):
+        except (NotRunningError, OSError):
             return None
 
     def stop(self, how: signal.Signals = signal.SIGTERM) -> int | None:

@@ -13,12 +13,14 @@ from egress.errors import EgressError, InputError
 CALL_SECONDS = 30.0
 
 
-class NotRunning(EgressError):  # noqa: N818 - a state the caller may mend by starting one
+class NotRunningError(EgressError):
     """Nobody listens on the control socket, or no longer."""
 
 
 class Client:
-    """A blocking client for the commands. Raises NotRunning when there is no gateway, EgressError for its refusals."""
+    """A blocking client for the commands. Raises NotRunningError when there is no gateway, EgressError for its
+    refusals.
+    """
 
     def __init__(self, path: Path, timeout: float = CALL_SECONDS) -> None:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -30,7 +32,7 @@ class Client:
             raise EgressError(f"only root may talk to the gateway at {path}; use sudo") from None
         except OSError:
             self._socket.close()
-            raise NotRunning(f"no gateway runs at {path}; start one with: egress gateway") from None
+            raise NotRunningError(f"no gateway runs at {path}; start one with: egress gateway") from None
         self._file = self._socket.makefile("rb")
 
     def call(self, op: str, **fields: object) -> dict[str, Any]:
@@ -43,10 +45,12 @@ class Client:
         except OSError:
             line = b""
         if not line.endswith(b"\n"):
-            raise NotRunning("the gateway closed the connection; see its log, and egress doctor")
+            raise NotRunningError("the gateway closed the connection; see its log, and egress doctor")
         answer: dict[str, Any] = json.loads(line)
         if not answer.pop("ok"):
-            raise (NotRunning if answer["gone"] else InputError if answer["input"] else EgressError)(answer["error"])
+            raise (NotRunningError if answer["gone"] else InputError if answer["input"] else EgressError)(
+                answer["error"]
+            )
         return answer
 
     def close(self) -> None:

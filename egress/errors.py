@@ -16,5 +16,5 @@ class InputError(EgressError):
     exit_code = 2
 
 
-class Malformed(Exception):  # noqa: N818 - a protocol fact, raised by parsers, never shown raw
+class MalformedError(Exception):
     """The bytes broke the protocol; `args[0]` says how, in a few words."""

@@ -170,7 +170,7 @@ class Measure(StrEnum):
     DESTINATIONS = "destinations"  # distinct remote addresses
 
 
-class Span(StrEnum):
+class BudgetSpan(StrEnum):
     """Over which time; an episode is the agent's life behind the gateway."""
 
     MINUTE = "minute"
@@ -182,7 +182,7 @@ class Span(StrEnum):
 class Budget:
     measure: Measure
     limit: int
-    span: Span
+    span: BudgetSpan
 
 
 AGENT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", re.ASCII)  # of an agent, to be matched whole

@@ -19,7 +19,7 @@ from egress.addresses import Networks
 from egress.capture.fragments import Reassembler
 from egress.capture.link import ip_packet
 from egress.engine.engine import Engine
-from egress.errors import EgressError, Malformed
+from egress.errors import EgressError, MalformedError
 from egress.limits import Limits
 from egress.model import ACK, FIN, ICMP, ICMPV6, RST, SYN, TCP, Action, Agent, Direction, Mode, Packet, Policy
 from egress.records.shape import AnomalyRecord, FindingRecord, FlowRecord, Record
@@ -150,7 +150,7 @@ class Replay:
             link_header = len(frame.data) - len(raw)
             wire_length = frame.wire_length - link_header if whole is raw else None
             attributed = self._agents.attribute(decode(whole, wire_length))
-        except Malformed:
+        except MalformedError:
             self.report.decode_errors += 1
             return
         if attributed is None:
@@ -202,9 +202,9 @@ def replay(
                 run.frame(frame)
                 if not frame.number & 1023:
                     progress(stream.tell())
-    except capture.Truncated as cut:
+    except capture.TruncatedError as cut:
         run.report.truncated = str(cut)
-    except capture.NotACapture as error:
+    except capture.NotACaptureError as error:
         raise EgressError(f"{path}: {error}") from None
     except OSError as error:
         raise EgressError(f"cannot read {path}: {error.strerror}") from None

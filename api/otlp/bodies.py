@@ -7,7 +7,7 @@ import zlib
 from fastapi import Request
 
 from api.otlp.answers import JSON, PROTOBUF, media_type
-from api.problems import Problem
+from api.problems import ProblemError
 
 MAX_TRACES = 20 << 20  # bytes, packed and unpacked; what OTLP recommends
 LIMITS = {PROTOBUF: MAX_TRACES, JSON: 8 << 20}
@@ -16,14 +16,14 @@ _GZIP = 16 + zlib.MAX_WBITS
 
 
 def unpacked(request: Request) -> tuple[str, bytes]:
-    """The type and the plain body. Raises Problem: 400, 413, 415."""
+    """The type and the plain body. Raises ProblemError: 400, 413, 415."""
     kind = media_type(request.headers.get("content-type", ""))
     limit = LIMITS.get(kind)
     if limit is None:
-        raise Problem(415, f"Content-Type must be {PROTOBUF} or {JSON}, not {ascii(kind)[1:61] or 'empty'}")
+        raise ProblemError(415, f"Content-Type must be {PROTOBUF} or {JSON}, not {ascii(kind)[1:61] or 'empty'}")
     encoding = request.headers.get("content-encoding", "identity").strip().lower()
     if encoding not in ("identity", "gzip", ""):
-        raise Problem(415, f"Content-Encoding must be gzip or none, not {ascii(encoding)[1:61]}")
+        raise ProblemError(415, f"Content-Encoding must be gzip or none, not {ascii(encoding)[1:61]}")
     body: bytes = request.state.body
     if encoding == "gzip":
         body = _gunzip(body, limit)
@@ -42,16 +42,16 @@ def _gunzip(packed: bytes, limit: int) -> bytes:
         try:
             plain += member.decompress(packed, limit + 1 - len(plain))
         except zlib.error as error:
-            raise Problem(400, f"the body is not gzip: {error}") from None
+            raise ProblemError(400, f"the body is not gzip: {error}") from None
         if len(plain) > limit:
             raise _too_large(limit)
         if not member.eof:
-            raise Problem(400, "the body is not gzip: it ends too early")
+            raise ProblemError(400, "the body is not gzip: it ends too early")
         packed = member.unused_data
     if packed:
-        raise Problem(400, f"the body is gzip of more than {MAX_MEMBERS} members: send one")
+        raise ProblemError(400, f"the body is gzip of more than {MAX_MEMBERS} members: send one")
     return bytes(plain)
 
 
-def _too_large(limit: int) -> Problem:
-    return Problem(413, f"the body has more than {limit >> 20} MiB, unpacked: send smaller batches")
+def _too_large(limit: int) -> ProblemError:
+    return ProblemError(413, f"the body has more than {limit >> 20} MiB, unpacked: send smaller batches")

@@ -8,18 +8,18 @@ from collections.abc import Iterator
 from typing import Any
 
 from api.otlp.protobuf import MAX_DEPTH, MAX_FIELDS
-from api.otlp.spans import MAX_VALUE, WANTED, Malformed, Span
+from api.otlp.spans import MAX_VALUE, WANTED, MalformedSpanError, Span
 
 _HEX = re.compile(r"[0-9a-fA-F]*", re.ASCII)
 _UINT64 = re.compile(r"[0-9]{1,20}", re.ASCII)
 
 
 def read(body: bytes) -> Iterator[Span]:
-    """Raises Malformed, also after some were given."""
+    """Raises MalformedSpanError, also after some were given."""
     try:
         document = json.loads(body.decode("utf-8")) if body else {}
     except (ValueError, RecursionError) as error:
-        raise Malformed(f"not JSON: {str(error)[:200]}") from None
+        raise MalformedSpanError(f"not JSON: {str(error)[:200]}") from None
     left = MAX_FIELDS
     for resource_spans in _list(_object(document), "resourceSpans"):
         resource = _attributes(_object(resource_spans.get("resource") or {}))
@@ -27,14 +27,14 @@ def read(body: bytes) -> Iterator[Span]:
             for span in _list(scope_spans, "spans"):
                 left -= 1
                 if left < 0:
-                    raise Malformed(f"a request holds at most {MAX_FIELDS} spans")
+                    raise MalformedSpanError(f"a request holds at most {MAX_FIELDS} spans")
                 yield _span(span, resource)
 
 
 def _span(span: dict[str, Any], resource: dict[str, str]) -> Span:
     name = span.get("name") or ""
     if not isinstance(name, str):
-        raise Malformed("a span's name is no text")
+        raise MalformedSpanError("a span's name is no text")
     return Span(
         name[:MAX_VALUE], _hex(span, "traceId"), _hex(span, "spanId"), _nanoseconds(span, "startTimeUnixNano"),
         _nanoseconds(span, "endTimeUnixNano"), resource | _attributes(span),
@@ -43,21 +43,21 @@ def _span(span: dict[str, Any], resource: dict[str, str]) -> Span:
 
 def _object(value: object) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise Malformed("an object is expected where something else stands")
+        raise MalformedSpanError("an object is expected where something else stands")
     return value
 
 
 def _list(parent: dict[str, Any], key: str) -> Iterator[dict[str, Any]]:
     listed = parent.get(key) or []
     if not isinstance(listed, list):
-        raise Malformed(f"{key} is no list")
+        raise MalformedSpanError(f"{key} is no list")
     return map(_object, listed)
 
 
 def _hex(span: dict[str, Any], key: str) -> str:
     text = span.get(key) or ""
     if not isinstance(text, str) or not _HEX.fullmatch(text):
-        raise Malformed(f"{key} is not of hex digits")
+        raise MalformedSpanError(f"{key} is not of hex digits")
     return text.lower()[:64]
 
 
@@ -66,7 +66,7 @@ def _nanoseconds(span: dict[str, Any], key: str) -> int:
     if isinstance(value, str) and _UINT64.fullmatch(value):
         value = int(value)
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 1 << 64:
-        raise Malformed(f"{key} is no number of nanoseconds")
+        raise MalformedSpanError(f"{key} is no number of nanoseconds")
     return value
 
 

@@ -14,7 +14,7 @@ from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
 from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 from opentelemetry.proto.trace.v1.trace_pb2 import Span as Message
 
-from api.otlp.spans import MAX_VALUE, WANTED, Malformed, Span
+from api.otlp.spans import MAX_VALUE, WANTED, MalformedSpanError, Span
 
 MAX_FIELDS = 200_000  # of the outer messages of a request: its spans, and what is around them
 MAX_MESSAGE = 1 << 20  # bytes of a span or resource
@@ -26,7 +26,7 @@ _VARINT, _LENGTH, _FIXED = 0, 2, {1: 8, 5: 4}  # kinds of fields; those of fixed
 
 
 def read(body: bytes) -> Iterator[Span]:
-    """Raises Malformed, also after some were given."""
+    """Raises MalformedSpanError, also after some were given."""
     walk = _Walk()
     for resource_spans in walk.parts(memoryview(body), _RESOURCE_SPANS):
         resource = _resource(b"".join(walk.parts(resource_spans, _RESOURCE)))
@@ -47,7 +47,7 @@ class _Walk:
         while at < len(view):
             self._left -= 1
             if self._left < 0:
-                raise Malformed(f"a request holds at most {MAX_FIELDS} spans and what is around them")
+                raise MalformedSpanError(f"a request holds at most {MAX_FIELDS} spans and what is around them")
             tag, at = _varint(view, at)
             number, kind = tag >> 3, tag & 7
             begin = at
@@ -59,9 +59,9 @@ class _Walk:
             elif kind in _FIXED:
                 at += _FIXED[kind]
             else:
-                raise Malformed("it holds a field of no known kind")
+                raise MalformedSpanError("it holds a field of no known kind")
             if at > len(view) or not number:
-                raise Malformed("it ends within a field" if number else "it holds a field without number")
+                raise MalformedSpanError("it ends within a field" if number else "it holds a field without number")
             if number == wanted and kind == _LENGTH:
                 yield view[begin:at]
 
@@ -70,23 +70,23 @@ def _varint(view: memoryview, at: int) -> tuple[int, int]:
     value = 0
     for shift in range(0, 70, 7):
         if at >= len(view):
-            raise Malformed("it ends within a number")
+            raise MalformedSpanError("it ends within a number")
         byte = view[at]
         at += 1
         value |= (byte & 0x7F) << shift
         if byte < 0x80:
             return value, at
-    raise Malformed("it holds a number of more than ten bytes")
+    raise MalformedSpanError("it holds a number of more than ten bytes")
 
 
 def _resource(raw: bytes) -> dict[str, str]:
     """Parts of a message that come apart are one, put one behind the other."""
     if len(raw) > MAX_MESSAGE:
-        raise Malformed("a resource is larger than 1 MiB")
+        raise MalformedSpanError("a resource is larger than 1 MiB")
     try:
         return _attributes(Resource.FromString(raw).attributes)
     except DecodeError:
-        raise Malformed("a resource cannot be read") from None
+        raise MalformedSpanError("a resource cannot be read") from None
 
 
 def _span(raw: memoryview, resource: dict[str, str]) -> Span:

@@ -11,7 +11,7 @@ from api.otlp.spans import AGENT, ARGUMENTS, CALL_IDS, Span
 from egress.model import AGENT_NAME, Step, StepSource
 from egress.store.database.handles import Connection
 from egress.store.recording import steps
-from egress.store.recording.steps import Result, WrongStep, make
+from egress.store.recording.steps import InvalidStepError, StepResult, make
 
 MAX_STEPS = 10_000  # tool calls of one request
 MAX_OTHERS = 500  # names, beside those of attached agents, that are looked for in the records of one request
@@ -53,8 +53,8 @@ def receive(connection: Connection, caller: Caller, spans: Iterable[Span], *, a_
         try:
             agent = agents.of(span)
             if len(found) >= MAX_STEPS:
-                raise _Rejected(f"a request holds at most {MAX_STEPS} tool calls")
-        except _Rejected as rejected:
+                raise _RejectedError(f"a request holds at most {MAX_STEPS} tool calls")
+        except _RejectedError as rejected:
             received.reject(str(rejected))
             continue
         if span.trace_id and _is_name(span.episode):
@@ -64,7 +64,7 @@ def receive(connection: Connection, caller: Caller, spans: Iterable[Span], *, a_
     told = list(_steps(connection, caller, found, named, received, now))
     for telling in steps.tell(connection, told, a_day) if told else ():
         received.counts[telling.result] += 1
-        if telling.result in (Result.CONFLICT, Result.TOO_MANY):
+        if telling.result in (StepResult.CONFLICT, StepResult.TOO_MANY):
             received.reject(telling.why)
     return received
 
@@ -74,7 +74,7 @@ def _is_name(episode: str) -> bool:
     return 0 < len(episode) <= steps.MAX_ID and episode.isprintable()
 
 
-class _Rejected(Exception):  # noqa: N818 - never leaves this file
+class _RejectedError(Exception):
     """Why a span is not taken."""
 
 
@@ -88,23 +88,23 @@ class _Agents:
 
     def of(self, span: Span) -> str:
         if span.broken:
-            raise _Rejected(f"a span is not taken: {span.broken}")
+            raise _RejectedError(f"a span is not taken: {span.broken}")
         for name, ours in span.agents():
             if not ours and not (self._caller.sees(name) and self._is_known(name)):
                 continue  # a name for people, as most frameworks use it
             if not self._caller.sees(name):
-                raise _Rejected(f"agent {name[:64]!a} is outside the scope of this token")
+                raise _RejectedError(f"agent {name[:64]!a} is outside the scope of this token")
             if not self._is_known(name):
-                raise _Rejected(f"there is no agent {name[:64]!a}, attached or recorded")
+                raise _RejectedError(f"there is no agent {name[:64]!a}, attached or recorded")
             return name
         if len(self._caller.agents) == 1 and self._is_known(self._caller.agents[0]):
             return self._caller.agents[0]
-        raise _Rejected(f"a span names no agent: set OTEL_RESOURCE_ATTRIBUTES={AGENT}=NAME")
+        raise _RejectedError(f"a span names no agent: set OTEL_RESOURCE_ATTRIBUTES={AGENT}=NAME")
 
     def quietly(self, span: Span) -> str:
         try:
             return self.of(span)
-        except _Rejected:
+        except _RejectedError:
             return ""
 
     def _is_known(self, name: str) -> bool:
@@ -134,5 +134,5 @@ def _steps(
                 call_id=span.first(CALL_IDS), trace_id=span.trace_id, span_id=span.span_id,
                 reporter=caller.actor.name, now=now,
             )  # fmt: skip
-        except WrongStep as wrong:
+        except InvalidStepError as wrong:
             received.reject(f"a span is not taken: {wrong}")

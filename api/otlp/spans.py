@@ -25,7 +25,7 @@ WANTED = frozenset({*TOOL_NAMES, *CALL_IDS, *ARGUMENTS, *EPISODES, *AGENTS, AGEN
 MAX_VALUE = 8192  # characters kept of an attribute
 
 
-class Malformed(Exception):  # noqa: N818 - reads better
+class MalformedSpanError(Exception):
     """The request is no trace data; in one phrase."""
 
 

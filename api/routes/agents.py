@@ -13,9 +13,9 @@ from starlette.responses import JSONResponse, Response
 from api import etags
 from api.auth import PREFIX, Admin, Caller, Editor, Viewer, ViewerOrGateway
 from api.database import Settings, Store
-from api.edits import Answer, Edits
+from api.edits import Edits, Reply
 from api.paging import Cursor, Limit, Page, decode, instant, page
-from api.problems import Problem, wrong_field
+from api.problems import ProblemError, wrong_field
 from api.shapes import AgentIn, AgentOut, AgentPatch
 from egress.model import Action, Agent, Budget, Mode
 from egress.policy.budgettext import budget_text, check_budgets, parse_budget
@@ -68,11 +68,11 @@ def create_agent(body: AgentIn, caller: Admin, config: Settings, edits: Edits) -
         budgets=_budgets(body.budgets),
     )
 
-    def change(connection: Connection) -> Answer:
+    def change(connection: Connection) -> Reply:
         attached = StoredAgent(agent, body.kind, body.value, host=body.host or config.host_name)
         agents.add_agent(connection, caller.actor, attached, edits.ts)
         made = _known(connection, caller, body.name)  # its time to the microsecond, as it is read from now on
-        return Answer(201, _out(made), _tag(made), f"{PREFIX}/agents/{body.name}")
+        return Reply(201, _out(made), _tag(made), f"{PREFIX}/agents/{body.name}")
 
     return edits.run(change)
 
@@ -81,7 +81,7 @@ def create_agent(body: AgentIn, caller: Admin, config: Settings, edits: Edits) -
 def patch_agent(name: Name, body: AgentPatch, caller: Editor, edits: Edits) -> Response:
     """What is left out stays. In force in every worker within a fraction of a second, for living flows too."""
 
-    def change(connection: Connection) -> Answer:
+    def change(connection: Connection) -> Reply:
         edits.match(_tag(_known(connection, caller, name)))
         new = agents.update_agent(
             connection,
@@ -93,17 +93,17 @@ def patch_agent(name: Name, body: AgentPatch, caller: Editor, edits: Edits) -> R
             budgets=None if body.budgets is None else _budgets(body.budgets),
             ts=edits.ts,
         )
-        return Answer(200, _out(new), _tag(new))
+        return Reply(200, _out(new), _tag(new))
 
     return edits.run(change)
 
 
 @router.delete("/{name}", status_code=204, summary="Detach an agent: nothing guards it from then on")
 def delete_agent(name: Name, caller: Admin, edits: Edits) -> Response:
-    def change(connection: Connection) -> Answer:
+    def change(connection: Connection) -> Reply:
         edits.match(_tag(_known(connection, caller, name)))
         agents.remove_agent(connection, caller.actor, name, edits.ts)
-        return Answer(204)
+        return Reply(204)
 
     return edits.run(change)
 
@@ -119,10 +119,10 @@ def release_agent(name: Name, caller: Editor, edits: Edits) -> Response:
 
 
 def _cut(name: str, caller: Caller, edits: Edits, *, quarantined: bool) -> Response:
-    def change(connection: Connection) -> Answer:
+    def change(connection: Connection) -> Reply:
         edits.match(_tag(_known(connection, caller, name)))
         new = agents.update_agent(connection, caller.actor, name, quarantined=quarantined, ts=edits.ts)
-        return Answer(200, _out(new), _tag(new))
+        return Reply(200, _out(new), _tag(new))
 
     return edits.run(change)
 
@@ -130,7 +130,7 @@ def _cut(name: str, caller: Caller, edits: Edits, *, quarantined: bool) -> Respo
 def _known(connection: Connection, caller: Caller, name: str) -> StoredAgent:
     found = agents.agent(connection, name) if caller.sees(name) else None
     if found is None:
-        raise Problem(404, f"there is no agent {name[:64]!r}, or it is outside your scope")
+        raise ProblemError(404, f"there is no agent {name[:64]!r}, or it is outside your scope")
     return found
 
 

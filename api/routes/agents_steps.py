@@ -11,7 +11,7 @@ from starlette.responses import JSONResponse, Response
 from api.auth import Caller, Reporter, Viewer
 from api.database import Settings, Store
 from api.paging import Cursor, Limit, Page, decode, page
-from api.problems import Problem, wrong_field
+from api.problems import ProblemError, wrong_field
 from api.shapes import AGENT
 from api.stepshapes import StepIn, StepOut, moment_in
 from egress.model import Step, StepSource
@@ -19,7 +19,7 @@ from egress.store.database.database import storing
 from egress.store.database.handles import Connection
 from egress.store.query.storyjson import step_mapping
 from egress.store.recording import steps
-from egress.store.recording.steps import Result, WrongStep, make
+from egress.store.recording.steps import InvalidStepError, StepResult, make
 
 router = APIRouter(prefix="/agents/{agent}/steps", tags=["steps"])
 
@@ -42,11 +42,11 @@ def tell_step(
         (telling,) = steps.tell(connection, [step], config.api.steps)
     request.app.state.steps[telling.result] += 1
     match telling.result:
-        case Result.CONFLICT:
-            raise Problem(409, telling.why)
-        case Result.TOO_MANY:
-            raise Problem(429, f"{telling.why}; see api.steps", headers={"Retry-After": "3600"})
-    return JSONResponse(step_mapping(telling.step), 201 if telling.result is Result.NEW else 200)
+        case StepResult.CONFLICT:
+            raise ProblemError(409, telling.why)
+        case StepResult.TOO_MANY:
+            raise ProblemError(429, f"{telling.why}; see api.steps", headers={"Retry-After": "3600"})
+    return JSONResponse(step_mapping(telling.step), 201 if telling.result is StepResult.NEW else 200)
 
 
 @router.get("", response_model=Page[StepOut], summary="Steps, newest first")
@@ -68,7 +68,7 @@ def list_steps(
 
 
 def _read(connection: Connection, caller: Caller, agent: str, body: StepIn, now: float) -> Step:
-    """Raises Problem: 404, 422."""
+    """Raises ProblemError: 404, 422."""
     if not caller.sees(agent) or not steps.is_known(connection, agent):
         raise _no_agent(agent)
     old = steps.get(connection, agent, body.episode, body.id)
@@ -81,9 +81,9 @@ def _read(connection: Connection, caller: Caller, agent: str, body: StepIn, now:
             end=moment_in("end", body.end, now), source=StepSource.API, call_id=body.call_id or body.id,
             trace_id=body.trace_id, span_id=body.span_id, reporter=caller.actor.name, now=now,
         )  # fmt: skip
-    except WrongStep as wrong:
+    except InvalidStepError as wrong:
         raise wrong_field(wrong.field, wrong.reason) from None
 
 
-def _no_agent(agent: str) -> Problem:
-    return Problem(404, f"there is no agent {agent!r}, attached or recorded, or it is outside your scope")
+def _no_agent(agent: str) -> ProblemError:
+    return ProblemError(404, f"there is no agent {agent!r}, attached or recorded, or it is outside your scope")

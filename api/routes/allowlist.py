@@ -13,13 +13,13 @@ from starlette.responses import JSONResponse, Response
 from api import etags
 from api.auth import PREFIX, Caller, Editor, Viewer
 from api.database import Store
-from api.edits import Answer, Edits
-from api.models import STORED_ID, Pruned, RuleBody, RuleInUse, RuleOut, RulePatch, rule_in_use, rule_out
+from api.edits import Edits, Reply
+from api.models import STORED_ID, PrunedRules, RuleBody, RuleInUse, RuleOut, RulePatch, rule_in_use, rule_out
 from api.paging import Cursor, Limit, Page, decode, duration, page
 from api.problems import wrong_field
 from egress.model import Action, Rule
 from egress.policy.ruletext import read_rule, to_mapping
-from egress.store.database.errors import NotFound
+from egress.store.database.errors import NotFoundError
 from egress.store.database.handles import Connection
 from egress.store.policy import ruleset
 from egress.store.policy.edits import Edit
@@ -73,14 +73,14 @@ def create_rule(body: RuleBody, caller: Editor, edits: Edits) -> Response:
     read = _read(body.root, caller, edits.ts)
     rule = read if "id" in body.root else replace(read, id=secrets.token_hex(6))
 
-    def change(connection: Connection) -> Answer:
+    def change(connection: Connection) -> Reply:
         (made,) = Edit(connection, caller.actor, edits.ts).add([replace(rule, created=edits.ts)])
-        return Answer(201, rule_out(made), etags.etag(made.added), f"{PREFIX}/allowlist/{made.rule.id}")
+        return Reply(201, rule_out(made), etags.etag(made.added), f"{PREFIX}/allowlist/{made.rule.id}")
 
     return edits.run(change)
 
 
-@router.delete("", response_model=Pruned, summary="Remove the rules that nothing uses")
+@router.delete("", response_model=PrunedRules, summary="Remove the rules that nothing uses")
 def prune_rules(
     caller: Editor,
     edits: Edits,
@@ -89,11 +89,11 @@ def prune_rules(
     """Of the allowlist, and within the caller's scope. `dry_run=true` lists them."""
     since = edits.ts - duration("unused_for", unused_for)
 
-    def change(connection: Connection) -> Answer:
+    def change(connection: Connection) -> Reply:
         ids = [each.rule.id for each in ruleset.unused(connection, since) if caller.covers(each.rule.agent)]
         edit = Edit(connection, caller.actor, edits.ts)
         removed = edit.remove(ids)
-        return Answer(200, {"version": edit.version, "removed": [rule_out(each) for each in removed]})
+        return Reply(200, {"version": edit.version, "removed": [rule_out(each) for each in removed]})
 
     return edits.run(change)
 
@@ -121,7 +121,7 @@ def replace_rule(rule_id: RuleId, body: RuleBody, caller: Editor, edits: Edits) 
     if body.root.get("id", rule_id) != rule_id:
         raise wrong_field("id", f"must be {rule_id}, as in the path, or left out")
 
-    def change(connection: Connection) -> Answer:
+    def change(connection: Connection) -> Reply:
         return _replace(connection, rule_id, rule, caller, edits)
 
     return edits.run(change)
@@ -133,7 +133,7 @@ def patch_rule(rule_id: RuleId, body: RulePatch, caller: Editor, edits: Edits) -
     if body.root.get("id", rule_id) != rule_id:
         raise wrong_field("id", f"must be {rule_id}, as in the path, or left out")
 
-    def change(connection: Connection) -> Answer:
+    def change(connection: Connection) -> Reply:
         old = _existing(connection, rule_id)
         merged = to_mapping(old.rule) | body.root
         given = {key: value for key, value in merged.items() if value is not None}
@@ -147,18 +147,18 @@ def patch_rule(rule_id: RuleId, body: RulePatch, caller: Editor, edits: Edits) -
 def delete_rule(rule_id: RuleId, caller: Editor, edits: Edits) -> Response:
     """What it alone admitted is cut at once."""
 
-    def change(connection: Connection) -> Answer:
+    def change(connection: Connection) -> Reply:
         old = _existing(connection, rule_id)
         caller.check(old.rule.agent)
         edits.match(etags.etag(old.added))
         Edit(connection, caller.actor, edits.ts).remove([rule_id])
-        return Answer(204)
+        return Reply(204)
 
     return edits.run(change)
 
 
 def _read(document: dict[str, Any], caller: Caller, now: float, author: str | None = None) -> Rule:
-    """The rule a document means. Raises InvalidRule (422), Problem (403) outside the scope."""
+    """The rule a document means. Raises InvalidRuleError (422), ProblemError (403) outside the scope."""
     rule = read_rule(document, now)
     caller.check(rule.agent)
     if rule.author or author is not None:
@@ -169,13 +169,13 @@ def _read(document: dict[str, Any], caller: Caller, now: float, author: str | No
 def _existing(connection: Connection, rule_id: str) -> ruleset.StoredRule:
     found = ruleset.rule(connection, rule_id)
     if found is None:
-        raise NotFound(f"there is no rule {rule_id} in force", rule_id)
+        raise NotFoundError(f"there is no rule {rule_id} in force", rule_id)
     return found
 
 
-def _replace(connection: Connection, rule_id: str, rule: Rule, caller: Caller, edits: Edits) -> Answer:
+def _replace(connection: Connection, rule_id: str, rule: Rule, caller: Caller, edits: Edits) -> Reply:
     old = _existing(connection, rule_id)
     caller.check(old.rule.agent)
     edits.match(etags.etag(old.added))
     new = Edit(connection, caller.actor, edits.ts).replace(rule_id, rule)
-    return Answer(200, rule_out(new), etags.etag(new.added))
+    return Reply(200, rule_out(new), etags.etag(new.added))

@@ -13,12 +13,12 @@ from api import etags
 from api.auth import Caller, Editor, Viewer
 from api.database import Store
 from api.documents import DOCUMENT, read_rules
-from api.edits import Answer, Edits
+from api.edits import Edits, Reply
 from api.models import Import
-from api.problems import Place, Problem, at
+from api.problems import Place, ProblemError, at
 from egress.model import Rule
 from egress.policy.file import dump_json, dump_yaml
-from egress.store.database.errors import Conflict
+from egress.store.database.errors import ConflictError
 from egress.store.database.handles import Connection
 from egress.store.policy import ruleset
 from egress.store.policy.edits import Edit
@@ -29,7 +29,7 @@ router = APIRouter(prefix="/allowlist", tags=["allowlist"])
 _ALL = 2**31 - 1  # more rules than there are
 
 
-class Mode(StrEnum):
+class ImportMode(StrEnum):
     ADD = "add"  # an id that is taken is a conflict
     MERGE = "merge"  # a rule of the same id is replaced
     REPLACE = "replace"  # merge, and what the document does not name is removed
@@ -65,15 +65,15 @@ def import_rules(
     caller: Editor,
     edits: Edits,
     mode: Annotated[
-        Mode, Query(description="merge: the same ids are replaced; replace: and all others are removed")
-    ] = Mode.ADD,
+        ImportMode, Query(description="merge: the same ids are replaced; replace: and all others are removed")
+    ] = ImportMode.ADD,
 ) -> Response:
     """One version, whatever its size. `#/rules/N` in an error counts from 0. If-Match: the policy's ETag."""
     author = caller.as_author()
     read = read_rules(request, edits.ts)
     listed = [replace(rule, created=edits.ts, author=rule.author or author) for rule in read]
 
-    def change(connection: Connection) -> Answer:
+    def change(connection: Connection) -> Reply:
         edits.match(etags.etag(ruleset.current(connection)))
         plan = _plan(connection, listed, mode)
         _check_scope(caller, listed, plan)
@@ -83,11 +83,11 @@ def import_rules(
             for rule in plan.replaced:
                 edit.replace(rule.id, rule)
             edit.add(plan.added)
-        except Conflict as conflict:
+        except ConflictError as conflict:
             raise _conflicts(listed, {conflict.target: str(conflict)}) from None
         counts = {"added": len(plan.added), "replaced": len(plan.replaced), "removed": len(plan.removed)}
         body = {"version": edit.version, **counts, "unchanged": plan.unchanged}
-        return Answer(200, body, etags.etag(edit.version))
+        return Reply(200, body, etags.etag(edit.version))
 
     return edits.run(change)
 
@@ -101,13 +101,14 @@ class _Plan:
     unchanged: int
 
 
-def _plan(connection: Connection, listed: list[Rule], mode: Mode) -> _Plan:
-    """What is to be done. Raises Problem (409) that lists every rule whose id is taken."""
+def _plan(connection: Connection, listed: list[Rule], mode: ImportMode) -> _Plan:
+    """What is to be done. Raises ProblemError (409) that lists every rule whose id is taken."""
     live = {each.rule.id: each for each in ruleset.list_rules(connection, ruleset.RuleFilter(), None, _ALL)}
     taken = {
-        rule.id: f"{rule.id} is the id of a rule {'in force' if mode is Mode.ADD else 'that is not of the allowlist'}"
+        rule.id: f"{rule.id} is the id of a rule "
+        f"{'in force' if mode is ImportMode.ADD else 'that is not of the allowlist'}"
         for rule in listed
-        if rule.id in live and (mode is Mode.ADD or live[rule.id].source != ruleset.ALLOWLIST)
+        if rule.id in live and (mode is ImportMode.ADD or live[rule.id].source != ruleset.ALLOWLIST)
     }
     if taken:
         raise _conflicts(listed, taken)
@@ -115,7 +116,7 @@ def _plan(connection: Connection, listed: list[Rule], mode: Mode) -> _Plan:
     replaced = [rule for rule in known if _differs(rule, live[rule.id].rule)]
     given = {rule.id for rule in listed}
     old = [each for each in live.values() if each.source == ruleset.ALLOWLIST and each.rule.id not in given]
-    removed = old if mode is Mode.REPLACE else []
+    removed = old if mode is ImportMode.REPLACE else []
     touched = [live[rule.id] for rule in replaced] + removed
     return _Plan(
         [rule for rule in listed if rule.id not in live], replaced, removed, touched, len(known) - len(replaced)
@@ -127,7 +128,7 @@ def _differs(new: Rule, old: Rule) -> bool:
 
 
 def _check_scope(caller: Caller, listed: list[Rule], plan: _Plan) -> None:
-    """Raises Problem (403) that lists every rule outside the caller's scope."""
+    """Raises ProblemError (403) that lists every rule outside the caller's scope."""
     if caller.unlimited:
         return
     places: list[Place] = [
@@ -141,15 +142,15 @@ def _check_scope(caller: Caller, listed: list[Rule], plan: _Plan) -> None:
         if not caller.covers(each.rule.agent)
     ]
     if places:
-        raise Problem(403, f"nothing was imported: your scope is {', '.join(caller.agents)}", errors=places)
+        raise ProblemError(403, f"nothing was imported: your scope is {', '.join(caller.agents)}", errors=places)
 
 
-def _conflicts(listed: list[Rule], reasons: dict[str, str]) -> Problem:
+def _conflicts(listed: list[Rule], reasons: dict[str, str]) -> ProblemError:
     """`reasons` by the id of the rule given; a reason for an id that is not given stands for the whole document."""
     places = [at(f"rules/{index}/id", reasons[rule.id]) for index, rule in enumerate(listed) if rule.id in reasons]
     named = {rule.id for rule in listed}
     places += [at("", reason) for rule_id, reason in reasons.items() if rule_id not in named]
-    return Problem(409, "nothing was imported: rules that are in force forbid it", errors=places)
+    return ProblemError(409, "nothing was imported: rules that are in force forbid it", errors=places)
 
 
 def _allowlist(connection: Connection) -> tuple[ruleset.StoredRule, ...]:

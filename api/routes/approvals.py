@@ -10,9 +10,9 @@ from starlette.responses import JSONResponse, Response
 
 from api.auth import Approver, Caller, Viewer
 from api.database import Store
-from api.edits import Answer, Edits
+from api.edits import Edits, Reply
 from api.paging import Cursor, Limit, Page, decode, instant, page
-from api.problems import Problem, wrong_field
+from api.problems import ProblemError, wrong_field
 from api.shapes import ApprovalOut, ApproveIn
 from egress.policy.ruletext import parse_expiry
 from egress.store.database.handles import Connection
@@ -59,18 +59,18 @@ def approve(approval_id: Id, caller: Approver, edits: Edits, body: ApproveIn | N
     if expires[0] is not None and expires[0] <= time.time():
         raise wrong_field("for", "is over already")
 
-    def change(connection: Connection) -> Answer:
+    def change(connection: Connection) -> Reply:
         _known(connection, caller, approval_id)
-        return Answer(200, _out(approvals.approve(connection, caller.actor, approval_id, expires=expires, ts=edits.ts)))
+        return Reply(200, _out(approvals.approve(connection, caller.actor, approval_id, expires=expires, ts=edits.ts)))
 
     return edits.run(change)
 
 
 @router.post("/{approval_id}/deny", response_model=ApprovalOut, summary="Refuse it")
 def deny(approval_id: Id, caller: Approver, edits: Edits) -> Response:
-    def change(connection: Connection) -> Answer:
+    def change(connection: Connection) -> Reply:
         _known(connection, caller, approval_id)
-        return Answer(200, _out(approvals.deny(connection, caller.actor, approval_id, edits.ts)))
+        return Reply(200, _out(approvals.deny(connection, caller.actor, approval_id, edits.ts)))
 
     return edits.run(change)
 
@@ -78,7 +78,7 @@ def deny(approval_id: Id, caller: Approver, edits: Edits) -> Response:
 def _known(connection: Connection, caller: Caller, approval_id: str) -> Approval:
     found = approvals.get(connection, approval_id)
     if found is None or not caller.sees(found.agent):
-        raise Problem(404, f"there is no approval {approval_id}, or it is outside your scope")
+        raise ProblemError(404, f"there is no approval {approval_id}, or it is outside your scope")
     return found
 
 

@@ -15,7 +15,7 @@ from api.problems import wrong_field
 from api.shapes import CheckIn, CheckOut
 from egress.model import Agent
 from egress.store.policy import agents
-from egress.whatif.check import InvalidQuestion, Question, check
+from egress.whatif.check import InvalidQuestionError, Question, check
 
 router = APIRouter(tags=["questions"])
 
@@ -32,7 +32,7 @@ def check_destination(body: CheckIn, caller: Viewer, engine: Store, config: Sett
     try:
         with book.current(engine, stored.host if stored is not None else config.host_name) as rulebook:
             answer = check(rulebook, agent, question, time.time(), config.gate_queries)
-    except InvalidQuestion as wrong:
+    except InvalidQuestionError as wrong:
         raise wrong_field(wrong.field, str(wrong).removeprefix(f"{wrong.field}: ")) from None
     conditions = list(answer.conditions)
     if stored is None:

@@ -10,7 +10,7 @@ from starlette.responses import JSONResponse, Response
 from api.auth import Caller, Viewer
 from api.database import Store
 from api.paging import Cursor, Limit, Page, decode, page
-from api.problems import Problem
+from api.problems import ProblemError
 from api.records import Filters, finding_document, missing
 from api.shapes import Eve
 from egress.capture.evidence import to_pcapng
@@ -53,7 +53,7 @@ def get_evidence(finding_id: Id, caller: Viewer, engine: Store) -> Response:
         pruned = kept is None and evidence.was_pruned(connection, found)
     if kept is None:
         why = ": those so old were pruned for their age or size" if pruned else ""
-        raise Problem(404, f"no packets are kept of finding {finding_id}{why}")
+        raise ProblemError(404, f"no packets are kept of finding {finding_id}{why}")
     name = f"finding-{finding_id}.pcapng"
     return Response(
         to_pcapng(found, kept),

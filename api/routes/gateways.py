@@ -9,13 +9,13 @@ from starlette.responses import JSONResponse, Response
 
 from api.auth import Admin, Viewer
 from api.database import Store
-from api.edits import Answer, Edits
+from api.edits import Edits, Reply
 from api.paging import Cursor, Limit, Page, decode, instant, page
 from api.shapes import HOST, GatewayOut, RenameIn
 from egress.store.database.clock import clock
 from egress.store.database.handles import Connection
 from egress.store.policy import gateways, ruleset
-from egress.store.policy.gateways import Gateway
+from egress.store.policy.gateways import StoredGateway
 
 router = APIRouter(prefix="/gateways", tags=["gateways"])
 
@@ -39,9 +39,9 @@ def forget_gateway(host: Host, caller: Admin, edits: Edits) -> Response:
     """Its agents, the rules of its policy file and what waits there go; records stay. 409 while it runs."""
     caller.check_unlimited("a host")
 
-    def change(connection: Connection) -> Answer:
+    def change(connection: Connection) -> Reply:
         gateways.forget(connection, caller.actor, host, edits.ts)
-        return Answer(204)
+        return Reply(204)
 
     return edits.run(change)
 
@@ -51,14 +51,14 @@ def rename_gateway(host: Host, body: RenameIn, caller: Admin, edits: Edits) -> R
     """Before its gateway starts under that name. 409 while one runs under the old name, or the new one is taken."""
     caller.check_unlimited("a host")
 
-    def change(connection: Connection) -> Answer:
+    def change(connection: Connection) -> Reply:
         gateways.rename(connection, caller.actor, host, body.name, edits.ts)
-        return Answer(204)
+        return Reply(204)
 
     return edits.run(change)
 
 
-def _out(found: Gateway, now: float, newest: int) -> dict[str, Any]:
+def _out(found: StoredGateway, now: float, newest: int) -> dict[str, Any]:
     return {
         "host": found.host,
         "state": found.state(now),

@@ -10,7 +10,7 @@ from starlette.responses import JSONResponse, Response
 from api.auth import Viewer
 from api.database import Database, Settings
 from api.metrics import Metrics
-from api.problems import Problem
+from api.problems import ProblemError
 from api.shapes import Health, Readiness
 
 router = APIRouter(tags=["health"])
@@ -29,7 +29,7 @@ async def readyz(request: Request) -> Response:
     database: Database = request.app.state.database
     try:
         await run_in_threadpool(database.check)
-    except Problem as problem:
+    except ProblemError as problem:
         return JSONResponse({"status": "not ready", "database": "away"}, 503, problem.headers)
     return JSONResponse({"status": "ready", "database": "ok"})
 
@@ -46,7 +46,7 @@ def metrics(request: Request, caller: Viewer, config: Settings) -> Response:
     held: Database = request.app.state.database
     try:
         engine = held.engine()
-    except Problem:
+    except ProblemError:
         engine = None
     registry = CollectorRegistry(auto_describe=False)
     registry.register(Metrics(config.control_socket, engine, request.app.state.steps))

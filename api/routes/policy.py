@@ -10,10 +10,10 @@ from starlette.responses import JSONResponse, Response
 from api import etags
 from api.auth import Editor, Viewer, ViewerOrGateway
 from api.database import Settings, Store
-from api.edits import Answer, Edits
+from api.edits import Edits, Reply
 from api.models import Diff, PolicyOut, Rollback, VersionOut, policy_rule, rule_out, version_out
 from api.paging import Cursor, Limit, Page, decode, page
-from api.problems import Problem
+from api.problems import ProblemError
 from api.shapes import SimulationOut
 from api.simulation import Simulation
 from egress.model import Policy
@@ -83,22 +83,22 @@ def roll_back(body: Rollback, caller: Editor, edits: Edits) -> Response:
     """Makes a new version; rules of the policy file and of sandboxes stay as they are. If-Match: the policy's ETag."""
     caller.check_unlimited("a rollback")
 
-    def change(connection: Connection) -> Answer:
+    def change(connection: Connection) -> Reply:
         edits.match(etags.etag(ruleset.current(connection)))
         edit = Edit(connection, caller.actor, edits.ts)
         edit.restore(body.version)
         now = ruleset.versions(connection, None, 1)[0]
-        return Answer(200, version_out(now), etags.etag(edit.version))
+        return Reply(200, version_out(now), etags.etag(edit.version))
 
     return edits.run(change)
 
 
 def _at(connection: Connection, version: int) -> Policy:
-    """Raises Problem (404) where there is no such version."""
+    """Raises ProblemError (404) where there is no such version."""
     policy = ruleset.snapshot(connection, version) if version else Policy()
     if policy is None:
         newest = ruleset.current(connection)
-        raise Problem(404, f"there is no version {version} of the policy; the newest is {newest}")
+        raise ProblemError(404, f"there is no version {version} of the policy; the newest is {newest}")
     return policy
 
 

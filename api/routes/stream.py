@@ -14,7 +14,7 @@ from starlette.responses import StreamingResponse
 
 from api.auth import Authenticator, Viewer
 from api.database import Store
-from api.problems import Problem
+from api.problems import ProblemError
 from api.records import Filters, Wanted
 from egress.records.eve import to_eve
 from egress.records.shape import FindingRecord, FlowRecord
@@ -52,10 +52,10 @@ async def stream_records(
     ] = "verdicts,findings",
 ) -> StreamingResponse:
     """Begins with what is stored from now on, or from `since` on. Ends when the token is revoked."""
-    tail = Tail(engine, wanted, caller.agents, frozenset(kinds.split(",")))
-    open_streams: set[Tail] = request.app.state.streams
+    tail = StreamTail(engine, wanted, caller.agents, frozenset(kinds.split(",")))
+    open_streams: set[StreamTail] = request.app.state.streams
     if len(open_streams) >= MAX_STREAMS:
-        raise Problem(503, f"{MAX_STREAMS} streams are open already", headers={"Retry-After": "10"})
+        raise ProblemError(503, f"{MAX_STREAMS} streams are open already", headers={"Retry-After": "10"})
 
     async def events() -> AsyncIterator[bytes]:
         open_streams.add(tail)  # not before: what never began would never end
@@ -68,7 +68,7 @@ async def stream_records(
     return StreamingResponse(events(), media_type="text/event-stream", headers={"X-Accel-Buffering": "no"})
 
 
-async def _events(tail: Tail, request: Request) -> AsyncIterator[bytes]:
+async def _events(tail: StreamTail, request: Request) -> AsyncIterator[bytes]:
     authenticator: Authenticator = request.app.state.authenticator
     said = checked = time.monotonic()
     yield b": egress\n\n"
@@ -77,7 +77,7 @@ async def _events(tail: Tail, request: Request) -> AsyncIterator[bytes]:
             checked = time.monotonic()
             try:
                 await run_in_threadpool(authenticator.caller, request.scope)
-            except Problem as problem:
+            except ProblemError as problem:
                 if problem.status != 503:
                     return
         try:
@@ -94,7 +94,7 @@ async def _events(tail: Tail, request: Request) -> AsyncIterator[bytes]:
             await asyncio.sleep(POLL_SECONDS)
 
 
-class Tail:
+class StreamTail:
     """What is new since the last look. Times may be late: the last seconds are read again, and told once."""
 
     def __init__(self, engine: Engine, wanted: Wanted, scope: tuple[str, ...], kinds: frozenset[str]) -> None:

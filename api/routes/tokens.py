@@ -9,13 +9,13 @@ from starlette.responses import JSONResponse, Response
 
 from api.auth import PREFIX, Admin, Caller
 from api.database import Store
-from api.edits import Answer, Edits
+from api.edits import Edits, Reply
 from api.models import TokenIn, TokenMade, TokenOut, token_out
 from api.paging import Cursor, Limit, Page, decode, page
 from api.problems import wrong_field
 from egress.errors import InputError
 from egress.policy.ruletext import parse_expiry
-from egress.store.database.errors import NotFound
+from egress.store.database.errors import NotFoundError
 from egress.store.database.handles import Connection
 from egress.store.policy import tokens
 
@@ -43,7 +43,7 @@ def create_token(body: TokenIn, caller: Admin, edits: Edits) -> Response:
         caller.check(selector)
     expires_at = _expiry(body.expires, edits.ts)
 
-    def change(connection: Connection) -> Answer:
+    def change(connection: Connection) -> Reply:
         try:
             made, secret = tokens.create(
                 connection, caller.actor, name=body.name, role=body.role, agents=agents, expires_at=expires_at,
@@ -54,7 +54,7 @@ def create_token(body: TokenIn, caller: Admin, edits: Edits) -> Response:
         shown = token_out(made)
         kept = shown | {"token": None}
         location = f"{PREFIX}/tokens/{made.id}"
-        return Answer(201, shown | {"token": secret}, location=location, kept=kept)
+        return Reply(201, shown | {"token": secret}, location=location, kept=kept)
 
     return edits.run(change)
 
@@ -69,9 +69,9 @@ def get_token(token_id: TokenId, caller: Admin, engine: Store) -> Response:
 def revoke_token(token_id: TokenId, caller: Admin, edits: Edits) -> Response:
     """It stays listed, as revoked. 409 where it is revoked already."""
 
-    def change(connection: Connection) -> Answer:
+    def change(connection: Connection) -> Reply:
         _token(connection, caller, token_id)
-        return Answer(200, token_out(tokens.revoke(connection, caller.actor, token_id, edits.ts)))
+        return Reply(200, token_out(tokens.revoke(connection, caller.actor, token_id, edits.ts)))
 
     return edits.run(change)
 
@@ -81,7 +81,7 @@ def _token(connection: Connection, caller: Caller, token_id: str) -> tokens.Toke
     for each in tokens.listed(connection):
         if each.id == token_id and _within(caller, each.agents):
             return each
-    raise NotFound(f"there is no token {token_id}", token_id)
+    raise NotFoundError(f"there is no token {token_id}", token_id)
 
 
 def _within(caller: Caller, agents: tuple[str, ...]) -> bool:

@@ -16,8 +16,8 @@ from api.database import Settings, Store
 from api.otlp import answers, jsontraces, protobuf
 from api.otlp.bodies import unpacked
 from api.otlp.receive import receive
-from api.otlp.spans import Malformed
-from api.problems import Problem, unavailable
+from api.otlp.spans import MalformedSpanError
+from api.problems import ProblemError, unavailable
 from egress.store.database.database import storing
 
 otlp = APIRouter()
@@ -38,8 +38,8 @@ def export_traces(request: Request, caller: Reporter, engine: Store, config: Set
         spans = list(jsontraces.read(body) if kind == answers.JSON else protobuf.read(body))
         with storing(engine) as connection:
             received = receive(connection, caller, spans, a_day=config.api.steps, now=time.time())
-    except Malformed as error:
-        raise Problem(400, f"the body is no ExportTraceServiceRequest: {error}") from None
+    except MalformedSpanError as error:
+        raise ProblemError(400, f"the body is no ExportTraceServiceRequest: {error}") from None
     finally:
         _turns.release()
     request.app.state.steps.update(received.counts)

@@ -1,6 +1,6 @@
 """Capture files as a stream of frames: pcap and pcapng, in bounded memory, whatever the bytes say.
 
-`frames` is the one entry. A damaged file yields every frame up to the damage and then raises `Truncated`.
+`frames` is the one entry. A damaged file yields every frame up to the damage and then raises `TruncatedError`.
 """
 
 from __future__ import annotations
@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import BinaryIO
 
-from egress.capture.frame import Frame, NotACapture, Truncated
+from egress.capture.frame import Frame, NotACaptureError, TruncatedError
 from egress.capture.pcap import pcap_frames
 from egress.capture.pcapng import SECTION_HEADER, pcapng_frames
 
-__all__ = ["Frame", "NotACapture", "Truncated", "frames"]
+__all__ = ["Frame", "NotACaptureError", "TruncatedError", "frames"]
 
 _GZIP = b"\x1f\x8b"
 
@@ -20,14 +20,14 @@ _GZIP = b"\x1f\x8b"
 def frames(stream: BinaryIO) -> Iterator[Frame]:
     """Yield the frames of a capture opened with `open(path, "rb")`, in file order.
 
-    Raises `NotACapture` when the first bytes are no capture's, `Truncated` where a file cannot be read on.
+    Raises `NotACaptureError` when the first bytes are no capture's, `TruncatedError` where a file cannot be read on.
     """
     magic = stream.read(4)
     if magic == SECTION_HEADER:
         yield from pcapng_frames(stream)
         return
     if not magic:
-        raise NotACapture("the file is empty")
+        raise NotACaptureError("the file is empty")
     if magic.startswith(_GZIP):
-        raise NotACapture("the file is compressed: gunzip it first")
+        raise NotACaptureError("the file is compressed: gunzip it first")
     yield from pcap_frames(magic, stream)

@@ -7,7 +7,7 @@ what came between the packets that are kept is gone. The file then says that ins
 from __future__ import annotations
 
 from egress.capture import blocks, spans
-from egress.capture.spans import Span
+from egress.capture.spans import PacketSpan
 from egress.records.shape import EvidenceRecord, FindingRecord
 from egress.records.times import iso, micros
 
@@ -25,12 +25,12 @@ def to_pcapng(finding: FindingRecord, evidence: EvidenceRecord) -> bytes:
     return b"".join(parts)
 
 
-def _words(finding: FindingRecord, span: Span) -> str:
+def _words(finding: FindingRecord, span: PacketSpan) -> str:
     place, size = f"bytes {span.first} to {span.last}", len(finding.evidence)
     return place if span.end - span.begin + 1 == size else f"{place} ({span.begin} to {span.end} of the {size} found)"
 
 
-def _about(finding: FindingRecord, found: list[Span]) -> str:
+def _about(finding: FindingRecord, found: list[PacketSpan]) -> str:
     shown, more = finding.evidence[:SHOWN], len(finding.evidence) - SHOWN
     where = "" if found or not finding.evidence else "\nthese bytes are not in the packets below as they are"
     return "\n".join(

@@ -9,7 +9,7 @@ from bisect import bisect
 from collections import OrderedDict
 from typing import NamedTuple
 
-from egress.errors import Malformed
+from egress.errors import MalformedError
 from egress.model import AH
 from egress.wire.packet import EXTENSIONS, FRAGMENT, Fragment, fragment
 
@@ -39,20 +39,20 @@ class _Datagram:
         self.total = -1
 
     def add(self, place: Fragment, part: _Part) -> bool:
-        """Take a piece; says whether the datagram is whole now. Malformed: it contradicts the pieces before it."""
+        """Take a piece; says whether the datagram is whole now. MalformedError: it contradicts the pieces before it."""
         start, end = place.offset, place.offset + len(part.data)
         if self.data.get(start) == part.data:
             return False
         at = bisect(self.offsets, start)
         if at and self.offsets[at - 1] + len(self.data[self.offsets[at - 1]]) > start:
-            raise Malformed("IP fragments overlap")
+            raise MalformedError("IP fragments overlap")
         if at < len(self.offsets) and self.offsets[at] < end:
-            raise Malformed("IP fragments overlap")
+            raise MalformedError("IP fragments overlap")
         reach = max(end, self._reach())
         if self.total < 0 and not place.more:
             self.total = end
         if self.total >= 0 and (reach > self.total or (not place.more and end != self.total)):
-            raise Malformed("IP fragments disagree about the datagram's length")
+            raise MalformedError("IP fragments disagree about the datagram's length")
         self.offsets.insert(at, start)
         self.data[start] = part.data
         self.size += len(part.data)
@@ -68,7 +68,7 @@ class _Datagram:
         head = bytearray(self.head)
         length = len(body) + (len(head) if head[0] >> 4 == 4 else len(head) - 40)
         if length > 0xFFFF:
-            raise Malformed("IP fragments make more than the largest datagram")
+            raise MalformedError("IP fragments make more than the largest datagram")
         at = 2 if head[0] >> 4 == 4 else 4
         head[at : at + 2] = length.to_bytes(2, "big")
         return bytes(head) + body
@@ -83,7 +83,8 @@ class Reassembler:
     def add(self, raw: bytes, ts: float) -> bytes | None:
         """Whole packets pass as they are; a fragment gives None, or the datagram it completes (checksum not redone).
 
-        Raises `Malformed` for headers that do not parse, fragments cut by the capture, overlaps and impossible lengths.
+        Raises `MalformedError` for headers that do not parse, fragments cut by the capture, overlaps and impossible
+        lengths.
         """
         place = fragment(raw) if _suspect(raw) else None
         if place is None:
@@ -96,7 +97,7 @@ class Reassembler:
                 return None
             del self._pending[part.key]
             return datagram.whole()
-        except Malformed:
+        except MalformedError:
             self._pending.pop(part.key, None)
             raise
 
@@ -129,5 +130,5 @@ def _take_apart(raw: bytes) -> _Part:
         key = (raw[8:40], raw[at + 4 : at + 8])
         head = raw[:link] + raw[at : at + 1] + raw[link + 1 : at]
     if len(raw) < end:
-        raise Malformed("an IP fragment was not captured whole")
+        raise MalformedError("an IP fragment was not captured whole")
     return _Part(key, head, raw[start:end])

@@ -10,11 +10,11 @@ MAX_FRAME = 262_144  # libpcap's MAXIMUM_SNAPLEN; nothing on a wire is longer
 UNKNOWN_LINK = -1  # the file does not say
 
 
-class NotACapture(EgressError):  # noqa: N818 - a fact about the file
+class NotACaptureError(EgressError):
     """The file is neither pcap nor pcapng."""
 
 
-class Truncated(EgressError):  # noqa: N818 - a fact about the file
+class TruncatedError(EgressError):
     """The file ends, or stops making sense, here. The frames yielded so far are good."""
 
 

@@ -5,7 +5,7 @@ Numbers are LINKTYPE_ values (tcpdump.org/linktypes.html) and EtherTypes (IEEE 8
 
 from __future__ import annotations
 
-from egress.errors import Malformed
+from egress.errors import MalformedError
 
 NULL, ETHERNET, PPP, RAW, LOOP, LINUX_SLL, IPV4, IPV6, LINUX_SLL2 = 0, 1, 9, 101, 108, 113, 228, 229, 276
 
@@ -28,12 +28,12 @@ def supported(link: int) -> bool:
 def ip_packet(link: int, frame: bytes) -> bytes | None:
     """The IP packet of a frame with whatever follows it (padding); None: it carries something else (ARP, LLDP, …).
 
-    Raises `Malformed` when the frame is too short for its own headers, or of an unsupported link type.
+    Raises `MalformedError` when the frame is too short for its own headers, or of an unsupported link type.
     """
     if link in _RAW_TYPES:
         return _by_version(frame, 0)
     if link not in _READERS:
-        raise Malformed(f"link type {link} is not supported")
+        raise MalformedError(f"link type {link} is not supported")
     return _READERS[link](frame)
 
 
@@ -65,7 +65,7 @@ def _ethertype(kind: int, frame: bytes, at: int) -> bytes | None:
             return _ppp(frame[at + 6 :])
         else:
             return None
-    raise Malformed("too many VLAN tags")
+    raise MalformedError("too many VLAN tags")
 
 
 def _mpls(frame: bytes, at: int) -> bytes | None:
@@ -74,7 +74,7 @@ def _mpls(frame: bytes, at: int) -> bytes | None:
         at += 4
         if bottom:  # nothing says what follows: IP by its first nibble, else a pseudowire (RFC 4928)
             return frame[at:] if frame[at : at + 1] and frame[at] >> 4 in (4, 6) else None
-    raise Malformed("too many MPLS labels")
+    raise MalformedError("too many MPLS labels")
 
 
 def _ppp(frame: bytes) -> bytes | None:
@@ -95,15 +95,15 @@ def _null(frame: bytes) -> bytes | None:
 
 def _by_version(frame: bytes, at: int) -> bytes:
     if len(frame) <= at:
-        raise Malformed("no room for an IP header")
+        raise MalformedError("no room for an IP header")
     if frame[at] >> 4 not in (4, 6):
-        raise Malformed(f"IP version {frame[at] >> 4}")
+        raise MalformedError(f"IP version {frame[at] >> 4}")
     return frame[at:]
 
 
 def _u16(frame: bytes, at: int) -> int:
     if len(frame) < at + 2:
-        raise Malformed("link header cut short")
+        raise MalformedError("link header cut short")
     return frame[at] << 8 | frame[at + 1]
 
 

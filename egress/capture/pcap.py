@@ -6,7 +6,7 @@ import struct
 from collections.abc import Iterator
 from typing import BinaryIO
 
-from egress.capture.frame import MAX_FRAME, Frame, NotACapture, Truncated
+from egress.capture.frame import MAX_FRAME, Frame, NotACaptureError, TruncatedError
 
 _HEADER = 20  # bytes of the file header after the magic number
 _RECORD = 16
@@ -21,22 +21,22 @@ _FORMATS = {  # magic number as it stands in the file -> byte order, fractions o
 def pcap_frames(magic: bytes, stream: BinaryIO) -> Iterator[Frame]:
     """Yield the frames that follow `magic`, the file's first four bytes."""
     if magic not in _FORMATS:
-        raise NotACapture("the file is neither pcap nor pcapng")
+        raise NotACaptureError("the file is neither pcap nor pcapng")
     order, fractions = _FORMATS[magic]
     header = stream.read(_HEADER)
     if len(header) < _HEADER:
-        raise Truncated("cut short in the file header")
+        raise TruncatedError("cut short in the file header")
     link: int = struct.unpack_from(order + "I", header, 16)[0] & 0xFFFF  # above: length of the frame check sequence
     record = struct.Struct(order + "IIII")
     number = 0
     while head := stream.read(_RECORD):
         number += 1
         if len(head) < _RECORD:
-            raise Truncated(f"cut short in the header of frame {number}")
+            raise TruncatedError(f"cut short in the header of frame {number}")
         seconds, fraction, captured, original = record.unpack(head)
         if captured > MAX_FRAME:  # no way to find the next record
-            raise Truncated(f"frame {number} claims {captured} bytes")
+            raise TruncatedError(f"frame {number} claims {captured} bytes")
         data = stream.read(captured)
         if len(data) < captured:
-            raise Truncated(f"cut short in frame {number}")
+            raise TruncatedError(f"cut short in frame {number}")
         yield Frame(number, seconds + fraction / fractions, link, data, max(original, captured))

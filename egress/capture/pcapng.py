@@ -9,7 +9,7 @@ import struct
 from collections.abc import Iterator
 from typing import BinaryIO, NamedTuple
 
-from egress.capture.frame import MAX_FRAME, UNKNOWN_LINK, Frame, Truncated
+from egress.capture.frame import MAX_FRAME, UNKNOWN_LINK, Frame, TruncatedError
 
 SECTION_HEADER = b"\x0a\x0d\x0d\x0a"  # reads the same in either byte order
 
@@ -40,7 +40,7 @@ def pcapng_frames(stream: BinaryIO) -> Iterator[Frame]:
         if kind_bytes == SECTION_HEADER:
             order, interfaces = _section(stream), []
         elif len(kind_bytes) < 4:
-            raise Truncated(f"cut short after frame {number}")
+            raise TruncatedError(f"cut short after frame {number}")
         else:
             kind: int = struct.unpack(order + "I", kind_bytes)[0]
             body = _body(stream, order, number)
@@ -59,13 +59,13 @@ def _section(stream: BinaryIO) -> str:
     head = stream.read(8)
     order = {b"\x1a\x2b\x3c\x4d": ">", b"\x4d\x3c\x2b\x1a": "<"}.get(head[4:8])
     if order is None:
-        raise Truncated("a section header is cut short or has no byte order")
+        raise TruncatedError("a section header is cut short or has no byte order")
     length: int = struct.unpack_from(order + "I", head)[0]
     if length < 28 or length % 4:
-        raise Truncated(f"a section header claims {length} bytes")
+        raise TruncatedError(f"a section header claims {length} bytes")
     body = _take(stream, length - 12)
     if struct.unpack_from(order + "H", body)[0] != 1:
-        raise Truncated("a section is of an unknown version of pcapng")
+        raise TruncatedError("a section is of an unknown version of pcapng")
     return order
 
 
@@ -74,11 +74,11 @@ def _body(stream: BinaryIO, order: str, number: int) -> bytes:
     head = stream.read(4)
     length: int = struct.unpack(order + "I", head)[0] if len(head) == 4 else 0
     if length < 12 or length % 4:
-        raise Truncated(f"a block after frame {number} is cut short or claims {length} bytes")
+        raise TruncatedError(f"a block after frame {number} is cut short or claims {length} bytes")
     body = _take(stream, length - 8)
     if len(body) == length - 8:
         if body[-4:] != head:
-            raise Truncated(f"a block after frame {number} contradicts itself about its length")
+            raise TruncatedError(f"a block after frame {number} contradicts itself about its length")
         body = body[:-4]
     return body
 
@@ -90,7 +90,7 @@ def _take(stream: BinaryIO, size: int) -> bytes:
     while left and (skipped := stream.read(min(left, _SKIP))):
         left -= len(skipped)
     if left:
-        raise Truncated("cut short inside a block")
+        raise TruncatedError("cut short inside a block")
     return body
 
 

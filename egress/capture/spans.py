@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from egress.errors import Malformed
+from egress.errors import MalformedError
 from egress.model import TCP
 from egress.records.shape import EvidencePacket
 from egress.wire.packet import decode
@@ -19,7 +19,7 @@ _SYN = 2  # takes a sequence number of its own
 
 
 @dataclass(frozen=True, slots=True)
-class Span:
+class PacketSpan:
     """Bytes `first` to `last` of a packet; `begin` and `end` count the finding's bytes from 0."""
 
     packet: int
@@ -38,28 +38,28 @@ class _Run:
     origin: list[tuple[int, int]] = field(default_factory=list)
 
 
-def find(packets: Sequence[EvidencePacket], wanted: bytes) -> list[Span]:
+def find(packets: Sequence[EvidencePacket], wanted: bytes) -> list[PacketSpan]:
     """Every packet that holds all of the bytes, or if none does, the segments that hold them together; else nothing."""
     if not wanted:
         return []
     last = len(wanted) - 1
     whole = [
-        Span(number, at, at + last, 0, last)
+        PacketSpan(number, at, at + last, 0, last)
         for number, packet in enumerate(packets)
         if (at := packet.data.find(wanted)) >= 0
     ]
     return whole or next((spans for run in _runs(packets) if (spans := _over(run, wanted))), [])
 
 
-def _over(run: _Run, wanted: bytes) -> list[Span]:
+def _over(run: _Run, wanted: bytes) -> list[PacketSpan]:
     at = run.data.find(wanted)
-    spans: list[Span] = []
+    spans: list[PacketSpan] = []
     for count, (packet, place) in enumerate(run.origin[at : at + len(wanted)] if at >= 0 else []):
         if spans and spans[-1].packet == packet and spans[-1].last == place - 1:
             before = spans.pop()
-            spans.append(Span(packet, before.first, place, before.begin, count))
+            spans.append(PacketSpan(packet, before.first, place, before.begin, count))
         else:
-            spans.append(Span(packet, place, place, count, count))
+            spans.append(PacketSpan(packet, place, place, count, count))
     return spans
 
 
@@ -89,7 +89,7 @@ def _segment(packet: EvidencePacket) -> tuple[int, int, bytes] | None:
     """Sequence number, place and bytes of a TCP packet's payload; None for any other packet, or one without."""
     try:
         read = decode(packet.data, packet.length)
-    except Malformed:
+    except MalformedError:
         return None
     if read.proto != TCP or not read.payload:
         return None

@@ -8,10 +8,10 @@ from typing import Any
 import click
 
 from egress.cli.input.budget import budget_option
-from egress.cli.input.client import Api, api_options, segment
+from egress.cli.input.client import ApiClient, api_options, segment
 from egress.cli.output.tables import as_json, output_option
 from egress.cli.output.text import plain
-from egress.control import Client, NotRunning
+from egress.control import Client, NotRunningError
 from egress.errors import EgressError
 from egress.gateway.sandbox import attach
 from egress.model import Budget, Mode
@@ -51,7 +51,7 @@ def command() -> None:
 @api_options
 def add(
     *,
-    api: Api,
+    api: ApiClient,
     name: str,
     netns: str | None,
     interface: str | None,
@@ -78,7 +78,7 @@ def add(
 @click.option("--host", default="", metavar="NAME", help="Only those attached there.")
 @output_option
 @api_options
-def list_(*, api: Api, host: str, output: str) -> None:
+def list_(*, api: ApiClient, host: str, output: str) -> None:
     """Show the agents of all hosts: attached ones and the sandboxes of `egress run`."""
     found = list(api.pages("/agents", host=host))
     if output == "json":
@@ -103,7 +103,7 @@ def list_(*, api: Api, host: str, output: str) -> None:
 @api_options
 def set_(
     *,
-    api: Api,
+    api: ApiClient,
     name: str,
     mode: str | None,
     default: str | None,
@@ -126,7 +126,7 @@ def set_(
 @command.command("quarantine", epilog=EXAMPLES)
 @click.argument("name")
 @api_options
-def quarantine(*, api: Api, name: str) -> None:
+def quarantine(*, api: ApiClient, name: str) -> None:
     """Cut agent NAME off: nothing passes in either direction, in any mode, living connections included."""
     api.post(f"/agents/{segment(name)}/quarantine")
     click.echo(f"agent {name} is in quarantine; `egress agent release {name}` ends it")
@@ -135,7 +135,7 @@ def quarantine(*, api: Api, name: str) -> None:
 @command.command("release", epilog=EXAMPLES)
 @click.argument("name")
 @api_options
-def release(*, api: Api, name: str) -> None:
+def release(*, api: ApiClient, name: str) -> None:
     """End the quarantine of agent NAME: it is judged by mode and rules again."""
     api.post(f"/agents/{segment(name)}/release")
     click.echo(f"agent {name} is released")
@@ -144,7 +144,7 @@ def release(*, api: Api, name: str) -> None:
 @command.command("rm", epilog=EXAMPLES)
 @click.argument("name")
 @api_options
-def rm(*, api: Api, name: str) -> None:
+def rm(*, api: ApiClient, name: str) -> None:
     """Detach agent NAME: nothing guards it from then on. What it did stays in the database."""
     gone = api.get(f"/agents/{segment(name)}")
     api.delete(f"/agents/{segment(name)}")
@@ -166,7 +166,7 @@ def _reload(control: Path) -> None:
     try:
         with Client(control) as client:
             answer = client.call("reload")
-    except NotRunning:
+    except NotRunningError:
         click.echo("no gateway runs: nothing is guarded until `egress gateway` is started", err=True)
         return
     if answer["problem"]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from egress.cli.input.client import Api, api_options
+from egress.cli.input.client import ApiClient, api_options
 from egress.cli.input.ruleoptions import make, rule_options
 from egress.cli.output.tables import output_option
 
@@ -24,7 +24,9 @@ Examples:
 @click.option("--unnamed", is_flag=True, help="A name: also where the bytes hide it (ECH, no SNI).")
 @output_option
 @api_options
-def command(*, api: Api, output: str, dry_run: bool, rule_id: str, exempt: tuple[str, ...], **fields: object) -> None:
+def command(
+    *, api: ApiClient, output: str, dry_run: bool, rule_id: str, exempt: tuple[str, ...], **fields: object
+) -> None:
     """Allow DEST: any, an address, a CIDR, or a name (example.org, *.example.org, **.example.org).
 
     In force in every worker within a fraction of a second. A deny rule or a finding still refuses. --for once admits

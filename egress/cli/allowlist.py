@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from egress.cli.input.client import Api, api_options, segment
+from egress.cli.input.client import ApiClient, api_options, segment
 from egress.cli.input.params import read_document
 from egress.cli.input.ruleoptions import sentence
 from egress.cli.output.tables import as_json, output_option, table
@@ -54,7 +54,7 @@ def command() -> None:
 @click.option("--limit", type=click.IntRange(1), help="At most this many.")
 @output_option
 @api_options
-def list_(*, api: Api, output: str, limit: int | None, **filters: object) -> None:
+def list_(*, api: ApiClient, output: str, limit: int | None, **filters: object) -> None:
     """Show the rules in force, in the order in which they speak."""
     rules = list(api.pages("/allowlist", limit, **filters))
     if output == "json":
@@ -70,7 +70,7 @@ def list_(*, api: Api, output: str, limit: int | None, **filters: object) -> Non
 @click.argument("rule_id", metavar="ID")
 @output_option
 @api_options
-def show(*, api: Api, rule_id: str, output: str) -> None:
+def show(*, api: ApiClient, rule_id: str, output: str) -> None:
     """Show one rule with all its fields."""
     rule = api.get(f"/allowlist/{segment(rule_id)}")
     if output == "json":
@@ -84,7 +84,7 @@ def show(*, api: Api, rule_id: str, output: str) -> None:
 @click.argument("rule_ids", metavar="ID...", nargs=-1, required=True)
 @click.option("--dry-run", is_flag=True, help="Check and change nothing.")
 @api_options
-def rm(*, api: Api, rule_ids: tuple[str, ...], dry_run: bool) -> None:
+def rm(*, api: ApiClient, rule_ids: tuple[str, ...], dry_run: bool) -> None:
     """Remove rules. What they alone admitted is cut at once."""
     for rule_id in rule_ids:
         api.delete(f"/allowlist/{segment(rule_id)}", dry_run=dry_run)
@@ -99,7 +99,7 @@ def rm(*, api: Api, rule_ids: tuple[str, ...], dry_run: bool) -> None:
 @click.option("--dry-run", is_flag=True, help="Check and change nothing.")
 @output_option
 @api_options
-def import_(*, api: Api, file: Path, mode: str, dry_run: bool, output: str) -> None:
+def import_(*, api: ApiClient, file: Path, mode: str, dry_run: bool, output: str) -> None:
     """Import rules from a YAML or JSON file (- for standard input): all of them, or none and every mistake named."""
     data, kind = read_document(file)
     done = api.call("POST", "/allowlist/import", params={"mode": mode, "dry_run": dry_run}, content=data, kind=kind)
@@ -116,7 +116,7 @@ def import_(*, api: Api, file: Path, mode: str, dry_run: bool, output: str) -> N
 @click.option("--format", "format_", type=click.Choice(["yaml", "json"]), default="yaml", show_default=True)
 @click.option("-w", "--write", "file", type=click.Path(path_type=Path), help="Write here rather than to the terminal.")
 @api_options
-def export(*, api: Api, format_: str, file: Path | None) -> None:
+def export(*, api: ApiClient, format_: str, file: Path | None) -> None:
     """Print the allowlist as a document that `import` reads."""
     text = api.raw("GET", "/allowlist/export", params={"format": format_}).text
     if file is None:
@@ -133,7 +133,7 @@ def export(*, api: Api, format_: str, file: Path | None) -> None:
 @click.option("--dry-run", is_flag=True, help="List them and change nothing.")
 @output_option
 @api_options
-def prune(*, api: Api, unused: str, dry_run: bool, output: str) -> None:
+def prune(*, api: ApiClient, unused: str, dry_run: bool, output: str) -> None:
     """Remove rules that nothing uses any more."""
     done = api.delete("/allowlist", unused_for=unused, dry_run=dry_run)
     if output == "json":

@@ -6,7 +6,7 @@ import re
 
 import click
 
-from egress.cli.input.client import Api, api_options, segment
+from egress.cli.input.client import ApiClient, api_options, segment
 from egress.cli.input.params import Listing
 from egress.cli.output.tables import as_json, output_option, table
 from egress.errors import InputError
@@ -33,7 +33,7 @@ def command() -> None:
 @click.option("--limit", type=click.IntRange(1), default=100, show_default=True)
 @output_option
 @api_options
-def list_(*, api: Api, state: str, agent: str, limit: int, output: str) -> None:
+def list_(*, api: ApiClient, state: str, agent: str, limit: int, output: str) -> None:
     """Show holds, the newest first."""
     found = list(api.pages("/approvals", limit, state=state, agent=agent))
     if output == "json":
@@ -49,7 +49,7 @@ def list_(*, api: Api, state: str, agent: str, limit: int, output: str) -> None:
 @click.option("--for", "expires", default="once", show_default=True, metavar="TIME", help="once, 5m, 1h, 1d, forever.")
 @output_option
 @api_options
-def approve(*, api: Api, hold: str, expires: str, output: str) -> None:
+def approve(*, api: ApiClient, hold: str, expires: str, output: str) -> None:
     """Let it pass: this agent, this destination; once, for a time or for good."""
     done = api.post(f"/approvals/{segment(_whole(api, hold))}/approve", {"for": expires})
     _say(done, output)
@@ -59,12 +59,12 @@ def approve(*, api: Api, hold: str, expires: str, output: str) -> None:
 @click.argument("hold", metavar="ID")
 @output_option
 @api_options
-def deny(*, api: Api, hold: str, output: str) -> None:
+def deny(*, api: ApiClient, hold: str, output: str) -> None:
     """Refuse it."""
     _say(api.post(f"/approvals/{segment(_whole(api, hold))}/deny"), output)
 
 
-def _whole(api: Api, digits: str) -> str:
+def _whole(api: ApiClient, digits: str) -> str:
     """The id that begins so, among those that wait; the digits themselves where that is none, for the API to say."""
     if not re.fullmatch("[0-9a-f]{1,32}", digits):
         raise InputError(f"{ascii(digits)[:60]} is no id: give its first digits, 0-9 a-f")

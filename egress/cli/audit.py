@@ -6,7 +6,7 @@ import sys
 
 import click
 
-from egress.cli.input.client import Api, api_options
+from egress.cli.input.client import ApiClient, api_options
 from egress.cli.input.params import Listing
 from egress.cli.output.tables import as_json, output_option, table
 
@@ -32,7 +32,7 @@ def command() -> None:
 @click.option("--limit", type=click.IntRange(1), default=100, show_default=True)
 @output_option
 @api_options
-def list_(*, api: Api, output: str, limit: int, **filters: object) -> None:
+def list_(*, api: ApiClient, output: str, limit: int, **filters: object) -> None:
     """Show changes, the newest first; -o json has what was before and after."""
     found = list(api.pages("/audit", limit, **filters))
     if output == "json":
@@ -46,7 +46,7 @@ def list_(*, api: Api, output: str, limit: int, **filters: object) -> None:
 @command.command("verify", epilog=EXAMPLES)
 @output_option
 @api_options
-def verify(*, api: Api, output: str) -> None:
+def verify(*, api: ApiClient, output: str) -> None:
     """Compute the chain of hashes anew. Note the head elsewhere: only so a cut-off end shows."""
     found = api.get("/audit/verify")
     if output == "json":

@@ -6,7 +6,7 @@ import sys
 
 import click
 
-from egress.cli.input.client import Api, api_options
+from egress.cli.input.client import ApiClient, api_options
 from egress.cli.output.tables import as_json, output_option
 from egress.cli.output.text import plain
 from egress.whatif.check import read_target
@@ -26,7 +26,7 @@ Examples:
 @click.option("--address", default="", help="HOST is a name: the address it resolves to.")
 @output_option
 @api_options
-def command(*, api: Api, target: str, agent: str, app: str, address: str, output: str) -> None:
+def command(*, api: ApiClient, target: str, agent: str, app: str, address: str, output: str) -> None:
     """Say whether AGENT may reach a destination, by which rule and under which conditions. Nothing is sent.
 
     Exit code 0: allowed; 3: refused.

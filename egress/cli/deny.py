@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from egress.cli.input.client import Api, api_options
+from egress.cli.input.client import ApiClient, api_options
 from egress.cli.input.ruleoptions import make, rule_options
 from egress.cli.output.tables import output_option
 
@@ -20,6 +20,6 @@ Examples:
 @rule_options
 @output_option
 @api_options
-def command(*, api: Api, output: str, dry_run: bool, rule_id: str, **fields: object) -> None:
+def command(*, api: ApiClient, output: str, dry_run: bool, rule_id: str, **fields: object) -> None:
     """Deny DEST: any, an address, a CIDR, or a name. Deny beats allow; living connections are cut."""
     make(api, "deny", {**fields, "id": rule_id}, output, dry_run=dry_run)

@@ -12,7 +12,7 @@ import click
 from egress.cli.fleetcheck import fleet
 from egress.cli.output.text import size, when
 from egress.config import Config, load_config
-from egress.control import Client, NotRunning
+from egress.control import Client, NotRunningError
 from egress.errors import EgressError
 from egress.gateway.kernel import iptables
 from egress.gateway.kernel.command import run
@@ -67,7 +67,7 @@ def _gateway(config: Config) -> list[Check]:
     try:
         with Client(config.control_socket) as client:
             status = client.call("status")
-    except NotRunning as error:
+    except NotRunningError as error:
         return [*_unguarded(config, str(error)), *_leftovers(config)]
     except EgressError as error:
         return [Check("gateway", False, str(error))]

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from egress.cli.input.client import Api, api_options, segment
+from egress.cli.input.client import ApiClient, api_options, segment
 from egress.cli.input.params import Listing
 from egress.cli.output.tables import as_json, output_option, table
 
@@ -29,7 +29,7 @@ def command() -> None:
 @command.command("list", epilog=EXAMPLES)
 @output_option
 @api_options
-def list_(*, api: Api, output: str) -> None:
+def list_(*, api: ApiClient, output: str) -> None:
     """Show the gateways. Exit code 3: one is silent, or not all judge by the newest policy."""
     found = list(api.pages("/gateways"))
     if output == "json":
@@ -44,7 +44,7 @@ def list_(*, api: Api, output: str) -> None:
 @command.command("rm", epilog=EXAMPLES)
 @click.argument("host")
 @api_options
-def rm(*, api: Api, host: str) -> None:
+def rm(*, api: ApiClient, host: str) -> None:
     """Forget HOST, which does not run: its agents, its file's rules, what waits there. Its records stay."""
     api.delete(f"/gateways/{segment(host)}")
     click.echo(f"host {host} is forgotten")
@@ -54,7 +54,7 @@ def rm(*, api: Api, host: str) -> None:
 @click.argument("host")
 @click.argument("name")
 @api_options
-def rename(*, api: Api, host: str, name: str) -> None:
+def rename(*, api: ApiClient, host: str, name: str) -> None:
     """Give all that is HOST's to NAME, while no gateway runs under either."""
     api.post(f"/gateways/{segment(host)}/rename", {"name": name})
     click.echo(f"host {host} is {name}; set `host: {name}` in its config before you start it")

@@ -17,7 +17,7 @@ from egress.cli.output.tables import output_option, table
 from egress.cli.output.text import endpoint, plain, when
 from egress.hunt.hunter import Hunter, Settings
 from egress.hunt.hunters import load
-from egress.hunt.run import Result, hunt
+from egress.hunt.run import HuntResult, hunt
 from egress.policy.budgettext import parse_bytes
 from egress.records.eve import to_eve
 from egress.records.times import iso
@@ -128,7 +128,7 @@ def _progress(hunters: Sequence[Hunter], flows: int) -> Iterator[Callable[[str, 
         yield heard
 
 
-def _human(window: Window, flows: int, results: Sequence[Result], stored: int, *, dry_run: bool) -> None:
+def _human(window: Window, flows: int, results: Sequence[HuntResult], stored: int, *, dry_run: bool) -> None:
     total = 0
     for result in results:
         count = len(result.findings)
@@ -150,7 +150,7 @@ def _human(window: Window, flows: int, results: Sequence[Result], stored: int, *
 
 
 def _document(
-    window: Window, flows: int, results: Sequence[Result], stored: int, *, dry_run: bool
+    window: Window, flows: int, results: Sequence[HuntResult], stored: int, *, dry_run: bool
 ) -> dict[str, object]:
     return {
         "since": iso(window.since),

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from egress.cli.input.client import PATIENCE, Api, api_options
+from egress.cli.input.client import PATIENCE, ApiClient, api_options
 from egress.cli.input.params import Listing, case_option
 from egress.cli.input.ruleoptions import sentence
 from egress.cli.output.tables import as_json, output_option, table
@@ -37,7 +37,7 @@ def command() -> None:
 @output_option
 @case_option
 @api_options
-def list_(*, api: Api, limit: int, output: str) -> None:
+def list_(*, api: ApiClient, limit: int, output: str) -> None:
     """Show versions, the newest first. An edited rule counts as added and as removed; `egress audit` has each edit."""
     found = list(api.pages("/policy/versions", limit))
     if output == "json":
@@ -54,7 +54,7 @@ def list_(*, api: Api, limit: int, output: str) -> None:
 @click.option("-o", "--output", type=click.Choice(["yaml", "json"]), default="yaml", show_default=True)
 @case_option
 @api_options
-def show_(*, api: Api, version: int | None, output: str) -> None:
+def show_(*, api: ApiClient, version: int | None, output: str) -> None:
     """Print the rules of VERSION, or of the one in force, as a document that `egress allowlist import` reads."""
     found = api.get("/policy/current" if version is None else f"/policy/versions/{version}")
     if output == "json":
@@ -71,7 +71,7 @@ def show_(*, api: Api, version: int | None, output: str) -> None:
 @output_option
 @case_option
 @api_options
-def diff(*, api: Api, a: int, b: int | None, output: str) -> None:
+def diff(*, api: ApiClient, a: int, b: int | None, output: str) -> None:
     """Show what leads from version A to version B, or to the one in force; 0 is before the first."""
     found = api.get("/policy/diff", from_=str(a), to=None if b is None else str(b))
     if output == "json":
@@ -87,7 +87,7 @@ def diff(*, api: Api, a: int, b: int | None, output: str) -> None:
 @output_option
 @simulation_options
 @api_options
-def replay(*, api: Api, version: int, params: dict[str, object], output: str) -> None:
+def replay(*, api: ApiClient, version: int, params: dict[str, object], output: str) -> None:
     """Judge the stored flows by the rules of a version, in place of those they were judged by.
 
     Agents are as they are now, and expiry is not looked at. It knows what records keep: the last name in the bytes, at

@@ -13,7 +13,7 @@ import click
 
 from egress.cli.input.budget import budget_option
 from egress.config import Config, load_config
-from egress.control import Client, NotRunning
+from egress.control import Client, NotRunningError
 from egress.errors import EgressError
 from egress.gateway.kernel.command import python
 from egress.model import Budget, Mode
@@ -76,7 +76,7 @@ def _open(config: Config, config_file: Path | None, wanted: dict[str, object]) -
         try:
             client = Client(config.control_socket, START_SECONDS)
             return client, client.call("sandbox.open", **wanted)
-        except NotRunning:
+        except NotRunningError:
             started = started or _start_gateway(config, config_file)
         if started.read(1) == b"":
             raise EgressError(f"cannot start a gateway: {_last_words(_log(config))}")

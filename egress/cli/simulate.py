@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from egress.cli.input.client import PATIENCE, Api, api_options
+from egress.cli.input.client import PATIENCE, ApiClient, api_options
 from egress.cli.input.params import read_document
 from egress.cli.output.tables import output_option
 from egress.cli.simulation import show, simulation_options
@@ -25,7 +25,7 @@ Examples:
 @output_option
 @simulation_options
 @api_options
-def command(*, api: Api, file: Path, params: dict[str, object], output: str) -> None:
+def command(*, api: ApiClient, file: Path, params: dict[str, object], output: str) -> None:
     """Judge the stored flows by the rules in FILE, in place of all rules in force, and show what would change.
 
     Exit code 3: something that passed would be refused.

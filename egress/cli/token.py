@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from egress.cli.input.client import Api, api_options, segment
+from egress.cli.input.client import ApiClient, api_options, segment
 from egress.cli.output.tables import as_json, output_option, table
 
 EXAMPLES = """\b
@@ -31,7 +31,7 @@ def command() -> None:
 @click.option("--for", "expires", default="", metavar="TIME", help="5m, 1h, 30d, an instant, forever (the default).")
 @output_option
 @api_options
-def create(*, api: Api, name: str, role: str, agents: tuple[str, ...], expires: str, output: str) -> None:
+def create(*, api: ApiClient, name: str, role: str, agents: tuple[str, ...], expires: str, output: str) -> None:
     """Make a token. It is shown this once and stored as a hash."""
     body = {"name": name, "role": role, "agents": list(agents), "expires": expires}
     made = api.post("/tokens", {key: value for key, value in body.items() if value})
@@ -45,7 +45,7 @@ def create(*, api: Api, name: str, role: str, agents: tuple[str, ...], expires: 
 @command.command("list", epilog=EXAMPLES)
 @output_option
 @api_options
-def list_(*, api: Api, output: str) -> None:
+def list_(*, api: ApiClient, output: str) -> None:
     """Show all tokens, revoked ones too; never their secrets."""
     found = list(api.pages("/tokens"))
     if output == "json":
@@ -59,7 +59,7 @@ def list_(*, api: Api, output: str) -> None:
 @command.command("revoke", epilog=EXAMPLES)
 @click.argument("token_id", metavar="ID")
 @api_options
-def revoke(*, api: Api, token_id: str) -> None:
+def revoke(*, api: ApiClient, token_id: str) -> None:
     """Revoke a token, at once."""
     api.delete(f"/tokens/{segment(token_id)}")
     click.echo(f"token {token_id} is revoked")

@@ -24,7 +24,7 @@ from egress.dissection.events import (
     TlsOpened,
 )
 from egress.dissection.lookup import Lookup
-from egress.errors import Malformed
+from egress.errors import MalformedError
 from egress.model import EVIDENCE_BYTES, TCP, UDP, App, Direction, Packet
 from egress.wire import http, http2, quic, socks, tls
 from egress.wire.jsonrpc import JsonStream, JsonText
@@ -109,7 +109,7 @@ class Dissector:
             return
         try:
             hello = self._quic.feed(data)
-        except Malformed:
+        except MalformedError:
             yield Named("", hidden=True)
             return
         if hello is not None:
@@ -248,7 +248,7 @@ class Side:
         self._tried = len(head)
         try:
             hello = tls.client_hello(head)
-        except Malformed:
+        except MalformedError:
             yield from self._name("", hidden=True)
             yield from self._fall_back(head)
             return
@@ -270,7 +270,7 @@ class Side:
         stream = self._http
         try:
             items = stream.feed(data)
-        except Malformed:
+        except MalformedError:
             yield from self._messages(stream, stream.salvage)
             yield from self._name("", hidden=True)
             yield from self._fall_back(data)
@@ -284,7 +284,7 @@ class Side:
             data = data[len(http.H2_PREFACE) :]
         try:
             requests = self._http2.feed(data)
-        except Malformed:
+        except MalformedError:
             yield from self._name("", hidden=True)
             return
         for request in requests:

@@ -11,7 +11,7 @@ from collections import OrderedDict
 from collections.abc import Iterator
 
 from egress.dissection.events import DnsAnswered, DnsAsked
-from egress.errors import Malformed
+from egress.errors import MalformedError
 from egress.model import Direction
 from egress.wire import dns
 
@@ -35,7 +35,7 @@ class Lookup:
             return
         try:
             messages = stream.feed(data)
-        except Malformed:
+        except MalformedError:
             self._streams[direction] = None
             if direction is Direction.OUT:
                 yield DnsAsked(direction, None)
@@ -50,7 +50,7 @@ class Lookup:
             return
         try:
             answer = dns.answer(message)
-        except Malformed:
+        except MalformedError:
             return
         if (answer.id, answer.name, answer.rtype) in self._open:
             yield DnsAnswered(direction, answer)
@@ -58,7 +58,7 @@ class Lookup:
     def _asked(self, message: bytes) -> DnsAsked:
         try:
             query = dns.query(message)
-        except Malformed:
+        except MalformedError:
             return DnsAsked(Direction.OUT, None)
         self.seen = True
         self._open[query.id, query.name, query.rtype] = None

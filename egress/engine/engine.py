@@ -27,10 +27,10 @@ from egress.engine.records import finding_record, flow_record
 from egress.engine.refusals import Refusals
 from egress.engine.settling import Settling
 from egress.engine.signature import Signature
-from egress.engine.stream import Overflow
+from egress.engine.stream import SegmentOverflowError
 from egress.engine.tracker import Tracker
 from egress.engine.verdicts import Verdicts
-from egress.errors import Malformed
+from egress.errors import MalformedError
 from egress.limits import Limits
 from egress.model import (
     ACK,
@@ -101,8 +101,8 @@ class Engine:
         try:
             packet = decode(raw, wire_length)
             if fragmented(raw):
-                raise Malformed("a fragment: nobody reassembles (is connection tracking on?)")
-        except Malformed as broken:
+                raise MalformedError("a fragment: nobody reassembles (is connection tracking on?)")
+        except MalformedError as broken:
             return self._refusals.malformed(agent, raw, ts, str(broken))
         table = self._tracker.table(agent.name)
         key = flow_key(packet, direction)
@@ -171,7 +171,7 @@ class Engine:
         try:
             for event in events(flow, packet, ts, direction, self.limits.stream_buffer, burst=burst):
                 records += self._signal(flow, event, ts)
-        except Overflow as full:
+        except SegmentOverflowError as full:
             return self._refusals.packet(flow.who, packet, ts, Reason.SEQUENCE, str(full), records)
         if flow.hold:  # for a query in it
             flow.uncount(packet, direction)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from egress.dissection.dissector import Dissector
 from egress.dissection.events import Burst, Event, Inconsistent, Opened
 from egress.engine.flow import Flow
-from egress.engine.stream import Overflow, Stream
+from egress.engine.stream import SegmentOverflowError, Stream
 from egress.model import ACK, RST, SYN, TCP, URG, Direction, Mode, Packet
 
 
@@ -16,7 +16,7 @@ def events(
 ) -> Iterator[Event]:
     """What this packet tells; `capacity` bounds the out-of-order bytes held a direction.
 
-    Raises Overflow for a segment that cannot be put in order and so must not pass.
+    Raises SegmentOverflowError for a segment that cannot be put in order and so must not pass.
     """
     dissector = flow.dissector
     if dissector is None:
@@ -43,7 +43,7 @@ def _segment(
 ) -> Iterator[Event]:
     stream, other = streams[direction], streams[1 - direction]
     if packet.flags & URG and stream.strict:  # Linux takes the urgent byte out of the stream that it delivers
-        raise Overflow("urgent data: the receiver would read other bytes than the inspection")
+        raise SegmentOverflowError("urgent data: the receiver would read other bytes than the inspection")
     seq = packet.seq
     if packet.flags & SYN:
         seq = (seq + 1) & 0xFFFFFFFF
@@ -54,7 +54,7 @@ def _segment(
         yield Opened(flow.start, ts)
     if packet.payload or packet.missing:
         if not flow.opened and stream.strict and not packet.flags & SYN:
-            raise Overflow("data before the handshake was answered")
+            raise SegmentOverflowError("data before the handshake was answered")
         data = stream.feed(seq, packet.payload, packet.missing)
         if stream.conflict is not None:
             yield Inconsistent(direction, *stream.conflict)

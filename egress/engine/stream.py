@@ -18,7 +18,7 @@ PENDING_COST = 128  # bytes that a waiting segment takes besides its data
 WINDOW = 1 << 30  # RFC 7323: the largest window; anything farther away is not of this connection
 
 
-class Conflict(NamedTuple):
+class Overlap(NamedTuple):
     """The first byte at which a segment contradicts what was seen before."""
 
     seq: int
@@ -26,7 +26,7 @@ class Conflict(NamedTuple):
     after: bytes
 
 
-class Overflow(Exception):  # noqa: N818 - a fact about the segment: it was not taken
+class SegmentOverflowError(Exception):
     """A strict stream has no room for this out-of-order segment; it must not pass."""
 
 
@@ -62,7 +62,7 @@ class Stream:
         self.history = bytearray()
         self.pending: dict[int, bytes] = {}
         self.waiting = 0  # bytes in pending
-        self.conflict: Conflict | None = None
+        self.conflict: Overlap | None = None
         self.unseen = 0
 
     def start(self, seq: int) -> None:
@@ -75,7 +75,8 @@ class Stream:
     def feed(self, seq: int, data: bytes, missing: int = 0) -> bytes:
         """Take a segment (with `missing` uncaptured bytes at its end); return what became readable in order.
 
-        Raises Overflow if the stream is strict and cannot hold the segment. A contradiction sets `conflict`.
+        Raises SegmentOverflowError if the stream is strict and cannot hold the segment. A contradiction sets
+        `conflict`.
         """
         if self.base < 0:
             self.start(seq)
@@ -136,7 +137,7 @@ class Stream:
             return b""
         if len(self.pending) >= MAX_PENDING or self.waiting + len(data) > self.capacity:
             if self.strict:
-                raise Overflow("too many bytes out of order")
+                raise SegmentOverflowError("too many bytes out of order")
             self._skip(min((*self.pending, seq), key=lambda key: distance(key, self.next)))
             return self._drain() + self.feed(seq, data)
         self.pending[seq] = data
@@ -172,4 +173,4 @@ class Stream:
         if before[:size] == after[:size] or self.conflict is not None:
             return
         at = next(i for i in range(size) if before[i] != after[i])
-        self.conflict = Conflict((seq + at) & 0xFFFFFFFF, before[at : at + 64], after[at : at + 64])
+        self.conflict = Overlap((seq + at) & 0xFFFFFFFF, before[at : at + 64], after[at : at + 64])

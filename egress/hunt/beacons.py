@@ -9,17 +9,17 @@ from dataclasses import dataclass
 from egress.hunt.hunter import MAX_LEADS, Haul, Lead, Settings, Strongest, counted
 from egress.hunt.regularity import MIN_GAPS, Regular
 from egress.model import Severity
-from egress.store.query.history import MAX_MOMENTS, Series, Target
+from egress.store.query.history import MAX_MOMENTS, HistoryTarget, Series
 
 HUNTERS = 2  # that share alpha: beacon.slow and beacon.shared
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class BeaconCandidate:
     """A series that may be a beacon."""
 
     agents: tuple[str, ...]  # that get a finding
-    target: Target
+    target: HistoryTarget
     destination: str
     what: str  # the sentence's beginning: "opened 12 connections to 192.0.2.7:443/tcp"
     regular: Regular
@@ -33,7 +33,7 @@ class Level:
     def __init__(self, settings: Settings) -> None:
         self._alpha = settings.alpha / HUNTERS
         self.series = 0  # M, so far: those long enough to be looked at
-        self._kept: list[Found] = []
+        self._kept: list[BeaconCandidate] = []
         self._dropped = 0
 
     def long_enough(self, stored: Iterable[Series], notes: list[str], agents: int = 1) -> Iterator[Series]:
@@ -51,7 +51,7 @@ class Level:
     def log(self) -> float:
         return math.log(max(self.series, 1) / self._alpha)
 
-    def add(self, found: Found) -> None:
+    def add(self, found: BeaconCandidate) -> None:
         """Keep it for the end, when M is known, if it reaches what has been needed so far."""
         if found.regular.log_e < self.log:
             return
@@ -80,7 +80,7 @@ class Level:
         notes.append(f"{self.series} series were long enough to be looked at; E >= {power(self.log)} was needed")
         return Haul(tuple(strongest), tuple(notes))
 
-    def _lead(self, found: Found, agent: str, start: int) -> Lead:
+    def _lead(self, found: BeaconCandidate, agent: str, start: int) -> Lead:
         beacon = found.regular
         missed = beacon.gaps - beacon.beats
         summary = (
@@ -96,7 +96,7 @@ class Level:
         return Lead(agent, found.target, start, found.destination, Severity.MEDIUM, summary, evidence, beacon.log_e)
 
 
-def _order(found: Found) -> tuple[float, bool, str]:
+def _order(found: BeaconCandidate) -> tuple[float, bool, str]:
     return -found.regular.log_e, not found.target.said, found.destination
 
 
@@ -114,7 +114,7 @@ def power(log_value: float) -> str:
     return f"1.0e{int(exponent) + 1}" if digits == "10.0" else f"{digits}e{int(exponent)}"
 
 
-def place(target: Target) -> str:
+def place(target: HistoryTarget) -> str:
     """Where a series goes, in words."""
     if target.said:
         return target.said

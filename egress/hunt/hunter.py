@@ -9,7 +9,7 @@ from typing import Protocol
 
 from egress.errors import InputError
 from egress.model import Severity
-from egress.store.query.history import History, Target
+from egress.store.query.history import History, HistoryTarget
 
 MAX_LEADS = 1000  # of one hunter and hunt: nobody reads more, and a history that an agent wrote must not fill the table
 
@@ -34,7 +34,7 @@ class Lead:
     """A finding in the making: the flow it ends with is still to be looked up."""
 
     agent: str
-    target: Target  # of that flow
+    target: HistoryTarget  # of that flow
     start: int  # of that flow, microseconds
     destination: str  # in words; with agent, signature and day what makes one finding another
     severity: Severity

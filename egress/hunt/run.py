@@ -22,7 +22,7 @@ from egress.store.query.history import DAY, History, Window
 
 
 @dataclass(frozen=True, slots=True)
-class Result:
+class HuntResult:
     """What one hunter found."""
 
     hunter: str
@@ -37,7 +37,7 @@ def hunt(
     window: Window,
     settings: Settings,
     progress: Callable[[str, int], object] = lambda _, __: None,
-) -> list[Result]:
+) -> list[HuntResult]:
     """Run hunters over a window; nothing is stored. `progress` hears a hunter's id and how many rows it has read."""
     results = []
     rules: dict[tuple[str, int], Rule | None] = {}
@@ -58,7 +58,7 @@ def hunt(
         notes = haul.notes
         if gone:
             notes += (f"{gone} left out: their flows are not stored any more",)
-        results.append(Result(hunter.id, tuple(findings.values()), exempted, notes))
+        results.append(HuntResult(hunter.id, tuple(findings.values()), exempted, notes))
     return results
 
 

@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import math
 
-from egress.model import Agent, Budget, Measure, Span
+from egress.model import Agent, Budget, BudgetSpan, Measure
 
-SECONDS: dict[Span, float] = {Span.MINUTE: 60.0, Span.HOUR: 3600.0, Span.EPISODE: math.inf}
+SECONDS: dict[BudgetSpan, float] = {BudgetSpan.MINUTE: 60.0, BudgetSpan.HOUR: 3600.0, BudgetSpan.EPISODE: math.inf}
 
 
 class Budgets:
@@ -62,7 +62,7 @@ class _Meter:
     def __init__(self, budgets: tuple[Budget, ...], before: _Meter | None) -> None:
         self.budgets = budgets
         old = {(count.budget.measure, count.budget.span): count for count in before.counts} if before else {}
-        strictest: dict[tuple[Measure, Span], Budget] = {}
+        strictest: dict[tuple[Measure, BudgetSpan], Budget] = {}
         for budget in sorted(budgets, key=lambda budget: budget.limit, reverse=True):
             strictest[budget.measure, budget.span] = budget
         self.counts: list[_Count] = [_Count(budget, old.get(key)) for key, budget in strictest.items()]

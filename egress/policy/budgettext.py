@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from egress.model import Budget, Measure, Span
+from egress.model import Budget, BudgetSpan, Measure
 
 FORM = "MEASURE=LIMIT/SPAN, such as bytes=10mb/hour, connections=100/minute or destinations=20/episode"
 MAX_LIMIT = (1 << 53) - 1  # what every reader of JSON holds exactly; 9 petabytes
@@ -17,7 +17,7 @@ _TEXT = re.compile(r"([a-z]+)=([0-9]{1,16})([A-Za-z]*)/([a-z]+)", re.ASCII)
 _AMOUNT = re.compile(r"([0-9]{1,16})([A-Za-z]*)", re.ASCII)
 _UNITS = {"gb": 10**9, "mb": 10**6, "kb": 10**3, "g": 10**9, "m": 10**6, "k": 10**3, "b": 1, "": 1}
 _MEASURES = {measure.value: measure for measure in Measure}
-_SPANS = {span.value: span for span in Span}
+_SPANS = {span.value: span for span in BudgetSpan}
 
 
 def parse_budget(text: str) -> Budget:
@@ -84,4 +84,4 @@ def budgets_from_json(document: object) -> tuple[Budget, ...]:
 def _from_json(item: object) -> Budget:
     if not isinstance(item, dict) or set(item) != {"measure", "limit", "span"} or type(item["limit"]) is not int:
         raise ValueError("must be a list of {measure, limit, span} with whole numbers as limits")
-    return Budget(Measure(item["measure"]), item["limit"], Span(item["span"]))
+    return Budget(Measure(item["measure"]), item["limit"], BudgetSpan(item["span"]))

@@ -30,7 +30,7 @@ import yaml
 
 from egress.errors import InputError
 from egress.model import Rule
-from egress.policy.ruletext import InvalidRule, read_rule, to_mapping
+from egress.policy.ruletext import InvalidRuleError, read_rule, to_mapping
 
 MAX_BYTES = 4 << 20  # of a policy file
 MAX_RULES = 10_000  # in a policy file
@@ -121,7 +121,7 @@ def check_document(
     for index, item in enumerate(listed):
         try:
             rule = read_rule(item, now)
-        except InvalidRule as error:
+        except InvalidRuleError as error:
             mistakes.append(Mistake(index, error.field, error.reason))
             continue
         before = first.setdefault(rule.id, index)

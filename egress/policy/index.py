@@ -20,7 +20,7 @@ from egress.policy.domain import Depth, Pattern, parse_pattern
 Destination = Pattern | Network | None  # None: any
 
 
-class Entry(NamedTuple):
+class IndexedRule(NamedTuple):
     """A rule, ready to be compared."""
 
     position: tuple[int, int]  # the rule's own, and when it came: of no two entries the same
@@ -29,7 +29,7 @@ class Entry(NamedTuple):
     proto: int  # -1: any
 
 
-Bucket = list[Entry]  # in order of position
+Bucket = list[IndexedRule]  # in order of position
 
 POSITION = attrgetter("position")
 
@@ -60,7 +60,7 @@ def depth(destination: Destination) -> int:
     return 0
 
 
-class Place(NamedTuple):
+class DestinationKeys(NamedTuple):
     """A destination taken apart into the keys that rules are found by; made once, asked of many indexes."""
 
     size: int  # of the packed address
@@ -70,7 +70,7 @@ class Place(NamedTuple):
     suffixes: tuple[str, ...]  # the parents, and the parents of those
 
 
-def place(address: bytes, names: Iterable[str], deepest: int) -> Place:
+def place(address: bytes, names: Iterable[str], deepest: int) -> DestinationKeys:
     """The keys of a packed address (b"": none) and its canonical names.
 
     `deepest`: no suffix of more labels is anybody's base, so that a name of 127 labels costs what its last ones do.
@@ -84,7 +84,7 @@ def place(address: bytes, names: Iterable[str], deepest: int) -> Place:
         while suffix and suffix not in suffixes:
             suffixes.add(suffix)
             suffix = suffix.partition(".")[2]
-    return Place(len(address), int.from_bytes(address), names, parents, tuple(suffixes))
+    return DestinationKeys(len(address), int.from_bytes(address), names, parents, tuple(suffixes))
 
 
 class Index:
@@ -103,7 +103,7 @@ class Index:
     def __len__(self) -> int:
         return self._count
 
-    def add(self, entry: Entry) -> None:
+    def add(self, entry: IndexedRule) -> None:
         destination = entry.destination
         self._count += 1
         if destination is None:
@@ -114,7 +114,7 @@ class Index:
         else:
             _insert(self._called(destination).setdefault(destination.base, []), entry)
 
-    def remove(self, entry: Entry) -> None:
+    def remove(self, entry: IndexedRule) -> None:
         """Take out an entry that is in here."""
         destination = entry.destination
         self._count -= 1
@@ -137,7 +137,7 @@ class Index:
         whole = [tables.get(8 * size, {}).get(0) for size, tables in self._networks.items()]
         return [bucket for bucket in (self._any, *whole) if bucket]
 
-    def about(self, where: Place) -> list[Bucket]:
+    def about(self, where: DestinationKeys) -> list[Bucket]:
         """Every rule that may speak of this destination, those of `any` aside; the same bucket may come twice."""
         found: list[Bucket] = []
         for shift, table in self._networks.get(where.size, {}).items():
@@ -153,7 +153,7 @@ class Index:
                     found += [names[key] for key in keys if key in names]
         return found
 
-    def reaching(self, where: Place) -> list[Bucket]:
+    def reaching(self, where: DestinationKeys) -> list[Bucket]:
         """Every rule that may speak of this destination."""
         return [self._any, *self.about(where)] if self._any else self.about(where)
 
@@ -163,14 +163,14 @@ class Index:
         return self._one if pattern.depth is Depth.ONE else self._deep
 
 
-def _insert(bucket: Bucket, entry: Entry) -> None:
+def _insert(bucket: Bucket, entry: IndexedRule) -> None:
     if bucket and entry.position < bucket[-1].position:
         insort(bucket, entry, key=POSITION)
     else:
         bucket.append(entry)
 
 
-def _take(bucket: Bucket, entry: Entry) -> Bucket:
+def _take(bucket: Bucket, entry: IndexedRule) -> Bucket:
     """Take an entry out of its bucket; what is left."""
     del bucket[bisect_left(bucket, entry.position, key=POSITION)]
     return bucket

@@ -32,9 +32,9 @@ from egress.policy.index import (
     POSITION,
     Bucket,
     Destination,
-    Entry,
+    DestinationKeys,
     Index,
-    Place,
+    IndexedRule,
     parse_destination,
     parse_protocol,
     place,
@@ -71,7 +71,7 @@ class Rulebook:
         self.version = policy.version
         self.hits: dict[str, tuple[int, float]] = {}  # rule id to how often, and when last
         self._spent: dict[str, Rule] = {}
-        self._entries: dict[str, Entry] = {}  # by rule id
+        self._entries: dict[str, IndexedRule] = {}  # by rule id
         self._catalogue = Catalogue()
         self._arrived = 0  # rules so far, those that are gone included
         self._expiries: list[float] = []  # sorted, one a rule that has one
@@ -85,7 +85,7 @@ class Rulebook:
         if before is not None:
             self._inherit(policy, before)
 
-    def moved(self, change: PolicyChange) -> list[Entry]:
+    def moved(self, change: PolicyChange) -> list[IndexedRule]:
         """The rules that a change takes out and those that it brings, compiled. Raises ValueError as `apply`."""
         added = self._fitting(change)
         return [self._entries[rule_id] for rule_id in change.removed] + added
@@ -188,7 +188,7 @@ class Rulebook:
                 self._spent.pop(entry.rule.id, None)
         self.version = change.version
 
-    def _fitting(self, change: PolicyChange) -> list[Entry]:
+    def _fitting(self, change: PolicyChange) -> list[IndexedRule]:
         """The added rules, compiled, if the change leads from this version to a policy."""
         if change.base != self.version:
             raise ValueError(f"the change is of policy version {change.base}, but version {self.version} is in force")
@@ -198,22 +198,22 @@ class Rulebook:
         if missing := [rule_id for rule_id in change.removed if rule_id not in self._entries]:
             raise ValueError(f"the change removes rules that version {self.version} has not: {', '.join(missing)}")
         known: dict[str, Destination] = {}
-        added: dict[str, Entry] = {}
+        added: dict[str, IndexedRule] = {}
         for rule in change.added:
             if rule.id in added or (rule.id in self._entries and rule.id not in gone):
                 raise ValueError(f"the change adds a second rule of the id {rule.id}")
             added[rule.id] = self._compiled(rule, known)
         return list(added.values())
 
-    def _compiled(self, rule: Rule, known: dict[str, Destination]) -> Entry:
+    def _compiled(self, rule: Rule, known: dict[str, Destination]) -> IndexedRule:
         """`known`: destinations by their text, so that equal ones are parsed and kept once."""
         text = rule.destination
         if text not in known:
             known[text] = parse_destination(text)
         self._arrived += 1
-        return Entry((rule.position, self._arrived), rule, known[text], parse_protocol(rule.protocol))
+        return IndexedRule((rule.position, self._arrived), rule, known[text], parse_protocol(rule.protocol))
 
-    def _enter(self, entry: Entry) -> None:
+    def _enter(self, entry: IndexedRule) -> None:
         self._entries[entry.rule.id] = entry
         self._catalogue.add(entry)
 
@@ -227,12 +227,14 @@ class Rulebook:
 
     # --- choosing ---------------------------------------------------------------------------------------
 
-    def _speaking(self, indexes: tuple[Index, ...], subject: Subject, where: Place, ts: float) -> Iterable[Entry]:
+    def _speaking(
+        self, indexes: tuple[Index, ...], subject: Subject, where: DestinationKeys, ts: float
+    ) -> Iterable[IndexedRule]:
         """The live rules that speak of the subject's destination, protocol and port, in the policy's order."""
         found = reaching(indexes, where, subject.proto, subject.rport)
         return _ordered([entry for entry in found if self._alive(entry.rule, ts, subject.rule)]) if found else found
 
-    def _about(self, indexes: tuple[Index, ...], where: Place, ts: float) -> Iterable[Entry]:
+    def _about(self, indexes: tuple[Index, ...], where: DestinationKeys, ts: float) -> Iterable[IndexedRule]:
         """The live rules that speak of these names and this address or of everything, in the policy's order."""
         buckets: list[Bucket] = []
         for index in indexes:
@@ -252,13 +254,13 @@ def exempt(rule: Rule | None, signature: str) -> bool:
     return rule is not None and any(fnmatchcase(signature, pattern) for pattern in rule.exempt)
 
 
-def _ordered(found: list[Entry]) -> list[Entry]:
+def _ordered(found: list[IndexedRule]) -> list[IndexedRule]:
     if len(found) > 1:
         found.sort(key=POSITION)
     return found
 
 
-def _lacking(entry: Entry, subject: Subject, said: str | None) -> Reason | None:
+def _lacking(entry: IndexedRule, subject: Subject, said: str | None) -> Reason | None:
     """What keeps an allow rule from admitting the subject; None: nothing that is known."""
     if subject.app and entry.rule.app not in ("", subject.app):
         return Reason.APPLICATION
@@ -272,7 +274,7 @@ def _lacking(entry: Entry, subject: Subject, said: str | None) -> Reason | None:
     return Reason.NAME
 
 
-def _whole(entry: Entry) -> bool:
+def _whole(entry: IndexedRule) -> bool:
     """Whether a rule speaks of everything at its destination."""
     return entry.proto == -1 and not entry.rule.ports and not entry.rule.app
 

@@ -35,11 +35,11 @@ _SHORT.maxlevel, _SHORT.maxlist, _SHORT.maxdict, _SHORT.maxstring, _SHORT.maxoth
 _RANGE = re.compile(r"([0-9]{1,5})(?:\s*-\s*([0-9]{1,5}))?", re.ASCII)
 
 
-class _Wrong(Exception):  # noqa: N818 - never leaves this file
+class _FieldError(Exception):
     """What is wrong with a value; the caller knows where."""
 
 
-class InvalidRule(ValueError):  # noqa: N818 - reads better
+class InvalidRuleError(ValueError):
     """A rule that is not understood, in one line. `field` is "" where the rule as a whole is wrong."""
 
     def __init__(self, field: str, reason: str) -> None:
@@ -49,9 +49,9 @@ class InvalidRule(ValueError):  # noqa: N818 - reads better
 
 
 def read_rule(item: object, now: float | None = None) -> Rule:
-    """One rule of a document. Raises InvalidRule, which names the field."""
+    """One rule of a document. Raises InvalidRuleError, which names the field."""
     if not isinstance(item, dict):
-        raise InvalidRule("", "expected a mapping such as {action: allow, destination: 10.0.0.0/8}")
+        raise InvalidRuleError("", "expected a mapping such as {action: allow, destination: 10.0.0.0/8}")
     values: dict[str, object] = {"id": ""}
     for key, value in item.items():
         if key == "expires":
@@ -60,10 +60,10 @@ def read_rule(item: object, now: float | None = None) -> Rule:
         read = _FIELDS.get(key) if isinstance(key, str) else None
         if read is None:
             known = ", ".join(sorted([*_FIELDS, "expires"]))
-            raise InvalidRule("", f"unknown field {_show(key)}; known are {known}")
+            raise InvalidRuleError("", f"unknown field {_show(key)}; known are {known}")
         values[str(key)] = _field(key, value, read)
     if "action" not in values:
-        raise InvalidRule("", "action is missing; it must be allow or deny")
+        raise InvalidRuleError("", "action is missing; it must be allow or deny")
     rule = Rule(**values)  # type: ignore[arg-type]
     _check(rule)
     return rule if rule.id else replace(rule, id=_content_id(rule))
@@ -111,16 +111,18 @@ def to_mapping(rule: Rule) -> dict[str, object]:
 def _check(rule: Rule) -> None:
     """What no field can know alone."""
     if rule.ports and rule.protocol not in _WITH_PORTS:
-        raise InvalidRule("ports", f"{rule.protocol} has no ports; leave them out or use protocol tcp, udp or sctp")
+        raise InvalidRuleError(
+            "ports", f"{rule.protocol} has no ports; leave them out or use protocol tcp, udp or sctp"
+        )
     if rule.action is Action.ACCEPT:
         if rule.unnamed and not _is_name(rule.destination):
-            raise InvalidRule("unnamed", "only a rule whose destination is a name can say this; leave it out")
+            raise InvalidRuleError("unnamed", "only a rule whose destination is a name can say this; leave it out")
         return
     if rule.exempt:
-        raise InvalidRule("exempt", "only a rule with action allow can exempt signatures; leave it out")
+        raise InvalidRuleError("exempt", "only a rule with action allow can exempt signatures; leave it out")
     if rule.unnamed or rule.once:
         field = "unnamed" if rule.unnamed else "expires"
-        raise InvalidRule(field, "only a rule with action allow can say this; leave it out")
+        raise InvalidRuleError(field, "only a rule with action allow can say this; leave it out")
 
 
 def _content_id(rule: Rule) -> str:
@@ -132,14 +134,14 @@ def _content_id(rule: Rule) -> str:
 
 def _action(value: object) -> Action:
     if not isinstance(value, str) or value not in _ACTIONS:
-        raise _Wrong("must be allow or deny")
+        raise _FieldError("must be allow or deny")
     return _ACTIONS[value]
 
 
 def _destination(value: object) -> str:
     form = "must be any, an address (192.0.2.7), a CIDR (192.0.2.0/24) or a name (example.org, *.example.org)"
     if not isinstance(value, str):
-        raise _Wrong(form)
+        raise _FieldError(form)
     if value == "any":
         return value
     try:
@@ -147,21 +149,21 @@ def _destination(value: object) -> str:
     except ValueError:
         return _name(value, form)
     if "%" in value or ("/" in value and not value.rpartition("/")[2].isdecimal()):
-        raise _Wrong(form)
+        raise _FieldError(form)
     if "/" not in value:
         return str(network.network_address)
     if ipaddress.ip_address(value.partition("/")[0]) != network.network_address:
-        raise _Wrong(f"has bits set behind its prefix; did you mean {network}?")
+        raise _FieldError(f"has bits set behind its prefix; did you mean {network}?")
     return str(network)
 
 
 def _name(value: str, form: str) -> str:
     if re.search(r"[:/\s]", value):
-        raise _Wrong(form)
+        raise _FieldError(form)
     try:
         return str(parse_pattern(value))
     except ValueError as error:
-        raise _Wrong(str(error)) from None
+        raise _FieldError(str(error)) from None
 
 
 def _is_name(destination: str) -> bool:
@@ -172,12 +174,12 @@ def _is_name(destination: str) -> bool:
 def _agent(value: object) -> str:
     if isinstance(value, str) and value.removeprefix("label:") and value.isprintable() and len(value) <= 128:
         return value
-    raise _Wrong("must be an agent's name, a glob such as train-*, or label: and a glob over labels")
+    raise _FieldError("must be an agent's name, a glob such as train-*, or label: and a glob over labels")
 
 
 def _flag(value: object) -> bool:
     if not isinstance(value, bool):
-        raise _Wrong("must be true or false")
+        raise _FieldError("must be true or false")
     return value
 
 
@@ -188,9 +190,9 @@ def _expires(value: object, now: float | None) -> tuple[float | None, bool]:
             return _instant(value), False
         return parse_expiry(value if isinstance(value, str) else "", now)
     except OverflowError:
-        raise _Wrong(f"must be {_INSTANT} or forever") from None
+        raise _FieldError(f"must be {_INSTANT} or forever") from None
     except ValueError as error:
-        raise _Wrong(str(error)) from None
+        raise _FieldError(str(error)) from None
 
 
 def _instant(value: datetime) -> float:
@@ -204,15 +206,15 @@ def _protocol(value: object) -> str:
         return protocol_name(value)
     if isinstance(value, str) and value in PROTOCOL_NUMBERS:
         return value
-    raise _Wrong(f"must be one of {', '.join(sorted(PROTOCOL_NUMBERS))} or a number from 0 to 255")
+    raise _FieldError(f"must be one of {', '.join(sorted(PROTOCOL_NUMBERS))} or a number from 0 to 255")
 
 
 def _ports(value: object) -> tuple[tuple[int, int], ...]:
     listed = value if isinstance(value, list) else [value]
     if not listed:
-        raise _Wrong("names no port; leave ports out for any")
+        raise _FieldError("names no port; leave ports out for any")
     if len(listed) > MAX_PORTS:
-        raise _Wrong(f"has {len(listed)} entries, at most {MAX_PORTS}; write ranges (8000-8100), or another rule")
+        raise _FieldError(f"has {len(listed)} entries, at most {MAX_PORTS}; write ranges (8000-8100), or another rule")
     return tuple(_range(part) for part in listed)
 
 
@@ -225,38 +227,38 @@ def _range(value: object) -> tuple[int, int]:
         last = int(match[2] or match[1])
         if 0 < first <= last <= 65535:
             return first, last
-    raise _Wrong('must be a port (22), a range ("8000-8100") or a list of them, from 1 to 65535')
+    raise _FieldError('must be a port (22), a range ("8000-8100") or a list of them, from 1 to 65535')
 
 
 def _app(value: object) -> str:
     if not isinstance(value, str) or not _APP.fullmatch(value):
-        raise _Wrong("must be an application protocol in lower case, such as ssh, tls, http or dns")
+        raise _FieldError("must be an application protocol in lower case, such as ssh, tls, http or dns")
     return value
 
 
 def _exempt(value: object) -> tuple[str, ...]:
     if not isinstance(value, list) or not all(isinstance(part, str) and _EXEMPT.fullmatch(part) for part in value):
-        raise _Wrong("must be a list of signatures, such as [ssh.unusual-port, mining.*]")
+        raise _FieldError("must be a list of signatures, such as [ssh.unusual-port, mining.*]")
     if len(value) > MAX_EXEMPT:
-        raise _Wrong(f"has {len(value)} entries, at most {MAX_EXEMPT}; write a family (mining.*)")
+        raise _FieldError(f"has {len(value)} entries, at most {MAX_EXEMPT}; write a family (mining.*)")
     return tuple(value)
 
 
 def _comment(value: object) -> str:
     if not isinstance(value, str) or len(value) > 1000:
-        raise _Wrong("must be text of at most 1000 characters")
+        raise _FieldError("must be text of at most 1000 characters")
     return value
 
 
 def _author(value: object) -> str:
     if not isinstance(value, str) or not value.isprintable() or len(value) > 128:
-        raise _Wrong("must be a name of at most 128 printable characters")
+        raise _FieldError("must be a name of at most 128 printable characters")
     return value
 
 
 def _id(value: object) -> str:
     if not isinstance(value, str) or not _ID.fullmatch(value):
-        raise _Wrong("must be letters, digits, . _ : - and at most 64 long")
+        raise _FieldError("must be letters, digits, . _ : - and at most 64 long")
     return value
 
 
@@ -278,8 +280,8 @@ _FIELDS: dict[str, Callable[[object], object]] = {
 def _field(key: object, value: object, read: Callable[[object], _T]) -> _T:
     try:
         return read(value)
-    except _Wrong as wrong:
-        raise InvalidRule(str(key), f"{_show(value)} {wrong}") from None
+    except _FieldError as wrong:
+        raise InvalidRuleError(str(key), f"{_show(value)} {wrong}") from None
 
 
 def _show(value: object) -> str:

@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 from typing import NamedTuple
 
 from egress.model import TCP, UDP, Action, Agent
-from egress.policy.index import Entry, Index, Place, depth
+from egress.policy.index import DestinationKeys, Index, IndexedRule, depth
 
 LABEL = "label:"  # begins an agent selector that speaks of labels
 
@@ -37,7 +37,7 @@ class Catalogue:
         self._globs: dict[str, None] = {}  # those of the selectors that are no agent's name; a set, in order
         self._agents: dict[str, tuple[Agent, Mine]] = {}
 
-    def add(self, entry: Entry) -> None:
+    def add(self, entry: IndexedRule) -> None:
         selector = entry.rule.agent
         selected = self._selectors.get(selector)
         if selected is None:
@@ -50,7 +50,7 @@ class Catalogue:
             self._depths[labels] += 1
             self.deepest = max(self.deepest, labels)
 
-    def remove(self, entry: Entry) -> None:
+    def remove(self, entry: IndexedRule) -> None:
         """Take out a rule that is in here."""
         selector = entry.rule.agent
         selected = self._selectors[selector]
@@ -96,7 +96,7 @@ def selects(selector: str, agent: Agent) -> bool:
     return fnmatchcase(agent.name, selector)
 
 
-def reaching(indexes: Iterable[Index], where: Place, proto: int, port: int) -> list[Entry]:
+def reaching(indexes: Iterable[Index], where: DestinationKeys, proto: int, port: int) -> list[IndexedRule]:
     """The rules that speak of this destination, protocol and port, in no order; one may come twice."""
     return [
         entry
@@ -113,5 +113,5 @@ def _is_name(selector: str) -> bool:
     return not selector.startswith(LABEL) and not any(sign in selector for sign in "*?[")
 
 
-def _side(selected: Selected, entry: Entry) -> Index:
+def _side(selected: Selected, entry: IndexedRule) -> Index:
     return selected.allow if entry.rule.action is Action.ACCEPT else selected.deny

@@ -1,4 +1,4 @@
-"""Records read back from the JSON that `egress.records.eve` makes of them; anything else is Malformed."""
+"""Records read back from the JSON that `egress.records.eve` makes of them; anything else is MalformedError."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable
 from enum import StrEnum
 from typing import TypeVar
 
-from egress.errors import Malformed
+from egress.errors import MalformedError
 from egress.model import EVIDENCE_BYTES, Action, Direction, Effect, Mode, Reason, Severity
 from egress.records.eve import MAX_LINE
 from egress.records.shape import (
@@ -39,32 +39,32 @@ _E = TypeVar("_E", bound=StrEnum)
 
 
 def parse_line(raw: bytes) -> Record:
-    """The record in one journal line. Raises Malformed for anything `line` would not have written."""
+    """The record in one journal line. Raises MalformedError for anything `line` would not have written."""
     if len(raw) > MAX_LINE:
-        raise Malformed(f"line of {len(raw)} bytes")
+        raise MalformedError(f"line of {len(raw)} bytes")
     try:
         document = json.loads(raw)
     except (ValueError, RecursionError):
-        raise Malformed("not JSON") from None
+        raise MalformedError("not JSON") from None
     return from_eve(document)
 
 
 def record_time(beginning: bytes) -> float:
-    """The time of a record from the first TIME_BYTES of its line. Raises Malformed."""
+    """The time of a record from the first TIME_BYTES of its line. Raises MalformedError."""
     try:
         document = json.loads(beginning[:TIME_BYTES] + b"}")
     except ValueError:
-        raise Malformed("no line begins like this") from None
+        raise MalformedError("no line begins like this") from None
     return _time(document, "timestamp")
 
 
 def from_eve(document: object) -> Record:
-    """The record `to_eve` made this of; keys it does not know are passed over. Raises Malformed."""
+    """The record `to_eve` made this of; keys it does not know are passed over. Raises MalformedError."""
     if not isinstance(document, dict):
-        raise Malformed("not an object")
+        raise MalformedError("not an object")
     read = _READERS.get(_text(document, "event_type"))
     if read is None:
-        raise Malformed("unknown event_type")
+        raise MalformedError("unknown event_type")
     return read(document)
 
 
@@ -144,7 +144,7 @@ def _read_evidence(document: _Document) -> EvidenceRecord:
     evidence = _part(document, "evidence")
     packets = evidence.get("packets")
     if not isinstance(packets, list) or not all(isinstance(packet, dict) for packet in packets):
-        raise Malformed("packets is not a list of objects")
+        raise MalformedError("packets is not a list of objects")
     return EvidenceRecord(
         finding_id=_key(evidence, "finding_id"),
         flow_id=_key(document, "flow_id"),
@@ -195,16 +195,16 @@ _READERS: dict[str, Callable[[_Document], Record]] = {
 def _part(document: _Document, key: str) -> _Document:
     value = document.get(key)
     if not isinstance(value, dict):
-        raise Malformed(f"{key} is not an object")
+        raise MalformedError(f"{key} is not an object")
     return value
 
 
 def _text(document: _Document, key: str, most: int = MAX_LINE) -> str:
     value = document.get(key)
     if not isinstance(value, str):
-        raise Malformed(f"{key} is not text")
+        raise MalformedError(f"{key} is not text")
     if len(value) > most:
-        raise Malformed(f"{key} is longer than {most} characters")
+        raise MalformedError(f"{key} is longer than {most} characters")
     return value
 
 
@@ -212,21 +212,21 @@ def _key(document: _Document, key: str, most: int = _KEY_BYTES) -> str:
     """Text that is in an index, where NUL and lone surrogates take more bytes (egress.store.database.columns.Plain)."""
     value = _text(document, key)
     if 6 * len(value) > most and len(value.encode("utf-8", "backslashreplace")) + 3 * value.count("\0") > most:
-        raise Malformed(f"{key} is longer than {most} bytes")
+        raise MalformedError(f"{key} is longer than {most} bytes")
     return value
 
 
 def _count(document: _Document, key: str, most: int = MAX_COUNT) -> int:
     value = document.get(key)
     if type(value) is not int or not 0 <= value <= most:  # bool is an int; JSON's true is not a count
-        raise Malformed(f"{key} is not a number from 0 to {most}")
+        raise MalformedError(f"{key} is not a number from 0 to {most}")
     return value
 
 
 def _one_of(known: tuple[str, ...], document: _Document, key: str) -> str:
     value = _text(document, key)
     if value not in known:
-        raise Malformed(f"{key} is none of {', '.join(known)}")
+        raise MalformedError(f"{key} is none of {', '.join(known)}")
     return value
 
 
@@ -234,21 +234,21 @@ def _enum(known: type[_E], document: _Document, key: str) -> _E:
     try:
         return known(_text(document, key))
     except ValueError:
-        raise Malformed(f"{key} is no {known.__name__}") from None
+        raise MalformedError(f"{key} is no {known.__name__}") from None
 
 
 def _time(document: _Document, key: str) -> float:
     try:
         return from_iso(_text(document, key))
-    except Malformed as error:
-        raise Malformed(f"{key} {error}") from None
+    except MalformedError as error:
+        raise MalformedError(f"{key} {error}") from None
 
 
 def _names(document: _Document) -> tuple[str, ...]:
     """Lines of an older gateway have none."""
     names = document.get("names", [])
     if not isinstance(names, list) or len(names) > RECORD_NAMES or not all(isinstance(name, str) for name in names):
-        raise Malformed(f"names is not a list of at most {RECORD_NAMES} texts")
+        raise MalformedError(f"names is not a list of at most {RECORD_NAMES} texts")
     return tuple(names)
 
 
@@ -256,7 +256,7 @@ def _base64(document: _Document, key: str, most: int = EVIDENCE_BYTES) -> bytes:
     try:
         value = binascii.a2b_base64(_text(document, key), strict_mode=True)
     except ValueError:  # non-ASCII text, or binascii.Error
-        raise Malformed(f"{key} is not base64") from None
+        raise MalformedError(f"{key} is not base64") from None
     if len(value) > most:
-        raise Malformed(f"{key} is longer than {most} bytes")
+        raise MalformedError(f"{key} is longer than {most} bytes")
     return value

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 
-from egress.errors import Malformed
+from egress.errors import MalformedError
 
 # Up to here (the year 2106) a float of seconds names each microsecond; later times of a hostile capture are cut to it.
 MAX_MICROS = (1 << 32) * 1_000_000 - 1
@@ -33,13 +33,13 @@ def _second(second: int) -> str:
 
 
 def from_iso(text: str) -> float:
-    """Seconds since the epoch for a text in exactly the form of `iso`. Raises Malformed."""
+    """Seconds since the epoch for a text in exactly the form of `iso`. Raises MalformedError."""
     if len(text) != len("2026-11-23T15:06:02.123456Z") or text[10] != "T" or text[-1] != "Z":
-        raise Malformed("is not a UTC time with microseconds")
+        raise MalformedError("is not a UTC time with microseconds")
     try:
         count = (datetime.fromisoformat(text) - _EPOCH) // _MICROSECOND
     except ValueError:
-        raise Malformed("is not a UTC time with microseconds") from None
+        raise MalformedError("is not a UTC time with microseconds") from None
     if not 0 <= count <= MAX_MICROS:
-        raise Malformed("is outside 1970..2106")
+        raise MalformedError("is outside 1970..2106")
     return count / 1_000_000

@@ -52,7 +52,7 @@ class Bundle:
     wants: tuple[Want, ...]
 
     def rule(self, agent: str, now: float) -> Rule:
-        """The narrowest rule with this destination for all of them; raises InvalidRule where none can say it."""
+        """The narrowest rule with this destination for all of them; raises InvalidRuleError where none can say it."""
         protocol, ports, app = self.shape
         count = sum(want.count for want in self.wants)
         first, last = min(want.first for want in self.wants), max(want.last for want in self.wants)

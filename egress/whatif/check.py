@@ -11,7 +11,7 @@ from egress.errors import InputError
 from egress.model import PROTOCOL_NUMBERS, SCTP, TCP, UDP, Action, Agent, App, Mode, Reason, Rule, Verdict
 from egress.policy.domain import canonical, is_address, normalise
 from egress.policy.rulebook import Rulebook
-from egress.policy.ruletext import InvalidRule, read_rule
+from egress.policy.ruletext import InvalidRuleError, read_rule
 from egress.whatif.subject import NAMING, Target
 
 MAX_TEXT = 1024  # characters of a destination
@@ -28,7 +28,7 @@ _SPOKEN = {
 }
 
 
-class InvalidQuestion(InputError):  # noqa: N818 - reads better
+class InvalidQuestionError(InputError):
     """A question that is not understood; `field` is the one at fault."""
 
     def __init__(self, field: str, reason: str) -> None:
@@ -62,7 +62,7 @@ class Answer:
 
 
 def check(rules: Rulebook, agent: Agent, question: Question, ts: float, gate_queries: bool = True) -> Answer:
-    """Judge a flow that nobody opens. Raises InvalidQuestion."""
+    """Judge a flow that nobody opens. Raises InvalidQuestionError."""
     target, name = _target(question)
     verdict, rule = rules.decide(agent, target, ts)
     resolvable = None
@@ -117,19 +117,19 @@ def _target(question: Question) -> tuple[Target, str]:
     _app(question.app, proto)
     text = question.destination
     if not text or len(text) > MAX_TEXT:
-        raise InvalidQuestion("destination", "is empty or far too long; write a name or an address")
+        raise InvalidQuestionError("destination", "is empty or far too long; write a name or an address")
     address = _address(text)
     if address is not None:
         if question.address and _address(question.address) != address:
-            raise InvalidQuestion("address", "the destination is an address already; leave this out")
+            raise InvalidQuestionError("address", "the destination is an address already; leave this out")
         return Target(proto, address, question.port, question.app), ""
     try:
         name = normalise(text)
     except ValueError as error:
-        raise InvalidQuestion("destination", f"{ascii(text)[:80]} {error}") from None
+        raise InvalidQuestionError("destination", f"{ascii(text)[:80]} {error}") from None
     bound = _address(question.address) if question.address else b""
     if bound is None:
-        raise InvalidQuestion("address", f"{ascii(question.address)[:80]} is no address; write one like 192.0.2.7")
+        raise InvalidQuestionError("address", f"{ascii(question.address)[:80]} is no address; write one like 192.0.2.7")
     said = name if question.app in NAMING else None
     return Target(proto, bound, question.port, question.app, frozenset((canonical(name),)), said), name
 
@@ -140,15 +140,15 @@ def _protocol(text: str) -> int:
     if re.fullmatch("[0-9]{1,3}", text, re.ASCII) and int(text) <= 255:
         return int(text)
     known = ", ".join(sorted(PROTOCOL_NUMBERS))
-    raise InvalidQuestion("protocol", f"{ascii(text)[:80]} must be one of {known} or a number from 0 to 255")
+    raise InvalidQuestionError("protocol", f"{ascii(text)[:80]} must be one of {known} or a number from 0 to 255")
 
 
 def _port(port: int, proto: int) -> None:
     if proto in (TCP, UDP, SCTP):
         if not 1 <= port <= 65535:
-            raise InvalidQuestion("port", f"{port} must be from 1 to 65535")
+            raise InvalidQuestionError("port", f"{port} must be from 1 to 65535")
     elif port:
-        raise InvalidQuestion("port", "this protocol has no ports; leave it out")
+        raise InvalidQuestionError("port", "this protocol has no ports; leave it out")
 
 
 def _app(app: str, proto: int) -> None:
@@ -156,11 +156,11 @@ def _app(app: str, proto: int) -> None:
     if not app:
         return
     if proto not in (TCP, UDP):
-        raise InvalidQuestion("app", "nothing but tcp and udp carries an application protocol; leave it out")
+        raise InvalidQuestionError("app", "nothing but tcp and udp carries an application protocol; leave it out")
     try:
         read_rule({"action": "deny", "app": app})
-    except InvalidRule as error:
-        raise InvalidQuestion("app", str(error).removeprefix("app: ")) from None
+    except InvalidRuleError as error:
+        raise InvalidQuestionError("app", str(error).removeprefix("app: ")) from None
 
 
 def _address(text: str) -> bytes | None:

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from struct import Struct, unpack_from
 from typing import NamedTuple
 
-from egress.errors import Malformed
+from egress.errors import MalformedError
 
 HEADER = 12
 MIN_MESSAGE = HEADER + 5  # the root's name (1), type, class
@@ -69,32 +69,35 @@ class _Message(NamedTuple):
 
 
 def query(payload: bytes) -> DnsQuery:
-    """Read a message that is a standard query with one question, and nothing after its last record; else Malformed."""
+    """Read a message that is a standard query with one question, and nothing after its last record; else
+    MalformedError.
+    """
     _check_query(payload)
     return _read(payload).question
 
 
 def answer(payload: bytes) -> DnsAnswer:
-    """Read a message that is an answer to a standard query with one question, and nothing after it; else Malformed.
+    """Read a message that is an answer to a standard query with one question, and nothing after it; else
+    MalformedError.
 
     A service binding (RFC 9460) counts as an alias from its owner to its target; its address hints become A and
     AAAA records of the target.
     """
     flags = _check_header(payload)
     if not flags & 0x8000:
-        raise Malformed("a DNS query, not an answer")
+        raise MalformedError("a DNS query, not an answer")
     _, _, _, answers, authority, additional = _HEADER(payload)
     (question, qclass), at = _question(payload)
     at, records, upper = _section(payload, at, answers)
     at, others, more = _section(payload, at, authority + additional)
     if at != len(payload):
-        raise Malformed("DNS records do not end where the message does")
+        raise MalformedError("DNS records do not end where the message does")
     if qclass != _IN:
         records, others = [], []
     reached = _reach(question.name, records)
     records += [record for record in others if record.rtype in _SIZES and record.name in reached]
     if len(records) > MAX_RECORDS:
-        raise Malformed("too many DNS records")
+        raise MalformedError("too many DNS records")
     rcode = flags & 0xF | (upper or more) << 4
     return DnsAnswer(question.id, question.name, question.rtype, rcode, tuple(records))
 
@@ -117,7 +120,7 @@ def addresses_of(answer: DnsAnswer) -> tuple[Bound, ...]:
 class DnsStream:
     """The messages of one direction of a TCP connection (RFC 7766 section 8). Mutable; keeps less than one message.
 
-    Malformed, for good, where a length is shorter than a header: nothing after it can be read.
+    MalformedError, for good, where a length is shorter than a header: nothing after it can be read.
     """
 
     __slots__ = ("_kept",)
@@ -133,7 +136,7 @@ class DnsStream:
             end = at + 2 + int.from_bytes(self._kept[at : at + 2])
             if end - at - 2 < HEADER:
                 del self._kept[:at]
-                raise Malformed("DNS message is too short")
+                raise MalformedError("DNS message is too short")
             if end > len(self._kept):
                 break
             messages.append(bytes(self._kept[at + 2 : end]))
@@ -145,16 +148,16 @@ class DnsStream:
 def _check_header(payload: bytes) -> int:
     """The flags of a message with opcode 0 and one question."""
     if len(payload) < MIN_MESSAGE:
-        raise Malformed("DNS message is too short")
+        raise MalformedError("DNS message is too short")
     _, flags, questions, _, _, _ = _HEADER(payload)
     if flags & 0x7800 or questions != 1:
-        raise Malformed("not a standard DNS message with one question")
+        raise MalformedError("not a standard DNS message with one question")
     return int(flags)
 
 
 def _check_query(payload: bytes) -> None:
     if _check_header(payload) & 0x8000:
-        raise Malformed("a DNS answer, not a query")
+        raise MalformedError("a DNS answer, not a query")
 
 
 def _read(payload: bytes) -> _Message:
@@ -163,17 +166,17 @@ def _read(payload: bytes) -> _Message:
     for _ in range(answers + authority + additional):  # each takes 11 bytes or more, so the payload bounds it
         at = _skip_name(payload, at)
         if at + 10 > len(payload):
-            raise Malformed("DNS record is cut off")
+            raise MalformedError("DNS record is cut off")
         at += 10 + int(unpack_from("!H", payload, at + 8)[0])
     if at != len(payload):
-        raise Malformed("DNS records do not end where the message does")
+        raise MalformedError("DNS records do not end where the message does")
     return message
 
 
 def _question(payload: bytes) -> tuple[_Message, int]:
     name, at = _name(payload, HEADER)
     if at + 4 > len(payload):
-        raise Malformed("DNS question is cut off")
+        raise MalformedError("DNS question is cut off")
     rtype, qclass = unpack_from("!HH", payload, at)
     return _Message(DnsQuery(name, rtype, int.from_bytes(payload[:2])), qclass), at + 4
 
@@ -183,15 +186,15 @@ def _section(payload: bytes, at: int, count: int) -> tuple[int, list[DnsRecord],
     found: list[DnsRecord] = []
     upper = 0
     if count > MAX_RECORDS:
-        raise Malformed("too many DNS records")
+        raise MalformedError("too many DNS records")
     for _ in range(count):
         name, at = _name(payload, at)
         if at + 10 > len(payload):
-            raise Malformed("DNS record is cut off")
+            raise MalformedError("DNS record is cut off")
         rtype, rclass, ttl, size = _RECORD(payload, at)
         at, end = at + 10, at + 10 + size
         if end > len(payload):
-            raise Malformed("DNS records do not end where the message does")
+            raise MalformedError("DNS records do not end where the message does")
         if rtype == _OPT:
             upper = ttl >> 24
         elif rclass == _IN:
@@ -204,23 +207,23 @@ def _add_record(found: list[DnsRecord], payload: bytes, at: int, record: DnsReco
     """Add what the data of a record say, from `at` to the end of `payload`."""
     if record.rtype in _SIZES:
         if len(payload) - at != _SIZES[record.rtype]:
-            raise Malformed("DNS address of a wrong length")
+            raise MalformedError("DNS address of a wrong length")
         found.append(record._replace(value=payload[at:]))
     elif record.rtype in (CNAME, DNAME):
         target, end = _name(payload, at)
         if end != len(payload):
-            raise Malformed("bytes after the name in a DNS alias")
+            raise MalformedError("bytes after the name in a DNS alias")
         found.append(record._replace(value=target))
     elif record.rtype in (SVCB, HTTPS):
         _add_service(found, payload, at, record)
         if len(found) > MAX_RECORDS:
-            raise Malformed("too many DNS records")
+            raise MalformedError("too many DNS records")
 
 
 def _add_service(found: list[DnsRecord], payload: bytes, at: int, record: DnsRecord) -> None:
     """A service binding: priority, target, parameters in ascending order of their keys (RFC 9460 section 2.2)."""
     if at + 2 > len(payload):
-        raise Malformed("DNS service binding is cut off")
+        raise MalformedError("DNS service binding is cut off")
     service = payload[at : at + 2] != b"\0\0"  # priority 0 is an alias only: its parameters are to be ignored
     target, at = _name(payload, at + 2, lowest=len(payload))  # never compressed
     target = target or (record.name if service else "")  # "." is the owner itself; of an alias: no such service
@@ -228,11 +231,11 @@ def _add_service(found: list[DnsRecord], payload: bytes, at: int, record: DnsRec
     ech, last = False, -1
     while at < len(payload):
         if at + 4 > len(payload):
-            raise Malformed("DNS service parameter is cut off")
+            raise MalformedError("DNS service parameter is cut off")
         key, size = unpack_from("!HH", payload, at)
         at += 4
         if key <= last or at + size > len(payload):
-            raise Malformed("DNS service parameters out of order or cut off")
+            raise MalformedError("DNS service parameters out of order or cut off")
         if service and key in _HINTS:
             hints += _addresses(target, _HINTS[key], record.ttl, payload[at : at + size])
         ech, last, at = ech or (service and key == _ECH), key, at + size
@@ -242,7 +245,7 @@ def _add_service(found: list[DnsRecord], payload: bytes, at: int, record: DnsRec
 def _addresses(name: str, rtype: int, ttl: int, data: bytes) -> list[DnsRecord]:
     size = _SIZES[rtype]
     if not data or len(data) % size:
-        raise Malformed("DNS address hint of a wrong length")
+        raise MalformedError("DNS address hint of a wrong length")
     return [DnsRecord(name, rtype, ttl, data[at : at + size]) for at in range(0, len(data), size)]
 
 
@@ -274,7 +277,7 @@ def _name(payload: bytes, at: int, lowest: int = HEADER) -> tuple[str, int]:
             target = (length & 0x3F) << 8 | payload[at + 1] if at + 1 < len(payload) else start
             hops += 1
             if not lowest <= target < start or hops > MAX_HOPS:
-                raise Malformed("DNS compression pointer does not point to an earlier name")
+                raise MalformedError("DNS compression pointer does not point to an earlier name")
             after = after or at + 2
             start = at = target
             continue
@@ -282,7 +285,7 @@ def _name(payload: bytes, at: int, lowest: int = HEADER) -> tuple[str, int]:
         at += 1 + length
         size += 1 + length
         if size > MAX_NAME:
-            raise Malformed("DNS name is longer than 255 octets")
+            raise MalformedError("DNS name is longer than 255 octets")
     return ".".join(labels), after or at + 1
 
 
@@ -292,23 +295,23 @@ def _skip_name(payload: bytes, at: int) -> int:
     while size := _label(payload, at):
         if size > MAX_LABEL:
             if at + 2 > len(payload) or not HEADER <= (size & 0x3F) << 8 | payload[at + 1] < start:
-                raise Malformed("DNS compression pointer does not point to an earlier name")
+                raise MalformedError("DNS compression pointer does not point to an earlier name")
             return at + 2
         at += 1 + size
         if at + 1 - start > MAX_NAME:
-            raise Malformed("DNS name is longer than 255 octets")
+            raise MalformedError("DNS name is longer than 255 octets")
     return at + 1
 
 
 def _label(payload: bytes, at: int) -> int:
     """The length byte of the label at an offset, or the first byte of a pointer (0xC0 and above)."""
     if at >= len(payload):
-        raise Malformed("DNS name is cut off")
+        raise MalformedError("DNS name is cut off")
     size = payload[at]
     if MAX_LABEL < size < 0xC0:
-        raise Malformed("DNS label of a reserved type")
+        raise MalformedError("DNS label of a reserved type")
     if size <= MAX_LABEL and at + 1 + size > len(payload):
-        raise Malformed("DNS name is cut off")
+        raise MalformedError("DNS name is cut off")
     return size
 
 

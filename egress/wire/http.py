@@ -3,7 +3,7 @@
 A message is a head (start line, fields, an empty line) and a body. How long the body is stands in the head, and
 whoever reads that differently from the server reads other messages than the server: that is request smuggling.
 So the reading here is the strict one. Two length statements that disagree, a length beside a transfer coding, a
-folded field or a space before a colon end the walk with Malformed instead of a guess.
+folded field or a space before a colon end the walk with MalformedError instead of a guess.
 
 `RequestStream` and `ResponseStream` each walk one direction; bytes go in, facts come out. Bodies are handed on
 as they come and never kept. Where a direction stops being HTTP (CONNECT, Upgrade, or bytes at a message boundary
@@ -18,7 +18,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Generic, NamedTuple, TypeVar
 
-from egress.errors import Malformed
+from egress.errors import MalformedError
 
 MAX_HEAD = 65536  # bytes of start line and fields, or of a trailer section; servers allow 8 to 64 KiB
 MAX_FIELDS = 256  # fields of one head; Apache allows 100
@@ -134,12 +134,12 @@ _Fields = dict[bytes, list[bytes]]
 def _read_fields(lines: list[bytes]) -> _Fields:
     """The values of the fields that matter here, by lower-case name; every field is checked (RFC 9112 section 5)."""
     if len(lines) > MAX_FIELDS:
-        raise Malformed("too many HTTP fields")
+        raise MalformedError("too many HTTP fields")
     fields: _Fields = {}
     for line in lines:
         name, colon, value = line.partition(b":")
         if not colon or not _TOKEN.fullmatch(name) or b"\r" in value or b"\0" in value:
-            raise Malformed("HTTP field does not parse")
+            raise MalformedError("HTTP field does not parse")
         if (name := name.lower()) in _USED_FIELDS:
             fields.setdefault(name, []).append(value.strip(b" \t"))
     return fields
@@ -155,18 +155,18 @@ def _body_length(fields: _Fields, version: bytes, absent: int) -> int:
     codings, lengths = _list(fields, b"transfer-encoding"), _list(fields, b"content-length")
     if codings:
         if lengths:
-            raise Malformed("HTTP message with both Content-Length and Transfer-Encoding")
+            raise MalformedError("HTTP message with both Content-Length and Transfer-Encoding")
         if version == b"1.0" or codings.count(b"chunked") > 1:
-            raise Malformed("HTTP Transfer-Encoding is not allowed here")
+            raise MalformedError("HTTP Transfer-Encoding is not allowed here")
         if codings[-1] == b"chunked":
             return _CHUNKED
         if absent == 0 or b"chunked" in codings:
-            raise Malformed("HTTP Transfer-Encoding does not end in chunked")
+            raise MalformedError("HTTP Transfer-Encoding does not end in chunked")
         return _UNTIL_CLOSE
     if not lengths:
         return absent
     if not all(_LENGTH.fullmatch(length) for length in lengths) or len({int(length) for length in lengths}) > 1:
-        raise Malformed("HTTP Content-Length is no single number")
+        raise MalformedError("HTTP Content-Length is no single number")
     return int(lengths[0])
 
 
@@ -174,7 +174,7 @@ def host_of(authority: bytes) -> str:
     """The host of `host[:port]`, lower case; brackets of an IPv6 address and the trailing dot are dropped."""
     match = _AUTHORITY.fullmatch(authority)
     if not match:
-        raise Malformed("HTTP host does not parse")
+        raise MalformedError("HTTP host does not parse")
     return (match[1] or match[2] or b"").decode("ascii").lower().removesuffix(".")
 
 
@@ -182,7 +182,7 @@ def _request_host(method: bytes, target: bytes, fields: _Fields) -> str:
     """Whom a request is for. RFC 9112 section 3.2: one Host at most, and an absolute target must agree with it."""
     hosts = fields.get(b"host", [])
     if len(hosts) > 1:
-        raise Malformed("two HTTP Host fields")
+        raise MalformedError("two HTTP Host fields")
     named = host_of(hosts[0]) if hosts else ""
     if method == b"CONNECT":
         return host_of(target)
@@ -191,7 +191,7 @@ def _request_host(method: bytes, target: bytes, fields: _Fields) -> str:
         return named
     wanted = host_of(absolute[1].rpartition(b"@")[2])
     if hosts and named != wanted:
-        raise Malformed("HTTP Host and target disagree")
+        raise MalformedError("HTTP Host and target disagree")
     return wanted
 
 
@@ -214,18 +214,19 @@ class _Stream(Generic[Head]):
         self._tunnel = False  # the protocol changes when this message is over
 
     def feed(self, chunk: bytes) -> list[Head | Body | Opaque]:
-        """The next bytes of the direction, in order and without gaps. After Malformed every call is Malformed.
+        """The next bytes of the direction, in order and without gaps. After MalformedError every call is
+        MalformedError.
 
         What was found in the same chunk before the fault is left in `salvage`.
         """
         if self._fault:
-            raise Malformed(self._fault)
+            raise MalformedError(self._fault)
         self._buffer += chunk
         self._events = events = list[Head | Body | Opaque]()
         try:
             while self._step():
                 pass
-        except Malformed as error:
+        except MalformedError as error:
             self._fault, self.salvage = str(error), events
             self._buffer.clear()
             raise
@@ -248,7 +249,7 @@ class _Stream(Generic[Head]):
         end = self._buffer.find(b"\n", 0, limit)
         if end < 0:
             if len(self._buffer) >= limit:
-                raise Malformed("HTTP line is too long")
+                raise MalformedError("HTTP line is too long")
             return None
         return self._take(end + 1)[:-1].removesuffix(b"\r")
 
@@ -269,7 +270,7 @@ class _Stream(Generic[Head]):
     def _head(self) -> bool:
         end = _HEAD_END.search(self._buffer, max(0, self._searched - 2))
         if (end.end() if end else len(self._buffer)) > MAX_HEAD:
-            raise Malformed("HTTP head is too long")
+            raise MalformedError("HTTP head is too long")
         if not end:
             self._searched = len(self._buffer)
             return False
@@ -307,7 +308,7 @@ class _Stream(Generic[Head]):
             return False
         match = _CHUNK_LINE.fullmatch(line)
         if not match:
-            raise Malformed("HTTP chunk size does not parse")
+            raise MalformedError("HTTP chunk size does not parse")
         self._left = int(match[1], 16)
         self._trailer = 0
         self._step = self._content if self._left else self._trailers
@@ -317,7 +318,7 @@ class _Stream(Generic[Head]):
         if self._buffer[:2] in (b"", b"\r"):
             return False
         if self._line(2) != b"":
-            raise Malformed("HTTP chunk is longer than its size")
+            raise MalformedError("HTTP chunk is longer than its size")
         self._step = self._chunk_size
         return True
 
@@ -329,7 +330,7 @@ class _Stream(Generic[Head]):
             _read_fields([line])
             self._trailer += len(line)
             if self._trailer > MAX_HEAD:
-                raise Malformed("HTTP trailer section is too long")
+                raise MalformedError("HTTP trailer section is too long")
             return True
         self._events.append(Body(b"", last=True))
         self._finish()
@@ -351,7 +352,7 @@ class RequestStream(_Stream[HttpRequest]):
     def _read_head(self, line: bytes, lines: list[bytes]) -> int:
         match = _REQUEST_LINE.fullmatch(line)
         if not match:
-            raise Malformed("HTTP request line does not parse")
+            raise MalformedError("HTTP request line does not parse")
         method, target, version = match.groups()
         fields = _read_fields(lines)
         upgrade = b",".join(_list(fields, b"upgrade")) if b"upgrade" in _list(fields, b"connection") else b""
@@ -384,7 +385,7 @@ class ResponseStream(_Stream[HttpResponse]):
     def _read_head(self, line: bytes, lines: list[bytes]) -> int:
         match = _STATUS_LINE.fullmatch(line)
         if not match:
-            raise Malformed("HTTP status line does not parse")
+            raise MalformedError("HTTP status line does not parse")
         version, status = match[1], int(match[2])
         fields = _read_fields(lines)
         tunnel, length = status == 101, 0

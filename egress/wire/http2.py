@@ -2,10 +2,10 @@
 
 One direction is walked, the client's, from the end of its preface. Header blocks change the state of the
 compression (HPACK, RFC 7541), so each one is decoded, trailers too; everything else is stepped over and never kept.
-The decoder is the `hpack` package's: its table and its lists are bounded here, its errors become Malformed.
+The decoder is the `hpack` package's: its table and its lists are bounded here, its errors become MalformedError.
 
 A server may take its name from `:authority` or from `host`: where the two disagree, or one is there twice, it is
-Malformed instead of a guess. After Malformed the direction cannot be read any more.
+MalformedError instead of a guess. After MalformedError the direction cannot be read any more.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from hpack import Decoder, HPACKError
 
-from egress.errors import Malformed
+from egress.errors import MalformedError
 from egress.wire.http import host_of
 
 MAX_BLOCK = 65536  # bytes of a header block, compressed; as MAX_HEAD of HTTP/1
@@ -55,9 +55,9 @@ class H2RequestStream:
         self._ended = False  # Malformed before
 
     def feed(self, chunk: bytes) -> list[H2Request]:
-        """The requests whose header block `chunk` completes, oldest first; else Malformed."""
+        """The requests whose header block `chunk` completes, oldest first; else MalformedError."""
         if self._ended:
-            raise Malformed("HTTP/2 was malformed before")
+            raise MalformedError("HTTP/2 was malformed before")
         requests: list[H2Request] = []
         self._ended = True  # unless what follows returns
         self._kept += chunk
@@ -81,19 +81,19 @@ class H2RequestStream:
         """The size of the frame if it must be read, else 0, and it is stepped over."""
         size, kind, stream = int.from_bytes(header[:3]), header[3], int.from_bytes(header[5:9]) & 0x7FFFFFFF
         if not self._begun and (kind != _SETTINGS or stream or header[4] & 1):
-            raise Malformed("HTTP/2 does not begin with SETTINGS")
+            raise MalformedError("HTTP/2 does not begin with SETTINGS")
         self._begun = True
         if (kind == _CONTINUATION) != bool(self._open) or (self._open and stream != self._open):
-            raise Malformed("HTTP/2 header block is interrupted or continued out of place")
+            raise MalformedError("HTTP/2 header block is interrupted or continued out of place")
         if kind == _PUSH_PROMISE:
-            raise Malformed("a client that sends PUSH_PROMISE")
+            raise MalformedError("a client that sends PUSH_PROMISE")
         if kind not in (_HEADERS, _CONTINUATION):
             self._skip = _FRAME_HEADER + size
             return 0
         if kind == _HEADERS and not stream & 1:
-            raise Malformed("HTTP/2 request on a stream that is not the client's")
+            raise MalformedError("HTTP/2 request on a stream that is not the client's")
         if len(self._block) + size > MAX_BLOCK:
-            raise Malformed("HTTP/2 header block is too long")
+            raise MalformedError("HTTP/2 header block is too long")
         return _FRAME_HEADER + size
 
     def _headers(self, frame: bytes) -> Sequence[H2Request]:
@@ -113,16 +113,16 @@ class H2RequestStream:
 
     def _decode(self, block: bytes) -> list[tuple[bytes, bytes]]:
         if _RESIZED.match(block):  # `hpack` would resize its table once a byte
-            raise Malformed("HTTP/2 header block resizes the table again and again")
+            raise MalformedError("HTTP/2 header block resizes the table again and again")
         try:
             return [(bytes(name), bytes(value)) for name, value in self._decoder.decode(block, raw=True)]
         except HPACKError as error:
-            raise Malformed("HTTP/2 header block does not decode") from error
+            raise MalformedError("HTTP/2 header block does not decode") from error
 
     def _read(self, stream: int, fields: list[tuple[bytes, bytes]]) -> Sequence[H2Request]:
         if stream <= self._last:
             if any(name.startswith(b":") for name, _ in fields):
-                raise Malformed("HTTP/2 request on a stream that was used before")
+                raise MalformedError("HTTP/2 request on a stream that was used before")
             return ()  # trailers
         self._last = stream
         return (_request(stream, fields),)
@@ -132,14 +132,14 @@ def _unpadded(payload: bytes, flags: int) -> bytes:
     pad = 0
     if flags & _PADDED:
         if not payload:
-            raise Malformed("HTTP/2 padding is cut off")
+            raise MalformedError("HTTP/2 padding is cut off")
         pad, payload = payload[0], payload[1:]
     if flags & _PRIORITY:
         if len(payload) < 5:
-            raise Malformed("HTTP/2 priority is cut off")
+            raise MalformedError("HTTP/2 priority is cut off")
         payload = payload[5:]
     if pad > len(payload):
-        raise Malformed("HTTP/2 padding is longer than its frame")
+        raise MalformedError("HTTP/2 padding is longer than its frame")
     return payload[: len(payload) - pad]
 
 
@@ -151,21 +151,21 @@ def _request(stream: int, fields: list[tuple[bytes, bytes]]) -> H2Request:
     for name, value in fields:
         if name.startswith(b":"):
             if regular or name in pseudo or name not in _PSEUDO:
-                raise Malformed("HTTP/2 pseudo field unknown, repeated or out of place")
+                raise MalformedError("HTTP/2 pseudo field unknown, repeated or out of place")
             pseudo[name] = value
             continue
         regular = True
         if name != name.lower():
-            raise Malformed("HTTP/2 field name in upper case")
+            raise MalformedError("HTTP/2 field name in upper case")
         if name == b"host":
             hosts.append(value)
     method, authority = pseudo.get(b":method", b""), pseudo.get(b":authority")
     if not method or (method == b"CONNECT" and not authority):
-        raise Malformed("HTTP/2 request without a method, or CONNECT without a target")
+        raise MalformedError("HTTP/2 request without a method, or CONNECT without a target")
     if len(hosts) > 1:
-        raise Malformed("two HTTP Host fields")
+        raise MalformedError("two HTTP Host fields")
     named = {host_of(value) for value in (authority, *hosts) if value is not None}
     if len(named) > 1:
-        raise Malformed("HTTP/2 host and :authority disagree")
+        raise MalformedError("HTTP/2 host and :authority disagree")
     path = pseudo.get(b":path", b"")
     return H2Request(stream, method.decode("latin-1"), "".join(named), path.decode("latin-1"))

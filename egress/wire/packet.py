@@ -6,7 +6,7 @@ packet queued before segmentation offload carries an unfinished one.
 
 Three lengths are kept apart: `captured`, the bytes at hand; `whole`, the bytes the packet had on the wire; and
 `end`, where the IP header says it ends. captured < end is a truncated capture, whole > end is link padding, and
-whole < end is a lie and Malformed.
+whole < end is a lie and MalformedError.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from __future__ import annotations
 from struct import Struct, unpack_from
 from typing import NamedTuple
 
-from egress.errors import Malformed
+from egress.errors import MalformedError
 from egress.model import AH, ICMP, ICMPV6, SCTP, TCP, UDP, Packet
 
 HOP_BY_HOP, ROUTING, FRAGMENT, NO_NEXT, DESTINATION, MOBILITY = 0, 43, 44, 59, 60, 135
@@ -32,11 +32,12 @@ _new = tuple.__new__  # a NamedTuple's own constructor costs a second call
 
 
 def decode(raw: bytes, wire_length: int | None = None) -> Packet:
-    """Read one packet that begins with its IP header, or raise Malformed (RFC 791, 8200, 9293, 768, 792, 4443, 9260).
+    """Read one packet that begins with its IP header, or raise MalformedError (RFC 791, 8200, 9293, 768, 792, 4443,
+    9260).
 
     `wire_length` is what the packet measured before the copy in `raw` was cut; None: `raw` is all of it. Only a cut
     copy may end before the IP header says so, and then `Packet.missing` counts the absent payload bytes; headers
-    that were not captured whole are Malformed. Bytes after the IP packet (link padding) and after a shorter UDP
+    that were not captured whole are MalformedError. Bytes after the IP packet (link padding) and after a shorter UDP
     length are left out of the payload. A length field of zero is a super-packet of the kernel (GSO: IPv4 or IPv6
     TCP; jumbogram, RFC 2675) and reads as everything there is.
 
@@ -72,12 +73,13 @@ class Fragment(NamedTuple):
 
 
 def fragment(raw: bytes) -> Fragment | None:
-    """Which part of its datagram a packet is, None for all of it. For packets that `decode` accepted; else Malformed.
+    """Which part of its datagram a packet is, None for all of it. For packets that `decode` accepted; else
+    MalformedError.
 
     An IPv6 atomic fragment (RFC 6946: offset 0, no more) is a whole packet.
     """
     if not raw or raw[0] >> 4 not in (4, 6):
-        raise Malformed("neither IPv4 nor IPv6")
+        raise MalformedError("neither IPv4 nor IPv6")
     header = _ip4(raw, 1 << 32) if raw[0] >> 4 == 4 else _ip6(raw, 1 << 32)
     return Fragment(header.offset, header.more) if header.offset or header.more else None
 
@@ -136,7 +138,7 @@ def _decode(raw: bytes, whole: int) -> Packet:
     elif version == 6:
         ip = _ip6(raw, whole)
     else:
-        raise Malformed("neither IPv4 nor IPv6")
+        raise MalformedError("neither IPv4 nor IPv6")
     if ip.offset:
         _check_later_fragment(ip)
         part = _Transport(0, 0, 0, 0, 0, ip.start, ip.end)
@@ -157,9 +159,9 @@ def _decode(raw: bytes, whole: int) -> Packet:
 
 def _need(raw: bytes, upto: int, end: int, what: str) -> None:
     if upto > end:
-        raise Malformed(f"{what} runs past the end of the packet")
+        raise MalformedError(f"{what} runs past the end of the packet")
     if upto > len(raw):
-        raise Malformed(f"{what} was not captured whole")
+        raise MalformedError(f"{what} was not captured whole")
 
 
 def _ip4(raw: bytes, whole: int) -> _Header:
@@ -168,9 +170,9 @@ def _ip4(raw: bytes, whole: int) -> _Header:
     start = (raw[0] & 15) << 2
     end = length or (whole if proto == TCP else 0)
     if start < 20 or end < start:
-        raise Malformed("IPv4 header length is wrong")
+        raise MalformedError("IPv4 header length is wrong")
     if end > whole:
-        raise Malformed("IPv4 total length exceeds the packet")
+        raise MalformedError("IPv4 total length exceeds the packet")
     _need(raw, start, end, "IPv4 header")
     offset, more = (fragment & _OFFSET) << 3, bool(fragment & _MORE)
     if offset or more:
@@ -187,7 +189,7 @@ def _ip6(raw: bytes, whole: int) -> _Header:
     elif not length and proto == HOP_BY_HOP:
         end = 40 + _jumbo_length(raw)
     if end > whole:
-        raise Malformed("IPv6 payload length exceeds the packet")
+        raise MalformedError("IPv6 payload length exceeds the packet")
     start, offset, more, fragmented = 40, 0, False, False
     for _ in range(MAX_EXTENSIONS):
         if proto not in EXTENSIONS or offset:
@@ -196,7 +198,7 @@ def _ip6(raw: bytes, whole: int) -> _Header:
         kind, proto, size = proto, raw[start], raw[start + 1]
         if kind == FRAGMENT:
             if fragmented:
-                raise Malformed("two IPv6 fragment headers")
+                raise MalformedError("two IPv6 fragment headers")
             fragmented = True
             field = unpack_from("!H", raw, start + 2)[0]
             start += 8
@@ -206,7 +208,7 @@ def _ip6(raw: bytes, whole: int) -> _Header:
         start += (size + 2) << 2 if kind == AH else (size + 1) << 3
         _need(raw, start, end, "IPv6 extension header")
     if proto in EXTENSIONS and not offset:
-        raise Malformed("too many IPv6 extension headers")
+        raise MalformedError("too many IPv6 extension headers")
     return _Header(proto, src, dst, start, end, offset, more)
 
 
@@ -219,23 +221,23 @@ def _jumbo_length(raw: bytes) -> int:
         if raw[at] == 0xC2 and at + 6 <= end and raw[at + 1] == 4:
             length: int = unpack_from("!L", raw, at + 2)[0]
             if length <= 0xFFFF:
-                raise Malformed("IPv6 jumbo payload length is too small")
+                raise MalformedError("IPv6 jumbo payload length is too small")
             return length
         at += 1 if raw[at] == 0 else 2 + raw[at + 1] if at + 1 < end else 2
-    raise Malformed("IPv6 payload length is zero without a jumbo option")
+    raise MalformedError("IPv6 payload length is zero without a jumbo option")
 
 
 def _check_fragment(offset: int, more: bool, size: int) -> None:
     if more and (size & 7 or not size):
-        raise Malformed("a fragment that is not the last is no multiple of 8 bytes")
+        raise MalformedError("a fragment that is not the last is no multiple of 8 bytes")
     if offset + size > 0xFFFF:
-        raise Malformed("a fragment reaches past the largest datagram")
+        raise MalformedError("a fragment reaches past the largest datagram")
 
 
 def _check_later_fragment(ip: _Header) -> None:
     """RFC 1858 section 4.2, RFC 3128: such a fragment can only rewrite the header the first one showed."""
     if ip.proto == TCP and ip.offset < 20:
-        raise Malformed("a fragment overlaps the TCP header")
+        raise MalformedError("a fragment overlaps the TCP header")
 
 
 def _tcp(raw: bytes, ip: _Header) -> _Transport:
@@ -243,7 +245,7 @@ def _tcp(raw: bytes, ip: _Header) -> _Transport:
     sport, dport, seq, ack, offset, flags = _TCP(raw, ip.start)
     size = offset >> 4 << 2
     if size < 20:
-        raise Malformed("TCP data offset is below 5")
+        raise MalformedError("TCP data offset is below 5")
     _need(raw, ip.start + size, ip.end, "TCP header")
     return _Transport(sport, dport, flags, seq, ack, ip.start + size, ip.end)
 
@@ -253,9 +255,9 @@ def _udp(raw: bytes, ip: _Header) -> _Transport:
     sport, dport, length = unpack_from("!HHH", raw, ip.start)
     end = ip.start + length if length else ip.end
     if length and length < 8:
-        raise Malformed("UDP length is below 8")
+        raise MalformedError("UDP length is below 8")
     if end > ip.end and not ip.more:
-        raise Malformed("UDP length exceeds the packet")
+        raise MalformedError("UDP length exceeds the packet")
     return _Transport(sport, dport, 0, 0, 0, ip.start + 8, min(end, ip.end))
 
 

@@ -8,9 +8,10 @@ What is read must be what the server reads, and one pair of ports can carry seve
 - Only the client's datagrams are fed. A packet belongs to the connection whose keys open it, never to the one it
   claims. After a Retry or a Version Negotiation the client starts over with other keys: a connection like any other.
   A change of version on the way (RFC 9368) keeps the connection ID, so the keys of both versions are tried.
-- What a server could read and we cannot is Malformed: an Initial that no key opens, a version besides 1 and 2
+- What a server could read and we cannot is MalformedError: an Initial that no key opens, a version besides 1 and 2
   (reserved ones excepted: no server speaks them), a connection that goes on although no hello was seen.
-- What two servers could read differently is Malformed: other bytes at an offset that was sent before, a packet that
+- What two servers could read differently is MalformedError: other bytes at an offset that was sent before, a packet
+that
   two keys open.
 """
 
@@ -25,7 +26,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from egress.errors import Malformed
+from egress.errors import MalformedError
 from egress.wire.tls import ClientHello, handshake_hello
 
 MAX_CRYPTO = 16384  # bytes kept of all handshakes of a flow; a hello with post-quantum key shares has some 2 KB
@@ -76,7 +77,7 @@ class _Reader:
     def take(self, size: int) -> bytes:
         end = self.at + size
         if end > len(self.data):
-            raise Malformed("QUIC packet is cut off")
+            raise MalformedError("QUIC packet is cut off")
         piece = self.data[self.at : end]
         self.at = end
         return piece
@@ -113,7 +114,7 @@ class _Keys:
         except InvalidTag:
             return None
         if first & 0x0C:
-            raise Malformed("QUIC packet with reserved bits")
+            raise MalformedError("QUIC packet with reserved bits")
         return full, frames
 
 
@@ -158,7 +159,7 @@ class _Connection:
     def add(self, offset: int, piece: bytes) -> None:
         end = offset + len(piece)
         if end > MAX_CRYPTO:
-            raise Malformed("QUIC handshake is too long")
+            raise MalformedError("QUIC handshake is too long")
         missing = end - len(self._data)
         if missing > 0:
             self._data += bytes(missing)
@@ -167,7 +168,7 @@ class _Connection:
         if 1 in known and any(
             sent and old != new for sent, old, new in zip(known, self._data[offset:end], piece, strict=True)
         ):
-            raise Malformed("QUIC handshake bytes are sent twice and differ")
+            raise MalformedError("QUIC handshake bytes are sent twice and differ")
         self._data[offset:end] = piece
         self._known[offset:end] = b"\1" * len(piece)
 
@@ -178,7 +179,7 @@ class _Connection:
         while ready - self._read_to >= 4:
             end = self._read_to + 4 + int.from_bytes(self._data[self._read_to + 1 : self._read_to + 4])
             if end > MAX_CRYPTO or self._data[self._read_to] != 1:
-                raise Malformed("not a TLS ClientHello")
+                raise MalformedError("not a TLS ClientHello")
             if end > ready:
                 return
             yield handshake_hello(bytes(self._data[self._read_to : end]))
@@ -188,7 +189,7 @@ class _Connection:
 class QuicHello:
     """The hellos of one UDP flow. Mutable; feed it every datagram of the client, also after the first hello.
 
-    `done`: a hello has been read. `failed`: the flow is Malformed, and so is every further datagram.
+    `done`: a hello has been read. `failed`: the flow is MalformedError, and so is every further datagram.
     """
 
     __slots__ = ("_connections", "_datagrams", "done", "failed")
@@ -200,15 +201,15 @@ class QuicHello:
         self._datagrams = 0  # since the last hello
 
     def feed(self, datagram: bytes) -> ClientHello | None:
-        """The hello that a client's datagram completes, None where there is none (yet); else Malformed.
+        """The hello that a client's datagram completes, None where there is none (yet); else MalformedError.
 
         A further connection and a repeated handshake give a further hello, which may bear another name.
         """
         try:
             if self.failed:
-                raise Malformed("QUIC flow was malformed before")
+                raise MalformedError("QUIC flow was malformed before")
             return self._feed(datagram)
-        except Malformed:
+        except MalformedError:
             self.failed = True
             self._connections.clear()
             raise
@@ -220,19 +221,19 @@ class QuicHello:
         hellos: list[ClientHello] = []
         packets = list(_packets(datagram))
         if len({packet.dcid for packet in packets}) > 1:
-            raise Malformed("QUIC packets of two connections in one datagram")  # RFC 9000 section 12.2
+            raise MalformedError("QUIC packets of two connections in one datagram")  # RFC 9000 section 12.2
         for packet in packets:
             if packet.kind == _INITIAL:
                 hellos += self._initial(packet)
             elif packet.kind == _RETRY or (packet.kind == _HANDSHAKE and not (self.done or hellos)):
-                raise Malformed("QUIC goes on without a ClientHello")
+                raise MalformedError("QUIC goes on without a ClientHello")
         if hellos:
             self.done, self._datagrams = True, 0
             if len({(hello.server_name, hello.ech) for hello in hellos}) > 1:
-                raise Malformed("two TLS server names in one QUIC datagram")
+                raise MalformedError("two TLS server names in one QUIC datagram")
             return hellos[0]
         if not self.done and self._datagrams >= MAX_DATAGRAMS:
-            raise Malformed("QUIC without a ClientHello")
+            raise MalformedError("QUIC without a ClientHello")
         return None
 
     def _initial(self, packet: _Packet) -> Iterator[ClientHello]:
@@ -241,7 +242,7 @@ class QuicHello:
             candidates.append(_Connection(packet.dcid))
         opened = [(each, *inside) for each in candidates if (inside := each.open(packet))]
         if len(opened) != 1:
-            raise Malformed("QUIC Initial that no key opens" if not opened else "QUIC Initial that two keys open")
+            raise MalformedError("QUIC Initial that no key opens" if not opened else "QUIC Initial that two keys open")
         connection, number, frames = opened[0]
         connection.largest = max(connection.largest, number)
         for offset, piece in _crypto(frames):
@@ -263,7 +264,7 @@ def _packets(datagram: bytes) -> Iterator[_Packet]:
     for _ in range(MAX_PACKETS):
         if at >= len(datagram) or not datagram[at] & _LONG:
             if not at:
-                raise Malformed("not a QUIC Initial")
+                raise MalformedError("not a QUIC Initial")
             return
         reader = _Reader(datagram, at + 1)
         version = int.from_bytes(reader.take(4))
@@ -272,12 +273,12 @@ def _packets(datagram: bytes) -> Iterator[_Packet]:
         ):  # reserved, to be answered with Version Negotiation (RFC 9000 section 15)
             return
         if version not in _VERSIONS:
-            raise Malformed(f"QUIC version {version:#010x} cannot be read")
+            raise MalformedError(f"QUIC version {version:#010x} cannot be read")
         if not datagram[at] & _FIXED:
-            raise Malformed("QUIC packet without the fixed bit")
+            raise MalformedError("QUIC packet without the fixed bit")
         packet, at = _long_packet(datagram, at, reader, version)
         yield packet
-    raise Malformed("too many QUIC packets in one datagram")
+    raise MalformedError("too many QUIC packets in one datagram")
 
 
 def _long_packet(datagram: bytes, start: int, reader: _Reader, version: int) -> tuple[_Packet, int]:
@@ -293,7 +294,7 @@ def _long_packet(datagram: bytes, start: int, reader: _Reader, version: int) -> 
     number_at, end = reader.at, reader.at + size
     reader.take(size)
     if size < 4 + _SAMPLE:
-        raise Malformed("QUIC packet is too short to be unprotected")
+        raise MalformedError("QUIC packet is too short to be unprotected")
     data = datagram[start:end] if kind == _INITIAL else b""
     return _Packet(version, kind, dcid, data, number_at - start), end
 
@@ -301,7 +302,7 @@ def _long_packet(datagram: bytes, start: int, reader: _Reader, version: int) -> 
 def _cid_length(reader: _Reader) -> int:
     length = reader.take(1)[0]
     if length > MAX_CONNECTION_ID:
-        raise Malformed("QUIC connection ID is too long")
+        raise MalformedError("QUIC connection ID is too long")
     return length
 
 
@@ -309,7 +310,7 @@ def _crypto(frames: bytes) -> Iterator[tuple[int, bytes]]:
     """(offset, bytes) of each CRYPTO frame; no frames besides those an Initial may have (RFC 9000 section 17.2.2)."""
     reader = _Reader(frames)
     if not frames:
-        raise Malformed("QUIC packet without frames")
+        raise MalformedError("QUIC packet without frames")
     for _ in range(MAX_FRAMES):
         if not reader:
             return
@@ -326,9 +327,9 @@ def _crypto(frames: bytes) -> Iterator[tuple[int, bytes]]:
             reader.varint()
             reader.take(reader.varint())
         elif kind != _PING:
-            raise Malformed("a frame that no QUIC Initial may have")
+            raise MalformedError("a frame that no QUIC Initial may have")
     if reader:
-        raise Malformed("too many frames in a QUIC packet")
+        raise MalformedError("too many frames in a QUIC packet")
 
 
 def _skip_ack(reader: _Reader, counters: int) -> None:

@@ -3,14 +3,14 @@
 A hello is a handshake message; records carry it in pieces of any size, and TCP carries records in pieces of any
 size. So the records are joined first and the message is read from the whole. struct rather than a library: each
 length is checked against what encloses it, and nothing is guessed. Every answer is final: more bytes turn None
-into a value or Malformed, never one of those into another.
+into a value or MalformedError, never one of those into another.
 """
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
-from egress.errors import Malformed
+from egress.errors import MalformedError
 
 MAX_HELLO = 65536  # bytes of the message; hellos with post-quantum key shares measure some 2 KB
 MAX_RECORD = 16384  # RFC 8446 section 5.1
@@ -30,7 +30,7 @@ class ClientHello(NamedTuple):
 
 
 def client_hello(data: bytes) -> ClientHello | None:
-    """Read the ClientHello at the start of a direction; None needs more bytes, Malformed: this is none.
+    """Read the ClientHello at the start of a direction; None needs more bytes, MalformedError: this is none.
 
     Bytes after the hello are ignored. An SSLv2-format hello (RFC 5246 appendix E.2) has no extensions: no SNI.
     """
@@ -41,9 +41,11 @@ def client_hello(data: bytes) -> ClientHello | None:
 
 
 def handshake_hello(message: bytes) -> ClientHello:
-    """Read one whole ClientHello message without records, as QUIC carries it (RFC 9001 section 4); else Malformed."""
+    """Read one whole ClientHello message without records, as QUIC carries it (RFC 9001 section 4); else
+    MalformedError.
+    """
     if message[:1] != bytes([_CLIENT_HELLO]) or int.from_bytes(message[1:4]) != len(message) - 4:
-        raise Malformed("not a TLS ClientHello")
+        raise MalformedError("not a TLS ClientHello")
     return _read_hello(message[4:])
 
 
@@ -78,27 +80,27 @@ def _record_start(data: bytes, kind: int) -> bool | None:
 def _handshake_message(data: bytes) -> bytes | None:
     """The body of the first handshake message, which must be a ClientHello, joined from its records."""
     if _record_start(data, _CLIENT_HELLO) is False:
-        raise Malformed("not a TLS ClientHello")
+        raise MalformedError("not a TLS ClientHello")
     message, at, wanted = bytearray(), 0, 4
     for _ in range(MAX_RECORDS):
         if data[at : at + 2] != b"\x16\x03"[: len(data) - at]:
-            raise Malformed("another record interrupts the TLS ClientHello")
+            raise MalformedError("another record interrupts the TLS ClientHello")
         if at + 5 > len(data):
             return None
         size = data[at + 3] << 8 | data[at + 4]
         if not 1 <= size <= MAX_RECORD:
-            raise Malformed("TLS record length out of range")
+            raise MalformedError("TLS record length out of range")
         message += data[at + 5 : at + 5 + size]
         at += 5 + size
         if len(message) >= 4 == wanted:
             wanted += int.from_bytes(message[1:4])
             if not 4 < wanted <= 4 + MAX_HELLO:
-                raise Malformed("TLS ClientHello length out of range")
+                raise MalformedError("TLS ClientHello length out of range")
         if len(message) >= wanted > 4:
             return bytes(message[4:wanted])
         if at >= len(data):
             return None
-    raise Malformed("TLS ClientHello is spread over too many records")
+    raise MalformedError("TLS ClientHello is spread over too many records")
 
 
 class _Reader:
@@ -116,7 +118,7 @@ class _Reader:
     def take(self, size: int) -> bytes:
         end = self._at + size
         if end > len(self._data):
-            raise Malformed("a length in the TLS ClientHello exceeds what holds it")
+            raise MalformedError("a length in the TLS ClientHello exceeds what holds it")
         piece = self._data[self._at : end]
         self._at = end
         return piece
@@ -134,13 +136,13 @@ def _read_hello(message: bytes) -> ClientHello:
     version = reader.number(2)
     reader.take(32)
     if version >> 8 != 3 or len(reader.vector(1)) > 32:
-        raise Malformed("not a TLS ClientHello")
+        raise MalformedError("not a TLS ClientHello")
     ciphers = _numbers(reader.vector(2))
     if not ciphers or not reader.vector(1):
-        raise Malformed("TLS ClientHello without cipher suites or compression methods")
+        raise MalformedError("TLS ClientHello without cipher suites or compression methods")
     extensions = _extensions(reader.vector(2)) if reader else {}
     if reader:
-        raise Malformed("bytes after the TLS ClientHello's extensions")
+        raise MalformedError("bytes after the TLS ClientHello's extensions")
     name, alpn, versions = (extensions.get(kind) for kind in (_SERVER_NAME, _ALPN, _SUPPORTED_VERSIONS))
     offered = () if versions is None else _numbers(_whole(versions, 1))
     return ClientHello(
@@ -158,7 +160,9 @@ def _extensions(data: bytes) -> dict[int, bytes]:
     while reader:
         kind = reader.number(2)
         if kind in found:
-            raise Malformed("a TLS extension stands twice")  # RFC 8446 section 4.2: which one would the server read?
+            raise MalformedError(
+                "a TLS extension stands twice"
+            )  # RFC 8446 section 4.2: which one would the server read?
         found[kind] = reader.vector(2)
     return found
 
@@ -168,13 +172,13 @@ def _whole(data: bytes, size: int) -> bytes:
     reader = _Reader(data)
     inner = reader.vector(size)
     if reader:
-        raise Malformed("bytes after the end of a TLS extension")
+        raise MalformedError("bytes after the end of a TLS extension")
     return inner
 
 
 def _numbers(data: bytes) -> tuple[int, ...]:
     if len(data) & 1:
-        raise Malformed("a TLS list of numbers has an odd length")
+        raise MalformedError("a TLS list of numbers has an odd length")
     return tuple(int.from_bytes(data[at : at + 2]) for at in range(0, len(data), 2))
 
 
@@ -187,11 +191,11 @@ def _server_name(extension: bytes) -> str:
         if kind == 0:
             names.append(name)
     if len(names) > 1:
-        raise Malformed("two TLS server names")
+        raise MalformedError("two TLS server names")
     if not names:
         return ""
     if not 1 <= len(names[0]) <= 255 or not all(0x21 <= byte <= 0x7E for byte in names[0]):
-        raise Malformed("the TLS server name is not a host name")
+        raise MalformedError("the TLS server name is not a host name")
     return names[0].decode("ascii").lower().removesuffix(".")
 
 
@@ -201,7 +205,7 @@ def _protocols(extension: bytes) -> tuple[str, ...]:
     while reader:
         names.append(reader.vector(1).decode("latin-1"))
     if not names or "" in names:
-        raise Malformed("empty TLS application protocol name")
+        raise MalformedError("empty TLS application protocol name")
     return tuple(names)
 
 
@@ -220,7 +224,7 @@ def _ssl2_start(data: bytes) -> bool | None:
 def _ssl2_hello(data: bytes) -> ClientHello | None:
     start = _ssl2_start(data)
     if start is False:
-        raise Malformed("not an SSLv2 ClientHello")
+        raise MalformedError("not an SSLv2 ClientHello")
     if start is None or len(data) < 2 + (int.from_bytes(data[:2]) & 0x7FFF):
         return None
     version, size = int.from_bytes(data[3:5]), int.from_bytes(data[5:7])

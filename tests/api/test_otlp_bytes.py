@@ -1,4 +1,4 @@
-"""OTLP's decoders against any bytes: spans or Malformed, in bounded time and memory."""
+"""OTLP's decoders against any bytes: spans or MalformedSpanError, in bounded time and memory."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.proto.trace.v1.trace_pb2 import Span as Message
 
 from api.otlp import jsontraces, protobuf
-from api.otlp.spans import Malformed, Span
+from api.otlp.spans import MalformedSpanError, Span
 from tests.api.test_otlp import TOOL, binary, request, span
 
 
 def read(reader: Callable[[bytes], Iterator[Span]], body: bytes) -> list[Span] | None:
     try:
         return list(reader(body))
-    except Malformed as error:
+    except MalformedSpanError as error:
         assert str(error).isprintable()
         return None
 
@@ -97,7 +97,7 @@ def test_ten_million_empty_spans_end_soon() -> None:
     scope = b"\x12" + bytes(length) + empty
     body = b"\x0a" + bytes([*(len(scope) >> shift & 0x7F | 0x80 for shift in (0, 7, 14)), len(scope) >> 21]) + scope
     began = time.process_time()
-    with pytest.raises(Malformed, match="at most"):
+    with pytest.raises(MalformedSpanError, match="at most"):
         for _ in protobuf.read(body):
             pass
     assert time.process_time() - began < 10
@@ -106,7 +106,7 @@ def test_ten_million_empty_spans_end_soon() -> None:
 def test_millions_of_empty_spans_of_json_end_soon() -> None:
     spans = b",".join([b"{}"] * (2 * protobuf.MAX_FIELDS))
     found = jsontraces.read(b'{"resourceSpans": [{"scopeSpans": [{"spans": [' + spans + b"]}]}]}")
-    with pytest.raises(Malformed, match="at most"):
+    with pytest.raises(MalformedSpanError, match="at most"):
         for _ in range(protobuf.MAX_FIELDS + 1):
             next(found)
 

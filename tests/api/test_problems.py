@@ -17,7 +17,7 @@ from api import etags, paging, strictjson
 from api.app import create_app
 from api.auth import PUBLIC
 from api.gate import MAX_BODY
-from api.problems import Problem
+from api.problems import ProblemError
 from egress.config import Config
 from egress.store.policy import audit
 from tests.api.conftest import OUTSIDE, Client, assert_problem
@@ -188,9 +188,9 @@ def test_json_is_read_or_refused(body: bytes) -> None:
 
 @given(st.text(max_size=80))
 def test_cursors_and_tags_are_read_or_refused(text: str) -> None:
-    _value_or(Problem, lambda: paging.decode(text, int, str))
-    _value_or(Problem, lambda: etags.parse("If-Match", text))
-    _value_or(Problem, lambda: paging.moment("since", text, 0.0))
+    _value_or(ProblemError, lambda: paging.decode(text, int, str))
+    _value_or(ProblemError, lambda: etags.parse("If-Match", text))
+    _value_or(ProblemError, lambda: paging.moment("since", text, 0.0))
 
 
 @given(st.integers(-(2**63), 2**63 - 1), st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0")))
@@ -202,6 +202,6 @@ def test_a_cursor_comes_back(number: int, text: str) -> None:
     "values", [[1], ["1", "a"], [1, "a", 2], [2**63, "a"], [True, "a"], [1, "\0"], [1, "\ud800"], {}]
 )
 def test_a_foreign_cursor_is_refused(values: list[object]) -> None:
-    with pytest.raises(Problem) as caught:
+    with pytest.raises(ProblemError) as caught:
         paging.decode(paging.encode(values), int, str)
     assert caught.value.status == 400

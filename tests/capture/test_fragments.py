@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scapy.layers import inet, inet6
 
 from egress.capture.fragments import MAX_DATAGRAMS, TIMEOUT, Reassembler
-from egress.errors import Malformed
+from egress.errors import MalformedError
 from egress.wire.packet import decode
 
 
@@ -80,7 +80,7 @@ def test_overlap_gives_the_datagram_up(shift: int) -> None:
     offset = int.from_bytes(moved[6:8], "big") + shift // 8
     moved[6:8] = offset.to_bytes(2, "big")
     assert feed(reassembler, [pieces[1]]) == []
-    with pytest.raises(Malformed, match="overlap"):
+    with pytest.raises(MalformedError, match="overlap"):
         reassembler.add(bytes(moved), 0.0)
     assert feed(reassembler, [pieces[0], pieces[2]]) == []
 
@@ -91,12 +91,12 @@ def test_a_last_fragment_short_of_what_came_before() -> None:
     early_end = bytearray(pieces[10])
     early_end[6] &= 0x1F
     feed(reassembler, [pieces[20], pieces[11]])
-    with pytest.raises(Malformed, match="disagree"):
+    with pytest.raises(MalformedError, match="disagree"):
         reassembler.add(bytes(early_end), 0.0)
 
 
 def test_a_fragment_cut_by_the_capture() -> None:
-    with pytest.raises(Malformed, match="not captured whole"):
+    with pytest.raises(MalformedError, match="not captured whole"):
         Reassembler().add(pieces4(1000, 400)[0][:-1], 0.0)
 
 
@@ -128,7 +128,7 @@ def test_mutated(data: st.DataObject) -> None:
                 broken[data.draw(st.integers(0, min(60, len(broken) - 1)))] = data.draw(st.integers(0, 255))
         try:
             reassembler.add(bytes(broken), 0.0)
-        except Malformed:
+        except MalformedError:
             continue
 
 
@@ -140,7 +140,7 @@ def test_any_pieces_give_a_sound_datagram_or_none(places: list[tuple[int, int, b
         header = inet.IP(src="10.0.0.1", dst="192.0.2.1", id=1, frag=offset, flags="MF" if more else 0, proto=253)
         try:
             whole = reassembler.add(bytes(header / bytes(size * 8)), 0.0)
-        except Malformed:
+        except MalformedError:
             continue
         if whole is not None and field:
             assert decode(whole).length == len(whole)

@@ -15,7 +15,7 @@ from scapy.layers.ppp import HDLC, PPP, PPPoE
 from scapy.packet import Packet, Raw
 
 from egress.capture.link import _READERS, ip_packet, supported
-from egress.errors import Malformed
+from egress.errors import MalformedError
 
 V4 = inet.IP(src="10.0.0.1", dst="192.0.2.1") / inet.UDP(sport=1, dport=2) / b"four"
 V6 = inet6.IPv6(src="fd00::1", dst="2001:db8::1") / inet.UDP(sport=1, dport=2) / b"six"
@@ -112,7 +112,7 @@ def test_what_is_not_ip_is_nothing(link: int, frame: bytes) -> None:
     ],
 )
 def test_broken_frames(link: int, frame: bytes) -> None:
-    with pytest.raises(Malformed):
+    with pytest.raises(MalformedError):
         ip_packet(link, frame)
 
 
@@ -121,7 +121,7 @@ def test_every_cut_of_the_link_header(layer: Packet) -> None:
     frame = on_wire(layer, V4)
     header = len(frame) - len(bytes(V4))
     for size in range(header + 1):
-        with contextlib.suppress(Malformed):
+        with contextlib.suppress(MalformedError):
             assert ip_packet(1, frame[:size]) is None
 
 
@@ -129,7 +129,7 @@ def test_every_cut_of_the_link_header(layer: Packet) -> None:
 def test_any_bytes(link: int, frame: bytes) -> None:
     try:
         packet = ip_packet(link, frame)
-    except Malformed:
+    except MalformedError:
         return
     assert supported(link)
     assert packet is None or (frame.endswith(packet) and packet[0] >> 4 in (4, 6))

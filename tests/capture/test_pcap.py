@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from egress.capture import Frame, NotACapture, Truncated, frames
+from egress.capture import Frame, NotACaptureError, TruncatedError, frames
 from egress.capture.frame import MAX_FRAME
 from tests.capture.files import IP, pcap
 
@@ -21,7 +21,7 @@ def read(data: bytes) -> tuple[list[Frame], str]:
     try:
         for frame in frames(io.BytesIO(data)):
             out.append(frame)  # noqa: PERF402 - what came before the error counts
-    except Truncated as cut:
+    except TruncatedError as cut:
         return out, str(cut)
     return out, ""
 
@@ -54,7 +54,7 @@ def test_cut_at_every_byte() -> None:
 
 @pytest.mark.parametrize("data", [b"", b"\0", b"GIF89a", b"\xa1\xb2\xc3", b"\x1f\x8b\x08\0rest"])
 def test_what_is_no_capture_is_said_so(data: bytes) -> None:
-    with pytest.raises(NotACapture):
+    with pytest.raises(NotACaptureError):
         list(frames(io.BytesIO(data)))
 
 
@@ -79,7 +79,7 @@ def test_mutated(at: int, patch: bytes) -> None:
     data[at : at + len(patch)] = patch
     try:
         got, _ = read(bytes(data))
-    except NotACapture:
+    except NotACaptureError:
         assert at < 4
     else:
         assert [frame.number for frame in got] == list(range(1, len(got) + 1))

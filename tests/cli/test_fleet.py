@@ -41,7 +41,7 @@ def test_doctor_names_who_is_silent_behind_or_nobodys(database: Engine, monkeypa
         with database.connect() as connection:
             now = clock(connection)[0]
             with monkeypatch.context() as patched:
-                patched.setattr(gateways, "clock", lambda _: (now + after, skew))
+                patched.setattr("egress.cli.fleetcheck.clock", lambda _: (now + after, skew))
                 return {each.name: each for each in fleet(connection, Config(host="gpu-1"))}
 
     with writing(database) as connection:

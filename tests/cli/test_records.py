@@ -16,13 +16,13 @@ from sqlalchemy.engine import Engine
 
 from egress.cli.input import queries
 from egress.cli.output import csvtext, sparkline
-from egress.model import Action, Agent, Budget, Measure, Reason, Severity, Span
+from egress.model import Action, Agent, Budget, BudgetSpan, Measure, Reason, Severity
 from egress.records.read import from_eve
 from egress.records.times import iso
 from egress.store.database.database import writing
 from egress.store.policy.agents import StoredAgent, add_agent
 from egress.store.policy.audit import Actor
-from egress.store.query.search import InvalidQuery
+from egress.store.query.search import InvalidQueryError
 from egress.store.query.timeline import STEPS, axis
 from egress.store.recording.writer import store
 from tests.cli.conftest import Cli
@@ -70,7 +70,7 @@ def test_words_are_one_query(filled: Engine, run: Run) -> None:
 def test_a_mistake_is_pointed_at(filled: Engine, run: Run) -> None:
     done = run("query", "agent:a", "dest:example.org", code=2)
     assert done.stderr.splitlines()[:2] == ["  agent:a dest:example.org", "               ^"]
-    assert isinstance(done.exception, InvalidQuery) and done.exception.column == 14
+    assert isinstance(done.exception, InvalidQueryError) and done.exception.column == 14
     for command in ("timeline", "observe"):
         assert "^" in run(command, "colour:red", code=2).stderr
 
@@ -223,7 +223,7 @@ def test_the_story_of_a_finding(filled: Engine, run: Run) -> None:
 
 
 def test_the_story_of_an_agent(filled: Engine, run: Run) -> None:
-    agent = Agent("rome-7", ("10.7.0.2/32",), labels=("gpu",), budgets=(Budget(Measure.BYTES, 10**7, Span.HOUR),))
+    agent = Agent("rome-7", ("10.7.0.2/32",), labels=("gpu",), budgets=(Budget(Measure.BYTES, 10**7, BudgetSpan.HOUR),))
     with writing(filled) as connection:
         add_agent(connection, Actor("uid:0 (root)"), StoredAgent(replace(agent, quarantined=True), "netns", "seven"))
         add_agent(connection, Actor("uid:0 (root)"), StoredAgent(Agent("idle"), "netns", "idle"))

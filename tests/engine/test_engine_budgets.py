@@ -6,7 +6,7 @@ import pytest
 
 from egress.engine.engine import Engine
 from egress.limits import Limits
-from egress.model import Action, Budget, Measure, Mode, Policy, Reason, Rule, Span
+from egress.model import Action, Budget, BudgetSpan, Measure, Mode, Policy, Reason, Rule
 from egress.records.shape import FlowRecord
 from tests.traffic import AGENT4, AGENT6, SERVER4, SERVER6, START, Talk, agent
 
@@ -26,7 +26,7 @@ def engine(*rules: Rule, limits: Limits | None = None) -> Engine:
 @FAMILIES
 @pytest.mark.parametrize("settle_bytes", [65536, 2000])
 def test_bytes_run_out_in_mid_flow_also_of_a_settled_one(v6: bool, settle_bytes: int) -> None:
-    who = agent(default=Action.REJECT, budgets=(Budget(Measure.BYTES, 10_000, Span.HOUR),))
+    who = agent(default=Action.REJECT, budgets=(Budget(Measure.BYTES, 10_000, BudgetSpan.HOUR),))
     inline = engine(limits=Limits(settle_bytes=settle_bytes))
     made = talk(v6).open().client(b"\x01" * 14_000, segment=1000)
     played = made.play(inline, who)
@@ -45,7 +45,7 @@ def test_bytes_run_out_in_mid_flow_also_of_a_settled_one(v6: bool, settle_bytes:
 
 @FAMILIES
 def test_connections_run_out_and_those_that_stand_go_on(v6: bool) -> None:
-    who = agent(default=Action.REJECT, budgets=(Budget(Measure.CONNECTIONS, 2, Span.EPISODE),))
+    who = agent(default=Action.REJECT, budgets=(Budget(Measure.CONNECTIONS, 2, BudgetSpan.EPISODE),))
     inline, talks = engine(), [talk(v6, sport).open() for sport in (1, 2, 3)]
     played = [made.play(inline, who) for made in talks]
     assert [set(each.actions) for each in played] == [{Action.ACCEPT}, {Action.ACCEPT}, {Action.REJECT}]
@@ -58,7 +58,7 @@ def test_connections_run_out_and_those_that_stand_go_on(v6: bool) -> None:
 
 @FAMILIES
 def test_destinations_run_out_and_known_ones_stay_reachable(v6: bool) -> None:
-    who = agent(default=Action.REJECT, budgets=(Budget(Measure.DESTINATIONS, 1, Span.EPISODE),))
+    who = agent(default=Action.REJECT, budgets=(Budget(Measure.DESTINATIONS, 1, BudgetSpan.EPISODE),))
     inline = engine()
     assert talk(v6, 1).open().play(inline, who).actions[0] is Action.ACCEPT
     other = talk(v6, 2, OTHERS[v6]).open().play(inline, who)
@@ -67,7 +67,7 @@ def test_destinations_run_out_and_known_ones_stay_reachable(v6: bool) -> None:
 
 
 def test_in_monitor_mode_a_budget_is_written_down() -> None:
-    who = agent(mode=Mode.MONITOR, budgets=(Budget(Measure.CONNECTIONS, 0, Span.HOUR),))
+    who = agent(mode=Mode.MONITOR, budgets=(Budget(Measure.CONNECTIONS, 0, BudgetSpan.HOUR),))
     played = talk(v6=False).open().play(engine(), who)
     assert set(played.actions) == {Action.ACCEPT}
     assert played.outcomes[0].verdict.reason is Reason.BUDGET

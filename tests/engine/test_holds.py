@@ -8,7 +8,7 @@ import pytest
 
 from egress.engine.outcome import Outcome
 from egress.limits import Limits
-from egress.model import SYN, Action, Budget, Direction, Hold, Measure, Mode, Reason, Rule, Span
+from egress.model import SYN, Action, Budget, BudgetSpan, Direction, Hold, Measure, Mode, Reason, Rule
 from tests.engine.keeper import Keeper
 from tests.engine.resolver import AAAA, RESOLVER4, A, framed, question, reply
 from tests.traffic import AGENT4, AGENT6, SERVER4, SERVER6, START, Talk, agent, engine, tcp, udp
@@ -168,7 +168,7 @@ def test_an_agent_that_goes_takes_its_holds_along() -> None:
 
 
 def test_what_is_refused_for_a_reason_does_not_wait() -> None:
-    budgets = (Budget(Measure.CONNECTIONS, 0, Span.HOUR),)
+    budgets = (Budget(Measure.CONNECTIONS, 0, BudgetSpan.HOUR),)
     rules = (Rule("no", Action.REJECT, destination="192.0.2.1"), allow("web", "192.0.2.2"), DNS)
     gate = keeper(*rules, Rule("never", Action.REJECT, destination="never.test"))
     gate.engine._verdicts.judge.destinations.refuse("a1", bytes([192, 0, 2, 3]), START)
@@ -315,7 +315,7 @@ def test_a_segment_with_too_many_questions_is_refused() -> None:
 
 
 def test_bytes_are_counted_once_against_a_budget() -> None:
-    who = replace(ASKER, budgets=(Budget(Measure.BYTES, 2 * len(query(NAME)), Span.HOUR),))
+    who = replace(ASKER, budgets=(Budget(Measure.BYTES, 2 * len(query(NAME)), BudgetSpan.HOUR),))
     gate = keeper(DNS)
     for _ in range(3):
         gate.packet(query(NAME), START, who)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from egress.engine.engine import Engine
 from egress.engine.outcome import Outcome
-from egress.errors import Malformed
+from egress.errors import MalformedError
 from egress.limits import Limits
 from egress.model import Action, Direction, Mode, Policy, Rule
 from egress.wire.packet import decode
@@ -80,7 +80,7 @@ def storm(seed: int, steps: int = 150) -> tuple[Keeper, list[Outcome]]:
 def _decodes(raw: bytes) -> bool:
     try:
         decode(raw, max(len(raw), 0xFFFF))
-    except Malformed:
+    except MalformedError:
         return False
     return True
 

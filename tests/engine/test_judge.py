@@ -10,7 +10,7 @@ from egress.dissection.events import DnsAnswered, DnsAsked, Named
 from egress.engine.flow import Flow
 from egress.engine.judge import Judge
 from egress.limits import Limits
-from egress.model import Action, Agent, Budget, Direction, Measure, Mode, Policy, PolicyChange, Reason, Rule, Span
+from egress.model import Action, Agent, Budget, BudgetSpan, Direction, Measure, Mode, Policy, PolicyChange, Reason, Rule
 from egress.wire import dns
 from egress.wire.packet import decode
 from tests.engine.resolver import question, reply
@@ -66,7 +66,7 @@ def test_a_refused_destination_is_above_every_allow_and_below_a_refusal() -> Non
 
 
 def test_a_budget_is_asked_last_and_stands_until_the_rules_change() -> None:
-    who = agent(default=Action.REJECT, budgets=(Budget(Measure.CONNECTIONS, 1, Span.MINUTE),))
+    who = agent(default=Action.REJECT, budgets=(Budget(Measure.CONNECTIONS, 1, BudgetSpan.MINUTE),))
     asked = judge(rule("web", ports=((443, 443),)))
     assert admit(asked, flow(who, 80)) == (Action.REJECT, Reason.DEFAULT, "")  # costs nothing
     assert admit(asked, flow(who)) == (Action.ACCEPT, Reason.RULE, "web")
@@ -77,7 +77,7 @@ def test_a_budget_is_asked_last_and_stands_until_the_rules_change() -> None:
 
 
 def test_bytes_past_a_budget_are_said_once_to_each_flow() -> None:
-    who = agent(budgets=(Budget(Measure.BYTES, 100, Span.HOUR),))
+    who = agent(budgets=(Budget(Measure.BYTES, 100, BudgetSpan.HOUR),))
     asked, made = judge(), flow(who)
     admit(asked, made)
     assert not asked.sent(made, 100, START)
@@ -187,14 +187,14 @@ def test_a_flow_that_is_refused_uses_up_no_once_rule() -> None:
     asked = judge(rule("one", once=True))
     asked.destinations.refuse("a1", REMOTE, START)
     assert admit(asked, flow(DENIED))[1] is Reason.DESTINATION
-    none = agent(default=Action.REJECT, budgets=(Budget(Measure.CONNECTIONS, 0, Span.HOUR),))
+    none = agent(default=Action.REJECT, budgets=(Budget(Measure.CONNECTIONS, 0, BudgetSpan.HOUR),))
     other = "192.0.2.9"
     assert admit(asked, flow(none, remote=other))[1] is Reason.BUDGET
     assert admit(asked, flow(DENIED, remote=other)) == (Action.ACCEPT, Reason.RULE, "one")
 
 
 def test_quarantine_is_above_everything_and_takes_nothing_from_what_stood() -> None:
-    who = agent(budgets=(Budget(Measure.CONNECTIONS, 0, Span.HOUR),))
+    who = agent(budgets=(Budget(Measure.CONNECTIONS, 0, BudgetSpan.HOUR),))
     asked, made = judge(), flow(who)
     assert admit(asked, made)[1] is Reason.BUDGET
     made.who = agent(quarantined=True)

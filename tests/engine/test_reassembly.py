@@ -7,7 +7,7 @@ import pytest
 from egress.dissection.events import Event, Inconsistent, Opened, SshSpoken
 from egress.engine.flow import Flow
 from egress.engine.reassembly import events
-from egress.engine.stream import Overflow
+from egress.engine.stream import SegmentOverflowError
 from egress.limits import Limits
 from egress.model import Action, Mode, Reason, Verdict
 from egress.wire.packet import decode
@@ -52,7 +52,7 @@ def test_data_before_the_answer_is_not_taken() -> None:
     talk._out(2)
     talk.seq += 1
     talk.client(b"early")
-    with pytest.raises(Overflow):
+    with pytest.raises(SegmentOverflowError):
         feed(talk)
     assert [type(event) for event in feed(talk, Mode.MONITOR)] == [Opened]
 

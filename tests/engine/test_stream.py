@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from egress.engine.stream import MAX_PENDING, Overflow, Stream, distance
+from egress.engine.stream import MAX_PENDING, SegmentOverflowError, Stream, distance
 
 CAPACITY = 65536
 
@@ -96,14 +96,14 @@ def test_a_strict_stream_takes_no_more_than_it_can_hold() -> None:
     stream.start(0)
     for at in range(1, 66):
         stream.feed(at * 1000, bytes(999))
-    with pytest.raises(Overflow):
+    with pytest.raises(SegmentOverflowError):
         stream.feed(66000, bytes(999))
     assert stream.waiting <= CAPACITY
     other = strict()
     other.start(0)
     for at in range(MAX_PENDING):
         other.feed(2 + at * 2, b"x")
-    with pytest.raises(Overflow):
+    with pytest.raises(SegmentOverflowError):
         other.feed(5000, b"x")
     assert len(other.pending) <= MAX_PENDING
     assert other.held() >= MAX_PENDING * 64  # what a tiny waiting segment really takes
@@ -169,7 +169,7 @@ def test_nothing_makes_it_raise_or_grow(is_strict: bool, early: bool, segments: 
     for seq, data, missing in segments:
         try:
             stream.feed(seq, data, missing)
-        except Overflow:
+        except SegmentOverflowError:
             assert is_strict
         stream.acknowledge(seq)
         assert stream.waiting == sum(map(len, stream.pending.values())) <= 500 + 50

@@ -19,6 +19,7 @@ from egress.model import (
     Action,
     Agent,
     Budget,
+    BudgetSpan,
     Direction,
     Measure,
     Mode,
@@ -26,7 +27,6 @@ from egress.model import (
     PolicyChange,
     Reason,
     Rule,
-    Span,
 )
 from egress.records.shape import FlowRecord
 from tests.engine.resolver import AAAA, RESOLVER4, A, question, reply
@@ -114,9 +114,9 @@ def test_another_default_or_budget_reaches_refused_flows() -> None:
     judge, who = engine(), agent(default=Action.REJECT)
     first = udp(AGENT4, SERVER4, 1, 9, b"x")
     assert said(judge.packet(first, START, who, OUT)) == (Action.REJECT, Reason.DEFAULT)
-    none = agent(budgets=(Budget(Measure.CONNECTIONS, 0, Span.HOUR),))
+    none = agent(budgets=(Budget(Measure.CONNECTIONS, 0, BudgetSpan.HOUR),))
     assert said(judge.packet(first, START + 1, none, OUT)) == (Action.REJECT, Reason.BUDGET)
-    two = agent(budgets=(Budget(Measure.CONNECTIONS, 3, Span.HOUR),))
+    two = agent(budgets=(Budget(Measure.CONNECTIONS, 3, BudgetSpan.HOUR),))
     outcomes = [judge.packet(udp(AGENT4, SERVER4, port, 9, b"x"), START + 2, two, OUT) for port in (1, 2, 3)]
     assert [outcome.verdict.action for outcome in outcomes] == [Action.ACCEPT] * 2 + [Action.REJECT]
 

@@ -10,7 +10,7 @@ import pytest
 
 from egress.hunt.hunters.beacon_shared import MAX_AGENTS, together
 from egress.records.shape import FlowRecord
-from egress.store.query.history import Series, Target
+from egress.store.query.history import HistoryTarget, Series
 from tests.hunt.histories import DAY, SINCE, WEEK, beacon, flow, flows, haul, stored, week
 
 ID = "beacon.shared"
@@ -75,6 +75,6 @@ def test_fleets_that_work_are_not_found(shape: float, *, alike: bool) -> None:
         order = np.argsort(np.concatenate(moments))
         times = np.rint(np.concatenate(moments)[order] * 1e6).astype(np.int64)
         names = tuple(f"agent-{agent}" for agent in range(12))
-        found = together(Series("", Target(), times, names, np.concatenate(of)[order], 0), WEEK)
+        found = together(Series("", HistoryTarget(), times, names, np.concatenate(of)[order], 0), WEEK)
         highest = max(highest, -math.inf if found is None else found.log_e)
     assert highest < math.log(100)

@@ -6,15 +6,15 @@ import math
 
 import pytest
 
-from egress.hunt.beacons import Found, Level, duration, place, power
+from egress.hunt.beacons import BeaconCandidate, Level, duration, place, power
 from egress.hunt.hunter import MAX_LEADS, Settings
 from egress.hunt.regularity import Regular
-from egress.store.query.history import Target
+from egress.store.query.history import HistoryTarget
 
 
-def _found(log_e: float, number: int = 0, alone: float = -math.inf, **target: object) -> Found:
+def _found(log_e: float, number: int = 0, alone: float = -math.inf, **target: object) -> BeaconCandidate:
     regular = Regular(log_e, 20, 600.0, 0.1, 18, 0.0, 12000.0)
-    return Found(("rome",), Target(**target), "x", "called x 21 times,", regular, (number,), alone)  # type: ignore[arg-type]
+    return BeaconCandidate(("rome",), HistoryTarget(**target), "x", "called x 21 times,", regular, (number,), alone)  # type: ignore[arg-type]
 
 
 def test_what_is_needed_grows_with_the_series_looked_at() -> None:
@@ -34,7 +34,7 @@ def test_the_same_flow_is_told_once_and_by_its_name() -> None:
     level.add(_found(50.0, 7, said="x.example"))
     level.add(_found(60.0, 8, alone=55.0))
     (lead,) = level.haul([]).leads
-    assert lead.target == Target(said="x.example")
+    assert lead.target == HistoryTarget(said="x.example")
 
 
 def test_too_many_are_cut_and_counted() -> None:
@@ -56,9 +56,9 @@ def test_durations(seconds: float, text: str) -> None:
 
 
 def test_places_and_powers() -> None:
-    assert place(Target("tcp", "192.0.2.1", 443)) == "192.0.2.1:443/tcp"
-    assert place(Target("udp", "2001:db8::1", 53)) == "[2001:db8::1]:53/udp"
-    assert place(Target("icmp", "192.0.2.1", 0)) == "192.0.2.1/icmp"
-    assert place(Target(bound=("a", "b"))) == "a"
+    assert place(HistoryTarget("tcp", "192.0.2.1", 443)) == "192.0.2.1:443/tcp"
+    assert place(HistoryTarget("udp", "2001:db8::1", 53)) == "[2001:db8::1]:53/udp"
+    assert place(HistoryTarget("icmp", "192.0.2.1", 0)) == "192.0.2.1/icmp"
+    assert place(HistoryTarget(bound=("a", "b"))) == "a"
     assert power(math.log(2.34e300)) == "2.3e300"
     assert power(math.log(9.999e5)) == "1.0e6"

@@ -12,14 +12,14 @@ from sqlalchemy.engine import Engine
 from egress.errors import InputError
 from egress.hunt.hunter import MAX_LEADS, Haul, Lead, Settings, Strongest
 from egress.hunt.hunters import load
-from egress.hunt.run import Result, hunt
+from egress.hunt.run import HuntResult, hunt
 from egress.model import Action, Effect, Mode, Reason, Rule, Severity
 from egress.records.shape import FlowRecord
 from egress.store.database.database import writing
 from egress.store.policy.audit import Actor
 from egress.store.policy.edits import Edit
 from egress.store.query.history import DAY as DAY_MICROS
-from egress.store.query.history import History, Target, Window, keep
+from egress.store.query.history import History, HistoryTarget, Window, keep
 from egress.store.query.reader import flow
 from tests.hunt.histories import DAY, SINCE, WEEK, beacon, flows, named, stored
 
@@ -28,7 +28,7 @@ def _beacon(**fields: object) -> list[FlowRecord]:
     return flows(beacon(np.random.default_rng(1), 1800, 0.2, 300), **{**named("c2.example.net"), **fields})
 
 
-def _slow(engine: Engine, window: Window = WEEK) -> Result:
+def _slow(engine: Engine, window: Window = WEEK) -> HuntResult:
     (result,) = hunt(engine, load(["beacon.slow"]), window, Settings())
     return result
 
@@ -83,7 +83,7 @@ class _Imagining:
 
 
 def _lead(agent: str, strength: float, destination: str = "x") -> Lead:
-    return Lead(agent, Target(dst="192.0.2.1"), 5 * DAY_MICROS, destination, Severity.LOW, "s", "e", strength)
+    return Lead(agent, HistoryTarget(dst="192.0.2.1"), 5 * DAY_MICROS, destination, Severity.LOW, "s", "e", strength)
 
 
 def test_a_lead_without_its_flow_is_counted(tmp_path: Path) -> None:

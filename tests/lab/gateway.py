@@ -282,7 +282,7 @@ class Witness:
                     raw = ip_packet(frame.link, frame.data)
                     if raw is not None:
                         found.append(raw)
-            except capture.Truncated:
+            except capture.TruncatedError:
                 pass  # tcpdump is writing its last packet
         return found
 

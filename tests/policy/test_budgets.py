@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from egress.model import Budget, Measure, Span
+from egress.model import Budget, BudgetSpan, Measure
 from egress.policy.budgets import Budgets, renews
 from tests.traffic import agent
 
 MINUTE = 1_700_000_040.0  # begins one
 HOUR = 1_699_999_200.0  # begins one
-BYTES = Budget(Measure.BYTES, 1000, Span.MINUTE)
+BYTES = Budget(Measure.BYTES, 1000, BudgetSpan.MINUTE)
 
 
 def remote(number: int) -> bytes:
@@ -47,15 +47,16 @@ def test_a_packet_that_went_over_leaves_no_room_for_a_small_one() -> None:
 
 
 @pytest.mark.parametrize(
-    ("span", "begin", "length"), [(Span.MINUTE, MINUTE, 60), (Span.HOUR, HOUR, 3600), (Span.EPISODE, HOUR, math.inf)]
+    ("span", "begin", "length"),
+    [(BudgetSpan.MINUTE, MINUTE, 60), (BudgetSpan.HOUR, HOUR, 3600), (BudgetSpan.EPISODE, HOUR, math.inf)],
 )
-def test_windows(span: Span, begin: float, length: float) -> None:
+def test_windows(span: BudgetSpan, begin: float, length: float) -> None:
     budget = Budget(Measure.CONNECTIONS, 2, span)
     budgets, who = Budgets(), agent(budgets=(budget,))
     last = begin + min(length, 1e9) - 1e-3
     assert [budgets.note_flow(who, remote(1), at) for at in (begin, last, last)] == [None, None, budget]
     assert renews(budget, last) == begin + length
-    if span is Span.EPISODE:
+    if span is BudgetSpan.EPISODE:
         budgets.forget(who.name)
         assert budgets.note_flow(who, remote(1), last) is None
     else:
@@ -63,7 +64,7 @@ def test_windows(span: Span, begin: float, length: float) -> None:
 
 
 def test_destinations_are_distinct_and_those_within_stay_so() -> None:
-    budget = Budget(Measure.DESTINATIONS, 2, Span.HOUR)
+    budget = Budget(Measure.DESTINATIONS, 2, BudgetSpan.HOUR)
     budgets, who = Budgets(), agent(budgets=(budget,))
     tries = [budgets.note_flow(who, remote(number), HOUR) for number in (1, 1, 2, 3, 1, 2, 4)]
     assert tries == [None, None, None, budget, None, None, budget]
@@ -73,7 +74,7 @@ def test_destinations_are_distinct_and_those_within_stay_so() -> None:
 
 
 def test_a_destination_refused_for_one_budget_uses_nothing_of_another() -> None:
-    minute, hour = Budget(Measure.DESTINATIONS, 1, Span.MINUTE), Budget(Measure.DESTINATIONS, 2, Span.HOUR)
+    minute, hour = Budget(Measure.DESTINATIONS, 1, BudgetSpan.MINUTE), Budget(Measure.DESTINATIONS, 2, BudgetSpan.HOUR)
     budgets, who = Budgets(), agent(budgets=(hour, minute))
     assert [budgets.note_flow(who, remote(n), HOUR) for n in (1, 2, 3)] == [None, minute, minute]
     assert [budgets.note_flow(who, remote(n), HOUR + 60) for n in (3, 3, 4)] == [None, None, hour]
@@ -82,7 +83,7 @@ def test_a_destination_refused_for_one_budget_uses_nothing_of_another() -> None:
 
 def test_nothing_means_nothing() -> None:
     for measure in Measure:
-        budget = Budget(measure, 0, Span.EPISODE)
+        budget = Budget(measure, 0, BudgetSpan.EPISODE)
         budgets, who = Budgets(), agent(budgets=(budget,))
         opened, sent = budgets.note_flow(who, remote(1), MINUTE), budgets.note_bytes(who, 1, MINUTE)
         assert (sent if measure is Measure.BYTES else opened) == budget
@@ -95,7 +96,7 @@ def test_an_edit_keeps_what_was_used_and_the_stricter_of_two_speaks() -> None:
     edited = agent(budgets=(strict, BYTES))
     assert budgets.note_bytes(edited, 100, MINUTE) is None
     assert budgets.note_bytes(edited, 1, MINUTE) == strict
-    assert budgets.note_bytes(agent(budgets=(replace(BYTES, span=Span.HOUR),)), 900, MINUTE) is None
+    assert budgets.note_bytes(agent(budgets=(replace(BYTES, span=BudgetSpan.HOUR),)), 900, MINUTE) is None
 
 
 def test_agents_do_not_share() -> None:
@@ -113,11 +114,11 @@ def test_a_clock_that_steps_back() -> None:
 steps = st.lists(st.tuples(st.floats(0, 90), st.integers(0, 5), st.integers(0, 400)), max_size=40)
 
 
-@given(steps, st.sampled_from(list(Span)), st.integers(0, 6))
-def test_agrees_with_an_obvious_reference(some: list[tuple[float, int, int]], span: Span, limit: int) -> None:
+@given(steps, st.sampled_from(list(BudgetSpan)), st.integers(0, 6))
+def test_agrees_with_an_obvious_reference(some: list[tuple[float, int, int]], span: BudgetSpan, limit: int) -> None:
     sent, opened, distinct = (Budget(m, limit * (100 if m is Measure.BYTES else 1), span) for m in Measure)
     budgets = [(Budgets(), agent(budgets=(budget,))) for budget in (sent, opened, distinct)]
-    length = {Span.MINUTE: 60, Span.HOUR: 3600, Span.EPISODE: 1e12}[span]
+    length = {BudgetSpan.MINUTE: 60, BudgetSpan.HOUR: 3600, BudgetSpan.EPISODE: 1e12}[span]
     history: list[tuple[float, bytes, int]] = []
     now = HOUR + 3500
     for pause, number, size in some:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from egress.model import Budget, Measure, Span
+from egress.model import Budget, BudgetSpan, Measure
 from egress.policy.budgettext import (
     MAX_LIMIT,
     budget_text,
@@ -19,21 +19,21 @@ from egress.policy.budgettext import (
 )
 
 limits = st.integers(1, MAX_LIMIT) | st.builds(lambda n, e: n * 10**e, st.integers(1, 9000), st.sampled_from([3, 6, 9]))
-budgets = st.builds(Budget, st.sampled_from(Measure), limits, st.sampled_from(Span))
+budgets = st.builds(Budget, st.sampled_from(Measure), limits, st.sampled_from(BudgetSpan))
 several = st.lists(budgets, max_size=6, unique_by=lambda budget: (budget.measure, budget.span)).map(tuple)
 
 
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("bytes=10mb/hour", Budget(Measure.BYTES, 10_000_000, Span.HOUR)),
-        ("bytes=10M/hour", Budget(Measure.BYTES, 10_000_000, Span.HOUR)),
-        ("bytes=3kB/minute", Budget(Measure.BYTES, 3_000, Span.MINUTE)),
-        ("bytes=2g/episode", Budget(Measure.BYTES, 2_000_000_000, Span.EPISODE)),
-        ("bytes=512b/minute", Budget(Measure.BYTES, 512, Span.MINUTE)),
-        ("bytes=512/minute", Budget(Measure.BYTES, 512, Span.MINUTE)),
-        ("connections=100/minute", Budget(Measure.CONNECTIONS, 100, Span.MINUTE)),
-        ("destinations=20/episode", Budget(Measure.DESTINATIONS, 20, Span.EPISODE)),
+        ("bytes=10mb/hour", Budget(Measure.BYTES, 10_000_000, BudgetSpan.HOUR)),
+        ("bytes=10M/hour", Budget(Measure.BYTES, 10_000_000, BudgetSpan.HOUR)),
+        ("bytes=3kB/minute", Budget(Measure.BYTES, 3_000, BudgetSpan.MINUTE)),
+        ("bytes=2g/episode", Budget(Measure.BYTES, 2_000_000_000, BudgetSpan.EPISODE)),
+        ("bytes=512b/minute", Budget(Measure.BYTES, 512, BudgetSpan.MINUTE)),
+        ("bytes=512/minute", Budget(Measure.BYTES, 512, BudgetSpan.MINUTE)),
+        ("connections=100/minute", Budget(Measure.CONNECTIONS, 100, BudgetSpan.MINUTE)),
+        ("destinations=20/episode", Budget(Measure.DESTINATIONS, 20, BudgetSpan.EPISODE)),
     ],
 )
 def test_what_people_write(text: str, expected: Budget) -> None:
@@ -77,9 +77,9 @@ def test_what_is_written_is_what_is_read(budget: Budget) -> None:
 
 
 def test_the_text_is_short() -> None:
-    assert budget_text(Budget(Measure.BYTES, 10_000_000, Span.HOUR)) == "bytes=10mb/hour"
-    assert budget_text(Budget(Measure.BYTES, 1_500, Span.HOUR)) == "bytes=1500/hour"
-    assert budget_text(Budget(Measure.CONNECTIONS, 1000, Span.MINUTE)) == "connections=1000/minute"
+    assert budget_text(Budget(Measure.BYTES, 10_000_000, BudgetSpan.HOUR)) == "bytes=10mb/hour"
+    assert budget_text(Budget(Measure.BYTES, 1_500, BudgetSpan.HOUR)) == "bytes=1500/hour"
+    assert budget_text(Budget(Measure.CONNECTIONS, 1000, BudgetSpan.MINUTE)) == "connections=1000/minute"
 
 
 @given(st.text(max_size=30) | st.builds("{}={}/{}".format, st.sampled_from(Measure), st.text(max_size=9), st.text()))
@@ -125,7 +125,9 @@ def test_any_other_json_is_a_value_error(document: object) -> None:
 
 
 def test_one_budget_for_each_measure_and_span() -> None:
-    hour = Budget(Measure.BYTES, 10, Span.HOUR)
-    check_budgets((hour, Budget(Measure.BYTES, 10, Span.MINUTE), Budget(Measure.CONNECTIONS, 10, Span.HOUR)))
+    hour = Budget(Measure.BYTES, 10, BudgetSpan.HOUR)
+    check_budgets(
+        (hour, Budget(Measure.BYTES, 10, BudgetSpan.MINUTE), Budget(Measure.CONNECTIONS, 10, BudgetSpan.HOUR))
+    )
     with pytest.raises(ValueError, match="bytes/hour twice"):
-        check_budgets((hour, Budget(Measure.BYTES, 20, Span.HOUR)))
+        check_budgets((hour, Budget(Measure.BYTES, 20, BudgetSpan.HOUR)))

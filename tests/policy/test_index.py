@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from egress.model import Action, Rule
 from egress.policy.domain import Pattern, matches
-from egress.policy.index import POSITION, Bucket, Entry, Index, depth, parse_destination, parse_protocol, place
+from egress.policy.index import POSITION, Bucket, Index, IndexedRule, depth, parse_destination, parse_protocol, place
 
 destinations = st.one_of(
     st.just("any"),
@@ -23,8 +23,10 @@ addresses = st.sampled_from(
 names = st.frozensets(st.sampled_from(["x", "a.x", "b.a.x", "c.b.a.x", "y.c.b.a.x", "z.x", ".x", "", "xx"]), max_size=4)
 
 
-def entry(number: int, text: str, position: int = 0) -> Entry:
-    return Entry((position, number), Rule(str(number), Action.ACCEPT, destination=text), parse_destination(text), -1)
+def entry(number: int, text: str, position: int = 0) -> IndexedRule:
+    return IndexedRule(
+        (position, number), Rule(str(number), Action.ACCEPT, destination=text), parse_destination(text), -1
+    )
 
 
 def reaches(text: str, address: bytes, called: frozenset[str]) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from egress.model import Action, Rule
-from egress.policy.ruletext import InvalidRule, parse_expiry, read_rule, to_mapping
+from egress.policy.ruletext import InvalidRuleError, parse_expiry, read_rule, to_mapping
 
 NOW = 1_700_000_000.0
 
@@ -59,7 +59,7 @@ def test_nothing_relative_without_a_moment(text: str) -> None:
     ],
 )
 def test_errors_name_their_field(item: object, field: str) -> None:
-    with pytest.raises(InvalidRule) as caught:
+    with pytest.raises(InvalidRuleError) as caught:
         read_rule(item, NOW)
     assert caught.value.field == field
     assert str(caught.value).startswith(f"{field}: " if field else "") and "\n" not in str(caught.value)

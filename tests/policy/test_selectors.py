@@ -7,16 +7,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from egress.model import ICMP, TCP, UDP, Action, Agent, Rule
-from egress.policy.index import Entry, parse_destination, place
+from egress.policy.index import IndexedRule, parse_destination, place
 from egress.policy.selectors import Catalogue, Mine, reaching, selects
 
 SELECTORS = ["*", "a1", "a?", "b*", "label:gpu", "label:team-*", "label:a1"]
 AGENTS = [Agent("a1"), Agent("a1", labels=("gpu",)), Agent("a2", labels=("team-red", "gpu")), Agent("b1"), Agent("*")]
 
 
-def entry(number: int, selector: str, destination: str = "any", **more: object) -> Entry:
+def entry(number: int, selector: str, destination: str = "any", **more: object) -> IndexedRule:
     rule = Rule(str(number), Action(more.pop("action", "accept")), selector, destination, **more)  # type: ignore[arg-type]
-    return Entry((0, number), rule, parse_destination(destination), {"tcp": TCP}.get(rule.protocol, -1))
+    return IndexedRule((0, number), rule, parse_destination(destination), {"tcp": TCP}.get(rule.protocol, -1))
 
 
 @pytest.mark.parametrize(
@@ -46,7 +46,7 @@ def rules(mine: Mine) -> tuple[set[str], set[str]]:
 
 @given(st.lists(st.tuples(st.sampled_from(SELECTORS), st.booleans()), max_size=12), st.data())
 def test_what_it_remembers_of_an_agent_follows_every_edit(some: list[tuple[str, bool]], data: st.DataObject) -> None:
-    catalogue, live = Catalogue(), dict[int, Entry]()
+    catalogue, live = Catalogue(), dict[int, IndexedRule]()
     steps = list(enumerate(some))
     while steps or live:
         if steps and (not live or data.draw(st.booleans())):

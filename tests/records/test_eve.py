@@ -1,4 +1,4 @@
-"""EVE: what goes out comes back; what never went out is Malformed and nothing else."""
+"""EVE: what goes out comes back; what never went out is MalformedError and nothing else."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from egress.errors import Malformed
+from egress.errors import MalformedError
 from egress.records.eve import MAX_LINE, line, to_eve
 from egress.records.read import from_eve, parse_line
 from egress.records.shape import PROCESS_CMDLINE, PROCESS_PATH, Record
@@ -59,7 +59,7 @@ def test_the_shape_is_eves() -> None:
 
 @given(st.binary(max_size=200) | json_values.map(lambda value: json.dumps(value).encode()))
 def test_garbage_is_malformed(raw: bytes) -> None:
-    with pytest.raises(Malformed):
+    with pytest.raises(MalformedError):
         parse_line(raw)
 
 
@@ -70,7 +70,7 @@ def test_a_record_with_one_value_changed_is_read_or_malformed(record: Record, da
     part[data.draw(st.sampled_from(sorted(part)))] = data.draw(json_values)
     try:
         again = parse_line(json.dumps(document).encode())
-    except Malformed:
+    except MalformedError:
         return
     assert from_eve(to_eve(again)) == again
 
@@ -96,7 +96,7 @@ def test_a_record_with_one_value_changed_is_read_or_malformed(record: Record, da
     ],
 )
 def test_what_line_would_not_have_written_is_malformed(raw: bytes) -> None:
-    with pytest.raises(Malformed):
+    with pytest.raises(MalformedError):
         parse_line(raw)
 
 

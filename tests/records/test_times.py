@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from egress.errors import Malformed
+from egress.errors import MalformedError
 from egress.records.times import MAX_MICROS, from_iso, iso, micros
 
 seconds = st.floats(0, 4_294_967_295)
@@ -56,5 +56,5 @@ def test_a_time_read_back_has_the_same_microsecond(count: int) -> None:
     ],
 )
 def test_other_forms_of_a_time_are_malformed(text: str) -> None:
-    with pytest.raises(Malformed):
+    with pytest.raises(MalformedError):
         from_iso(text)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from egress.errors import InputError
 from egress.model import Action, Agent, Mode, Policy, Reason, Rule
 from egress.policy.rulebook import Rulebook
-from egress.whatif.check import Answer, InvalidQuestion, Question, check, read_target
+from egress.whatif.check import Answer, InvalidQuestionError, Question, check, read_target
 from tests.whatif.recording import AGENT, START, allow, deny
 
 
@@ -120,7 +120,7 @@ def test_unnamed_rules_ask_for_less() -> None:
     ],
 )
 def test_a_bad_question_names_its_field(question: Question, field: str) -> None:
-    with pytest.raises(InvalidQuestion) as caught:
+    with pytest.raises(InvalidQuestionError) as caught:
         ask((), question)
     assert caught.value.field == field
     assert str(caught.value).startswith(f"{field}: ") and "\n" not in str(caught.value)
@@ -130,7 +130,7 @@ def test_a_bad_question_names_its_field(question: Question, field: str) -> None:
 def test_any_question_is_answered_or_refused(question: Question) -> None:
     try:
         answer = ask((allow("example.org"),), question)
-    except InvalidQuestion:
+    except InvalidQuestionError:
         return
     assert answer.explanation
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scapy.layers.dns import DNS, DNSQR, DNSRROPT
 
-from egress.errors import Malformed
+from egress.errors import MalformedError
 from egress.wire.dns import DnsQuery, query
 
 
@@ -45,9 +45,9 @@ def test_unusual_bytes_are_escaped() -> None:
 @pytest.mark.parametrize("payload", [PLAIN, EDNS])
 def test_every_truncation_and_trailing_bytes(payload: bytes) -> None:
     for size in range(len(payload)):
-        with pytest.raises(Malformed):
+        with pytest.raises(MalformedError):
             query(payload[:size])
-    with pytest.raises(Malformed, match="do not end"):
+    with pytest.raises(MalformedError, match="do not end"):
         query(payload + b"\0")
 
 
@@ -74,13 +74,13 @@ def test_every_truncation_and_trailing_bytes(payload: bytes) -> None:
     ],
 )
 def test_what_is_no_query(payload: bytes, says: str) -> None:
-    with pytest.raises(Malformed, match=says):
+    with pytest.raises(MalformedError, match=says):
         query(payload)
 
 
 def test_a_name_of_255_octets_is_the_longest() -> None:
     assert len(query(message(name(b"a" * 63, b"b" * 63, b"c" * 63, b"d" * 61))).name) == 253
-    with pytest.raises(Malformed, match="255"):
+    with pytest.raises(MalformedError, match="255"):
         query(message(name(b"a" * 63, b"b" * 63, b"c" * 63, b"d" * 62)))
 
 
@@ -117,7 +117,7 @@ def test_mutated_queries(changes: list[tuple[int, int]], end: int) -> None:
 
 
 def only_an_answer(data: bytes) -> None:
-    with suppress(Malformed):
+    with suppress(MalformedError):
         seen = query(data)
         assert len(seen.name) <= 4 * 253
         assert seen.name.isascii()

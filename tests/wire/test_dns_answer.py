@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scapy.layers.dns import DNS, DNSQR, DNSRR, DNSRRHTTPS, DNSRROPT, SvcParam, dns_compress
 
-from egress.errors import Malformed
+from egress.errors import MalformedError
 from egress.wire.dns import (
     AAAA,
     CNAME,
@@ -154,9 +154,9 @@ FULL = message(
 def test_every_truncation_and_trailing_bytes() -> None:
     assert len(addresses_of(answer(FULL))) == 3
     for size in range(len(FULL)):
-        with pytest.raises(Malformed):
+        with pytest.raises(MalformedError):
             answer(FULL[:size])
-    with pytest.raises(Malformed, match="do not end"):
+    with pytest.raises(MalformedError, match="do not end"):
         answer(FULL + b"\0")
 
 
@@ -191,7 +191,7 @@ def test_what_is_no_answer(payload: bytes, says: str | None) -> None:
     if says is None:
         answer(payload)
         return
-    with pytest.raises(Malformed, match=says):
+    with pytest.raises(MalformedError, match=says):
         answer(payload)
 
 
@@ -200,7 +200,7 @@ def test_a_pointer_may_lead_to_a_pointer_but_not_for_ever() -> None:
     steps = [0xC00C] + [0xC000 + at + 2 * number for number in range(200)]
     ladder = b"".join(step.to_bytes(2) for step in steps)
     assert addresses_of(answer(message(record(WWW, 16, ladder), record(ladder[200:202], A, ONE)))) != ()
-    with pytest.raises(Malformed, match="earlier"):
+    with pytest.raises(MalformedError, match="earlier"):
         answer(message(record(WWW, 16, ladder), record(ladder[300:302], A, ONE)))
 
 
@@ -220,7 +220,7 @@ def test_messages_over_tcp_in_any_pieces(cut: int) -> None:
 def test_over_tcp_a_length_below_a_header_ends_it_for_good() -> None:
     stream = DnsStream()
     for data in (framed(CHAIN) + b"\0\x0b", b"", b"x" * 99):
-        with pytest.raises(Malformed, match="short"):
+        with pytest.raises(MalformedError, match="short"):
             stream.feed(data)
 
 
@@ -281,16 +281,16 @@ def test_mutated_answers(changes: list[tuple[int, int]]) -> None:
 def test_random_streams_keep_less_than_a_message(chunks: list[bytes]) -> None:
     stream, whole = DnsStream(), DnsStream()
     got: list[bytes] = []
-    with suppress(Malformed):
+    with suppress(MalformedError):
         for chunk in chunks:
             got += stream.feed(chunk)
         assert whole.feed(b"".join(chunks)) == got
 
 
 def only_an_answer(data: bytes) -> None:
-    with suppress(Malformed):
+    with suppress(MalformedError):
         query(data)
-    with suppress(Malformed):
+    with suppress(MalformedError):
         seen = answer(data)
         assert len(seen.records) <= MAX_RECORDS
         for bound in addresses_of(seen):

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from egress.errors import Malformed
+from egress.errors import MalformedError
 from egress.wire.http import (
     H2_PREFACE,
     MAX_CHUNK_LINE,
@@ -144,19 +144,19 @@ def test_whom_a_request_is_for(line: str, fields: list[str], host: str) -> None:
 )
 def test_ambiguous_or_boundless_requests_are_malformed(data: bytes, says: str) -> None:
     whole, bytewise = RequestStream(), RequestStream()
-    with pytest.raises(Malformed, match=says):
+    with pytest.raises(MalformedError, match=says):
         whole.feed(data)
-    with pytest.raises(Malformed, match=says):
+    with pytest.raises(MalformedError, match=says):
         for at in range(len(data)):
             bytewise.feed(data[at : at + 1])
     for stream in (whole, bytewise):
-        with pytest.raises(Malformed, match=says):
+        with pytest.raises(MalformedError, match=says):
             stream.feed(b"")
 
 
 def test_what_stood_before_a_fault_is_kept() -> None:
     stream = RequestStream()
-    with pytest.raises(Malformed):
+    with pytest.raises(MalformedError):
         stream.feed(POST + request("GET / HTTP/1.1", "bad"))
     assert stream.salvage == [POSTED, Body(b"hello", True)]
 
@@ -240,7 +240,7 @@ def test_where_a_tunnel_opens() -> None:
     ],
 )
 def test_ambiguous_answers_are_malformed(data: bytes, says: str) -> None:
-    with pytest.raises(Malformed, match=says):
+    with pytest.raises(MalformedError, match=says):
         answered(data)
 
 
@@ -336,7 +336,7 @@ def outcome(stream: RequestStream | ResponseStream, chunks: list[bytes]) -> tupl
     try:
         for chunk in chunks:
             facts += stream.feed(chunk)
-    except Malformed as error:
+    except MalformedError as error:
         return [*facts, *stream.salvage], str(error)
     return facts, ""
 
@@ -385,7 +385,7 @@ def test_memory_is_bounded() -> None:
         stream.feed(bytes(100_000))
     assert len(stream._buffer) == 0
     endless = RequestStream()
-    with suppress(Malformed):
+    with suppress(MalformedError):
         for _ in range(50):
             endless.feed(b"GET /" + b"a" * 10_000)
     assert len(endless._buffer) <= MAX_HEAD

@@ -9,7 +9,7 @@ from hpack import Encoder
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from egress.errors import Malformed
+from egress.errors import MalformedError
 from egress.wire.http2 import MAX_BLOCK, MAX_LIST, H2Request, H2RequestStream
 
 DATA, HEADERS, PRIORITY, SETTINGS, PUSH_PROMISE, PING, WINDOW_UPDATE, CONTINUATION = 0, 1, 2, 4, 5, 6, 8, 9
@@ -108,7 +108,7 @@ def test_the_table_may_grow_as_servers_allow_and_no_further() -> None:
     assert len(read(*many, *again)) == 120
     assert read(frame(HEADERS, b"\x20\x3f\xe1\x1f" + block(get()), END_HEADERS, 1))  # to 0 and back to 4096
     encoder.header_table_size = 65537
-    with pytest.raises(Malformed, match="decode"):
+    with pytest.raises(MalformedError, match="decode"):
         read(request(get(), 1, encoder))
 
 
@@ -165,7 +165,7 @@ def huge() -> bytes:
 def test_what_is_refused_stays_refused(data: bytes, says: str) -> None:
     stream = H2RequestStream()
     for chunk, reason in ((data, says), (b"", "before"), (GOOD, "before")):
-        with pytest.raises(Malformed, match=reason):
+        with pytest.raises(MalformedError, match=reason):
             stream.feed(chunk)
 
 
@@ -198,7 +198,7 @@ def test_mutated_connections_however_cut(changes: list[tuple[int, int]], size: i
 def only_requests(data: bytes, size: int = 1 << 20) -> bool:
     """Whether it is well-formed."""
     stream = H2RequestStream()
-    with suppress(Malformed):
+    with suppress(MalformedError):
         for at in range(0, len(data), size):
             for seen in stream.feed(data[at : at + size]):
                 assert seen.stream & 1

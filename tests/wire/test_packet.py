@@ -1,4 +1,4 @@
-"""decode: agreement with scapy and dpkt on valid packets, and Packet or Malformed for everything else."""
+"""decode: agreement with scapy and dpkt on valid packets, and Packet or MalformedError for everything else."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from scapy.layers.l2 import GRE
 from scapy.layers.sctp import SCTP
 from scapy.packet import Raw
 
-from egress.errors import Malformed
+from egress.errors import MalformedError
 from egress.model import Packet
 from egress.wire.packet import MAX_EXTENSIONS, Fragment, addresses, decode, fragment
 
@@ -174,14 +174,14 @@ def test_link_padding_is_cut_off(raw: bytes, padding: bytes) -> None:
 @given(packets())
 @settings(max_examples=40)
 def test_every_truncation(raw: bytes) -> None:
-    """A packet that ends too early is Malformed; a cut copy of it is the same packet with bytes missing."""
+    """A packet that ends too early is MalformedError; a cut copy of it is the same packet with bytes missing."""
     full = decode(raw)
     headers = len(raw) - len(full.payload)
     for size in range(len(raw)):
-        with pytest.raises(Malformed):
+        with pytest.raises(MalformedError):
             decode(raw[:size])
         if size < headers:
-            with pytest.raises(Malformed):
+            with pytest.raises(MalformedError):
                 decode(raw[:size], len(raw))
         else:
             cut = decode(raw[:size], len(raw))
@@ -191,7 +191,7 @@ def test_every_truncation(raw: bytes) -> None:
 
 def only_packet_or_malformed(raw: bytes, wire_length: int | None) -> None:
     assert len(addresses(raw)) == 4
-    with suppress(Malformed):
+    with suppress(MalformedError):
         packet = decode(raw, wire_length)
         assert isinstance(packet, Packet)
         assert len(packet.src) == len(packet.dst) == (4 if packet.version == 4 else 16)
@@ -200,7 +200,7 @@ def only_packet_or_malformed(raw: bytes, wire_length: int | None) -> None:
         assert raw.count(packet.payload) or not packet.payload
         assert packet.length <= max(len(raw), wire_length or 0)
         assert packet.missing <= packet.length
-    with suppress(Malformed):
+    with suppress(MalformedError):
         assert fragment(raw) is None or isinstance(fragment(raw), Fragment)
 
 
@@ -234,7 +234,7 @@ def test_the_quick_way_says_what_the_general_way_says(raw: bytes) -> None:
 
     assert decode(raw) == _decode(raw, len(raw))
     cut = raw[: len(raw) - 3]
-    with suppress(Malformed):
+    with suppress(MalformedError):
         assert decode(cut, len(raw)) == _decode(cut, len(raw))
 
 
@@ -292,7 +292,7 @@ def udp(data: bytes = b"", length: int | None = None) -> bytes:
     ],
 )
 def test_inconsistent_packets_are_malformed(raw: bytes, says: str) -> None:
-    with pytest.raises(Malformed, match=says):
+    with pytest.raises(MalformedError, match=says):
         decode(raw)
 
 
@@ -319,7 +319,7 @@ def test_the_chain_of_extension_headers_is_bounded() -> None:
         return v6((b"\x3c\0" + bytes(6)) * (length - 1) + b"\x06\0" + bytes(6) + tcp(b"x"), 60)
 
     assert decode(chain(MAX_EXTENSIONS)).payload == b"x"
-    with pytest.raises(Malformed, match="too many"):
+    with pytest.raises(MalformedError, match="too many"):
         decode(chain(MAX_EXTENSIONS + 1))
 
 
@@ -370,7 +370,7 @@ def test_ipv6_fragments() -> None:
     ],
 )
 def test_hostile_fragments_are_malformed(raw: bytes, says: str) -> None:
-    with pytest.raises(Malformed, match=says):
+    with pytest.raises(MalformedError, match=says):
         decode(raw)
 
 

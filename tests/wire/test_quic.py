@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF, HKDFExpand
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from egress.errors import Malformed
+from egress.errors import MalformedError
 from egress.wire.quic import MAX_CONNECTIONS, MAX_CRYPTO, MAX_DATAGRAMS, MAX_FRAMES, V1, V2, QuicHello
 from egress.wire.tls import ClientHello
 
@@ -227,7 +227,7 @@ def malformed(says: str, *datagrams: bytes, reader: QuicHello | None = None) -> 
     for each in datagrams[:-1]:
         reader.feed(each)
     for again in (says, "before"):
-        with pytest.raises(Malformed, match=again):
+        with pytest.raises(MalformedError, match=again):
             reader.feed(datagrams[-1])
         assert reader.failed
 
@@ -310,7 +310,7 @@ def test_memory_is_bounded() -> None:
 def test_every_truncation(version: int) -> None:
     packet = Client(version=version).seal(GOOD)
     for size in range(len(packet)):
-        with pytest.raises(Malformed):
+        with pytest.raises(MalformedError):
             QuicHello().feed(packet[:size])
     assert QuicHello().feed(packet + b"\0trailing")
 
@@ -356,7 +356,7 @@ def test_how_a_hello_is_cut_never_matters(data: st.DataObject) -> None:
 
 def only_a_hello(datagrams: Iterable[bytes]) -> None:
     reader = QuicHello()
-    with suppress(Malformed):
+    with suppress(MalformedError):
         for each in datagrams:
             seen = reader.feed(each)
             assert seen is None or (isinstance(seen, ClientHello) and reader.done)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from egress.errors import Malformed
+from egress.errors import MalformedError
 from egress.wire.tls import (
     MAX_HELLO,
     MAX_RECORD,
@@ -90,7 +90,7 @@ def test_byte_by_byte(data: bytes) -> None:
 def test_a_hello_without_records() -> None:
     assert handshake_hello(FULL) == EXPECTED
     for message in (*(FULL[:size] for size in range(len(FULL))), FULL + b"\0", b"\2" + FULL[1:]):
-        with pytest.raises(Malformed):
+        with pytest.raises(MalformedError):
             handshake_hello(message)
 
 
@@ -155,7 +155,7 @@ def test_a_trailing_dot_is_no_part_of_the_name() -> None:
     ],
 )
 def test_what_is_no_hello(data: bytes, says: str) -> None:
-    with pytest.raises(Malformed, match=says):
+    with pytest.raises(MalformedError, match=says):
         client_hello(data)
 
 
@@ -163,7 +163,7 @@ def test_a_large_hello_is_read_and_a_larger_one_is_not() -> None:
     room = MAX_HELLO - len(hello(extension(21, b""))) + 4
     fits = client_hello(records(hello(extension(21, bytes(room)))))
     assert fits is not None
-    with pytest.raises(Malformed, match="ClientHello length"):
+    with pytest.raises(MalformedError, match="ClientHello length"):
         client_hello(records(b"\x01" + vector(3, bytes(MAX_HELLO + 1))))
 
 
@@ -226,12 +226,12 @@ def test_random_bytes_give_an_answer(start: bytes, data: bytes) -> None:
 
 
 def answers(data: bytes) -> None:
-    """A value, None or Malformed, and the answer on a prefix is never taken back."""
+    """A value, None or MalformedError, and the answer on a prefix is never taken back."""
     final: ClientHello | str | None = None
     for size in range(0, len(data) + 1, 3):
         try:
             now: ClientHello | str | None = client_hello(data[:size])
-        except Malformed as error:
+        except MalformedError as error:
             now = str(error)
         assert final is None or now == final
         final = now

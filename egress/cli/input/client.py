@@ -34,7 +34,7 @@ MAX_TOKEN = 256  # characters
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 
-class Api:
+class ApiClient:
     """One API. Every method raises InputError for what the caller got wrong, EgressError for all else that fails."""
 
     def __init__(self, url: str, token: str, ca: Path | None, config: Config, case: str | None = None) -> None:
@@ -65,7 +65,7 @@ class Api:
         else:
             self._here.close()
 
-    def __enter__(self) -> Api:
+    def __enter__(self) -> ApiClient:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -178,7 +178,7 @@ def api_options(command: _F) -> _F:
     def with_api(
         *args: object, url: str, token_file: Path | None, ca: Path | None, config_file: Path | None, **kwargs: object
     ) -> object:
-        with Api(url, _token(token_file), ca, load_config(config_file), chosen_case()) as api:
+        with ApiClient(url, _token(token_file), ca, load_config(config_file), chosen_case()) as api:
             return command(*args, api=api, **kwargs)
 
     return with_api  # type: ignore[return-value]

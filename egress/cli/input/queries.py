@@ -22,7 +22,7 @@ from egress.store.database.database import open_database
 from egress.store.database.handles import Engine
 from egress.store.database.tables import flows
 from egress.store.query.reader import finding_ids, flow_ids
-from egress.store.query.search import FIELDS, InvalidQuery, compile_query
+from egress.store.query.search import FIELDS, InvalidQueryError, compile_query
 from egress.store.query.timeline import span
 
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -52,11 +52,11 @@ class QueryCommand(click.Command):
 
 
 def checked(words: Sequence[str], now: float) -> str:
-    """The words as one query. Raises InvalidQuery, once the place of the mistake is pointed at."""
+    """The words as one query. Raises InvalidQueryError, once the place of the mistake is pointed at."""
     text = " ".join(word.strip() for word in words)
     try:
         compile_query(text, flows, now)
-    except InvalidQuery as mistake:
+    except InvalidQueryError as mistake:
         for line in pointed(text, mistake.column):
             click.echo(line, err=True)
         raise

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import click
 
-from egress.cli.input.client import Api
+from egress.cli.input.client import ApiClient
 from egress.cli.output.tables import as_json
 from egress.cli.output.text import plain
 
@@ -34,7 +34,7 @@ def rule_options(command: _F) -> _F:
     return command
 
 
-def make(api: Api, action: str, fields: dict[str, Any], output: str, *, dry_run: bool) -> None:
+def make(api: ApiClient, action: str, fields: dict[str, Any], output: str, *, dry_run: bool) -> None:
     """POST the rule and say what is in force now."""
     ports, protocol = list(map(_number, fields.pop("ports"))), _number(fields.pop("protocol"))
     body = {"action": action, **fields, "ports": ports, "protocol": protocol}

@@ -10,7 +10,7 @@ from egress.cli.output.processes import process_lines, program
 from egress.cli.output.text import endpoint, hexdump, labelled, size, when
 from egress.model import Action, Effect, Mode, Reason, Rule, Step
 from egress.records.shape import FindingRecord, FlowRecord
-from egress.store.query.story import BEFORE, FlowStory, Kept
+from egress.store.query.story import BEFORE, FlowStory, KeptPackets
 from egress.store.recording.steps import Doing
 
 REASONS = {
@@ -114,7 +114,7 @@ def _call(step: Step) -> str:
     return f"{step.tool or 'a tool'} (step {step.id} of episode {step.episode})"
 
 
-def kept_line(finding_id: str, kept: Kept | None) -> str:
+def kept_line(finding_id: str, kept: KeptPackets | None) -> str:
     """Whether there are packets of a finding."""
     if kept is None:
         return labelled("packets", "none are kept")

@@ -20,7 +20,7 @@ from collections.abc import Iterable
 
 from egress.errors import EgressError
 from egress.gateway.attribution.finder import Finder
-from egress.gateway.journal.journal import Journal
+from egress.gateway.journal.journal import JournalWriter
 from egress.gateway.kernel import privileges
 from egress.gateway.pipe.lines import LineReader, LineWriter
 from egress.gateway.pipe.messages import Setup, encode, setup_from
@@ -43,7 +43,7 @@ class Attribution:
     def __init__(self, setup: Setup) -> None:
         self.workers = [socket.socket(fileno=end) for end in setup.attribution]
         self.counts: Counter[str] = Counter(found=0, gone=0, unknown=0, garbage=0, unwritten=0)
-        self.journal = Journal(setup.config.journal_dir, 0, setup.config.journal, writer="process")
+        self.journal = JournalWriter(setup.config.journal_dir, 0, setup.config.journal, writer="process")
         self.journal.grant(setup.journal.limit, full=setup.journal.full)
         self._finder = Finder()
         self._waiting: dict[str, socket.socket] = {}  # flow ids that workers wait to hear back

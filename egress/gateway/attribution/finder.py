@@ -16,9 +16,9 @@ from dataclasses import dataclass, field
 from egress.gateway.attribution import diag, tables
 from egress.gateway.attribution.cgroups import container, group
 from egress.gateway.attribution.cmdline import CommandLines
-from egress.gateway.attribution.namespaces import Identity, Namespaces, Unknown
+from egress.gateway.attribution.namespaces import Identity, Namespaces, UnknownNamespaceError
 from egress.gateway.attribution.proc import Process, look
-from egress.gateway.attribution.search import RECENT, Held, Search
+from egress.gateway.attribution.search import RECENT, HeldSocket, Search
 from egress.gateway.pipe.note import Note
 from egress.model import protocol_name
 from egress.records.shape import ProcessRecord, ProcessStatus
@@ -45,7 +45,7 @@ class _Agent:
     count: int = 0  # of notes in `waiting`
     wanted: dict[int, list[tuple[Note, int]]] = field(default_factory=dict)  # of the search under way
     search: Search | None = None
-    steps: Iterator[Held | None] = field(default_factory=lambda: iter(()))
+    steps: Iterator[HeldSocket | None] = field(default_factory=lambda: iter(()))
     spent: float = 0.0
     rests: float = 0.0  # until when nothing is searched for it (monotonic)
     stays: float = 0.0  # until when it is searched for in its namespace only
@@ -99,9 +99,9 @@ class Finder:
                     with self._namespaces.inside(place):
                         found = tables.ask(note)
                 identity = place.identity
-        except Unknown as why:
+        except UnknownNamespaceError as why:
             return failed(note, UNKNOWN, str(why))
-        except tables.Ambiguous:
+        except tables.AmbiguousSocketError:
             return failed(note, UNKNOWN, f"more than one raw socket of {protocol_name(note.proto)} could have sent it")
         except OSError as error:
             return failed(note, UNKNOWN, f"the kernel does not answer: {error.strerror or error}")

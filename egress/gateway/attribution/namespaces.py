@@ -31,7 +31,7 @@ _V = TypeVar("_V")
 Identity = tuple[int, int]  # device and inode of a namespace's file
 
 
-class Unknown(Exception):  # noqa: N818 - an answer, not a fault
+class UnknownNamespaceError(Exception):
     """The process cannot be looked for; the text says why."""
 
 
@@ -45,7 +45,7 @@ class End:
 
 
 @dataclass(slots=True)
-class Place:
+class OpenNamespace:
     """A namespace, open: close it soon."""
 
     identity: Identity
@@ -74,13 +74,13 @@ class Namespaces:
         os.close(self._home)
         self._route.close()
 
-    def behind(self, interface: int, address: bytes) -> Place:
-        """The namespace that an address behind an interface (index) is in. Raises Unknown, OSError."""
+    def behind(self, interface: int, address: bytes) -> OpenNamespace:
+        """The namespace that an address behind an interface (index) is in. Raises UnknownNamespaceError, OSError."""
         known = self._owners.get((interface, address))
         for end in [*([] if known is None else [known]), *self._ends(interface)]:
             try:
                 place = self._open(end)
-            except Unknown:
+            except UnknownNamespaceError:
                 if not end.shared:
                     raise
                 continue
@@ -90,10 +90,10 @@ class Namespaces:
                 return place
             place.close()
             self._owners.pop((interface, address), None)
-        raise Unknown("no namespace on this host has the flow's address")
+        raise UnknownNamespaceError("no namespace on this host has the flow's address")
 
     @contextmanager
-    def inside(self, place: Place) -> Iterator[None]:
+    def inside(self, place: OpenNamespace) -> Iterator[None]:
         """This thread is in the namespace meanwhile."""
         with self._entered(place.descriptor):
             yield
@@ -101,17 +101,19 @@ class Namespaces:
     def _ends(self, interface: int) -> Iterator[End]:
         found = links.link(self._route, interface)
         if found is None:
-            raise Unknown("the gateway's interface to the agent is gone")
+            raise UnknownNamespaceError("the gateway's interface to the agent is gone")
         ends = links.ports(self._route, interface) if found.kind == "bridge" else [found]
         inside = [each for each in ends if each.kind == "veth" and each.nsid is not None]
         if not inside:
             kind = found.kind or "device"
-            raise Unknown(f"the agent is not on this host: no namespace of this host is behind {found.name} ({kind})")
+            raise UnknownNamespaceError(
+                f"the agent is not on this host: no namespace of this host is behind {found.name} ({kind})"
+            )
         for each in inside:
             if each.nsid is not None:
                 yield End(each.nsid, each.peer, len(inside) > 1)
 
-    def _open(self, end: End) -> Place:
+    def _open(self, end: End) -> OpenNamespace:
         descriptor = self._descriptor(end.nsid)
         opened: list[socket.socket] = []
         try:
@@ -125,7 +127,7 @@ class Namespaces:
             for each in opened:
                 each.close()
             raise
-        return Place((facts.st_dev, facts.st_ino), end.device, descriptor, *opened)
+        return OpenNamespace((facts.st_dev, facts.st_ino), end.device, descriptor, *opened)
 
     @contextmanager
     def _entered(self, descriptor: int) -> Iterator[None]:
@@ -139,7 +141,7 @@ class Namespaces:
                 raise SystemExit(f"egress attribution: cannot leave an agent's namespace: {error}") from None
 
     def _descriptor(self, wanted: int) -> int:
-        """An open descriptor of the namespace with our number for it. Raises Unknown."""
+        """An open descriptor of the namespace with our number for it. Raises UnknownNamespaceError."""
         path = self._names.get(wanted)
         if path is not None:
             if (descriptor := self._matching(path, wanted)) is not None:
@@ -147,7 +149,7 @@ class Namespaces:
             del self._names[wanted]
         now = time.monotonic()
         if now < self._absent.get(wanted, 0.0):
-            raise Unknown("the agent's namespace was not found a moment ago")
+            raise UnknownNamespaceError("the agent's namespace was not found a moment ago")
         seen: set[Identity] = set()
         for path in _paths():
             if (identity := namespace_of(path)) in seen or identity is None:
@@ -157,7 +159,7 @@ class Namespaces:
                 _remember(self._names, wanted, path)
                 return descriptor
         _remember(self._absent, wanted, now + ABSENT_SECONDS)
-        raise Unknown("no process or name on this host leads to the agent's namespace")
+        raise UnknownNamespaceError("no process or name on this host leads to the agent's namespace")
 
     def _matching(self, path: str, wanted: int) -> int | None:
         try:

@@ -20,7 +20,7 @@ STEP = 64  # descriptors between two looks at the clock
 RECENT = 8  # processes of an agent remembered
 
 
-class Held(NamedTuple):
+class HeldSocket(NamedTuple):
     """A socket and the process that holds it."""
 
     inode: int
@@ -42,7 +42,7 @@ class Search:
         self._namespace, self._recent, self._look, self._everywhere = namespace, recent, look, everywhere
         self._names = {b"socket:[%d]" % inode: inode for inode in inodes}
 
-    def steps(self) -> Iterator[Held | None]:
+    def steps(self) -> Iterator[HeldSocket | None]:
         """A holder, or None for a step without one; ends when nothing is missing or nobody is left to look at."""
         others: list[int] = []
         for part in (self._known(), self._inside(others), self._abroad(others)):
@@ -51,11 +51,11 @@ class Search:
                 if not self.missing:
                     return
 
-    def _known(self) -> Iterator[Held | None]:
+    def _known(self) -> Iterator[HeldSocket | None]:
         for pid in tuple(self._recent):
             yield from self._process(pid)
 
-    def _inside(self, others: list[int]) -> Iterator[Held | None]:
+    def _inside(self, others: list[int]) -> Iterator[HeldSocket | None]:
         """The namespace's, and who is not."""
         inside = []
         for pid in newest_first():
@@ -68,12 +68,12 @@ class Search:
         for pid in inside:
             yield from self._threads(pid)
 
-    def _abroad(self, others: list[int]) -> Iterator[Held | None]:
+    def _abroad(self, others: list[int]) -> Iterator[HeldSocket | None]:
         self.abroad = self._everywhere
         for pid in others if self._everywhere else ():
             yield from self._process(pid)
 
-    def _process(self, pid: int) -> Iterator[Held | None]:
+    def _process(self, pid: int) -> Iterator[HeldSocket | None]:
         directory = open_directory(pid)
         if directory is None:
             return
@@ -83,7 +83,7 @@ class Search:
         finally:
             os.close(directory)
 
-    def _threads(self, pid: int) -> Iterator[Held | None]:
+    def _threads(self, pid: int) -> Iterator[HeldSocket | None]:
         directory = open_directory(pid)
         if directory is None:
             return
@@ -95,7 +95,7 @@ class Search:
         finally:
             os.close(directory)
 
-    def _descriptors(self, pid: int, directory: int, table: str) -> Iterator[Held | None]:
+    def _descriptors(self, pid: int, directory: int, table: str) -> Iterator[HeldSocket | None]:
         try:
             opened = os.open(table, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=directory)
         except OSError:
@@ -116,11 +116,11 @@ class Search:
         finally:
             os.close(opened)
 
-    def _found(self, inode: int, pid: int, directory: int) -> Held:
+    def _found(self, inode: int, pid: int, directory: int) -> HeldSocket:
         if pid in self._recent:
             self._recent.remove(pid)
         self._recent.appendleft(pid)
-        return Held(inode, self._look(pid, directory))
+        return HeldSocket(inode, self._look(pid, directory))
 
 
 def _target(name: str, opened: int) -> bytes:

@@ -24,12 +24,14 @@ _LINE = re.compile(
 )
 
 
-class Ambiguous(Exception):  # noqa: N818 - an answer, not a fault
+class AmbiguousSocketError(Exception):
     """More than one socket could have sent it."""
 
 
 def ask(note: Note) -> Socket | None:
-    """The socket behind a flow without TCP or UDP, in the namespace this thread is in. Raises Ambiguous, OSError."""
+    """The socket behind a flow without TCP or UDP, in the namespace this thread is in. Raises AmbiguousSocketError,
+    OSError.
+    """
     version = "" if len(note.local) == 4 else "6"
     if note.proto in ECHO:
         for port, found in rows(_read(f"icmp{version}")):
@@ -37,7 +39,7 @@ def ask(note: Note) -> Socket | None:
                 return found
     raw = {found for port, found in rows(_read(f"raw{version}")) if port == note.proto}
     if len(raw) > 1:
-        raise Ambiguous
+        raise AmbiguousSocketError
     return next(iter(raw), None)
 
 

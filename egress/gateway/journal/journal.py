@@ -28,7 +28,7 @@ NO_ROOM = "journal.max_bytes is reached"
 UNBOUNDED = 1 << 62
 
 
-class Journal:
+class JournalWriter:
     """Append-only segments of one worker. While not `open` nothing new should pass: it might leave no record."""
 
     def __init__(

@@ -30,7 +30,7 @@ _TUPLE_IP = 1
 _SOURCES = (1, 3)  # CTA_IP_V4_SRC, CTA_IP_V6_SRC
 
 
-class Entry(NamedTuple):
+class ConntrackEntry(NamedTuple):
     """A connection: the packed addresses of its two ends, and the attributes that name it."""
 
     family: int
@@ -106,7 +106,7 @@ def message(kind: int, flags: int, family: int, body: bytes) -> bytes:
     return netlink.request(_SUBSYSTEM_CONNTRACK | kind, netlink.generic(family) + body, flags=flags)
 
 
-def parse(body: bytes) -> Entry | None:
+def parse(body: bytes) -> ConntrackEntry | None:
     """Parse the entry in a message. None: an end of the connection is missing."""
     found = attributes(body[netlink.GENERIC_BYTES :])
     ends = [_source(found.get(kind, b"")) for kind in (_ORIGINAL, _REPLY)]
@@ -115,7 +115,7 @@ def parse(body: bytes) -> Entry | None:
     name = b"".join(
         attribute(kind | (kind == _ORIGINAL) << 15, found[kind]) for kind in (_ORIGINAL, _ZONE, _ID) if kind in found
     )
-    return Entry(body[0], (ends[0], ends[1]), name)
+    return ConntrackEntry(body[0], (ends[0], ends[1]), name)
 
 
 def _source(end: bytes) -> bytes:

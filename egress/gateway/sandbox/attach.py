@@ -31,7 +31,7 @@ _Interface = ipaddress.IPv4Interface | ipaddress.IPv6Interface
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class AttachPoint:
     """Where an agent is: what `egress.gateway.kernel.chains.Attachment` needs, but for queue numbers."""
 
     agent: str
@@ -39,7 +39,7 @@ class Place:
     networks: tuple[str, ...]  # CIDRs, both families
 
 
-def resolve(kind: str, value: str, name: str) -> Place:
+def resolve(kind: str, value: str, name: str) -> AttachPoint:
     """Look up `value` (see the module's table) for the agent called `name`. Raises InputError."""
     if kind == "netns":
         return _netns(value, name)
@@ -68,12 +68,12 @@ def behind(kind: str, value: str) -> str:
     return interface
 
 
-def _netns(value: str, name: str) -> Place:
+def _netns(value: str, name: str) -> AttachPoint:
     interface, inside, shared = _veth(value)
     networks = [str(ipaddress.ip_network(each.ip) if shared else each.network) for each in _addresses(inside)]
     if not networks:
         raise InputError(f"namespace {value} has no address on its veth: give it one, then add the agent")
-    return Place(name, interface, tuple(dict.fromkeys(networks)))
+    return AttachPoint(name, interface, tuple(dict.fromkeys(networks)))
 
 
 def _veth(value: str) -> tuple[str, dict[str, Any], bool]:
@@ -95,17 +95,17 @@ def _veth(value: str) -> tuple[str, dict[str, Any], bool]:
     )
 
 
-def _interface(value: str, name: str) -> Place:
+def _interface(value: str, name: str) -> AttachPoint:
     link = _link(value)
     if "master" in link:
         raise InputError(f"{value} is a port of bridge {link['master']}: add `interface {link['master']}` instead")
     networks = tuple(str(part) for each in _addresses(link) for part in each.network.address_exclude(_host(each)))
     if not networks:
         raise InputError(f"{value} has no address: say which networks are the agent's, as CIDR@{value}")
-    return Place(name, value, networks)
+    return AttachPoint(name, value, networks)
 
 
-def _cidr(value: str, name: str) -> Place:
+def _cidr(value: str, name: str) -> AttachPoint:
     cidr, at, interface = value.rpartition("@")
     if not at:
         raise InputError(f"{value!r} is not CIDR@interface, e.g. 10.5.0.0/24@eth1")
@@ -114,7 +114,7 @@ def _cidr(value: str, name: str) -> Place:
     except ValueError as error:
         raise InputError(f"{error}: write CIDR@interface, e.g. 10.5.0.0/24@eth1") from None
     _link(interface)
-    return Place(name, interface, (str(network),))
+    return AttachPoint(name, interface, (str(network),))
 
 
 def _link(interface: str) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 from egress.errors import EgressError
 from egress.gateway.sandbox import attach
-from egress.gateway.supervisor.roster import Entry, interface_index
+from egress.gateway.supervisor.roster import RosterEntry, interface_index
 from egress.store.database.tables import SANDBOX
 from egress.store.policy.agents import StoredAgent
 
@@ -18,7 +18,7 @@ RETRY_SECONDS = 1.0
 log = logging.getLogger("egress.gateway")
 
 
-class Stored:
+class Attachments:
     """Looks them up; who cannot be attached yet is `absent` (name -> why) and tried again.
 
     Whatever makes somebody absent, some of it an agent can do (take its addresses away): where its interface is known,
@@ -31,7 +31,7 @@ class Stored:
         self._waiting: list[StoredAgent] = []
         self._interfaces: dict[str, str] = {}  # agent name -> where it was last
 
-    def entries(self, agents: Iterable[StoredAgent]) -> list[Entry]:
+    def entries(self, agents: Iterable[StoredAgent]) -> list[RosterEntry]:
         """All that can be attached, and the interfaces of those that cannot. Sandboxes are not its business."""
         found, waiting, absent = [], [], {}
         for stored in agents:
@@ -44,7 +44,7 @@ class Stored:
                 absent[stored.agent.name] = str(error)
                 if interface := attach.behind(stored.kind, stored.value) or self._interfaces.get(stored.agent.name):
                     agent = dataclasses.replace(stored.agent, networks=())
-                    found.append(Entry(agent, interface, 0, masquerade=False, absent=True))
+                    found.append(RosterEntry(agent, interface, 0, masquerade=False, absent=True))
         self._interfaces = {entry.agent.name: entry.interface for entry in found}
         for name in absent.keys() - self.absent.keys():
             log.warning("agent %s is not attached yet: %s", name, absent[name])
@@ -67,7 +67,7 @@ def _attachable(stored: StoredAgent) -> bool:
     return True
 
 
-def _entry(stored: StoredAgent) -> Entry:
+def _entry(stored: StoredAgent) -> RosterEntry:
     place = attach.resolve(stored.kind, stored.value, stored.agent.name)
     agent = stored.agent if stored.agent.networks else dataclasses.replace(stored.agent, networks=place.networks)
-    return Entry(agent, place.interface, interface_index(place.interface), masquerade=False)
+    return RosterEntry(agent, place.interface, interface_index(place.interface), masquerade=False)

@@ -27,7 +27,7 @@ _SO_SNDBUFFORCE = 32  # asm-generic/socket.h
 log = logging.getLogger("egress.gateway")
 
 
-class Attribution(Companion):
+class AttributionProcess(Companion):
     """The process for `size` workers; none where the config has it switched off.
 
     `room` says how much it may have written to its journal, all in all, when it had written so much.

@@ -89,7 +89,7 @@ class Companion:
                 self._heard = time.monotonic()
 
 
-class Recorder(Companion):
+class RecorderProcess(Companion):
     """The process that moves journals into the database."""
 
     name = "recorder"

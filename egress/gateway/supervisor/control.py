@@ -17,7 +17,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-from egress.control import NotRunning
+from egress.control import NotRunningError
 from egress.errors import EgressError, InputError
 from egress.gateway.pipe.messages import encode
 
@@ -98,7 +98,7 @@ class Server:
             try:
                 answer = {"ok": True, **await self._handle(session, _request(line))}
             except EgressError as error:
-                gone, wrong = isinstance(error, NotRunning), isinstance(error, InputError)
+                gone, wrong = isinstance(error, NotRunningError), isinstance(error, InputError)
                 answer = {"ok": False, "error": str(error), "gone": gone, "input": wrong}
             writer.write(encode(answer))
             await writer.drain()

@@ -14,7 +14,7 @@ from egress.model import Agent
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class RosterEntry:
     """An agent behind an interface that exists now."""
 
     agent: Agent
@@ -28,11 +28,11 @@ class Roster:
     """Entries by agent name. All agents of an interface go to one worker, and stay there while it is attached."""
 
     def __init__(self, workers: int) -> None:
-        self.entries: dict[str, Entry] = {}
+        self.entries: dict[str, RosterEntry] = {}
         self._workers = workers
         self._assigned: dict[str, int] = {}
 
-    def replace(self, entries: Iterable[Entry]) -> None:
+    def replace(self, entries: Iterable[RosterEntry]) -> None:
         """Set who is watched; new interfaces go to the workers with the fewest."""
         self.entries = {entry.agent.name: entry for entry in entries}
         present = {entry.interface for entry in self.entries.values()}
@@ -78,7 +78,7 @@ class Roster:
         return [name for name, entry in here if interface_index(entry.interface) != entry.index]
 
 
-def _adopted(entry: Entry, agent: Agent | None) -> Entry:
+def _adopted(entry: RosterEntry, agent: Agent | None) -> RosterEntry:
     if agent is None:
         return entry
     return dataclasses.replace(entry, agent=dataclasses.replace(agent, networks=entry.agent.networks))

@@ -12,7 +12,7 @@ from egress.errors import EgressError, InputError
 from egress.gateway.pipe.messages import rule_from
 from egress.gateway.sandbox import sandbox
 from egress.gateway.sandbox.sandbox import Sandbox
-from egress.gateway.supervisor.roster import Entry, interface_index
+from egress.gateway.supervisor.roster import RosterEntry, interface_index
 from egress.model import AGENT_NAME, Action, Agent, Mode, Rule
 from egress.policy.budgettext import budgets_from_json
 
@@ -20,7 +20,7 @@ MAX_SANDBOXES = 4096
 
 
 @dataclass(frozen=True, slots=True)
-class Opened:
+class OpenedSandbox:
     """A sandbox in use."""
 
     agent: Agent
@@ -32,7 +32,7 @@ class Sandboxes:
     """By agent name. Not for two threads at a time."""
 
     def __init__(self, config: Config) -> None:
-        self.open: dict[str, Opened] = {}
+        self.open: dict[str, OpenedSandbox] = {}
         self._config = config
 
     def names(self) -> set[str]:
@@ -45,7 +45,7 @@ class Sandboxes:
             sandbox.destroy(one, self._config)
         return len(left)
 
-    def create(self, request: dict[str, Any], taken: Set[str]) -> Opened:
+    def create(self, request: dict[str, Any], taken: Set[str]) -> OpenedSandbox:
         """Make one as `sandbox.open` asks: agent (empty: a name is made up), mode, default, rules, budgets."""
         name = request.get("agent") or f"run-{secrets.token_hex(4)}"
         if not isinstance(name, str) or not AGENT_NAME.fullmatch(name):
@@ -65,7 +65,7 @@ class Sandboxes:
         made = sandbox.create(name, sandbox.free_index(self._config), self._config)
         agent = Agent(name, made.networks, mode, default, ("sandbox",), budgets)
         own = tuple(replace(rule, agent=name, id=f"{name}:{rule.id}") for rule in rules)
-        self.open[name] = Opened(agent, made, own)
+        self.open[name] = OpenedSandbox(agent, made, own)
         return self.open[name]
 
     def destroy(self, name: str) -> None:
@@ -75,9 +75,11 @@ class Sandboxes:
             sandbox.destroy(opened.sandbox, self._config)
             del self.open[name]
 
-    def entries(self) -> list[Entry]:
+    def entries(self) -> list[RosterEntry]:
         """A sandbox stays listed when its agent deletes its own interface: its summary is still asked for."""
         return [
-            Entry(opened.agent, opened.sandbox.interface, interface_index(opened.sandbox.interface), masquerade=True)
+            RosterEntry(
+                opened.agent, opened.sandbox.interface, interface_index(opened.sandbox.interface), masquerade=True
+            )
             for opened in self.open.values()
         ]

@@ -17,23 +17,23 @@ from pathlib import Path
 from typing import Any
 
 from egress.config import Config
-from egress.control import NotRunning
+from egress.control import NotRunningError
 from egress.errors import EgressError
 from egress.gateway.kernel import iptables
 from egress.gateway.pipe.messages import Setup
 from egress.gateway.supervisor import checks, rulekeeper, startup, unmark
-from egress.gateway.supervisor.attachments import Stored
-from egress.gateway.supervisor.attribution import Attribution
+from egress.gateway.supervisor.attachments import Attachments
+from egress.gateway.supervisor.attribution import AttributionProcess
 from egress.gateway.supervisor.coalesce import Coalesced
-from egress.gateway.supervisor.companions import Recorder
+from egress.gateway.supervisor.companions import RecorderProcess
 from egress.gateway.supervisor.control import Server, Session
 from egress.gateway.supervisor.database import policywriter
-from egress.gateway.supervisor.database.holds import Holds
-from egress.gateway.supervisor.database.link import Away
+from egress.gateway.supervisor.database.holds import HoldDesk
+from egress.gateway.supervisor.database.link import DatabaseAwayError
 from egress.gateway.supervisor.database.policysync import Following
 from egress.gateway.supervisor.journals import Journals, fitted
 from egress.gateway.supervisor.pool import Hooks, Pool
-from egress.gateway.supervisor.roster import Entry, Roster
+from egress.gateway.supervisor.roster import Roster, RosterEntry
 from egress.gateway.supervisor.sandboxes import Sandboxes
 from egress.model import Action, Agent
 from egress.store.database.tables import SANDBOX
@@ -71,15 +71,15 @@ class Gateway:
         self.sandboxes = Sandboxes(config)
         file = policywriter.PolicyFile(config, options.policy)
         self.following = Following(config, file, self.sandboxes.names, self._edited, self._changed)
-        self.holds = Holds(self.following.ledger, self._refuse)
-        self.stored = Stored()
+        self.holds = HoldDesk(self.following.ledger, self._refuse)
+        self.stored = Attachments()
         self.roster = Roster(size)
         self.guard = rulekeeper.Guard(config, self.roster)
         self.journals = Journals(config, writers)
         hooks = Hooks(self._setup, self.following.inforce.orders, self.holds.heard, self._worker_gone)
         self.pool = Pool(size, hooks, base=config.queue.base, watchdog=config.watchdog)
-        self.recorder = Recorder(config)
-        self.attribution = Attribution(config, size, self.journals.room)
+        self.recorder = RecorderProcess(config)
+        self.attribution = AttributionProcess(config, size, self.journals.room)
         self.server = Server(config.control_socket, self._handle)
         self._attaching, self._pardoning = Coalesced(self._reattach), Coalesced(self._pardon)
         self._changing = asyncio.Lock()
@@ -116,7 +116,7 @@ class Gateway:
         except EgressError as error:
             problem = f"the policy in force stays: {error}"
             log.error("%s", problem)
-            with contextlib.suppress(Away):
+            with contextlib.suppress(DatabaseAwayError):
                 await self.following.catch_up()  # agents, all the same
         await self._reattach()
         await self._pardoning.settled()
@@ -225,7 +225,7 @@ class Gateway:
             attribution=self.attribution.end_of(index),
         )
 
-    def _entries(self) -> list[Entry]:
+    def _entries(self) -> list[RosterEntry]:
         return [*self.stored.entries(self.following.inforce.agents), *self.sandboxes.entries()]
 
     async def _reattach(self) -> None:
@@ -291,7 +291,7 @@ class Gateway:
     async def _handle(self, session: Session, message: dict[str, Any]) -> dict[str, object]:
         operation = message["op"]
         if self._stopping.is_set():
-            raise NotRunning("the gateway is stopping; try again")
+            raise NotRunningError("the gateway is stopping; try again")
         if operation == "status":
             return await self._status()
         if operation == "reload":
@@ -330,7 +330,7 @@ class Gateway:
             await self._attach()  # ends its flows: their last records name the rules they lived by
         try:
             await self.following.write(lambda connection: policywriter.leave(connection, self.config.host_name, name))
-        except Away as error:
+        except DatabaseAwayError as error:
             log.warning("the rules of sandbox %s stay until the database is back: %s", name, error)
         log.info("sandbox %s is gone", name)
 
@@ -354,7 +354,7 @@ class Gateway:
             **self.following.status(),
         }
 
-    def _agent(self, entry: Entry) -> dict[str, object]:
+    def _agent(self, entry: RosterEntry) -> dict[str, object]:
         agent: Agent = entry.agent
         return {
             "name": agent.name,

@@ -20,12 +20,12 @@ from egress.config import Config
 from egress.errors import EgressError
 from egress.gateway.kernel import conntrack
 from egress.gateway.kernel.marks import VALUES, Marks
-from egress.gateway.supervisor.roster import Entry
+from egress.gateway.supervisor.roster import RosterEntry
 
 log = logging.getLogger("egress.gateway")
 
 
-def pardon(entries: Iterable[Entry], config: Config) -> None:
+def pardon(entries: Iterable[RosterEntry], config: Config) -> None:
     """Let the engine judge again what the kernel refuses by itself. Call it once the workers know what has changed."""
     marks = Marks(config.mark_mask)
     try:
@@ -35,7 +35,7 @@ def pardon(entries: Iterable[Entry], config: Config) -> None:
         log.error("what was refused stays refused for as long as it is tried: %s", error)
 
 
-def listen_again(entries: Iterable[Entry], config: Config) -> None:
+def listen_again(entries: Iterable[RosterEntry], config: Config) -> None:
     """Queue the replies of settled connections too: their agents may receive nothing any more."""
     marks = Marks(config.mark_mask)
     networks = _networks(entry for entry in entries if entry.agent.quarantined)
@@ -46,7 +46,7 @@ def listen_again(entries: Iterable[Entry], config: Config) -> None:
         log.error("a quarantined agent may receive until it next sends something: %s", error)
 
 
-def forget(entries: Iterable[Entry], config: Config) -> None:
+def forget(entries: Iterable[RosterEntry], config: Config) -> None:
     """Before an agent's first packet, and after its last one."""
     found, marks = list(entries), Marks(config.mark_mask)
     attached = _networks(entry for entry in found if not entry.masquerade)
@@ -58,5 +58,5 @@ def forget(entries: Iterable[Entry], config: Config) -> None:
         log.error("connections of an agent that came or went keep their marks: %s", error)
 
 
-def _networks(entries: Iterable[Entry]) -> set[str]:
+def _networks(entries: Iterable[RosterEntry]) -> set[str]:
     return {network for entry in entries for network in entry.agent.networks}

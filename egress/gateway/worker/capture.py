@@ -21,7 +21,7 @@ def seconds(micros: int) -> float:
     return whole + rest / 1_000_000
 
 
-class Capture:
+class CaptureWriter:
     """One worker's capture file, created at once. Times are the engine's own, exact to the microsecond."""
 
     def __init__(self, directory: Path, index: int, ts: float, limit: int = CAPTURE_BYTES) -> None:

@@ -21,12 +21,12 @@ from netfilterqueue import Packet as QueuedPacket
 import signatures
 from egress.engine.engine import Engine
 from egress.errors import EgressError
-from egress.gateway.journal.journal import Journal
+from egress.gateway.journal.journal import JournalWriter
 from egress.gateway.kernel import nfnetlink, privileges
 from egress.gateway.kernel.marks import Marks
 from egress.gateway.pipe.messages import Draft, Setup, Watched, watched_from
 from egress.gateway.worker.anomalies import Anomalies
-from egress.gateway.worker.capture import Capture, seconds
+from egress.gateway.worker.capture import CaptureWriter, seconds
 from egress.gateway.worker.identity import Identity
 from egress.gateway.worker.notifier import Asking
 from egress.gateway.worker.notifier import Kept as Refusal
@@ -54,10 +54,10 @@ class Worker:
         self.engine = Engine(config.limits, Policy(), known, gate_queries=config.gate_queries)
         self.watched = setup.agents
         self.identity = Identity(setup.agents)
-        self.journal = Journal(config.journal_dir, setup.index, config.journal)
+        self.journal = JournalWriter(config.journal_dir, setup.index, config.journal)
         self.journal.grant(setup.journal.limit, full=setup.journal.full)
         self._refuses = config.journal.on_full == "refuse"
-        self.capture = Capture(Path(setup.capture), setup.index, now()) if setup.capture else None
+        self.capture = CaptureWriter(Path(setup.capture), setup.index, now()) if setup.capture else None
         marks = Marks(config.mark_mask)
         self._settled, self._undecided = marks.value("settled"), marks.value("undecided")
         self._recheck = marks.value("recheck")

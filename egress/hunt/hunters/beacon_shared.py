@@ -22,7 +22,7 @@ from itertools import chain
 
 import numpy as np
 
-from egress.hunt.beacons import Found, Level, place
+from egress.hunt.beacons import BeaconCandidate, Level, place
 from egress.hunt.hunter import Haul, Settings
 from egress.hunt.regularity import WINDOWS, Floats, Regular, events, evidence, regular
 from egress.store.query.history import History, Series, Window
@@ -75,7 +75,7 @@ def _each(series: Series) -> Iterator[Floats]:
     return (moments / 1e6 for moments in np.split(series.moments[order], cuts))
 
 
-def _found(series: Series, found: Regular, window: Window) -> Found:
+def _found(series: Series, found: Regular, window: Window) -> BeaconCandidate:
     counts = np.bincount(series.of)
     most = np.argsort(-counts, kind="stable")[:MAX_AGENTS]
     last = np.zeros(len(series.agents), np.int64)
@@ -84,4 +84,4 @@ def _found(series: Series, found: Regular, window: Window) -> Found:
     alone = max((each.log_e for each in own if each is not None), default=-math.inf)
     what = f"is one of {len(series.agents)} that called {place(series.target)} {len(series.moments)} times, together"
     agents, starts = tuple(series.agents[index] for index in most), tuple(int(last[index]) for index in most)
-    return Found(agents, series.target, place(series.target), what, found, starts, alone)
+    return BeaconCandidate(agents, series.target, place(series.target), what, found, starts, alone)

@@ -20,11 +20,11 @@ from operator import itemgetter
 
 import numpy as np
 
-from egress.hunt.beacons import Found, Level, place
+from egress.hunt.beacons import BeaconCandidate, Level, place
 from egress.hunt.domains import registrable
 from egress.hunt.hunter import Haul, Settings, counted
 from egress.hunt.regularity import Regular, regular
-from egress.store.query.history import History, Series, Target
+from egress.store.query.history import History, HistoryTarget, Series
 
 MAX_DOMAINS = 20_000  # of one agent that are told apart
 MAX_QUERIES = 5_000_000  # of one agent that are looked at: 40 MB
@@ -47,10 +47,12 @@ class BeaconSlow:
         return level.haul(notes)
 
 
-def _found(series: Series, found: Regular) -> Found:
+def _found(series: Series, found: Regular) -> BeaconCandidate:
     opened = f"asked the DNS for {series.target.said}" if series.target.under else f"called {place(series.target)}"
     what = f"{opened} {found.gaps + 1} times,"
-    return Found((series.agent,), series.target, place(series.target), what, found, (round(found.last * 1e6),))
+    return BeaconCandidate(
+        (series.agent,), series.target, place(series.target), what, found, (round(found.last * 1e6),)
+    )
 
 
 def _lookups(history: History, notes: list[str]) -> Iterator[Series]:
@@ -69,6 +71,8 @@ def _lookups(history: History, notes: list[str]) -> Iterator[Series]:
                 moments.append(start)
         for domain, moments in domains.items():
             times = np.frombuffer(moments, np.int64)
-            yield Series(agent, Target(said=domain, under=True), times, (agent,), np.zeros(len(times), np.int64), 0)
+            yield Series(
+                agent, HistoryTarget(said=domain, under=True), times, (agent,), np.zeros(len(times), np.int64), 0
+            )
     if others:
         notes.append(f"{counted(others, 'DNS question')} not looked at: too many, or of too many domains, of one agent")

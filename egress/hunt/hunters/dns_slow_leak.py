@@ -29,7 +29,7 @@ from operator import attrgetter
 from egress.hunt.domains import registrable
 from egress.hunt.hunter import Haul, Lead, Settings, Strongest, counted
 from egress.model import Severity
-from egress.store.query.history import Asked, History, Target
+from egress.store.query.history import Asked, History, HistoryTarget
 
 ONCE = 2  # flows: a name is asked for as A and as AAAA, by some resolvers from two ports
 DISTINCT = 50  # names; practice is 50 to 100 (RITA begins to score at 100 subdomains of a domain)
@@ -147,7 +147,7 @@ def _lead(agent: str, domain: str, asked: _Domain, said: int, each: float, names
         f"names={asked.names} information_bytes={said} information_a_name={each:.1f} length_a_name={length:.1f}"
         f" flows={asked.flows} bytes_out={asked.bytes_out} longest: {samples}"
     )
-    target = Target(said=domain, under=True)
+    target = HistoryTarget(said=domain, under=True)
     return Lead(agent, target, asked.last, domain, Severity.MEDIUM, summary, evidence, float(said))
 
 
@@ -163,5 +163,5 @@ def _sized(agent: str, domain: str, asked: _Domain) -> Lead:
         f"packets={asked.packets} flows={asked.flows} bytes_out={asked.bytes_out} length_a_name={asked.length:.1f}"
         f" names_stored={asked.names}"
     )
-    target = Target(said=domain, under=True)
+    target = HistoryTarget(said=domain, under=True)
     return Lead(agent, target, asked.last, domain, Severity.MEDIUM, summary, evidence, float(said))

@@ -20,7 +20,7 @@ from fnmatch import fnmatchcase
 from egress.hunt.domains import destination
 from egress.hunt.hunter import Haul, Lead, Settings, Strongest, counted
 from egress.model import Severity
-from egress.store.query.history import History, Target, Traffic
+from egress.store.query.history import AddressTraffic, History, HistoryTarget
 
 HARDLY = 2  # flows of all agents in the baseline: a typing error or a redirect, no habit
 MAX_SHARE = 2  # agents: what more of them reach at once is new to the fleet, an update or a new tool
@@ -37,13 +37,13 @@ class _Visit:
     bytes_out: int = 0
     bytes_in: int = 0
     last: int = -1
-    target: Target = field(default_factory=Target)
+    target: HistoryTarget = field(default_factory=HistoryTarget)
 
-    def add(self, row: Traffic) -> None:
+    def add(self, row: AddressTraffic) -> None:
         self.flows += row.flows
         self.bytes_out += row.bytes_out
         self.bytes_in += row.bytes_in
-        target = Target(dst=row.dst, said=row.said, bound=row.bound)
+        target = HistoryTarget(dst=row.dst, said=row.said, bound=row.bound)
         if (row.last, target) > (self.last, self.target):
             self.last, self.target = row.last, target
 

@@ -25,7 +25,7 @@ from egress.hunt.beacons import duration
 from egress.hunt.domains import destination
 from egress.hunt.hunter import Haul, Lead, Settings, Strongest, counted
 from egress.model import Severity
-from egress.store.query.history import History, Target, Traffic
+from egress.store.query.history import AddressTraffic, History, HistoryTarget
 
 # TCP's acknowledgements alone make 2 to 5 % of what a one-way stream carries, and a request with its headers may
 # outweigh its short answer: twice as much out as in is more than either does.
@@ -47,16 +47,16 @@ class _Sent:
     first: int = 1 << 62
     last: int = -1
     updated: int = 0
-    target: Target = field(default_factory=Target)
+    target: HistoryTarget = field(default_factory=HistoryTarget)
 
-    def add(self, row: Traffic) -> None:
+    def add(self, row: AddressTraffic) -> None:
         self.flows += row.flows
         self.bytes_out += row.bytes_out
         self.bytes_in += row.bytes_in
         self.largest = max(self.largest, row.largest)
         self.longest = max(self.longest, row.longest)
         self.first, self.updated = min(self.first, row.first), max(self.updated, row.updated)
-        target = Target(dst=row.dst, said=row.said, bound=row.bound)
+        target = HistoryTarget(dst=row.dst, said=row.said, bound=row.bound)
         if (row.last, target) > (self.last, self.target):
             self.last, self.target = row.last, target
 

@@ -103,7 +103,7 @@ def _packets(data: bytes) -> Iterator[EvidencePacket]:
         at += held
 
 
-class Budgets(TypeDecorator[tuple[Budget, ...]]):
+class BudgetList(TypeDecorator[tuple[Budget, ...]]):
     """An agent's budgets, stored as a JSON array of {measure, limit, span}."""
 
     impl = sa.Text

@@ -5,7 +5,7 @@ from __future__ import annotations
 from egress.errors import EgressError
 
 
-class Conflict(EgressError):  # noqa: N818 - reads better
+class ConflictError(EgressError):
     """What is there already forbids it. `target` is the id or name of that."""
 
     def __init__(self, text: str, target: str) -> None:
@@ -13,7 +13,7 @@ class Conflict(EgressError):  # noqa: N818 - reads better
         self.target = target
 
 
-class NotFound(EgressError):  # noqa: N818 - reads better
+class NotFoundError(EgressError):
     """There is no `target`."""
 
     def __init__(self, text: str, target: str) -> None:

@@ -18,7 +18,7 @@ import sqlalchemy as sa
 from egress.model import Action, Effect, Mode, Reason, Severity, StepSource
 from egress.records.shape import DIRECTIONS, FLOW_STATES, ProcessStatus
 from egress.store.database import schema
-from egress.store.database.columns import Budgets, Micros, Names, Packets, Plain, Ports
+from egress.store.database.columns import BudgetList, Micros, Names, Packets, Plain, Ports
 
 ATTACHMENTS = ("netns", "interface", "cidr")
 SANDBOX = "sandbox"  # the kind of an agent that `egress run` made: its row lives as long as it does
@@ -36,7 +36,7 @@ agents = sa.Table(
     sa.Column("mode", _enum(Mode, "mode"), nullable=False),
     sa.Column("default", _enum(Action, "default"), nullable=False, comment="what happens where no rule speaks"),
     sa.Column("labels", Names, nullable=False),
-    sa.Column("budgets", Budgets, nullable=False, server_default="[]", comment="JSON: [{measure, limit, span}, …]"),
+    sa.Column("budgets", BudgetList, nullable=False, server_default="[]", comment="JSON: [{measure, limit, span}, …]"),
     sa.Column("quarantined", sa.Boolean(name="quarantined"), nullable=False, server_default=sa.false()),
     sa.Column("kind", sa.Text, nullable=False, comment="what is attached: netns, interface, cidr, sandbox"),
     sa.Column("value", sa.Text, nullable=False, comment="which one: the namespace, interface or CIDR"),

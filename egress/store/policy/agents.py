@@ -13,7 +13,7 @@ from sqlalchemy.engine import Connection
 from egress.errors import InputError
 from egress.model import AGENT_NAME, Action, Agent, Budget, Mode
 from egress.policy.budgettext import budgets_to_json, check_budgets
-from egress.store.database.errors import Conflict, NotFound
+from egress.store.database.errors import ConflictError, NotFoundError
 from egress.store.database.tables import ATTACHMENTS, SANDBOX, agents
 from egress.store.policy.audit import GATEWAY, Actor, note
 
@@ -37,7 +37,8 @@ class StoredAgent:
 
 
 def add_agent(connection: Connection, actor: Actor, stored: StoredAgent, ts: float | None = None) -> StoredAgent:
-    """Add a row and return it as it is. Raises Conflict where the name is taken, InputError for a bad name, network,
+    """Add a row and return it as it is. Raises ConflictError where the name is taken, InputError for a bad name,
+    network,
     label, budget or attachment.
     """
     check(stored)
@@ -46,7 +47,7 @@ def add_agent(connection: Connection, actor: Actor, stored: StoredAgent, ts: flo
     if (there := agent(connection, name)) is not None:
         how = "it ends with its command" if there.kind == SANDBOX else f"`egress agent rm {name}` removes it"
         where = f" on host {there.host}" if there.host else ""
-        raise Conflict(f"there is an agent {name} already{where}; {how}", name)
+        raise ConflictError(f"there is an agent {name} already{where}; {how}", name)
     stored = replace(stored, created=stored.created or ts)
     row = {field: getattr(stored.agent, field) for field in _FIELDS}
     row.update(kind=stored.kind, value=stored.value, created=stored.created, host=stored.host)
@@ -75,11 +76,11 @@ def agent(connection: Connection, name: str) -> StoredAgent | None:
 def remove_agent(connection: Connection, actor: Actor, name: str, ts: float | None = None) -> StoredAgent:
     """Take an agent out and return what it was; its records stay.
 
-    Raises NotFound; Conflict for a sandbox, which only the gateway takes out.
+    Raises NotFoundError; ConflictError for a sandbox, which only the gateway takes out.
     """
     gone = _known(connection, name)
     if gone.kind == SANDBOX and actor.name != GATEWAY:
-        raise Conflict(f"agent {name} is a sandbox of `egress run` and ends with its command", name)
+        raise ConflictError(f"agent {name} is a sandbox of `egress run` and ends with its command", name)
     connection.execute(agents.delete().where(agents.c.name == name))
     note(connection, actor, time.time() if ts is None else ts, "agent.delete", name, to_mapping(gone), None)
     return gone
@@ -97,7 +98,7 @@ def update_agent(
     quarantined: bool | None = None,
     ts: float,
 ) -> StoredAgent:
-    """Change what is given, where it is another, and return the agent as it is then. Raises NotFound, InputError.
+    """Change what is given, where it is another, and return the agent as it is then. Raises NotFoundError, InputError.
 
     Noted as agent.quarantine or agent.release, and as agent.update what else changed.
     """
@@ -151,7 +152,7 @@ def check(stored: StoredAgent) -> None:
 def _known(connection: Connection, name: str) -> StoredAgent:
     found = agent(connection, name)
     if found is None:
-        raise NotFound(f"there is no agent {name}; `egress agent list` shows them", name)
+        raise NotFoundError(f"there is no agent {name}; `egress agent list` shows them", name)
     return found
 
 

@@ -12,8 +12,8 @@ from sqlalchemy.engine import Connection
 from egress.errors import InputError
 from egress.model import Hold, Rule
 from egress.policy.domain import Depth, parse_pattern
-from egress.policy.ruletext import InvalidRule, read_rule
-from egress.store.database.errors import Conflict, NotFound
+from egress.policy.ruletext import InvalidRuleError, read_rule
+from egress.store.database.errors import ConflictError, NotFoundError
 from egress.store.database.matching import glob
 from egress.store.database.tables import HOLD_STATES, approvals
 from egress.store.policy.audit import Actor, note
@@ -113,19 +113,20 @@ def approve(
     """Let it pass: makes the rule for exactly that agent and destination (and, a query aside, protocol and port).
 
     `expires` is what `ruletext.parse_expiry` gives. Where a rule in force says the same, that is it.
-    Raises NotFound; Conflict, which names who decided first, or after its time; InputError where no rule can say it.
+    Raises NotFoundError; ConflictError, which names who decided first, or after its time; InputError where no rule
+    can say it.
     """
     old = _undecided(connection, id, ts)
     wanted = replace(rule_of(old), author=actor.name[:128], expires_at=expires[0], once=expires[1])
     try:
         rule_id = Edit(connection, actor, ts).add([wanted])[0].rule.id
-    except Conflict as there:
+    except ConflictError as there:
         rule_id = there.target
     return _decide(connection, actor, replace(old, state=APPROVED, rule_id=rule_id), ts)
 
 
 def deny(connection: Connection, actor: Actor, id: str, ts: float) -> Approval:  # noqa: A002 - its name
-    """Refuse it; the next try is asked about again. Raises NotFound, Conflict."""
+    """Refuse it; the next try is asked about again. Raises NotFoundError, ConflictError."""
     return _decide(connection, actor, replace(_undecided(connection, id, ts), state=DENIED), ts)
 
 
@@ -179,7 +180,7 @@ def rule_of(approval: Approval) -> Rule:
             raise ValueError("is no single destination")
         if "*" in rule.destination and parse_pattern(rule.destination).depth is not Depth.EXACT:
             raise ValueError("is a pattern, not a name")
-    except InvalidRule as error:
+    except InvalidRuleError as error:
         raise InputError(f"approval {approval.id} cannot be a rule: {error}; deny it") from None
     except ValueError as error:
         where = ascii(approval.destination)[:60]
@@ -190,12 +191,12 @@ def rule_of(approval: Approval) -> Rule:
 def _undecided(connection: Connection, id: str, ts: float) -> Approval:  # noqa: A002 - its name
     found = get(connection, id)
     if found is None:
-        raise NotFound(f"there is no approval {id}; `egress approvals` shows what waits", id)
+        raise NotFoundError(f"there is no approval {id}; `egress approvals` shows what waits", id)
     if found.state != PENDING:
         who = f" by {found.decided_by}" if found.decided_by else ""
-        raise Conflict(f"approval {id} is {found.state} already{who}", id)
+        raise ConflictError(f"approval {id} is {found.state} already{who}", id)
     if found.until <= ts:
-        raise Conflict(f"approval {id} is expired: nobody answered in time", id)
+        raise ConflictError(f"approval {id} is expired: nobody answered in time", id)
     return found
 
 

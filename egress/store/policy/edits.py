@@ -14,7 +14,7 @@ from egress.model import Rule
 from egress.policy.ruletext import to_mapping
 from egress.records.times import micros
 from egress.store.database.columns import plain
-from egress.store.database.errors import Conflict, NotFound
+from egress.store.database.errors import ConflictError, NotFoundError
 from egress.store.database.tables import policies, rules
 from egress.store.policy.audit import Actor, Change, note_all
 from egress.store.policy.ruleset import (
@@ -49,7 +49,8 @@ class Edit:
     def add(self, added: Iterable[Rule], source: str = ALLOWLIST) -> tuple[StoredRule, ...]:
         """Put rules in force, above all others. One without id gets a random one, one without `created` this moment.
 
-        Raises Conflict where an id is taken or, `once` rules aside, a rule in force says the same; it names that rule.
+        Raises ConflictError where an id is taken or, `once` rules aside, a rule in force says the same; it names
+        that rule.
         """
         new = [
             _storable(replace(rule, id=rule.id or secrets.token_hex(6), created=rule.created or self._ts))
@@ -65,7 +66,7 @@ class Edit:
         """Make the rule of this id say something else; id, position and time of creation stay.
 
         Only where it becomes good for one flow, its time is this moment: flows of before do not count.
-        Raises NotFound; Conflict where it is not of the allowlist, or a rule in force says the same.
+        Raises NotFoundError; ConflictError where it is not of the allowlist, or a rule in force says the same.
         """
         (old,) = self._editable([id])
         created = self._ts if rule.once and not old.rule.once else old.rule.created
@@ -76,7 +77,9 @@ class Edit:
         return self._change([old], [new], ALLOWLIST)[0]
 
     def remove(self, ids: Iterable[str]) -> tuple[StoredRule, ...]:
-        """Take rules of the allowlist out of force. Raises NotFound, Conflict where one is not of the allowlist."""
+        """Take rules of the allowlist out of force. Raises NotFoundError, ConflictError where one is not of the
+        allowlist.
+        """
         gone = self._editable(list(dict.fromkeys(ids)))
         self._change(gone, [], ALLOWLIST)
         return gone
@@ -84,7 +87,7 @@ class Edit:
     def sync(self, source: str, listed: Sequence[Rule], host: str = "") -> bool:
         """Make these the rules of a source, a file or a sandbox of one host, in this order; False: they are already.
 
-        Raises Conflict where an id is taken by a rule of another source.
+        Raises ConflictError where an id is taken by a rule of another source.
         """
         listed = [_storable(rule) for rule in listed]
         mine = (rules.c.source == source, rules.c.host == host)
@@ -105,10 +108,10 @@ class Edit:
     def restore(self, version: int) -> bool:
         """Make the allowlist what it was in a version; False where it is so already.
 
-        Raises NotFound for a version there was not, Conflict where another source has taken the id of a rule.
+        Raises NotFoundError for a version there was not, ConflictError where another source has taken the id of a rule.
         """
         if self._connection.scalar(sa.select(policies.c.version).where(policies.c.version == version)) is None:
-            raise NotFound(f"there is no version {version} of the policy", str(version))
+            raise NotFoundError(f"there is no version {version} of the policy", str(version))
         mine = rules.c.source == ALLOWLIST
         live = {each.rule.id: each for each in find(self._connection, LIVE, mine)}
         then = {each.rule.id: each.rule for each in find(self._connection, live_at(version), mine)}
@@ -158,9 +161,9 @@ class Edit:
         live = by_id(self._connection, ids)
         for wanted in ids:
             if wanted not in live:
-                raise NotFound(f"there is no rule {wanted}; `egress allowlist list` shows them", wanted)
+                raise NotFoundError(f"there is no rule {wanted}; `egress allowlist list` shows them", wanted)
             if live[wanted].source != ALLOWLIST:
-                raise Conflict(f"rule {wanted} cannot be edited here: {_elsewhere(live[wanted])}", wanted)
+                raise ConflictError(f"rule {wanted} cannot be edited here: {_elsewhere(live[wanted])}", wanted)
         return tuple(live[wanted] for wanted in ids)
 
     def _refuse_taken(self, new: Sequence[Rule], own: Container[str] = ()) -> None:
@@ -169,9 +172,9 @@ class Edit:
         seen: set[str] = set()
         for rule in new:
             if rule.id in live:
-                raise Conflict(f"there is a rule {rule.id} already, {_of(live[rule.id])}", rule.id)
+                raise ConflictError(f"there is a rule {rule.id} already, {_of(live[rule.id])}", rule.id)
             if rule.id in seen:
-                raise Conflict(f"the id {rule.id} is given twice", rule.id)
+                raise ConflictError(f"the id {rule.id} is given twice", rule.id)
             seen.add(rule.id)
 
     def _refuse_repeated(self, new: Sequence[Rule]) -> None:
@@ -179,11 +182,13 @@ class Edit:
         for each in self._like(asked.values()):
             rule = asked.get(_meaning(each.rule))
             if rule is not None and rule.id != each.rule.id:
-                raise Conflict(f"rule {each.rule.id}, {_of(each)}, says the same already", each.rule.id)
+                raise ConflictError(f"rule {each.rule.id}, {_of(each)}, says the same already", each.rule.id)
         for rule in new:
             first = rule if rule.once else asked[_meaning(rule)]
             if first.id != rule.id:
-                raise Conflict(f"rule {rule.id} says the same as rule {first.id}, which was given with it", first.id)
+                raise ConflictError(
+                    f"rule {rule.id} says the same as rule {first.id}, which was given with it", first.id
+                )
 
     def _like(self, asked: Iterable[Rule]) -> Iterator[StoredRule]:
         """Rules in force that may say the same, everywhere: what one host's file says is said of that host only."""

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from egress.store.database.clock import clock
-from egress.store.database.errors import Conflict, NotFound
+from egress.store.database.errors import ConflictError, NotFoundError
 from egress.store.database.tables import agents, gateways, journal_checkpoints, rules
 from egress.store.database.tables import approvals as holds
 from egress.store.policy import approvals
@@ -30,7 +30,7 @@ UP, SILENT, STOPPED = "up", "silent", "stopped"
 
 
 @dataclass(frozen=True, slots=True)
-class Gateway:
+class StoredGateway:
     """A row: who has the name of a host."""
 
     host: str
@@ -50,19 +50,19 @@ class Gateway:
         return UP if abs(now - self.seen) < SILENT_SECONDS else SILENT  # a clock may have been set back
 
 
-def listed(connection: Connection) -> tuple[Gateway, ...]:
+def listed(connection: Connection) -> tuple[StoredGateway, ...]:
     """All there have been and were not forgotten, by host."""
-    return tuple(Gateway(*row) for row in connection.execute(sa.select(gateways).order_by(gateways.c.host)))
+    return tuple(StoredGateway(*row) for row in connection.execute(sa.select(gateways).order_by(gateways.c.host)))
 
 
-def get(connection: Connection, host: str) -> Gateway | None:
+def get(connection: Connection, host: str) -> StoredGateway | None:
     row = connection.execute(sa.select(gateways).where(gateways.c.host == host)).first()
-    return None if row is None else Gateway(*row)
+    return None if row is None else StoredGateway(*row)
 
 
 def claim(
     connection: Connection, host: str, run: str, place: str, program: str, *, had: bool = False
-) -> Gateway | None:
+) -> StoredGateway | None:
     """Take the name of a host, in a transaction that writes; None: it is ours. Else who has it: look again later.
 
     `had`: this run had it before. Another run of our place is then no earlier one, but on a copy of this machine.
@@ -74,7 +74,7 @@ def claim(
     if there is not None and (had or there.place != place) and there.state(now) == UP:
         return there
     connection.execute(gateways.delete().where(gateways.c.host == host))
-    connection.execute(gateways.insert(), _row(Gateway(host, run, place, program, now, now, None, skew, 0, 0)))
+    connection.execute(gateways.insert(), _row(StoredGateway(host, run, place, program, now, now, None, skew, 0, 0)))
     return None
 
 
@@ -95,7 +95,8 @@ def adopt(connection: Connection, host: str, was: str | None) -> None:
     """Make what a gateway wrote under the name `was` ("": before hosts were told apart) that of `host`.
 
     A SQLite file has one gateway: there all of it is, whatever its name was. Elsewhere another name may by now be
-    another gateway's, and without it these agents would be unguarded: raises Conflict while there are any, and where
+    another gateway's, and without it these agents would be unguarded: raises ConflictError while there are any, and
+    where
     another gateway uses the same file.
     """
     if connection.dialect.name == "sqlite":
@@ -105,7 +106,7 @@ def adopt(connection: Connection, host: str, was: str | None) -> None:
     elif was == "":
         _move(connection, "", host)
     elif was not in (None, host) and (left := _attached(connection, was)):
-        raise Conflict(
+        raise ConflictError(
             f"this gateway was host {was} when it last ran, and {left} agents are attached there: set `host: {was}` in"
             f" its config, or give them to {host} with `egress fleet rename {was} {host}`; where this is a copy of that"
             " machine remove policy.json from its state_dir",
@@ -114,10 +115,12 @@ def adopt(connection: Connection, host: str, was: str | None) -> None:
 
 
 def rename(connection: Connection, actor: Actor, old: str, new: str, ts: float) -> None:
-    """Give all that is one host's to another name, while no gateway runs under either. Raises NotFound, Conflict."""
+    """Give all that is one host's to another name, while no gateway runs under either. Raises NotFoundError,
+    ConflictError.
+    """
     _unused(connection, old)
     if get(connection, new) is not None or _attached(connection, new):
-        raise Conflict(f"there is a host {new} already; `egress fleet rm {new}` forgets it", new)
+        raise ConflictError(f"there is a host {new} already; `egress fleet rm {new}` forgets it", new)
     _move(connection, old, new)
     connection.execute(gateways.delete().where(gateways.c.host == old))
     note(connection, actor, ts, "host.rename", new, {"host": old}, {"host": new})
@@ -125,7 +128,8 @@ def rename(connection: Connection, actor: Actor, old: str, new: str, ts: float) 
 
 def forget(connection: Connection, actor: Actor, host: str, ts: float) -> int:
     """Take out a host that will not come back: its agents, its policy file's rules, what waits there. Returns how many
-    agents. How far its journal is stored is kept: it may come back with it. Raises NotFound, Conflict while it runs.
+    agents. How far its journal is stored is kept: it may come back with it. Raises NotFoundError, ConflictError
+    while it runs.
     """
     _unused(connection, host)
     gone = list_agents(connection, host)
@@ -146,7 +150,7 @@ def _require_alone(connection: Connection, host: str) -> None:
     (now, _), mine = clock(connection), get(connection, host)
     for other in listed(connection):
         if other.state(now) == UP and (mine is None or other.place != mine.place):
-            raise Conflict(
+            raise ConflictError(
                 f"a gateway that is host {other.host} uses this SQLite file, which serves one: give each a state_dir"
                 " of its own, or a PostgreSQL database to all",
                 other.host,
@@ -156,9 +160,9 @@ def _require_alone(connection: Connection, host: str) -> None:
 def _unused(connection: Connection, host: str) -> None:
     there = get(connection, host)
     if there is None and not _attached(connection, host):
-        raise NotFound(f"there is no host {host}; `egress fleet list` shows them", host)
+        raise NotFoundError(f"there is no host {host}; `egress fleet list` shows them", host)
     if there is not None and there.state(clock(connection)[0]) == UP:
-        raise Conflict(f"a gateway runs on host {host}; stop it first", host)
+        raise ConflictError(f"a gateway runs on host {host}; stop it first", host)
 
 
 def _attached(connection: Connection, host: str) -> int:
@@ -182,5 +186,5 @@ def _mine(host: str, run: str) -> tuple[sa.ColumnElement[bool], ...]:
     return gateways.c.host == host, gateways.c.run == run
 
 
-def _row(gateway: Gateway) -> dict[str, object]:
-    return {field.name: getattr(gateway, field.name) for field in fields(Gateway)}
+def _row(gateway: StoredGateway) -> dict[str, object]:
+    return {field.name: getattr(gateway, field.name) for field in fields(StoredGateway)}

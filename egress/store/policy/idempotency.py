@@ -15,7 +15,7 @@ LIFE = 86400.0  # seconds an answer is good for
 
 
 @dataclass(frozen=True, slots=True)
-class Stored:
+class StoredResponse:
     """What was answered, and to which request: SHA-256 of method, path, query and body."""
 
     request: str
@@ -25,14 +25,16 @@ class Stored:
     created: float
 
 
-def recall(connection: Connection, key: str, caller: str, ts: float) -> Stored | None:
+def recall(connection: Connection, key: str, caller: str, ts: float) -> StoredResponse | None:
     """What the caller got for this key in the day before `ts`."""
     row = connection.execute(
         sa.select(idempotency).where(
             idempotency.c.key == key, idempotency.c.caller == caller, idempotency.c.created > ts - LIFE
         )
     ).first()
-    return None if row is None else Stored(row.request, row.status, json.loads(row.headers), row.body, row.created)
+    return (
+        None if row is None else StoredResponse(row.request, row.status, json.loads(row.headers), row.body, row.created)
+    )
 
 
 def keep(

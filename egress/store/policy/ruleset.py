@@ -16,7 +16,7 @@ from sqlalchemy.engine import Connection
 
 from egress.model import Action, Agent, Policy, PolicyChange, Rule
 from egress.policy.selectors import selects
-from egress.store.database.errors import NotFound
+from egress.store.database.errors import NotFoundError
 from egress.store.database.matching import glob
 from egress.store.database.tables import agents, flows, policies, rules
 from egress.store.policy.agents import agent as stored_agent
@@ -130,11 +130,11 @@ def bound(connection: Connection, version: int) -> dict[str, str]:
 def changes(connection: Connection, since: int, host: str | None = None) -> PolicyChange:
     """What leads from version `since` to the newest, for the agents of one host if it is given.
 
-    Raises NotFound where `since` is newer than that.
+    Raises NotFoundError where `since` is newer than that.
     """
     version = current(connection)
     if since > version:
-        raise NotFound(f"there is no version {since} of the policy, the newest is {version}", str(since))
+        raise NotFoundError(f"there is no version {since} of the policy, the newest is {version}", str(since))
     gone = sa.select(rules.c.id).where(rules.c.removed > since, rules.c.added <= since, concerning(host))
     come = find(connection, rules.c.added > since, LIVE, concerning(host))
     return PolicyChange(since, version, tuple(sorted(connection.scalars(gone))), tuple(each.rule for each in come))
@@ -254,10 +254,10 @@ def versions(connection: Connection, before: int | None, limit: int) -> tuple[Po
 
 
 def diff(connection: Connection, a: int, b: int) -> PolicyDiff:
-    """What leads from version `a` to `b`, whichever is newer. Raises NotFound."""
+    """What leads from version `a` to `b`, whichever is newer. Raises NotFoundError."""
     for version in (a, b):
         if version and not connection.scalar(sa.select(sa.exists().where(policies.c.version == version))):
-            raise NotFound(f"there is no version {version} of the policy", str(version))
+            raise NotFoundError(f"there is no version {version} of the policy", str(version))
     low, high = min(a, b), max(a, b)
     ends = sa.or_(LIVE, rules.c.removed > high)
     old = find(connection, rules.c.added <= low, rules.c.removed > low, rules.c.removed <= high)

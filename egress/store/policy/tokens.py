@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from egress.errors import InputError
-from egress.store.database.errors import Conflict, NotFound
+from egress.store.database.errors import ConflictError, NotFoundError
 from egress.store.database.tables import ROLES, tokens
 from egress.store.policy.audit import Actor, note
 
@@ -83,13 +83,13 @@ def listed(connection: Connection) -> tuple[Token, ...]:
 
 
 def revoke(connection: Connection, actor: Actor, id: str, ts: float) -> Token:  # noqa: A002 - its name
-    """End a token, from this commit on. Raises NotFound, Conflict where it was revoked before."""
+    """End a token, from this commit on. Raises NotFoundError, ConflictError where it was revoked before."""
     row = connection.execute(sa.select(*_COLUMNS).where(tokens.c.id == id)).first()
     if row is None:
-        raise NotFound(f"there is no token {id}; `egress token list` shows them", id)
+        raise NotFoundError(f"there is no token {id}; `egress token list` shows them", id)
     old = Token(*row)
     if old.revoked_at is not None:
-        raise Conflict(f"token {id} is revoked already", id)
+        raise ConflictError(f"token {id} is revoked already", id)
     connection.execute(tokens.update().where(tokens.c.id == id).values(revoked_at=ts))
     new = Token(**(asdict(old) | {"revoked_at": ts}))
     note(connection, actor, ts, "token.revoke", id, asdict(old), asdict(new))

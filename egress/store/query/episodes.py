@@ -12,7 +12,7 @@ from sqlalchemy.engine import Connection
 from egress.model import Action, Step
 from egress.records.shape import FlowRecord
 from egress.records.times import micros
-from egress.store.database.errors import NotFound
+from egress.store.database.errors import NotFoundError
 from egress.store.database.matching import glob
 from egress.store.database.tables import anomalies, findings, flows, steps
 from egress.store.query.listing import visible
@@ -104,11 +104,11 @@ def agents_of(connection: Connection, episode: str) -> tuple[str, ...]:
 
 
 def episode_story(connection: Connection, agent: str, episode: str) -> EpisodeStory:
-    """Raises NotFound."""
+    """Raises NotFoundError."""
     mine = sa.select(steps).where(steps.c.agent == agent, steps.c.episode == episode)
     rows = connection.execute(mine.order_by(steps.c.start, steps.c.id).limit(MOST_STEPS + 1)).all()
     if not rows:
-        raise NotFound(f"agent {agent} has no episode {episode[:128]!a}; `egress episodes` lists them", episode)
+        raise NotFoundError(f"agent {agent} has no episode {episode[:128]!a}; `egress episodes` lists them", episode)
     shown = [Step(*row) for row in rows[:MOST_STEPS]]
     window = _window(connection, agent, shown, more=len(rows) > MOST_STEPS)
     intervals = [(micros(step.start), micros(step.until)) for step in shown]

@@ -42,7 +42,7 @@ _SAID = sa.func.lower(_F.server_name)
 _BOUND = sa.type_coerce(_F.names, sa.Text)
 
 
-class Target(NamedTuple):
+class HistoryTarget(NamedTuple):
     """Where flows went: to an address and port, or to what the agent called by a name."""
 
     proto: str = ""
@@ -67,7 +67,7 @@ class Series:
     """When flows to one target began, oldest first, at most MAX_MOMENTS."""
 
     agent: str  # empty: of whichever agents
-    target: Target
+    target: HistoryTarget
     moments: npt.NDArray[np.int64]  # microseconds
     agents: tuple[str, ...]  # the agents there are; of one agent: only that
     of: npt.NDArray[np.int64]  # for each moment, the index of its agent in `agents`
@@ -75,7 +75,7 @@ class Series:
 
 
 @dataclass(frozen=True, slots=True)
-class Traffic:
+class AddressTraffic:
     """What one agent's flows to one address under one name came to. Times are microseconds."""
 
     agent: str
@@ -126,12 +126,14 @@ class History:
     def by_endpoint(self, *, fleet: bool = False) -> Iterator[Series]:
         """Series by protocol, address and port; of each agent, or of all agents together. Queries are left out."""
         key = (_F.proto, _F.dst, _F.dport)
-        return self._series(key, _F.app_proto != "dns", fleet, Target)
+        return self._series(key, _F.app_proto != "dns", fleet, HistoryTarget)
 
     def by_name(self, *, fleet: bool = False) -> Iterator[Series]:
         """Series by the name in the bytes, or where they say none by the names bound to the address."""
         bound = sa.case((_F.server_name == "", _BOUND), else_="[]")
-        return self._series((_SAID, bound), _NAMED, fleet, lambda said, names: Target(said=said, bound=_names(names)))
+        return self._series(
+            (_SAID, bound), _NAMED, fleet, lambda said, names: HistoryTarget(said=said, bound=_names(names))
+        )
 
     def queries(self) -> Iterator[tuple[str, str, int]]:
         """Agent, name asked for and start of each DNS flow, agent by agent, oldest first."""
@@ -139,7 +141,7 @@ class History:
         for row in self._rows(query.order_by(_F.agent, _START)):
             yield tuple(row)
 
-    def traffic(self, *, everyone: bool = False) -> Iterator[Traffic]:
+    def traffic(self, *, everyone: bool = False) -> Iterator[AddressTraffic]:
         """What passed, summed up by agent, names and address, agent by agent. Queries are left out.
 
         `everyone`: of all agents, whichever the window names.
@@ -153,15 +155,15 @@ class History:
         terms = (*self._terms(everyone=everyone), _PASSED, _F.app_proto != "dns")
         query = sa.select(*key, *sums).where(*terms).group_by(*key)
         for agent, said, bound, dst, *numbers in self._rows(query.order_by(_F.agent)):
-            yield Traffic(agent, said, _names(bound), dst, *map(int, numbers))  # PostgreSQL sums up in decimals
+            yield AddressTraffic(agent, said, _names(bound), dst, *map(int, numbers))  # PostgreSQL sums up in decimals
 
-    def known(self, since: float) -> Iterator[tuple[Target, int]]:
+    def known(self, since: float) -> Iterator[tuple[HistoryTarget, int]]:
         """Where flows of any agent went, and how many, from `since` to before the window."""
         key = (_SAID, _BOUND, _F.dst)
         before = (_F.direction == "out", _F.start >= since, _F.start < self.window.since)
         query = sa.select(*key, sa.func.count()).where(*before, _PASSED, _F.app_proto != "dns").group_by(*key)
         for said, bound, dst, count in self._rows(query):
-            yield Target(dst=dst, said=said, bound=_names(bound)), count
+            yield HistoryTarget(dst=dst, said=said, bound=_names(bound)), count
 
     def asked(self) -> Iterator[Asked]:
         """Names that queries which passed asked for, agent by agent."""
@@ -179,7 +181,7 @@ class History:
         query = sa.select(_SAID).where(*terms).group_by(_SAID).having(sa.func.count() <= most)
         return tuple(row[0] for row in self._rows(query.order_by(_SAID).limit(limit)))
 
-    def flow(self, agent: str, start: int, target: Target) -> FlowRecord | None:
+    def flow(self, agent: str, start: int, target: HistoryTarget) -> FlowRecord | None:
         """The flow of an agent to a target that began at this microsecond."""
         query = (
             sa.select(flows).where(_F.agent == agent, _START.between(start, start)).order_by(_F.flow_id).limit(CHUNK)
@@ -196,7 +198,7 @@ class History:
         key: Sequence[sa.ColumnElement[Any]],
         only: sa.ColumnElement[bool],
         fleet: bool,
-        target: Callable[..., Target],
+        target: Callable[..., HistoryTarget],
     ) -> Iterator[Series]:
         columns = (*key, _START, _F.agent) if fleet else (_F.agent, *key, _START)
         query = sa.select(*columns).where(*self._terms(), only)
@@ -242,7 +244,7 @@ def keep(engine: Engine, found: Sequence[FindingRecord]) -> int:
     return len(new)
 
 
-def _fleet_series(target: Target, rows: Iterator[Any], width: int) -> Series:
+def _fleet_series(target: HistoryTarget, rows: Iterator[Any], width: int) -> Series:
     moments, of = array("q"), array("q")
     agents: dict[str, int] = {}
     for row in islice(rows, MAX_MOMENTS):
@@ -259,7 +261,7 @@ def _names(bound: str) -> tuple[str, ...]:
     return () if bound == "[]" else tuple(json.loads(bound))
 
 
-def _fits(record: FlowRecord, target: Target) -> bool:
+def _fits(record: FlowRecord, target: HistoryTarget) -> bool:
     said = record.server_name.translate(_LOWER)
     if target.under:
         return said == target.said or said.endswith(f".{target.said}")

@@ -50,7 +50,7 @@ _NAMED = re.compile(r"""([^\s(),":=<>!]+)[:=<>!]""")
 _IDENTITY = re.compile(r"[0-9a-f]{1,16}", re.ASCII)
 
 
-class InvalidQuery(InputError):  # noqa: N818 - reads better
+class InvalidQueryError(InputError):
     """A query that is not understood. `column` counts characters from 1; the text is one line."""
 
     def __init__(self, column: int, reason: str) -> None:
@@ -58,7 +58,7 @@ class InvalidQuery(InputError):  # noqa: N818 - reads better
         self.column, self.reason = column, reason
 
 
-class _Wrong(Exception):  # noqa: N818 - never leaves this file
+class _TermError(Exception):
     """What is wrong with a value."""
 
 
@@ -73,14 +73,16 @@ class Field:
 
 
 def compile_query(text: str, table: sa.Table, now: float) -> Expression:
-    """The condition on `table` (flows or findings) that a query stands for. Raises InvalidQuery.
+    """The condition on `table` (flows or findings) that a query stands for. Raises InvalidQueryError.
 
     `now`: seconds since the epoch, for `since:2h`. An empty query holds for every row.
     """
     tree = _parse(text)
     values = list(islice(tree.scan_values(lambda token: getattr(token, "type", "") == "ITEM"), MAX_VALUES + 1))
     if len(values) > MAX_VALUES:
-        raise InvalidQuery(_at(values[-1]), f"a query has at most {MAX_VALUES} values; write globs, CIDRs or ranges")
+        raise InvalidQueryError(
+            _at(values[-1]), f"a query has at most {MAX_VALUES} values; write globs, CIDRs or ranges"
+        )
     return _condition(tree.children[0], table, now, 0) if tree.children else sa.true()
 
 
@@ -89,19 +91,19 @@ def one(name: str, value: str, table: sa.Table, now: float) -> Expression:
     field = FIELDS[name]
     try:
         return _on(field, field.build(":", value, now), table)
-    except _Wrong as wrong:
+    except _TermError as wrong:
         raise InputError(f"{value[:60]!a} {wrong}") from None
 
 
 def _parse(text: str) -> Tree[Token]:
     if len(text) > MAX_QUERY:
-        raise InvalidQuery(MAX_QUERY + 1, f"a query has at most {MAX_QUERY} characters")
+        raise InvalidQueryError(MAX_QUERY + 1, f"a query has at most {MAX_QUERY} characters")
     try:
         return _parser().parse(text)
     except UnexpectedEOF as error:
-        raise InvalidQuery(len(text) + 1, "it ends where a term is expected") from error
+        raise InvalidQueryError(len(text) + 1, "it ends where a term is expected") from error
     except UnexpectedInput as error:
-        raise InvalidQuery(_column(error, text), _expected(error, text)) from None
+        raise InvalidQueryError(_column(error, text), _expected(error, text)) from None
 
 
 @lru_cache(maxsize=1)
@@ -133,7 +135,7 @@ def _expected(error: UnexpectedInput, text: str) -> str:
 
 def _condition(node: Tree[Token] | Token, table: sa.Table, now: float, depth: int) -> Expression:
     if depth > MAX_DEPTH:
-        raise InvalidQuery(1, f"more than {MAX_DEPTH} parentheses and negations inside one another")
+        raise InvalidQueryError(1, f"more than {MAX_DEPTH} parentheses and negations inside one another")
     assert isinstance(node, Tree)
     if node.data == "term":
         return _term(node, table, now)
@@ -149,17 +151,19 @@ def _term(node: Tree[Token], table: sa.Table, now: float) -> Expression:
     assert isinstance(value, Tree)
     field = FIELDS.get(name.value)
     if field is None:
-        raise InvalidQuery(_at(name), f"there is no field {name.value}; there are {', '.join(FIELDS)}")
+        raise InvalidQueryError(_at(name), f"there is no field {name.value}; there are {', '.join(FIELDS)}")
     sign = str(operator).replace("=", ":") if str(operator) in ("=", "!=") else str(operator)
     if sign not in (":", "!:") and not field.ordered:
-        raise InvalidQuery(_at(operator), f"{name.value} cannot be compared with {operator}; write {name.value}:value")
+        raise InvalidQueryError(
+            _at(operator), f"{name.value} cannot be compared with {operator}; write {name.value}:value"
+        )
     each = []
     for item in value.children:
         text = str(item).strip('"')
         try:
             each.append(field.build(":" if sign == "!:" else sign, text, now))
-        except _Wrong as wrong:
-            raise InvalidQuery(_at(item), f"{name.value}: {text[:60]!a} {wrong}") from None
+        except _TermError as wrong:
+            raise InvalidQueryError(_at(item), f"{name.value}: {text[:60]!a} {wrong}") from None
     found = _on(field, sa.or_(*each), table)
     return sa.not_(found) if sign == "!:" else found
 
@@ -209,13 +213,13 @@ def _text(column: sa.Column[str], _operator: str, value: str, _now: float) -> Ex
 
 def _pattern(value: str) -> str:
     if unclosed(value):
-        raise _Wrong("has a [ without its ]; write [[] for the character itself")
+        raise _TermError("has a [ without its ]; write [[] for the character itself")
     return value
 
 
 def _known(known: tuple[str, ...], column: sa.Column[str], _operator: str, value: str, _now: float) -> Expression:
     if value not in known:
-        raise _Wrong(f"must be one of {', '.join(known)}")
+        raise _TermError(f"must be one of {', '.join(known)}")
     return sa.type_coerce(column, sa.Text) == value
 
 
@@ -224,7 +228,7 @@ def _number(column: sa.ColumnElement[int], operator: str, value: str, _now: floa
     if between is not None and operator == ":":
         low, high = _count(between[1]), _count(between[2])
         if low > high:
-            raise _Wrong("must be a range that goes up: the smaller number first")
+            raise _TermError("must be a range that goes up: the smaller number first")
         return column.between(low, high)
     return _compare(column, operator, _count(value))
 
@@ -232,7 +236,7 @@ def _number(column: sa.ColumnElement[int], operator: str, value: str, _now: floa
 def _count(text: str) -> int:
     match = _SIZE.fullmatch(text)
     if match is None or (number := int(match[1]) * _DECIMAL[match[2].lower()]) > MAX_NUMBER:
-        raise _Wrong("must be a number, also with k, m or g (10mb), or a range of two (8000-8100)")
+        raise _TermError("must be a number, also with k, m or g (10mb), or a range of two (8000-8100)")
     return number
 
 
@@ -246,7 +250,7 @@ def _address(column: sa.Column[str], _operator: str, value: str, _now: float) ->
     try:
         return inside(column, ipaddress.ip_network(value, strict=False))
     except ValueError:
-        raise _Wrong("must be an address (192.0.2.7) or a CIDR (192.0.2.0/24); for names there is name:") from None
+        raise _TermError("must be an address (192.0.2.7) or a CIDR (192.0.2.0/24); for names there is name:") from None
 
 
 def _name(_operator: str, value: str, _now: float) -> Expression:
@@ -272,7 +276,7 @@ def _container(_operator: str, value: str, _now: float) -> Expression:
 
 def _identity(column: sa.Column[str], _operator: str, value: str, _now: float) -> Expression:
     if not _IDENTITY.fullmatch(value):
-        raise _Wrong("must be the first digits (0-9 a-f) of an id")
+        raise _TermError("must be the first digits (0-9 a-f) of an id")
     return sa.and_(column >= value, column < value + "g")  # digits end at f
 
 
@@ -283,7 +287,7 @@ def _moment(text: str, now: float) -> float:
         moment = datetime.fromisoformat(text)
         return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
     except (ValueError, OverflowError):
-        raise _Wrong("must be how long ago (15m, 2h, 7d) or a moment in UTC (2026-11-23T15:00)") from None
+        raise _TermError("must be how long ago (15m, 2h, 7d) or a moment in UTC (2026-11-23T15:00)") from None
 
 
 def _since(_operator: str, value: str, now: float) -> Expression:

@@ -29,7 +29,7 @@ TOP = 10  # destinations and names of an agent
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class KeptPackets:
     """The packets kept of a finding."""
 
     packets: int
@@ -43,7 +43,7 @@ class FlowStory:
     findings: tuple[FindingRecord, ...]
     process: ProcessRecord | None  # None: nothing is recorded of it
     rule: Rule | None  # that the verdict names, as it stood in the policy the verdict was made under
-    kept: dict[str, Kept]  # by finding id
+    kept: dict[str, KeptPackets]  # by finding id
     before: tuple[Told, ...]  # what the agent began in the BEFORE seconds before, the last MOST
     more_before: bool
     doing: Doing  # what its framework says the agent was doing when the flow began
@@ -54,7 +54,7 @@ class FlowStory:
 class FindingStory:
     finding: FindingRecord
     flow: FlowRecord | None  # None while only the finding is stored
-    kept: Kept | None
+    kept: KeptPackets | None
     doing: Doing  # what its framework says the agent was doing then
 
 
@@ -133,12 +133,12 @@ def exactly(agent: str) -> Filter:
     return Filter(agent=glob.escape(agent))
 
 
-def _kept(engine: Engine, found: FindingRecord) -> Kept | None:
+def _kept(engine: Engine, found: FindingRecord) -> KeptPackets | None:
     with engine.connect() as connection:
         kept = read(connection, found.finding_id)
         if kept is None or not kept.packets:
-            return Kept(0, 0, pruned=True) if was_pruned(connection, found) else None
-    return Kept(len(kept.packets), sum(len(packet.data) for packet in kept.packets))
+            return KeptPackets(0, 0, pruned=True) if was_pruned(connection, found) else None
+    return KeptPackets(len(kept.packets), sum(len(packet.data) for packet in kept.packets))
 
 
 def _before(engine: Engine, found: FlowRecord) -> tuple[Told, ...]:

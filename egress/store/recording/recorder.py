@@ -24,7 +24,7 @@ from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from egress.config import Config, build
-from egress.errors import EgressError, InputError, Malformed
+from egress.errors import EgressError, InputError, MalformedError
 from egress.records.read import TIME_BYTES, parse_line, record_time
 from egress.records.shape import Record
 from egress.store.database.database import explain, open_database, require_schema, storing
@@ -165,7 +165,7 @@ def _oldest(segment: Segment, offset: int) -> float:
     """When the record at `offset` was made; where that is no record, when the segment was last written to."""
     try:
         return record_time(read(segment, offset, TIME_BYTES))
-    except (OSError, Malformed):
+    except (OSError, MalformedError):
         return segment.modified
 
 
@@ -211,7 +211,7 @@ def _parse(lines: list[bytes]) -> tuple[list[Record], list[tuple[str, bytes]]]:
     for raw in lines:
         try:
             records.append(parse_line(raw))
-        except Malformed as error:
+        except MalformedError as error:
             aside.append((str(error), raw))
     return records, aside
 

@@ -31,7 +31,7 @@ Cuts = Mapping[sa.Table, float]  # what is older (seconds since the epoch) goes
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class PruneStep:
     """One transaction."""
 
     table: str
@@ -79,7 +79,7 @@ def behind(connection: Connection, kept: Retention, now: float) -> bool:
     return bool(kept.days and connection.scalar(late))
 
 
-def prune(engine: Engine, wanted: Cuts, patience: float = PATIENCE) -> Iterator[Step]:
+def prune(engine: Engine, wanted: Cuts, patience: float = PATIENCE) -> Iterator[PruneStep]:
     """Take away what is older, a step at each call. Stopped anywhere it can be begun again. Raises DBAPIError."""
     for table, before in wanted.items():
         if (yield from _days(engine, table, before, patience)):
@@ -101,7 +101,7 @@ def _old(table: sa.Table, before: float) -> list[sa.ColumnElement[bool]]:
     return [RECORDS[table] < before, *late]
 
 
-def _days(engine: Engine, table: sa.Table, before: float, patience: float) -> Generator[Step, None, bool]:
+def _days(engine: Engine, table: sa.Table, before: float, patience: float) -> Generator[PruneStep, None, bool]:
     """Returns whether all of them are gone, so that only rows are left to take away."""
     with engine.connect() as connection:
         there = days.existing(connection, table)
@@ -115,13 +115,13 @@ def _days(engine: Engine, table: sa.Table, before: float, patience: float) -> Ge
         except DBAPIError as error:
             if not days.busy(error):
                 raise
-            yield Step(table.name, 0, days.name(table.name, day))
+            yield PruneStep(table.name, 0, days.name(table.name, day))
             return False
-        yield Step(table.name, number)
+        yield PruneStep(table.name, number)
     return True
 
 
-def _rows(engine: Engine, table: sa.Table, before: float) -> Iterator[Step]:
+def _rows(engine: Engine, table: sa.Table, before: float) -> Iterator[PruneStep]:
     key = list(table.primary_key)
     chosen = sa.select(*key).where(*_old(table, before)).order_by(RECORDS[table]).limit(ROWS)
     number = ROWS
@@ -131,7 +131,7 @@ def _rows(engine: Engine, table: sa.Table, before: float) -> Iterator[Step]:
             gone = sa.delete(table).where(sa.tuple_(*key).in_(chosen), *_old(table, before))
             number = connection.execute(gone).rowcount
             _note(connection, table, number, before)
-        yield Step(table.name, number)
+        yield PruneStep(table.name, number)
 
 
 def _note(connection: Connection, table: sa.Table, number: int, before: float) -> None:

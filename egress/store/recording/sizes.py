@@ -25,7 +25,7 @@ _PARTS = """
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
+class TableSize:
     """One kind of record."""
 
     table: str
@@ -44,7 +44,7 @@ class Holdings:
     bytes: int  # of the database
     free: int  # of which the next records can use; SQLite's file never shrinks by itself
     evidence_bytes: int
-    records: tuple[Held, ...]
+    records: tuple[TableSize, ...]
 
 
 def holdings(connection: Connection) -> Holdings:
@@ -66,11 +66,11 @@ def oldest(connection: Connection) -> float | None:
     return found
 
 
-def _held(connection: Connection, table: sa.Table, gone: dict[str, Pruned]) -> Held:
+def _held(connection: Connection, table: sa.Table, gone: dict[str, Pruned]) -> TableSize:
     rows, exact = _rows(connection, table)
     column = RECORDS[table]
     first, last = connection.scalar(sa.select(sa.func.min(column))), connection.scalar(sa.select(sa.func.max(column)))
-    return Held(table.name, rows, exact, len(days.existing(connection, table)), first, last, gone.get(table.name))
+    return TableSize(table.name, rows, exact, len(days.existing(connection, table)), first, last, gone.get(table.name))
 
 
 def _rows(connection: Connection, table: sa.Table) -> tuple[int, bool]:

@@ -38,7 +38,7 @@ Key = tuple[str, str, str]  # agent, episode, id
 Trace = tuple[str, str]  # agent, trace id
 
 
-class WrongStep(InputError):  # noqa: N818 - reads better
+class InvalidStepError(InputError):
     """What cannot be a step: which field, and why."""
 
     def __init__(self, field: str, reason: str) -> None:
@@ -46,7 +46,7 @@ class WrongStep(InputError):  # noqa: N818 - reads better
         self.field, self.reason = field, reason
 
 
-class Result(StrEnum):
+class StepResult(StrEnum):
     """What came of telling a step."""
 
     NEW = "new"
@@ -60,7 +60,7 @@ class Result(StrEnum):
 class Telling:
     """What came of it, the step as it is known now, and in one sentence why it was not taken."""
 
-    result: Result
+    result: StepResult
     step: Step
     why: str = ""
 
@@ -81,16 +81,16 @@ def make(
     reporter: str,
     now: float,
 ) -> Step:
-    """A step that can be stored. Raises WrongStep.
+    """A step that can be stored. Raises InvalidStepError.
 
     Names are checked; a tool's name and its arguments, which an agent can choose, are made printable and cut instead:
     nobody shall hide a tool call by giving it an odd name.
     """
     if not AGENT_NAME.fullmatch(agent):
-        raise WrongStep("agent", f"{ascii(agent)[:60]} must be letters, digits, . _ - and at most 63 long")
+        raise InvalidStepError("agent", f"{ascii(agent)[:60]} must be letters, digits, . _ - and at most 63 long")
     for field, text in (("episode", episode), ("id", id)):
         if not text or len(text) > MAX_ID or not text.isprintable():
-            raise WrongStep(field, f"must be 1 to {MAX_ID} printable characters")
+            raise InvalidStepError(field, f"must be 1 to {MAX_ID} printable characters")
     _check_times(start, end, now)
     start, now = micros(start) / 1e6, micros(now) / 1e6  # as they are stored
     end = None if end is None else micros(end) / 1e6
@@ -104,13 +104,15 @@ def _check_times(start: float, end: float | None, now: float) -> None:
     latest = now + AHEAD_SECONDS
     for field, moment in (("start", start), ("end", end)):
         if moment is not None and not 0 < moment < MAX_MICROS / 1e6:
-            raise WrongStep(field, "must be a time since 1970")
+            raise InvalidStepError(field, "must be a time since 1970")
         if moment is not None and moment > latest:
-            raise WrongStep(field, f"{iso(moment)} is more than an hour ahead of this clock: set the framework's")
+            raise InvalidStepError(
+                field, f"{iso(moment)} is more than an hour ahead of this clock: set the framework's"
+            )
     if end is not None and end < start:
-        raise WrongStep("end", f"{iso(end)} is before the start, {iso(start)}")
+        raise InvalidStepError("end", f"{iso(end)} is before the start, {iso(start)}")
     if (now if end is None else end) - start > LONGEST:
-        raise WrongStep("start", f"{iso(start)}: a step lasts seven days at most")
+        raise InvalidStepError("start", f"{iso(start)}: a step lasts seven days at most")
 
 
 def clean(text: str, most: int) -> str:
@@ -132,13 +134,13 @@ def tell(connection: Connection, told: Sequence[Step], a_day: int) -> list[Telli
     for step in told:
         key = _key(step)
         telling = _merged(known.get(key), step)
-        if telling.result is Result.NEW:
+        if telling.result is StepResult.NEW:
             if room[step.agent] <= 0:
                 telling = Telling(
-                    Result.TOO_MANY, step, f"agent {step.agent} has {a_day} new steps in 24 hours already"
+                    StepResult.TOO_MANY, step, f"agent {step.agent} has {a_day} new steps in 24 hours already"
                 )
             room[step.agent] -= 1
-        if telling.result in (Result.NEW, Result.CHANGED, Result.SAME):
+        if telling.result in (StepResult.NEW, StepResult.CHANGED, StepResult.SAME):
             if telling.step != known.get(key):
                 written[key] = telling.step
             known[key] = telling.step
@@ -150,19 +152,21 @@ def tell(connection: Connection, told: Sequence[Step], a_day: int) -> list[Telli
 
 def _merged(old: Step | None, new: Step) -> Telling:
     if old is None:
-        return Telling(Result.NEW, new)
+        return Telling(StepResult.NEW, new)
     for field, was, told in (("tool", old.tool, new.tool), ("start", old.start, new.start), ("end", old.end, new.end)):
         if was not in ("", None) and told not in ("", None) and was != told:
             what = was if isinstance(was, str) else iso(was)
-            return Telling(Result.CONFLICT, old, f"step {old.id} of episode {old.episode} has {field} {what} already")
+            return Telling(
+                StepResult.CONFLICT, old, f"step {old.id} of episode {old.episode} has {field} {what} already"
+            )
     if old.end is not None:
-        return Telling(Result.SAME, old)
+        return Telling(StepResult.SAME, old)
     now = replace(
         old, tool=old.tool or new.tool, summary=old.summary or new.summary, call_id=old.call_id or new.call_id,
         end=new.end, until=new.until, reporter=new.reporter, reported=new.reported,
     )  # fmt: skip
     unchanged = replace(now, until=old.until, reporter=old.reporter, reported=old.reported) == old
-    return Telling(Result.SAME if unchanged else Result.CHANGED, now)
+    return Telling(StepResult.SAME if unchanged else StepResult.CHANGED, now)
 
 
 def _write(connection: Connection, written: list[Step]) -> None:

@@ -11,13 +11,13 @@ from click.testing import CliRunner
 
 from egress.cli import agent
 from egress.cli.input.budget import budget_option
-from egress.model import Agent, Budget, Measure, Span
+from egress.model import Agent, Budget, BudgetSpan, Measure
 from egress.store.database.database import open_database, writing
 from egress.store.policy.agents import StoredAgent, add_agent
 from egress.store.policy.audit import Actor
 from tests.cli.test_main import egress
 
-BUDGETS = (Budget(Measure.BYTES, 10_000_000, Span.HOUR), Budget(Measure.DESTINATIONS, 20, Span.EPISODE))
+BUDGETS = (Budget(Measure.BYTES, 10_000_000, BudgetSpan.HOUR), Budget(Measure.DESTINATIONS, 20, BudgetSpan.EPISODE))
 
 
 def test_the_option_gives_budgets() -> None:

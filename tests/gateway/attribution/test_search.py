@@ -11,7 +11,7 @@ import pytest
 
 from egress.gateway.attribution.namespaces import Identity, namespace_of
 from egress.gateway.attribution.proc import Process
-from egress.gateway.attribution.search import RECENT, Held, Search
+from egress.gateway.attribution.search import RECENT, HeldSocket, Search
 
 NOWHERE: Identity = (0, 0)  # a namespace that no process is in
 
@@ -33,7 +33,7 @@ def inode() -> Iterator[int]:
         yield os.fstat(opened.fileno()).st_ino
 
 
-def held(search: Search) -> list[Held]:
+def held(search: Search) -> list[HeldSocket]:
     return [step for step in search.steps() if step is not None]
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from egress.config import SEGMENT_BYTES
 from egress.config import Journal as Settings
-from egress.gateway.journal.journal import BACKLOG_BYTES, NO_ROOM, Journal
+from egress.gateway.journal.journal import BACKLOG_BYTES, NO_ROOM, JournalWriter
 from egress.model import Reason
 from egress.records.read import record_time
 from egress.records.shape import AnomalyRecord
@@ -26,7 +26,7 @@ def record(number: int, detail: str = "x") -> AnomalyRecord:
     return AnomalyRecord("a", float(number), Reason.MALFORMED, detail, 1)
 
 
-def healthy(journal: Journal) -> bool:
+def healthy(journal: JournalWriter) -> bool:
     """Asked anew each time: mypy believes an attribute stays what an assertion found."""
     return journal.healthy
 
@@ -51,7 +51,7 @@ def small(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_records_are_on_file_when_append_returns(tmp_path: Path) -> None:
-    journal = Journal(tmp_path, 3)
+    journal = JournalWriter(tmp_path, 3)
     assert journal.append([record(1), record(2)], 100.0)
     assert stored(tmp_path) == [1.0, 2.0]
     assert [path.name for path in tmp_path.iterdir()] == ["worker-3-100000000.jsonl"]
@@ -60,7 +60,7 @@ def test_records_are_on_file_when_append_returns(tmp_path: Path) -> None:
 
 
 def test_segments_turn_by_size_and_by_age_and_when_the_clock_is_set_back(tmp_path: Path) -> None:
-    journal = Journal(tmp_path, 0, Settings(segment_bytes=SEGMENT_BYTES, segment_seconds=60.0))
+    journal = JournalWriter(tmp_path, 0, Settings(segment_bytes=SEGMENT_BYTES, segment_seconds=60.0))
     times = [100.0, 101.0, 102.0, 103.0, 200.0, 50.0]
     for number, ts in enumerate(times):
         assert journal.append([record(number, "d" * (SEGMENT_BYTES // 2))], ts)
@@ -72,15 +72,15 @@ def test_segments_turn_by_size_and_by_age_and_when_the_clock_is_set_back(tmp_pat
 def test_a_worker_of_an_earlier_time_continues_behind_its_predecessors(tmp_path: Path) -> None:
     """The clock was set back between two starts."""
     for ts in (2000.0, 1000.0, 1500.0):
-        journal = Journal(tmp_path, 0)
+        journal = JournalWriter(tmp_path, 0)
         journal.append([record(int(ts))], ts)
         journal.close()
-    Journal(tmp_path, 1).append([record(1)], 1.0)
+    JournalWriter(tmp_path, 1).append([record(1)], 1.0)
     assert stored(tmp_path) == [1.0, 2000.0, 1000.0, 1500.0]
 
 
 def test_an_idle_segment_ends_by_age_and_leaves_one_that_is_empty(tmp_path: Path) -> None:
-    journal = Journal(tmp_path, 0, Settings(segment_seconds=60.0))
+    journal = JournalWriter(tmp_path, 0, Settings(segment_seconds=60.0))
     journal.append([record(1)], 100.0)
     for ts in (130.0, 161.0, 222.0, 500.0):
         journal.poll(ts)
@@ -90,14 +90,14 @@ def test_an_idle_segment_ends_by_age_and_leaves_one_that_is_empty(tmp_path: Path
 def test_a_new_worker_leaves_a_torn_line_alone(tmp_path: Path) -> None:
     old = tmp_path / "worker-0-1000000.jsonl"
     old.write_bytes(b'{"torn')
-    Journal(tmp_path, 0).append([record(1)], 2.0)
+    JournalWriter(tmp_path, 0).append([record(1)], 2.0)
     assert old.read_bytes() == b'{"torn'
     assert len(list(tmp_path.iterdir())) == 2
 
 
 def test_no_segment_is_written_through_a_link(tmp_path: Path) -> None:
     target = tmp_path / "elsewhere"
-    journal = Journal(tmp_path, 0)
+    journal = JournalWriter(tmp_path, 0)
     (tmp_path / "worker-0-1000000.jsonl").symlink_to(target)
     assert not journal.append([record(1)], 1.0)
     assert not target.exists()
@@ -105,7 +105,7 @@ def test_no_segment_is_written_through_a_link(tmp_path: Path) -> None:
 
 def test_a_missing_directory_makes_it_unhealthy_until_it_is_there(tmp_path: Path) -> None:
     directory = tmp_path / "journal"
-    journal = Journal(directory, 0)
+    journal = JournalWriter(directory, 0)
     assert not journal.append([record(1)], 10.0)
     assert not healthy(journal)
     assert "No such file" in journal.error
@@ -120,7 +120,7 @@ def test_a_missing_directory_makes_it_unhealthy_until_it_is_there(tmp_path: Path
 
 
 def test_it_is_tried_again_also_when_the_clock_was_set_back(tmp_path: Path) -> None:
-    journal = Journal(tmp_path / "journal", 0)
+    journal = JournalWriter(tmp_path / "journal", 0)
     assert not journal.append([record(1)], 10_000.0)
     (tmp_path / "journal").mkdir()
     journal.poll(50.0)
@@ -128,7 +128,7 @@ def test_it_is_tried_again_also_when_the_clock_was_set_back(tmp_path: Path) -> N
 
 
 def test_a_segment_that_somebody_removes_is_noticed(tmp_path: Path) -> None:
-    journal = Journal(tmp_path, 0)
+    journal = JournalWriter(tmp_path, 0)
     journal.append([record(1)], 1.0)
     next(tmp_path.iterdir()).unlink()
     journal.poll(2.0)
@@ -139,7 +139,7 @@ def test_a_segment_that_somebody_removes_is_noticed(tmp_path: Path) -> None:
 
 
 def test_what_the_backlog_cannot_hold_is_counted(tmp_path: Path) -> None:
-    journal = Journal(tmp_path / "no", 0)
+    journal = JournalWriter(tmp_path / "no", 0)
     big = [record(number, "d" * 1000) for number in range(1000)]
     for _ in range(2 + BACKLOG_BYTES // 1_000_000):
         assert not journal.append(big, 1.0)
@@ -149,7 +149,7 @@ def test_what_the_backlog_cannot_hold_is_counted(tmp_path: Path) -> None:
 
 @needs_root
 def test_a_full_disk_loses_nothing_and_tears_nothing(small: Path) -> None:
-    journal = Journal(small, 0, Settings(segment_bytes=1 << 30))
+    journal = JournalWriter(small, 0, Settings(segment_bytes=1 << 30))
     number, done = 0, True
     while done:
         number += 1
@@ -174,7 +174,7 @@ def test_a_full_disk_loses_nothing_and_tears_nothing(small: Path) -> None:
 
 
 def test_what_is_granted_is_all_that_is_written(tmp_path: Path) -> None:
-    journal = Journal(tmp_path, 0)
+    journal = JournalWriter(tmp_path, 0)
     journal.append([record(1)], 1.0)
     size = sum(path.stat().st_size for path in tmp_path.iterdir())
     assert journal.bytes == size
@@ -192,7 +192,7 @@ def test_what_is_granted_is_all_that_is_written(tmp_path: Path) -> None:
 
 
 def test_a_full_journal_ends_its_segment_once_so_that_it_can_be_removed(tmp_path: Path) -> None:
-    journal = Journal(tmp_path, 0)
+    journal = JournalWriter(tmp_path, 0)
     journal.append([record(1)], 1.0)
     for ts in (2.0, 3.0, 4.0):
         journal.grant(1 << 20, full=True)
@@ -204,7 +204,7 @@ def test_a_full_journal_ends_its_segment_once_so_that_it_can_be_removed(tmp_path
 
 
 def test_what_waits_in_memory_when_it_is_closed_is_counted_as_lost(tmp_path: Path) -> None:
-    journal = Journal(tmp_path / "no", 0)
+    journal = JournalWriter(tmp_path / "no", 0)
     journal.append([record(1), record(2)], 1.0)
     journal.close()
     assert (journal.waiting, journal.lost) == (0, 2)
@@ -240,7 +240,7 @@ class Disk:
 
 
 def test_fsync_never_leaves_it_to_the_kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    disk, journal = Disk(monkeypatch), Journal(tmp_path, 0)
+    disk, journal = Disk(monkeypatch), JournalWriter(tmp_path, 0)
     journal.append([record(1)], 1.0)
     journal.poll(2.0)
     journal.close()
@@ -250,7 +250,7 @@ def test_fsync_never_leaves_it_to_the_kernel(tmp_path: Path, monkeypatch: pytest
 def test_fsync_record_has_each_on_the_disk_before_append_returns(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    disk, journal = Disk(monkeypatch), Journal(tmp_path, 0, Settings(fsync="record"))
+    disk, journal = Disk(monkeypatch), JournalWriter(tmp_path, 0, Settings(fsync="record"))
     for number in range(3):
         assert journal.append([record(number)], 1.0)
         size = next(iter(tmp_path.iterdir())).stat().st_size
@@ -261,7 +261,7 @@ def test_what_may_not_be_on_the_disk_is_written_again_into_a_new_segment(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After a failure the kernel may believe that a page is clean; another fsync would say that all is well."""
-    disk, journal = Disk(monkeypatch), Journal(tmp_path, 0, Settings(fsync="record"))
+    disk, journal = Disk(monkeypatch), JournalWriter(tmp_path, 0, Settings(fsync="record"))
     assert journal.append([record(1)], 1.0)
     disk.broken = True
     assert not journal.append([record(2)], 2.0)
@@ -277,7 +277,7 @@ def test_what_may_not_be_on_the_disk_is_written_again_into_a_new_segment(
 
 
 def test_fsync_second_does_it_beside_the_packet_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    disk, journal = Disk(monkeypatch), Journal(tmp_path, 0, Settings(fsync="second", segment_bytes=SEGMENT_BYTES))
+    disk, journal = Disk(monkeypatch), JournalWriter(tmp_path, 0, Settings(fsync="second", segment_bytes=SEGMENT_BYTES))
     journal.append([record(1)], 1.0)
     assert disk.synced == []
     journal.poll(2.0)
@@ -292,7 +292,7 @@ def test_fsync_second_does_it_beside_the_packet_path(tmp_path: Path, monkeypatch
 
 
 def test_a_disk_that_failed_is_heard_of_a_second_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    disk, journal = Disk(monkeypatch), Journal(tmp_path, 0, Settings(fsync="second"))
+    disk, journal = Disk(monkeypatch), JournalWriter(tmp_path, 0, Settings(fsync="second"))
     disk.broken = True
     journal.append([record(1)], 1.0)
     journal.poll(2.0)

@@ -15,7 +15,7 @@ from egress.config import Config
 from egress.errors import EgressError, InputError
 from egress.gateway.pipe.messages import Draft, Room, Setup, Watched, encode, rule_from, setup_from, watched_from
 from egress.gateway.supervisor.sandboxes import Sandboxes
-from egress.model import Action, Agent, Budget, Measure, Mode, PolicyChange, Rule, Span
+from egress.model import Action, Agent, Budget, BudgetSpan, Measure, Mode, PolicyChange, Rule
 from tests.policy.test_budgettext import several
 from tests.policy.test_file import rules
 
@@ -42,7 +42,7 @@ AGENT = Agent(
     Mode.MONITOR,
     Action.ACCEPT,
     ("gpu", "team=a"),
-    (Budget(Measure.BYTES, 10_000_000, Span.HOUR), Budget(Measure.DESTINATIONS, 20, Span.EPISODE)),
+    (Budget(Measure.BYTES, 10_000_000, BudgetSpan.HOUR), Budget(Measure.DESTINATIONS, 20, BudgetSpan.EPISODE)),
     quarantined=True,
 )
 texts = st.text(max_size=10)

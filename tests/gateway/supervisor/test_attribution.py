@@ -13,7 +13,7 @@ import pytest
 from egress.config import Config
 from egress.gateway.pipe.messages import Room
 from egress.gateway.supervisor import attribution, companions
-from egress.gateway.supervisor.attribution import MAX_LEFT, Attribution
+from egress.gateway.supervisor.attribution import MAX_LEFT, AttributionProcess
 from tests.lab.net import needs_root
 
 HOLD = """
@@ -24,7 +24,7 @@ sys.stdin.read()
 """
 
 
-class Silent(Attribution):
+class Silent(AttributionProcess):
     """A real process that says nothing, and ends when its input does."""
 
     async def _start(self) -> asyncio.subprocess.Process:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from egress.control import Client, NotRunning
+from egress.control import Client, NotRunningError
 from egress.errors import EgressError, InputError
 from egress.gateway.supervisor.control import Server, Session
 
@@ -57,7 +57,7 @@ class Gateway:
         if message["op"] == "wrong":
             raise InputError("a bad name")
         if message["op"] == "gone":
-            raise NotRunning("the gateway is stopping")
+            raise NotRunningError("the gateway is stopping")
         raise EgressError(f"no operation {message['op']}")
 
 
@@ -110,7 +110,7 @@ def test_any_line_is_answered_with_one_line(gateway: Gateway, line: bytes) -> No
 
 @needs_root
 def test_a_gateway_that_ends_is_told_from_a_refusal(gateway: Gateway) -> None:
-    with pytest.raises(NotRunning), Client(gateway.path) as client:
+    with pytest.raises(NotRunningError), Client(gateway.path) as client:
         client.call("gone")
 
 
@@ -121,5 +121,5 @@ def test_whose_fault_it_is_arrives(gateway: Gateway) -> None:
 
 
 def test_nobody_there_says_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(NotRunning, match="egress gateway"):
+    with pytest.raises(NotRunningError, match="egress gateway"):
         Client(tmp_path / "sock")

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scapy.utils import RawPcapNgReader
 
 from egress.capture import frames
-from egress.gateway.worker.capture import Capture, seconds
+from egress.gateway.worker.capture import CaptureWriter, seconds
 from egress.model import Direction
 
 MICROS = st.integers(0, (1 << 32) * 1_000_000 - 1)
@@ -20,7 +20,7 @@ MICROS = st.integers(0, (1 << 32) * 1_000_000 - 1)
 @given(st.lists(st.tuples(st.binary(min_size=1, max_size=200), MICROS), max_size=5), st.text(max_size=20))
 def test_bytes_and_times_come_back_exactly(packets: list[tuple[bytes, int]], agent: str) -> None:
     with tempfile.TemporaryDirectory() as directory:
-        capture = Capture(Path(directory), 0, 1.0)
+        capture = CaptureWriter(Path(directory), 0, 1.0)
         for raw, micros in packets:
             capture.packet(raw, len(raw) + 7, seconds(micros), agent.replace("\0", ""), Direction.OUT, False)
         capture.close()
@@ -35,7 +35,7 @@ def test_bytes_and_times_come_back_exactly(packets: list[tuple[bytes, int]], age
 
 
 def test_it_is_bounded(tmp_path: Path) -> None:
-    capture = Capture(tmp_path, 1, 2.0, limit=1000)
+    capture = CaptureWriter(tmp_path, 1, 2.0, limit=1000)
     for _ in range(100):
         capture.packet(bytes(100), 100, 3.0, "a", Direction.IN, True)
     capture.close()

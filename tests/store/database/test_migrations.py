@@ -18,7 +18,7 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy.engine import Engine
 
-from egress.model import Action, Agent, Budget, Effect, Hold, Measure, Mode, Policy, Reason, Rule, Span
+from egress.model import Action, Agent, Budget, BudgetSpan, Effect, Hold, Measure, Mode, Policy, Reason, Rule
 from egress.store.database import tables
 from egress.store.database.database import HEAD, alembic_config, open_database, writing
 from egress.store.database.days import is_partition
@@ -182,7 +182,7 @@ def test_back_to_the_first_version_with_data(engine: Engine, database_url: str) 
     flows += [samples.numbered(90, action=Action.HOLD, mode=Mode.ASK)]
     odd = [replace(samples.ANOMALY, reason=reason, count=number) for number, reason in enumerate(Reason, 1)]
     finding = replace(samples.FINDING, action=Action.HOLD, mode=Mode.ASK)
-    rome = Agent("rome", budgets=(Budget(Measure.BYTES, 10, Span.HOUR),), mode=Mode.ASK)
+    rome = Agent("rome", budgets=(Budget(Measure.BYTES, 10, BudgetSpan.HOUR),), mode=Mode.ASK)
     cut = Agent("cut", mode=Mode.MONITOR, default=Action.ACCEPT, quarantined=True)
     with writing(engine) as connection:
         for agent in (rome, cut):

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy.engine import Engine
 
-from egress.errors import Malformed
+from egress.errors import MalformedError
 from egress.model import Agent, Hold, Rule, Step
 from egress.records.read import parse_line
 from egress.records.shape import AnomalyRecord, EvidenceRecord, FindingRecord, FlowRecord, ProcessRecord, Record
@@ -91,7 +91,7 @@ def test_text_no_database_takes_is_stored_escaped(engine: Engine, text: str) -> 
     raw = samples.line_with_name(text)
     try:
         record = parse_line(raw)
-    except Malformed:
+    except MalformedError:
         pytest.fail("a name is text")
     with engine.connect() as connection:
         store(connection, [record])

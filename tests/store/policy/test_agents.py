@@ -8,9 +8,9 @@ import pytest
 from sqlalchemy.engine import Engine
 
 from egress.errors import InputError
-from egress.model import Action, Agent, Budget, Measure, Mode, Span
+from egress.model import Action, Agent, Budget, BudgetSpan, Measure, Mode
 from egress.store.database.database import writing
-from egress.store.database.errors import Conflict, NotFound
+from egress.store.database.errors import ConflictError, NotFoundError
 from egress.store.database.tables import SANDBOX
 from egress.store.policy import audit
 from egress.store.policy.agents import StoredAgent, add_agent, agent, list_agents, remove_agent, update_agent
@@ -18,7 +18,7 @@ from egress.store.policy.audit import Actor
 
 ROOT = Actor("uid:0 (root)")
 GATEWAY = Actor("gateway")
-BUDGETS = (Budget(Measure.BYTES, 10_000_000, Span.HOUR), Budget(Measure.DESTINATIONS, 20, Span.EPISODE))
+BUDGETS = (Budget(Measure.BYTES, 10_000_000, BudgetSpan.HOUR), Budget(Measure.DESTINATIONS, 20, BudgetSpan.EPISODE))
 AGENT = Agent("train-1", ("10.77.0.0/30", "fd65::/64"), Mode.MONITOR, Action.ACCEPT, ("gpu", "team=a"), BUDGETS)
 STORED = StoredAgent(AGENT, "netns", "train-1", created=1_795_446_362.5)
 
@@ -46,12 +46,12 @@ def test_the_time_is_now_unless_given(engine: Engine) -> None:
 def test_a_name_is_taken_once(engine: Engine) -> None:
     with writing(engine) as connection:
         add_agent(connection, ROOT, STORED)
-        with pytest.raises(Conflict, match="already") as caught:
+        with pytest.raises(ConflictError, match="already") as caught:
             add_agent(connection, ROOT, STORED)
         assert caught.value.target == "train-1"
-        with pytest.raises(NotFound, match="no agent nobody"):
+        with pytest.raises(NotFoundError, match="no agent nobody"):
             remove_agent(connection, ROOT, "nobody")
-        with pytest.raises(NotFound, match="no agent nobody"):
+        with pytest.raises(NotFoundError, match="no agent nobody"):
             update_agent(connection, ROOT, "nobody", mode=Mode.ASK, ts=1.0)
         assert list_agents(connection) == (STORED,)
 
@@ -81,7 +81,7 @@ def test_sandboxes_are_the_gateways(engine: Engine) -> None:
     sandbox = StoredAgent(Agent("rome-7"), SANDBOX, "", created=5.0)
     with writing(engine) as connection:
         add_agent(connection, GATEWAY, sandbox)
-        with pytest.raises(Conflict, match="egress run"):
+        with pytest.raises(ConflictError, match="egress run"):
             remove_agent(connection, ROOT, "rome-7")
         assert remove_agent(connection, GATEWAY, "rome-7") == sandbox
         add_agent(connection, ROOT, STORED)

@@ -11,7 +11,7 @@ from sqlalchemy.engine import Connection, Engine
 from egress.errors import InputError
 from egress.model import Action, Hold, Rule
 from egress.store.database.database import writing
-from egress.store.database.errors import Conflict, NotFound
+from egress.store.database.errors import ConflictError, NotFoundError
 from egress.store.policy import approvals, audit, ruleset
 from egress.store.policy.approvals import Approval
 from egress.store.policy.audit import Actor
@@ -44,7 +44,7 @@ def test_an_approval_is_a_rule(engine: Engine) -> None:
             comment=f"approval {HOLD.id}", author=ANN.name, created=NOW + 1, position=-1,
         )  # fmt: skip
         assert [entry.action for entry in audit.entries(connection, limit=9)] == ["approval.approve", "rule.create"]
-        with pytest.raises(Conflict, match="approved already by token:0000000a"):
+        with pytest.raises(ConflictError, match="approved already by token:0000000a"):
             approvals.deny(connection, BOB, HOLD.id, NOW + 2)
         assert approvals.denied(connection, [HOLD.id]) == set()
 
@@ -73,7 +73,7 @@ def test_a_refusal(engine: Engine) -> None:
         assert approvals.deny(connection, BOB, HOLD.id, NOW + 1).state == "denied"
         assert approvals.denied(connection, [HOLD.id, "nothing"]) == {HOLD.id}
         assert ruleset.current(connection) == 0
-        with pytest.raises(Conflict, match="denied already by token:0000000b"):
+        with pytest.raises(ConflictError, match="denied already by token:0000000b"):
             approvals.approve(connection, ANN, HOLD.id, expires=FOREVER, ts=NOW + 2)
         _asked(connection, replace(HOLD, time=NOW + 200, until=NOW + 320))
         assert approvals.denied(connection, [HOLD.id]) == set()
@@ -82,12 +82,12 @@ def test_a_refusal(engine: Engine) -> None:
 def test_nobody_answers_in_time(engine: Engine) -> None:
     with writing(engine) as connection:
         _asked(connection)
-        with pytest.raises(Conflict, match="expired"):
+        with pytest.raises(ConflictError, match="expired"):
             approvals.approve(connection, ANN, HOLD.id, expires=FOREVER, ts=HOLD.until)
         assert approvals.close(connection, HOLD.id, "expired", HOLD.until)
         assert not approvals.close(connection, HOLD.id, "withdrawn", HOLD.until)
         assert approvals.get(connection, HOLD.id) == Approval(**asdict(HOLD), state="expired", decided_at=HOLD.until)
-        with pytest.raises(NotFound, match="no approval nothing"):
+        with pytest.raises(NotFoundError, match="no approval nothing"):
             approvals.deny(connection, ANN, "nothing", NOW)
 
 
@@ -154,7 +154,7 @@ def test_the_first_decision_wins(engine: Engine) -> None:
                     approvals.deny(connection, BOB, HOLD.id, NOW + 1)
                 else:
                     approvals.approve(connection, ANN, HOLD.id, expires=FOREVER, ts=NOW + 1)
-        except Conflict:
+        except ConflictError:
             return False
         return True
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from sqlalchemy.engine import Connection, Engine
 
 from egress.model import Action, Policy, Rule
-from egress.store.database.errors import Conflict, NotFound
+from egress.store.database.errors import ConflictError, NotFoundError
 from egress.store.policy import audit, ruleset
 from egress.store.policy.audit import Actor
 from egress.store.policy.edits import Edit
@@ -44,7 +44,7 @@ def test_any_edits(sqlite_engine: Engine, edits: list[list[tuple[object, ...]]])
             for name, *arguments in steps:
                 try:
                     _step(connection, edit, str(name), arguments, live)
-                except (Conflict, NotFound):
+                except (ConflictError, NotFoundError):
                     continue
             if edit.version == len(model) + 1:
                 model[edit.version] = tuple(sorted(live.values(), key=lambda rule: (rule.position, rule.id)))

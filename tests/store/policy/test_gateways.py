@@ -13,7 +13,7 @@ from egress.model import Action, Agent, Hold, Rule
 from egress.store.database import tables
 from egress.store.database.clock import clock
 from egress.store.database.database import HEAD, require_schema, storing, writing
-from egress.store.database.errors import Conflict, NotFound
+from egress.store.database.errors import ConflictError, NotFoundError
 from egress.store.database.tables import SANDBOX
 from egress.store.policy import approvals, audit, gateways, ruleset
 from egress.store.policy.agents import StoredAgent, add_agent, agent, list_agents
@@ -100,9 +100,9 @@ def test_agents_are_of_a_host_and_their_names_of_all(engine: Engine) -> None:
     with writing(engine) as connection:
         add_agent(connection, ROOT, one)
         add_agent(connection, ROOT, two)
-        with pytest.raises(Conflict, match=r"an agent a already on host gpu-1; `egress agent rm a`"):
+        with pytest.raises(ConflictError, match=r"an agent a already on host gpu-1; `egress agent rm a`"):
             add_agent(connection, ROOT, replace(one, host="gpu-2"))
-        with pytest.raises(Conflict, match="on host gpu-1"):
+        with pytest.raises(ConflictError, match="on host gpu-1"):
             add_agent(connection, GATEWAY, StoredAgent(Agent("a"), SANDBOX, "egr0000", host="gpu-2"))
         assert list_agents(connection) == (one, two)
         assert [list_agents(connection, host) for host in ("gpu-1", "gpu-2", "")] == [(one,), (two,), ()]
@@ -134,9 +134,9 @@ def test_a_file_or_a_sandbox_speaks_for_its_host_only(engine: Engine) -> None:
 def test_an_id_of_another_hosts_file_is_taken(engine: Engine) -> None:
     with writing(engine) as connection:
         Edit(connection, ROOT, NOW).sync("file", [SSH], "gpu-1")
-        with pytest.raises(Conflict, match="a rule ssh already, of the policy file of host gpu-1"):
+        with pytest.raises(ConflictError, match="a rule ssh already, of the policy file of host gpu-1"):
             Edit(connection, ROOT, NOW).sync("file", [SSH], "gpu-2")
-        with pytest.raises(Conflict, match="it comes from the policy file of host gpu-1; edit that"):
+        with pytest.raises(ConflictError, match="it comes from the policy file of host gpu-1; edit that"):
             Edit(connection, ROOT, NOW).remove(["ssh"])
         everywhere = Edit(connection, ROOT, NOW).add([replace(SSH, id="all")])
         assert everywhere[0].host == "", "what one host's file says may be said of all"
@@ -194,7 +194,7 @@ def test_a_host_that_is_forgotten_leaves_the_others_alone(engine: Engine, at: Ca
     claim(engine, "gpu-2", "b")
     with writing(engine) as connection:
         _two_hosts(connection)
-        with pytest.raises(Conflict, match="a gateway runs on host gpu-1; stop it first"):
+        with pytest.raises(ConflictError, match="a gateway runs on host gpu-1; stop it first"):
             gateways.forget(connection, ROOT, "gpu-1", NOW)
         gateways.leave(connection, "gpu-1", "a")
         assert gateways.forget(connection, ROOT, "gpu-1", NOW + 1) == 2
@@ -204,7 +204,7 @@ def test_a_host_that_is_forgotten_leaves_the_others_alone(engine: Engine, at: Ca
         assert [each.host for each in gateways.listed(connection)] == ["gpu-2"]
         kept = connection.scalars(sa.select(tables.journal_checkpoints.c.host))
         assert sorted(kept) == ["gpu-1", "gpu-2"], "its journal may come back, and must not be stored twice"
-        with pytest.raises(NotFound, match="egress fleet list"):
+        with pytest.raises(NotFoundError, match="egress fleet list"):
             gateways.forget(connection, ROOT, "gpu-1", NOW)
         assert audit.entries(connection, limit=1)[0].action == "host.forget"
         assert audit.verify(connection).broken is None
@@ -215,10 +215,10 @@ def test_a_host_gets_another_name(engine: Engine, at: Callable[[float], None]) -
     with writing(engine) as connection:
         _two_hosts(connection)
         for new, why in (("gpu-3", "a gateway runs on host gpu-1"), ("gpu-2", "a gateway runs on host gpu-1")):
-            with pytest.raises(Conflict, match=why):
+            with pytest.raises(ConflictError, match=why):
                 gateways.rename(connection, ROOT, "gpu-1", new, NOW)
         gateways.leave(connection, "gpu-1", "a")
-        with pytest.raises(Conflict, match="there is a host gpu-2 already"):
+        with pytest.raises(ConflictError, match="there is a host gpu-2 already"):
             gateways.rename(connection, ROOT, "gpu-1", "gpu-2", NOW)
         gateways.rename(connection, ROOT, "gpu-1", "gpu-3", NOW)
         assert [each.agent.name for each in list_agents(connection, "gpu-3")] == ["a", "a-run"]
@@ -233,7 +233,7 @@ def test_a_file_serves_one_gateway(sqlite_engine: Engine, at: Callable[[float], 
     with writing(sqlite_engine) as connection:
         add_agent(connection, ROOT, StoredAgent(Agent("a"), "netns", "a", NOW, "gpu-1"))
         assert gateways.claim(connection, "gpu-2", "b", "there", "0.1.0") is None
-        with pytest.raises(Conflict, match="host gpu-1 uses this SQLite file, which serves one"):
+        with pytest.raises(ConflictError, match="host gpu-1 uses this SQLite file, which serves one"):
             gateways.adopt(connection, "gpu-2", None)
         assert gateways.claim(connection, "gpu-3", "c", "here", "0.1.0") is None
         connection.execute(tables.gateways.delete().where(tables.gateways.c.host == "gpu-2"))
@@ -254,7 +254,7 @@ def test_a_file_of_one_host_is_adopted_whatever_its_name_was(sqlite_engine: Engi
 def test_under_another_name_its_agents_would_be_unguarded(postgresql_engine: Engine) -> None:
     with writing(postgresql_engine) as connection:
         _two_hosts(connection)
-        with pytest.raises(Conflict, match=r"set `host: gpu-1` .*`egress fleet rename gpu-1 new`"):
+        with pytest.raises(ConflictError, match=r"set `host: gpu-1` .*`egress fleet rename gpu-1 new`"):
             gateways.adopt(connection, "new", "gpu-1")
         for was in (None, "gpu-3", "new"):
             gateways.adopt(connection, "new", was)

@@ -8,7 +8,7 @@ from sqlalchemy.exc import IntegrityError
 
 from egress.store.database.database import writing
 from egress.store.policy import idempotency
-from egress.store.policy.idempotency import LIFE, Stored
+from egress.store.policy.idempotency import LIFE, StoredResponse
 
 NOW = 1_795_446_362.0
 
@@ -23,7 +23,7 @@ def test_an_answer_is_recalled_for_a_day_by_its_caller(engine: Engine) -> None:
     with writing(engine) as connection:
         assert idempotency.recall(connection, "k", "token:a", NOW) is None
         _keep(connection, "k", "token:a", NOW)
-        stored = Stored("0" * 64, 201, {"etag": '"7"'}, '{"ü": 1}', NOW)
+        stored = StoredResponse("0" * 64, 201, {"etag": '"7"'}, '{"ü": 1}', NOW)
         assert idempotency.recall(connection, "k", "token:a", NOW + LIFE - 1) == stored
         assert idempotency.recall(connection, "k", "token:a", NOW + LIFE) is None
         assert idempotency.recall(connection, "k", "token:b", NOW) is None

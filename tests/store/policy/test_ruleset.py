@@ -13,7 +13,7 @@ from sqlalchemy.engine import Connection, Engine
 from egress.model import Action, Agent, Policy, PolicyChange, Rule
 from egress.policy.ruletext import to_mapping
 from egress.store.database.database import open_database, writing
-from egress.store.database.errors import Conflict, NotFound
+from egress.store.database.errors import ConflictError, NotFoundError
 from egress.store.policy import audit, ruleset
 from egress.store.policy.agents import StoredAgent, add_agent
 from egress.store.policy.audit import Actor
@@ -116,14 +116,14 @@ def test_an_id_is_taken_once_over_all_sources(engine: Engine) -> None:
         _edit(connection, GATEWAY).sync("file", (SSH,))
         _edit(connection).add([NAMED])
         for taken, where in ((replace(DENY, id="ssh"), "policy file"), (replace(DENY, id="named"), "allowlist")):
-            with pytest.raises(Conflict, match=f"{taken.id} already, of the {where}") as caught:
+            with pytest.raises(ConflictError, match=f"{taken.id} already, of the {where}") as caught:
                 _edit(connection).add([WEB, taken])
             assert caught.value.target == taken.id
-        with pytest.raises(Conflict, match="given twice"):
+        with pytest.raises(ConflictError, match="given twice"):
             _edit(connection).add([WEB, replace(DENY, id="web")])
-        with pytest.raises(Conflict, match="named already"):
+        with pytest.raises(ConflictError, match="named already"):
             _edit(connection, GATEWAY).sync("file", (SSH, replace(DENY, id="named")))
-        with pytest.raises(Conflict, match="given twice"):
+        with pytest.raises(ConflictError, match="given twice"):
             _edit(connection, GATEWAY).sync("file", (SSH, replace(DENY, id="ssh")))
         assert _live(connection) == ["named", "ssh"] and ruleset.current(connection) == 2
 
@@ -133,15 +133,15 @@ def test_a_rule_is_not_said_twice(engine: Engine) -> None:
     with writing(engine) as connection:
         _edit(connection, GATEWAY).sync("file", (SSH,))
         _edit(connection).add([NAMED])
-        with pytest.raises(Conflict, match="rule ssh, of the policy file, says the same") as caught:
+        with pytest.raises(ConflictError, match="rule ssh, of the policy file, says the same") as caught:
             _edit(connection).add([DENY, again])
         assert caught.value.target == "ssh"
-        with pytest.raises(Conflict, match="rule named, of the allowlist, says the same"):
+        with pytest.raises(ConflictError, match="rule named, of the allowlist, says the same"):
             _edit(connection).add([replace(NAMED, id="x")])
-        with pytest.raises(Conflict, match="rule y says the same as rule deny"):
+        with pytest.raises(ConflictError, match="rule y says the same as rule deny"):
             _edit(connection).add([DENY, replace(DENY, id="y")])
         _edit(connection).add([DENY, WEB, replace(WEB, id="twice"), replace(SSH, id="later", expires_at=NOW)])
-        with pytest.raises(Conflict, match="rule named, of the allowlist, says the same"):
+        with pytest.raises(ConflictError, match="rule named, of the allowlist, says the same"):
             _edit(connection).replace("deny", NAMED)
         _edit(connection).remove(["named"])
         _edit(connection).add([replace(NAMED, id="x")])
@@ -152,11 +152,11 @@ def test_only_the_allowlist_is_edited(engine: Engine) -> None:
         _edit(connection, GATEWAY).sync("file", (SSH,))
         _edit(connection, GATEWAY).sync("sandbox:rome", (replace(WEB, id="rome:web"),))
         for id_, words in (("ssh", "policy file; edit that"), ("rome:web", "belongs to sandbox rome and goes with it")):
-            with pytest.raises(Conflict, match=words):
+            with pytest.raises(ConflictError, match=words):
                 _edit(connection).remove([id_])
-            with pytest.raises(Conflict, match=words):
+            with pytest.raises(ConflictError, match=words):
                 _edit(connection).replace(id_, DENY)
-        with pytest.raises(NotFound, match="no rule nothing") as caught:
+        with pytest.raises(NotFoundError, match="no rule nothing") as caught:
             _edit(connection).remove(["nothing"])
         assert caught.value.target == "nothing" and ruleset.current(connection) == 2
 
@@ -211,11 +211,11 @@ def test_back_to_a_version(engine: Engine) -> None:
         assert then and restored and [rule.id for rule in restored.rules] == ["ssh", "named", "g"]
         assert restored.rules[:2] == then.rules[:2]
         assert audit.entries(connection, limit=1)[0].action == "policy.rollback"
-        with pytest.raises(NotFound, match="no version 99"):
+        with pytest.raises(NotFoundError, match="no version 99"):
             _edit(connection).restore(99)
         _edit(connection).remove(["ssh"])
         _edit(connection, GATEWAY).sync("file", (replace(DENY, id="ssh"),))
-        with pytest.raises(Conflict, match="ssh already"):
+        with pytest.raises(ConflictError, match="ssh already"):
             _edit(connection).restore(2)
 
 
@@ -237,9 +237,9 @@ def test_two_versions_compared(engine: Engine) -> None:
         assert ruleset.rule_at(connection, "web", 3) is None and ruleset.made(connection, 3) == NOW
         assert ruleset.made(connection, 4) is None
         for wrong in ((1, 5), (-1, 1)):
-            with pytest.raises(NotFound, match="no version"):
+            with pytest.raises(NotFoundError, match="no version"):
                 ruleset.diff(connection, *wrong)
-        with pytest.raises(NotFound, match="no version 5"):
+        with pytest.raises(NotFoundError, match="no version 5"):
             ruleset.changes(connection, 5)
 
 

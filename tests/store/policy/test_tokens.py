@@ -13,7 +13,7 @@ from sqlalchemy.engine import Connection, Engine
 from egress.errors import InputError
 from egress.store.database import tables
 from egress.store.database.database import writing
-from egress.store.database.errors import Conflict, NotFound
+from egress.store.database.errors import ConflictError, NotFoundError
 from egress.store.policy import audit, tokens
 from egress.store.policy.audit import Actor
 from egress.store.policy.tokens import Token
@@ -38,9 +38,9 @@ def test_the_text_authenticates_until_it_is_revoked(engine: Engine) -> None:
         assert tokens.authenticate(connection, text, NOW + 1) is None
         assert tokens.authenticate(connection, other_text, NOW) == other
         assert set(tokens.listed(connection)) == {revoked, other}
-        with pytest.raises(Conflict, match="revoked already"):
+        with pytest.raises(ConflictError, match="revoked already"):
             tokens.revoke(connection, ROOT, token.id, NOW + 3)
-        with pytest.raises(NotFound, match="no token 00000000"):
+        with pytest.raises(NotFoundError, match="no token 00000000"):
             tokens.revoke(connection, ROOT, "00000000", NOW + 3)
 
 

@@ -13,7 +13,7 @@ from sqlalchemy.engine import Engine
 from egress.model import Action, Reason, Step, StepSource
 from egress.records.shape import AnomalyRecord, Record
 from egress.store.database.database import open_database, storing, writing
-from egress.store.database.errors import NotFound
+from egress.store.database.errors import NotFoundError
 from egress.store.query.counting import count_by
 from egress.store.query.episodes import EpisodeStory, Part, agents_of, episode_story, listed
 from egress.store.query.reader import Filter, findings, flows
@@ -126,7 +126,7 @@ def test_a_clock_that_is_ahead_shows(engine: Engine) -> None:
 
 
 def test_no_such_episode(filled: Engine) -> None:
-    with pytest.raises(NotFound, match="egress episodes"):
+    with pytest.raises(NotFoundError, match="egress episodes"):
         story(filled, "g")
     with filled.connect() as connection:
         assert agents_of(connection, "e") == (A,)

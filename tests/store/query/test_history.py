@@ -20,7 +20,7 @@ from egress.store.database.database import storing, writing
 from egress.store.database.tables import findings as finding_table
 from egress.store.database.tables import flows as flow_table
 from egress.store.query import history
-from egress.store.query.history import History, Target, Traffic, Window, keep
+from egress.store.query.history import AddressTraffic, History, HistoryTarget, Window, keep
 from egress.store.query.reader import Filter, findings
 from egress.store.query.search import compile_query
 from egress.store.recording.writer import store
@@ -30,7 +30,7 @@ from tests.store import samples
 REFUSED = {"action": Action.REJECT, "reason": Reason.DEFAULT}
 
 
-def _shape(found: object) -> list[tuple[str, Target, int]]:
+def _shape(found: object) -> list[tuple[str, HistoryTarget, int]]:
     assert isinstance(found, list)
     return [(each.agent, each.target, len(each.moments)) for each in found]
 
@@ -51,7 +51,7 @@ def test_series(engine: Engine) -> None:
     past = History(engine, WEEK)
     assert past.count() == 7
     assert past.oldest() == SINCE - 1
-    first, second = Target("tcp", "192.0.2.1", 443), Target("tcp", "2001:db8::1", 443)
+    first, second = HistoryTarget("tcp", "192.0.2.1", 443), HistoryTarget("tcp", "2001:db8::1", 443)
     assert _shape(list(past.by_endpoint())) == [("other", second, 3), ("trainer", first, 3)]
     assert [each.target for each in past.by_endpoint(fleet=True)] == [first, second]
     (series, *_) = past.by_endpoint(fleet=True)
@@ -93,14 +93,16 @@ def test_sums(engine: Engine) -> None:
     (row,) = History(engine, WEEK).traffic()
     begun = round((SINCE + 1) * 1e6)
     huge = history.MAX_BYTES
-    assert row == Traffic(
+    assert row == AddressTraffic(
         "trainer", "a.example.org", ("a.example.org",), "203.0.113.9", 3, huge + 20, huge + 6, huge, 2_000_000, begun,
         begun + 2_000_000, begun + 4_000_000,
     )  # fmt: skip
     later = History(engine, Window(SINCE + 2.5, SINCE + 9))
-    assert list(later.known(SINCE)) == [(Target(dst="203.0.113.9", said="a.example.org", bound=("a.example.org",)), 2)]
+    assert list(later.known(SINCE)) == [
+        (HistoryTarget(dst="203.0.113.9", said="a.example.org", bound=("a.example.org",)), 2)
+    ]
     assert list(later.known(SINCE + 2)) == [
-        (Target(dst="203.0.113.9", said="a.example.org", bound=("a.example.org",)), 1)
+        (HistoryTarget(dst="203.0.113.9", said="a.example.org", bound=("a.example.org",)), 1)
     ]
 
 
@@ -137,15 +139,23 @@ def test_the_flow_that_a_lead_points_at(engine: Engine) -> None:
     fill(engine, [wanted, bound, asked, flow(1, dst="192.0.2.3", proto="udp", dport=9)])
     past = History(engine, WEEK)
 
-    def found(target: Target, agent: str = "trainer", start: float = wanted.start) -> FlowRecord | None:
+    def found(target: HistoryTarget, agent: str = "trainer", start: float = wanted.start) -> FlowRecord | None:
         return past.flow(agent, round(start * 1e6), target)
 
-    assert found(Target(said="a.example.org")) == found(Target("tcp", "192.0.2.1", 443)) == wanted
-    assert found(Target(dst="192.0.2.2")) == found(Target(bound=("b.example.org",))) == bound
-    assert found(Target(said="example.net", under=True)) == asked
-    for wrong in (Target(said="example.net"), Target("tcp", "192.0.2.1", 80), Target("tcp", "192.0.2.3", 9)):
+    assert found(HistoryTarget(said="a.example.org")) == found(HistoryTarget("tcp", "192.0.2.1", 443)) == wanted
+    assert found(HistoryTarget(dst="192.0.2.2")) == found(HistoryTarget(bound=("b.example.org",))) == bound
+    assert found(HistoryTarget(said="example.net", under=True)) == asked
+    for wrong in (
+        HistoryTarget(said="example.net"),
+        HistoryTarget("tcp", "192.0.2.1", 80),
+        HistoryTarget("tcp", "192.0.2.3", 9),
+    ):
         assert found(wrong) is None
-    assert found(Target(dst="192.0.2.2"), agent="other") is found(Target(dst="192.0.2.2"), start=SINCE) is None
+    assert (
+        found(HistoryTarget(dst="192.0.2.2"), agent="other")
+        is found(HistoryTarget(dst="192.0.2.2"), start=SINCE)
+        is None
+    )
 
 
 @pytest.mark.parametrize("name", ["ÄB.Example", "İ.example", "\udc80X.example", "a\x00B", "ΑΣ.Example"])
@@ -154,7 +164,7 @@ def test_the_flow_of_a_name_in_any_script(engine: Engine, name: str) -> None:
     fill(engine, flows([1, 2], server_name=name))
     (series,) = History(engine, WEEK).by_name()
     (row,) = History(engine, WEEK).traffic()
-    for target in (series.target, Target(dst=row.dst, said=row.said, bound=row.bound)):
+    for target in (series.target, HistoryTarget(dst=row.dst, said=row.said, bound=row.bound)):
         assert History(engine, WEEK).flow("trainer", row.last, target) is not None
 
 

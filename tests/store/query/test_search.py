@@ -16,7 +16,7 @@ from egress.model import Action, Mode, Reason
 from egress.records.shape import FlowRecord
 from egress.store.database.database import writing
 from egress.store.database.tables import findings, flows
-from egress.store.query.search import FIELDS, InvalidQuery, compile_query, one
+from egress.store.query.search import FIELDS, InvalidQueryError, compile_query, one
 from egress.store.recording.writer import store
 from tests.store import samples
 
@@ -115,7 +115,7 @@ def test_a_finding_is_found_by_its_flow_and_a_flow_by_its_finding(connection: Co
     ],
 )
 def test_what_it_says_of_mistakes(query: str, column: int, says: str) -> None:
-    with pytest.raises(InvalidQuery) as mistake:
+    with pytest.raises(InvalidQueryError) as mistake:
         compile_query(query, flows, NOW)
     assert mistake.value.column == column, mistake.value
     assert says in mistake.value.reason
@@ -123,11 +123,11 @@ def test_what_it_says_of_mistakes(query: str, column: int, says: str) -> None:
 
 
 def test_it_is_bounded() -> None:
-    with pytest.raises(InvalidQuery, match="inside one another"):
+    with pytest.raises(InvalidQueryError, match="inside one another"):
         compile_query("-" * 40 + "agent:a", flows, NOW)
-    with pytest.raises(InvalidQuery, match="at most"):
+    with pytest.raises(InvalidQueryError, match="at most"):
         compile_query("agent:a " * 1000, flows, NOW)
-    with pytest.raises(InvalidQuery, match="at most 300 values"):
+    with pytest.raises(InvalidQueryError, match="at most 300 values"):
         compile_query("port:" + ",".join("1" * 301), flows, NOW)
 
 
@@ -145,7 +145,7 @@ PIECES = ["agent", "port", "name", "and", "or", "not", "-", "(", ")", ":", ">", 
 def test_any_text_is_a_condition_or_a_mistake_with_its_place(text: str) -> None:
     try:
         compile_query(text, flows, NOW)
-    except InvalidQuery as mistake:
+    except InvalidQueryError as mistake:
         assert 1 <= mistake.column <= len(text) + 1
 
 

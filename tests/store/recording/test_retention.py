@@ -234,7 +234,7 @@ def test_a_flow_that_lives_on_while_its_row_is_chosen_stays(postgresql_engine: E
     """PostgreSQL waits for whoever writes to the row, and would then take it away by what it had read before."""
     engine = postgresql_engine
     _store(engine, [_flow(1, 200)])
-    steps: list[retention.Step] = []
+    steps: list[retention.PruneStep] = []
     pruning = threading.Thread(target=lambda: steps.extend(retention.prune(engine, {tables.flows: NOW - 90 * DAY})))
     with storing(engine) as connection:
         store(connection, [_flow(1, 200, quiet=0)])

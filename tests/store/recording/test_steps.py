@@ -16,7 +16,7 @@ from egress.store.database.database import storing, writing
 from egress.store.policy.agents import StoredAgent, add_agent
 from egress.store.policy.audit import Actor, latest
 from egress.store.recording import steps
-from egress.store.recording.steps import OPEN_SECONDS, Doing, Result, Telling, WrongStep, make
+from egress.store.recording.steps import OPEN_SECONDS, Doing, InvalidStepError, StepResult, Telling, make
 from egress.store.recording.writer import store
 from tests.store import samples
 
@@ -41,29 +41,29 @@ def stored(engine: Engine) -> list[Step]:
 
 def test_a_step_is_told_begun_and_then_ended(engine: Engine) -> None:
     (begun,) = tell(engine, step())
-    assert (begun.result, begun.step.until) == (Result.NEW, NOW + OPEN_SECONDS)
+    assert (begun.result, begun.step.until) == (StepResult.NEW, NOW + OPEN_SECONDS)
     (ended,) = tell(engine, step(end=NOW + 2, now=NOW + 3, summary="ls"))
-    assert ended.result is Result.CHANGED
+    assert ended.result is StepResult.CHANGED
     assert stored(engine) == [step(end=NOW + 2, now=NOW + 3, summary="ls")] == [ended.step]
 
 
 def test_the_same_step_told_twice_is_one(engine: Engine) -> None:
     whole = step(end=NOW + 2)
-    assert [each.result for each in tell(engine, whole, whole)] == [Result.NEW, Result.SAME]
-    assert [each.result for each in tell(engine, whole, step(), step(now=NOW + 9))] == [Result.SAME] * 3
+    assert [each.result for each in tell(engine, whole, whole)] == [StepResult.NEW, StepResult.SAME]
+    assert [each.result for each in tell(engine, whole, step(), step(now=NOW + 9))] == [StepResult.SAME] * 3
     assert stored(engine) == [whole]
 
 
 def test_an_id_is_one_of_its_episode_and_agent(engine: Engine) -> None:
     """Some models call every first tool call of a conversation call_0."""
     told = [step("call_0"), step("call_0", episode="f"), step("call_0", agent="train-2")]
-    assert {each.result for each in tell(engine, *told)} == {Result.NEW}
+    assert {each.result for each in tell(engine, *told)} == {StepResult.NEW}
 
 
 def test_one_without_end_counts_for_a_while_and_longer_where_it_is_told_again(engine: Engine) -> None:
     tell(engine, step())
     (again,) = tell(engine, step(now=NOW + 3000))
-    assert (again.result, again.step.until) == (Result.SAME, NOW + 3000 + OPEN_SECONDS)
+    assert (again.result, again.step.until) == (StepResult.SAME, NOW + 3000 + OPEN_SECONDS)
     assert stored(engine) == [again.step]
 
 
@@ -72,7 +72,7 @@ def test_what_is_known_of_a_step_is_never_rewritten(engine: Engine, other: dict[
     whole = step(end=NOW + 2)
     tell(engine, whole)
     (telling,) = tell(engine, step(**({"end": NOW + 2} | other)))
-    assert telling.result is Result.CONFLICT and "already" in telling.why
+    assert telling.result is StepResult.CONFLICT and "already" in telling.why
     assert stored(engine) == [whole]
 
 
@@ -106,7 +106,7 @@ def test_told_at_the_same_moment_by_two(postgresql_engine: Engine) -> None:
     ],
 )
 def test_what_cannot_be_a_step(fields: dict[str, Any], field: str) -> None:
-    with pytest.raises(WrongStep) as wrong:
+    with pytest.raises(InvalidStepError) as wrong:
         step(**fields)
     assert wrong.value.field == field
 
@@ -122,11 +122,11 @@ def test_whatever_an_agent_calls_its_tool_it_is_a_step(tool: str, summary: str) 
 def test_no_agent_has_more_than_its_share_of_a_day(engine: Engine) -> None:
     told = [step(f"s{number}") for number in range(5)]
     results = [each.result for each in tell(engine, *told, step("t", agent="train-2"), a_day=3)]
-    assert results == [Result.NEW] * 3 + [Result.TOO_MANY] * 2 + [Result.NEW]
+    assert results == [StepResult.NEW] * 3 + [StepResult.TOO_MANY] * 2 + [StepResult.NEW]
     (ended,) = tell(engine, step("s0", end=NOW + 1), a_day=3)
-    assert ended.result is Result.CHANGED, "what is there can be ended"
+    assert ended.result is StepResult.CHANGED, "what is there can be ended"
     (next_day,) = tell(engine, step("s9", now=NOW + 86402), a_day=3)
-    assert next_day.result is Result.NEW
+    assert next_day.result is StepResult.NEW
 
 
 def test_a_trace_joins_its_conversation_once_that_is_known(engine: Engine) -> None:
@@ -203,6 +203,6 @@ def test_a_step_under_way_at_a_time_is_found_by_an_index(sqlite_engine: Engine) 
 def test_a_later_telling_fills_in_what_was_missing(engine: Engine) -> None:
     tell(engine, step(tool=""))
     (named,) = tell(engine, step(tool="bash", call_id="c1"))
-    assert (named.result, named.step.tool, named.step.call_id) == (Result.CHANGED, "bash", "c1")
+    assert (named.result, named.step.tool, named.step.call_id) == (StepResult.CHANGED, "bash", "c1")
     (ended,) = tell(engine, step(tool="", end=NOW + 1))
     assert stored(engine) == [ended.step] and ended.step == replace(named.step, end=NOW + 1, until=NOW + 1)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from egress.gateway.supervisor.coalesce import Coalesced
-from egress.gateway.supervisor.database.link import Away, Ledger
+from egress.gateway.supervisor.database.link import DatabaseAwayError, Ledger
 from egress.model import Hold
 from egress.store.database.handles import Connection
 from egress.store.policy import approvals
@@ -28,7 +28,7 @@ class _Over:
     state: str
 
 
-class Holds:
+class HoldDesk:
     """Of the event loop. `refuse(worker, ids)` answers holds with a refusal."""
 
     def __init__(self, ledger: Ledger, refuse: Callable[[int, list[str]], None]) -> None:
@@ -85,7 +85,7 @@ class Holds:
             return
         try:
             await self._ledger.write(lambda connection: _store(connection, entries, self._ledger.host))
-        except Away as error:
+        except DatabaseAwayError as error:
             unasked: set[str] = set()
             known: list[Hold | _Over] = []  # ends of holds that the database has
             for entry in entries:

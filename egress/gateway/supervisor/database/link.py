@@ -1,6 +1,7 @@
 """The gateway's way to its database: opened, watched for what others commit, noticed when it is away and back.
 
-Away is whatever makes it useless now: unreachable, unreadable, damaged, moved; and also a database that knows less
+DatabaseAwayError: whatever makes it useless now: unreachable, unreadable, damaged, moved; and also a database that
+knows less
 than what is in force here (a new or an older one in its place): following that would set agents free. And one that a
 newer egress has migrated: what we write there could mean something else.
 """
@@ -22,7 +23,7 @@ from egress.store.policy import audit, ruleset
 T = TypeVar("T")
 
 
-class Away(EgressError):  # noqa: N818 - a state, which ends by itself
+class DatabaseAwayError(EgressError):
     """The database cannot be used now."""
 
 
@@ -42,7 +43,8 @@ class Ledger:
         return self._engine is not None and self.since is None
 
     def open(self, *, create: bool, version: int = 0, entry: int = 0) -> None:
-        """Open it, with `create` make it first. Raises Away, also where it does not know policy `version` and audit
+        """Open it, with `create` make it first. Raises DatabaseAwayError, also where it does not know policy
+        `version` and audit
         `entry`; InputError for a URL that is none of a database.
         """
         self.close()
@@ -69,12 +71,12 @@ class Ledger:
         if engine is not None:
             engine.dispose()
 
-    def lost(self, error: str) -> Away:
+    def lost(self, error: str) -> DatabaseAwayError:
         """It is away from now on, until it is opened again; returns the error to raise."""
         if self.since is None:
             self.since = time.time()
         self.error = error
-        return Away(f"the database is away: {error}")
+        return DatabaseAwayError(f"the database is away: {error}")
 
     def changed(self) -> bool:
         """Whether others have committed since the last call: microseconds. False while it is away."""
@@ -87,7 +89,7 @@ class Ledger:
             return False
 
     async def read(self, work: Callable[[Connection], T]) -> T:
-        """What `work` finds, in a thread of its own. Raises Away."""
+        """What `work` finds, in a thread of its own. Raises DatabaseAwayError."""
 
         def run() -> T:
             with self.reading() as connection:
@@ -96,7 +98,7 @@ class Ledger:
         return await asyncio.to_thread(run)
 
     async def write(self, work: Callable[[Connection], T]) -> T:
-        """What `work` returns once all it wrote is committed, in a thread of its own. Raises Away."""
+        """What `work` returns once all it wrote is committed, in a thread of its own. Raises DatabaseAwayError."""
 
         def run() -> T:
             with self.writing() as connection:
@@ -105,7 +107,7 @@ class Ledger:
         return await asyncio.to_thread(run)
 
     async def store(self, work: Callable[[Connection], T]) -> T:
-        """Like `write`, for what is no edit: it waits for nobody's and wakes nobody. Raises Away."""
+        """Like `write`, for what is no edit: it waits for nobody's and wakes nobody. Raises DatabaseAwayError."""
 
         def run() -> T:
             with self._answering() as engine, database.storing(engine) as connection:
@@ -116,13 +118,13 @@ class Ledger:
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
-        """A transaction that only reads. Raises Away."""
+        """A transaction that only reads. Raises DatabaseAwayError."""
         with self._answering() as engine, engine.begin() as connection:
             yield connection
 
     @contextmanager
     def writing(self) -> Iterator[Connection]:
-        """A transaction that writes, all or nothing. Raises Away."""
+        """A transaction that writes, all or nothing. Raises DatabaseAwayError."""
         with self._answering() as engine, database.writing(engine) as connection:
             self._require_schema(connection)
             yield connection
@@ -137,7 +139,7 @@ class Ledger:
     def _answering(self) -> Iterator[Engine]:
         engine = self._engine
         if engine is None or not self.ok:
-            raise Away(f"the database is away: {self.error}")
+            raise DatabaseAwayError(f"the database is away: {self.error}")
         try:
             yield engine
         except SQLAlchemyError as error:

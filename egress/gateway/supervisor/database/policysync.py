@@ -19,8 +19,8 @@ from egress.gateway.supervisor import snapshot
 from egress.gateway.supervisor.coalesce import Coalesced
 from egress.gateway.supervisor.current import InForce
 from egress.gateway.supervisor.database import policywriter
-from egress.gateway.supervisor.database.holds import Holds
-from egress.gateway.supervisor.database.link import Away, Ledger
+from egress.gateway.supervisor.database.holds import HoldDesk
+from egress.gateway.supervisor.database.link import DatabaseAwayError, Ledger
 from egress.gateway.supervisor.database.policywriter import PolicyFile
 from egress.gateway.supervisor.database.presence import Presence
 from egress.gateway.supervisor.pool import Pool
@@ -73,7 +73,7 @@ class Following:
         await asyncio.to_thread(self._start)
         self._saving.ask()
 
-    def follow(self, pool: Pool, holds: Holds) -> None:
+    def follow(self, pool: Pool, holds: HoldDesk) -> None:
         """Begin to tell workers."""
         self._pool, self._holds = pool, holds
         self._caring = asyncio.create_task(self._care())
@@ -90,7 +90,7 @@ class Following:
 
     async def leave(self) -> None:
         """The last word to the database."""
-        with contextlib.suppress(Away):
+        with contextlib.suppress(DatabaseAwayError):
             await self.presence.leave()
         self.ledger.close()
 
@@ -120,7 +120,7 @@ class Following:
         await self.write(lambda connection: self._file.sync(connection, listed))
 
     async def catch_up(self) -> None:
-        """Pass on what was edited since the last time. Raises Away."""
+        """Pass on what was edited since the last time. Raises DatabaseAwayError."""
         async with self._looking:
             now, pending = self.inforce, frozenset(self._holds.pending)
             version, entry = now.version, now.audit
@@ -154,7 +154,7 @@ class Following:
                 self._catching.ask()
 
     async def _catch(self) -> None:
-        with contextlib.suppress(Away):  # `_care` says so
+        with contextlib.suppress(DatabaseAwayError):  # `_care` says so
             await self.catch_up()
 
     def _measure(self, told: asyncio.Task[None], made: float | None) -> None:
@@ -183,7 +183,7 @@ class Following:
                 self._settle(connection, listed)
             with self.ledger.reading() as connection:
                 self.inforce.take(policywriter.everything(connection, self.ledger.host))
-        except Away:
+        except DatabaseAwayError:
             if known is None:
                 raise EgressError("; ".join(filter(None, (self.ledger.error, problem)))) from None
             self.inforce.take(known)
@@ -218,7 +218,7 @@ class Following:
                 elif self.inforce.once:
                     await self._remove_spent()
                 await self.presence.beat(self._pool.policy_version(self.inforce.version), len(self.inforce.agents))
-            except Away:
+            except DatabaseAwayError:
                 self._complain()
             except (EgressError, OSError) as error:
                 log.error("%s", error)
@@ -232,7 +232,7 @@ class Following:
             await self.write(lambda connection: policywriter.remove(connection, host, spent))
 
     async def _return(self) -> None:
-        """Open it again. Raises Away while that cannot be."""
+        """Open it again. Raises DatabaseAwayError while that cannot be."""
         since = self.ledger.since or time.time()
         await asyncio.to_thread(self.ledger.open, create=False, version=self.inforce.version, entry=self.inforce.audit)
         await self.presence.renew(self.inforce.host)
@@ -242,7 +242,7 @@ class Following:
         try:
             listed = await asyncio.to_thread(self._file.read)
             await self.ledger.write(lambda connection: self._settle(connection, listed))
-        except Away:
+        except DatabaseAwayError:
             raise
         except EgressError as error:
             log.error("the rules of the policy file stay as they were: %s", error)

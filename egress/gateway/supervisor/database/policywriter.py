@@ -14,7 +14,7 @@ from egress.errors import EgressError
 from egress.gateway.supervisor.snapshot import Snapshot
 from egress.model import PolicyChange, Rule
 from egress.policy.file import load_policy
-from egress.store.database.errors import Conflict
+from egress.store.database.errors import ConflictError
 from egress.store.database.handles import Connection
 from egress.store.database.tables import SANDBOX
 from egress.store.policy import agents, approvals, audit, ruleset
@@ -51,7 +51,7 @@ class PolicyFile:
             listed = tuple(replace(rule, id=f"{self.config.host}:{rule.id}") for rule in listed)
         try:
             Edit(connection, GATEWAY, time.time()).sync(ruleset.FILE, listed, self.config.host_name)
-        except Conflict as error:
+        except ConflictError as error:
             hint = "" if self.config.host else "; several gateways at one database each need a `host` in their config"
             raise EgressError(f"{self.path}: {error}{hint}") from None
 

@@ -17,7 +17,7 @@ from egress.errors import EgressError
 from egress.gateway.supervisor.database.link import Ledger
 from egress.store.database.handles import Connection
 from egress.store.policy import gateways
-from egress.store.policy.gateways import Gateway
+from egress.store.policy.gateways import StoredGateway
 
 LOOK_SECONDS = 0.5  # between two looks whether a name is free
 BOOT = Path("/proc/sys/kernel/random/boot_id")
@@ -37,8 +37,10 @@ class Presence:
         self._next = 0.0
 
     def enter(self, was: str | None) -> None:
-        """Take the name at the start; returns once it is ours. Raises Away, EgressError where another has it."""
-        first: Gateway | None = None
+        """Take the name at the start; returns once it is ours. Raises DatabaseAwayError, EgressError where another
+        has it.
+        """
+        first: StoredGateway | None = None
         while True:
             with self._ledger.writing() as connection:
                 other = self._claim(connection, was)
@@ -53,7 +55,9 @@ class Presence:
             time.sleep(LOOK_SECONDS)
 
     async def renew(self, was: str | None) -> None:
-        """Take the name again after the database was away. Raises Away, also where another machine has it now."""
+        """Take the name again after the database was away. Raises DatabaseAwayError, also where another machine has
+        it now.
+        """
         try:
             other = await self._ledger.write(lambda connection: self._claim(connection, was))
         except EgressError as error:
@@ -63,7 +67,9 @@ class Presence:
         self._next = 0.0
 
     async def beat(self, version: int, agents: int) -> None:
-        """A sign of life, if it is time or the policy in force is another. Raises Away, as `renew` does."""
+        """A sign of life, if it is time or the policy in force is another. Raises DatabaseAwayError, as `renew`
+        does.
+        """
         if version == self._shown and time.monotonic() < self._next:
             return
         alive = lambda connection: gateways.beat(connection, self.host, self._run, version, agents)  # noqa: E731
@@ -73,10 +79,10 @@ class Presence:
         self._shown, self._next = version, time.monotonic() + gateways.BEAT_SECONDS
 
     async def leave(self) -> None:
-        """Leave the name free. Raises Away."""
+        """Leave the name free. Raises DatabaseAwayError."""
         await self._ledger.store(lambda connection: gateways.leave(connection, self.host, self._run))
 
-    def _claim(self, connection: Connection, was: str | None) -> Gateway | None:
+    def _claim(self, connection: Connection, was: str | None) -> StoredGateway | None:
         place = _place(self._config.run_dir)
         other = gateways.claim(connection, self.host, self._run, place, __version__, had=self._had)
         if other is None:

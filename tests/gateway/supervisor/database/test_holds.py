@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from egress.gateway.pipe.messages import encode
-from egress.gateway.supervisor.database.holds import Holds
+from egress.gateway.supervisor.database.holds import HoldDesk
 from egress.gateway.supervisor.database.link import Ledger
 from egress.model import Hold
 from egress.store.policy import approvals
@@ -33,9 +33,9 @@ class Desk:
         self.ledger.open(create=True)
         self.refused: list[tuple[int, list[str]]] = []
 
-    def play(self, *steps: Callable[[Holds], object]) -> None:
+    def play(self, *steps: Callable[[HoldDesk], object]) -> None:
         async def run() -> None:
-            holds = Holds(self.ledger, lambda worker, ids: self.refused.append((worker, sorted(ids))))
+            holds = HoldDesk(self.ledger, lambda worker, ids: self.refused.append((worker, sorted(ids))))
             for step in steps:
                 step(holds)
                 await holds.written()
@@ -57,11 +57,11 @@ def desk(tmp_path: Path) -> Desk:
     return Desk(tmp_path / "egress.db")
 
 
-def asks(worker: int, name: str) -> Callable[[Holds], None]:
+def asks(worker: int, name: str) -> Callable[[HoldDesk], None]:
     return lambda holds: holds.heard(worker, {"type": "hold", "hold": json.loads(encode(hold(name)))})
 
 
-def ends(worker: int, name: str, state: str) -> Callable[[Holds], None]:
+def ends(worker: int, name: str, state: str) -> Callable[[HoldDesk], None]:
     return lambda holds: holds.heard(worker, {"type": "unheld", "id": name, "state": state})
 
 
@@ -101,7 +101,7 @@ def test_a_worker_that_is_gone_takes_its_own_along(desk: Desk) -> None:
 
 
 def test_one_that_ends_as_soon_as_it_begins_is_on_record(desk: Desk) -> None:
-    def at_once(holds: Holds) -> None:
+    def at_once(holds: HoldDesk) -> None:
         asks(0, "one")(holds)
         ends(0, "one", "expired")(holds)
 
@@ -117,7 +117,7 @@ def test_a_denial_goes_to_the_worker_that_holds_it(desk: Desk) -> None:
 def test_while_nobody_can_be_asked_holds_are_refused_and_ends_are_kept(desk: Desk) -> None:
     hidden = desk.path.with_name("hidden")
 
-    def back(holds: Holds) -> None:
+    def back(holds: HoldDesk) -> None:
         hidden.rename(desk.path)
         desk.ledger.open(create=False)
         holds.catch_up()

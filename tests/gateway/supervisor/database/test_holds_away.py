@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-from egress.gateway.supervisor.database.holds import Holds
+from egress.gateway.supervisor.database.holds import HoldDesk
 from tests.gateway.supervisor.database.test_holds import Desk, asks, ends
 
 
@@ -13,7 +13,7 @@ def test_what_was_refused_unasked_leaves_nothing_behind(tmp_path: Path) -> None:
     desk = Desk(tmp_path / "egress.db")
 
     async def run() -> tuple[int, int]:
-        holds = Holds(desk.ledger, lambda worker, ids: desk.refused.append((worker, sorted(ids))))
+        holds = HoldDesk(desk.ledger, lambda worker, ids: desk.refused.append((worker, sorted(ids))))
         asks(0, "before")(holds)
         await holds.written()
         desk.path.rename(desk.path.with_name("hidden"))

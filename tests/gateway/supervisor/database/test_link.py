@@ -13,7 +13,7 @@ import pytest
 from sqlalchemy.engine import Connection
 
 from egress.errors import EgressError, InputError
-from egress.gateway.supervisor.database.link import Away, Ledger
+from egress.gateway.supervisor.database.link import DatabaseAwayError, Ledger
 from egress.model import Action, Rule
 from egress.store.database.database import open_database, writing
 from egress.store.policy import audit, ruleset
@@ -52,13 +52,13 @@ def test_it_sees_what_others_commit_and_only_then(path: Path, ledger: Ledger) ->
 
 def test_it_is_not_made_in_place_of_one_that_is_gone(path: Path) -> None:
     ledger = Ledger(f"sqlite:///{path}")
-    with pytest.raises(Away, match=str(path)):
+    with pytest.raises(DatabaseAwayError, match=str(path)):
         ledger.open(create=False)
     assert not path.exists()
     assert not ledger.ok
     assert ledger.since is not None
     assert time.time() - 5 < ledger.since <= time.time()
-    with pytest.raises(Away, match="the database is away: "):
+    with pytest.raises(DatabaseAwayError, match="the database is away: "):
         asyncio.run(ledger.read(ruleset.current))
     ledger.close()
 
@@ -70,7 +70,7 @@ def test_moved_away_and_brought_back(path: Path, ledger: Ledger) -> None:
     assert not ledger.ok
     assert "gone" in ledger.error
     since = ledger.since
-    with pytest.raises(Away):
+    with pytest.raises(DatabaseAwayError):
         ledger.open(create=False, version=1, entry=1)
     assert ledger.since == since
     path.with_name("hidden").rename(path)
@@ -83,7 +83,7 @@ def test_moved_away_and_brought_back(path: Path, ledger: Ledger) -> None:
 def test_damaged_while_it_is_open(path: Path, ledger: Ledger) -> None:
     ledger.close()
     path.write_bytes(b"rubbish" * 4096)
-    with pytest.raises(Away):
+    with pytest.raises(DatabaseAwayError):
         ledger.open(create=False)
     ledger.close()
 
@@ -92,7 +92,7 @@ def test_one_that_knows_less_is_not_taken(path: Path, ledger: Ledger) -> None:
     asyncio.run(ledger.write(add("one")))
     known = asyncio.run(ledger.read(audit.latest))
     for version, entry in ((2, known), (1, known + 1)):
-        with pytest.raises(Away, match="it knows less than what is in force here"):
+        with pytest.raises(DatabaseAwayError, match="it knows less than what is in force here"):
             ledger.open(create=False, version=version, entry=entry)
         assert not ledger.ok
     ledger.open(create=False, version=1, entry=known)
@@ -109,7 +109,7 @@ def test_what_a_write_refuses_is_undone_and_the_database_stays(ledger: Ledger) -
 
     with pytest.raises(EgressError) as refused:
         asyncio.run(ledger.write(twice))
-    assert not isinstance(refused.value, Away)
+    assert not isinstance(refused.value, DatabaseAwayError)
     assert ledger.ok
     assert asyncio.run(ledger.read(ruleset.current)) == 1
     ledger.close()
@@ -122,7 +122,7 @@ def test_one_that_a_newer_egress_has_migrated_is_away(path: Path, ledger: Ledger
         connection.exec_driver_sql("UPDATE alembic_version SET version_num = 'next'")
     newer.dispose()
     for work in (ledger.write(add("two")), ledger.store(add("three"))):
-        with pytest.raises(Away):
+        with pytest.raises(DatabaseAwayError):
             asyncio.run(work)
     assert "a newer egress has migrated the database (schema next): upgrade this one too" in ledger.error
     assert _versions(path) == [1]

@@ -13,7 +13,7 @@ import pytest
 
 from egress.config import Config
 from egress.errors import EgressError, InputError
-from egress.gateway.supervisor.database.link import Away, Ledger
+from egress.gateway.supervisor.database.link import DatabaseAwayError, Ledger
 from egress.gateway.supervisor.database.presence import Presence
 from egress.model import Agent
 from egress.store.database import tables
@@ -38,7 +38,7 @@ class Machine:
     def beat(self, version: int = 1) -> None:
         asyncio.run(self.presence.beat(version, 2))
 
-    def row(self) -> gateways.Gateway:
+    def row(self) -> gateways.StoredGateway:
         with self.ledger.reading() as connection:
             found = gateways.get(connection, self.config.host)
         assert found is not None
@@ -102,7 +102,7 @@ def test_a_machine_that_is_gone_is_waited_out(machine: Callable[..., Machine], s
     first, second = machine("here"), machine("there")
     first.presence.enter(None)
     second.presence.enter(None)
-    with pytest.raises(Away, match="another machine is host gpu-1"):
+    with pytest.raises(DatabaseAwayError, match="another machine is host gpu-1"):
         first.beat(3)
     assert not first.ledger.ok, "it lost its name while it could not be heard, and says so"
     asyncio.run(second.presence.leave())
@@ -169,7 +169,7 @@ def test_a_copy_of_the_machine_does_not_share_its_name(machine: Callable[..., Ma
     original.beat()
     copy.presence.enter(None)  # as after a crash
     copy.beat()
-    with pytest.raises(Away, match="another machine is host gpu-1"):
+    with pytest.raises(DatabaseAwayError, match="another machine is host gpu-1"):
         original.beat(2)
     copy.beat(2)
     assert original.ledger.error and copy.ledger.ok
