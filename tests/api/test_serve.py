@@ -29,16 +29,11 @@ from api.server import DRAIN_SECONDS, _is_of_this_host, is_exposed, tls_context
 from egress.cli.serve import command as serve
 from egress.config import Api
 from egress.errors import InputError
+from tests.ports import free_port
 
 START_SECONDS = 30.0
 ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be root on the socket and then somebody else")
 RULE = {"action": "allow", "destination": "example.org"}
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def command(config: Path, *arguments: str) -> list[str]:
@@ -158,17 +153,28 @@ def test_a_peer_that_is_gone_is_not_of_this_host() -> None:
 def test_a_running_request_is_finished_after_sigterm(tmp_path: Path) -> None:
     config = write_config(tmp_path)
     document = {"rules": [{"action": "allow", "destination": f"h{number}.example.org"} for number in range(3000)]}
+    body = json.dumps(document).encode()
+    headers = {"Content-Type": "application/json", "Content-Length": str(len(body))}
     answers: list[httpx.Response] = []
+    begun, told = threading.Event(), threading.Event()
+
+    def halves() -> Iterator[bytes]:
+        yield body[: len(body) // 2]
+        begun.set()
+        told.wait(START_SECONDS)
+        yield body[len(body) // 2 :]
 
     def upload() -> None:
         with local(config) as root:
-            answers.append(root.post("/api/v1/allowlist/import", json=document, timeout=60))
+            assert root.get("/api/v1/allowlist").status_code == 200  # the connection is accepted
+            answers.append(root.post("/api/v1/allowlist/import", content=halves(), headers=headers, timeout=60))
 
     with serving(config, "--access-log") as process:
         uploading = threading.Thread(target=upload)
         uploading.start()
-        time.sleep(0.15)
+        assert begun.wait(START_SECONDS)
         process.send_signal(signal.SIGTERM)
+        told.set()
         uploading.join()
         assert process.wait(15) == 0
     (answer,) = answers
@@ -190,6 +196,7 @@ def test_a_stream_ends_at_sigterm(tmp_path: Path) -> None:
 def test_a_taken_port_is_one_clear_line(tmp_path: Path) -> None:
     config = write_config(tmp_path)
     with socket.socket() as taken:
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         taken.bind(("127.0.0.1", port_of(config)))
         taken.listen()
         done = subprocess.run(command(config), capture_output=True, text=True, check=False, timeout=60)

@@ -8,13 +8,14 @@ import os
 import pwd
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
 from pathlib import Path
 
 import psycopg
+
+from tests.ports import free_port
 
 PASSWORD = "not/a secret@all"  # what a URL must quote
 PLACES = "/usr/lib/postgresql/*/bin"
@@ -40,7 +41,7 @@ class Server:
         """`memory`: its data is there, not on a disk; `settings` besides, or instead of, ours."""
         _sweep()
         self._settings = SETTINGS | settings
-        self.port = _free_port()
+        self.port = free_port()
         self._bin = _binaries()
         self._home = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-", dir=_fastest() if memory else None))
         self._process: subprocess.Popen[bytes] | None = None
@@ -189,9 +190,3 @@ def _user() -> pwd.struct_passwd:
         return pwd.getpwnam("postgres")
     except KeyError:
         return pwd.getpwnam("nobody")
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -43,7 +44,8 @@ def test_a_name_is_one_rule_with_its_ports() -> None:
     assert [said(rule) for rule in found.rules] == [("a.example.org", "tcp", ((443, 443), (8443, 8443)), "tls")]
     rule = found.rules[0]
     assert (rule.agent, rule.author, rule.created, rule.action) == ("trainer", "egress learn", NOW, Action.ACCEPT)
-    assert rule.comment.startswith("learned from 3 flows, 2026-11-23T15:")
+    begun = datetime.fromtimestamp(first.start, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    assert rule.comment.startswith(f"learned from 3 flows, {begun}..")
     assert (found.recorded, found.covered, found.already, found.left_out) == (3, 3, 0, ())
 
 

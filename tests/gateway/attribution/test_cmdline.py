@@ -39,6 +39,19 @@ def readers() -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if thread.name == "command lines"]
 
 
+def end() -> None:
+    deadline = time.monotonic() + 10
+    while readers() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not readers()
+
+
+@pytest.fixture(autouse=True)
+def no_reader_of_another_test() -> None:
+    """A closed one ends a moment later."""
+    end()
+
+
 def test_what_comes_is_read_and_bounded(tmp_path: Path) -> None:
     lines = CommandLines()
     with directory(tmp_path / "a", b"x\0y\0") as (short, _), directory(tmp_path / "b", b"z" * 9999) as (long, _):
@@ -89,10 +102,7 @@ def test_threads_left_behind_are_bounded_and_end_when_they_can(tmp_path: Path, m
         assert len(readers()) == MAX_LEFT + 1
         os.write(writer, b"y" * MAX_LEFT * (PROCESS_CMDLINE + 1))
         lines.close()
-        deadline = time.monotonic() + 10
-        while readers() and time.monotonic() < deadline:
-            time.sleep(0.01)
-    assert not readers()
+        end()
 
 
 def test_slow_ones_use_up_an_allowance(tmp_path: Path) -> None:
