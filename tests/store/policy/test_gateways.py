@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -34,7 +35,8 @@ def at(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
     """Set the database's clock."""
 
     def put(now: float) -> None:
-        monkeypatch.setattr(gateways, "clock", lambda _: (now, 0.25))
+        for module in (gateways, sys.modules[__name__]):
+            monkeypatch.setattr(module, "clock", lambda _: (now, 0.25))
 
     put(NOW)
     return put
