@@ -24,7 +24,7 @@ import sqlalchemy as sa
 from demo.stage import SERVER, Stage
 from egress.engine.engine import Engine
 from egress.gateway.pipe.note import MAX_NOTE
-from egress.gateway.worker.notifier import Asking
+from egress.gateway.worker.notifier import Notifier
 from egress.limits import Limits
 from egress.model import Action, Agent, Direction, Policy, Rule
 from egress.records.shape import ProcessStatus
@@ -124,7 +124,7 @@ def cost(rounds: int = 50, flows_each: int = 200) -> tuple[float, float]:
     """Microseconds of a worker to judge a new flow, and to tell of it: medians of rounds taken in turn."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
-    asking = Asking([ours.detach()], lambda _: None)
+    notifier = Notifier([ours.detach()], lambda _: None)
     engine = Engine(Limits(max_flows=10**6, max_flows_agent=10**6), Policy(1, (Rule("all", Action.ACCEPT),)), [])
     agent = Agent("bench", ("10.0.0.0/24",))
     judging, telling = [], []
@@ -134,13 +134,13 @@ def cost(rounds: int = 50, flows_each: int = 200) -> tuple[float, float]:
         outcomes = [engine.packet(raw, float(number), agent, Direction.OUT) for raw in packets]
         between = time.perf_counter()
         for outcome in outcomes:
-            asking.tell(outcome.records, 7)
+            notifier.send(outcome.records, 7)
         telling.append((time.perf_counter() - between) / flows_each * 1e6)
         judging.append((between - began) / flows_each * 1e6)
         for _ in outcomes:
             theirs.recv(MAX_NOTE)
     theirs.close()
-    assert asking.counters()["dropped"] == 0
+    assert notifier.counters()["dropped"] == 0
     return statistics.median(judging), statistics.median(telling)
 
 

@@ -40,17 +40,17 @@ class Note(NamedTuple):
     waits: bool  # a refusal waits until the flow's id is sent back
 
 
-class Teller:
-    """The worker's end. What cannot be said at once is counted in `dropped`, never waited for."""
+class NoteSender:
+    """The worker's end. A note that cannot be sent at once is counted in `dropped`."""
 
     def __init__(self, sock: socket.socket | None) -> None:
-        self.told = self.dropped = 0
+        self.sent = self.dropped = 0
         self._socket = sock
         self._second = 0
         self._counts: Counter[str] = Counter()
 
-    def tell(self, record: FlowRecord, interface: int) -> bool:
-        """Say that this flow, seen at this interface, begins. False: it does not, or it cannot be said."""
+    def send(self, record: FlowRecord, interface: int) -> bool:
+        """Send the note of a flow that begins at this interface. False: it does not begin, or it cannot be sent."""
         if self._socket is None or not begins(record):
             return False
         second = int(record.start)
@@ -66,7 +66,7 @@ class Teller:
         except OSError:  # full, or nobody is left who could read it
             self.dropped += 1
             return False
-        self.told += 1
+        self.sent += 1
         return True
 
 

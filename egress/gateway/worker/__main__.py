@@ -25,16 +25,16 @@ def serve(worker: Worker, reader: LineReader, writer: LineWriter) -> None:
         selector.register(worker.full, selectors.EVENT_READ, worker.full.run)
         selector.register(worker.settled, selectors.EVENT_READ, worker.settled.run)
         selector.register(_IN, selectors.EVENT_READ, lambda: listen(worker, reader, writer))
-        if worker.asking.socket is not None:
-            selector.register(worker.asking.socket, selectors.EVENT_READ, worker.asking.read)
+        if worker.notifier.socket is not None:
+            selector.register(worker.notifier.socket, selectors.EVENT_READ, worker.notifier.read)
         beat = 0.0
         while not (worker.stopping or reader.ended):
-            first = min(beat, worker.asking.due)
+            first = min(beat, worker.notifier.due)
             due = min(worker.engine.next_tick() - now(), first - time.monotonic(), BEAT_SECONDS)
             for key, _ in selector.select(max(due, 0.0)):
                 key.data()
                 worker.resume()
-            worker.asking.expire()
+            worker.notifier.expire()
             worker.tick()
             worker.resume()
             if time.monotonic() >= beat:

@@ -1,76 +1,59 @@
-"""The worker's side: it tells of new flows, and lets a refusal wait a moment for the look-up of who is refused.
+"""Notes of new flows to the attribution process, and refusals that wait for its answer.
 
-A refusal ends what it refuses at once, socket and often process; while it waits, both are there to be looked at. What
-passes never waits. Nor does a refusal where nobody looks: one that waited in vain ends the waiting for its agent for a
-second.
+A refusal ends at once what it refuses: the socket, and often the process. Delayed by up to 20 ms, both are still there
+to be looked up. A packet that passes never waits. Nor does a refusal while the attribution process does not answer:
+after one timeout no refusal of that agent waits for a second.
 """
 
 from __future__ import annotations
 
 import socket
 import time
-from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple
 
-from netfilterqueue import Packet as QueuedPacket
-
-from egress.gateway.pipe.note import Teller
+from egress.gateway.pipe.note import NoteSender
+from egress.gateway.worker.parked import REFUSALS, Parked, ParkedPacket
 from egress.model import Action
 from egress.records.shape import FlowRecord, Record
 
 PATIENCE = 0.02  # seconds a refusal waits at most
-PAUSE = 1.0  # seconds without waiting for an agent of which one waited in vain
-MAX_KEPT, MAX_KEPT_AGENT = 64, 16  # refusals that wait at a time
+PAUSE = 1.0  # seconds without waiting for an agent one of whose refusals timed out
 ANSWER_BYTES = 64
 _BATCH = 64
 
 
-class Kept(NamedTuple):
-    packet: QueuedPacket
-    mark: int
-    settled: bool
-    agent: str
-    until: float  # monotonic
+class Notifier:
+    """Call `send` first, then `park` what is refused; `read` when the socket is readable, `expire` when it is `due`."""
 
-
-class Asking:
-    """`tell` first, then `keep` what is refused; `read` when the socket is readable and `expire` when it is `due`."""
-
-    def __init__(self, descriptors: Sequence[int], answer: Callable[[Kept], None]) -> None:
-        self.socket = socket.socket(fileno=descriptors[0]) if descriptors else None  # None: nobody is to be told
-        self.vain = 0  # refusals that waited in vain
-        self._teller, self._answer = Teller(self.socket), answer
-        self._kept: OrderedDict[str, Kept] = OrderedDict()  # by flow id, the oldest first
-        self._of_agent: Counter[str] = Counter()
+    def __init__(self, descriptors: Sequence[int], answer: Callable[[ParkedPacket], None]) -> None:
+        self.socket = socket.socket(fileno=descriptors[0]) if descriptors else None  # None: attribution is off
+        self.timeouts = 0  # refusals that waited in vain
+        self._sender, self._answer = NoteSender(self.socket), answer
+        self._parked = Parked(REFUSALS)
         self._paused: dict[str, float] = {}  # agent → until when
 
     @property
     def due(self) -> float:
         """When the first refusal has waited long enough (monotonic)."""
-        return next(iter(self._kept.values())).until if self._kept else float("inf")
+        return self._parked.due
 
-    def tell(self, records: Iterable[Record], interface: int) -> str:
-        """Say which of these records begin a flow; the id of one that is refused and may wait, else nothing."""
-        told = ""
+    def send(self, records: Iterable[Record], interface: int) -> str:
+        """Send a note of each record that begins a flow. Returns the id of a refused flow whose packet may wait."""
+        waits = ""
         for record in records:
-            if isinstance(record, FlowRecord) and self._teller.tell(record, interface):
-                told = record.flow_id if record.action in (Action.REJECT, Action.DROP) else ""
-        return told
+            if isinstance(record, FlowRecord) and self._sender.send(record, interface):
+                waits = record.flow_id if record.action in (Action.REJECT, Action.DROP) else ""
+        return waits
 
-    def keep(self, flow_id: str, agent: str, packet: QueuedPacket, mark: int, *, settled: bool) -> bool:
-        """Let a refusal wait for the look-up of its flow. False: answer it now."""
+    def park(self, flow_id: str, refusal: ParkedPacket) -> bool:
+        """Let a refusal wait until its flow is looked up. False: answer it now."""
         now = time.monotonic()
-        if len(self._kept) >= MAX_KEPT or self._of_agent[agent] >= MAX_KEPT_AGENT or flow_id in self._kept:
+        if self._paused.get(refusal.agent, 0.0) > now:
             return False
-        if self._paused.get(agent, 0.0) > now:
-            return False
-        self._of_agent[agent] += 1
-        self._kept[flow_id] = Kept(packet, mark, settled, agent, now + PATIENCE)
-        return True
+        return self._parked.park(flow_id, refusal._replace(until=now + PATIENCE))
 
     def read(self) -> None:
-        """Answer what has been looked up."""
+        """Answer the refusals whose flows have been looked up."""
         assert self.socket is not None
         for _ in range(_BATCH):
             try:
@@ -81,24 +64,26 @@ class Asking:
                 return
             self._release(message.decode("ascii", "replace"))
 
-    def expire(self, *, all_of_them: bool = False) -> None:
-        """Answer what has waited long enough."""
+    def expire(self) -> None:
+        """Answer the refusals that have waited long enough."""
         now = time.monotonic()
-        while self._kept and (all_of_them or self.due <= now):
-            flow_id, kept = next(iter(self._kept.items()))
-            if not all_of_them:
-                self.vain += 1
+        while self._parked.due <= now:
+            for refusal in self._release(self._parked.oldest()):
+                self.timeouts += 1
                 self._paused = {agent: until for agent, until in self._paused.items() if until > now}
-                self._paused[kept.agent] = now + PAUSE
-            self._release(flow_id)
+                self._paused[refusal.agent] = now + PAUSE
+
+    def flush(self) -> None:
+        """Answer all refusals now."""
+        while self._parked.packets:
+            self._release(self._parked.oldest())
 
     def counters(self) -> dict[str, int]:
-        """For the heartbeat."""
-        return {"told": self._teller.told, "dropped": self._teller.dropped, "vain": self.vain}
+        """Count notes and timeouts, for the heartbeat."""
+        return {"told": self._sender.sent, "dropped": self._sender.dropped, "vain": self.timeouts}
 
-    def _release(self, flow_id: str) -> None:
-        kept = self._kept.pop(flow_id, None)
-        if kept is not None:
-            self._of_agent[kept.agent] -= 1
-            self._of_agent += Counter()  # agents come and go: those without any are forgotten
-            self._answer(kept)
+    def _release(self, flow_id: str) -> list[ParkedPacket]:
+        released = self._parked.release(flow_id)
+        for refusal in released:
+            self._answer(refusal)
+        return released

@@ -25,12 +25,12 @@ from egress.gateway.kernel import nfnetlink
 BUFFER = 0xFFFF + 4096  # the longest payload and room for the other attributes
 BATCH = 64  # packets of one queue before the other queue, timers and control get their turn
 DISCARD = -1  # a judge's answer: drop this packet, mark nothing
-KEPT = -2  # a judge's answer: it keeps the packet, and will have it judged again or answered
+PARKED = -2  # a judge's answer: it keeps the packet, and will have it judged again or answered
 
 _SOL_NETLINK, _NO_ENOBUFS = 270, 5
 _SOCKET_BYTES = 4096  # of socket buffer for each packet the queue may hold; the kernel doubles it
 
-# IP packet, interface in, interface out, settled queue, handle to be kept -> mark, DISCARD or KEPT
+# IP packet, interface in, interface out, settled queue, handle to be kept -> mark, DISCARD or PARKED
 Judge = Callable[[bytes, int, int, bool, QueuedPacket], int]
 
 
@@ -43,7 +43,7 @@ class PacketQueue:
         self.packets = 0
         self.errors = 0
         self._judge, self._failed = judge, failed
-        self._keep, self._mask = ~mark_mask & 0xFFFFFFFF, mark_mask
+        self._others, self._mask = ~mark_mask & 0xFFFFFFFF, mark_mask
         self._early: deque[bytes] = deque()
         self._left = 0
 
@@ -97,7 +97,7 @@ class PacketQueue:
             self.errors += 1
             mark = self._failed(error)
         finally:
-            if mark != KEPT:
+            if mark != PARKED:
                 self.answer(packet, mark)
 
     def answer(self, packet: QueuedPacket, mark: int) -> None:
@@ -105,7 +105,7 @@ class PacketQueue:
         if mark == DISCARD:
             packet.drop()
         else:
-            packet.set_mark(packet.mark & self._keep | mark & self._mask)
+            packet.set_mark(packet.mark & self._others | mark & self._mask)
             packet.accept()
 
     def _packet(self, packet: QueuedPacket) -> None:

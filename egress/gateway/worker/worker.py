@@ -1,8 +1,8 @@
 """One queue worker: what it does with each packet, each order of the supervisor, and each second.
 
 Told to begin, it binds two queues, becomes an unprivileged user and does one thing: packet -> agent -> engine ->
-journal -> kernel. Nothing of a packet is answered before what was decided about it is on file. What has to wait for a
-person stays unanswered (`egress.gateway.worker.waiting`) and comes to the engine again once its hold is over.
+journal -> kernel. A packet is answered only when the decision about it is on file. A packet that waits for a person
+stays unanswered (`egress.gateway.worker.parked`) and comes to the engine again once its hold is over.
 """
 
 from __future__ import annotations
@@ -28,11 +28,10 @@ from egress.gateway.pipe.messages import Draft, Setup, Watched, watched_from
 from egress.gateway.worker.anomalies import Anomalies
 from egress.gateway.worker.capture import CaptureWriter, seconds
 from egress.gateway.worker.identity import Identity
-from egress.gateway.worker.notifier import Asking
-from egress.gateway.worker.notifier import Kept as Refusal
-from egress.gateway.worker.queue import DISCARD, KEPT, PacketQueue
+from egress.gateway.worker.notifier import Notifier
+from egress.gateway.worker.parked import ParkedPacket, for_holds
+from egress.gateway.worker.queue import DISCARD, PARKED, PacketQueue
 from egress.gateway.worker.refusal_counts import Tally
-from egress.gateway.worker.waiting import Kept, Waiting
 from egress.model import Action, Agent, Direction, Policy, Reason, Verdict
 from egress.records.shape import Record
 
@@ -63,12 +62,12 @@ class Worker:
         self._recheck = marks.value("recheck")
         self._refused, self._dropped = marks.value("refused"), marks.value("dropped")
         self.anomalies = Anomalies()
-        self.asking = Asking(setup.attribution, self._refuse)
+        self.notifier = Notifier(setup.attribution, self._refuse)
         self.tallies: dict[str, Tally] = {}
         self.unmatched = self.unrecorded = 0
         self.begun = self.stopping = False
-        self.waiting = Waiting(config.queue.length)
-        self._over: deque[Kept] = deque()  # waited for holds that are over
+        self.parked = for_holds(config.queue.length)
+        self._over: deque[ParkedPacket] = deque()  # waited for holds that are over
         self._asked: set[str] = set()  # holds that the supervisor was told of
         self._say = say
         self._draft = Draft()
@@ -105,28 +104,28 @@ class Worker:
             self.capture.packet(raw, length or len(raw), ts, agent.name, direction, settled)
         verdict, records = self.engine.packet(raw, ts, agent, direction, length, settled=settled)
         outbound = direction is Direction.OUT
-        refused = self.asking.tell(records, indev if outbound else outdev) if records else ""
+        refused = self.notifier.send(records, indev if outbound else outdev) if records else ""
         if records and not self.record(records, ts) and verdict.action is Action.ACCEPT:
             self.unrecorded += 1
             if self._refuses:
                 self.record(self.engine.withdraw(raw, ts, agent, direction), ts)
                 return DISCARD
         if verdict.action is Action.HOLD:
-            return self._wait(Kept(packet, raw, agent.name, settled), agent, direction, ts)
+            return self._wait(ParkedPacket(packet, agent.name, settled, raw), agent, direction, ts)
         mark = self._mark(verdict, settled)
         may_wait = refused and outbound and verdict.action is not Action.ACCEPT  # who is monitored is let pass
         # Last, so that no fault of ours comes after it: a packet is answered once.
-        if may_wait and self.asking.keep(refused, agent.name, packet, mark, settled=settled):
-            return KEPT
+        if may_wait and self.notifier.park(refused, ParkedPacket(packet, agent.name, settled, mark=mark)):
+            return PARKED
         return mark
 
-    def _refuse(self, refusal: Refusal) -> None:
+    def _refuse(self, refusal: ParkedPacket) -> None:
         (self.settled if refusal.settled else self.full).answer(refusal.packet, refusal.mark)
 
-    def _wait(self, kept: Kept, agent: Agent, direction: Direction, ts: float) -> int:
-        """Keep a packet for its hold. Where nobody can be told of that, nobody will answer: refused."""
+    def _wait(self, parked: ParkedPacket, agent: Agent, direction: Direction, ts: float) -> int:
+        """Park a packet until its hold ends. If the supervisor cannot be notified, the packet is refused."""
         self._collect()
-        hold = self.engine.hold_of(kept.raw, agent, direction)
+        hold = self.engine.hold_of(parked.raw, agent, direction)
         if hold not in self.engine.holds:
             return DISCARD
         if hold not in self._asked:
@@ -134,12 +133,12 @@ class Worker:
                 self._asked.add(hold)
             else:
                 self.record(self.engine.answer(hold, Action.REJECT, ts), ts)
-        return KEPT if self.waiting.keep(hold, kept) else DISCARD
+        return PARKED if self.parked.park(hold, parked) else DISCARD
 
     def _collect(self) -> None:
         """Holds that are over: say so, and take out what waited for them."""
         for hold, state in self.engine.ended_holds():
-            self._over += self.waiting.release(hold)
+            self._over += self.parked.release(hold)
             if hold in self._asked:
                 self._asked.discard(hold)
                 self._say({"type": "unheld", "id": hold, "state": state})
@@ -148,13 +147,13 @@ class Worker:
         """Have judged again, as if it came now, what waited for holds that are over. Its agent may be gone."""
         self._collect()
         while self._over:
-            kept = self._over.popleft()
-            queue = self.settled if kept.settled else self.full
-            found = self.identity.find(kept.raw, kept.packet.indev, kept.packet.outdev)
-            if found is not None and found[0].name == kept.agent:
-                queue.judge(kept.packet, kept.raw)
+            parked = self._over.popleft()
+            queue = self.settled if parked.settled else self.full
+            found = self.identity.find(parked.raw, parked.packet.indev, parked.packet.outdev)
+            if found is not None and found[0].name == parked.agent:
+                queue.judge(parked.packet, parked.raw)
             else:
-                queue.answer(kept.packet, DISCARD)
+                queue.answer(parked.packet, DISCARD)
             self._collect()
 
     def failed(self, error: Exception) -> int:
@@ -197,7 +196,7 @@ class Worker:
         self.record(self.anomalies.flush(), ts)
         self.record(self.engine.shutdown(ts), ts)
         self._collect()
-        self.asking.expire(all_of_them=True)
+        self.notifier.flush()
         self.full.close()
         self.settled.close()
         self.journal.poll(ts)
@@ -240,7 +239,7 @@ class Worker:
         return {}
 
     def _commit(self, message: dict[str, Any], ts: float) -> None:
-        self.asking.expire(all_of_them=True)  # their marks are on their connections before those are pardoned
+        self.notifier.flush()  # their marks are on their connections before those are pardoned
         change = self._draft.finish(message)
         try:
             if change.base < 0:
@@ -252,7 +251,7 @@ class Worker:
         self.record(records, ts)
 
     def _watch(self, watched: tuple[Watched, ...], ts: float) -> None:
-        self.asking.expire(all_of_them=True)  # as in `_commit`
+        self.notifier.flush()  # as in `_commit`
         # An unchanged agent stays the same object: the engine judges flows anew when theirs is another.
         before = {entry.agent: entry.agent for entry in self.watched}
         self.watched = tuple(Watched(before.get(entry.agent, entry.agent), entry.interface) for entry in watched)
@@ -285,9 +284,9 @@ class Worker:
                 "lost": journal.lost,
             },
             "holds": len(self.engine.holds),
-            "waiting": self.waiting.packets,
-            "overflowed": self.waiting.overflowed,
-            "attribution": self.asking.counters(),
+            "waiting": self.parked.packets,
+            "overflowed": self.parked.overflowed,
+            "attribution": self.notifier.counters(),
             "capture_skipped": 0 if self.capture is None else self.capture.skipped,
             "engine": self.engine.stats(),
         }

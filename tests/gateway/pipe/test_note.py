@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from egress.gateway.pipe.note import MAX_NOTE, MAX_PER_SECOND, Teller, begins, encode, parse
+from egress.gateway.pipe.note import MAX_NOTE, MAX_PER_SECOND, NoteSender, begins, encode, parse
 from egress.model import Action
 from egress.records.shape import FlowRecord
 from tests.store import samples
@@ -89,26 +89,26 @@ def _numbered(number: int, agent: str = "a") -> FlowRecord:
 
 def test_a_flood_of_one_agent_is_cut_and_another_is_heard(pair: tuple[socket.socket, socket.socket]) -> None:
     ours, theirs = pair
-    teller = Teller(ours)
+    sender = NoteSender(ours)
     for number in range(MAX_PER_SECOND + 10):
-        teller.tell(_numbered(number), 7)
+        sender.send(_numbered(number), 7)
         theirs.recv(MAX_NOTE, socket.MSG_DONTWAIT) if number < MAX_PER_SECOND else None
-    assert (teller.told, teller.dropped) == (MAX_PER_SECOND, 10)
-    assert teller.tell(_numbered(1, "b"), 7)
+    assert (sender.sent, sender.dropped) == (MAX_PER_SECOND, 10)
+    assert sender.send(_numbered(1, "b"), 7)
     later = replace(_numbered(2), start=FIRST.start + 1, updated=FIRST.start + 1)
-    assert teller.tell(later, 7)
+    assert sender.send(later, 7)
 
 
 def test_what_nobody_reads_is_dropped_and_counted(pair: tuple[socket.socket, socket.socket]) -> None:
     ours, theirs = pair
     ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
-    teller = Teller(ours)
-    told = [teller.tell(_numbered(number), 7) for number in range(100)]
-    assert told[0] and not told[-1] and teller.told + teller.dropped == 100
+    sender = NoteSender(ours)
+    sent = [sender.send(_numbered(number), 7) for number in range(100)]
+    assert sent[0] and not sent[-1] and sender.sent + sender.dropped == 100
     theirs.close()
-    assert not teller.tell(_numbered(100), 7)
+    assert not sender.send(_numbered(100), 7)
 
 
 def test_without_a_socket_nothing_is_said() -> None:
-    teller = Teller(None)
-    assert not teller.tell(FIRST, 7) and (teller.told, teller.dropped) == (0, 0)
+    sender = NoteSender(None)
+    assert not sender.send(FIRST, 7) and (sender.sent, sender.dropped) == (0, 0)

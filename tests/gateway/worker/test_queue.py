@@ -15,7 +15,7 @@ from tests.lab.net import Lab, needs_root
 PRELUDE = """
 import json, select, socket, sys, time
 from egress.gateway.kernel.drops import drops
-from egress.gateway.worker.queue import DISCARD, KEPT, PacketQueue
+from egress.gateway.worker.queue import DISCARD, PARKED, PacketQueue
 from egress.gateway.kernel import privileges
 MASK, MARK = 0x0F000000, 0x02000000
 receiver = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -116,7 +116,7 @@ def judge(raw, indev, outdev, settled, packet):
     seen.append(len(raw) - 28)
     if packet in kept or len(raw) == 28 + 9: return 0
     kept.append(packet)
-    return KEPT
+    return PARKED
 queue = bound(judge)
 def waits(): return int(open("/proc/net/netfilter/nfnetlink_queue").read().split()[2])
 send(10, 9, 11, 12, 13); serve(queue)
@@ -138,7 +138,7 @@ def test_what_waits_in_a_queue_that_is_given_back_is_dropped(lab: tuple[Lab, str
     got, later = run(
         lab,
         """
-queue = bound(lambda *_: KEPT)
+queue = bound(lambda *_: PARKED)
 send(10, 11); serve(queue)
 queue.close()
 got = received()
@@ -163,7 +163,7 @@ ip("link", "add", "gone0", "type", "veth", "peer", "gone1")
 ip("addr", "add", "192.0.2.1/24", "dev", "gone0"); ip("link", "set", "gone0", "up"); ip("link", "set", "gone1", "up")
 ip("neigh", "add", "192.0.2.2", "lladdr", "02:00:00:00:00:02", "dev", "gone0")
 kept = []
-queue = bound(lambda raw, indev, outdev, settled, packet: KEPT if kept.append(packet) is None and len(kept) == 1 else 0)
+queue = bound(lambda raw, indev, outdev, settled, one: PARKED if kept.append(one) is None and len(kept) == 1 else 0)
 sender.sendto(b"x", ("192.0.2.2", 9999)); serve(queue)
 ip("link", "del", "gone0")
 waiting = int(open("/proc/net/netfilter/nfnetlink_queue").read().split()[2])

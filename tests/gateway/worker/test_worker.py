@@ -20,8 +20,8 @@ from egress.errors import EgressError
 from egress.gateway.pipe.lines import LineReader, LineWriter
 from egress.gateway.pipe.messages import Room, Setup, Watched, encode
 from egress.gateway.worker.__main__ import listen
-from egress.gateway.worker.notifier import Asking
-from egress.gateway.worker.waiting import PACKETS_OF_HOLD
+from egress.gateway.worker.notifier import Notifier
+from egress.gateway.worker.parked import HOLDS
 from egress.gateway.worker.worker import Worker
 from egress.limits import Limits
 from egress.model import SYN, Action, Agent, Mode, Rule
@@ -182,8 +182,8 @@ def test_one_rule_for_once_lets_one_pass_and_the_others_wait_again(tmp_path: Pat
 
 def test_what_is_over_the_bounds_is_dropped_and_counted(tmp_path: Path) -> None:
     bench = Bench(tmp_path)
-    tries = [bench.send(syn()) for _ in range(PACKETS_OF_HOLD + 2)]
-    assert [each.answers for each in tries] == [[]] * PACKETS_OF_HOLD + [["dropped"]] * 2
+    tries = [bench.send(syn()) for _ in range(HOLDS.key + 2)]
+    assert [each.answers for each in tries] == [[]] * HOLDS.key + [["dropped"]] * 2
     assert bench.worker.counters()["overflowed"] == 2
     assert all(each.mark == 0x70000000 for each in tries), "nothing is said of the connection"
 
@@ -305,12 +305,12 @@ def test_without_room_for_its_record_a_flow_passes_only_where_that_was_asked_for
 def attributed(bench: Bench) -> Iterator[None]:
     """Somebody is told of flows, who never answers."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    bench.worker.asking = Asking([ours.detach()], bench.worker._refuse)
+    bench.worker.notifier = Notifier([ours.detach()], bench.worker._refuse)
     with theirs:
         yield
-        assert bench.worker.asking.counters()["told"], "a test that tells of nothing proves nothing"
-    assert bench.worker.asking.socket is not None
-    bench.worker.asking.socket.close()
+        assert bench.worker.notifier.counters()["told"], "a test that tells of nothing proves nothing"
+    assert bench.worker.notifier.socket is not None
+    bench.worker.notifier.socket.close()
 
 
 def test_only_what_is_refused_waits_to_be_attributed(tmp_path: Path) -> None:

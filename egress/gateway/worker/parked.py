@@ -1,0 +1,82 @@
+"""Packets that stay in the kernel's queue until something is known: a person's decision, or the process that sent them.
+
+Only their handles are here. They take room in the queue that all of a worker's packets need, so their number is
+bounded: in all, for each agent, and for each key (a hold's id, a flow's id). A packet beyond a bound is not parked. The
+caller answers it at once, and its sender sends it again.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import NamedTuple
+
+from netfilterqueue import Packet as QueuedPacket
+
+NEVER = float("inf")
+SHARE = 4  # packets parked for holds take at most this part of the queue's length
+
+
+class Bounds(NamedTuple):
+    """How many packets may be parked at a time."""
+
+    total: int
+    agent: int
+    key: int
+
+
+HOLDS = Bounds(total=512, agent=128, key=8)  # an agent has at most 64 holds: two packets each
+REFUSALS = Bounds(total=64, agent=16, key=1)
+
+
+class ParkedPacket(NamedTuple):
+    """A packet without an answer, and what the answer needs: `raw` to judge it again, or `mark` to refuse it."""
+
+    packet: QueuedPacket
+    agent: str
+    settled: bool  # which of the two queues it is in
+    raw: bytes = b""
+    mark: int = 0
+    until: float = NEVER  # monotonic
+
+
+class Parked:
+    """Packets by key, in the order of their arrival."""
+
+    def __init__(self, bounds: Bounds) -> None:
+        self.packets = 0
+        self.overflowed = 0  # not parked, so far
+        self._bounds = bounds
+        self._by_key: dict[str, list[ParkedPacket]] = {}  # the oldest key first
+        self._of_agent: Counter[str] = Counter()
+
+    @property
+    def due(self) -> float:
+        """The deadline of the oldest key, NEVER where nothing is parked. All packets wait equally long, or forever."""
+        return next(iter(self._by_key.values()))[0].until if self._by_key else NEVER
+
+    def oldest(self) -> str:
+        """The key that has waited longest. Raises StopIteration where nothing is parked."""
+        return next(iter(self._by_key))
+
+    def park(self, key: str, parked: ParkedPacket) -> bool:
+        """Keep a packet until its key is released. False: a bound is reached."""
+        there, bounds = self._by_key.get(key, []), self._bounds
+        if self.packets >= bounds.total or len(there) >= bounds.key or self._of_agent[parked.agent] >= bounds.agent:
+            self.overflowed += 1
+            return False
+        self._by_key[key] = [*there, parked]
+        self._of_agent[parked.agent] += 1
+        self.packets += 1
+        return True
+
+    def release(self, key: str) -> list[ParkedPacket]:
+        """Take out all packets of a key; the caller answers them."""
+        released = self._by_key.pop(key, [])
+        self.packets -= len(released)
+        self._of_agent -= Counter(parked.agent for parked in released)
+        return released
+
+
+def for_holds(queue_length: int) -> Parked:
+    """Make room for packets on hold: within HOLDS, and at most a quarter of the queue."""
+    return Parked(HOLDS._replace(total=min(HOLDS.total, queue_length // SHARE)))
