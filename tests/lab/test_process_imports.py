@@ -80,13 +80,13 @@ def module(name: str, *words: str) -> list[str]:
 def test_the_worker_has_no_database(stage: Stage) -> None:
     setup = Setup(stage.config, 0, os.getpid(), (), Room(1 << 30))
     orders: list[dict[str, object]] = [
-        {"op": "policy.commit", "base": -1, "version": 1, "seq": -1},
-        {"op": "begin", "seq": 0},
-        {"op": "stop", "seq": 1},
+        {"op": "policy.commit", "base": -1, "version": 1},
+        {"op": "begin"},
+        {"op": "stop", "order": 1},
     ]
     done = finish(stage, module("egress.gateway.worker"), b"".join(map(encode, (setup, *orders))))
     said = [json.loads(line)["type"] for line in done.stdout.splitlines()]
-    assert (done.returncode, said[:2]) == (0, ["done", "ready"]), done.stderr[-2000:]
+    assert (done.returncode, said[:2]) == (0, ["policy", "ready"]), done.stderr[-2000:]
     needed = ("egress.engine.engine", "signatures", "netfilterqueue", *PARSERS)
     forbidden = (*DATABASE, *WEB, "click", "asyncio", "egress.store.query", "egress.gateway.supervisor")
     assert_loads(done.stderr.decode(), needed, forbidden)

@@ -1,17 +1,24 @@
 """JSON between supervisor and worker, one object a line: the worker's setup, its orders, its answers.
 
-To the worker, with "seq": n (0: nobody waits for the answer):
+To the worker:
 
     the setup                                         first, without "op"
     {"op": "policy.part", "removed": [ids], "added": [rules]}   any number of them, kept until
     {"op": "policy.commit", "base": n, "version": m}  applies them all at once; base -1: they are the whole policy
-    {"op": "begin"}                                   own the queues; what is ordered before needs none
+    {"op": "begin"}                                   bind the queues; orders before it need none
     {"op": "journal", "limit": bytes, "full": true}   how far the journal may grow (Room)
     {"op": "agents", "agents": [...]}  {"op": "answer", "id", "action"}  {"op": "tally", "agent"}  {"op": "stop"}
 
-From it: {"type": "ready" | "beat" | "done" | "error", ...}; "done" carries the order's seq, and "error" where
-nothing of the order could be carried out. {"type": "hold", "hold": {fields of Hold}}: a person is asked;
-{"type": "unheld", "id", "state": "approved" | "denied" | "expired" | "withdrawn"}: not any more. Both ends are ours.
+From the worker:
+
+    {"type": "policy", "version": m}                  answers each policy.commit
+    {"type": "done", "order": n}                      answers an order that carries a number, "order": n
+    {"type": "ready"}  {"type": "beat", counters}     its queues are bound; once a second
+    {"type": "error", "text"}                         it cannot start
+    {"type": "hold", "hold": {fields of Hold}}        a person is asked
+    {"type": "unheld", "id", "state"}                 no longer: "approved", "denied", "expired" or "withdrawn"
+
+"policy" and "done" have an "error" when the order could not be carried out; then no part of it was.
 """
 
 from __future__ import annotations

@@ -76,12 +76,11 @@ class InForce:
 class Orders:
     """A change of policy as lines for a worker: parts, then the commit that applies them all at once.
 
-    Encoded as they are read, and once: 100,000 rules take a second, and several workers may read them. Parts have the
-    order number 0, the commit minus the version it makes: they are the same for all workers.
+    The lines are the same for all workers. They are encoded as they are read, and once: 100,000 rules take a second.
     """
 
     def __init__(self, change: PolicyChange) -> None:
-        self.version, self.number = change.version, -change.version
+        self.version = change.version
         self._change = change
         self._lines: list[bytes] = []
         self._parts = max(-(-len(change.added) // SLICE), -(-len(change.removed) // SLICE))
@@ -103,7 +102,7 @@ class Orders:
     def _line(self, number: int) -> bytes:
         change = self._change
         if number == self._parts:
-            return encode({"op": "policy.commit", "base": change.base, "version": change.version, "seq": self.number})
+            return encode({"op": "policy.commit", "base": change.base, "version": change.version})
         chosen = slice(number * SLICE, (number + 1) * SLICE)
         part = {"removed": change.removed[chosen], "added": change.added[chosen]}
-        return encode({"op": "policy.part", **part, "seq": 0})
+        return encode({"op": "policy.part", **part})

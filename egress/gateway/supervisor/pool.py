@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +18,6 @@ from egress.gateway.supervisor.workerproc import WorkerProcess
 
 RESTART_SECONDS = 1.0  # between two starts of a worker that does not come up; doubled up to the next
 MAX_RESTART_SECONDS = 30.0
-TOLD = 1 << 32  # numbers of orders to all begin here, those of orders to one worker at 1
 
 log = logging.getLogger("egress.gateway")
 
@@ -42,7 +40,6 @@ class Pool:
         self.restarts = [0] * size
         self._hooks, self._base, self._watchdog = hooks, base, watchdog
         self._successors: dict[int, WorkerProcess] = {}  # not bound yet
-        self._numbers = itertools.count(TOLD)
         self._telling: set[asyncio.Task[None]] = set()
         self._workers: list[WorkerProcess | None] = [None] * size
         self._starting: dict[int, asyncio.Task[None]] = {}
@@ -77,25 +74,28 @@ class Pool:
         """Tell one worker, now, and do not wait; nobody where it is being replaced."""
         if (worker := self._workers[index]) is not None:
             with contextlib.suppress(ConnectionError):
-                worker.send([encode({**fields, "op": op, "seq": 0})])
+                worker.send([encode({**fields, "op": op})])
 
     def tell(self, op: str, fields: Callable[[int], dict[str, object]]) -> asyncio.Task[None]:
         """Tell all, now; await what comes back to know that all do it. One that cannot is replaced, and its successor
         is started with what is true then.
         """
-        number = next(self._numbers)
-        return self._tell(lambda index: [encode({**fields(index), "op": op, "seq": number})], number)
+        for successor in self._successors.values():
+            with contextlib.suppress(ConnectionError):  # it did not come up: the next one is started with what is true
+                successor.send([encode({**fields(successor.index), "op": op})])
+        return self._await([(worker, worker.post(op, fields(worker.index))) for worker in self._running()])
 
     def tell_policy(self, orders: Orders) -> asyncio.Task[None]:
         """Tell all of a change of policy, like `tell`."""
-        return self._tell(lambda _: orders, orders.number)
-
-    def _tell(self, lines: Callable[[int], Iterable[bytes]], number: int) -> asyncio.Task[None]:
         for successor in self._successors.values():
-            with contextlib.suppress(ConnectionError):  # it did not come up: the next one is started with what is true
-                successor.send(lines(successor.index))
-        present = [worker for worker in self._workers if worker is not None]
-        posted = [(worker, worker.post(lines(worker.index), number)) for worker in present]
+            with contextlib.suppress(ConnectionError):  # as in `tell`
+                successor.send(orders)
+        return self._await([(worker, worker.post_policy(orders)) for worker in self._running()])
+
+    def _running(self) -> list[WorkerProcess]:
+        return [worker for worker in self._workers if worker is not None]
+
+    def _await(self, posted: list[tuple[WorkerProcess, asyncio.Future[dict[str, Any]]]]) -> asyncio.Task[None]:
         task = asyncio.create_task(self._answered(posted))
         self._telling.add(task)
         task.add_done_callback(self._telling.discard)

@@ -41,7 +41,7 @@ class WorkerProcess:
         self._policy: Orders | None = policy
         self._hear = hear
         self._behind: list[bytes] = []  # orders that wait for the setup to be sent
-        self._orders: dict[int, asyncio.Future[dict[str, Any]]] = {}
+        self._awaited: dict[tuple[str, int], asyncio.Future[dict[str, Any]]] = {}  # (type, number) of the answer
         self._numbers = itertools.count(1)
 
     @property
@@ -80,20 +80,16 @@ class WorkerProcess:
 
     async def order(self, op: str, fields: dict[str, object], seconds: float = ORDER_SECONDS) -> dict[str, Any]:
         """Give an order and wait until it is carried out. Raises EgressError when the worker is gone or silent."""
-        number = next(self._numbers)
-        done = self.post([encode({**fields, "op": op, "seq": number})], number)
-        return await self.answer(done, seconds)
+        return await self.answer(self.post(op, fields), seconds)
 
-    def post(self, lines: Iterable[bytes], number: int) -> asyncio.Future[dict[str, Any]]:
-        """Send lines, now; what comes back is done once order `number` among them is carried out."""
-        done: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
-        self._orders[number] = done
-        done.add_done_callback(lambda _: self._orders.pop(number, None))
-        try:
-            self.send(lines)
-        except ConnectionError as error:
-            done.set_exception(error)
-        return done
+    def post(self, op: str, fields: dict[str, object]) -> asyncio.Future[dict[str, Any]]:
+        """Send an order now. The future is done once it is carried out."""
+        number = next(self._numbers)
+        return self._post([encode({**fields, "op": op, "order": number})], ("done", number))
+
+    def post_policy(self, orders: Orders) -> asyncio.Future[dict[str, Any]]:
+        """Send a change of policy now. The future is done once the worker judges by its version."""
+        return self._post(orders, ("policy", orders.version))
 
     async def answer(self, done: asyncio.Future[dict[str, Any]], seconds: float = ORDER_SECONDS) -> dict[str, Any]:
         """Wait for what was posted. Raises EgressError when the worker is gone, silent or says that it cannot."""
@@ -106,7 +102,7 @@ class WorkerProcess:
         return answer
 
     def send(self, lines: Iterable[bytes]) -> None:
-        """Orders that nobody waits for. Raises ConnectionError when the worker is gone."""
+        """Send orders without waiting for an answer. Raises ConnectionError when the worker is gone."""
         if self._policy is not None:
             self._behind += lines
             return
@@ -138,18 +134,28 @@ class WorkerProcess:
         """Setup, policy, begin, at the pace at which they are read; then what was ordered meanwhile."""
         stdin, policy = self._process.stdin, self._policy
         assert stdin is not None and policy is not None
-        for line in itertools.chain([encode(self._setup)], policy, [encode({"op": "begin", "seq": 0})]):
+        for line in itertools.chain([encode(self._setup)], policy, [encode({"op": "begin"})]):
             stdin.write(line)
             await stdin.drain()
         self._policy = None
         stdin.writelines(self._behind)
+
+    def _post(self, lines: Iterable[bytes], key: tuple[str, int]) -> asyncio.Future[dict[str, Any]]:
+        done: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
+        self._awaited[key] = done
+        done.add_done_callback(lambda _: self._awaited.pop(key, None))
+        try:
+            self.send(lines)
+        except ConnectionError as error:
+            done.set_exception(error)
+        return done
 
     async def _read(self) -> None:
         stdout = self._process.stdout
         while stdout is not None and (line := await stdout.readline()):
             self._heard(json.loads(line))
         self._bound.set()
-        for waiting in tuple(self._orders.values()):
+        for waiting in tuple(self._awaited.values()):
             if not waiting.done():
                 waiting.set_exception(ConnectionResetError())
 
@@ -159,7 +165,9 @@ class WorkerProcess:
         if kind == "beat":
             self.counters = message
         elif kind == "done":
-            self._done(message)
+            self._answered(("done", message["order"]), message)
+        elif kind == "policy":
+            self._judges_by(message)
         elif kind == "ready":
             self.ready = True
             self._bound.set()
@@ -168,13 +176,18 @@ class WorkerProcess:
         else:
             self._hear(self.index, {"type": kind, **message})
 
-    def _done(self, message: dict[str, Any]) -> None:
-        number, waiting = message["seq"], self._orders.get(message["seq"])
+    def _judges_by(self, message: dict[str, Any]) -> None:
         error = message.get("error")
-        if number < 0 and not error:
-            self.version = -number  # see inforce.Orders
-        if waiting is not None and not waiting.done():
-            waiting.set_result(message)
-        elif number < 0 and error:  # nobody waits: it still starts; without the policy it must not
-            self.error = error
+        if not error:
+            self.version = message["version"]
+        if not self._answered(("policy", message["version"]), message) and error:
+            self.error = error  # it still starts; without the policy it must not
             self._process.kill()
+
+    def _answered(self, key: tuple[str, int], message: dict[str, Any]) -> bool:
+        """Pass an answer to the caller that waits for it. False: none does."""
+        waiting = self._awaited.get(key)
+        if waiting is None or waiting.done():
+            return False
+        waiting.set_result(message)
+        return True

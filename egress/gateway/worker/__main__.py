@@ -48,18 +48,20 @@ def serve(worker: Worker, reader: LineReader, writer: LineWriter) -> None:
 
 
 def listen(worker: Worker, reader: LineReader, writer: LineWriter) -> None:
-    """Carry out what has come. What cannot be done is said; before the worker has begun it ends it."""
+    """Carry out the orders that have come, and answer them. A failed order ends a worker that has not begun."""
     for line in reader.read():
-        message = json.loads(line)
+        order = json.loads(line)
         answer: dict[str, object] = {}
         try:
-            answer = worker.order(message)
+            answer = worker.order(order)
         except EgressError as error:
             if not worker.begun:
                 raise
             answer = {"error": str(error)}
-        if message["seq"]:
-            writer.write(encode({"type": "done", "seq": message["seq"], **answer}))
+        if order["op"] == "policy.commit":
+            writer.write(encode({"type": "policy", "version": order["version"], **answer}))
+        elif "order" in order:
+            writer.write(encode({"type": "done", "order": order["order"], **answer}))
 
 
 def main() -> int:

@@ -73,7 +73,7 @@ class Bench:
         return self.reads
 
     def order(self, op: str, **fields: object) -> None:
-        self.worker.order(json.loads(encode({"op": op, "seq": 1, **fields})))
+        self.worker.order(json.loads(encode({"op": op, **fields})))
         self.worker.resume()
 
     def change(self, *added: Rule, base: int, version: int, removed: tuple[str, ...] = ()) -> None:
@@ -238,27 +238,29 @@ def test_a_change_that_does_not_fit_is_said_and_not_half_applied(tmp_path: Path)
     assert answers(bench.send(syn(sport=4001))) == [WAITS]
 
 
-def test_orders_are_answered_by_number_and_a_failed_one_with_its_reason(tmp_path: Path) -> None:
+def test_orders_are_answered_by_version_or_number_and_a_failed_one_with_its_reason(tmp_path: Path) -> None:
     bench = Bench(tmp_path)
     orders = os.pipe()
     replies = os.pipe()
     reader, writer = LineReader(orders[0]), LineWriter(replies[1])
     bench.worker.begun = True
     for message in (
-        {"op": "policy.part", "seq": 0, "removed": [], "added": [{"id": "broken"}]},
-        {"op": "policy.commit", "seq": -7, "base": 0, "version": 7},
-        {"op": "policy.commit", "seq": -8, "base": 0, "version": 8},
-        {"op": "stop", "seq": 9},
+        {"op": "policy.part", "removed": [], "added": [{"id": "broken"}]},
+        {"op": "policy.commit", "base": 0, "version": 7},
+        {"op": "policy.commit", "base": 0, "version": 8},
+        {"op": "journal", "limit": 1 << 30, "full": False},
+        {"op": "stop", "order": 9},
     ):
         os.write(orders[1], encode(message))
     listen(bench.worker, reader, writer)
     found = list(map(json.loads, os.read(replies[0], 65536).splitlines()))
-    assert [message["seq"] for message in found] == [-7, -8, 9]
+    answered = [(message["type"], message.get("version"), message.get("order")) for message in found]
+    assert answered == [("policy", 7, None), ("policy", 8, None), ("done", None, 9)]
     assert "a part of the policy cannot be read" in found[0]["error"]
     assert "error" not in found[1] and "error" not in found[2]
     assert bench.worker.stopping
     bench.worker.begun = False
-    os.write(orders[1], encode({"op": "policy.commit", "seq": -9, "base": 0, "version": 9}))
+    os.write(orders[1], encode({"op": "policy.commit", "base": 0, "version": 9}))
     with pytest.raises(EgressError):
         listen(bench.worker, reader, writer)
     for descriptor in (*orders, *replies):
