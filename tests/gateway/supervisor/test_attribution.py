@@ -27,9 +27,19 @@ sys.stdin.read()
 class Silent(AttributionProcess):
     """A real process that says nothing, and ends when its input does."""
 
+    def __init__(self) -> None:
+        super().__init__(Config(), 0, lambda _: Room(1, False))
+        self.started: list[asyncio.subprocess.Process] = []
+
     async def _start(self) -> asyncio.subprocess.Process:
         pipe = asyncio.subprocess.PIPE
-        return await asyncio.create_subprocess_exec("cat", stdin=pipe, stdout=pipe)
+        self.started.append(await asyncio.create_subprocess_exec("cat", stdin=pipe, stdout=pipe))
+        return self.started[-1]
+
+    async def end_all(self) -> None:
+        """Stop, and wait also for those that were left behind."""
+        await self.stop()
+        await asyncio.gather(*(each.wait() for each in self.started))
 
 
 @contextmanager
@@ -50,7 +60,7 @@ def test_one_that_cannot_be_ended_is_left_behind_and_replaced(monkeypatch: pytes
     monkeypatch.setattr(companions, "RESTART_SECONDS", -1.0)
 
     async def scenario() -> None:
-        process = Silent(Config(), 0, lambda _: Room(1, False))
+        process = Silent()
         await process.watch()
         first = process.pid
         assert first is not None
@@ -59,7 +69,7 @@ def test_one_that_cannot_be_ended_is_left_behind_and_replaced(monkeypatch: pytes
             assert process.pid not in (None, first) and process.restarts == 1
             await process.watch()  # the second can be ended
             assert process.pid not in (None, first) and process.restarts == 2
-        await process.stop()
+        await process.end_all()
 
     asyncio.run(scenario())
 
@@ -82,12 +92,12 @@ def test_only_so_many_are_left_behind(monkeypatch: pytest.MonkeyPatch) -> None:
             await leave(process, count - 1)
 
     async def scenario() -> None:
-        process = Silent(Config(), 0, lambda _: Room(1, False))
+        process = Silent()
         await process.watch()
         await leave(process, MAX_LEFT)
         while process.pid is None:  # they are gone now, as soon as asyncio has heard of it
             await asyncio.sleep(0.01)
             await process.watch()
-        await process.stop()
+        await process.end_all()
 
     asyncio.run(scenario())
