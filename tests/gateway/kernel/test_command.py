@@ -1,0 +1,45 @@
+"""Network tools of the system: their output, and one line for each way they can fail."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from egress.errors import EgressError
+from egress.gateway.kernel import command
+from egress.gateway.kernel.command import python, run
+
+
+def test_output_and_input() -> None:
+    assert run("cat", stdin="typed\n") == "typed\n"
+
+
+def test_a_failure_is_one_line_with_what_the_tool_said() -> None:
+    with pytest.raises(EgressError, match=r"^sh -c .*: no such table$") as failed:
+        run("sh", "-c", "printf 'no such\\ntable\\n' >&2; exit 3")
+    assert "\n" not in str(failed.value)
+    with pytest.raises(EgressError, match=r"exit code 4$"):
+        run("sh", "-c", "exit 4")
+
+
+def test_an_absent_tool_is_named() -> None:
+    with pytest.raises(EgressError, match="no-such-tool"):
+        run("no-such-tool")
+
+
+def test_a_tool_that_does_not_finish_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(command, "TIMEOUT", 0.05)
+    with pytest.raises(EgressError, match="sleep"):
+        run("sleep", "20")
+
+
+def test_our_modules_start_from_any_directory(tmp_path: Path) -> None:
+    """A module in the working directory does not come in the place of ours."""
+    (tmp_path / "egress.py").write_text("raise SystemExit('the wrong egress')")
+    words, environment = python("egress")
+    done = subprocess.run(
+        [*words, "--version"], env=environment, cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0 and "egress" in done.stdout, done.stderr
