@@ -19,7 +19,7 @@ import pytest
 
 from demo.stage import Stage
 from egress.gateway.kernel.command import python
-from egress.gateway.pipe.messages import Room, Setup, encode
+from egress.gateway.pipe.messages import JournalGrant, Setup, encode
 from egress.gateway.pipe.note import encode as note
 from egress.gateway.supervisor import startup
 from egress.store.recording.recorder import ARGUMENTS, config_line
@@ -78,7 +78,7 @@ def module(name: str, *words: str) -> list[str]:
 
 
 def test_the_worker_has_no_database(stage: Stage) -> None:
-    setup = Setup(stage.config, 0, os.getpid(), (), Room(1 << 30))
+    setup = Setup(stage.config, 0, os.getpid(), (), JournalGrant(1 << 30))
     orders: list[dict[str, object]] = [
         {"op": "policy.commit", "base": -1, "version": 1},
         {"op": "begin"},
@@ -96,7 +96,7 @@ def test_the_attribution_process_has_no_engine_and_no_parser(stage: Stage) -> No
     worker, end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with worker, end:
         worker.send(note(FIRST, 1))
-        setup = Setup(stage.config, 0, os.getpid(), (), Room(1 << 30), attribution=(end.fileno(),))
+        setup = Setup(stage.config, 0, os.getpid(), (), JournalGrant(1 << 30), attribution=(end.fileno(),))
         done = finish(stage, module("egress.gateway.attribution"), encode(setup), [end.fileno()])
     assert done.returncode == 0, done.stderr[-2000:]
     (segment,) = stage.config.journal_dir.glob("process-0-*.jsonl")

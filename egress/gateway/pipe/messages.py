@@ -6,7 +6,7 @@ To the worker:
     {"op": "policy.part", "removed": [ids], "added": [rules]}   any number of them, kept until
     {"op": "policy.commit", "base": n, "version": m}  applies them all at once; base -1: they are the whole policy
     {"op": "begin"}                                   bind the queues; orders before it need none
-    {"op": "journal", "limit": bytes, "full": true}   how far the journal may grow (Room)
+    {"op": "journal", "limit": bytes, "full": true}   how far the journal may grow (JournalGrant)
     {"op": "agents", "agents": [...]}  {"op": "answer", "id", "action"}  {"op": "tally", "agent"}  {"op": "stop"}
 
 From the worker:
@@ -16,7 +16,7 @@ From the worker:
     {"type": "ready"}  {"type": "beat", counters}     its queues are bound; once a second
     {"type": "error", "text"}                         it cannot start
     {"type": "hold", "hold": {fields of Hold}}        a person is asked
-    {"type": "unheld", "id", "state"}                 no longer: "approved", "denied", "expired" or "withdrawn"
+    {"type": "hold.ended", "id", "state"}                 no longer: "approved", "denied", "expired" or "withdrawn"
 
 "policy" and "done" have an "error" when the order could not be carried out; then no part of it was.
 """
@@ -45,7 +45,7 @@ class Watched:
 
 
 @dataclass(frozen=True, slots=True)
-class Room:
+class JournalGrant:
     """What one worker may write into its journal until it hears again."""
 
     limit: int  # bytes, of all it has written since it started
@@ -60,7 +60,7 @@ class Setup:
     index: int  # of the worker: queues base + 2 * index and the next
     parent: int  # the supervisor's process id
     agents: tuple[Watched, ...]
-    journal: Room
+    journal: JournalGrant
     capture: str = ""  # directory of packet captures; empty: none
     attribution: tuple[int, ...] = ()  # a worker's descriptor to tell of new flows; the attribution process': of each
 
@@ -77,7 +77,7 @@ def setup_from(line: bytes) -> Setup:
         index=document["index"],
         parent=document["parent"],
         agents=watched_from(document["agents"]),
-        journal=Room(**document["journal"]),
+        journal=JournalGrant(**document["journal"]),
         capture=document["capture"],
         attribution=tuple(document["attribution"]),
     )

@@ -15,7 +15,7 @@ SLICE = 500  # rules of one order: a worker takes them between two batches of pa
 NOTHING = -1  # the base of a policy that replaces whatever a worker has
 
 
-class InForce:
+class Current:
     """Changed by the event loop only, and at once: whoever looks between two awaits sees one whole state."""
 
     def __init__(self) -> None:

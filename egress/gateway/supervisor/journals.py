@@ -20,8 +20,8 @@ from typing import Any
 
 from egress.config import SEGMENT_BYTES, Config
 from egress.errors import EgressError, InputError
-from egress.gateway.pipe.messages import Room
-from egress.gateway.supervisor.pool import Pool
+from egress.gateway.pipe.messages import JournalGrant
+from egress.gateway.supervisor.processes.pool import Pool
 from egress.store.recording.healing import heal
 from egress.store.recording.segments import usage
 
@@ -84,9 +84,9 @@ class Journals:
         if lost := self.status()["lost"]:
             log.error("%d records were lost since the gateway started: the journal could not be written", lost)
 
-    def room(self, written: int = 0) -> Room:
+    def room(self, written: int = 0) -> JournalGrant:
         """For a worker that had `written` bytes when the journals were measured, or before."""
-        return Room(written + max(self._settings.max_bytes - self._bytes, 0) // self._workers, self._full)
+        return JournalGrant(written + max(self._settings.max_bytes - self._bytes, 0) // self._workers, self._full)
 
     async def look(self, pool: Pool) -> None:
         """Each second: measure, judge, tell the workers, say what has changed. Raises OSError."""

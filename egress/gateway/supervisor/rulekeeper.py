@@ -17,7 +17,7 @@ LEAVING_SECONDS = 2.0  # how long the workers of a gateway that was killed may t
 log = logging.getLogger("egress.gateway")
 
 
-class Guard:
+class RuleKeeper:
     """Slow, for threads: each call runs iptables."""
 
     def __init__(self, config: Config, roster: Roster) -> None:

@@ -23,16 +23,16 @@ from egress.gateway.kernel import iptables
 from egress.gateway.pipe.messages import Setup
 from egress.gateway.supervisor import checks, rulekeeper, startup, unmark
 from egress.gateway.supervisor.attachments import Attachments
-from egress.gateway.supervisor.attribution import AttributionProcess
 from egress.gateway.supervisor.coalesce import Coalesced
-from egress.gateway.supervisor.companions import RecorderProcess
 from egress.gateway.supervisor.control import Server, Session
 from egress.gateway.supervisor.database import policywriter
 from egress.gateway.supervisor.database.holds import HoldDesk
 from egress.gateway.supervisor.database.link import DatabaseAwayError
-from egress.gateway.supervisor.database.policysync import Following
+from egress.gateway.supervisor.database.policysync import PolicySync
 from egress.gateway.supervisor.journals import Journals, fitted
-from egress.gateway.supervisor.pool import Hooks, Pool
+from egress.gateway.supervisor.processes.attribution import AttributionProcess
+from egress.gateway.supervisor.processes.pool import Hooks, Pool
+from egress.gateway.supervisor.processes.recorder import RecorderProcess
 from egress.gateway.supervisor.roster import Roster, RosterEntry
 from egress.gateway.supervisor.sandboxes import Sandboxes
 from egress.model import Action, Agent
@@ -70,13 +70,13 @@ class Gateway:
         self.options = options
         self.sandboxes = Sandboxes(config)
         file = policywriter.PolicyFile(config, options.policy)
-        self.following = Following(config, file, self.sandboxes.names, self._edited, self._changed)
-        self.holds = HoldDesk(self.following.ledger, self._refuse)
+        self.policy = PolicySync(config, file, self.sandboxes.names, self._edited, self._changed)
+        self.holds = HoldDesk(self.policy.link, self._refuse)
         self.stored = Attachments()
         self.roster = Roster(size)
-        self.guard = rulekeeper.Guard(config, self.roster)
+        self.rules = rulekeeper.RuleKeeper(config, self.roster)
         self.journals = Journals(config, writers)
-        hooks = Hooks(self._setup, self.following.inforce.orders, self.holds.heard, self._worker_gone)
+        hooks = Hooks(self._setup, self.policy.current.orders, self.holds.heard, self._worker_gone)
         self.pool = Pool(size, hooks, base=config.queue.base, watchdog=config.watchdog)
         self.recorder = RecorderProcess(config)
         self.attribution = AttributionProcess(config, size, self.journals.room)
@@ -110,14 +110,14 @@ class Gateway:
 
     async def reload(self) -> dict[str, object]:
         """Read policy and agents again; a broken file leaves what is in force, and is said. Workers get both."""
-        problem, now = "", self.following.inforce
+        problem, now = "", self.policy.current
         try:
-            await self.following.reload()
+            await self.policy.reload()
         except EgressError as error:
             problem = f"the policy in force stays: {error}"
             log.error("%s", problem)
             with contextlib.suppress(DatabaseAwayError):
-                await self.following.catch_up()  # agents, all the same
+                await self.policy.catch_up()  # agents, all the same
         await self._reattach()
         await self._pardoning.settled()
         log.info("reloaded: %d agents, policy version %d", len(self.roster.entries), now.version)
@@ -130,26 +130,26 @@ class Gateway:
             log.warning("FAIL OPEN is configured: while workers are missing or overloaded packets pass uninspected")
         self.sandboxes.clean()
         await asyncio.to_thread(self.journals.start)
-        await self.following.start()
+        await self.policy.start()
         self.roster.replace(self._entries())
         await asyncio.to_thread(rulekeeper.alone)
         await self.attribution.watch()
         await self.pool.start()
-        await asyncio.to_thread(self.guard.install)
-        self.following.follow(self.pool, self.holds)
+        await asyncio.to_thread(self.rules.install)
+        self.policy.follow(self.pool, self.holds)
         await self.server.start()
         await self.recorder.watch()
         names = ", ".join(self.roster.entries) or "none yet"
-        version = self.following.inforce.version
+        version = self.policy.current.version
         log.info("guarding %s with %d workers, policy version %d", names, self.pool.size, version)
 
     async def _stop(self) -> None:
         await self.server.close()
         try:
-            await asyncio.to_thread(self.guard.leave, asked=self._stopping.is_set())
+            await asyncio.to_thread(self.rules.leave, asked=self._stopping.is_set())
         except EgressError as error:
             log.error("the kernel rules stay as they are: %s", error)
-        await self.following.stop()
+        await self.policy.stop()
         await self._attaching.stop()
         await self._pardoning.stop()
         await self.pool.stop()
@@ -157,12 +157,12 @@ class Gateway:
         await self.holds.stop()
         await self.attribution.stop()
         await self.recorder.stop()
-        await self.following.leave()
+        await self.policy.leave()
 
     async def _second(self) -> None:
         """What is done each second. What cannot be done now is said and tried again: the gateway stays."""
         self.pool.watch()
-        self.following.check()
+        self.policy.check()
         trouble = ""
         steps = (self.recorder.watch, self._watch_journals, self.attribution.watch, self._follow, self._keep_rules)
         for step in steps:
@@ -198,7 +198,7 @@ class Gateway:
             return
         self._rules_checked = time.monotonic()
         async with self._changing:
-            await asyncio.to_thread(self.guard.keep)
+            await asyncio.to_thread(self.rules.keep)
 
     def _spawn_reload(self) -> None:
         async def reload() -> None:
@@ -226,7 +226,7 @@ class Gateway:
         )
 
     def _entries(self) -> list[RosterEntry]:
-        return [*self.stored.entries(self.following.inforce.agents), *self.sandboxes.entries()]
+        return [*self.stored.entries(self.policy.current.agents), *self.sandboxes.entries()]
 
     async def _reattach(self) -> None:
         async with self._changing:
@@ -244,25 +244,25 @@ class Gateway:
         if come:
             await asyncio.to_thread(unmark.forget, come, self.config)
         if gone:
-            await asyncio.to_thread(self.guard.install)
+            await asyncio.to_thread(self.rules.install)
         if after != before:
             await self._tell_agents()
         if moved and not gone:
-            await asyncio.to_thread(self.guard.install)
+            await asyncio.to_thread(self.rules.install)
         if gone:
             await asyncio.to_thread(unmark.forget, gone, self.config)
         if any(after[name].agent != before[name].agent for name in after.keys() & before.keys()):
             self._pardoning.ask()
 
     def _agents(self) -> dict[str, Agent]:
-        return {stored.agent.name: stored.agent for stored in self.following.inforce.agents}
+        return {stored.agent.name: stored.agent for stored in self.policy.current.agents}
 
     def _edited(self, before: tuple[StoredAgent, ...]) -> None:
         """Agents are others than they were: workers hear at once, the kernel only of those that come, go or move."""
         if self.roster.adopt(self._agents()):
             self._tell_agents()
             self._pardoning.ask()
-        if _places(before) != _places(self.following.inforce.agents):
+        if _places(before) != _places(self.policy.current.agents):
             self._attaching.ask()
 
     def _tell_agents(self) -> asyncio.Task[None]:
@@ -275,7 +275,7 @@ class Gateway:
 
     async def _pardon(self) -> None:
         """Once the workers know: what they do not refuse any more must not be refused by the kernel."""
-        await self.following.told()
+        await self.policy.told()
         if self._agents_told is not None:
             await asyncio.wait([self._agents_told])
         entries = tuple(self.roster.entries.values())
@@ -315,7 +315,7 @@ class Gateway:
             session.leases.append(lambda: self._close(name))
             stored = StoredAgent(opened.agent, SANDBOX, opened.sandbox.interface, host=self.config.host_name)
             try:
-                await self.following.write(lambda connection: policywriter.enter(connection, stored, opened.rules))
+                await self.policy.write(lambda connection: policywriter.enter(connection, stored, opened.rules))
             except EgressError:
                 session.leases.pop()
                 await asyncio.to_thread(self.sandboxes.destroy, name)
@@ -329,19 +329,19 @@ class Gateway:
             await asyncio.to_thread(self.sandboxes.destroy, name)
             await self._attach()  # ends its flows: their last records name the rules they lived by
         try:
-            await self.following.write(lambda connection: policywriter.leave(connection, self.config.host_name, name))
+            await self.policy.write(lambda connection: policywriter.leave(connection, self.config.host_name, name))
         except DatabaseAwayError as error:
             log.warning("the rules of sandbox %s stay until the database is back: %s", name, error)
         log.info("sandbox %s is gone", name)
 
     async def _status(self) -> dict[str, object]:
-        counters, in_place = await asyncio.to_thread(lambda: (iptables.counters(), self.guard.installed()))
+        counters, in_place = await asyncio.to_thread(lambda: (iptables.counters(), self.rules.installed()))
         return {
             "host": self.config.host_name,
             "pid": os.getpid(),
             "since": self._started,
             "fail_open": self.config.fail_open,
-            "policy_version": self.following.inforce.version,
+            "policy_version": self.policy.current.version,
             "workers": self.pool.status(),
             "agents": [self._agent(entry) for entry in self.roster.entries.values()],
             "absent": self.stored.absent,
@@ -351,7 +351,7 @@ class Gateway:
             "rules": counters,
             "rules_in_place": in_place,
             "holds": {"pending": len(self.holds.pending), "refused": self.holds.refused},
-            **self.following.status(),
+            **self.policy.status(),
         }
 
     def _agent(self, entry: RosterEntry) -> dict[str, object]:

@@ -13,7 +13,7 @@ MAX_NAMED = 16  # destinations and signatures named
 
 
 @dataclass(slots=True)
-class Tally:
+class RefusalCounts:
     """What one agent was refused. `refused` counts flows, `packets` packets that belong to no flow."""
 
     refused: int = 0

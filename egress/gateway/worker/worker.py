@@ -31,7 +31,7 @@ from egress.gateway.worker.identity import Identity
 from egress.gateway.worker.notifier import Notifier
 from egress.gateway.worker.parked import ParkedPacket, for_holds
 from egress.gateway.worker.queue import DISCARD, PARKED, PacketQueue
-from egress.gateway.worker.refusal_counts import Tally
+from egress.gateway.worker.refusal_counts import RefusalCounts
 from egress.model import Action, Agent, Direction, Policy, Reason, Verdict
 from egress.records.shape import Record
 
@@ -63,7 +63,7 @@ class Worker:
         self._refused, self._dropped = marks.value("refused"), marks.value("dropped")
         self.anomalies = Anomalies()
         self.notifier = Notifier(setup.attribution, self._refuse)
-        self.tallies: dict[str, Tally] = {}
+        self.refusal_counts: dict[str, RefusalCounts] = {}
         self.unmatched = self.unrecorded = 0
         self.begun = self.stopping = False
         self.parked = for_holds(config.queue.length)
@@ -141,7 +141,7 @@ class Worker:
             self._over += self.parked.release(hold)
             if hold in self._asked:
                 self._asked.discard(hold)
-                self._say({"type": "unheld", "id": hold, "state": state})
+                self._say({"type": "hold.ended", "id": hold, "state": state})
 
     def resume(self) -> None:
         """Have judged again, as if it came now, what waited for holds that are over. Its agent may be gone."""
@@ -168,7 +168,7 @@ class Worker:
     def record(self, records: Sequence[Record], ts: float) -> bool:
         """Count and journal; while the journal fails or is full the engine lets nothing new pass (`on_full`)."""
         for record in records:
-            self.tallies.setdefault(record.agent, Tally()).add(record)
+            self.refusal_counts.setdefault(record.agent, RefusalCounts()).add(record)
         done = self.journal.append(records, ts)
         self._heed_journal()
         return done
@@ -233,7 +233,7 @@ class Worker:
         elif operation == "tally":
             self.drain()
             self.record(self.anomalies.flush(), now())
-            return {"tally": self.tallies.get(message["agent"], Tally()).as_json()}
+            return {"tally": self.refusal_counts.get(message["agent"], RefusalCounts()).as_json()}
         elif operation == "stop":
             self.stopping = True
         return {}
@@ -262,7 +262,7 @@ class Worker:
         for entry in self.watched:
             if entry.agent not in before:
                 self.engine.change_agent(entry.agent, ts)
-        self.tallies = {name: tally for name, tally in self.tallies.items() if name in names}
+        self.refusal_counts = {name: tally for name, tally in self.refusal_counts.items() if name in names}
 
     def counters(self) -> dict[str, object]:
         """The heartbeat's content."""

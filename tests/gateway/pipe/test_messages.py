@@ -13,7 +13,16 @@ from hypothesis import strategies as st
 
 from egress.config import Config
 from egress.errors import EgressError, InputError
-from egress.gateway.pipe.messages import Draft, Room, Setup, Watched, encode, rule_from, setup_from, watched_from
+from egress.gateway.pipe.messages import (
+    Draft,
+    JournalGrant,
+    Setup,
+    Watched,
+    encode,
+    rule_from,
+    setup_from,
+    watched_from,
+)
 from egress.gateway.supervisor.sandboxes import Sandboxes
 from egress.model import Action, Agent, Budget, BudgetSpan, Measure, Mode, PolicyChange, Rule
 from tests.policy.test_budgettext import several
@@ -65,7 +74,7 @@ def test_the_samples_say_something_in_every_field() -> None:
 
 def test_a_setup_comes_back_as_it_was() -> None:
     config = Config(state_dir=Path("/var/lib/x"), gate_queries=False, policy=Path("p.yaml"))
-    setup = Setup(config, 3, 77, (Watched(AGENT, 5),), Room(1 << 40, full=True), "captures")
+    setup = Setup(config, 3, 77, (Watched(AGENT, 5),), JournalGrant(1 << 40, full=True), "captures")
     assert setup_from(encode(setup)) == setup
     assert encode(setup).count(b"\n") == 1
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from egress.gateway.pipe.messages import rule_from
-from egress.gateway.supervisor.current import NOTHING, SLICE, InForce, Orders
+from egress.gateway.supervisor.current import NOTHING, SLICE, Current, Orders
 from egress.gateway.supervisor.snapshot import Snapshot
 from egress.model import Action, PolicyChange, Rule
 
@@ -62,7 +62,7 @@ def numbered(count: int) -> tuple[Rule, ...]:
 
 @pytest.mark.parametrize("count", [0, 1, SLICE, SLICE + 1, 3 * SLICE])
 def test_a_worker_that_has_nothing_is_told_everything_in_the_rules_order(count: int) -> None:
-    now, worker = InForce(), Worker()
+    now, worker = Current(), Worker()
     now.take(Snapshot(7, 1, numbered(count)[::-1]))
     worker.hear(now.orders())
     assert (worker.version, tuple(worker.rules.values())) == (7, numbered(count))
@@ -84,7 +84,7 @@ def test_lines_are_encoded_once_for_all_who_read_them() -> None:
 @given(st.lists(st.tuples(st.sampled_from(IDS), st.booleans(), st.booleans()), max_size=25))
 def test_after_any_edits_a_worker_has_what_is_in_force_and_what_lingers(edits: list[tuple[str, bool, bool]]) -> None:
     """A rule that was spent stays with the workers, until one of its id comes again."""
-    now, worker = InForce(), Worker()
+    now, worker = Current(), Worker()
     for number, (name, once, spent) in enumerate(edits, 1):
         there = now.rules.get(name)
         gone, come = ((name,), ()) if there else ((), (rule(name, once=once, comment=str(number)),))
@@ -103,7 +103,7 @@ def test_after_any_edits_a_worker_has_what_is_in_force_and_what_lingers(edits: l
 
 
 def test_a_spent_rule_that_is_edited_at_the_same_time_is_not_left_to_linger() -> None:
-    now, worker = InForce(), Worker()
+    now, worker = Current(), Worker()
     now.take(Snapshot(1, 1, (rule("single", once=True),)))
     worker.hear(now.orders())
     change = PolicyChange(1, 2, ("single",), (rule("single", once=True, comment="again"),))

@@ -11,9 +11,9 @@ import pytest
 
 from egress.config import SEGMENT_BYTES, Config, Journal
 from egress.errors import InputError
-from egress.gateway.pipe.messages import Room
+from egress.gateway.pipe.messages import JournalGrant
 from egress.gateway.supervisor.journals import Journals, fitted
-from egress.gateway.supervisor.pool import Pool
+from egress.gateway.supervisor.processes.pool import Pool
 
 MAX = 8 * 1024 * 1024
 
@@ -47,7 +47,7 @@ def _fill(config: Config, size: int) -> None:
         file.truncate(size)
 
 
-def _look(journals: Journals, pool: Told) -> Room:
+def _look(journals: Journals, pool: Told) -> JournalGrant:
     asyncio.run(journals.look(cast(Pool, pool)))
     return journals.room()
 
@@ -62,7 +62,7 @@ def test_new_flows_are_refused_near_the_bound_and_pass_again_well_below_it(
     course += [(MAX + 100, True), (MAX * 3 // 4 - 2, False), (MAX * 7 // 8 - 2, False)]
     for size, full in course:
         _fill(config, size)
-        assert _look(journals, pool) == Room(max(MAX - size, 0) // 2, full)
+        assert _look(journals, pool) == JournalGrant(max(MAX - size, 0) // 2, full)
         assert pool.orders[-2:] == [
             (index, "journal", {"limit": max(MAX - size, 0) // 2, "full": full}) for index in range(2)
         ]
@@ -101,7 +101,7 @@ def test_who_goes_on_is_stopped_by_the_bound_alone_and_warned_at_the_start(
     _fill(config, MAX * 98 // 100)
     assert not _look(journals, pool).full
     _fill(config, MAX)
-    assert _look(journals, pool) == Room(0, full=True)
+    assert _look(journals, pool) == JournalGrant(0, full=True)
     assert "what is not written is lost" in caplog.text
 
 
@@ -110,7 +110,7 @@ def test_a_gateway_that_starts_with_a_full_journal_refuses_from_the_first_packet
     _fill(config, MAX)
     journals = Journals(config, 2)
     journals.start()
-    assert journals.room() == Room(0, full=True)
+    assert journals.room() == JournalGrant(0, full=True)
 
 
 def test_torn_ends_are_taken_off_at_the_start_and_after_a_worker(

@@ -6,7 +6,7 @@ import dataclasses
 
 from egress.cli.run import sentence
 from egress.gateway.worker.anomalies import MAX_FOLDED, Anomalies
-from egress.gateway.worker.refusal_counts import MAX_NAMED, MAX_REMEMBERED, Tally
+from egress.gateway.worker.refusal_counts import MAX_NAMED, MAX_REMEMBERED, RefusalCounts
 from egress.model import Action, Mode, Reason
 from egress.records.shape import AnomalyRecord, FlowRecord
 
@@ -17,7 +17,7 @@ FLOW = FlowRecord(
 
 
 def test_a_flow_counts_once_however_often_it_is_recorded() -> None:
-    tally = Tally()
+    tally = RefusalCounts()
     for _ in range(3):
         tally.add(FLOW)
     tally.add(dataclasses.replace(FLOW, flow_id="1" * 16, action=Action.ACCEPT))
@@ -27,17 +27,17 @@ def test_a_flow_counts_once_however_often_it_is_recorded() -> None:
 
 
 def test_monitored_flows_are_called_so() -> None:
-    tally = Tally()
+    tally = RefusalCounts()
     tally.add(dataclasses.replace(FLOW, mode=Mode.MONITOR, dst="2001:db8::1"))
     tally.add(AnomalyRecord("a", 1.0, Reason.SPOOFED, "x", 4))
     assert sentence(tally.as_json()) == (
         "0 flows refused; 1 would have been refused (monitor) to [2001:db8::1]:443/tcp; 4 stray packets refused"
     )
-    assert sentence(Tally().as_json()) == "nothing refused"
+    assert sentence(RefusalCounts().as_json()) == "nothing refused"
 
 
 def test_memory_is_bounded_and_the_count_goes_on() -> None:
-    tally = Tally()
+    tally = RefusalCounts()
     for number in range(MAX_REMEMBERED + 100):
         tally.add(dataclasses.replace(FLOW, flow_id=f"{number:016x}", dport=number % 60000))
     assert tally.refused == MAX_REMEMBERED + 100

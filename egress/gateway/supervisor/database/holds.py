@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from egress.gateway.supervisor.coalesce import Coalesced
-from egress.gateway.supervisor.database.link import DatabaseAwayError, Ledger
+from egress.gateway.supervisor.database.link import DatabaseAwayError, DatabaseLink
 from egress.model import Hold
 from egress.store.database.handles import Connection
 from egress.store.policy import approvals
@@ -31,21 +31,21 @@ class _Over:
 class HoldDesk:
     """Of the event loop. `refuse(worker, ids)` answers holds with a refusal."""
 
-    def __init__(self, ledger: Ledger, refuse: Callable[[int, list[str]], None]) -> None:
+    def __init__(self, link: DatabaseLink, refuse: Callable[[int, list[str]], None]) -> None:
         self.pending: dict[str, int] = {}  # id -> worker
         self.refused = 0  # because the database was away and nobody could be asked
-        self._ledger, self._refuse = ledger, refuse
+        self._link, self._refuse = link, refuse
         self._unwritten: list[Hold | _Over] = []
         self._writing = Coalesced(self._write)
         self._said = 0.0
 
     def heard(self, worker: int, message: dict[str, Any]) -> None:
-        """A worker says {"type": "hold", "hold"} or {"type": "unheld", "id", "state"}."""
+        """A worker says {"type": "hold", "hold"} or {"type": "hold.ended", "id", "state"}."""
         if message["type"] == "hold":
             hold = Hold(**{**message["hold"], "names": tuple(message["hold"]["names"])})
             self.pending[hold.id] = worker
             self._unwritten.append(hold)
-        elif message["type"] == "unheld":
+        elif message["type"] == "hold.ended":
             self._end(message["id"], message["state"])
         self._writing.ask()
 
@@ -84,7 +84,7 @@ class HoldDesk:
         if not entries:
             return
         try:
-            await self._ledger.write(lambda connection: _store(connection, entries, self._ledger.host))
+            await self._link.write(lambda connection: _store(connection, entries, self._link.host))
         except DatabaseAwayError as error:
             unasked: set[str] = set()
             known: list[Hold | _Over] = []  # ends of holds that the database has

@@ -27,7 +27,7 @@ class DatabaseAwayError(EgressError):
     """The database cannot be used now."""
 
 
-class Ledger:
+class DatabaseLink:
     """Transactions in any thread; `open`, `close` and `changed` one at a time."""
 
     def __init__(self, url: str, host: str = "") -> None:

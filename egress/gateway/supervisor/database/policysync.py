@@ -1,4 +1,4 @@
-"""Following the database: what people edit there is in force in every worker within a fifth of a second.
+"""PolicySync the database: what people edit there is in force in every worker within a fifth of a second.
 
 While the database is away, what was in force last stays, also across a restart (`snapshot`).
 """
@@ -17,13 +17,13 @@ from egress.config import Config
 from egress.errors import EgressError
 from egress.gateway.supervisor import snapshot
 from egress.gateway.supervisor.coalesce import Coalesced
-from egress.gateway.supervisor.current import InForce
+from egress.gateway.supervisor.current import Current
 from egress.gateway.supervisor.database import policywriter
 from egress.gateway.supervisor.database.holds import HoldDesk
-from egress.gateway.supervisor.database.link import DatabaseAwayError, Ledger
+from egress.gateway.supervisor.database.link import DatabaseAwayError, DatabaseLink
 from egress.gateway.supervisor.database.policywriter import PolicyFile
 from egress.gateway.supervisor.database.presence import Presence
-from egress.gateway.supervisor.pool import Pool
+from egress.gateway.supervisor.processes.pool import Pool
 from egress.model import Rule
 from egress.store.database.handles import Connection
 from egress.store.policy import approvals
@@ -38,7 +38,7 @@ REMEMBERED = 100  # edits whose way is remembered
 log = logging.getLogger("egress.gateway")
 
 
-class Following:
+class PolicySync:
     """`await start()` before there are workers, `follow()` once they run. `edited` hears that agents are others."""
 
     def __init__(
@@ -49,9 +49,9 @@ class Following:
         edited: Callable[[tuple[StoredAgent, ...]], None],
         changed: Callable[[], None],
     ) -> None:
-        self.inforce = InForce()
-        self.ledger = Ledger(config.database_url, config.host_name)
-        self.presence = Presence(config, self.ledger)
+        self.current = Current()
+        self.link = DatabaseLink(config.database_url, config.host_name)
+        self.presence = Presence(config, self.link)
         self._path, self._file = config.policy_snapshot, file
         self._sandboxes, self._edited, self._changed = sandboxes, edited, changed
         self._looking = asyncio.Lock()
@@ -92,7 +92,7 @@ class Following:
         """The last word to the database."""
         with contextlib.suppress(DatabaseAwayError):
             await self.presence.leave()
-        self.ledger.close()
+        self.link.close()
 
     def check(self) -> None:
         """Raise what ended the following, which must not end before the gateway."""
@@ -105,7 +105,7 @@ class Following:
 
     async def write(self, work: Callable[[Connection], object]) -> None:
         """Write into the database what concerns the policy, and wait until workers judge by it. Raises EgressError."""
-        await self.ledger.write(work)
+        await self.link.write(work)
         await self.catch_up()
         await self.told()
 
@@ -122,10 +122,10 @@ class Following:
     async def catch_up(self) -> None:
         """Pass on what was edited since the last time. Raises DatabaseAwayError."""
         async with self._looking:
-            now, pending = self.inforce, frozenset(self._holds.pending)
+            now, pending = self.current, frozenset(self._holds.pending)
             version, entry = now.version, now.audit
-            host = self.ledger.host
-            found = await self.ledger.read(
+            host = self.link.host
+            found = await self.link.read(
                 lambda connection: policywriter.news(connection, host, version, entry, pending)
             )
             if found is None:
@@ -150,7 +150,7 @@ class Following:
         """Again and again; a timer costs less than half of what a sleeping task does."""
         if not self._ended:
             asyncio.get_running_loop().call_later(POLL_SECONDS, self._look)
-            if self.ledger.changed():
+            if self.link.changed():
                 self._catching.ask()
 
     async def _catch(self) -> None:
@@ -179,18 +179,18 @@ class Following:
             self._open(known.version if known else 0, known.audit if known else 0)
             self.presence.enter(known.host if known else None)
             listed = self._file.read()
-            with self.ledger.writing() as connection:
+            with self.link.writing() as connection:
                 self._settle(connection, listed)
-            with self.ledger.reading() as connection:
-                self.inforce.take(policywriter.everything(connection, self.ledger.host))
+            with self.link.reading() as connection:
+                self.current.take(policywriter.everything(connection, self.link.host))
         except DatabaseAwayError:
             if known is None:
-                raise EgressError("; ".join(filter(None, (self.ledger.error, problem)))) from None
-            self.inforce.take(known)
+                raise EgressError("; ".join(filter(None, (self.link.error, problem)))) from None
+            self.current.take(known)
             self._said = time.monotonic()
             log.error(
                 "THE DATABASE IS AWAY: %s. Policy version %d and %d agents of %s are in force until it is back",
-                *(self.ledger.error, known.version, len(known.agents), self._path),
+                *(self.link.error, known.version, len(known.agents), self._path),
             )
         else:
             if problem:
@@ -198,14 +198,14 @@ class Following:
 
     def _open(self, version: int, entry: int) -> None:
         """A database is made where there never was one; not in place of one that is gone."""
-        self.ledger.open(create=not self._path.exists(), version=version, entry=entry)
+        self.link.open(create=not self._path.exists(), version=version, entry=entry)
 
     def _settle(self, connection: Connection, listed: tuple[Rule, ...]) -> None:
         """Write what is so on this side: the file's rules, the sandboxes there are, no holds of an earlier gateway."""
         self._file.sync(connection, listed)
-        policywriter.leave_all_but(connection, self.ledger.host, self._sandboxes())
+        policywriter.leave_all_but(connection, self.link.host, self._sandboxes())
         if not self._withdrawn:
-            approvals.withdraw_all(connection, time.time(), self.ledger.host)
+            approvals.withdraw_all(connection, time.time(), self.link.host)
         self._withdrawn = True
 
     async def _care(self) -> None:
@@ -213,11 +213,11 @@ class Following:
         while True:
             await asyncio.sleep(CARE_SECONDS)
             try:
-                if not self.ledger.ok:
+                if not self.link.ok:
                     await self._return()
-                elif self.inforce.once:
+                elif self.current.once:
                     await self._remove_spent()
-                await self.presence.beat(self._pool.policy_version(self.inforce.version), len(self.inforce.agents))
+                await self.presence.beat(self._pool.policy_version(self.current.version), len(self.current.agents))
             except DatabaseAwayError:
                 self._complain()
             except (EgressError, OSError) as error:
@@ -226,22 +226,22 @@ class Following:
                 self._saving.ask()
 
     async def _remove_spent(self) -> None:
-        host = self.ledger.host
-        if spent := await self.ledger.read(lambda connection: policywriter.spent(connection, host)):
+        host = self.link.host
+        if spent := await self.link.read(lambda connection: policywriter.spent(connection, host)):
             self._spent = spent
             await self.write(lambda connection: policywriter.remove(connection, host, spent))
 
     async def _return(self) -> None:
         """Open it again. Raises DatabaseAwayError while that cannot be."""
-        since = self.ledger.since or time.time()
-        await asyncio.to_thread(self.ledger.open, create=False, version=self.inforce.version, entry=self.inforce.audit)
-        await self.presence.renew(self.inforce.host)
-        self.inforce.host = self.ledger.host
+        since = self.link.since or time.time()
+        await asyncio.to_thread(self.link.open, create=False, version=self.current.version, entry=self.current.audit)
+        await self.presence.renew(self.current.host)
+        self.current.host = self.link.host
         log.warning("the database is back after %.0f s", time.time() - since)
         self._said = 0.0
         try:
             listed = await asyncio.to_thread(self._file.read)
-            await self.ledger.write(lambda connection: self._settle(connection, listed))
+            await self.link.write(lambda connection: self._settle(connection, listed))
         except DatabaseAwayError:
             raise
         except EgressError as error:
@@ -254,7 +254,7 @@ class Following:
             self._said = time.monotonic()
             log.error(
                 "the database is away: %s; policy version %d stays in force, it is tried again",
-                *(self.ledger.error, self.inforce.version),
+                *(self.link.error, self.current.version),
             )
 
     # --- on disk ----------------------------------------------------------------------------------------
@@ -262,7 +262,7 @@ class Following:
     async def _save(self) -> None:
         """Takes as long a rest as it took: it may cost a sixth of a core at most, however fast people edit."""
         await asyncio.sleep(SAVE_SECONDS)
-        began, taken = time.monotonic(), self.inforce.snapshot()
+        began, taken = time.monotonic(), self.current.snapshot()
         try:
             await snapshot.write(self._path, taken)
         except OSError as error:
@@ -278,7 +278,7 @@ class Following:
         """For the control socket: milliseconds from an edit to the last worker's word that it is in force."""
         saved, spent = self._saved, self._milliseconds
         return {
-            "database": {"ok": self.ledger.ok, "since": self.ledger.since, "error": self.ledger.error},
+            "database": {"ok": self.link.ok, "since": self.link.since, "error": self.link.error},
             "snapshot": {"version": saved and saved[0], "time": saved and saved[1], "error": self._save_error},
             "propagation": {
                 "edits": len(spent),

@@ -57,7 +57,7 @@ class PolicyFile:
 
 
 @dataclass(frozen=True, slots=True)
-class News:
+class Edits:
     """What was edited."""
 
     audit: int  # the newest entry
@@ -75,7 +75,7 @@ def everything(connection: Connection, host: str) -> Snapshot:
     return Snapshot(policy.version if policy else 0, newest, policy.rules if policy else (), listed, host)
 
 
-def news(connection: Connection, host: str, version: int, entry: int, pending: frozenset[str]) -> News | None:
+def news(connection: Connection, host: str, version: int, entry: int, pending: frozenset[str]) -> Edits | None:
     """What was edited for a host after policy `version` and audit `entry`, for these holds too; None: nothing at all.
 
     The entry is read first: what is committed meanwhile is seen now or with the next look, never missed.
@@ -86,7 +86,7 @@ def news(connection: Connection, host: str, version: int, entry: int, pending: f
     change = ruleset.changes(connection, version, host)
     made = ruleset.made(connection, version) if change.version != version else None
     denied = approvals.denied(connection, pending) if pending else ()
-    return News(newest, change, made, agents.list_agents(connection, host), frozenset(denied))
+    return Edits(newest, change, made, agents.list_agents(connection, host), frozenset(denied))
 
 
 def enter(connection: Connection, sandbox: StoredAgent, own: tuple[Rule, ...]) -> None:

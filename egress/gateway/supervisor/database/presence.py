@@ -14,7 +14,7 @@ from pathlib import Path
 from egress import __version__
 from egress.config import Config
 from egress.errors import EgressError
-from egress.gateway.supervisor.database.link import Ledger
+from egress.gateway.supervisor.database.link import DatabaseLink
 from egress.store.database.handles import Connection
 from egress.store.policy import gateways
 from egress.store.policy.gateways import StoredGateway
@@ -28,9 +28,9 @@ log = logging.getLogger("egress.gateway")
 class Presence:
     """`was`: the name under which this gateway last knew its policy; "": before hosts had one, None: it never did."""
 
-    def __init__(self, config: Config, ledger: Ledger) -> None:
+    def __init__(self, config: Config, link: DatabaseLink) -> None:
         self.host = config.host_name
-        self._config, self._ledger = config, ledger
+        self._config, self._link = config, link
         self._run = secrets.token_hex(8)
         self._had = False  # the name, once
         self._shown: int | None = None  # the policy version that was shown last
@@ -42,7 +42,7 @@ class Presence:
         """
         first: StoredGateway | None = None
         while True:
-            with self._ledger.writing() as connection:
+            with self._link.writing() as connection:
                 other = self._claim(connection, was)
             if other is None:
                 return
@@ -59,11 +59,11 @@ class Presence:
         it now.
         """
         try:
-            other = await self._ledger.write(lambda connection: self._claim(connection, was))
+            other = await self._link.write(lambda connection: self._claim(connection, was))
         except EgressError as error:
-            raise self._ledger.lost(str(error)) from None
+            raise self._link.lost(str(error)) from None
         if other is not None:
-            raise self._ledger.lost(self._taken())
+            raise self._link.lost(self._taken())
         self._next = 0.0
 
     async def beat(self, version: int, agents: int) -> None:
@@ -73,14 +73,14 @@ class Presence:
         if version == self._shown and time.monotonic() < self._next:
             return
         alive = lambda connection: gateways.beat(connection, self.host, self._run, version, agents)  # noqa: E731
-        if not await self._ledger.store(alive):
+        if not await self._link.store(alive):
             await self.renew(None)  # forgotten by a person, or taken by another while we could not be heard
-            await self._ledger.store(alive)
+            await self._link.store(alive)
         self._shown, self._next = version, time.monotonic() + gateways.BEAT_SECONDS
 
     async def leave(self) -> None:
         """Leave the name free. Raises DatabaseAwayError."""
-        await self._ledger.store(lambda connection: gateways.leave(connection, self.host, self._run))
+        await self._link.store(lambda connection: gateways.leave(connection, self.host, self._run))
 
     def _claim(self, connection: Connection, was: str | None) -> StoredGateway | None:
         place = _place(self._config.run_dir)

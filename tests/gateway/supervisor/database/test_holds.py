@@ -12,7 +12,7 @@ import pytest
 
 from egress.gateway.pipe.messages import encode
 from egress.gateway.supervisor.database.holds import HoldDesk
-from egress.gateway.supervisor.database.link import Ledger
+from egress.gateway.supervisor.database.link import DatabaseLink
 from egress.model import Hold
 from egress.store.policy import approvals
 from egress.store.policy.audit import Actor
@@ -29,13 +29,13 @@ class Desk:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.ledger = Ledger(f"sqlite:///{path}")
-        self.ledger.open(create=True)
+        self.link = DatabaseLink(f"sqlite:///{path}")
+        self.link.open(create=True)
         self.refused: list[tuple[int, list[str]]] = []
 
     def play(self, *steps: Callable[[HoldDesk], object]) -> None:
         async def run() -> None:
-            holds = HoldDesk(self.ledger, lambda worker, ids: self.refused.append((worker, sorted(ids))))
+            holds = HoldDesk(self.link, lambda worker, ids: self.refused.append((worker, sorted(ids))))
             for step in steps:
                 step(holds)
                 await holds.written()
@@ -44,11 +44,11 @@ class Desk:
         asyncio.run(run())
 
     def states(self) -> dict[str, str]:
-        with self.ledger.reading() as connection:
+        with self.link.reading() as connection:
             return {each.id: each.state for each in approvals.listed(connection, limit=100)}
 
     def deny(self, name: str) -> None:
-        with self.ledger.writing() as connection:
+        with self.link.writing() as connection:
             approvals.deny(connection, Actor("uid:0 (root)"), name, NOW + 1)
 
 
@@ -62,12 +62,12 @@ def asks(worker: int, name: str) -> Callable[[HoldDesk], None]:
 
 
 def ends(worker: int, name: str, state: str) -> Callable[[HoldDesk], None]:
-    return lambda holds: holds.heard(worker, {"type": "unheld", "id": name, "state": state})
+    return lambda holds: holds.heard(worker, {"type": "hold.ended", "id": name, "state": state})
 
 
 def test_what_waits_is_asked_as_it_is(desk: Desk) -> None:
     desk.play(asks(0, "one"))
-    with desk.ledger.reading() as connection:
+    with desk.link.reading() as connection:
         found = approvals.get(connection, "one")
     assert found is not None
     assert (found.agent, found.destination, found.names, found.state) == (
@@ -119,13 +119,13 @@ def test_while_nobody_can_be_asked_holds_are_refused_and_ends_are_kept(desk: Des
 
     def back(holds: HoldDesk) -> None:
         hidden.rename(desk.path)
-        desk.ledger.open(create=False)
+        desk.link.open(create=False)
         holds.catch_up()
 
     desk.play(
         asks(0, "before"),
         lambda _: desk.path.rename(hidden),
-        lambda _: desk.ledger.changed(),
+        lambda _: desk.link.changed(),
         asks(1, "while"),
         ends(0, "before", "expired"),
         ends(1, "while", "denied"),

@@ -13,11 +13,11 @@ def test_what_was_refused_unasked_leaves_nothing_behind(tmp_path: Path) -> None:
     desk = Desk(tmp_path / "egress.db")
 
     async def run() -> tuple[int, int]:
-        holds = HoldDesk(desk.ledger, lambda worker, ids: desk.refused.append((worker, sorted(ids))))
+        holds = HoldDesk(desk.link, lambda worker, ids: desk.refused.append((worker, sorted(ids))))
         asks(0, "before")(holds)
         await holds.written()
         desk.path.rename(desk.path.with_name("hidden"))
-        desk.ledger.changed()
+        desk.link.changed()
         ends(0, "before", "expired")(holds)
         asks(0, "before")(holds)
         await holds.written()
@@ -29,7 +29,7 @@ def test_what_was_refused_unasked_leaves_nothing_behind(tmp_path: Path) -> None:
             await holds.written()
         left = len(holds._unwritten)
         desk.path.with_name("hidden").rename(desk.path)
-        desk.ledger.open(create=False)
+        desk.link.open(create=False)
         holds.catch_up()
         await holds.written()
         return left, len(holds.pending)

@@ -13,7 +13,7 @@ import pytest
 from sqlalchemy.engine import Connection
 
 from egress.errors import EgressError, InputError
-from egress.gateway.supervisor.database.link import DatabaseAwayError, Ledger
+from egress.gateway.supervisor.database.link import DatabaseAwayError, DatabaseLink
 from egress.model import Action, Rule
 from egress.store.database.database import open_database, writing
 from egress.store.policy import audit, ruleset
@@ -32,101 +32,101 @@ def path(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def ledger(path: Path) -> Ledger:
-    made = Ledger(f"sqlite:///{path}")
+def link(path: Path) -> DatabaseLink:
+    made = DatabaseLink(f"sqlite:///{path}")
     made.open(create=True)
     return made
 
 
-def test_it_sees_what_others_commit_and_only_then(path: Path, ledger: Ledger) -> None:
-    assert not ledger.changed()
+def test_it_sees_what_others_commit_and_only_then(path: Path, link: DatabaseLink) -> None:
+    assert not link.changed()
     other = open_database(f"sqlite:///{path}", create=False)
     with writing(other) as connection:
         add("one")(connection)
     other.dispose()
-    assert ledger.changed()
-    assert not ledger.changed()
-    assert asyncio.run(ledger.read(ruleset.current)) == 1
-    ledger.close()
+    assert link.changed()
+    assert not link.changed()
+    assert asyncio.run(link.read(ruleset.current)) == 1
+    link.close()
 
 
 def test_it_is_not_made_in_place_of_one_that_is_gone(path: Path) -> None:
-    ledger = Ledger(f"sqlite:///{path}")
+    link = DatabaseLink(f"sqlite:///{path}")
     with pytest.raises(DatabaseAwayError, match=str(path)):
-        ledger.open(create=False)
+        link.open(create=False)
     assert not path.exists()
-    assert not ledger.ok
-    assert ledger.since is not None
-    assert time.time() - 5 < ledger.since <= time.time()
+    assert not link.ok
+    assert link.since is not None
+    assert time.time() - 5 < link.since <= time.time()
     with pytest.raises(DatabaseAwayError, match="the database is away: "):
-        asyncio.run(ledger.read(ruleset.current))
-    ledger.close()
+        asyncio.run(link.read(ruleset.current))
+    link.close()
 
 
-def test_moved_away_and_brought_back(path: Path, ledger: Ledger) -> None:
-    asyncio.run(ledger.write(add("one")))
+def test_moved_away_and_brought_back(path: Path, link: DatabaseLink) -> None:
+    asyncio.run(link.write(add("one")))
     path.rename(path.with_name("hidden"))
-    assert not ledger.changed()
-    assert not ledger.ok
-    assert "gone" in ledger.error
-    since = ledger.since
+    assert not link.changed()
+    assert not link.ok
+    assert "gone" in link.error
+    since = link.since
     with pytest.raises(DatabaseAwayError):
-        ledger.open(create=False, version=1, entry=1)
-    assert ledger.since == since
+        link.open(create=False, version=1, entry=1)
+    assert link.since == since
     path.with_name("hidden").rename(path)
-    ledger.open(create=False, version=1, entry=1)
-    assert (ledger.ok, ledger.since, ledger.error) == (True, None, "")
-    assert asyncio.run(ledger.read(ruleset.current)) == 1
-    ledger.close()
+    link.open(create=False, version=1, entry=1)
+    assert (link.ok, link.since, link.error) == (True, None, "")
+    assert asyncio.run(link.read(ruleset.current)) == 1
+    link.close()
 
 
-def test_damaged_while_it_is_open(path: Path, ledger: Ledger) -> None:
-    ledger.close()
+def test_damaged_while_it_is_open(path: Path, link: DatabaseLink) -> None:
+    link.close()
     path.write_bytes(b"rubbish" * 4096)
     with pytest.raises(DatabaseAwayError):
-        ledger.open(create=False)
-    ledger.close()
+        link.open(create=False)
+    link.close()
 
 
-def test_one_that_knows_less_is_not_taken(path: Path, ledger: Ledger) -> None:
-    asyncio.run(ledger.write(add("one")))
-    known = asyncio.run(ledger.read(audit.latest))
+def test_one_that_knows_less_is_not_taken(path: Path, link: DatabaseLink) -> None:
+    asyncio.run(link.write(add("one")))
+    known = asyncio.run(link.read(audit.latest))
     for version, entry in ((2, known), (1, known + 1)):
         with pytest.raises(DatabaseAwayError, match="it knows less than what is in force here"):
-            ledger.open(create=False, version=version, entry=entry)
-        assert not ledger.ok
-    ledger.open(create=False, version=1, entry=known)
-    assert ledger.ok
-    ledger.close()
+            link.open(create=False, version=version, entry=entry)
+        assert not link.ok
+    link.open(create=False, version=1, entry=known)
+    assert link.ok
+    link.close()
 
 
-def test_what_a_write_refuses_is_undone_and_the_database_stays(ledger: Ledger) -> None:
-    asyncio.run(ledger.write(add("one")))
+def test_what_a_write_refuses_is_undone_and_the_database_stays(link: DatabaseLink) -> None:
+    asyncio.run(link.write(add("one")))
 
     def twice(connection: Connection) -> None:
         add("other")(connection)
         add("one")(connection)
 
     with pytest.raises(EgressError) as refused:
-        asyncio.run(ledger.write(twice))
+        asyncio.run(link.write(twice))
     assert not isinstance(refused.value, DatabaseAwayError)
-    assert ledger.ok
-    assert asyncio.run(ledger.read(ruleset.current)) == 1
-    ledger.close()
+    assert link.ok
+    assert asyncio.run(link.read(ruleset.current)) == 1
+    link.close()
 
 
-def test_one_that_a_newer_egress_has_migrated_is_away(path: Path, ledger: Ledger) -> None:
-    asyncio.run(ledger.write(add("one")))
+def test_one_that_a_newer_egress_has_migrated_is_away(path: Path, link: DatabaseLink) -> None:
+    asyncio.run(link.write(add("one")))
     newer = open_database(f"sqlite:///{path}")
     with newer.begin() as connection:
         connection.exec_driver_sql("UPDATE alembic_version SET version_num = 'next'")
     newer.dispose()
-    for work in (ledger.write(add("two")), ledger.store(add("three"))):
+    for work in (link.write(add("two")), link.store(add("three"))):
         with pytest.raises(DatabaseAwayError):
             asyncio.run(work)
-    assert "a newer egress has migrated the database (schema next): upgrade this one too" in ledger.error
+    assert "a newer egress has migrated the database (schema next): upgrade this one too" in link.error
     assert _versions(path) == [1]
-    ledger.close()
+    link.close()
 
 
 def _versions(path: Path) -> list[int]:
@@ -136,4 +136,4 @@ def _versions(path: Path) -> list[int]:
 
 def test_a_url_of_no_database_is_the_callers_fault() -> None:
     with pytest.raises(InputError):
-        Ledger("mysql://localhost/egress").open(create=True)
+        DatabaseLink("mysql://localhost/egress").open(create=True)

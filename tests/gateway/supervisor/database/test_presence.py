@@ -13,7 +13,7 @@ import pytest
 
 from egress.config import Config
 from egress.errors import EgressError, InputError
-from egress.gateway.supervisor.database.link import DatabaseAwayError, Ledger
+from egress.gateway.supervisor.database.link import DatabaseAwayError, DatabaseLink
 from egress.gateway.supervisor.database.presence import Presence
 from egress.model import Agent
 from egress.store.database import tables
@@ -31,15 +31,15 @@ class Machine:
         run = path / name
         run.mkdir(exist_ok=True)
         self.config = Config(host=host, state_dir=run, run_dir=run, database=f"sqlite:///{path / 'egress.db'}")
-        self.ledger = Ledger(self.config.database_url, host)
-        self.ledger.open(create=True)
-        self.presence = Presence(self.config, self.ledger)
+        self.link = DatabaseLink(self.config.database_url, host)
+        self.link.open(create=True)
+        self.presence = Presence(self.config, self.link)
 
     def beat(self, version: int = 1) -> None:
         asyncio.run(self.presence.beat(version, 2))
 
     def row(self) -> gateways.StoredGateway:
-        with self.ledger.reading() as connection:
+        with self.link.reading() as connection:
             found = gateways.get(connection, self.config.host)
         assert found is not None
         return found
@@ -55,7 +55,7 @@ def machine(tmp_path: Path) -> Iterator[Callable[..., Machine]]:
 
     yield make
     for each in made:
-        each.ledger.close()
+        each.link.close()
 
 
 @pytest.fixture
@@ -95,7 +95,7 @@ def test_a_second_machine_of_one_name_is_refused_as_soon_as_the_first_shows_that
         ended.set()
         living.join()
     first.beat(2)
-    assert first.ledger.ok
+    assert first.link.ok
 
 
 def test_a_machine_that_is_gone_is_waited_out(machine: Callable[..., Machine], soon: None) -> None:
@@ -104,9 +104,9 @@ def test_a_machine_that_is_gone_is_waited_out(machine: Callable[..., Machine], s
     second.presence.enter(None)
     with pytest.raises(DatabaseAwayError, match="another machine is host gpu-1"):
         first.beat(3)
-    assert not first.ledger.ok, "it lost its name while it could not be heard, and says so"
+    assert not first.link.ok, "it lost its name while it could not be heard, and says so"
     asyncio.run(second.presence.leave())
-    first.ledger.open(create=False)
+    first.link.open(create=False)
     asyncio.run(first.presence.renew("gpu-1"))
     first.beat(3)
     assert first.row().policy_version == 3
@@ -115,7 +115,7 @@ def test_a_machine_that_is_gone_is_waited_out(machine: Callable[..., Machine], s
 def test_a_host_that_was_forgotten_while_it_ran_is_there_again(machine: Callable[..., Machine]) -> None:
     first = machine("here")
     first.presence.enter(None)
-    with first.ledger.writing() as connection:
+    with first.link.writing() as connection:
         connection.execute(tables.gateways.delete())
     first.beat(2)
     assert first.row().policy_version == 2
@@ -126,14 +126,14 @@ def test_signs_of_life_are_few(machine: Callable[..., Machine], monkeypatch: pyt
     first = machine("here")
     first.presence.enter(None)
     stored = 0
-    store = first.ledger.store
+    store = first.link.store
 
     async def counted(work: Callable[..., Any]) -> Any:
         nonlocal stored
         stored += 1
         return await store(work)
 
-    monkeypatch.setattr(first.ledger, "store", counted)
+    monkeypatch.setattr(first.link, "store", counted)
     for version in (1, 1, 1, 2, 2):
         first.beat(version)
     assert stored == 2
@@ -155,10 +155,10 @@ def test_the_machines_own_name_will_do(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_file_goes_with_its_gateway_under_another_name(machine: Callable[..., Machine]) -> None:
     renamed = machine("here", "gpu-2")
-    with renamed.ledger.writing() as connection:
+    with renamed.link.writing() as connection:
         add_agent(connection, ROOT, StoredAgent(Agent("a"), "netns", "a", 5.0, "gpu-1"))
     renamed.presence.enter("gpu-1")
-    with renamed.ledger.reading() as connection:
+    with renamed.link.reading() as connection:
         assert [each.agent.name for each in list_agents(connection, "gpu-2")] == ["a"]
 
 
@@ -172,4 +172,4 @@ def test_a_copy_of_the_machine_does_not_share_its_name(machine: Callable[..., Ma
     with pytest.raises(DatabaseAwayError, match="another machine is host gpu-1"):
         original.beat(2)
     copy.beat(2)
-    assert original.ledger.error and copy.ledger.ok
+    assert original.link.error and copy.link.ok

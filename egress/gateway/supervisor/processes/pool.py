@@ -14,7 +14,7 @@ from egress.errors import EgressError
 from egress.gateway.kernel.drops import Drops, drops
 from egress.gateway.pipe.messages import Setup, encode
 from egress.gateway.supervisor.current import Orders
-from egress.gateway.supervisor.workerproc import WorkerProcess
+from egress.gateway.supervisor.processes.worker import WorkerProcess
 
 RESTART_SECONDS = 1.0  # between two starts of a worker that does not come up; doubled up to the next
 MAX_RESTART_SECONDS = 30.0

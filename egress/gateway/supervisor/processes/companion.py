@@ -5,14 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import signal
 import time
 from contextlib import suppress
 from typing import Any
-
-from egress.config import Config
-from egress.gateway.kernel.command import python
-from egress.store.recording.recorder import ARGUMENTS, BEATS, config_line
 
 RESTART_SECONDS = 5.0
 STOP_SECONDS = 10.0
@@ -87,34 +82,3 @@ class Companion:
             with suppress(ValueError):
                 self._facts = dict(json.loads(line))
                 self._heard = time.monotonic()
-
-
-class RecorderProcess(Companion):
-    """The process that moves journals into the database."""
-
-    name = "recorder"
-    left = "the journal keeps what is not stored yet"
-
-    def __init__(self, config: Config) -> None:
-        super().__init__()
-        self._config = config_line(config)
-
-    async def _start(self) -> asyncio.subprocess.Process:
-        _, environment = python("egress.store.recording.recorder")
-        # It inherits what is blocked: told to stop while it still starts, it will store what there is all the same.
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        try:
-            process = await asyncio.create_subprocess_exec(
-                *(*ARGUMENTS, BEATS),
-                stdin=asyncio.subprocess.PIPE,
-                stdout=asyncio.subprocess.PIPE,
-                env=environment,
-                cwd="/",
-                start_new_session=True,
-            )
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        if process.stdin is not None:
-            process.stdin.write(self._config.encode())  # where it ends at once, the next one will read it
-            process.stdin.close()
-        return process

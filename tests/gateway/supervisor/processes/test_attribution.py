@@ -11,9 +11,9 @@ from contextlib import contextmanager
 import pytest
 
 from egress.config import Config
-from egress.gateway.pipe.messages import Room
-from egress.gateway.supervisor import attribution, companions
-from egress.gateway.supervisor.attribution import MAX_LEFT, AttributionProcess
+from egress.gateway.pipe.messages import JournalGrant
+from egress.gateway.supervisor.processes import attribution, companion
+from egress.gateway.supervisor.processes.attribution import MAX_LEFT, AttributionProcess
 from tests.lab.net import needs_root
 
 HOLD = """
@@ -28,7 +28,7 @@ class Silent(AttributionProcess):
     """A real process that says nothing, and ends when its input does."""
 
     def __init__(self) -> None:
-        super().__init__(Config(), 0, lambda _: Room(1, False))
+        super().__init__(Config(), 0, lambda _: JournalGrant(1, False))
         self.started: list[asyncio.subprocess.Process] = []
 
     async def _start(self) -> asyncio.subprocess.Process:
@@ -57,7 +57,7 @@ def held(pid: int) -> Iterator[None]:
 def test_one_that_cannot_be_ended_is_left_behind_and_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(attribution, "KILL_SECONDS", 0.05)
     monkeypatch.setattr(attribution, "START_SECONDS", -1.0)
-    monkeypatch.setattr(companions, "RESTART_SECONDS", -1.0)
+    monkeypatch.setattr(companion, "RESTART_SECONDS", -1.0)
 
     async def scenario() -> None:
         process = Silent()
@@ -78,7 +78,7 @@ def test_one_that_cannot_be_ended_is_left_behind_and_replaced(monkeypatch: pytes
 def test_only_so_many_are_left_behind(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(attribution, "KILL_SECONDS", 0.05)
     monkeypatch.setattr(attribution, "START_SECONDS", -1.0)
-    monkeypatch.setattr(companions, "RESTART_SECONDS", -1.0)
+    monkeypatch.setattr(companion, "RESTART_SECONDS", -1.0)
 
     async def leave(process: Silent, count: int) -> None:
         if not count:

@@ -15,9 +15,9 @@ from collections.abc import Callable
 
 from egress.config import Config
 from egress.gateway.kernel.command import python
-from egress.gateway.pipe.messages import Room, Setup, encode
+from egress.gateway.pipe.messages import JournalGrant, Setup, encode
 from egress.gateway.pipe.note import BUFFER
-from egress.gateway.supervisor.companions import Companion
+from egress.gateway.supervisor.processes.companion import Companion
 
 KILL_SECONDS = 2.0  # a process that an agent keeps in the kernel cannot even be killed: it is left behind
 MAX_LEFT = 4  # left behind; past it none is started, since there would be as many as an agent wants
@@ -36,7 +36,7 @@ class AttributionProcess(Companion):
     name = "attribution process"
     left = "it is left behind"
 
-    def __init__(self, config: Config, size: int, room: Callable[[int], Room]) -> None:
+    def __init__(self, config: Config, size: int, room: Callable[[int], JournalGrant]) -> None:
         super().__init__()
         self._config, self._room = config, room
         self._left: list[asyncio.subprocess.Process] = []  # told to end, and still there

@@ -1,0 +1,42 @@
+"""The recorder process as the supervisor sees it: started with its config, watched, stopped."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+
+from egress.config import Config
+from egress.gateway.kernel.command import python
+from egress.gateway.supervisor.processes.companion import Companion
+from egress.store.recording.recorder import ARGUMENTS, BEATS, config_line
+
+
+class RecorderProcess(Companion):
+    """The process that moves journals into the database."""
+
+    name = "recorder"
+    left = "the journal keeps what is not stored yet"
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self._config = config_line(config)
+
+    async def _start(self) -> asyncio.subprocess.Process:
+        _, environment = python("egress.store.recording.recorder")
+        # It inherits what is blocked: told to stop while it still starts, it will store what there is all the same.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *(*ARGUMENTS, BEATS),
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                env=environment,
+                cwd="/",
+                start_new_session=True,
+            )
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        if process.stdin is not None:
+            process.stdin.write(self._config.encode())  # where it ends at once, the next one will read it
+            process.stdin.close()
+        return process
