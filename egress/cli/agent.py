@@ -1,4 +1,4 @@
-"""`egress agent add|list|set|quarantine|release|rm`: who is watched, and how."""
+"""`egress agent add|list|set|quarantine|release|rm`: which agents are guarded, and how."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from egress.policy.budgettext import budget_text
 
 EXAMPLES = """\b
 Examples:
-  egress agent add trainer --netns trainer           a network namespace (its veth's other end is found)
+  egress agent add trainer --netns trainer           a network namespace (the host's end of its veth is found)
   egress agent add docker --interface docker0        everything behind a bridge or veth
   egress agent add vm7 --cidr 10.0.7.0/24@br-lab     one network behind an interface that others share
   egress agent add ci --netns ci --label gpu --budget bytes=10mb/hour --budget destinations=20/episode
-  egress agent list -o json                          those of all hosts that share the database
+  egress agent list -o json                          the agents of all hosts that share the database
   egress agent list --host gpu-1
-  egress agent set trainer --mode ask                what no rule speaks of waits for a person
+  egress agent set trainer --mode ask                flows that match no rule wait for approval
   egress agent quarantine trainer                    cut it off, now
   egress agent release trainer
   egress agent rm trainer
@@ -36,7 +36,7 @@ _DEFAULTS = click.Choice(["allow", "deny"])
 
 @click.group("agent", epilog=EXAMPLES)
 def command() -> None:
-    """Attach, list, change, cut off and detach agents. A running gateway follows at once."""
+    """Attach, list, change, cut off and detach agents. A running gateway applies the change at once."""
 
 
 @command.command("add", epilog=EXAMPLES)
@@ -46,7 +46,7 @@ def command() -> None:
 @click.option("--cidr", metavar="CIDR@IF", help="A network behind an interface.")
 @click.option("--mode", type=_MODES, default="enforce", show_default=True)
 @click.option("--default", "default", type=_DEFAULTS, default="deny", show_default=True)
-@click.option("--label", "labels", multiple=True, help="A word that rules can name (label:GLOB); may be repeated.")
+@click.option("--label", "labels", multiple=True, help="A label that rules can match (label:GLOB); may be repeated.")
 @budget_option
 @api_options
 def add(
@@ -59,15 +59,18 @@ def add(
     budgets: tuple[Budget, ...],
     **fields: Any,
 ) -> None:
-    """Attach what exists on this host as agent NAME. Without a rule that allows it, nothing of it passes."""
+    """Attach a namespace, interface or network of this host as agent NAME.
+
+    Nothing passes unless a rule or `--default allow` allows it.
+    """
     given = [(kind, value) for kind, value in (("netns", netns), ("interface", interface), ("cidr", cidr)) if value]
     if len(given) != 1:
         raise click.UsageError("give exactly one of --netns, --interface, --cidr")
     kind, value = given[0]
     place = attach.resolve(kind, value, name)
-    own = place.networks if kind == "netns" else ()  # whoever is root in there may give it other addresses later
+    own = place.networks if kind == "netns" else ()  # root inside may add addresses later
     body = {"name": name, "kind": kind, "value": value, "networks": own, "budgets": list(map(budget_text, budgets))}
-    body["host"] = api.host  # this one, wherever the API is
+    body["host"] = api.host  # this host, even if the API is elsewhere
     api.post("/agents", body | fields)
     networks = ", ".join(place.networks[:4]) + (f" and {more} more" if (more := len(place.networks) - 4) > 0 else "")
     click.echo(f"agent {name}: {kind} {value}, behind {place.interface}, networks {networks}")
@@ -75,11 +78,11 @@ def add(
 
 
 @command.command("list", epilog=EXAMPLES)
-@click.option("--host", default="", metavar="NAME", help="Only those attached there.")
+@click.option("--host", default="", metavar="NAME", help="Only agents attached on this host.")
 @output_option
 @api_options
 def list_(*, api: ApiClient, host: str, output: str) -> None:
-    """Show the agents of all hosts: attached ones and the sandboxes of `egress run`."""
+    """List the agents of all hosts: attached agents and the sandboxes of `egress run`."""
     found = list(api.pages("/agents", host=host))
     if output == "json":
         as_json(found)
@@ -93,13 +96,15 @@ def list_(*, api: ApiClient, host: str, output: str) -> None:
 @command.command("set", epilog=EXAMPLES)
 @click.argument("name")
 @click.option(
-    "--mode", type=_MODES, help="monitor: let pass what is refused; ask: a person decides (egress approvals)."
+    "--mode",
+    type=_MODES,
+    help="monitor: record refusals, but let packets pass; ask: unmatched flows wait for approval (egress approvals).",
 )
-@click.option("--default", "default", type=_DEFAULTS, help="What happens where no rule speaks.")
-@click.option("--label", "labels", multiple=True, help="In place of all it had; may be repeated.")
-@click.option("--no-labels", is_flag=True, help="Take its labels away.")
+@click.option("--default", "default", type=_DEFAULTS, help="The action for flows that match no rule.")
+@click.option("--label", "labels", multiple=True, help="Replaces all labels; may be repeated.")
+@click.option("--no-labels", is_flag=True, help="Remove all labels.")
 @budget_option
-@click.option("--no-budgets", is_flag=True, help="Take its budgets away.")
+@click.option("--no-budgets", is_flag=True, help="Remove all budgets.")
 @api_options
 def set_(
     *,
@@ -112,7 +117,7 @@ def set_(
     budgets: tuple[Budget, ...],
     no_budgets: bool,
 ) -> None:
-    """Change agent NAME while it runs. What is not given stays as it is."""
+    """Change agent NAME while it runs. Settings that are not given stay unchanged."""
     body: dict[str, object] = {key: value for key, value in (("mode", mode), ("default", default)) if value}
     if labels or no_labels:
         body["labels"] = list(labels)
@@ -127,7 +132,7 @@ def set_(
 @click.argument("name")
 @api_options
 def quarantine(*, api: ApiClient, name: str) -> None:
-    """Cut agent NAME off: nothing passes in either direction, in any mode, living connections included."""
+    """Cut agent NAME off: nothing passes in either direction, in any mode; live connections are cut too."""
     api.post(f"/agents/{segment(name)}/quarantine")
     click.echo(f"agent {name} is in quarantine; `egress agent release {name}` ends it")
 
@@ -136,7 +141,7 @@ def quarantine(*, api: ApiClient, name: str) -> None:
 @click.argument("name")
 @api_options
 def release(*, api: ApiClient, name: str) -> None:
-    """End the quarantine of agent NAME: it is judged by mode and rules again."""
+    """End the quarantine of agent NAME: its mode and the rules apply again."""
     api.post(f"/agents/{segment(name)}/release")
     click.echo(f"agent {name} is released")
 
@@ -145,7 +150,7 @@ def release(*, api: ApiClient, name: str) -> None:
 @click.argument("name")
 @api_options
 def rm(*, api: ApiClient, name: str) -> None:
-    """Detach agent NAME: nothing guards it from then on. What it did stays in the database."""
+    """Detach agent NAME. It is unguarded from then on; its records stay in the database."""
     gone = api.get(f"/agents/{segment(name)}")
     api.delete(f"/agents/{segment(name)}")
     click.echo(f"agent {name} ({gone['kind']} {gone['value']}) is detached and unguarded from now on")
@@ -162,7 +167,7 @@ def _line(agent: dict[str, Any]) -> str:
 
 
 def _reload(control: Path) -> None:
-    """It follows by itself; whoever typed the command wants it done when it ends."""
+    """Make the gateway reload now. It would follow by itself, but the change must be in force when the command ends."""
     try:
         with Client(control) as client:
             answer = client.call("reload")

@@ -10,18 +10,23 @@ from egress.cli.output.tables import output_option
 
 EXAMPLES = """\b
 Examples:
-  egress allow example.org --port 443                          every agent, for good
+  egress allow example.org --port 443                          every agent, without expiry
   egress allow '*.example.org' --agent 'train-*' --port 443 --app tls --for 1h
   egress allow 192.0.2.10 --port 22 --app ssh --comment 'the git server'
   egress allow 198.51.100.7 --for once                         one connection
-  egress allow 192.0.2.9 --port 443 --exempt beacon.timing     a poller that is known
+  egress allow 192.0.2.9 --port 443 --exempt beacon.timing     a known poller
 """
 
 
 @click.command("allow", epilog=EXAMPLES)
 @rule_options
-@click.option("--exempt", multiple=True, metavar="SIGNATURE", help="Silence it here: beacon.timing, mining.*, …")
-@click.option("--unnamed", is_flag=True, help="A name: also where the bytes hide it (ECH, no SNI).")
+@click.option(
+    "--exempt",
+    multiple=True,
+    metavar="SIGNATURE",
+    help="A signature that this rule exempts: beacon.timing, mining.*, …",
+)
+@click.option("--unnamed", is_flag=True, help="For a name: also match flows that hide it (ECH, no SNI).")
 @output_option
 @api_options
 def command(
@@ -29,7 +34,7 @@ def command(
 ) -> None:
     """Allow DEST: any, an address, a CIDR, or a name (example.org, *.example.org, **.example.org).
 
-    In force in every worker within a fraction of a second. A deny rule or a finding still refuses. --for once admits
-    one connection.
+    The rule is in force in every worker within a fraction of a second. Deny rules and findings still refuse. `--for
+    once` allows one connection.
     """
     make(api, "allow", {**fields, "id": rule_id, "exempt": list(exempt)}, output, dry_run=dry_run)

@@ -46,7 +46,7 @@ def command() -> None:
 
 @command.command("list", epilog=EXAMPLES)
 @click.option("--agent", default="", metavar="GLOB", help="Rules whose agent selector is this, or matches this glob.")
-@click.option("--applies-to", default="", metavar="NAME", help="Rules that speak of this agent.")
+@click.option("--applies-to", default="", metavar="NAME", help="Rules that apply to this agent.")
 @click.option("--destination", default="", metavar="TEXT", help="Rules whose destination contains this.")
 @click.option("--action", type=click.Choice(["allow", "deny"]))
 @click.option("--source", default="", help="allowlist, file, or sandbox:NAME.")
@@ -55,7 +55,7 @@ def command() -> None:
 @output_option
 @api_options
 def list_(*, api: ApiClient, output: str, limit: int | None, **filters: object) -> None:
-    """Show the rules in force, in the order in which they speak."""
+    """List the rules in force, in evaluation order."""
     rules = list(api.pages("/allowlist", limit, **filters))
     if output == "json":
         as_json(rules)
@@ -63,7 +63,7 @@ def list_(*, api: ApiClient, output: str, limit: int | None, **filters: object) 
     if rules:
         table(COLUMNS, map(_row, rules))
     else:
-        click.echo("no rule matches; `egress allow DEST` makes one", err=True)
+        click.echo("no rule matches; `egress allow DEST` adds one", err=True)
 
 
 @command.command("show", epilog=EXAMPLES)
@@ -82,10 +82,10 @@ def show(*, api: ApiClient, rule_id: str, output: str) -> None:
 
 @command.command("rm", epilog=EXAMPLES)
 @click.argument("rule_ids", metavar="ID...", nargs=-1, required=True)
-@click.option("--dry-run", is_flag=True, help="Check and change nothing.")
+@click.option("--dry-run", is_flag=True, help="Check only; change nothing.")
 @api_options
 def rm(*, api: ApiClient, rule_ids: tuple[str, ...], dry_run: bool) -> None:
-    """Remove rules. What they alone admitted is cut at once."""
+    """Remove rules. Flows that only they allowed are cut at once."""
     for rule_id in rule_ids:
         api.delete(f"/allowlist/{segment(rule_id)}", dry_run=dry_run)
         click.echo(f"{'would remove' if dry_run else 'removed'} rule {rule_id}")
@@ -94,13 +94,16 @@ def rm(*, api: ApiClient, rule_ids: tuple[str, ...], dry_run: bool) -> None:
 @command.command("import", epilog=EXAMPLES)
 @click.argument("file", type=click.Path(path_type=Path, allow_dash=True))
 @click.option(
-    "--mode", type=click.Choice(MODES), default="add", show_default=True, help="merge: same ids are replaced."
+    "--mode", type=click.Choice(MODES), default="add", show_default=True, help="merge: replace rules of the same id."
 )
-@click.option("--dry-run", is_flag=True, help="Check and change nothing.")
+@click.option("--dry-run", is_flag=True, help="Check only; change nothing.")
 @output_option
 @api_options
 def import_(*, api: ApiClient, file: Path, mode: str, dry_run: bool, output: str) -> None:
-    """Import rules from a YAML or JSON file (- for standard input): all of them, or none and every mistake named."""
+    """Import rules from a YAML or JSON file (-: standard input).
+
+    All rules are imported, or none: then every mistake is reported.
+    """
     data, kind = read_document(file)
     done = api.call("POST", "/allowlist/import", params={"mode": mode, "dry_run": dry_run}, content=data, kind=kind)
     if output == "json":
@@ -114,7 +117,9 @@ def import_(*, api: ApiClient, file: Path, mode: str, dry_run: bool, output: str
 
 @command.command("export", epilog=EXAMPLES)
 @click.option("--format", "format_", type=click.Choice(["yaml", "json"]), default="yaml", show_default=True)
-@click.option("-w", "--write", "file", type=click.Path(path_type=Path), help="Write here rather than to the terminal.")
+@click.option(
+    "-w", "--write", "file", type=click.Path(path_type=Path), help="Write to this file instead of standard output."
+)
 @api_options
 def export(*, api: ApiClient, format_: str, file: Path | None) -> None:
     """Print the allowlist as a document that `import` reads."""
@@ -134,7 +139,7 @@ def export(*, api: ApiClient, format_: str, file: Path | None) -> None:
 @output_option
 @api_options
 def prune(*, api: ApiClient, unused: str, dry_run: bool, output: str) -> None:
-    """Remove rules that nothing uses any more."""
+    """Remove rules that no flow has used for a while."""
     done = api.delete("/allowlist", unused_for=unused, dry_run=dry_run)
     if output == "json":
         as_json(done)

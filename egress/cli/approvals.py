@@ -1,4 +1,4 @@
-"""`egress approvals`: what agents in mode ask are waiting for, and the answer."""
+"""`egress approvals list|approve|deny`: decides the flows that agents in mode `ask` are waiting for."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from egress.errors import InputError
 
 EXAMPLES = """\b
 Examples:
-  egress approvals                              what waits now
+  egress approvals                              the pending holds
   egress approvals list --state denied
   egress approvals approve 9f1c2b --for 1h      by the first digits of the id
   egress approvals deny 9f1c2b
@@ -24,7 +24,10 @@ COLUMNS = ("id", "agent", "since", "until", "destination", "protocol", "port", "
 
 @click.group("approvals", cls=Listing, epilog=EXAMPLES)
 def command() -> None:
-    """Answer agents in mode ask. The first decision on a hold counts; nobody's answer in time is a no."""
+    """Approve or deny what agents in mode `ask` are waiting for.
+
+    The first decision counts; a hold that times out is refused.
+    """
 
 
 @command.command("list", epilog=EXAMPLES)
@@ -34,14 +37,14 @@ def command() -> None:
 @output_option
 @api_options
 def list_(*, api: ApiClient, state: str, agent: str, limit: int, output: str) -> None:
-    """Show holds, the newest first."""
+    """List holds, newest first."""
     found = list(api.pages("/approvals", limit, state=state, agent=agent))
     if output == "json":
         as_json(found)
     elif found:
         table(COLUMNS, [[each.get(column) for column in COLUMNS] for each in found])
     else:
-        click.echo(f"nothing is {state}", err=True)
+        click.echo(f"no hold is {state}", err=True)
 
 
 @command.command("approve", epilog=EXAMPLES)
@@ -50,7 +53,7 @@ def list_(*, api: ApiClient, state: str, agent: str, limit: int, output: str) ->
 @output_option
 @api_options
 def approve(*, api: ApiClient, hold: str, expires: str, output: str) -> None:
-    """Let it pass: this agent, this destination; once, for a time or for good."""
+    """Allow this agent to reach this destination: once, for a time, or forever."""
     done = api.post(f"/approvals/{segment(_whole(api, hold))}/approve", {"for": expires})
     _say(done, output)
 
@@ -60,14 +63,14 @@ def approve(*, api: ApiClient, hold: str, expires: str, output: str) -> None:
 @output_option
 @api_options
 def deny(*, api: ApiClient, hold: str, output: str) -> None:
-    """Refuse it."""
+    """Refuse the flow."""
     _say(api.post(f"/approvals/{segment(_whole(api, hold))}/deny"), output)
 
 
 def _whole(api: ApiClient, digits: str) -> str:
-    """The id that begins so, among those that wait; the digits themselves where that is none, for the API to say."""
+    """Return the id of the pending hold that begins with these digits; or the digits, for the API to reject."""
     if not re.fullmatch("[0-9a-f]{1,32}", digits):
-        raise InputError(f"{ascii(digits)[:60]} is no id: give its first digits, 0-9 a-f")
+        raise InputError(f"{ascii(digits)[:60]} is not a valid id: give its first digits, 0-9 a-f")
     found = [each["id"] for each in api.pages("/approvals", state="pending") if each["id"].startswith(digits)]
     if len(found) > 1 and digits not in found:
         raise InputError(f"{len(found)} holds begin with {digits}: give more digits")

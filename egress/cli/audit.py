@@ -1,4 +1,4 @@
-"""`egress audit`: who changed what, and proof that the trail is whole."""
+"""`egress audit list|verify`: lists the changes in the audit trail, and verifies its chain of hashes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ COLUMNS = ("seq", "time", "actor", "action", "target", "request_id")
 
 @click.group("audit", cls=Listing, epilog=EXAMPLES)
 def command() -> None:
-    """Read the trail of changes to rules, agents, approvals and tokens."""
+    """Read and verify the audit trail: every change of rules, agents, approvals and tokens."""
 
 
 @command.command("list", epilog=EXAMPLES)
@@ -33,21 +33,24 @@ def command() -> None:
 @output_option
 @api_options
 def list_(*, api: ApiClient, output: str, limit: int, **filters: object) -> None:
-    """Show changes, the newest first; -o json has what was before and after."""
+    """List changes, newest first. -o json includes the values before and after."""
     found = list(api.pages("/audit", limit, **filters))
     if output == "json":
         as_json(found)
     elif found:
         table(COLUMNS, [[each.get(column) for column in COLUMNS] for each in found])
     else:
-        click.echo("no change is recorded that matches", err=True)
+        click.echo("no recorded change matches", err=True)
 
 
 @command.command("verify", epilog=EXAMPLES)
 @output_option
 @api_options
 def verify(*, api: ApiClient, output: str) -> None:
-    """Compute the chain of hashes anew. Note the head elsewhere: only so a cut-off end shows."""
+    """Recompute the chain of hashes. Exit code 3: it is broken.
+
+    Keep a copy of the head elsewhere: only a copy reveals that the end of the trail was cut off.
+    """
     found = api.get("/audit/verify")
     if output == "json":
         as_json(found)

@@ -1,4 +1,4 @@
-"""`egress case`: the captures from elsewhere that are kept, each case a database of its own."""
+"""`egress case list|show|rm`: the cases, each a database made from capture files."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ from egress.store.cases.cases import (
 
 EXAMPLES = """\b
 Examples:
-  egress replay --into-db incident *.pcap     makes one, or adds to it
-  egress case list                            which there are
-  egress case show incident                   what it was made from
-  egress query --case incident action:reject  so with show, timeline, report, evidence, …
+  egress replay --into-db incident *.pcap     create a case, or add to it
+  egress case list                            all cases
+  egress case show incident                   its captures and contents
+  egress query --case incident action:reject  also with show, timeline, report, evidence, …
   egress case rm incident
 """
 COLUMNS = ("case", "size", "captures", "flows", "findings", "first (UTC)", "last (UTC)")
@@ -43,14 +43,14 @@ _config_option = click.option(
 
 @click.group("case", cls=Listing, epilog=EXAMPLES)
 def command() -> None:
-    """List, show and delete cases: what `egress replay --into-db` has kept. A case is one file, to copy and hand on."""
+    """List, show and delete cases. `egress replay --into-db` creates them; each is one file, easy to copy and share."""
 
 
 @command.command("list", epilog=EXAMPLES)
 @output_option
 @_config_option
 def list_(*, output: str, config: Path | None) -> None:
-    """Show the cases in the state directory, with sizes and times."""
+    """List the cases in the state directory, with sizes and times."""
     settings = load_config(config)
     found = {name: _read(settings, name) for name in list_cases(settings)}
     if output == "json":
@@ -58,7 +58,7 @@ def list_(*, output: str, config: Path | None) -> None:
     elif found:
         table(COLUMNS, [_row(settings, name, held) for name, held in found.items()])
     else:
-        click.echo("there is no case yet; `egress replay --into-db NAME FILE` makes one", err=True)
+        click.echo("there is no case yet; `egress replay --into-db NAME FILE` creates one", err=True)
 
 
 @command.command("show", epilog=EXAMPLES)
@@ -66,7 +66,7 @@ def list_(*, output: str, config: Path | None) -> None:
 @output_option
 @_config_option
 def show(*, case: str, output: str, config: Path | None) -> None:
-    """Show what CASE holds, and the files it was made from with their hashes."""
+    """Show the contents of CASE, and its capture files with their hashes."""
     settings = load_config(config)
     held = _read(settings, case)
     if isinstance(held, str):
@@ -93,14 +93,14 @@ def show(*, case: str, output: str, config: Path | None) -> None:
 @click.argument("cases", metavar="CASE...", nargs=-1, required=True)
 @_config_option
 def rm(*, cases: tuple[str, ...], config: Path | None) -> None:
-    """Delete cases, with all that they hold. The captures they were made from are not touched."""
+    """Delete cases with all their records. The capture files they were made from are not touched."""
     settings = load_config(config)
     for case in cases:
         click.echo(f"deleted case {case} ({plain(str(remove_case(settings, case)))})")
 
 
 def _read(config: Config, case: str) -> Contents | str:
-    """What it holds, or why it cannot be read: one damaged file must not hide the others."""
+    """Read a case's contents, or return why they cannot be read: one damaged file must not hide the others."""
     try:
         engine = open_case(config, case)
     except EgressError as error:
@@ -125,10 +125,10 @@ def _lines(capture: Capture) -> Iterator[str]:
     yield f"capture {capture.id}  {plain(capture.file)}"
     yield f"           {capture.size} bytes, SHA-256 {capture.sha256}"
     rules = f"policy version {capture.policy_version}" if capture.policy_version else "no rules"
-    agents = f"agents in {', '.join(capture.networks)}" if capture.networks else "whoever opened a flow is its agent"
+    agents = f"agents in {', '.join(capture.networks)}" if capture.networks else "the opener of each flow is its agent"
     yield f"           added {when(capture.added)} UTC; judged by {rules}; {agents}"
     if capture.finished is None:
-        yield "           NOT COMPLETE: reading it was interrupted, or goes on; replay it again"
+        yield "           INCOMPLETE: its replay was interrupted or is still running; replay it again"
         return
     unread = f", {capture.unread} not decoded or of no agent" if capture.unread else ""
     yield f"           {capture.packets} packets, {capture.flows} flows, {capture.findings} findings{unread}"
@@ -149,5 +149,5 @@ def _document(config: Config, name: str, held: Contents | str) -> dict[str, obje
 
 
 def _moments(values: dict[str, object]) -> dict[str, object]:
-    """The same, times as text."""
+    """Replace times by their ISO 8601 text."""
     return {key: iso(value) if key in _MOMENTS and isinstance(value, float) else value for key, value in values.items()}

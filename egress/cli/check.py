@@ -1,4 +1,4 @@
-"""`egress check`: would this agent be allowed to reach that, and by which rule?"""
+"""`egress check`: asks the rules whether an agent may reach a destination. Nothing is sent."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ Examples:
 @click.command("check", epilog=EXAMPLES)
 @click.argument("target", metavar="HOST:PORT[/PROTOCOL]")
 @click.option("--agent", required=True, metavar="NAME")
-@click.option("--app", default="", help="The application protocol spoken: tls, ssh, http, …")
-@click.option("--address", default="", help="HOST is a name: the address it resolves to.")
+@click.option("--app", default="", help="Application protocol: tls, ssh, http, …")
+@click.option("--address", default="", help="If HOST is a name: the address it resolves to.")
 @output_option
 @api_options
 def command(*, api: ApiClient, target: str, agent: str, app: str, address: str, output: str) -> None:
-    """Say whether AGENT may reach a destination, by which rule and under which conditions. Nothing is sent.
+    """Report whether AGENT may reach a destination, by which rule and under which conditions. Nothing is sent.
 
     Exit code 0: allowed; 3: refused.
     """

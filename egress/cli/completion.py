@@ -1,4 +1,4 @@
-"""`egress completion`: the script that lets a shell complete our commands."""
+"""`egress completion`: prints the script with which a shell completes egress commands."""
 
 from __future__ import annotations
 

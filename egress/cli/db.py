@@ -1,4 +1,4 @@
-"""`egress db`: the database's schema, what it holds, and taking away what is too old."""
+"""`egress db upgrade|status|prune`: the database's schema, its size, and deletion of old records."""
 
 from __future__ import annotations
 
@@ -26,26 +26,26 @@ from egress.store.recording.sizes import Holdings, holdings
 
 EXAMPLES = """\b
 Examples:
-  egress db status                     what is there, how old and how large it is
-  egress db upgrade --dry-run          which revisions the program would bring
-  egress db prune --older-than 30d     take away what is older, now
+  egress db status                     contents, age and size
+  egress db upgrade --dry-run          the schema revisions that are missing
+  egress db prune --older-than 30d     delete older records now
 """
-SAY_SECONDS = 1.0  # between two signs of progress
+PROGRESS_SECONDS = 1.0  # between two lines of progress
 
 
 @click.group("db", epilog=EXAMPLES)
 def command() -> None:
-    """Look after the database: its schema, its size, how long records are kept."""
+    """Upgrade, inspect and prune the database."""
 
 
 @command.command("upgrade", epilog=EXAMPLES)
-@click.option("--dry-run", is_flag=True, help="Only say what would be done.")
+@click.option("--dry-run", is_flag=True, help="Show what would be done; change nothing.")
 @output_option
 @config_option
 def upgrade(*, dry_run: bool, output: str, config: Path | None) -> None:
-    """Bring the database's tables to what this program knows; make it where there is none.
+    """Upgrade the database's schema to the one this program uses; create the database if there is none.
 
-    The gateway does the same when it starts. There is no way back: make a backup first.
+    The gateway does the same when it starts. An upgrade cannot be undone: make a backup first.
     """
     settings = load_config(config)
     found = schema(settings.database_url)
@@ -72,10 +72,10 @@ def upgrade(*, dry_run: bool, output: str, config: Path | None) -> None:
 @output_option
 @config_option
 def status(*, output: str, config: Path | None) -> None:
-    """Show which database it is, whether its schema is current, and what it holds; changes nothing.
+    """Show the database's location, schema and contents. Nothing is changed.
 
-    Rows with a ~ are PostgreSQL's estimate. A day is a partition; SQLite has none. Exit code 1: the schema is old, or
-    there is no database.
+    ~ marks PostgreSQL's estimate of a number of rows. A day is a partition; SQLite has none. Exit code 1: the schema is
+    old, or there is no database.
     """
     settings = load_config(config)
     found = schema(settings.database_url)
@@ -99,20 +99,23 @@ def status(*, output: str, config: Path | None) -> None:
 
 @command.command("prune", epilog=EXAMPLES)
 @click.option(
-    "--before", type=Time(), metavar="TIME", help="Take away records older than this, whatever the config says."
+    "--before",
+    type=Time(),
+    metavar="TIME",
+    help="Delete records older than this, instead of those past the config's retention.",
 )
-@click.option("--older-than", "older", type=Time(), metavar="SPAN", help="The same as how long ago: 30d.")
-@click.option("--dry-run", is_flag=True, help="Only count what would go.")
+@click.option("--older-than", "older", type=Time(), metavar="SPAN", help="The same, as a duration: 30d.")
+@click.option("--dry-run", is_flag=True, help="Count the records; delete nothing.")
 @output_option
 @config_option
 def prune(*, before: float | None, older: float | None, dry_run: bool, output: str, config: Path | None) -> None:
-    """Take away records that are too old: those past the config's retention, or of before a time.
+    """Delete old records: those past the config's retention, or those before a given time.
 
-    The recorder of a running gateway does so by itself. Records are written meanwhile. Flows that still live, policies,
-    audit and tokens stay. Exit code 1: somebody is reading a day that should go.
+    The recorder of a running gateway does this by itself. New records can be written meanwhile. Live flows, policies,
+    the audit trail and tokens are kept. Exit code 1: a day that should be deleted is being read.
     """
     if before is not None and older is not None:
-        raise click.UsageError("--before and --older-than say the same: give one")
+        raise click.UsageError("give --before or --older-than, not both")
     settings = load_config(config)
     engine = open_database(settings.database_url, create=False)
     try:
@@ -128,10 +131,10 @@ def prune(*, before: float | None, older: float | None, dry_run: bool, output: s
     if output == "json":
         as_json({"dry_run": dry_run, "gone": gone, "busy": busy or None})
     else:
-        told = ", ".join(f"{number:,} {name}" for name, number in gone.items() if number) or "nothing"
-        click.echo(f"{'would go' if dry_run else 'gone'}: {told}")
+        counts = ", ".join(f"{number:,} {name}" for name, number in gone.items() if number) or "nothing"
+        click.echo(f"{'would delete' if dry_run else 'deleted'}: {counts}")
     if busy:
-        raise EgressError(f"{busy} is being read and stays: wait for long queries to end, then prune again")
+        raise EgressError(f"{busy} is being read and was not deleted: wait for long queries to end, then prune again")
 
 
 def _configured(engine: Engine, settings: Config) -> retention.Cuts:
@@ -140,15 +143,15 @@ def _configured(engine: Engine, settings: Config) -> retention.Cuts:
 
 
 def _prune(engine: Engine, wanted: retention.Cuts) -> tuple[Counter[str], str]:
-    """Rows gone by table, and a day that is being read."""
+    """Delete step by step. Returns the deleted rows by table, and the name of a day that is being read."""
     gone: Counter[str] = Counter()
-    busy, said = "", time.monotonic()
+    busy, printed = "", time.monotonic()
     for step in retention.prune(engine, wanted):
         gone[step.table] += step.count
         busy = step.busy or busy
-        if time.monotonic() - said >= SAY_SECONDS:
-            said = time.monotonic()
-            click.echo(f"{gone.total():,} gone, at {step.table} …", err=True)
+        if time.monotonic() - printed >= PROGRESS_SECONDS:
+            printed = time.monotonic()
+            click.echo(f"{gone.total():,} deleted, at {step.table} …", err=True)
     return gone, busy
 
 
@@ -167,10 +170,10 @@ def _kept(settings: Config) -> str:
 def _show(settings: Config, found: Schema, held: Holdings | None, behind: Lag | None) -> None:
     click.echo(f"database   {found.name}")
     if held is None or behind is None:
-        state = f"{found.revision}, old: this program wants {HEAD}" if found.revision else "none yet"
-        click.echo(f"schema     {state}; egress db upgrade brings it")
+        state = f"{found.revision}, old: this program needs {HEAD}" if found.revision else "none yet"
+        click.echo(f"schema     {state}; run: egress db upgrade")
         return
-    free = f", of which {size(held.free)} free for records to come" if held.free else ""
+    free = f", of which {size(held.free)} free for new records" if held.free else ""
     click.echo(f"schema     {found.revision}, current")
     click.echo(f"size       {size(held.bytes)}{free}; evidence {size(held.evidence_bytes)}")
     click.echo(f"journal    {behind.segments} segments, {size(behind.unread)} not stored yet")

@@ -1,4 +1,4 @@
-"""`egress deny`: keep agents from a destination, whatever allows it."""
+"""`egress deny`: refuse a destination to agents, even if other rules allow it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ EXAMPLES = """\b
 Examples:
   egress deny 10.0.0.0/8                          the internal network, for every agent
   egress deny '**.example.net' --agent ci --for 1d
-  egress deny any --agent rome-7 --port 25        no mail from this one
+  egress deny any --agent rome-7 --port 25        no mail from this agent
 """
 
 
@@ -21,5 +21,5 @@ Examples:
 @output_option
 @api_options
 def command(*, api: ApiClient, output: str, dry_run: bool, rule_id: str, **fields: object) -> None:
-    """Deny DEST: any, an address, a CIDR, or a name. Deny beats allow; living connections are cut."""
+    """Deny DEST: any, an address, a CIDR, or a name. A deny rule beats allow rules; live connections are cut."""
     make(api, "deny", {**fields, "id": rule_id}, output, dry_run=dry_run)

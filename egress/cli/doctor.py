@@ -1,4 +1,4 @@
-"""`egress doctor`: is this machine ready, is the gateway well?"""
+"""`egress doctor`: checks the machine, the configuration, the gateway and the database."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from egress.store.policy.agents import list_agents
 from egress.store.recording import evidence, retention, sizes
 from egress.store.recording.recorder import lag, stalled
 
-MAX_LAG = 64 * 1024 * 1024  # unread journal bytes past which the recorder is in trouble
-SILENT_SECONDS = 10.0  # the recorder says each second how far it is, but waits for a database that is away
-SNAPSHOT_SECONDS = 60.0  # how long the snapshot on disk may be behind what is in force
+MAX_LAG = 64 * 1024 * 1024  # more unread journal bytes than this mean that the recorder is in trouble
+SILENT_SECONDS = 10.0  # the recorder reports each second, except while it waits for the database
+SNAPSHOT_SECONDS = 60.0  # for so long the snapshot on disk may be older than the policy in force
 EXAMPLES = """\b
 Examples:
-  egress doctor            one line a check; exit code 1 if one fails (as root it sees more)
-  egress doctor -o json    the same for programs
+  egress doctor            one line a check; exit code 1 if one fails (root sees more)
+  egress doctor -o json    the same, for programs
 """
 
 
@@ -39,7 +39,7 @@ Examples:
 @click.option("-o", "output", type=click.Choice(["human", "json"]), default="human", show_default=True)
 @click.option("--config", "config_file", type=click.Path(path_type=Path), help="Config file.")
 def command(output: str, config_file: Path | None) -> int:
-    """Check machine, configuration, gateway, workers, drops, journal and recorder. Needs root to see all of it."""
+    """Check machine, configuration, gateway, workers, drops, journal and recorder. Some checks need root."""
     config = load_config(config_file)
     found = [*checks.machine(), *_configuration(config)]
     if checks.root().ok:
@@ -86,10 +86,10 @@ def _gateway(config: Config) -> list[Check]:
 
 
 def _attribution(status: dict[str, Any]) -> list[Check]:
-    """Does a flow's process get looked up?"""
+    """Check that the processes behind flows are looked up."""
     said = status["attribution"]
     if not said["enabled"]:
-        return [Check("attribution", True, "switched off: no flow's process is looked up")]
+        return [Check("attribution", True, "disabled: no flow's process is looked up")]
     if said["pid"] is None:
         return [Check("attribution", False, f"not running after {said['restarts']} restarts: see the gateway's log")]
     counters = said["counters"]
@@ -106,43 +106,43 @@ def _attribution(status: dict[str, Any]) -> list[Check]:
 
 
 def _policy(status: dict[str, Any]) -> list[Check]:
-    """Is what people edit followed, and by all workers?"""
+    """Check that every worker enforces the newest edits of the policy."""
     database, spent, held = status["database"], status["propagation"], status["holds"]
     text = "followed"
     if not database["ok"]:
-        text = f"database lost {_ago(database['since'])} ({database['error']}); what was in force stays"
+        text = f"database lost {_ago(database['since'])} ({database['error']}); the last policy stays in force"
     elif spent["edits"]:
         text += f": edits in force after {spent['median']} ms, {spent['worst']} ms at worst (of {spent['edits']})"
     found = [Check("policy edits", database["ok"], text)]
     others = {worker["policy_version"] for worker in status["workers"] if worker["alive"]} - {status["policy_version"]}
     if others:
-        text = f"some judge by version {', '.join(map(str, sorted(others)))}: if that stays, see the gateway's log"
+        text = (
+            f"some workers use version {', '.join(map(str, sorted(others)))}: if this persists, see the gateway's log"
+        )
         found.append(Check("policy version", False, text))
     if held["pending"] or held["refused"]:
-        text = f"{held['pending']} wait for a person, {held['refused']} were refused while nobody could be asked"
+        text = f"{held['pending']} pending, {held['refused']} refused because approval could not be requested"
         found.append(Check("approvals", True, text))
     return found
 
 
 def _snapshot(config: Config, status: dict[str, Any]) -> Check:
-    """Would the policy outlive a restart without the database?"""
+    """Check that the policy would survive a restart without the database."""
     path, saved, version = config.policy_snapshot, status["snapshot"], status["policy_version"]
     if saved["error"]:
         return Check("policy snapshot", False, f"{path} cannot be written: {saved['error']}")
     if not path.exists():
-        return Check(
-            "policy snapshot", False, f"{path} is missing: egress gateway writes it with the next edit or start"
-        )
+        return Check("policy snapshot", False, f"{path} is missing: the gateway writes it at the next edit or start")
     if saved["version"] != version and (saved["time"] or 0.0) < time.time() - SNAPSHOT_SECONDS:
         return Check("policy snapshot", False, f"{path} is old: version {saved['version']} instead of {version}")
     return Check("policy snapshot", True, f"version {saved['version']}, written {_ago(saved['time'])}")
 
 
 def _journal(journal: dict[str, Any]) -> Check:
-    """Is there room for what is written until the database has it?"""
+    """Check that the journal has room for new records."""
     text = f"{journal['bytes']} of at most {journal['max_bytes']} bytes, fsync {journal['fsync']}"
     if journal["healed"]:
-        text += f", {journal['healed']} torn ends taken off"
+        text += f", {journal['healed']} torn ends cut off"
     if journal["lost"]:
         text += f"; {journal['lost']} RECORDS WERE LOST since the gateway started"
     if journal["full"]:
@@ -166,24 +166,24 @@ def _ago(moment: float | None) -> str:
 
 
 def _unguarded(config: Config, why: str) -> list[Check]:
-    """Without a gateway all is well where there is nobody to guard, or the kernel cuts everybody off."""
+    """Check that no agent is unguarded. No gateway is fine if no agent is attached or kernel rules block them all."""
     try:
         database = open_database(config.database_url, create=False)
     except EgressError:
         return [Check("gateway", True, f"not running ({why})")]
     try:
         with database.connect() as connection:
-            # A file is one host's, whatever its name was when they were attached.
+            # A SQLite file belongs to one host, which may have been renamed since they were attached.
             mine = None if database.dialect.name == "sqlite" else config.host_name
             names = ", ".join(stored.agent.name for stored in list_agents(connection, mine))
         cut_off = iptables.installed(config)
     except (EgressError, SQLAlchemyError) as error:
-        return [Check("gateway", False, f"not running ({why}), and cannot tell who is guarded: {error}")]
+        return [Check("gateway", False, f"not running ({why}), and cannot tell which agents are unguarded: {error}")]
     finally:
         database.dispose()
     if not names or cut_off:
         return [Check("gateway", True, f"not running ({why})")]
-    return [Check("gateway", False, f"not running, and nothing guards {names}: start one with: egress gateway")]
+    return [Check("gateway", False, f"not running; unguarded: {names}; start it with: egress gateway")]
 
 
 def _worker(worker: dict[str, Any], on_full: str) -> list[Check]:
@@ -199,10 +199,10 @@ def _worker(worker: dict[str, Any], on_full: str) -> list[Check]:
     found.append(Check(f"{name} queue", lost == 0, text + (": more workers, or a larger queue.length" if lost else "")))
     journal = counters.get("journal", {})
     if not journal.get("healthy", True):
-        effect = "nothing new passes" if on_full == "refuse" else "new flows pass UNRECORDED"
+        effect = "new flows are refused" if on_full == "refuse" else "new flows pass UNRECORDED"
         found.append(Check(f"{name} journal", False, f"cannot be written ({journal['error']}): {effect}; free space"))
     if counters.get("engine_errors"):
-        text = f"{counters['engine_errors']} packets dropped by faults of ours (see egress query): please report them"
+        text = f"{counters['engine_errors']} packets dropped by bugs in egress (see egress query): please report them"
         found.append(Check(f"{name} engine", False, text))
     return found
 
@@ -216,13 +216,13 @@ def _kernel_rules(*, in_place: bool) -> list[Check]:
         except (EgressError, IndexError):
             continue
         if policy.endswith("DROP"):
-            hint = "policy DROP (Docker sets it): also allow the agents' interfaces there, ours only refuse"
+            hint = "policy DROP (Docker sets it): also allow the agents' interfaces there, egress's rules only refuse"
             found.append(Check(f"{tool} FORWARD", True, hint))
     return found
 
 
 def _leftovers(config: Config) -> list[Check]:
-    """What a killed gateway leaves: rules that cut agents off, sandboxes."""
+    """Check for kernel rules and sandboxes that a killed gateway left behind."""
     try:
         present, sandboxes = iptables.installed(config), len(sandbox.leftovers(config))
     except EgressError as error:
@@ -254,12 +254,12 @@ def _database(config: Config) -> list[Check]:
     text = f"{behind.unread} bytes ({behind.seconds:.0f} s) of the journal not stored yet"
     text += f", {behind.quarantined} bytes quarantined"
     if stuck:
-        text += f": nothing of {stuck[0]} is being stored; is the gateway running, its disk full, the database locked?"
+        text += f": {stuck[0]} is not being stored; is the gateway running, its disk full, the database locked?"
     return [Check("database", not stuck and behind.unread < MAX_LAG, text), kept, *others]
 
 
 def _kept(config: Config, connection: Connection) -> Check:
-    """How much there is, and whether what is too old is taken away."""
+    """Check that records past their retention are pruned, and report the size."""
     bytes_, free = sizes.sizes(connection)
     first = sizes.oldest(connection)
     gone = sum(each.count for each in retention.gone(connection).values())
@@ -268,7 +268,7 @@ def _kept(config: Config, connection: Connection) -> Check:
     text += f"; evidence {size(evidence.held(connection))}; {gone} records pruned so far"
     late = retention.behind(connection, config.retention, time.time())
     if late:
-        text += "; there are records long past their retention: is the gateway running? egress db prune takes them away"
+        text += "; some records are long past their retention: is the gateway running? egress db prune deletes them"
     return Check("retention", not late, text)
 
 

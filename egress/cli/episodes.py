@@ -1,4 +1,4 @@
-"""`egress episodes`: which episodes frameworks told of."""
+"""`egress episodes`: lists the episodes that agent frameworks reported."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from egress.store.query.storyjson import episode_mapping
 
 EXAMPLES = """\b
 Examples:
-  egress episodes                          the newest, of every agent
+  egress episodes                          the newest episodes of all agents
   egress episodes --agent 'rome-*' --since 1d
-  egress show episode run-17               one of them: each tool call with what left during it
+  egress show episode run-17               one episode: each tool call and the flows during it
   egress query --count-by episode,tool     flows and bytes of each
 """
 MOST = 100
@@ -26,13 +26,13 @@ MOST = 100
 @click.command("episodes", epilog=EXAMPLES)
 @click.option("--agent", default="", metavar="GLOB", help="Only this agent, or those that match.")
 @click.option(
-    "--since", type=Time(), metavar="TIME", help="Only with a step under way then or later: 2h, 2026-11-23T15:00."
+    "--since", type=Time(), metavar="TIME", help="Only episodes with a step active then or later: 2h, 2026-11-23T15:00."
 )
 @click.option("--limit", type=click.IntRange(1), default=MOST, show_default=True, metavar="N", help="The newest N.")
 @output_option
 @config_option
 def command(*, agent: str, since: float | None, limit: int, output: str, config: Path | None) -> None:
-    """List episodes: agents' tool calls that their frameworks told of, the newest first. Times are UTC."""
+    """List episodes, the series of tool calls that agent frameworks report, newest first. Times are UTC."""
     with records(config) as engine, engine.connect() as connection:
         found = listed(connection, agent=agent, since=since, limit=limit)
     if output == "json":
@@ -51,4 +51,4 @@ def command(*, agent: str, since: float | None, limit: int, output: str, config:
         ]
         table(("episode", "agent", "first step (UTC)", "last ended", "steps", "tools"), rows)
     else:
-        click.echo("No framework has told of a step yet; docs/operations.md says how it does.", err=True)
+        click.echo("No step has been reported yet; docs/operations.md says how a framework reports them.", err=True)

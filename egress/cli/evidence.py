@@ -1,4 +1,4 @@
-"""`egress evidence`: the packets a finding rests on, as a capture file."""
+"""`egress evidence`: writes the packets behind a finding to a capture file."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from egress.store.recording.evidence import read, was_pruned
 
 EXAMPLES = """\b
 Examples:
-  egress evidence 7f3a -w miner.pcapng     by the first digits, as `egress show` gives them
+  egress evidence 7f3a -w miner.pcapng     by the first digits of its id
   egress evidence 7f3a -w - | tshark -r - -V
 """
 
 
 @click.command("evidence", epilog=EXAMPLES)
 @click.argument("finding", metavar="FINDING")
-@click.option("-w", "--write", "target", required=True, metavar="FILE", help="Where to; - is standard output.")
+@click.option("-w", "--write", "target", required=True, metavar="FILE", help="The file; -: standard output.")
 @config_option
 def command(finding: str, target: str, config: Path | None) -> None:
-    """Write the packets that FINDING rests on to a pcapng file, whose comments say what was found and in which bytes.
+    """Write the packets behind FINDING to a pcapng file. Its comments name the finding and the bytes it is based on.
 
-    They are the first packets of its flow, within the configured bounds of number, size and age.
+    These are the first packets of the flow, within the configured limits of number, size and age.
     """
     with records(config) as engine:
         chosen = chosen_finding(engine, finding)
@@ -36,16 +36,16 @@ def command(finding: str, target: str, config: Path | None) -> None:
             found, kept = find_finding(connection, chosen), read(connection, chosen)
             pruned = found is not None and was_pruned(connection, found)
     if found is None or kept is None or not kept.packets:
-        why = "those so old were pruned for their age or size (retention)" if pruned else "none were captured"
+        why = "packets of that age were pruned (retention)" if pruned else "none were captured"
         raise EgressError(
             f"no packets are kept of finding {chosen}: {why}; "
-            f"`egress show finding {chosen[:8]}{case_words()}` has the bytes it rests on"
+            f"`egress show finding {chosen[:8]}{case_words()}` has the bytes it is based on"
         )
     data = to_pcapng(found, kept)
     if target == "-":
         output = sys.stdout.buffer
         if output.isatty():
-            raise InputError("a capture is nothing for a terminal: name a file with -w, or pipe it into tshark -r -")
+            raise InputError("a capture is not written to a terminal: name a file with -w, or pipe it into tshark -r -")
         output.write(data)
         output.flush()
         return

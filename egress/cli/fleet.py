@@ -13,9 +13,9 @@ from egress.cli.output.tables import as_json, output_option, table
 
 EXAMPLES = """\b
 Examples:
-  egress fleet                        who runs where, and is the newest policy in force there?
+  egress fleet                        each gateway, and whether it enforces the newest policy
   egress fleet list -o json
-  egress fleet rm gpu-3               it will not come back: its agents and its policy file's rules go
+  egress fleet rm gpu-3               a host that is gone: delete its agents and policy-file rules
   egress fleet rename gpu-3 gpu-4     before its gateway starts with `host: gpu-4`
 """
 COLUMNS = ("host", "state", "seen", "policy_version", "behind", "agents", "skew", "program")
@@ -23,14 +23,14 @@ COLUMNS = ("host", "state", "seen", "policy_version", "behind", "agents", "skew"
 
 @click.group("fleet", cls=Listing, epilog=EXAMPLES)
 def command() -> None:
-    """The gateways at one database. Each has its own agents; the allowlist is everybody's."""
+    """Manage gateways that share a database. Agents belong to one gateway; the allowlist is shared."""
 
 
 @command.command("list", epilog=EXAMPLES)
 @output_option
 @api_options
 def list_(*, api: ApiClient, output: str) -> None:
-    """Show the gateways. Exit code 3: one is silent, or not all judge by the newest policy."""
+    """List the gateways. Exit code 3: one is silent, or does not enforce the newest policy yet."""
     found = list(api.pages("/gateways"))
     if output == "json":
         as_json(found)
@@ -45,9 +45,12 @@ def list_(*, api: ApiClient, output: str) -> None:
 @click.argument("host")
 @api_options
 def rm(*, api: ApiClient, host: str) -> None:
-    """Forget HOST, which does not run: its agents, its file's rules, what waits there. Its records stay."""
+    """Delete the agents, policy-file rules and pending approvals of HOST. Its records are kept.
+
+    Its gateway must not be running.
+    """
     api.delete(f"/gateways/{segment(host)}")
-    click.echo(f"host {host} is forgotten")
+    click.echo(f"host {host} is deleted")
 
 
 @command.command("rename", epilog=EXAMPLES)
@@ -55,9 +58,9 @@ def rm(*, api: ApiClient, host: str) -> None:
 @click.argument("name")
 @api_options
 def rename(*, api: ApiClient, host: str, name: str) -> None:
-    """Give all that is HOST's to NAME, while no gateway runs under either."""
+    """Transfer everything that belongs to HOST to NAME. No gateway may be running under either name."""
     api.post(f"/gateways/{segment(host)}/rename", {"name": name})
-    click.echo(f"host {host} is {name}; set `host: {name}` in its config before you start it")
+    click.echo(f"host {host} is now {name}; set `host: {name}` in its config before you start it")
 
 
 def _well(gateway: dict[str, Any]) -> bool:

@@ -1,4 +1,4 @@
-"""`egress gateway`: guard the attached agents, in the foreground."""
+"""`egress gateway`: guards the attached agents, in the foreground."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ Stop it with Ctrl-C or SIGTERM: kernel rules are removed, or block the agents wh
 
 @click.command("gateway", epilog=EXAMPLES)
 @click.option("--config", "config_file", type=click.Path(path_type=Path), help="Config file [/etc/egress/egress.yaml].")
-@click.option("--policy", type=click.Path(path_type=Path), help="Policy file; beats the one the config names.")
+@click.option("--policy", type=click.Path(path_type=Path), help="Policy file; overrides the config's.")
 @click.option("--workers", type=click.IntRange(1, 1024), help="Queue worker processes [one a CPU].")
 @click.option("--exit-when-idle", is_flag=True, help="End when the last sandbox of `egress run` is gone.")
 @click.option("--capture", type=click.Path(path_type=Path), help="Write every judged packet into pcapng files in DIR.")
 def command(
     config_file: Path | None, policy: Path | None, workers: int | None, exit_when_idle: bool, capture: Path | None
 ) -> None:
-    """Stand between agents and the network, in the foreground, until SIGTERM or Ctrl-C. Needs root.
+    """Guard the attached agents, in the foreground, until SIGTERM or Ctrl-C. Needs root.
 
-    Binds netfilter queues with unprivileged workers, installs its own kernel chains, writes what it decides into the
-    database. While a worker is missing its agents are cut off (fail closed). While the database is away the policy and
-    the agents last in force stay, also over a restart.
+    It binds netfilter queues with unprivileged workers, installs its own kernel chains, and records its decisions in
+    the database. While a worker is missing, its agents are cut off (fail closed). While the database is away, the last
+    policy and agents stay in force, even across a restart.
     """
     from egress.gateway.supervisor import supervisor
 
@@ -44,7 +44,7 @@ def command(
     if workers is not None:
         config = dataclasses.replace(config, workers=workers)
     if capture is not None and not capture.is_dir():
-        raise InputError(f"--capture: {capture} is no directory; make it first, writable for root")
+        raise InputError(f"--capture: {capture} is not a directory; create it first, writable by root")
     options = supervisor.Options(
         policy=policy.absolute() if policy else None,
         capture=str(capture.absolute()) if capture else "",

@@ -1,4 +1,4 @@
-"""`egress hunt`: the slow detectors over stored history."""
+"""`egress hunt`: runs the slow detectors over stored history."""
 
 from __future__ import annotations
 
@@ -26,22 +26,22 @@ from egress.store.query.history import History, Window, keep
 
 FOUND = 3
 WEEK = 7 * 86400.0  # seconds
-SHOWN = 100  # findings shown to people of one hunter
-PROGRESS_FLOWS = 50_000  # flows from which on a hunt takes long enough for a bar
+SHOWN = 100  # findings of a hunter that are printed; JSON has all
+PROGRESS_FLOWS = 50_000  # with so many flows a hunt takes long enough for a progress bar
 
 EXAMPLES = """\b
 Examples:
-  egress hunt --since 7d                                what the last week shows that no single hour did
+  egress hunt --since 7d                                patterns of the last week that no single hour shows
   egress hunt --since 30d --only 'beacon.*' --agent 'rome-*'
-  egress hunt --since 7d --leak-bytes 2mb --dry-run     only look, store nothing
+  egress hunt --since 7d --leak-bytes 2mb --dry-run     report only, store nothing
   egress hunt --case incident-7                         over captures that were replayed into a case
-  egress hunt --list                                    what there is to hunt with
-  egress query signature:beacon.slow                    the flows that earlier hunts pointed at
+  egress hunt --list                                    the hunters
+  egress query signature:beacon.slow                    the flows that earlier hunts reported
 """
 
 
 class _Bytes(click.ParamType[int]):
-    """An amount of bytes, with a decimal unit."""
+    """A number of bytes, with a decimal unit."""
 
     name = "bytes"
 
@@ -55,20 +55,20 @@ class _Bytes(click.ParamType[int]):
 
 
 @click.command("hunt", epilog=EXAMPLES)
-@click.option("--since", type=Time(), metavar="TIME", help="Flows begun from then on [7d; of a case all].")
-@click.option("--until", type=Time(), metavar="TIME", help="Flows begun by then [now; of a case its end].")
-@click.option("--agent", default="", metavar="GLOB", help="Only flows of this agent, or of those that match.")
+@click.option("--since", type=Time(), metavar="TIME", help="Flows that began then or later [7d; a case: all].")
+@click.option("--until", type=Time(), metavar="TIME", help="Flows that began by then [now; a case: its end].")
+@click.option("--agent", default="", metavar="GLOB", help="Only flows of matching agents.")
 @click.option("--only", multiple=True, metavar="ID", help="Only this hunter (beacon.slow, beacon.*); may be repeated.")
 @click.option(
     "--alpha", type=click.FloatRange(0, 1, min_open=True, max_open=True), default=Settings().alpha, show_default=True,
-    help="The probability of any false beacon in the whole hunt that you accept.",
+    help="Accepted probability of at least one false beacon in the whole hunt.",
 )  # fmt: skip
 @click.option(
     "--leak-bytes", type=_Bytes(), default="10mb", show_default=True, metavar="BYTES",
-    help="What one destination may get in small amounts unnoticed.",
+    help="What one destination may receive in small amounts before it is reported.",
 )  # fmt: skip
 @click.option("--dry-run", is_flag=True, help="Store no finding.")
-@click.option("--list", "listing", is_flag=True, help="Say what the hunters look for, and end.")
+@click.option("--list", "listing", is_flag=True, help="List the hunters and exit.")
 @output_option
 @config_option
 def command(
@@ -84,10 +84,10 @@ def command(
     output: str,
     config: Path | None,
 ) -> None:
-    """Look back over stored flows for what is too slow to be seen inline, and store it as findings.
+    """Search stored flows for patterns that are too slow to be detected inline, and store them as findings.
 
-    Nothing is refused for what is found; `egress query effect:none` shows the flows. A hunt over the same history
-    finds the same, and stores it once. Exit code: 3 something was found, 0 nothing, 1 an error, 2 wrong usage.
+    These findings refuse nothing; `egress query effect:none` shows their flows. The same history gives the same
+    findings, stored once. Exit codes: 0 nothing found, 3 something found, 1 error, 2 wrong usage.
     """
     hunters = load(only)
     if listing:
@@ -111,7 +111,7 @@ def command(
 
 @contextmanager
 def _progress(hunters: Sequence[Hunter], flows: int) -> Iterator[Callable[[str, int], object]]:
-    """A bar on stderr for a long hunt when somebody is looking; otherwise nothing."""
+    """Show a progress bar on stderr, if the hunt is long and stderr is a terminal."""
     if flows < PROGRESS_FLOWS or not sys.stderr.isatty():
         yield lambda _, __: None
         return
@@ -121,11 +121,11 @@ def _progress(hunters: Sequence[Hunter], flows: int) -> Iterator[Callable[[str, 
     with Progress(console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("reading", total=None)
 
-        def heard(hunter: str, rows: int) -> None:
+        def advance(hunter: str, rows: int) -> None:
             number = [each.id for each in hunters].index(hunter) + 1
             bar.update(task, description=f"{hunter} ({number} of {len(hunters)}): {rows} rows", completed=rows)
 
-        yield heard
+        yield advance
 
 
 def _human(window: Window, flows: int, results: Sequence[HuntResult], stored: int, *, dry_run: bool) -> None:
@@ -145,8 +145,8 @@ def _human(window: Window, flows: int, results: Sequence[HuntResult], stored: in
         if count > SHOWN:
             click.echo(f"  and {count - SHOWN} more: egress query signature:{result.hunter}")
     kept = "none stored (--dry-run)" if dry_run else f"{stored} stored, {total - stored} stored before"
-    told = f"; {kept}. Look closer: egress show finding ID{case_words()}" if total else ""
-    click.echo(f"{flows} flows from {when(window.since)} to {when(window.until)} UTC, {total} findings{told}")
+    hint = f"; {kept}. Details: egress show finding ID{case_words()}" if total else ""
+    click.echo(f"{flows} flows from {when(window.since)} to {when(window.until)} UTC, {total} findings{hint}")
 
 
 def _document(

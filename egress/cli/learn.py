@@ -1,4 +1,4 @@
-"""`egress learn`: which rules would what an agent did have needed?"""
+"""`egress learn`: proposes the rules that an agent's recorded flows need."""
 
 from __future__ import annotations
 
@@ -21,22 +21,24 @@ from egress.whatif.learn import Proposal, learn
 
 EXAMPLES = """\b
 Examples:
-  egress learn trainer --since 1h                   rules for what it did in the last hour
-  egress learn trainer --since 1d -w trainer.yaml   to review, then: egress allowlist import trainer.yaml
+  egress learn trainer --since 1h                   rules for its flows of the last hour
+  egress learn trainer --since 1d -w trainer.yaml   review it, then: egress allowlist import trainer.yaml
   egress learn trainer --since 1d --all             as if no rule allowed anything yet
-  egress learn 10.77.0.2 --case incident            what it did in a capture
+  egress learn 10.77.0.2 --case incident            rules for its flows in a capture
 """
-LISTED = 50  # things left out that are named in the file's head
+LISTED = 50  # omissions that the file's header names
 
 
 @click.command("learn", epilog=EXAMPLES)
 @click.argument("agent")
 @click.option(
-    "--since", type=Time(), metavar="TIME", help="What it did then or later: 1h, 2026-11-23; needed outside a case."
+    "--since", type=Time(), metavar="TIME", help="Flows active then or later: 1h, 2026-11-23; required outside a case."
 )
-@click.option("--until", type=Time(), metavar="TIME", help="What it began by then.")
-@click.option("--all", "everything", is_flag=True, help="Also what rules in force allow already.")
-@click.option("-w", "--write", "file", type=click.Path(path_type=Path), metavar="FILE", help="Write there instead.")
+@click.option("--until", type=Time(), metavar="TIME", help="Flows that began by then.")
+@click.option("--all", "everything", is_flag=True, help="Also flows that the rules in force already allow.")
+@click.option(
+    "-w", "--write", "file", type=click.Path(path_type=Path), metavar="FILE", help="Write to this file instead."
+)
 @click.option("-o", "--output", type=click.Choice(["human", "json"]), default="human", show_default=True)
 @config_option
 def command(
@@ -48,13 +50,13 @@ def command(
     output: str,
     config: Path | None,
 ) -> None:
-    """Propose the fewest rules that cover what AGENT did, as YAML to review and import.
+    """Propose the fewest rules that cover AGENT's recorded flows, as YAML to review and import.
 
-    Names before addresses, and nothing that a signature objected to. Nothing is changed. To learn what an agent needs,
-    let it work in mode monitor for a while.
+    Rules prefer names to addresses, and leave out flows with findings. The policy is not changed. To learn what an
+    agent needs, let it work in mode monitor for a while.
     """
     if since is None and not chosen_case():
-        raise click.UsageError("--since is needed: how far back to learn from")
+        raise click.UsageError("--since is required: how far back to learn from")
     settings = load_config(config)
     with records(config) as database, database.connect() as connection:
         stored = agents.agent(connection, agent)
@@ -71,8 +73,8 @@ def command(
         )
     if not proposal.recorded:
         raise EgressError(
-            f"nothing that agent {ascii(agent)[1:-1]} began is on record for that time: "
-            f"widen --since, or let it work behind the gateway first (`egress query{case_words()}` shows what there is)"
+            f"no flow of agent {ascii(agent)[1:-1]} is recorded for that time: "
+            f"widen --since, or let it work behind the gateway first (`egress query{case_words()}` lists the flows)"
         )
     text = _json(proposal) if output == "json" else _yaml(proposal, since, until)
     if file is None:
@@ -86,12 +88,12 @@ def command(
 
 
 def _yaml(proposal: Proposal, since: float | None, until: float | None) -> str:
-    """The document, below a head that says what it was made from."""
+    """Format the rules as a policy document, with a header that names their origin."""
     begin, end = (None if moment is None else f"{when(moment)[:19]} UTC" for moment in (since, until))
     span = f"{begin or 'the first'} to {end or ('the last' if since is None else 'now')}"
     left = proposal.recorded - proposal.covered - proposal.already
     head = [
-        f"Proposed by egress learn for agent {proposal.agent}, from what it did from {span}.",
+        f"Proposed by egress learn for agent {proposal.agent}, from its flows from {span}.",
         f"Flows: {proposal.covered} need these rules, {proposal.already} are allowed already, {left} are left out.",
         "Review each rule before you import it.",
     ]

@@ -1,4 +1,4 @@
-"""The `egress` command: its group, and how every error becomes one line."""
+"""The `egress` command group: finds the commands, and turns every error into one line and an exit code."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ COMMANDS = {
 
 
 class Commands(click.Group):
-    """Imports a command's module when it is asked for: replay needs no netfilter queue, and run no SQLAlchemy."""
+    """Imports a command's module on first use: `replay` then needs no netfilter queue, and `run` no SQLAlchemy."""
 
     def invoke(self, ctx: click.Context) -> object:
         """A case may come from anybody: values that egress never writes are an error of the case's, not of ours."""
@@ -99,12 +99,14 @@ class Commands(click.Group):
 )
 @click.version_option(__version__, prog_name="egress")
 def egress() -> None:
-    """Stand between agents and the network: inspect, decide, write down."""
+    """Inspect what agents send to the network, decide what may pass, and record every decision."""
 
 
 def main() -> None:
-    """Entry point. Exit codes: 0 ok, 1 error, 2 usage, 3 refused or found; under `run` the command's own."""
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # a parent that ignores it would hide from us how our children end
+    """Run the command and exit: 0 success, 1 error, 2 wrong usage, 3 refused or found; `run` exits as its command."""
+    signal.signal(
+        signal.SIGCHLD, signal.SIG_DFL
+    )  # if it were ignored, as some parents do, our children's exit codes would be lost
     try:
         code = egress.main(standalone_mode=False)
     except click.exceptions.Exit as end:
@@ -123,17 +125,17 @@ def main() -> None:
 
         code = _complain(f"cannot use the database: {explain(error)}", 1)
     except BrokenPipeError:
-        sys.stderr.close()  # whoever read our output has left; nothing more to say
+        sys.stderr.close()  # the reader closed the pipe
         code = 1
     sys.exit(code if isinstance(code, int) else 0)
 
 
 def _database_errors() -> tuple[type[DBAPIError], ...]:
-    """What a database raises once it is open; nothing where none was asked for, SQLAlchemy being slow to import."""
+    """Return the exception types of an open database; none if SQLAlchemy, which is slow to import, is not loaded."""
     module = sys.modules.get("sqlalchemy.exc")
     return () if module is None else (module.DBAPIError,)
 
 
 def _complain(text: str, code: int) -> int:
-    click.echo(f"egress: {plain(' '.join(text.split()))}", err=True)  # a database's error quotes what is in it
+    click.echo(f"egress: {plain(' '.join(text.split()))}", err=True)  # a database error may quote stored text
     return code

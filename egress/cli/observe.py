@@ -1,4 +1,4 @@
-"""`egress observe`: the newest records and, with -f, those that come."""
+"""`egress observe`: shows the newest records and, with -f, new ones as they are stored."""
 
 from __future__ import annotations
 
@@ -28,23 +28,23 @@ POLL = 0.25  # seconds
 
 EXAMPLES = """\b
 Examples:
-  egress observe -f                               all that is decided, as it is stored
-  egress observe -f agent:rome-* -action:accept   what is refused to some agents
+  egress observe -f                               every decision, as it is stored
+  egress observe -f agent:rome-* -action:accept   refusals of some agents
   egress observe -n 1000 signature:ssh.* -o jsonl
 """
 
 
 @click.command("observe", cls=QueryCommand, epilog=EXAMPLES)
 @query_argument
-@click.option("-f", "--follow", is_flag=True, help="Go on with what is stored from now on, until Ctrl-C.")
+@click.option("-f", "--follow", is_flag=True, help="Keep showing new records, until Ctrl-C.")
 @click.option("-n", "--limit", type=click.IntRange(0), default=20, show_default=True, help="Begin with the newest N.")
 @click.option("-o", "--output", type=click.Choice(["human", "jsonl"]), default="human", show_default=True)
 @config_option
 def command(*, words: tuple[str, ...], follow: bool, limit: int, output: str, config: Path | None) -> None:
-    """Show the newest flows, their processes and findings, one a line, the newest last; with -f also those that come.
+    """Show the newest flows, their processes and findings, one a line, newest last. -f follows new records.
 
-    QUERY is as in `egress query`. A flow comes again when it changes. Without a query, packets that were refused
-    without a flow are shown too. Times are UTC.
+    QUERY is as in `egress query`. A flow is shown again when it changes. Without a query, refused packets that belong
+    to no flow are shown too. Times are UTC.
     """
     now = time.time()
     wanted = Filter(query=checked(words, now), now=now)
@@ -56,18 +56,18 @@ def command(*, words: tuple[str, ...], follow: bool, limit: int, output: str, co
             if follow:
                 _follow(engine, tail, show)
         except KeyboardInterrupt:
-            return  # which is how one ends it
+            return  # Ctrl-C ends the command
 
 
 def _follow(engine: Engine, tail: Tail, show: Callable[[Observed], str]) -> None:
-    # PostgreSQL tells of edits only, so there one has to look.
+    # PostgreSQL notifies of edits only, so records are polled there.
     watch = Watch(engine) if engine.dialect.name == "sqlite" else None
     if watch is None:
         while _waited():
             _write(tail.later(), show)
         return
     with closing(watch):
-        missed = True  # between the first look and the watch
+        missed = True  # records may have been stored before the watch began
         while _waited():
             if watch.changed() or missed:
                 found = tail.later()
@@ -76,7 +76,7 @@ def _follow(engine: Engine, tail: Tail, show: Callable[[Observed], str]) -> None
 
 
 def _waited() -> bool:
-    """Wait for the next look; False once nobody reads what we write."""
+    """Wait until the next poll. Returns False once our output is no longer read."""
     try:
         output = sys.stdout.fileno()
     except (io.UnsupportedOperation, ValueError):

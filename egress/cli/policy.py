@@ -1,4 +1,4 @@
-"""`egress policy`: the versions of the rules, what each said, and what it would have done to the stored flows."""
+"""`egress policy list|show|diff|replay`: the versions of the policy."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Examples:
   egress policy list                                the newest versions, and who made them
   egress policy show 17 > then.yaml                 its rules, to read or to import
   egress policy diff 17 20
-  egress policy replay --version 17 --since 7d      what it would have done to the flows since
+  egress policy replay --version 17 --since 7d      re-judge the stored flows by its rules
   egress policy replay --version 1 --case incident
 """
 COLUMNS = ("version", "made (UTC)", "by", "rules added", "removed")
@@ -29,7 +29,10 @@ COLUMNS = ("version", "made (UTC)", "by", "rules added", "removed")
 
 @click.group("policy", cls=Listing, epilog=EXAMPLES)
 def command() -> None:
-    """Look at the versions of the policy: all rules in force, whatever their source. Every edit makes a version."""
+    """List, show, compare and replay policy versions.
+
+    A version has all rules in force, whatever their source. Every edit makes a version.
+    """
 
 
 @command.command("list", epilog=EXAMPLES)
@@ -38,7 +41,7 @@ def command() -> None:
 @case_option
 @api_options
 def list_(*, api: ApiClient, limit: int, output: str) -> None:
-    """Show versions, the newest first. An edited rule counts as added and as removed; `egress audit` has each edit."""
+    """List versions, newest first. An edited rule counts as added and as removed; `egress audit` has each edit."""
     found = list(api.pages("/policy/versions", limit))
     if output == "json":
         as_json(found)
@@ -46,7 +49,7 @@ def list_(*, api: ApiClient, limit: int, output: str) -> None:
         columns = ("version", "created", "actor", "added", "removed")
         table(COLUMNS, [[each[column] for column in columns] for each in found])
     else:
-        click.echo("there is no version yet: no rule was ever made", err=True)
+        click.echo("there is no version yet: no rule was ever added", err=True)
 
 
 @command.command("show", epilog=EXAMPLES)
@@ -55,7 +58,7 @@ def list_(*, api: ApiClient, limit: int, output: str) -> None:
 @case_option
 @api_options
 def show_(*, api: ApiClient, version: int | None, output: str) -> None:
-    """Print the rules of VERSION, or of the one in force, as a document that `egress allowlist import` reads."""
+    """Print the rules of VERSION (default: the current one) as a document that `egress allowlist import` reads."""
     found = api.get("/policy/current" if version is None else f"/policy/versions/{version}")
     if output == "json":
         as_json(found)
@@ -72,39 +75,39 @@ def show_(*, api: ApiClient, version: int | None, output: str) -> None:
 @case_option
 @api_options
 def diff(*, api: ApiClient, a: int, b: int | None, output: str) -> None:
-    """Show what leads from version A to version B, or to the one in force; 0 is before the first."""
+    """Show the changes from version A to version B (default: the current one). Version 0 has no rules."""
     found = api.get("/policy/diff", from_=str(a), to=None if b is None else str(b))
     if output == "json":
         as_json(found)
         return
     lines = _lines(found)
-    for line in lines or [f"versions {found['from']} and {found['to']} say the same"]:
+    for line in lines or [f"versions {found['from']} and {found['to']} have the same rules"]:
         click.echo(line)
 
 
 @command.command("replay", epilog=EXAMPLES)
-@click.option("--version", required=True, type=click.IntRange(0), metavar="N", help="Which; 0: no rules at all.")
+@click.option("--version", required=True, type=click.IntRange(0), metavar="N", help="The version; 0 has no rules.")
 @output_option
 @simulation_options
 @api_options
 def replay(*, api: ApiClient, version: int, params: dict[str, object], output: str) -> None:
-    """Judge the stored flows by the rules of a version, in place of those they were judged by.
+    """Re-judge the stored flows by the rules of a version, and show which verdicts would differ.
 
-    Agents are as they are now, and expiry is not looked at. It knows what records keep: the last name in the bytes, at
-    most eight names bound to an address. Exit code 3: something that passed would be refused.
+    Agents are taken as they are now; expiry is ignored. Of names it knows what records keep: the last name in the
+    bytes, and at most eight names bound to an address. Exit code 3: a flow that passed would be refused.
     """
     found = api.call("POST", f"/policy/versions/{version}/replay", params=params, seconds=PATIENCE)
     sys.exit(show(found, params["default"], output))
 
 
 def _lines(found: dict[str, Any]) -> list[str]:
-    """One for each rule, as diff has them."""
+    """Format a diff, one line a rule."""
     lines = [f"- {sentence(rule)}" for rule in found["removed"]]
     for pair in found["changed"]:
         before, after = pair["before"], pair["after"]
         fields = [key for key in {**before, **after} if key != "added" and before.get(key) != after.get(key)]
-        told = ", ".join(f"{key} {_value(before.get(key))} -> {_value(after.get(key))}" for key in fields)
-        lines.append(plain(f"~ rule {after['id']}: {told}"))
+        changes = ", ".join(f"{key} {_value(before.get(key))} -> {_value(after.get(key))}" for key in fields)
+        lines.append(plain(f"~ rule {after['id']}: {changes}"))
     return [*lines, *(f"+ {sentence(rule)}" for rule in found["added"])]
 
 

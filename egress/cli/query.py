@@ -1,4 +1,4 @@
-"""`egress query`: which flows happened, what was decided, what was found."""
+"""`egress query`: lists or counts recorded flows, with their verdicts and findings."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ from egress.store.query.reader import SORTS, Filter, Told, agents, flows, storie
 from egress.store.query.search import FIELDS
 from egress.store.query.storyjson import flow_mapping
 
-HUMAN_LIMIT = 100  # flows shown to people unless they ask for more
-TABLE_ROWS = 1000  # after which the header comes again: columns are as wide as these rows need, memory is bounded
+HUMAN_LIMIT = 100  # flows of a table, unless --limit says otherwise
+TABLE_ROWS = 1000  # then the header is repeated: column widths need all rows of a table in memory
 
 _Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 _CSV = (
@@ -53,23 +53,25 @@ class _Destination(click.ParamType[_Network]):
         try:
             return ipaddress.ip_network(str(value), strict=False)
         except ValueError:
-            self.fail(f"{value!r} is no address; write one like 192.0.2.7 or a CIDR like 192.0.2.0/24", param, ctx)
+            self.fail(
+                f"{value!r} is not a valid address; write one like 192.0.2.7 or a CIDR like 192.0.2.0/24", param, ctx
+            )
 
 
 class _Sort(click.ParamType[str]):
-    """A field to sort by, with a - before it the other way round."""
+    """A field to sort by; a leading - reverses the order."""
 
     name = "field"
 
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> str:
         text = str(value)
         if text and text.removeprefix("-") not in (*SORTS, *counts.ORDERS):
-            self.fail(f"{text[:40]!a} is nothing to sort by; there are {', '.join(SORTS)}", param, ctx)
+            self.fail(f"{text[:40]!a} is not a sort field; it must be one of {', '.join(SORTS)}", param, ctx)
         return text
 
 
 class _Keys(click.ParamType[tuple[str, ...]]):
-    """One or more of what flows can be counted by, with commas."""
+    """One or more keys to count flows by, separated by commas."""
 
     name = "keys"
 
@@ -77,45 +79,45 @@ class _Keys(click.ParamType[tuple[str, ...]]):
         keys = tuple(dict.fromkeys(key.strip() for key in str(value).split(",")))
         for key in keys:
             if key not in KEYS:
-                self.fail(f"{key[:40]!a} is nothing to count by; there are {', '.join(KEYS)}", param, ctx)
+                self.fail(f"{key[:40]!a} is not a count key; it must be one of {', '.join(KEYS)}", param, ctx)
         return keys
 
 
 EXAMPLES = """\b
 Examples:
-  egress query --since 2h                                what passed and what did not
+  egress query --since 2h                                all flows, passed and refused
   egress query 'agent:rome-* action:reject since:2h'     refusals of some agents
   egress query name:*.example.com -proto:udp 'bytes>1mb' --sort bytes
   egress query signature:ssh.* or 'port:22 and not app:ssh' -o jsonl
-  egress query since:1d --count-by signature,agent       how often, and since when
-  egress query process:curl container:3f2a --process     by who opened it
-  egress query --fields                                  what can be asked
+  egress query since:1d --count-by signature,agent       number, first and last time
+  egress query process:curl container:3f2a --process     by the process that opened them
+  egress query --fields                                  the fields that QUERY knows
 """
 
 
 @click.command("query", cls=QueryCommand, epilog=EXAMPLES)
 @query_argument
-@click.option("--agent", default="", metavar="GLOB", help="Only this agent, or those that match.")
-@click.option("--signature", default="", metavar="GLOB", help="Only flows with such a finding, e.g. mining.*")
-@click.option("--action", type=click.Choice([action.value for action in Action]), help="Only flows so decided.")
+@click.option("--agent", default="", metavar="GLOB", help="Only matching agents.")
+@click.option("--signature", default="", metavar="GLOB", help="Only flows with a matching finding, e.g. mining.*")
+@click.option("--action", type=click.Choice([action.value for action in Action]), help="Only flows with this verdict.")
 @click.option("--dest", type=_Destination(), metavar="CIDR", help="Only flows to this address or network.")
 @click.option("--since", type=Time(), metavar="TIME", help="Only flows active then or later: 2026-11-23T15:00 or 2h.")
-@click.option("--until", type=Time(), metavar="TIME", help="Only flows begun by then.")
-@click.option("--sort", type=_Sort(), default="", metavar="FIELD", help="The greatest last; -FIELD: the smallest last.")
+@click.option("--until", type=Time(), metavar="TIME", help="Only flows that began by then.")
+@click.option("--sort", type=_Sort(), default="", metavar="FIELD", help="Greatest last; -FIELD: smallest last.")
 @click.option(
     "--limit", type=click.IntRange(1), metavar="N", help=f"The newest N flows (human: {HUMAN_LIMIT}, otherwise all)."
 )
-@click.option("--page", type=click.IntRange(1), default=1, metavar="N", help="2: the --limit flows before those, …")
+@click.option("--page", type=click.IntRange(1), default=1, metavar="N", help="2: the --limit flows before page 1, …")
 @click.option("--count-by", type=_Keys(), metavar="KEYS", help=f"Count instead, by {', '.join(KEYS)}.")
-@click.option("--process", "processes", is_flag=True, help="People are also shown which process opened each flow.")
-@click.option("--fields", is_flag=True, help="Say what the language of queries knows, and end.")
+@click.option("--process", "processes", is_flag=True, help="Also show the process that opened each flow (human).")
+@click.option("--fields", is_flag=True, help="List the fields of QUERY and exit.")
 @click.option(
     "-o",
     "--output",
     type=click.Choice(["human", "table", "json", "jsonl", "csv"]),
     default="human",
     show_default=True,
-    help="table is human by another name; json, jsonl and csv are written as they are read.",
+    help="table is an alias of human; json, jsonl and csv are written while records are read.",
 )
 @config_option
 def command(
@@ -139,8 +141,8 @@ def command(
     """Show flows with their verdicts and findings, the newest last. Times are UTC.
 
     QUERY is terms like agent:rome-*, dest:203.0.113.0/24, port:8000-8100, bytes>1mb, since:2h, joined with and, or,
-    not (or -) and parentheses; terms side by side must all hold. Quote what the shell would take for itself. Options
-    narrow it further.
+    not (or -) and parentheses; adjacent terms must all match. Quote characters that the shell interprets. Options
+    narrow the result further.
     """
     if fields:
         _fields()
@@ -161,14 +163,14 @@ def command(
     )
     if count_by:
         if page != 1:
-            raise click.UsageError("--page is of flows; of counts, --limit says how many")
+            raise click.UsageError("--page applies to flows; for counts use --limit")
         with records(config) as engine:
             counts.show(engine, wanted, count_by, sort, output, HUMAN_LIMIT if human else None)
         return
     if limit is None and human:
         wanted = replace(wanted, limit=HUMAN_LIMIT)
     if wanted.limit is None and page != 1:
-        raise click.UsageError("--page needs --limit: how many flows a page has")
+        raise click.UsageError("--page needs --limit, the number of flows of a page")
     wanted = replace(wanted, sort=sort, skip=(page - 1) * (wanted.limit or 0))
     with records(config) as engine:
         if human:
@@ -189,11 +191,11 @@ def _fields() -> None:
     rows = [[name, ": = !=" + (" < <= > >=" if field.ordered else ""), field.about] for name, field in FIELDS.items()]
     table(("field", "operators", "meaning"), rows)
     click.echo("\nValues may be lists (action:reject,drop), globs (*.example.com), ranges (port:1-1023), in quotes.")
-    click.echo("Terms side by side must all hold; or, and, not (also -) and parentheses do what they say.")
+    click.echo("Adjacent terms must all match; or, and, not (also -) and parentheses combine them otherwise.")
 
 
 def _human(engine: Engine, wanted: Filter, page: int, *, processes: bool) -> None:
-    # A pipe has no width: lines are then as long as they need to be, for grep.
+    # A pipe has no width: lines are not folded there, for grep.
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 400)
     count = refused = 0
     with closing(stories(engine, wanted)) as found:
@@ -214,15 +216,15 @@ def _human(engine: Engine, wanted: Filter, page: int, *, processes: bool) -> Non
 
 def _nothing(engine: Engine, wanted: Filter) -> str:
     if wanted.skip:
-        return "No flow is so far back; take a smaller --page."
+        return "This page has no flows; use a smaller --page."
     if replace(wanted, limit=None, now=0.0, sort="") != Filter():
-        return "No flow matches; leave out a filter, or widen --since and --until."
+        return "No flow matches; drop a filter, or widen --since and --until."
     waiting = "" if chosen_case() or agents(engine) else " Start `egress gateway` or `egress run` to watch some."
     return f"No flow is recorded yet.{waiting}"
 
 
 def _json(found: Iterable[Told]) -> None:
-    """One document, written as it is read: {"flows": [EVE flow with its findings and process, …]}."""
+    """Write one document, while records are read: {"flows": [EVE flow with its findings and process, …]}."""
     click.echo('{"flows": [', nl=False)
     separator = "\n"
     for told in found:

@@ -1,4 +1,4 @@
-"""`egress replay`: capture files through the engine, as a report for people or one JSON document a file."""
+"""`egress replay`: judges capture files and reports the findings, as text or as one JSON document a file."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from egress.records.times import iso
 from egress.replay import Found, Network, Report, replay
 
 if TYPE_CHECKING:
-    from egress.cli.output.caseoutput import Filing
+    from egress.cli.output.caseoutput import CaseOutput
 
 PROGRESS_BYTES = 8 * 1024 * 1024  # files from this size on take long enough for a progress bar
 FOUND = 3
@@ -30,11 +30,11 @@ _Judge = Callable[[Path, Callable[[int], object]], Report]
 
 EXAMPLES = """\b
 Examples:
-  egress replay capture.pcap                           openers are the agents
-  egress replay --agent-net 10.77.0.0/16 host.pcapng   only what these addresses do
+  egress replay capture.pcap                           the opener of each flow is its agent
+  egress replay --agent-net 10.77.0.0/16 host.pcapng   only these addresses are agents
   egress replay -o json *.pcap | jq .findings          one document a file
-  egress replay --into-db incident *.pcap              kept: egress query --case incident
-  egress replay --into-db ./incident.db host.pcap      in a file of one's own, no root needed
+  egress replay --into-db incident *.pcap              store records: egress query --case incident
+  egress replay --into-db ./incident.db host.pcap      in a file of your own, no root needed
 """
 
 
@@ -47,7 +47,13 @@ def _networks(_: click.Context, __: click.Parameter, values: tuple[str, ...]) ->
 
 @click.command("replay", epilog=EXAMPLES)
 @click.argument("files", metavar="FILE...", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--policy", "policy_file", metavar="FILE", type=click.Path(path_type=Path), help="Rules to judge under.")
+@click.option(
+    "--policy",
+    "policy_file",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="Policy file: the rules to judge by.",
+)
 @click.option(
     "--agent-net",
     "networks",
@@ -60,7 +66,7 @@ def _networks(_: click.Context, __: click.Parameter, values: tuple[str, ...]) ->
     "--into-db",
     "case",
     metavar="CASE",
-    help="Keep all records in this case, a database of its own: a name, or a path that ends in .db.",
+    help="Store all records in this case, a separate database: a name, or a path that ends in .db.",
 )
 @click.option("-o", "--output", type=click.Choice(["human", "json"]), default="human", show_default=True)
 @click.option("--config", type=click.Path(path_type=Path), metavar="FILE", help="Config file: cases are in state_dir.")
@@ -76,8 +82,8 @@ def command(
 ) -> None:
     """Judge capture files (pcap, pcapng) as the gateway would have, at their own timestamps.
 
-    With --into-db all commands that read records can look at it: egress query --case CASE. A case that is there is
-    added to; a file that it has is not stored twice.
+    With --into-db the records are stored in a case, for all commands that read records: egress query --case CASE. An
+    existing case is added to; a file that is already in it is not stored twice.
 
     Exit code: 0 nothing found, 3 something found, 1 a file could not be read, 2 wrong usage.
     """
@@ -92,10 +98,10 @@ def command(
 
 
 @contextmanager
-def _filing(case: str, rules: tuple[Rule, ...], networks: list[Network], config: Path | None) -> Iterator[Filing]:
-    from egress.cli.output.caseoutput import Filing  # SQLAlchemy, which a replay alone does not need
+def _filing(case: str, rules: tuple[Rule, ...], networks: list[Network], config: Path | None) -> Iterator[CaseOutput]:
+    from egress.cli.output.caseoutput import CaseOutput  # loads SQLAlchemy, which a plain replay does not need
 
-    filing = Filing(load_config(config), case, rules, networks)
+    filing = CaseOutput(load_config(config), case, rules, networks)
     try:
         yield filing
     finally:
@@ -124,11 +130,11 @@ def _replay(files: tuple[Path, ...], judge: _Judge, output: str) -> int:
 
 @contextmanager
 def _progress(path: Path) -> Iterator[Callable[[int], object]]:
-    """A bar on stderr for a long file when somebody is looking; otherwise nothing."""
+    """Show a progress bar on stderr, if the file is long and stderr is a terminal."""
     try:
         size = path.stat().st_size
     except OSError:
-        size = 0  # replay will say what is wrong
+        size = 0  # replay reports the error
     if size < PROGRESS_BYTES or not sys.stderr.isatty():
         yield lambda _: None
         return
@@ -204,5 +210,5 @@ def _count(number: int, noun: str) -> str:
 
 
 def _ascii(evidence: bytes) -> str:
-    """Bytes as text that no terminal can trip over: printable ASCII, the rest as \\xNN."""
+    """Format bytes so that a terminal cannot interpret them: printable ASCII, the rest as \\xNN."""
     return "".join(chr(byte) if 32 <= byte < 127 and byte != 92 else f"\\x{byte:02x}" for byte in evidence)

@@ -1,4 +1,4 @@
-"""`egress report`: one page that tells what an agent did, to keep and to hand on."""
+"""`egress report`: writes one self-contained HTML page about an agent."""
 
 from __future__ import annotations
 
@@ -54,15 +54,15 @@ Examples:
 
 
 @click.command("report", epilog=EXAMPLES)
-@click.option("--agent", required=True, metavar="NAME", help="Whose.")
-@click.option("--since", type=Time(), metavar="TIME", help="Where it begins [24h ago; of a case its first flow].")
-@click.option("--until", type=Time(), metavar="TIME", help="Where it ends [now; of a case its last record].")
-@click.option("-w", "--write", "target", required=True, metavar="FILE", help="Where to; - is standard output.")
+@click.option("--agent", required=True, metavar="NAME", help="The agent to report on.")
+@click.option("--since", type=Time(), metavar="TIME", help="Begin of the period [24h ago; a case: its first flow].")
+@click.option("--until", type=Time(), metavar="TIME", help="End of the period [now; a case: its last record].")
+@click.option("-w", "--write", "target", required=True, metavar="FILE", help="The file; -: standard output.")
 @config_option
 def command(*, agent: str, since: float | None, until: float | None, target: str, config: Path | None) -> None:
     """Write one HTML page on an agent: summary, timeline, destinations, beacons' intervals, findings with their bytes.
 
-    It needs nothing but itself: no network, no scripts. Times are UTC.
+    The page is self-contained: it loads nothing and runs no scripts. Times are UTC.
     """
     now = time.time()
     with records(config) as engine:
@@ -134,7 +134,7 @@ def _destinations(groups: Sequence[Count]) -> list[Html]:
 
 
 def _processes(groups: Sequence[Count]) -> list[Html]:
-    """By what the kernel says they are, the executable."""
+    """Count flows by executable, as the kernel reports it."""
     return _counted(groups, [each.values for each in groups], ("executable",), "executables with most flows")
 
 
@@ -167,11 +167,11 @@ def _beacons(engine: Engine, wanted: Filter) -> list[Html]:
         parts.append(tag("h3", f"{dst}: intervals between the starts of flows"))
         if len(moments) < 3:
             parts.append(
-                tag("p", f"{len(moments)} flows: too few; the rhythm is within a connection, see the finding.")
+                tag("p", f"{len(moments)} flows: too few to draw; the rhythm is within a connection, see the finding.")
             )
             continue
-        drawn, told = intervals(moments[-POINTS:])
-        parts += [drawn, tag("p", told)]
+        drawn, described = intervals(moments[-POINTS:])
+        parts += [drawn, tag("p", described)]
         if len(moments) > POINTS:
             parts.append(tag("p", f"Only the newest {POINTS} flows are drawn.", class_="cut"))
     if len(targets) > PLOTS:

@@ -1,4 +1,4 @@
-"""`egress run`: a command in a fresh sandbox behind the gateway."""
+"""`egress run`: runs a command in a fresh sandbox behind the gateway."""
 
 from __future__ import annotations
 
@@ -31,12 +31,14 @@ Examples:
 
 
 @click.command("run", epilog=EXAMPLES, context_settings={"allow_interspersed_args": False})
-@click.option("--agent", default="", help="The agent's name [made up].")
+@click.option("--agent", default="", help="The agent's name [generated].")
 @click.option("--mode", type=click.Choice([mode.value for mode in Mode]), default="enforce", show_default=True)
 @click.option("--default", "default", type=click.Choice(["allow", "deny"]), default="deny", show_default=True)
-@click.option("--policy", type=click.Path(path_type=Path), help="Rules of this sandbox, besides the gateway's own.")
+@click.option(
+    "--policy", type=click.Path(path_type=Path), help="Policy file of this sandbox, besides the gateway's rules."
+)
 @budget_option
-@click.option("--user", default="", help="Run the command as this user [the invoking one].")
+@click.option("--user", default="", help="Run the command as this user [the invoking user].")
 @click.option("--config", "config_file", type=click.Path(path_type=Path), help="Config file.")
 @click.argument("cmd", nargs=-1, required=True, type=click.UNPROCESSED)
 def command(
@@ -51,8 +53,8 @@ def command(
 ) -> int:
     """Run CMD in a sandbox whose only way out is the gateway. Needs root.
 
-    Exit code and signals are the command's. Without a running gateway one is started, which ends with the last sandbox.
-    A line at the end says what was refused; `egress query --agent NAME` tells more.
+    Exit code and signals are the command's. If no gateway is running, one is started; it ends with the last sandbox. A
+    final line sums up what was refused; `egress query --agent NAME` has the details.
     """
     from egress.gateway.sandbox.launch import launch
     from egress.gateway.sandbox.sandbox import Sandbox
@@ -69,7 +71,10 @@ def command(
 
 
 def _open(config: Config, config_file: Path | None, wanted: dict[str, object]) -> tuple[Client, dict[str, Any]]:
-    """A connection that holds a sandbox. Starts a gateway where none runs, or where the one there is ending."""
+    """Open a sandbox, which lives as long as the returned connection.
+
+    Starts a gateway if none is running, or if the running one is ending.
+    """
     deadline = time.monotonic() + START_SECONDS
     started: BinaryIO | None = None
     while True:
@@ -86,7 +91,7 @@ def _open(config: Config, config_file: Path | None, wanted: dict[str, object]) -
 
 
 def _start_gateway(config: Config, config_file: Path | None) -> BinaryIO:
-    """Start one that outlives us, as nobody's child. Returns a pipe that ends when the gateway does."""
+    """Start a gateway that outlives this process. Returns a pipe that ends when the gateway does."""
     command, environment = python("egress")
     command += ["gateway", "--exit-when-idle"]
     if config_file is not None:
@@ -120,7 +125,7 @@ def _log(config: Config) -> Path:
 
 def _last_words(path: Path) -> str:
     lines = path.read_text(errors="replace").strip().splitlines()
-    return lines[-1].removeprefix("egress: ") if lines else f"it said nothing in {path}"
+    return lines[-1].removeprefix("egress: ") if lines else f"no message in {path}"
 
 
 def _summarize(client: Client, agent: str) -> None:
@@ -134,7 +139,7 @@ def _summarize(client: Client, agent: str) -> None:
 
 
 def sentence(tally: dict[str, Any]) -> str:
-    """What was refused, in one line."""
+    """Sum up in one line what was refused."""
     refused, monitored = tally["refused"], tally["monitored"]
     if not refused and not tally["packets"] and not tally["findings"]:
         return "nothing refused"

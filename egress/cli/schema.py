@@ -1,4 +1,4 @@
-"""`egress schema`: what a record looks like, for people and for programs."""
+"""`egress schema`: prints the schema of records, as a table, JSON Schema or Markdown."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from egress.records import schema
 
 EXAMPLES = """\b
 Examples:
-  egress schema                                  every key of every record
-  egress schema flow                             of one event_type
+  egress schema                                  the keys of all records
+  egress schema flow                             the keys of one event_type
   egress schema -o json > records.schema.json    JSON Schema (draft 2020-12), to validate journal lines with
   egress schema -o markdown                      as in docs/records.md
 """
@@ -24,13 +24,13 @@ Examples:
     type=click.Choice(["human", "json", "markdown"]),
     default="human",
     show_default=True,
-    help="For whom.",
+    help="Output format.",
 )
 def command(event: str | None, output: str) -> None:
-    """Show the schema of the records: of the journal's lines, and of what is stored."""
+    """Show the schema of records, which are journalled, stored and shown in the same form."""
     known = schema.events()
     if event is not None and event not in known:
-        raise click.UsageError(f"no record has event_type {event}; there are {', '.join(known)}")
+        raise click.UsageError(f"{event} is not a valid event_type; it must be one of {', '.join(known)}")
     if output == "json":
         click.echo(schema.text(), nl=False)
     elif output == "markdown":

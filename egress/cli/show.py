@@ -1,4 +1,4 @@
-"""`egress show flow|finding|agent|episode`: the whole story of one of them."""
+"""`egress show flow|finding|agent|episode`: shows everything recorded about one of them."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ from egress.store.query.storyjson import flow_mapping, meanwhile_mapping, story_
 
 EXAMPLES = """\b
 Examples:
-  egress show 53925f4d                     a flow by the first digits, as `egress query` shows them
+  egress show 53925f4d                     a flow, by the first digits of its id
   egress show flow 53925f4d4b1f0c6e -o json  for programs
-  egress show finding 7f3a                 what was found, the bytes, whether packets are kept
-  egress show agent rome-7                 who it is, where it goes, what was found
-  egress show episode run-17               each tool call with what left the sandbox during it, and between them
+  egress show finding 7f3a                 a finding: its bytes, and whether packets are kept
+  egress show agent rome-7                 an agent: its attachment, destinations and findings
+  egress show episode run-17               each tool call with the flows during it, and between them
 """
 
 
-class _FlowUnlessSaid(click.Group):
-    """`egress show ID` is `egress show flow ID`."""
+class _FlowByDefault(click.Group):
+    """Reads `egress show ID` as `egress show flow ID`."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         if not args or (args[0] not in self.commands and args[0] not in self.get_help_option_names(ctx)):
@@ -40,9 +40,9 @@ class _FlowUnlessSaid(click.Group):
         return super().parse_args(ctx, args)
 
 
-@click.group("show", cls=_FlowUnlessSaid, epilog=EXAMPLES)
+@click.group("show", cls=_FlowByDefault, epilog=EXAMPLES)
 def command() -> None:
-    """Show everything recorded of one flow, finding, agent or episode. Ids of flows and findings may be cut."""
+    """Show everything recorded about one flow, finding, agent or episode. The first digits of an id are enough."""
 
 
 @command.command("flow", epilog=EXAMPLES)
@@ -50,7 +50,7 @@ def command() -> None:
 @output_option
 @config_option
 def flow(*, flow_id: str, output: str, config: Path | None) -> None:
-    """Show a flow: names, verdict, rule, findings, packets, and what the agent did in the minute before."""
+    """Show a flow: names, verdict, rule, findings, packets, and the agent's other flows of the minute before."""
     with records(config) as engine:
         story = flow_story(engine, chosen_flow(engine, flow_id))
     if output == "json":
@@ -65,7 +65,7 @@ def flow(*, flow_id: str, output: str, config: Path | None) -> None:
 @output_option
 @config_option
 def finding(*, finding_id: str, output: str, config: Path | None) -> None:
-    """Show a finding: its flow, the bytes it rests on, and whether packets are kept."""
+    """Show a finding: its flow, the bytes it is based on, and whether packets are kept."""
     with records(config) as engine:
         story = finding_story(engine, chosen_finding(engine, finding_id))
         told = flow_story(engine, story.finding.flow_id) if story.flow is not None else None
@@ -104,18 +104,20 @@ def agent(*, name: str, output: str, config: Path | None) -> None:
 
 @command.command("episode", epilog=EXAMPLES)
 @click.argument("episode", metavar="EPISODE")
-@click.option("--agent", default="", metavar="NAME", help="Whose, where several agents have an episode of this id.")
+@click.option("--agent", default="", metavar="NAME", help="The agent, if several have an episode of this id.")
 @output_option
 @config_option
 def episode(*, episode: str, agent: str, output: str, config: Path | None) -> None:
-    """Show an episode: each tool call in order, what left the sandbox during it, and while no tool was running.
+    """Show an episode: each tool call in order, with the flows that began during it or while no tool was running.
 
-    Tool calls are what the agent's framework tells of (docs/operations.md), and the join is made by time.
+    Tool calls are reported by the agent's framework (docs/operations.md), and matched with flows by time.
     """
     with records(config) as engine, engine.connect() as connection:
         whose = agents_of(connection, episode)
         if len(whose) > 1 and not agent:
-            raise InputError(f"several agents have an episode {episode[:60]!a}; say --agent: {', '.join(whose[:20])}")
+            raise InputError(
+                f"several agents have an episode {episode[:60]!a}; choose one with --agent: {', '.join(whose[:20])}"
+            )
         story = episode_story(connection, agent or next(iter(whose), ""), episode)
     if output == "json":
         click.echo(json.dumps(story_mapping(story)))

@@ -1,4 +1,4 @@
-"""`egress simulate`: what would another policy have done to the flows of the last hours?"""
+"""`egress simulate`: re-judges stored flows by other rules. `egress policy replay` shares its options and output."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ EXAMPLES = """\b
 Examples:
   egress simulate new-rules.yaml --since 24h
   egress simulate new-rules.yaml --since 7d -o json
-  egress simulate new-rules.yaml --case incident     what it would have done to a capture
+  egress simulate new-rules.yaml --case incident     over the flows of a case
 """
 
 
@@ -26,9 +26,9 @@ Examples:
 @simulation_options
 @api_options
 def command(*, api: ApiClient, file: Path, params: dict[str, object], output: str) -> None:
-    """Judge the stored flows by the rules in FILE, in place of all rules in force, and show what would change.
+    """Re-judge the stored flows by the rules in FILE instead of all rules in force, and show what would change.
 
-    Exit code 3: something that passed would be refused.
+    Exit code 3: a flow that passed would be refused.
     """
     data, kind = read_document(file)
     found = api.call("POST", "/simulate", params=params, content=data, kind=kind, seconds=PATIENCE)

@@ -18,15 +18,15 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 
 
 def simulation_options(command: _F) -> _F:
-    """Adds --since, --until, --agent, --default, --limit and --case to a command, which gets `params` for the API."""
+    """Add --since, --until, --agent, --default, --limit and --case to a command, which gets `params` for the API."""
 
-    @click.option("--since", metavar="TIME", help="Flows since then: 2h, 7d, an instant [24h; of a case all].")
-    @click.option("--until", default="", metavar="TIME", help="Flows begun by then.")
-    @click.option("--agent", default="", metavar="GLOB", help="Only this agent, or those that match.")
+    @click.option("--since", metavar="TIME", help="Flows since then: 2h, 7d, an instant [24h; a case: all].")
+    @click.option("--until", default="", metavar="TIME", help="Flows that began by then.")
+    @click.option("--agent", default="", metavar="GLOB", help="Only matching agents.")
     @click.option(
         "--default",
         type=click.Choice(["allow", "deny"]),
-        help="What agents that are not attached any more had, where no rule speaks [deny; in a case allow].",
+        help="The default assumed for agents that are no longer attached [deny; a case: allow].",
     )
     @click.option(
         "--limit", type=click.IntRange(1, 1000), default=100, show_default=True, help="Lines, most flows first."
@@ -50,7 +50,7 @@ def simulation_options(command: _F) -> _F:
 
 
 def show(found: dict[str, Any], default: object, output: str) -> int:
-    """Write the API's answer; returns the exit code, 3 where something that passed would be refused."""
+    """Print the API's answer. Returns the exit code: 3 if a flow that passed would be refused."""
     code = 3 if found["newly_refused"] else 0
     if output == "json":
         as_json(found)
@@ -58,17 +58,14 @@ def show(found: dict[str, Any], default: object, output: str) -> int:
     if found["groups"]:
         table(COLUMNS, map(_row, found["groups"]))
     if found["more"]:
-        click.echo(f"and {found['more']} flows more that would change; -o json has the counts")
+        click.echo(f"and {found['more']} more flows would change; -o json has the counts")
     click.echo(
         f"{found['flows']} flows: {found['newly_refused']} that passed would be refused, "
-        f"{found['newly_allowed']} that were refused would pass, {found['same']} as they were"
+        f"{found['newly_allowed']} that were refused would pass, {found['same']} unchanged"
     )
     if found.get("gone"):
         agents = "1 agent is" if found["gone"] == 1 else f"{found['gone']} agents are"
-        click.echo(
-            f"{agents} not attached: judged as ones whose default is {default}, "
-            "without labels (--default says otherwise)"
-        )
+        click.echo(f"{agents} not attached: judged with default {default} and without labels (--default changes this)")
     return code
 
 

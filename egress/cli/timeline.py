@@ -1,4 +1,4 @@
-"""`egress timeline`: what each agent did over time, drawn in the terminal."""
+"""`egress timeline`: draws each agent's flows and bytes over time, in the terminal."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from egress.records.times import iso
 from egress.store.query.reader import Filter
 from egress.store.query.timeline import Activity, Axis, axis, timeline
 
-AGENTS = 50  # drawn unless asked for more
-STEPS = 10_000  # at most, for programs
+AGENTS = 50  # drawn, unless --limit says otherwise
+STEPS = 10_000  # columns at most, as JSON
 LABEL = 11  # columns, left of the line
 NUMBERS = 16  # columns, right of it
 DEFAULT_WIDTH = 100  # columns, where there is no terminal
@@ -40,7 +40,7 @@ Examples:
 
 
 class _Bucket(click.ParamType[int]):
-    """A length of time in seconds; 0: auto."""
+    """A duration in seconds; 0: auto."""
 
     name = "duration"
 
@@ -50,16 +50,18 @@ class _Bucket(click.ParamType[int]):
             return 0
         number, unit = text[:-1], text[-1:]
         if unit not in _UNITS or not _NUMBER.fullmatch(number):
-            self.fail(f"{text[:40]!a} is no length of time; write auto, 30s, 5m, 1h or 1d", param, ctx)
+            self.fail(f"{text[:40]!a} is not a valid duration; write auto, 30s, 5m, 1h or 1d", param, ctx)
         return int(number) * _UNITS[unit]
 
 
 @click.command("timeline", cls=QueryCommand, epilog=EXAMPLES)
 @query_argument
-@click.option("--agent", default="", metavar="GLOB", help="Only this agent, or those that match.")
-@click.option("--since", type=Time(), metavar="TIME", help="Where it begins [24h ago; of a case its first flow].")
-@click.option("--until", type=Time(), metavar="TIME", help="Where it ends [now; of a case its last record].")
-@click.option("--bucket", type=_Bucket(), default="auto", show_default=True, metavar="TIME", help="A column's time.")
+@click.option("--agent", default="", metavar="GLOB", help="Only matching agents.")
+@click.option("--since", type=Time(), metavar="TIME", help="Begin of the period [24h ago; a case: its first flow].")
+@click.option("--until", type=Time(), metavar="TIME", help="End of the period [now; a case: its last record].")
+@click.option(
+    "--bucket", type=_Bucket(), default="auto", show_default=True, metavar="TIME", help="Duration of a column."
+)
 @click.option("--limit", type=click.IntRange(1), default=AGENTS, show_default=True, help="The N busiest agents.")
 @output_option
 @config_option
@@ -74,9 +76,9 @@ def command(
     output: str,
     config: Path | None,
 ) -> None:
-    """Draw flows and bytes of each agent over time; under them x marks refusals, ! findings. Times are UTC.
+    """Draw flows and bytes of each agent over time; below them x marks refusals, ! findings. Times are UTC.
 
-    QUERY is as in `egress query`. A flow and all its bytes are drawn where it began.
+    QUERY is as in `egress query`. A flow and all its bytes are drawn at the time it began.
     """
     now = time.time()
     wanted = Filter(query=checked(words, now), now=now, agent=agent)
@@ -87,7 +89,7 @@ def command(
         as_json(_document(found, more, shown))
         return
     if not found:
-        click.echo("Nothing was recorded then that matches; widen --since, or leave out a part of the query.")
+        click.echo("No flow of that period matches; widen --since, or drop a part of the query.")
         return
     for line in _drawn(found, shown):
         click.echo(line)
@@ -101,7 +103,7 @@ def _axis(since: float, until: float, bucket: int, *, for_people: bool) -> Axis:
     most = room if for_people else STEPS
     if shown.count > most:
         raise InputError(
-            f"--bucket makes {shown.count} columns and there is room for {most}: take auto, or a shorter time"
+            f"--bucket makes {shown.count} columns, and there is room for {most}: use auto, or a shorter period"
         )
     return shown
 
@@ -124,9 +126,9 @@ def _drawn(found: tuple[Activity, ...], shown: Axis) -> Iterator[str]:
             line = marks(each.refused, each.findings)
             yield f"{'':<{LABEL}}{click.style(line, fg='red')}  {sum(each.refused)} refused"
         if each.signatures:
-            told = ", ".join(f"{plain(signature)} {count}" for signature, count in each.signatures.most_common(8))
+            named = ", ".join(f"{plain(signature)} {count}" for signature, count in each.signatures.most_common(8))
             rest = len(each.signatures) - 8
-            yield f"{'  findings':<{LABEL}}{told}" + (f" and {rest} others" if rest > 0 else "")
+            yield f"{'  findings':<{LABEL}}{named}" + (f" and {rest} others" if rest > 0 else "")
     yield ""
     for line in axis_lines(shown):
         yield f"{'':<{LABEL}}{line}"

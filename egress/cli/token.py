@@ -1,4 +1,4 @@
-"""`egress token create|list|revoke`: who may call the API."""
+"""`egress token create|list|revoke`: the tokens that callers of the API need."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from egress.cli.output.tables import as_json, output_option, table
 EXAMPLES = """\b
 Examples:
   egress token create --name ops --role editor
-  egress token create --name framework --role reporter --agent rome-7    may tell of its tool calls
+  egress token create --name framework --role reporter --agent rome-7    may report its tool calls
   egress token create --name ci-bot --role editor --agent 'ci-*' --for 30d
   egress token list -o json
   egress token revoke 1f9ac3d2
@@ -21,46 +21,46 @@ COLUMNS = ("id", "name", "role", "agents", "created", "created_by", "expires", "
 
 @click.group("token", epilog=EXAMPLES)
 def command() -> None:
-    """Make and revoke the tokens that programs and people call the API with."""
+    """Create, list and revoke the tokens that callers of the API need."""
 
 
 @command.command("create", epilog=EXAMPLES)
-@click.option("--name", required=True, help="Whose it is; shown in the audit trail.")
+@click.option("--name", required=True, help="The holder; shown in the audit trail.")
 @click.option("--role", type=click.Choice(ROLES), required=True)
 @click.option("--agent", "agents", multiple=True, metavar="GLOB", help="Only these agents; may be repeated.")
 @click.option("--for", "expires", default="", metavar="TIME", help="5m, 1h, 30d, an instant, forever (the default).")
 @output_option
 @api_options
 def create(*, api: ApiClient, name: str, role: str, agents: tuple[str, ...], expires: str, output: str) -> None:
-    """Make a token. It is shown this once and stored as a hash."""
+    """Create a token. It is shown only once, and stored as a hash."""
     body = {"name": name, "role": role, "agents": list(agents), "expires": expires}
     made = api.post("/tokens", {key: value for key, value in body.items() if value})
     if output == "json":
         as_json(made)
         return
     click.echo(made["token"])
-    click.echo(f"token {made['id']} ({name}, {role}); keep it now, it is not shown again", err=True)
+    click.echo(f"token {made['id']} ({name}, {role}); save it now, it is not shown again", err=True)
 
 
 @command.command("list", epilog=EXAMPLES)
 @output_option
 @api_options
 def list_(*, api: ApiClient, output: str) -> None:
-    """Show all tokens, revoked ones too; never their secrets."""
+    """List all tokens, revoked ones too; never their secrets."""
     found = list(api.pages("/tokens"))
     if output == "json":
         as_json(found)
     elif found:
         table(COLUMNS, [[_cell(each.get(column)) for column in COLUMNS] for each in found])
     else:
-        click.echo("no tokens; make one with: egress token create", err=True)
+        click.echo("no tokens; create one with: egress token create", err=True)
 
 
 @command.command("revoke", epilog=EXAMPLES)
 @click.argument("token_id", metavar="ID")
 @api_options
 def revoke(*, api: ApiClient, token_id: str) -> None:
-    """Revoke a token, at once."""
+    """Revoke a token. It stops working at once."""
     api.delete(f"/tokens/{segment(token_id)}")
     click.echo(f"token {token_id} is revoked")
 

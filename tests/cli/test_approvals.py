@@ -9,7 +9,7 @@ from tests.cli.conftest import Cli
 
 
 def test_holds_are_listed_and_decided(cli: Cli, database: Engine) -> None:
-    assert cli.ok("approvals").err == "nothing is pending\n"
+    assert cli.ok("approvals").err == "no hold is pending\n"
     for number, name in enumerate(("a.example", "b.example", "c.example")):
         hold(database, f"{number}f00000000000000", destination=name, names=(name,))
     table = cli.ok("approvals").out.splitlines()
@@ -32,7 +32,7 @@ def test_a_doubtful_answer_decides_nothing(cli: Cli, database: Engine) -> None:
     assert "2 holds begin with ab" in cli("approvals", "approve", "ab").err
     for digits in ("", "zz", "../x", "AB"):
         done = cli("approvals", "deny", digits)
-        assert (done.code, "is no id" in done.err) == (2, True)
+        assert (done.code, "is not a valid id" in done.err) == (2, True)
     assert cli("approvals", "deny", "ffff").code == 1
     bad = cli("approvals", "approve", "ab0", "--for", "soon")
     assert (bad.code, bad.err.startswith("for: ")) == (2, True)

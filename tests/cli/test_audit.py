@@ -8,7 +8,7 @@ from tests.cli.conftest import Cli
 
 
 def test_changes_are_listed(cli: Cli) -> None:
-    assert cli.ok("audit").err == "no change is recorded that matches\n"
+    assert cli.ok("audit").err == "no recorded change matches\n"
     cli.ok("allow", "example.org", "--id", "web")
     cli.ok("allowlist", "rm", "web")
     lines = cli.ok("audit").out.splitlines()

@@ -26,7 +26,7 @@ AGENT = "10.99.1.2"
 def incident(cli: Cli) -> Cli:
     done = cli("replay", "--into-db", "incident", MINER, SSH, WEB)
     assert done.code == 3, done
-    assert done.out.endswith("kept in case incident: egress query --case incident\n")
+    assert done.out.endswith("stored in case incident: egress query --case incident\n")
     return cli
 
 
@@ -40,7 +40,7 @@ def test_a_replay_says_the_same_whether_it_is_kept_or_not(cli: Cli) -> None:
         alone = cli("replay", MINER, WEB, "-o", output)
         kept = cli("replay", MINER, WEB, "-o", output, "--into-db", f"case-{output}")
         assert (kept.code, alone.code) == (3, 3)
-        assert kept.out.removesuffix(f"kept in case case-{output}: egress query --case case-{output}\n") == alone.out
+        assert kept.out.removesuffix(f"stored in case case-{output}: egress query --case case-{output}\n") == alone.out
     assert cli("replay", WEB, "--into-db", "web").code == 0
 
 
@@ -77,7 +77,7 @@ def test_cases_are_listed_shown_and_deleted(incident: Cli) -> None:
     assert [line.split()[0] for line in listed[1:]] == ["broken", "incident", "other"]
     assert "not a database" in listed[1]
     shown = incident.ok("case", "show", "incident").out
-    assert "3 flows, 2 findings" in shown and "whoever opened a flow is its agent" in shown
+    assert "3 flows, 2 findings" in shown and "the opener of each flow is its agent" in shown
     assert shown.count("SHA-256") == 3
     document = incident.ok("case", "show", "incident", "-o", "json").json
     assert [each["file"] for each in document["captures"]] == [MINER, SSH, WEB]
@@ -89,7 +89,7 @@ def test_cases_are_listed_shown_and_deleted(incident: Cli) -> None:
 
 def test_a_case_is_added_to_and_no_file_is_stored_twice(incident: Cli) -> None:
     again = incident("replay", "--into-db", "incident", MINER)
-    assert again.code == 3 and "is there already" in again.err and "nothing is stored twice" in again.err
+    assert again.code == 3 and "exists already" in again.err and "nothing is stored twice" in again.err
     assert "1 finding" in again.out, "it is judged all the same"
     assert incident("replay", "--into-db", "incident", WEB6).code == 0
     assert incident.ok("case", "show", "incident", "-o", "json").json["flows"] == 4
@@ -119,7 +119,7 @@ def test_what_another_policy_would_have_done(incident: Cli) -> None:
     rules.write_text("rules:\n- {action: deny, destination: 10.99.2.2, ports: 80}\n")
     done = incident("simulate", str(rules), "--case", "incident")
     assert done.code == 3 and "3 flows: 1 that passed would be refused" in done.out
-    assert "1 agent is not attached: judged as ones whose default is allow" in done.out
+    assert "1 agent is not attached: judged with default allow" in done.out
     assert incident("simulate", str(rules), "--case", "incident", "--agent", "x*").code == 0
     assert incident("simulate", str(rules), "--case", "incident", "--since", "1h").code == 0
     assert incident("replay", "--into-db", "judged", "--policy", str(rules), WEB).code == 0
@@ -141,7 +141,7 @@ def test_where_the_state_directory_is_another_s_a_path_is_suggested(cli: Cli) ->
 
 def test_an_api_elsewhere_has_no_cases_of_ours(incident: Cli) -> None:
     done = incident("policy", "list", "--case", "incident", "--api", "http://127.0.0.1:9")
-    assert done.code == 2 and "leave out one" in done.err
+    assert done.code == 2 and "give only one" in done.err
 
 
 def test_a_name_that_is_empty_is_not_the_live_database(incident: Cli) -> None:

@@ -91,9 +91,9 @@ def test_status_shows_what_is_there(cli: Cli, url: str) -> None:
 
 def test_prune(cli: Cli, url: str) -> None:
     engine = _engine(url)
-    assert "would go: 1 flows, 1 evidence" in cli.ok("db", "prune", "--dry-run").out
-    assert "gone: 1 flows, 1 evidence" in cli.ok("db", "prune").out
-    assert "gone: nothing" in cli.ok("db", "prune").out
+    assert "would delete: 1 flows, 1 evidence" in cli.ok("db", "prune", "--dry-run").out
+    assert "deleted: 1 flows, 1 evidence" in cli.ok("db", "prune").out
+    assert "deleted: nothing" in cli.ok("db", "prune").out
     assert cli.ok("db", "prune", "--older-than", "30d", "-o", "json").json["gone"]["findings"] == 1
     assert "1 flows" in cli.ok("db", "prune", "--before", "15d").out
     assert "100" not in cli.ok("db", "prune", "--older-than", "1d", "--dry-run").out
@@ -109,7 +109,7 @@ def test_evidence_says_that_packets_were_pruned(cli: Cli, url: str) -> None:
     cli.ok("db", "prune")
     said = cli("evidence", "0", "-w", str(cli.directory / "x.pcapng"))
     assert said.code == 1 and "pruned" in said.err and "retention" in said.err
-    assert "so old were pruned" in cli.ok("show", "finding", "0").out
+    assert "packets of that age were pruned" in cli.ok("show", "finding", "0").out
 
 
 def test_prune_without_a_database(cli: Cli) -> None:

@@ -65,7 +65,7 @@ def test_an_episode_for_programs(filled: Engine, run: Run) -> None:
 
 def test_whose_and_which(filled: Engine, run: Run) -> None:
     keep(filled, [replace(STEPS[0], agent="b")], [])
-    assert "say --agent: b, trainer" in str(run("show", "episode", "e", code=2).exception)
+    assert "choose one with --agent: b, trainer" in str(run("show", "episode", "e", code=2).exception)
     assert "agent      b" in run("show", "episode", "e", "--agent", "b").stdout
     assert "egress episodes" in str(run("show", "episode", "x", code=1).exception)
 

@@ -32,7 +32,7 @@ def test_a_fleet_is_well_or_not(cli: Cli, database: Engine) -> None:
     with writing(database) as connection:
         gateways.leave(connection, "gpu-1", "a")
     assert "stopped" in cli.ok("fleet").out
-    assert cli.ok("fleet", "rename", "gpu-1", "gpu-2").out.startswith("host gpu-1 is gpu-2; set `host: gpu-2`")
+    assert cli.ok("fleet", "rename", "gpu-1", "gpu-2").out.startswith("host gpu-1 is now gpu-2; set `host: gpu-2`")
     assert "there is no host gpu-2" in cli("fleet", "rm", "gpu-2").err, "nothing is left of it"
 
 

@@ -39,18 +39,18 @@ def test_what_people_see_and_what_is_stored(run: Run, hunted: Engine) -> None:
     assert "beacon.slow: 1 found" in shown
     assert "rome-7 -> 203.0.113.9:443 tcp" in shown
     assert "(nothing is rare without a day of history before --since" in shown
-    assert "1 findings; 1 stored, 0 stored before. Look closer" in shown
+    assert "1 findings; 1 stored, 0 stored before. Details: " in shown
     assert "0 stored, 1 stored before" in run("hunt", *WINDOW, code=3).stdout
     (found,) = findings(hunted, Filter())
     told = run("show", "finding", found.finding_id).stdout
-    assert "found looking back (egress hunt), nothing was refused for it" in told
+    assert "found in stored history (egress hunt); nothing was refused for it" in told
     assert "c2.example.net" in told
     assert found.flow_id[:8] in run("query", "signature:beacon.slow").stdout
     counted = run("query", "--count-by", "signature,agent", "effect:none").stdout
     assert "beacon.slow" in counted and "rome-7" in counted
     page = run("report", "--agent", "rome-7", *WINDOW, "-w", "-").stdout
     assert "<h2>Beacons</h2>" in page and "intervals between the starts of flows" in page
-    assert "found looking back (egress hunt), nothing was refused for it" in page
+    assert "found in stored history (egress hunt); nothing was refused for it" in page
 
 
 def test_a_dry_run_stores_nothing(run: Run, hunted: Engine) -> None:
@@ -85,7 +85,7 @@ def test_the_list_needs_no_database(run: Run) -> None:
         (("--until", "2020-01-01"), 2, "--until must be later"),
         (("--leak-bytes", "ten"), 2, "must be a number of bytes"),
         (("--alpha", "1"), 2, "alpha"),
-        (("--since", "whenever"), 2, "is no time"),
+        (("--since", "whenever"), 2, "is not a valid time"),
     ],
 )
 def test_errors_say_what_to_do(run: Run, hunted: Engine, words: tuple[str, ...], code: int, said: str) -> None:

@@ -69,15 +69,15 @@ def test_two_versions_are_compared(edited: Cli) -> None:
     assert edited.ok("policy", "diff", "2", "3").out == '~ rule b: comment nothing -> "x"\n'
     assert edited.ok("policy", "diff", "3").out == "- rule a: allow a.example\n"
     assert edited.ok("policy", "diff", "0", "1").out == "+ rule a: allow a.example\n"
-    assert edited.ok("policy", "diff", "4", "4").out == "versions 4 and 4 say the same\n"
+    assert edited.ok("policy", "diff", "4", "4").out == "versions 4 and 4 have the same rules\n"
     assert edited.ok("policy", "diff", "1", "4", "-o", "json").json["from"] == 1
 
 
 def test_what_a_version_would_have_done(lived: Cli) -> None:
     done = lived("policy", "replay", "--version", "4")
     assert done.code == 3
-    assert "5 flows: 3 that passed would be refused, 1 that were refused would pass, 1 as they were" in done.out
-    assert "1 agent is not attached: judged as ones whose default is deny" in done.out
+    assert "5 flows: 3 that passed would be refused, 1 that were refused would pass, 1 unchanged" in done.out
+    assert "1 agent is not attached: judged with default deny" in done.out
     assert lived("policy", "replay", "--version", "2", "-o", "json").json["newly_allowed"] == 1
     assert lived("policy", "replay", "--version", "1").code == 0
     allowed = lived("policy", "replay", "--version", "4", "--agent", "g*", "--default", "allow", "-o", "json")

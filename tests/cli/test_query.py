@@ -118,7 +118,7 @@ def test_csv(filled: Engine, tmp_path: Path) -> None:
 def test_show_tells_the_whole_story(filled: Engine, tmp_path: Path) -> None:
     told = _show(tmp_path, samples.FLOW.flow_id[:16])
     for part in (
-        "reject: a signature objected",
+        "reject: a signature matched",
         "10.77.0.2:40000 -> 198.51.100.7:443",
         "mining.stratum  high  T1496.001",
         "A miner logs in to a pool.",
@@ -146,8 +146,8 @@ def test_show_tells_how_long_a_rule_holds_and_who_wrote_it(engine: Engine, tmp_p
     assert "allow *.example.org also unnamed for * until 2026-11-23 15:06:02.123 UTC by ops" in told[0]
     assert "allow 192.0.2.7 for * once" in told[2]
     assert "is not one the rules allow, or is hidden" in told[0]
-    assert "asked the DNS for a name that no rule allows" in told[1]
-    assert "used up what its budgets" in told[2]
+    assert "a DNS query for a name that no rule allows" in told[1]
+    assert "a budget of the agent is used up" in told[2]
 
 
 def test_every_reason_is_explained() -> None:
@@ -187,10 +187,10 @@ def test_markup_is_shown_not_obeyed(engine: Engine, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (["--since", "yesterday"], "is no time"),
+        (["--since", "yesterday"], "is not a valid time"),
         (["--since", "99999999h"], ""),
-        (["--until", "2026-13-01"], "is no time"),
-        (["--dest", "example.org"], "is no address"),
+        (["--until", "2026-13-01"], "is not a valid time"),
+        (["--dest", "example.org"], "is not a valid address"),
         (["--limit", "0"], "0"),
         (["--action", "pass"], "pass"),
         (["-o", "xml"], "xml"),
@@ -211,6 +211,6 @@ def test_errors_name_the_next_step(filled: Engine, tmp_path: Path) -> None:
     assert "no flow begins with beef" in str(said(show.command, "beef"))
     assert "give more digits" in str(said(show.command, "0000"))
     wrong = said(show.command, "x'; DROP TABLE flows")
-    assert isinstance(wrong, InputError) and "no flow id" in str(wrong)
+    assert isinstance(wrong, InputError) and "not a valid flow id" in str(wrong)
     (tmp_path / "egress.yaml").write_text(f"state_dir: {tmp_path / 'elsewhere'}\n")
     assert "no database at" in str(said(query.command))

@@ -130,7 +130,7 @@ def test_counted(filled: Engine, run: Run) -> None:
     rows = list(csv.DictReader(io.StringIO(run("query", "--count-by", "signature,agent", "-o", "csv").stdout)))
     assert [(row["signature"], row["agent"], row["findings"]) for row in rows] == [("mining.stratum", "train-1", "1")]
     assert "--limit 10" in run("query", "--count-by", "name", "--limit", "1").stdout
-    assert "Nothing matches" in run("query", "agent:nobody", "--count-by", "day").stdout
+    assert "No flow matches" in run("query", "agent:nobody", "--count-by", "day").stdout
 
 
 def test_the_language_is_listed(run: Run) -> None:
@@ -161,7 +161,7 @@ def test_a_timeline(filled: Engine, run: Run) -> None:
     assert "1 more" not in lines[-1]
     assert "2 more: --limit 3" in run("timeline", "--limit", "1", *SPAN).stdout
     assert run("timeline", *SPAN, charset="ascii").stdout.isascii()
-    assert "Nothing was recorded" in run("timeline", "agent:nobody", *SPAN).stdout
+    assert "No flow of that period matches" in run("timeline", "agent:nobody", *SPAN).stdout
     run("timeline", "--since", UNTIL, "--until", SINCE, code=2)
     run("timeline", "--bucket", "1s", *SPAN, code=2)
     run("timeline", "--bucket", "soon", *SPAN, code=2)

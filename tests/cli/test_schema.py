@@ -31,4 +31,4 @@ def test_people_get_every_key_of_what_they_ask_for() -> None:
 def test_an_event_that_is_none_is_said_with_those_there_are() -> None:
     done = CliRunner().invoke(command, ["stats"])
     assert done.exit_code == 2
-    assert "no record has event_type stats; there are flow, alert," in done.output
+    assert "stats is not a valid event_type; it must be one of flow, alert," in done.output

@@ -11,7 +11,7 @@ def test_a_token_lives_and_dies(cli: Cli) -> None:
     made = cli.ok("token", "create", "--name", "ci-bot", "--role", "editor", "--agent", "ci-*", "--for", "30d")
     assert re.fullmatch(r"egress_[0-9a-f]{8}_[A-Za-z0-9_-]{43}\n", made.out)
     token, token_id = made.out.strip(), made.out.split("_")[1]
-    assert made.err == f"token {token_id} (ci-bot, editor); keep it now, it is not shown again\n"
+    assert made.err == f"token {token_id} (ci-bot, editor); save it now, it is not shown again\n"
     listed = cli.ok("token", "list").out
     assert token_id in listed and "ci-*" in listed and token.split("_", 2)[2] not in listed
     (shown,) = cli.ok("token", "list", "-o", "json").json

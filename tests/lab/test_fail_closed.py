@@ -82,7 +82,7 @@ def test_a_start_that_fails_sets_nobody_free(stage: Stage) -> None:
 def test_stopped_with_agents_attached_the_doctor_says_so(stage: Stage) -> None:
     stage.egress("doctor")
     stage.attach()
-    assert "not running, and nothing guards rome-7" in failing(stage)
+    assert "not running; unguarded: rome-7" in failing(stage)
     stage.start("--workers", "1")
     assert failing(stage) == ""
 

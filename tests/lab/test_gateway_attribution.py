@@ -134,5 +134,5 @@ def test_it_can_be_switched_off() -> None:
         with database(stage) as engine, engine.connect() as connection:
             assert connection.scalar(sa.select(sa.func.count()).select_from(tables.processes)) == 0
         assert attribution(stage)["enabled"] is False
-        assert "switched off" in stage.egress("doctor", check=False).stdout
-        assert "not looked for" in stage.egress("show", "flow", flows(stage)[0].flow_id).stdout
+        assert "disabled" in stage.egress("doctor", check=False).stdout
+        assert "not looked up" in stage.egress("show", "flow", flows(stage)[0].flow_id).stdout

@@ -104,7 +104,7 @@ def _full_and_free_again(stage: Stage) -> None:
     eventually(lambda: not worker(stage)["counters"]["journal"]["healthy"], "status says so")
     doctor = stage.egress("doctor", check=False)
     assert doctor.returncode == 1
-    assert "worker 0 journal" in doctor.stdout and "nothing new passes; free space" in doctor.stdout
+    assert "worker 0 journal" in doctor.stdout and "new flows are refused; free space" in doctor.stdout
     for caller in before:  # what was recorded goes on
         caller.send("still here")
         caller.hears("got still here")
@@ -185,7 +185,7 @@ def _torn(stage: Stage) -> None:
     assert status(stage)["journal"]["healed"] == 1
     assert segment.read_bytes() == whole
     assert f"journal {segment.name} ended in 16 bytes of a record" in log(stage)
-    assert "1 torn ends taken off" in stage.egress("doctor", check=False).stdout
+    assert "1 torn ends cut off" in stage.egress("doctor", check=False).stdout
     assert stage.stop() == 0
     assert len(flows(stage)) == before
 

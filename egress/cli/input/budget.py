@@ -9,7 +9,7 @@ from egress.policy.budgettext import check_budgets, parse_budget
 
 
 class _Budget(click.ParamType[Budget]):
-    """What an agent may use, and in which time."""
+    """A budget: a measure, a limit and a span."""
 
     name = "budget"
 
@@ -37,5 +37,5 @@ budget_option = click.option(
     multiple=True,
     callback=_one_each,
     metavar="MEASURE=LIMIT/SPAN",
-    help="What may go out: bytes (10mb), connections or destinations, a minute, hour or episode; may be repeated.",
+    help="Limit of bytes (10mb), connections or destinations for each minute, hour or episode; may be repeated.",
 )

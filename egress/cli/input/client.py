@@ -1,8 +1,9 @@
 """The client of the REST API that the editing commands share.
 
-Where it goes: `--api URL` (a token in EGRESS_TOKEN or a file), else the unix socket of `egress serve` on this host,
-else the application itself, in this process and over the database (docs/adr/0012). On the last two ways the kernel
-says who is calling. With --case (`params.case_option`, for commands that only read) it is the last way, over the case.
+It uses `--api URL` (with a token from EGRESS_TOKEN or a file), else the unix socket of `egress serve` on this host,
+else the application itself, in this process and over the database (docs/adr/0012). In the last two cases the kernel
+identifies the caller. With --case (`params.case_option`, for commands that only read) it runs in this process, over the
+case.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from egress.config import Config, load_config
 from egress.errors import EgressError, InputError
 
 SECONDS = 60.0
-PATIENCE = 900.0  # of what reads all stored flows
+PATIENCE = 900.0  # for requests that read all stored flows
 PAGE = 1000
 MAX_TOKEN = 256  # characters
 
@@ -35,7 +36,7 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 
 
 class ApiClient:
-    """One API. Every method raises InputError for what the caller got wrong, EgressError for all else that fails."""
+    """A connection to one API. Methods raise InputError if the request is wrong, EgressError for any other failure."""
 
     def __init__(self, url: str, token: str, ca: Path | None, config: Config, case: str | None = None) -> None:
         headers = {"Authorization": f"Bearer {token}"} if token else {}
@@ -45,7 +46,7 @@ class ApiClient:
         self._sync: httpx.Client | None = None
         if case:
             if url:
-                raise InputError("--case names a file of this host, --api another place: leave out one of them")
+                raise InputError("--case names a file of this host, --api a server: give only one of them")
             self._here = _Here(config, {}, case)
         elif url:
             try:
@@ -81,7 +82,7 @@ class ApiClient:
         return self.call("DELETE", path, params=params)
 
     def pages(self, path: str, limit: int | None = None, **params: object) -> Iterator[dict[str, Any]]:
-        """The items of a listing, page after page, at most `limit` of them."""
+        """Yield the items of a listing, page by page, at most `limit` of them."""
         left, cursor = limit, None
         while left is None or left > 0:
             size = PAGE if left is None else min(left, PAGE)
@@ -96,19 +97,19 @@ class ApiClient:
         self, method: str, path: str, *, params: dict[str, object], body: object = None, content: bytes | None = None,
         kind: str = "application/json", seconds: float = SECONDS,
     ) -> Any:  # fmt: skip
-        """The answer's JSON, None where there is no content. A server has so many `seconds` to begin its answer."""
+        """Send a request; return the response's JSON, None if it has no content. `seconds`: timeout of a server."""
         answer = self.raw(method, path, params=params, body=body, content=content, kind=kind, seconds=seconds)
         if answer.status_code == 204 or not answer.content:
             return None
         if "json" not in answer.headers.get("content-type", ""):
-            raise EgressError(f"what answers at {self._where} is not the API of egress")
+            raise EgressError(f"the server at {self._where} is not the API of egress")
         return answer.json()
 
     def raw(
         self, method: str, path: str, *, params: dict[str, object], body: object = None, content: bytes | None = None,
         kind: str = "application/json", seconds: float = SECONDS,
     ) -> httpx.Response:  # fmt: skip
-        """The answer, which is one of success."""
+        """Send a request; return the response, which is a success."""
         data = json.dumps(body).encode() if body is not None else content
         given = {key.rstrip("_"): _text(value) for key, value in params.items() if value not in (None, "", False)}
         headers = {"Content-Type": kind} if data is not None else {}
@@ -127,7 +128,7 @@ class ApiClient:
 
 
 class _Here:
-    """The application in this process; the caller is whoever runs it."""
+    """Runs the application in this process; the caller is the user who runs the command."""
 
     def __init__(self, config: Config, headers: dict[str, str], case: str | None = None) -> None:
         from api.app import create_app
@@ -138,8 +139,8 @@ class _Here:
             from egress.store.cases.cases import open_case
 
             self._case = open_case(config, case)
-            who = 0  # whoever may read a case's file may ask it anything
-        elif os.getuid() == 0 and not config.database:  # a fresh host: nobody has made its directory yet
+            who = 0  # read access to a case's file is enough to query it
+        elif os.getuid() == 0 and not config.database:  # a fresh host has no state directory yet
             config.state_dir.mkdir(parents=True, exist_ok=True, mode=0o755)
         self._headers, self._app = headers, create_app(config, self._case)
         self._transport = httpx.ASGITransport(self._app, client=(f"unix:{who}", os.getpid()))
@@ -161,18 +162,20 @@ class _Here:
 
 
 def api_options(command: _F) -> _F:
-    """Adds --api, --token-file, --ca and --config to a command, which gets them as one `api: Api`."""
+    """Add --api, --token-file, --ca and --config to a command, which gets them as one `api: Api`."""
 
     @click.option(
-        "--api", "url", envvar="EGRESS_API", metavar="URL", default="", help="Ask this API. [env: EGRESS_API]"
+        "--api", "url", envvar="EGRESS_API", metavar="URL", default="", help="Use this API. [env: EGRESS_API]"
     )
     @click.option(
         "--token-file",
         type=click.Path(path_type=Path),
         metavar="FILE",
-        help="File that holds the token; without it EGRESS_TOKEN. On this host root needs none.",
+        help="File that holds the token [EGRESS_TOKEN]. On this host root needs none.",
     )
-    @click.option("--ca", type=click.Path(path_type=Path), metavar="FILE", help="PEM of the authority to trust.")
+    @click.option(
+        "--ca", type=click.Path(path_type=Path), metavar="FILE", help="PEM file of the certificate authority to trust."
+    )
     @click.option("--config", "config_file", type=click.Path(path_type=Path), metavar="FILE", help="Config file.")
     @functools.wraps(command)
     def with_api(
@@ -185,9 +188,9 @@ def api_options(command: _F) -> _F:
 
 
 def segment(text: str) -> str:
-    """Text as one segment of a path. Raises InputError where it can be none."""
+    """Quote text as one segment of a path. Raises InputError if it cannot be one."""
     if "/" in text or text in ("", ".", ".."):
-        raise InputError(f"{ascii(text)[:60]} is no id or name")
+        raise InputError(f"{ascii(text)[:60]} is not a valid id or name")
     return quote(text, safe="")
 
 
@@ -200,7 +203,7 @@ def _token(file: Path | None) -> str:
     except UnicodeDecodeError:
         token = ""
     if not re.fullmatch(r"[!-~]*", token) or len(token) > MAX_TOKEN or (file is not None and not token):
-        raise InputError(f"what {where} holds is no token; `egress token create` makes one")
+        raise InputError(f"{where} does not hold a valid token; `egress token create` makes one")
     return token
 
 
@@ -212,7 +215,7 @@ def _trust(ca: Path | None) -> ssl.SSLContext:
 
 
 def _listens(path: Path) -> bool:
-    """Whether somebody answers there: a server that was killed leaves its socket behind."""
+    """Return True if a server listens on the socket. A killed server leaves its socket file behind."""
     import socket
 
     with socket.socket(socket.AF_UNIX) as probe:
@@ -229,13 +232,13 @@ def _text(value: object) -> str:
 
 
 def _problem(answer: httpx.Response) -> EgressError:
-    """RFC 9457's document as one line."""
+    """Convert a problem document (RFC 9457) to an exception with a message of one line."""
     try:
         problem = answer.json()
         text = str(problem.get("detail") or problem["title"])
         places = [_place(each) for each in problem.get("errors", [])]
     except (ValueError, KeyError, AttributeError, TypeError):
-        text, places = f"the API answered {answer.status_code} without saying why", []
+        text, places = f"the API answered {answer.status_code} without a reason", []
     if places:
         text = "; ".join(places[:20]) + (f"; and {len(places) - 20} more" if len(places) > 20 else "")
     wrong = answer.status_code in (400, 413, 415, 422)
@@ -243,7 +246,7 @@ def _problem(answer: httpx.Response) -> EgressError:
 
 
 def _place(error: dict[str, str]) -> str:
-    """`destination: …`, `rule 3: ports: …`; no place where the whole is wrong."""
+    """Format an error as `destination: …` or `rule 3: ports: …`; without a place if the whole body is wrong."""
     where = error.get("pointer", "#").removeprefix("#").removeprefix("/") or error.get("parameter", "")
     first, _, rest = where.removeprefix("rules/").partition("/")
     if where.startswith("rules/") and first.isdecimal():

@@ -1,4 +1,4 @@
-"""Types of command line arguments that several commands take."""
+"""Types of arguments, and options, that several commands share."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 
 
 class Time(click.ParamType[float]):
-    """A moment: ISO 8601 (UTC where it names no zone), or how long ago."""
+    """A point in time: ISO 8601 (UTC unless it names a zone), or a duration before now."""
 
     name = "time"
 
@@ -34,12 +34,16 @@ class Time(click.ParamType[float]):
             moment = datetime.fromisoformat(text)
             return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
         except (ValueError, OverflowError):
-            self.fail(f"{text!r} is no time; write 2026-11-23T15:00 (UTC) or 15m, 2h, 1d for that long ago", param, ctx)
+            self.fail(
+                f"{text!r} is not a valid time; write 2026-11-23T15:00 (UTC) or 15m, 2h, 1d for that long ago",
+                param,
+                ctx,
+            )
 
 
 def _note(ctx: click.Context, _param: click.Parameter, value: str | None) -> None:
-    if value == "":  # as of a variable that is not set: not the live records in its place
-        raise click.BadParameter("it has no name; `egress case list` shows which there are")
+    if value == "":  # an unset shell variable must not select the live records
+        raise click.BadParameter("the name is empty; `egress case list` lists the cases")
     ctx.meta[_CASE] = value
 
 
@@ -48,24 +52,24 @@ case_option = click.option(
     metavar="CASE",
     expose_value=False,
     callback=_note,
-    help="Look into this case instead (`egress case list`): its name, or a path that ends in .db.",
+    help="Read this case instead (`egress case list`): its name, or a path that ends in .db.",
 )
 
 
 def chosen_case() -> str | None:
-    """What --case of the command that runs says."""
+    """Return the --case of the running command; None without one."""
     context = click.get_current_context(silent=True)
     return None if context is None else context.meta.get(_CASE)
 
 
 def case_words() -> str:
-    """` --case NAME`, for commands that are suggested; nothing outside a case."""
+    """Return ` --case NAME` for suggested commands; empty outside a case."""
     case = chosen_case()
     return f" --case {shlex.quote(case)}" if case else ""
 
 
 class Listing(click.Group):
-    """A noun whose plain name lists: `egress audit --since 1d` is `egress audit list --since 1d`."""
+    """A group with `list` as its default: `egress audit --since 1d` means `egress audit list --since 1d`."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         if not args or (args[0].startswith("-") and args[0] not in self.get_help_option_names(ctx)):
@@ -74,7 +78,7 @@ class Listing(click.Group):
 
 
 def read_document(file: Path) -> tuple[bytes, str]:
-    """A file of rules (-: standard input) and its media type. Raises InputError."""
+    """Read a file of rules (-: standard input); return it with its media type. Raises InputError."""
     try:
         data = sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
     except OSError as error:

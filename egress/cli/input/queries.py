@@ -1,4 +1,4 @@
-"""What the commands that read records share: the query on the command line, the database, ids by their first digits."""
+"""Shared by the commands that read records: the query argument, the database, ids by their first digits."""
 
 from __future__ import annotations
 
@@ -28,31 +28,31 @@ from egress.store.query.timeline import span
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 DAY = 86400.0  # seconds
-SHOWN = 60  # characters of a query on either side of a mistake
+SHOWN = 60  # characters of a query, on either side of a mistake
 
 _NEGATED = re.compile(rf"-+(?:\(|(?:{'|'.join(FIELDS)})[:=<>!])")
 _PREFIX = re.compile(r"[0-9a-f]{1,16}", re.ASCII)
 
 query_argument = click.argument("words", metavar="[QUERY]...", nargs=-1)
 _config_option = click.option(
-    "--config", type=click.Path(path_type=Path), metavar="FILE", help="Config file, for its database."
+    "--config", type=click.Path(path_type=Path), metavar="FILE", help="Config file, which names the database."
 )
 
 
 def config_option(command: _F) -> _F:
-    """Adds --config, which the command gets, and --case: `records` opens what they name."""
+    """Add --config, which the command gets, and --case; `records` opens the database that they name."""
     return case_option(_config_option(command))
 
 
 class QueryCommand(click.Command):
-    """A command whose arguments are a query, in which `-proto:udp` is no option."""
+    """A command whose arguments are a query: `-proto:udp` is a negated term there, not an option."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         return super().parse_args(ctx, [f" {arg}" if _NEGATED.match(arg) else arg for arg in args])
 
 
 def checked(words: Sequence[str], now: float) -> str:
-    """The words as one query. Raises InvalidQueryError, once the place of the mistake is pointed at."""
+    """Join the words to a query and check it. Prints the place of a mistake, then raises InvalidQueryError."""
     text = " ".join(word.strip() for word in words)
     try:
         compile_query(text, flows, now)
@@ -64,7 +64,7 @@ def checked(words: Sequence[str], now: float) -> str:
 
 
 def pointed(text: str, column: int) -> tuple[str, str]:
-    """The part of the text around a column (from 1), and a caret under it."""
+    """Return the text around a column (counted from 1), and a caret below the column."""
     at = column - 1
     before, after = plain(text[max(0, at - SHOWN) : at]), plain(text[at : at + SHOWN])
     return f"  {before}{after}", f"  {' ' * cell_len(before)}^"
@@ -72,7 +72,7 @@ def pointed(text: str, column: int) -> tuple[str, str]:
 
 @contextmanager
 def records(config: Path | None) -> Iterator[Engine]:
-    """The case that --case names, else the database of the config. Raises EgressError where there is none."""
+    """Open the case that --case names, else the config's database. Raises EgressError if it does not exist."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a name from the network may not fit the terminal's encoding
     settings, case = load_config(config), chosen_case()
@@ -86,7 +86,7 @@ def records(config: Path | None) -> Iterator[Engine]:
 def period(
     engine: Engine, since: float | None, until: float | None, now: float, last: float = DAY
 ) -> tuple[float, float]:
-    """From when to when: without limits the last day (or `last` seconds), of a case all of it. Raises InputError."""
+    """Return begin and end of a period; by default the last `last` seconds, or a whole case. Raises InputError."""
     found = span(engine) if chosen_case() else None
     begin, end = found or (now - last, now)
     begin, end = begin if since is None else since, end if until is None else until
@@ -97,19 +97,21 @@ def period(
 
 
 def chosen_flow(engine: Engine, wanted: str) -> str:
-    """The id of the only flow that begins with these digits. Raises InputError, EgressError."""
-    return _chosen(engine, wanted, "flow", flow_ids, f"`egress query{case_words()}` shows which there are")
+    """Return the id of the only flow that begins with these digits. Raises InputError, EgressError."""
+    return _chosen(engine, wanted, "flow", flow_ids, f"`egress query{case_words()}` lists flows with their ids")
 
 
 def chosen_finding(engine: Engine, wanted: str) -> str:
-    """The id of the only finding that begins with these digits. Raises InputError, EgressError."""
-    return _chosen(engine, wanted, "finding", finding_ids, f"`egress show FLOW{case_words()}` shows those of a flow")
+    """Return the id of the only finding that begins with these digits. Raises InputError, EgressError."""
+    return _chosen(
+        engine, wanted, "finding", finding_ids, f"`egress show FLOW{case_words()}` lists the findings of a flow"
+    )
 
 
 def _chosen(engine: Engine, wanted: str, kind: str, ids: Callable[[Engine, str], tuple[str, ...]], where: str) -> str:
     digits = wanted.strip().lower()
     if not _PREFIX.fullmatch(digits):
-        raise InputError(f"{wanted[:60]!a} is no {kind} id; it has up to 16 digits 0-9 a-f: {where}")
+        raise InputError(f"{wanted[:60]!a} is not a valid {kind} id of up to 16 digits 0-9 a-f: {where}")
     found = ids(engine, digits)
     if digits in found:
         return digits

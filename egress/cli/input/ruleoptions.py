@@ -1,4 +1,4 @@
-"""What `egress allow` and `egress deny` have in common: a rule from arguments, made by the API."""
+"""Shared by `egress allow` and `egress deny`: the options of a rule, which the API adds."""
 
 from __future__ import annotations
 
@@ -16,18 +16,24 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 
 
 def rule_options(command: _F) -> _F:
-    """DEST and the options that allow and deny rules share."""
+    """Add DEST and the options that allow and deny rules share to a command."""
     for decorate in reversed(
         (
             click.argument("destination", metavar="DEST"),
-            click.option("--agent", default="", metavar="GLOB", help="Only this agent: a glob, or label:GLOB."),
+            click.option("--agent", default="", metavar="GLOB", help="Only matching agents: a glob, or label:GLOB."),
             click.option("--port", "ports", multiple=True, metavar="PORT", help="443 or 8000-8100; may be repeated."),
             click.option("--protocol", default="", help="tcp, udp, icmp, … or a number."),
             click.option("--app", default="", help="Application protocol: ssh, tls, http, dns, …"),
-            click.option("--for", "expires", default="", metavar="TIME", help="5m, 1h, 1d, 1w, an instant, forever."),
+            click.option(
+                "--for",
+                "expires",
+                default="",
+                metavar="TIME",
+                help="Lifetime: 5m, 1h, 1d, 1w, until an instant, or forever.",
+            ),
             click.option("--comment", default="", help="Why; shown with the rule."),
-            click.option("--id", "rule_id", default="", help="A name of its own for the rule."),
-            click.option("--dry-run", is_flag=True, help="Check it and change nothing."),
+            click.option("--id", "rule_id", default="", help="The rule's id [random]."),
+            click.option("--dry-run", is_flag=True, help="Check only; change nothing."),
         )
     ):
         command = decorate(command)
@@ -35,7 +41,7 @@ def rule_options(command: _F) -> _F:
 
 
 def make(api: ApiClient, action: str, fields: dict[str, Any], output: str, *, dry_run: bool) -> None:
-    """POST the rule and say what is in force now."""
+    """Add the rule and print it."""
     ports, protocol = list(map(_number, fields.pop("ports"))), _number(fields.pop("protocol"))
     body = {"action": action, **fields, "ports": ports, "protocol": protocol}
     given = {key: value for key, value in body.items() if value not in ("", []) and value is not False}
@@ -51,7 +57,7 @@ def _number(text: str) -> int | str:
 
 
 def sentence(rule: dict[str, Any]) -> str:
-    """`rule 3f2a…: allow example.org tcp 443 (tls) for train-* until 2030-01-31T12:00:00Z`."""
+    """Format a rule: `rule 3f2a…: allow example.org tcp 443 (tls) for train-* until 2030-01-31T12:00:00Z`."""
     ports = ",".join(map(str, rule.get("ports", [])))
     words = [f"rule {rule['id']}:", rule["action"], rule["destination"], str(rule.get("protocol", "")), ports]
     words += [f"({rule['app']})" if rule.get("app") else "", f"for {rule['agent']}" if rule["agent"] != "*" else ""]

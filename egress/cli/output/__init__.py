@@ -1,1 +1,1 @@
-"""Output of the commands: tables, stories, pictures, CSV."""
+"""Output of the commands: tables, stories, plots, CSV."""

@@ -1,4 +1,4 @@
-"""Replays that are kept: each capture judged by the case's own policy, its records stored, and the case told of it."""
+"""`egress replay --into-db`: judges captures by the case's own policy and stores their records in the case."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from egress.store.cases.caseimport import Keeper, begin, examine
 from egress.store.cases.cases import case_path, close_case, make_case
 
 
-class Filing:
-    """A case that captures are replayed into. Raises EgressError where it cannot be opened, or is no case."""
+class CaseOutput:
+    """A case that captures are replayed into. Raises EgressError if it cannot be opened, or is not a case."""
 
     def __init__(self, config: Config, case: str, rules: Sequence[Rule], networks: Sequence[Network]) -> None:
         self._case = case
         self._rules, self._networks = rules, networks
         self._engine, there = make_case(config, case)
         if there:
-            click.echo(f"egress: case {case} is there already ({case_path(config, case)}); adding to it", err=True)
+            click.echo(f"egress: case {case} exists already ({case_path(config, case)}); adding to it", err=True)
 
     def judge(self, path: Path, progress: Callable[[int], object]) -> Report:
-        """Replay one file and store what it says. Raises EgressError."""
+        """Replay one file and store its records. Raises EgressError."""
         source = examine(path)
         begun = begin(self._engine, source, self._rules, [str(network) for network in self._networks])
         if begun.stored:
@@ -37,7 +37,7 @@ class Filing:
         keeper = Keeper(self._engine, begun)
         try:
             report = replay(path, begun.policy, self._networks, progress, keeper.keep)
-        except EgressError:  # no capture at all, or it cannot be read any more
+        except EgressError:  # it is not a capture, or it cannot be read to its end
             keeper.give_up()
             raise
         shared = keeper.finish(
@@ -50,15 +50,15 @@ class Filing:
         if shared:
             click.echo(
                 f"egress: {shared} flows of {plain(str(path))} are in other captures of the case too; "
-                "of each the record that saw most packets is kept",
+                "of each, the record with most packets is kept",
                 err=True,
             )
         return report
 
     @property
     def hint(self) -> str:
-        """How to look at it."""
-        return f"kept in case {self._case}: egress query --case {shlex.quote(self._case)}"
+        """The command that shows the case's records."""
+        return f"stored in case {self._case}: egress query --case {shlex.quote(self._case)}"
 
     def close(self) -> None:
         close_case(self._engine)

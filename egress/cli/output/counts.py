@@ -21,7 +21,7 @@ __all__ = ["ORDERS", "show"]
 
 
 def show(engine: Engine, wanted: Filter, keys: tuple[str, ...], order: str, output: str, most: int | None) -> None:
-    """Write the groups, the greatest first; `most` of them, unless the filter says how many."""
+    """Print the groups, greatest first; at most `most` of them, unless the filter has a limit."""
     limit = wanted.limit or most
     one_more = None if limit is None else limit + 1
     found = count_by(engine, replace(wanted, limit=None), keys, one_more, order.removeprefix("-") or "flows")
@@ -43,7 +43,7 @@ def show(engine: Engine, wanted: Filter, keys: tuple[str, ...], order: str, outp
 
 def _table(groups: list[Count], keys: tuple[str, ...], limit: int) -> None:
     if not groups:
-        click.echo("Nothing matches; leave out a part of the query.")
+        click.echo("No flow matches; drop a part of the query.")
         return
     rows = [
         (*(value or "-" for value in group.values), group.flows, group.findings or "-", group.refused,

@@ -1,4 +1,4 @@
-"""CSV that is only data, whatever program opens it."""
+"""Writes CSV that no spreadsheet takes for formulas."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from collections.abc import Iterable, Sequence
 
 from egress.cli.output.text import plain
 
-_FORMULA = tuple("=+-@\uff1d\uff0b\uff0d\uff20")  # what a spreadsheet computes, or asks the network for
+_FORMULA = tuple(
+    "=+-@\uff1d\uff0b\uff0d\uff20"
+)  # a spreadsheet computes text that begins so, or asks the network for it
 
 
 def write(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Write to standard output, row by row as they come."""
+    """Write to standard output, row by row as rows arrive."""
     writer = csv.writer(sys.stdout, lineterminator="\n")
     writer.writerow(columns)
     for row in rows:
@@ -20,7 +22,7 @@ def write(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
 
 
 def cell(value: object) -> object:
-    """A value as a cell: text without control characters, and with an apostrophe before what would be a formula."""
+    """Convert a value to a cell: text without control characters, with an apostrophe before a formula."""
     if value is None:
         return ""
     if not isinstance(value, str):

@@ -1,4 +1,4 @@
-"""Flows as a table: a row each, in as many columns as the terminal has room for."""
+"""Shows flows as a table: a row for each, and as many columns as fit the terminal."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class _Column:
     name: str
     cell: Callable[[Told], str]
     right: bool = False
-    folds: bool = False  # where even the fewest columns are too many
+    folds: bool = False  # folded if even the fewest columns are too wide
 
 
 def _action(told: Told) -> str:
@@ -39,7 +39,7 @@ def _short_action(told: Told) -> str:
 
 
 def _why(told: Told) -> str:
-    """The signatures that objected, and the verdict's reason where it is another one."""
+    """Name the signatures of the findings, and the verdict's reason if it is another one."""
     flow, signatures = told.flow, list(dict.fromkeys(finding.signature for finding in told.findings))
     if flow.reason is Reason.FINDING and signatures:
         return ", ".join(signatures)
@@ -69,7 +69,7 @@ _ALL = (
     _Column("why", _why, folds=True),
 )
 _PROCESS = _Column("process", lambda told: process_cell(told.process), folds=True)
-# What gives way on a narrow terminal, in this order: None drops the column. `egress show` has everything.
+# On a narrow terminal these columns are shortened or, with None, dropped, in this order. `egress show` has everything.
 _LESS: tuple[tuple[str, Callable[[Told], str] | None], ...] = (
     ("source", None),
     ("time (UTC)", lambda told: when(told.flow.start)[:19]),
@@ -81,7 +81,7 @@ _LESS: tuple[tuple[str, Callable[[Told], str] | None], ...] = (
 
 
 def flow_table(shown: Sequence[Told], width: int, *, processes: bool = False) -> Table:
-    """Cells are Text, because a string would be read as markup."""
+    """Build the table. Its cells are Text, because rich would read a string as markup."""
     columns = [*_ALL, _PROCESS] if processes else list(_ALL)
     cells = {column.name: _cells(column, shown) for column in columns}
     one_year = len({when(told.flow.start)[:4] for told in shown}) == 1

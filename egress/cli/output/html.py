@@ -1,4 +1,4 @@
-"""HTML built so that text cannot become markup: only what `tag` made is written as it is."""
+"""Builds HTML in which text cannot become markup: only the results of `tag` are not escaped."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ class Html(str):
 
 
 def text(value: object) -> Html:
-    """Markup as it is; of all else its text, control characters written out."""
+    """Return markup unchanged; escape the text of anything else, and its control characters."""
     return value if isinstance(value, Html) else Html(html.escape(plain(str(value))))
 
 
 def tag(name: str, /, *children: object, **attributes: object) -> Html:
-    """An element. In the names of attributes _ is written -, a last _ is left out."""
+    """Build an element. In names of attributes, _ is written as -, and a final _ is dropped."""
     written = "".join(f' {key.rstrip("_").replace("_", "-")}="{text(str(value))}"' for key, value in attributes.items())
     return Html(f"<{name}{written}>{''.join(map(text, children))}</{name}>")
 
 
 def empty(name: str, /, **attributes: object) -> Html:
-    """An element that has no end tag."""
+    """Build an element that has no end tag."""
     return Html(str(tag(name, **attributes)).removesuffix(f"</{name}>"))
 
 
 def page(title: str, style: str, *body: object) -> Html:
-    """A document that loads nothing and runs nothing, whatever is in it."""
+    """Build a document that loads nothing and runs nothing, whatever text is in it."""
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
     policy = f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
     head = tag(

@@ -1,4 +1,4 @@
-"""One record as one line."""
+"""Shows a record as one line."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from egress.records.shape import AnomalyRecord, FindingRecord, FlowRecord, Proce
 
 
 def brief(record: FlowRecord | FindingRecord | AnomalyRecord | ProcessRecord) -> str:
-    """What happened, without the time and the agent; nothing in it moves a cursor."""
+    """Format a record without its time and agent. Control characters are escaped."""
     if isinstance(record, FlowRecord):
         return _flow(record)
     if isinstance(record, FindingRecord):
@@ -38,5 +38,5 @@ def _process(process: ProcessRecord) -> str:
         return plain(f"process {process.status}: {process.reason} {flow}")
     container = f" in {process.runtime} {process.container[:12]}" if process.container else ""
     ended = "" if process.status is ProcessStatus.FOUND else f" [{process.reason}]"
-    said = process.cmdline or process.exe
-    return plain(f"process {said} (pid {process.pid}, uid {process.uid}){container}{ended} {flow}")
+    shown = process.cmdline or process.exe
+    return plain(f"process {shown} (pid {process.pid}, uid {process.uid}){container}{ended} {flow}")

@@ -1,4 +1,4 @@
-"""Pictures of the report, as SVG without styles or scripts of its own."""
+"""Plots of the report, as SVG without its own styles or scripts."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from egress.cli.output.html import Html, tag
 from egress.cli.output.text import size, when
 from egress.store.query.timeline import Activity, Axis
 
-WIDTH, HEIGHT = 960, 160  # of what is drawn
+WIDTH, HEIGHT = 960, 160  # of the plot itself
 LEFT, TOP, BOTTOM = 60, 12, 24  # room for numbers and times
 
 
 def activity(shown: Axis, of: Activity) -> Html:
-    """Flows of an agent over time: accepted, above them refused, findings marked on top."""
+    """Plot the flows of an agent over time: accepted, above them refused, and marks for findings on top."""
     most = max(of.flows, default=0) or 1
     wide = WIDTH / shown.count
     drawn: list[Html] = []
     for at, (count, refused, found) in enumerate(zip(of.flows, of.refused, of.findings, strict=True)):
-        left, told = LEFT + at * wide, f"{when(shown.begin + at * shown.step)} UTC: {count} flows, {refused} refused"
-        told += f", {size(of.bytes[at])}" + (f", {found} findings" if found else "")
+        left, title = LEFT + at * wide, f"{when(shown.begin + at * shown.step)} UTC: {count} flows, {refused} refused"
+        title += f", {size(of.bytes[at])}" + (f", {found} findings" if found else "")
         high, no = HEIGHT * count / most, HEIGHT * refused / most
         bars = [
             _bar(left, TOP + HEIGHT - high + no, wide, high - no, "accepted"),
@@ -31,12 +31,12 @@ def activity(shown: Axis, of: Activity) -> Html:
             middle = left + wide / 2
             bars.append(tag("path", d=f"M{middle - 4:.1f} 0h8l-4 10z", class_="found"))
         if count or found:
-            drawn.append(tag("g", tag("title", told), *bars))
-    return _picture(drawn, f"{most} flows", shown.begin, shown.end)
+            drawn.append(tag("g", tag("title", title), *bars))
+    return _plot(drawn, f"{most} flows", shown.begin, shown.end)
 
 
 def intervals(moments: Sequence[float]) -> tuple[Html, str]:
-    """Seconds between one start and the next, over time, and what they are like. Takes three moments or more."""
+    """Plot the intervals between starts over time, and describe them in a phrase. Takes three starts or more."""
     gaps = [later - earlier for earlier, later in pairwise(moments)]
     middle, most = statistics.median(gaps), max(gaps) or 1.0
     spread = statistics.median(abs(gap - middle) for gap in gaps)
@@ -54,11 +54,11 @@ def intervals(moments: Sequence[float]) -> tuple[Html, str]:
     ]
     level = f"{TOP + HEIGHT * (1 - middle / most):.1f}"
     drawn.append(tag("line", x1=LEFT, x2=LEFT + WIDTH, y1=level, y2=level, class_="median"))
-    told = f"{len(gaps)} intervals, median {middle:.3f} s, half of them within {spread:.3f} s of it"
-    return _picture(drawn, f"{most:.1f} s", begin, end), told
+    described = f"{len(gaps)} intervals, median {middle:.3f} s, half of them within {spread:.3f} s of it"
+    return _plot(drawn, f"{most:.1f} s", begin, end), described
 
 
-def _picture(drawn: Sequence[Html], top: str, begin: float, end: float) -> Html:
+def _plot(drawn: Sequence[Html], top: str, begin: float, end: float) -> Html:
     floor = TOP + HEIGHT
     around = [
         tag("line", x1=LEFT, x2=LEFT + WIDTH, y1=floor, y2=floor, class_="axis"),

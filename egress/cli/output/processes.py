@@ -1,4 +1,4 @@
-"""The process behind a flow, for people."""
+"""Shows the process behind a flow as text."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ from collections.abc import Iterator
 from egress.cli.output.text import labelled, plain, when
 from egress.records.shape import ProcessRecord, ProcessStatus
 
-NEVER = "not looked for: of a replay, on another host, attribution switched off, or too many flows at once"
+NEVER = "not looked up: a replay, another host, attribution disabled, or too many flows at once"
 
 
 def program(process: ProcessRecord) -> str:
-    """Its executable's name and its number."""
+    """Format a process as the name of its executable and its pid."""
     return plain(f"{process.exe.rpartition('/')[2] or '?'} ({process.pid})")
 
 
 def process_cell(process: ProcessRecord | None) -> str:
-    """The same in a table, or why it is not known."""
+    """Format a process for a table: the program, or the status if it is not known."""
     if process is None:
         return "-"
     return program(process) if process.exe else f"({process.status})"
 
 
 def process_lines(process: ProcessRecord | None) -> Iterator[str]:
-    """All that is known of it, or why nothing is."""
+    """Format everything known about a process, or the reason why nothing is known."""
     if process is None:
         yield labelled("process", NEVER)
         return

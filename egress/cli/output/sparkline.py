@@ -1,4 +1,4 @@
-"""Numbers over time in one line of text."""
+"""Draws numbers over time in one line of text."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ TICK = 12  # columns between two times of the axis
 
 
 def blocks(encoding: str | None) -> str:
-    """What bars are made of, the lowest first, in what the output can write."""
+    """Return the characters of bars, lowest first, that the output's encoding can write."""
     try:
         UNICODE.encode(encoding or "ascii")
     except (UnicodeError, LookupError):
@@ -22,18 +22,18 @@ def blocks(encoding: str | None) -> str:
 
 
 def bars(values: Sequence[int], signs: str) -> str:
-    """A column for each value, the tallest for the greatest; nothing only for 0."""
+    """Draw a column for each value, the tallest for the greatest; only 0 is left blank."""
     top, most = max(values, default=0), len(signs) - 1
     return "".join(signs[-(-value * most // top)] if value > 0 else signs[0] for value in values)
 
 
 def marks(refused: Sequence[int], findings: Sequence[int]) -> str:
-    """! where something was found, x where something was only refused."""
+    """Mark each column: ! for findings, x for refusals alone."""
     return "".join("!" if found else "x" if no else " " for no, found in zip(refused, findings, strict=True))
 
 
 def axis_lines(shown: Axis) -> tuple[str, str]:
-    """A rule with ticks, and the times under them: of the day, or dates where a tick is a day or more."""
+    """Draw a ruler with ticks, and the times below: times of day, or dates if a tick is a day or more."""
     ticks = range(0, shown.count, TICK)
     rule = "".join("|" if at % TICK == 0 else "-" for at in range(shown.count))
     texts = [_time(shown.begin + at * shown.step, shown.step) for at in ticks]

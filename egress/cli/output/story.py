@@ -1,4 +1,4 @@
-"""The whole story of a flow or a finding, as lines for people."""
+"""Shows everything about a flow or a finding, as lines of text."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from egress.store.query.story import BEFORE, FlowStory, KeptPackets
 from egress.store.recording.steps import Doing
 
 REASONS = {
-    Reason.RULE: "a rule of the policy says so",
-    Reason.DEFAULT: "no rule speaks of it, so the agent's default holds",
-    Reason.FINDING: "a signature objected",
+    Reason.RULE: "a rule of the policy decided",
+    Reason.DEFAULT: "no rule matches, so the agent's default applies",
+    Reason.FINDING: "a signature matched",
     Reason.DESTINATION: "an earlier finding refused this destination to this agent",
-    Reason.APPLICATION: "the rule that opened it asks for another application protocol",
+    Reason.APPLICATION: "the rule that admitted it requires another application protocol",
     Reason.NAME: "the name in its bytes (SNI, Host) is not one the rules allow, or is hidden",
-    Reason.QUERY: "it asked the DNS for a name that no rule allows",
-    Reason.BUDGET: "the agent has used up what its budgets let it",
-    Reason.APPROVAL: "a person was asked (mode ask): it waits, or was refused, or nobody answered in time",
+    Reason.QUERY: "it is a DNS query for a name that no rule allows",
+    Reason.BUDGET: "a budget of the agent is used up",
+    Reason.APPROVAL: "an approval was requested (mode ask): it is pending, was denied, or timed out",
     Reason.QUARANTINE: "the agent is in quarantine",
     Reason.INBOUND: "it was opened from outside, which no rule allows",
     Reason.SPOOFED: "the source address is not the agent's",
@@ -31,19 +31,19 @@ REASONS = {
     Reason.SEQUENCE: "the segment could not be put in order: too far ahead, or of no answered connection",
     Reason.MIDSTREAM: "the beginning of the connection was never seen, and no recent start of the gateway explains it",
     Reason.MEMCAP: "there was no room to track another undecided flow",
-    Reason.RECORDER: "records could not be written, so nothing new might pass",
+    Reason.RECORDER: "records could not be written, so new flows were refused",
     Reason.ERROR: "the gateway failed while judging it; please report this",
 }
 
 REACH = {
     Effect.FLOW: "this flow",
     Effect.DESTINATION: "this flow and later ones to the same destination",
-    Effect.NONE: "found looking back (egress hunt), nothing was refused for it",
+    Effect.NONE: "found in stored history (egress hunt); nothing was refused for it",
 }
 
 
 def flow_lines(story: FlowStory, but: str = "") -> Iterator[str]:
-    """All of it, without the finding whose id is `but`."""
+    """Format everything about a flow, except the finding whose id is `but`."""
     found = story.flow
     yield labelled("flow", f"{found.flow_id}  ({found.community_id})")
     yield labelled("agent", found.agent)
@@ -83,8 +83,8 @@ def _before(story: FlowStory) -> Iterator[str]:
         yield labelled("before", f"nothing was opened in the {BEFORE} s before")
         return
     more = story.more_before
-    told = f"the last {len(story.before)} flows of the {BEFORE} s before" if more else f"in the {BEFORE} s before"
-    yield labelled("before", told)
+    span = f"the last {len(story.before)} flows of the {BEFORE} s before" if more else f"in the {BEFORE} s before"
+    yield labelled("before", span)
     for each in story.before:
         found = "".join(f" {finding.signature}" for finding in each.findings)
         opened = f" by {program(each.process)}" if each.process is not None and each.process.exe else ""
@@ -92,7 +92,7 @@ def _before(story: FlowStory) -> Iterator[str]:
 
 
 def finding_lines(label: str, finding: FindingRecord) -> Iterator[str]:
-    """What was found, what it led to, and the bytes it rests on."""
+    """Format a finding: its signature, its effect, and the bytes it is based on."""
     yield labelled(label, f"{finding.signature}  {finding.severity}  {finding.technique}".rstrip())
     yield labelled("", finding.summary)
     yield labelled("", f"{when(finding.time)} UTC: {_verdict(finding.action, finding.mode, REACH[finding.effect])}")
@@ -101,10 +101,10 @@ def finding_lines(label: str, finding: FindingRecord) -> Iterator[str]:
 
 
 def doing_line(doing: Doing, ts: float) -> str:
-    """What the agent's framework says it was doing at a moment."""
+    """Format the agent's tool calls at a time, as its framework reported them."""
     if doing.steps:
-        told = (f"{_call(step)}, {ts - step.start:.3f} s after it began" for step in doing.steps)
-        return labelled("during", "; ".join(told))
+        calls = (f"{_call(step)}, {ts - step.start:.3f} s after it began" for step in doing.steps)
+        return labelled("during", "; ".join(calls))
     around = [f"{ts - doing.before.until:.3f} s after {_call(doing.before)} ended"] if doing.before else []
     around += [f"{doing.after.start - ts:.3f} s before {_call(doing.after)} began"] if doing.after else []
     return labelled("during", f"NO TOOL WAS RUNNING: {', '.join(around)}")
@@ -115,11 +115,11 @@ def _call(step: Step) -> str:
 
 
 def kept_line(finding_id: str, kept: KeptPackets | None) -> str:
-    """Whether there are packets of a finding."""
+    """Report whether packets of a finding are kept, and how to export them."""
     if kept is None:
         return labelled("packets", "none are kept")
     if kept.pruned:
-        return labelled("packets", "none are kept: those so old were pruned (retention)")
+        return labelled("packets", "none are kept: packets of that age were pruned (retention)")
     command = f"egress evidence {finding_id[:8]} -w {finding_id[:8]}.pcapng{case_words()}"
     return labelled("packets", f"{kept.packets} are kept ({size(kept.bytes)}): {command}")
 

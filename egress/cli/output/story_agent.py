@@ -1,4 +1,4 @@
-"""The whole story of an agent."""
+"""Shows everything about an agent, as lines of text or as JSON."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from egress.store.query.storyjson import flow_mapping
 
 
 def agent_lines(story: AgentStory) -> Iterator[str]:
-    """All of it, for people."""
+    """Format an agent's story as lines of text."""
     yield labelled("agent", story.name)
-    for label, told in attachment(story.attached):
-        yield labelled(label, told)
+    for label, text in attachment(story.attached):
+        yield labelled(label, text)
     if story.summary is None:
         yield labelled("activity", "nothing is recorded yet")
         return
@@ -39,9 +39,9 @@ def agent_lines(story: AgentStory) -> Iterator[str]:
 
 
 def attachment(attached: StoredAgent | None) -> Iterator[tuple[str, str]]:
-    """Label and text: how it is attached and what it may."""
+    """Yield label and text of each fact about an agent's attachment, mode and budgets."""
     if attached is None:
-        yield ("attached", "no: nothing guards it now")
+        yield ("attached", "no: it is unguarded")
         return
     agent = attached.agent
     where = f"{attached.kind} {attached.value}".rstrip()
@@ -71,7 +71,7 @@ def _counts(label: str, groups: Sequence[tuple[str, Count]]) -> Iterator[str]:
 
 
 def agent_document(story: AgentStory) -> dict[str, object]:
-    """All of it, for programs."""
+    """Convert an agent's story to JSON types."""
     attached = None if story.attached is None else to_mapping(story.attached)
     return {
         "agent": story.name,
@@ -92,7 +92,7 @@ def _document(keys: tuple[str, ...], group: Count) -> dict[str, object]:
 
 
 def _moments(values: dict[str, object]) -> dict[str, object]:
-    """The same, times as text."""
+    """Replace times by their ISO 8601 text."""
     for key in ("first", "last"):
         moment = values[key]
         values[key] = iso(moment) if isinstance(moment, float) else None

@@ -1,4 +1,4 @@
-"""The whole story of an episode, as lines for people."""
+"""Shows everything about an episode, as lines of text."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from egress.store.query.stepjoin import Traffic
 
 SHOWN = 5  # destinations of a part
 NO_TOOL = "no tool was running"
-_CLOCK = 0.05  # seconds that clocks may differ without a word
+_CLOCK = 0.05  # seconds; a smaller difference of the clocks is not reported
 
 
 def episode_lines(story: EpisodeStory) -> Iterator[str]:
-    """Each tool call in its order with what left the sandbox during it, and what left between them."""
+    """Format each tool call in order, with the flows that began during it or between calls."""
     calls = [part for part in story.parts if part.step]
     yield labelled("episode", story.episode)
     yield labelled("agent", story.agent)
@@ -30,9 +30,13 @@ def episode_lines(story: EpisodeStory) -> Iterator[str]:
         flows, found = sum(each.flows for each in alone), sum(each.findings for each in alone)
         yield labelled("", f"of which {flows} flows and {found} findings while {NO_TOOL}")
     if story.elsewhere:
-        yield labelled("", f"without {story.elsewhere} flows meanwhile that belong to other episodes of this agent")
+        yield labelled(
+            "", f"without {story.elsewhere} flows of the same time that belong to other episodes of this agent"
+        )
     if story.ahead > _CLOCK:
-        yield labelled("clock", f"the framework's is {story.ahead:.3f} s ahead of this one, or more: times are off")
+        yield labelled(
+            "clock", f"the framework's is at least {story.ahead:.3f} s ahead of this host's: times are inexact"
+        )
     for number, (flow, *_) in enumerate(story.earlier):
         yield labelled("" if number else "earlier", f"{when(flow.start)}  {brief(flow)}, still alive when it began")
     for part in story.parts:
@@ -62,7 +66,7 @@ def _part(part: Part) -> Iterator[str]:
 
 
 def _place(part: Part, flow: FlowRecord) -> str:
-    """How far from where it began; where no tool was running also how long before the next one."""
+    """Format a flow's offset in its part; between tool calls also the time left to the next call."""
     after = f"{flow.start - part.start:+.3f} s"
     return after if part.step else f"{after}, {part.end - flow.start:.3f} s before the end"
 
@@ -76,7 +80,7 @@ def _alive(part: Part, flow: FlowRecord) -> str:
 
 
 def _duration(step: Step) -> str:
-    return "never ended, or not yet" if step.end is None else f"{step.end - step.start:.3f} s"
+    return "not ended" if step.end is None else f"{step.end - step.start:.3f} s"
 
 
 def _counts(traffic: Traffic) -> str:

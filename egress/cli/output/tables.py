@@ -1,4 +1,4 @@
-"""Tables for people; a pipe gets whole lines, for grep."""
+"""Prints tables and JSON; a pipe gets lines that are not folded, for grep."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from rich.text import Text
 
 from egress.cli.output.text import plain
 
-SHORT = 10  # columns of a cell that is never folded
+SHORT = 10  # columns; a cell this narrow is never folded
 
 output_option = click.option(
-    "-o", "--output", type=click.Choice(["human", "json"]), default="human", show_default=True, help="For whom."
+    "-o", "--output", type=click.Choice(["human", "json"]), default="human", show_default=True, help="Output format."
 )
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Print rows under a header; what comes from the network cannot move the cursor."""
+    """Print rows below a header. Control characters are escaped."""
     cells = [[plain("" if cell is None else str(cell)) for cell in row] for row in rows]
     shown = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
     for at, name in enumerate(columns):
-        # Where there is no room for all, only what is long is folded.
+        # If the terminal is too narrow, only long cells are folded.
         widest = max((cell_len(row[at]) for row in cells if at < len(row)), default=0)
         shown.add_column(name, overflow="fold", no_wrap=widest <= SHORT, min_width=min(widest, SHORT))
     for row in cells:

@@ -1,4 +1,4 @@
-"""Records as text for people: hostile bytes made harmless, sizes and times readable."""
+"""Formats text for a terminal: hostile characters escaped, sizes and times readable."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ LABEL = 11  # columns
 
 
 def plain(text: str) -> str:
-    r"""The text with everything that does not print as itself (control characters, escapes, text direction) as `\x1b`.
+    r"""Escape every character that does not print as itself (control characters, text direction), as `\x1b`.
 
-    What an agent sends ends up on the investigator's terminal: it must not move its cursor or turn lines around.
+    Text that an agent sent reaches the investigator's terminal: it must not move the cursor or reverse lines.
     """
     if text.isprintable():
         return text
@@ -18,12 +18,12 @@ def plain(text: str) -> str:
 
 
 def when(ts: float) -> str:
-    """`2026-11-23 15:06:02.123` UTC."""
+    """Format a time as `2026-11-23 15:06:02.123`, UTC."""
     return iso(ts)[:-4].replace("T", " ")
 
 
 def size(count: int) -> str:
-    """Bytes with a decimal unit: `512 B`, `1.5 kB`, `2.0 MB`."""
+    """Format a number of bytes with a decimal unit: `512 B`, `1.5 kB`, `2.0 MB`."""
     if count < 1000:
         return f"{count} B"
     value = float(count)
@@ -35,7 +35,7 @@ def size(count: int) -> str:
 
 
 def endpoint(address: str, port: int) -> str:
-    """`192.0.2.7:443`, `[2001:db8::7]:443`; without a port where it is 0."""
+    """Format `192.0.2.7:443`, `[2001:db8::7]:443`; without the port if it is 0."""
     address = plain(address)
     if not port:
         return address
@@ -43,7 +43,7 @@ def endpoint(address: str, port: int) -> str:
 
 
 def hexdump(data: bytes) -> list[str]:
-    """Lines of 16 bytes: offset, hex, ASCII with dots for what does not print."""
+    """Format lines of 16 bytes: offset, hex, and ASCII with dots for other bytes."""
     lines = []
     for offset in range(0, len(data), 16):
         part = data[offset : offset + 16]
@@ -54,5 +54,5 @@ def hexdump(data: bytes) -> list[str]:
 
 
 def labelled(label: str, text: str) -> str:
-    """A line of a story; nothing in it moves a cursor."""
+    """Format a line of a story. Control characters are escaped."""
     return f"{label:<{LABEL}}{plain(text)}".rstrip()
