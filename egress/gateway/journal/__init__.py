@@ -1,1 +1,1 @@
-"""The journal: records as JSON lines, on file before the kernel is answered. Runs in: worker, attribution."""
+"""The journal of a worker or of attribution: records as JSON lines, on file before the kernel is answered."""

@@ -1,12 +1,13 @@
 """The worker's journal: records as JSON lines, written before the kernel is answered.
 
-Segments `<directory>/worker-<index>-<start µs>.jsonl` belong to one worker process each, are only appended to, and are
-taken up and removed by the recorder. A line without its newline at the end of a dead worker's segment was not acted on.
-Those of `egress.gateway.attribution` are called `process-0-…`.
-Durability: once `append` returns, data is in the kernel's page cache, which survives the worker's death and not the
-host's; `fsync: second` has it on the disk about a second later, `fsync: record` before `append` returns.
+Segments `<directory>/worker-<index>-<start µs>.jsonl` belong to one worker process each and are only appended to. The
+recorder reads and removes them. A line without its newline at the end of a dead worker's segment was not acted on. The
+segments of `egress.gateway.attribution` are called `process-0-…`.
 
-How much may be written is granted by the supervisor, which knows all journals (`egress.gateway.supervisor.journals`).
+Durability: once `append` returns, the data is in the kernel's page cache, which survives the worker's death but not the
+host's; with `fsync: second` it is on the disk about a second later, with `fsync: record` before `append` returns.
+
+The supervisor knows all journals and grants how much each may write (`egress.gateway.supervisor.journals`).
 """
 
 from __future__ import annotations
@@ -22,23 +23,23 @@ from egress.records.eve import line
 from egress.records.shape import Record
 from egress.store.recording.segments import newest, segment_name
 
-BACKLOG_BYTES = 4 * 1024 * 1024  # kept in memory while the disk refuses; past it lines are lost, and counted
+BACKLOG_BYTES = 4 * 1024 * 1024  # kept in memory while the disk fails; further lines are lost, and counted
 RETRY_SECONDS = 1.0
 NO_ROOM = "journal.max_bytes is reached"
 UNBOUNDED = 1 << 62
 
 
 class JournalWriter:
-    """Append-only segments of one worker. While not `open` nothing new should pass: it might leave no record."""
+    """Append-only segments of one worker. While it is not `open`, no new flow should pass: it might leave no record."""
 
     def __init__(
         self, directory: Path, index: int, settings: config.Journal | None = None, *, writer: str = "worker"
     ) -> None:
         settings = settings or config.Journal()
-        self.healthy = True  # what is appended reaches the file
-        self.full = False  # the room that is left is for what has begun
+        self.healthy = True  # appended lines reach the file
+        self.full = False  # the remaining bytes are for flows that have begun
         self.error = ""
-        self.written = self.failures = self.lost = self.waiting = 0  # lines, but for the failures
+        self.written = self.failures = self.lost = self.waiting = 0  # lines, except `failures`
         self.bytes = 0  # written by this process
         self._directory, self._writer = directory, f"{writer}-{index}"
         self._segment_bytes, self._segment_seconds = settings.segment_bytes, settings.segment_seconds
@@ -46,21 +47,21 @@ class JournalWriter:
         self._syncer = Syncer(directory) if settings.fsync == "second" else None
         self._file = -1
         self._size, self._retry = 0, 0.0
-        self._turn_at = 0  # bytes at which a new segment is begun; 0: now
+        self._turn_at = 0  # bytes at which a new segment begins; 0: now
         self._opened = self._until = 0.0
-        self._last = newest(directory, self._writer)  # so that names keep the order in which they were begun
+        self._last = newest(directory, self._writer)  # names keep the order in which segments began
         self._limit = UNBOUNDED
         self._backlog: deque[bytes] = deque()
         self._backlog_bytes = 0
-        self._suspect = False  # the disk failed: it has to show that it does not any more
-        self._torn = False  # the segment ends in the beginning of a line: its rest must follow
+        self._suspect = False  # the disk failed: it must prove that it works again
+        self._torn = False  # the segment ends inside a line: the rest of it must follow
 
     @property
     def open(self) -> bool:
         return self.healthy and not self.full
 
     def append(self, records: Iterable[Record], ts: float) -> bool:
-        """Write the records of one packet with one write(2). False: they are not on file (kept for later, or lost)."""
+        """Write the records of one packet with one write(2). False: they are not on file (kept in memory, or lost)."""
         data = b"".join(map(line, records))
         if not data:
             return True
@@ -72,23 +73,23 @@ class JournalWriter:
         return False
 
     def grant(self, limit: int, *, full: bool) -> None:
-        """How many bytes this process may have written, all in all, and whether what is new should wait.
+        """Set how many bytes this process may write in all. `full`: no new flow should pass.
 
-        Where that begins, this segment is ended: the recorder can remove only what nobody writes to any more.
+        When `full` begins, the segment is ended: the recorder can remove finished segments only.
         """
         if full and not self.full:
             self._turn_at = 0
         self._limit, self.full = limit, full
 
     def poll(self, ts: float) -> None:
-        """Try again what could not be written, end a segment that is due; call it about each second."""
+        """Write the backlog, if any, and end a segment that is due. Call it about once a second."""
         if not self.healthy:
             if not self._retry - RETRY_SECONDS <= ts < self._retry:  # also when the clock was set back
                 self._recover(ts)
             return
         if self._file >= 0 and not os.fstat(self._file).st_nlink:
             self._spoil()
-            self._fail("its segment was removed by somebody else, and what was in it", b"", ts)
+            self._fail("its segment was removed by another program, with its records", b"", ts)
             return
         try:
             if self._size and self._due(ts):
@@ -100,10 +101,10 @@ class JournalWriter:
                 self._syncer.second()
         except OSError as error:
             self._spoil()
-            self._fail(f"cannot be brought to the disk: {error.strerror}", b"", ts)
+            self._fail(f"cannot be written to the disk: {error.strerror}", b"", ts)
 
     def close(self) -> None:
-        """What still waits in memory is lost."""
+        """Close the file. Lines that still wait in memory are lost."""
         self.lost += self.waiting
         self._forget_backlog()
         try:
@@ -111,10 +112,10 @@ class JournalWriter:
             if self._syncer is not None:
                 self._syncer.close()
         except OSError as error:
-            self.healthy, self.error = False, f"cannot be brought to the disk: {error.strerror}"
+            self.healthy, self.error = False, f"cannot be written to the disk: {error.strerror}"
 
     def _write(self, data: bytes, ts: float) -> bytes:
-        """Returns what is left: nothing, or from the first byte that could not be written."""
+        """Write as much as possible. Returns the rest, from the first byte that could not be written."""
         if self.bytes + len(data) > self._limit:
             return self._fail(NO_ROOM, data, ts)
         try:
@@ -137,19 +138,19 @@ class JournalWriter:
         return b""
 
     def _sync(self, data: bytes, ts: float) -> bytes:
-        """What may not be on the disk is written again, whole, into a new segment: storing it twice changes nothing."""
+        """Bring the file to the disk. On failure the data goes into a new segment: storing it twice changes nothing."""
         try:
             os.fdatasync(self._file)
         except OSError as error:
             self._spoil()
-            return self._fail(f"cannot be brought to the disk: {error.strerror}", data, ts)
+            return self._fail(f"cannot be written to the disk: {error.strerror}", data, ts)
         return b""
 
     def _due(self, ts: float) -> bool:
         return self._size >= self._turn_at or not self._opened <= ts < self._until
 
     def _rotate(self, ts: float) -> None:
-        """Begin a new segment; not within a line."""
+        """Begin a new segment, but not within a line."""
         if self._torn:
             return
         self._leave()
@@ -166,7 +167,7 @@ class JournalWriter:
             self._suspect = False
 
     def _leave(self) -> None:
-        """Done with this segment. Raises OSError."""
+        """Finish this segment. Raises OSError."""
         descriptor, self._file, self._turn_at = self._file, -1, 0
         if descriptor >= 0 and self._syncer is not None:
             self._syncer.done(descriptor)
@@ -174,7 +175,7 @@ class JournalWriter:
             os.close(descriptor)
 
     def _spoil(self) -> None:
-        """Write no more to a file that failed: a second fsync(2) would say that all is well."""
+        """Give up a file that failed: a second fsync(2) would report success."""
         descriptor, self._file, self._turn_at = self._file, -1, 0
         self._torn, self._suspect = False, True
         if self._syncer is not None:
@@ -203,7 +204,7 @@ class JournalWriter:
         self._backlog_bytes = self.waiting = 0
 
     def _recover(self, ts: float) -> None:
-        """Write the backlog in order. A rest of a line continues in the segment that holds its beginning."""
+        """Write the backlog in order. The rest of a line goes to the segment that has its beginning."""
         if self._suspect and not self._proves_itself(ts):
             return
         self.healthy = True
@@ -221,13 +222,13 @@ class JournalWriter:
         self.error = ""
 
     def _proves_itself(self, ts: float) -> bool:
-        """Whether the disk takes a new segment's name, which it cannot without being asked."""
+        """Bring a new segment's name to the disk. True: the disk works again."""
         try:
             if self._file < 0:
                 self._rotate(ts)
             sync_directory(self._directory)
         except OSError as error:
-            self._fail(f"cannot be brought to the disk: {error.strerror}", b"", ts)
+            self._fail(f"cannot be written to the disk: {error.strerror}", b"", ts)
             return False
         self._suspect = False
         return True

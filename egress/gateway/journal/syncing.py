@@ -1,4 +1,4 @@
-"""Bringing a journal to the disk beside the packet path: a thread waits for the disk, the worker does not."""
+"""Bring a journal to the disk off the packet path: a thread waits for the disk, the worker does not."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ CLOSE_SECONDS = 5.0
 
 
 def sync_directory(directory: Path) -> None:
-    """So that a new file's name is on the disk as well. Raises OSError."""
+    """Bring the names of new files to the disk. Raises OSError."""
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
@@ -21,10 +21,10 @@ def sync_directory(directory: Path) -> None:
 
 
 class Syncer:
-    """One file at a time: `written` after each write, `second` each second, `done` or `forget` before a new one.
+    """Syncs one file at a time: `written` after each write, `second` each second, `done` or `forget` before the next.
 
-    The thread starts with the first work: by then the process has given up its privileges, of which each thread has
-    its own.
+    The thread starts with the first work: by then the process has dropped its privileges, which each thread has for
+    itself.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -32,7 +32,7 @@ class Syncer:
         self._work: queue.SimpleQueue[int | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._dirty = -1  # a file with bytes that may not be on the disk
-        self._waiting = 0  # files handed over, one owner each: ours up, the thread's down
+        self._waiting = 0  # files handed over; only the worker writes this, only the thread `_finished`
         self._finished = 0
         self._errors: deque[OSError] = deque()
 
@@ -40,24 +40,24 @@ class Syncer:
         self._dirty = descriptor
 
     def second(self) -> None:
-        """Hand over what was written since the last time. Raises OSError where that did not reach the disk."""
+        """Hand over the file if it was written since the last call. Raises OSError for an earlier failure."""
         self._complain()
         if self._dirty >= 0 and self._waiting == self._finished:  # else the disk is slower than that
             self._hand_over(os.dup(self._dirty))
             self._dirty = -1
 
     def forget(self) -> None:
-        """The file is closed elsewhere."""
+        """Drop the file: it is closed elsewhere."""
         self._dirty = -1
 
     def done(self, descriptor: int) -> None:
-        """Nothing more will be written to this file, which is the syncer's from here on."""
+        """Take over a finished file: the syncer closes it."""
         if self._dirty == descriptor:
             self._dirty = -1
         self._hand_over(descriptor)
 
     def close(self) -> None:
-        """Wait for what was handed over. Raises OSError where it did not reach the disk."""
+        """Wait for the files that were handed over. Raises OSError if one did not reach the disk."""
         if self._thread is not None:
             self._work.put(None)
             self._thread.join(CLOSE_SECONDS)

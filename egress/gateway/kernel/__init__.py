@@ -1,1 +1,1 @@
-"""The kernel's interfaces: iptables, netlink, conntrack, marks, system calls, privileges."""
+"""Interfaces of the kernel: iptables, netlink, conntrack, marks, system calls, privileges."""

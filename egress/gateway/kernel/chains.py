@@ -1,36 +1,36 @@
-"""Our kernel rules as text: what goes into which chain. Pure; `egress.gateway.kernel.iptables` applies it.
+"""The text of our kernel rules: the content of each chain. Pure; `egress.gateway.kernel.iptables` applies it.
 
 How a packet travels (FORWARD: through the gateway; INPUT: to the gateway host itself; OUTPUT: the host's answers):
 
 | hook, table        | our chain          | what happens                                                             |
 |--------------------|--------------------|--------------------------------------------------------------------------|
 | FORWARD mangle     | EGRESS-FORWARD     | from an agent's interface: EGRESS-OUT; to one: EGRESS-IN                 |
-| INPUT mangle       | EGRESS-INPUT       | from an agent's interface: EGRESS-OUT, but for IPv6 link upkeep; to the  |
+| INPUT mangle       | EGRESS-INPUT       | from an agent's interface: EGRESS-OUT, except IPv6 link upkeep; to the   |
 |                    |                    | port of the API: marked as refused, whatever the policy says             |
-| OUTPUT mangle      | EGRESS-OUTPUT      | answers to a connection of an agent's: EGRESS-IN                         |
-|                    | EGRESS-OUT         | our mark bits zeroed; refused connection: mark it, leave; settled one:   |
-|                    |                    | settled queue; all else: full-depth queue                                |
+| OUTPUT mangle      | EGRESS-OUTPUT      | answers to an agent's connection: EGRESS-IN                              |
+|                    | EGRESS-OUT         | our mark bits zeroed; refused connection: mark it, leave; settled        |
+|                    |                    | connection: settled queue; all others: full-depth queue                  |
 |                    | EGRESS-IN          | the same, but replies of a settled connection are not queued             |
 | (a worker)         |                    | verdict ACCEPT with a packet mark; the rest of mangle is skipped         |
 | INPUT filter       | EGRESS-DELIVER     | keep the mark on the connection; refused: EGRESS-REFUSE                  |
 | FORWARD and OUTPUT | EGRESS-REFUSE      | mark REFUSED or DROPPED: keep it on the connection, then TCP reset,      |
 | filter             |                    | ICMP administratively prohibited, or silence                             |
-| POSTROUTING mangle | EGRESS-POSTROUTING | keep the mark on the connection; drop what is refused and yet was let    |
-|                    |                    | through by somebody's filter rule that stands before ours                |
+| POSTROUTING mangle | EGRESS-POSTROUTING | keep the mark on the connection; drop refused packets that another       |
+|                    |                    | program's filter rule, placed before ours, has accepted                  |
 | POSTROUTING nat    | EGRESS-NAT         | masquerade where an attachment asks for it                               |
 
-Only interface and address are believed. An interface with an agent on it belongs to agents: where several share it they
-are told apart by network, longest prefix first, and whatever matches none goes to the queue of the first, whose worker
-refuses it as spoofed. A connection's refusal is never overwritten by a later verdict on it. A packet from one agent to
-another is judged by the sender's worker. Link upkeep is ICMPv6 neighbour discovery with hop limit 255 (RFC 4861 section
-11.2: nobody off-link can send it) and MLD reports from a link-local address (RFC 2710, RFC 3810); without it the agent
-has no link. Frames that a bridge passes between two of its own ports are not routed and come here only where
+Only interface and address identify an agent. An interface with an agent on it belongs to agents. Where several agents
+share it, the network decides, longest prefix first; a packet that matches no network goes to the queue of the first
+agent, whose worker refuses it as spoofed. A later verdict never overwrites a connection's refusal. The sender's worker
+judges a packet from one agent to another. Link upkeep is ICMPv6 neighbour discovery with hop limit 255 (RFC 4861
+section 11.2: it cannot come from off-link) and MLD reports from a link-local address (RFC 2710, RFC 3810); without it
+the agent has no link. Frames that a bridge passes between two of its own ports are not routed and come here only where
 br_netfilter hands them over.
 
-Of what the host sends to an agent, only true answers are queued: ESTABLISHED and in the direction REPLY. So the host's
-own connections are not (ORIGINAL), nor link upkeep (untracked), nor the resets and ICMP errors that the kernel makes
-(RELATED): ours for a refusal belong to a connection that is not confirmed yet, which a queue would drop. After a
-verdict in OUTPUT the kernel routes the packet again if its mark has changed: nobody's routing may ask for our bits.
+Of the host's packets to an agent, only true answers are queued: ESTABLISHED and in the direction REPLY. Not queued are
+the host's own connections (ORIGINAL), link upkeep (untracked), and the resets and ICMP errors that the kernel makes
+(RELATED): those for our refusals belong to an unconfirmed connection, which a queue would drop. After a verdict in
+OUTPUT the kernel routes the packet again if its mark has changed: no routing rule may match our bits.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ CHAINS: dict[str, tuple[str, ...]] = {
     MANGLE: ("EGRESS-FORWARD", "EGRESS-INPUT", "EGRESS-OUTPUT", "EGRESS-OUT", "EGRESS-IN", "EGRESS-POSTROUTING"),
 }
 Rules = dict[str, list[str]]  # table → rules of our chains, `-A …`, in order
-# A name iptables takes literally: no quotes or blanks (restore syntax), no `+` (its wildcard), no leading `-` or `!`.
+# iptables takes this literally: no quotes or blanks (restore syntax), no `+` (its wildcard), no leading `-` or `!`.
 _INTERFACE = re.compile(r"[A-Za-z0-9_.][A-Za-z0-9_.@-]{0,14}")
 _UPKEEP = tuple(f"-p ipv6-icmp -m icmp6 --icmpv6-type {kind} -m hl --hl-eq 255" for kind in (133, 135, 136)) + tuple(
     f"-s fe80::/10 -p ipv6-icmp -m icmp6 --icmpv6-type {kind}" for kind in (143, 131, 132)
@@ -61,9 +61,7 @@ _ANSWER = "-m conntrack --ctstate ESTABLISHED --ctdir REPLY"
 
 @dataclass(frozen=True, slots=True)
 class Attachment:
-    """Where an agent is attached: everything from `interface` (and, where it is shared, from `networks`) is the
-    agent's.
-    """
+    """The place where an agent is attached: all traffic of `interface`, and of `networks` where agents share it."""
 
     agent: str
     interface: str
@@ -74,7 +72,7 @@ class Attachment:
 
 
 def check(attachments: Sequence[Attachment]) -> None:
-    """Raise InputError for what must not reach a rule file: odd interface names, broken networks, queue numbers."""
+    """Raise InputError for values that must not reach a rule file: interface names, networks, queue numbers."""
     for attachment in attachments:
         check_interface(attachment.interface, f"agent {attachment.agent}")
         for network in attachment.networks:
@@ -87,7 +85,7 @@ def check(attachments: Sequence[Attachment]) -> None:
 
 
 def check_interface(interface: str, owner: str) -> None:
-    """Raise InputError for a name that iptables would not take literally."""
+    """Raise InputError for an interface name that iptables would not take literally."""
     if not _INTERFACE.fullmatch(interface):
         raise InputError(
             f"interface {interface!r} of {owner}: rename it to at most 15 "
@@ -96,7 +94,7 @@ def check_interface(interface: str, owner: str) -> None:
 
 
 def jumps(table: str, config: Config) -> dict[str, str]:
-    """Built-in chain → the one rule, without `-A CHAIN`, that must stand first in it."""
+    """Map each built-in chain to the rule, without `-A CHAIN`, that must be first in it."""
     refused = _refused(Marks(config.mark_mask))
     return {
         FILTER: {"FORWARD": refused, "INPUT": "-j EGRESS-DELIVER", "OUTPUT": refused},
@@ -106,10 +104,10 @@ def jumps(table: str, config: Config) -> dict[str, str]:
 
 
 def rules(attachments: Sequence[Attachment], config: Config, family: int, *, blocking: bool = False) -> Rules:
-    """The rules of our chains for one family (4 or 6); no `nat` where nobody asks for masquerading.
+    """The rules of our chains for one family (4 or 6); no `nat` where no attachment asks for masquerading.
 
-    `blocking` refuses all packets from and to agents instead of queueing them, and keeps nothing on the connections, so
-    that they are judged afresh once the gateway is back.
+    `blocking` refuses all packets from and to agents instead of queueing them, and keeps no mark on the connections:
+    they are judged anew once the gateway is back.
     """
     check(attachments)
     marks = Marks(config.mark_mask)
@@ -129,8 +127,8 @@ def rules(attachments: Sequence[Attachment], config: Config, family: int, *, blo
 
 
 def _refuse(family: int, marks: Marks, *, keep: bool) -> list[str]:
-    """The mark is zeroed before REJECT: where sysctl fwmark_reflect is on, the reset would carry it and be refused
-    itself.
+    """Refuse a marked packet. The mark is zeroed before REJECT: with sysctl fwmark_reflect the reset would carry it
+    and be refused itself.
     """
     mask, prohibited = f"{marks.mask:#x}", "icmp-admin-prohibited" if family == 4 else "icmp6-adm-prohibited"
     save = [f"-A EGRESS-REFUSE -j CONNMARK --save-mark --nfmask {mask} --ctmask {mask}"] if keep else []
@@ -144,7 +142,7 @@ def _refuse(family: int, marks: Marks, *, keep: bool) -> list[str]:
 
 
 def _deliver(marks: Marks, *, keep: bool) -> list[str]:
-    """What is delivered to the host passes no POSTROUTING: marks are kept here."""
+    """Keep the marks of packets delivered to the host: no POSTROUTING follows."""
     return [*(_keep("EGRESS-DELIVER", marks) if keep else []), f"-A EGRESS-DELIVER {_refused(marks)}"]
 
 
@@ -153,7 +151,7 @@ def _refused(marks: Marks) -> str:
 
 
 def _keep(chain: str, marks: Marks) -> list[str]:
-    """The packet's mark becomes the connection's, unless that one is refused."""
+    """Copy the packet's mark to its connection, unless the connection is refused."""
     mask, refused = f"{marks.mask:#x}", f"--mark {marks.value('refused'):#x}/{marks.refusal_mask:#x}"
     save = f"-j CONNMARK --save-mark --nfmask {mask} --ctmask {mask}"
     return [f"-A {chain} -m mark ! --mark 0x0/{mask} -m connmark ! {refused} {save}"]
@@ -170,7 +168,7 @@ def _masquerade(attachments: Sequence[Attachment], family: int) -> list[str]:
 
 
 def _dispatch(attachments: Sequence[Attachment], config: Config, family: int) -> list[str]:
-    """No agent gets to the API, on whatever address of the host it listens, and no rule can change that."""
+    """Lead packets to our chains. No agent reaches the API, on any address of the host; no policy can change that."""
     marks, api = Marks(config.mark_mask), f"-p tcp -m tcp --dport {config.api.port}"
     lines = []
     for interface in dict.fromkeys(attachment.interface for attachment in attachments):
@@ -185,7 +183,7 @@ def _dispatch(attachments: Sequence[Attachment], config: Config, family: int) ->
 
 
 def _known(chain: str, marks: Marks) -> list[str]:
-    """What every packet of a chain meets before a queue: refused connections never reach one."""
+    """The first rules of a chain: packets of refused connections never reach a queue."""
     mask = f"{marks.mask:#x}"
     refused = f"-A {chain} -m connmark --mark {marks.value('refused'):#x}/{marks.refusal_mask:#x}"
     settled = f"-A {chain} -m connmark --mark {marks.value('settled'):#x}/{mask} -j RETURN"
@@ -198,8 +196,8 @@ def _known(chain: str, marks: Marks) -> list[str]:
 
 
 def _judge(prefix: str, attachment: Attachment, config: Config) -> list[str]:
-    """One selector's queues. With fail-open a queue nobody reads is stepped over, and the packet must not try the next
-    agent's.
+    """The queues of one selector. With fail-open a queue without a reader is skipped, and then the packet must not
+    reach the next agent's queue.
     """
     marks = Marks(config.mark_mask)
     bypass = " --queue-bypass" if config.fail_open else ""
@@ -219,7 +217,7 @@ def _postrouting(marks: Marks, *, keep: bool) -> list[str]:
 def _selectors(
     attachments: Sequence[Attachment], family: int, side: str, address: str
 ) -> Iterator[tuple[str, Attachment]]:
-    """Matches in the order to be tried; the last of an interface takes all that is left on it."""
+    """Yield matches in the order to be tried. The last match of an interface takes all remaining packets."""
     for interface in dict.fromkeys(attachment.interface for attachment in attachments):
         here = [attachment for attachment in attachments if attachment.interface == interface]
         pairs = [(network, each) for each in here for network in _networks(each, family)] if len(here) > 1 else []

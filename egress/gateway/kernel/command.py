@@ -1,4 +1,4 @@
-"""Run the system's network tools; what they complain about becomes one line."""
+"""Run the system's network tools. Their complaints become one line."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import egress
 from egress.errors import EgressError
 
 PACKAGES = {"ip": "iproute2", "iptables": "iptables", "ip6tables": "iptables"}
-TIMEOUT = 30.0  # seconds; a tool that takes longer waits for a lock somebody never gives back
+TIMEOUT = 30.0  # seconds; a tool that takes longer waits for a lock that is never released
 
 
 def run(*argv: str, stdin: str | None = None) -> str:
-    """Standard output of a finished command.
+    """Run a command to its end. Returns its standard output.
 
     Raises EgressError, in one line, when the tool is absent, fails or does not finish.
     """
@@ -35,6 +35,6 @@ def run(*argv: str, stdin: str | None = None) -> str:
 
 
 def python(module: str) -> tuple[list[str], dict[str, str]]:
-    """Command line and environment of one of our modules: imported from where we were, not from the cwd."""
+    """Command line and environment to run one of our modules, from this source tree and not from the cwd."""
     root = str(Path(egress.__file__).resolve().parent.parent)
     return [sys.executable, "-m", module], {**os.environ, "PYTHONPATH": root, "PYTHONSAFEPATH": "1"}

@@ -1,4 +1,4 @@
-"""Packets that the kernel dropped because no worker took them in time, as its queue statistics count them."""
+"""Packets that the kernel dropped because no worker read them in time, from its queue statistics."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ STATISTICS = Path("/proc/net/netfilter/nfnetlink_queue")
 
 
 class Drops(NamedTuple):
-    """What the kernel threw away because nobody took it in time."""
+    """Packets dropped at one queue."""
 
     queue: int  # the queue was full
     socket: int  # the socket's buffer was full

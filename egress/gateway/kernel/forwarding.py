@@ -2,9 +2,9 @@
 
 Turning IPv6 forwarding on makes the kernel ignore router advertisements on interfaces with accept_ra=1 and forget the
 default routes it learned from them; accept_ra=2 keeps both (Documentation/networking/ip-sysctl.rst). So that goes
-first. Turning forwarding on changes other sysctls too (each interface's `forwarding`, IPv4 `accept_redirects`):
-whatever differs afterwards is remembered, in run_dir, which like the sysctls themselves does not outlive a reboot. What
-somebody else switched on while we had it on is switched off with ours: nobody can tell the two apart.
+first. Turning forwarding on changes other sysctls too (each interface's `forwarding`, IPv4 `accept_redirects`): all
+that differ afterwards are recorded in run_dir, which like the sysctls themselves does not outlive a reboot. A sysctl
+that another program switched on meanwhile is switched off with ours: the two cannot be told apart.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ _WATCHED = ("ipv4/conf/*/forwarding", "ipv4/conf/*/accept_redirects", "ipv6/conf
 
 
 def switch_on(record: Path) -> None:
-    """Turn forwarding on where it is off. `record` gets the old values, and keeps those of an earlier call."""
+    """Turn forwarding on where it is off. The old values go to `record`; values from an earlier call stay there."""
     needed = [name for name in _SWITCHES if (_NET / name).exists() and read(name) == "0"]
     if not needed:
         return
     before, old = _snapshot(), _load(record)
-    _save(record, before | old)  # all of them, in case we do not get to the end
+    _save(record, before | old)  # all of them, in case this does not reach its end
     if "ipv6/conf/all/forwarding" in needed:
         for name, value in before.items():
             if name.endswith("/accept_ra") and value == "1" and name.split("/")[2] not in ("all", "default"):
@@ -33,13 +33,13 @@ def switch_on(record: Path) -> None:
     for name in needed:
         write(name, "1")
     after = _snapshot()
-    # What differs, and what the way back would switch off though it was on before.
+    # Sysctls that differ, and those that were on before and that switching back would turn off.
     changed = {n: v for n, v in before.items() if after.get(n, v) != v or (n.endswith("forwarding") and v != "0")}
     _save(record, changed | old)
 
 
 def switch_back(record: Path) -> None:
-    """Restore what `switch_on` changed; nothing recorded is nothing to do. Interfaces that are gone are passed over."""
+    """Restore the sysctls that `switch_on` changed, if any. Interfaces that are gone are skipped."""
     values = _load(record)
     # The switches first: they reset every interface. accept_ra last, when forwarding is off again.
     for name in sorted(
@@ -55,7 +55,7 @@ def read(name: str) -> str:
 
 
 def write(name: str, value: str) -> None:
-    """Set a sysctl below net/, e.g. `ipv4/ip_forward`. Raises EgressError where the kernel does not let us."""
+    """Set a sysctl below net/, e.g. `ipv4/ip_forward`. Raises EgressError where the kernel refuses."""
     try:
         (_NET / name).write_text(value, encoding="ascii")
     except OSError as error:

@@ -1,14 +1,14 @@
-"""Put our chains into the kernel, look at them, take them out: `iptables-restore --noflush` and its IPv6 twin.
+"""Install, inspect and remove our chains, with `iptables-restore --noflush` and its IPv6 twin.
 
-What the chains say, and the path of a packet through them, is in `egress.gateway.kernel.chains`. Each table of a
-family is committed atomically. Only chains of ours and the jumps to them are named in what is sent, so everybody
-else's rules and counters stay as they are. Installing twice is installing once; it restarts our own counters.
+`egress.gateway.kernel.chains` has the rules and the path of a packet through them. Each table of a family is committed
+atomically. The input names only our chains and the jumps to them, so the rules and counters of other programs stay as
+they are. Installing twice equals installing once; it restarts our own counters.
 
-Removal leaves everybody's rules as they were. Where a table did not exist before, iptables-nft keeps it, empty, with
-its built-in chains (policy ACCEPT): `iptables-save` shows it, and it changes nothing for any packet.
+Removal leaves other programs' rules as they were. Where a table did not exist before, iptables-nft keeps it, empty,
+with its built-in chains (policy ACCEPT): `iptables-save` shows it, and it changes nothing for any packet.
 
-Rules that others insert later may come before ours (Docker does that at its start). Ours are then not `installed()`:
-call `install` again. Until then mangle POSTROUTING still stops what was refused in FORWARD or OUTPUT.
+Rules that other programs insert later may come before ours (Docker does that at its start). Ours are then not
+`installed()`: call `install` again. Until then mangle POSTROUTING still stops packets refused in FORWARD or OUTPUT.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from egress.gateway.kernel.command import run
 __all__ = ["Attachment", "block", "counters", "install", "installed", "queues", "remove"]
 
 _TOOLS = {4: "iptables", 6: "ip6tables"}
-_ATTEMPTS = 3  # somebody may change the rules between our reading and our writing them
+_ATTEMPTS = 3  # another program may change the rules between our reading and our writing
 _OURS = frozenset(name for names in CHAINS.values() for name in names)
 _JUMP = re.compile(r"-A (?P<chain>\S+) (?P<rule>.*-[jg] (?P<target>\S+))$")
 _MODULE = re.compile(r"Extension (\w+) .*missing kernel module|Couldn't load (?:match|target) `(\w+)'")
@@ -43,32 +43,32 @@ _COUNTERS = {
 
 
 def install(attachments: Sequence[Attachment], config: Config) -> None:
-    """Queue what comes from and goes to the attachments' interfaces. Replaces what an earlier call installed.
+    """Queue the packets of the attachments' interfaces. Replaces the rules of an earlier call.
 
-    Refusal goes in first and queueing last. Raises EgressError; tables already written then stay: call again or
-    `remove`.
+    Refusal goes in first and queueing last. Raises EgressError; tables that were written before stay: call again, or
+    call `remove`.
     """
     for family in families():
         _apply(family, rules(attachments, config, family), config)
 
 
 def block(attachments: Sequence[Attachment], config: Config) -> None:
-    """Refuse everything from and to the attachments' interfaces, in the kernel, with nobody listening."""
+    """Refuse all packets of the attachments' interfaces in the kernel, without a worker."""
     for family in families():
         _apply(family, rules(attachments, config, family, blocking=True), config)
 
 
 def remove(config: Config) -> None:
-    """Take out our chains and the jumps to them. Nothing to remove is fine."""
+    """Remove our chains and the jumps to them, if there are any."""
     for family in families():
         _apply(family, {}, config)
 
 
 def installed(config: Config, attachments: Sequence[Attachment] | None = None) -> bool:
-    """Whether, in both families, queueing and refusal are in place, each jump once and first in its chain.
+    """Check that queueing and refusal are in place in both families, each jump once and first in its chain.
 
-    With `attachments` our chains are looked into, too: whether each rule that `install` would put there leads to where
-    it should. Somebody may have emptied a chain and left the jump to it.
+    With `attachments` the content of our chains is checked, too: each rule that `install` would put there must be there
+    and lead to the same target. Another program may have emptied a chain and left the jump to it.
     """
     for family in families():
         state = _state(family)
@@ -79,17 +79,17 @@ def installed(config: Config, attachments: Sequence[Attachment] | None = None) -
 
 
 def queues() -> set[int]:
-    """The numbers of the queues that our chains lead to now."""
+    """Read the numbers of the queues that our chains lead to now."""
     lines = (line for family in families() for line in _state(family).get(MANGLE, []))
     return {int(match[1]) for line in lines if (match := _QUEUE.match(line))}
 
 
 def counters() -> dict[str, int]:
-    """Packets since the last `install`, both families together.
+    """Count refused packets since the last `install`, both families together.
 
     `rejected`: answered with a reset or ICMP; `dropped`: refused in silence; `unqueued`: of those, refused by the mark
-    of their connection without reaching a worker; `api`: of those, meant for the API; `late`: refused, yet accepted by
-    somebody's filter rule, and stopped in POSTROUTING.
+    of their connection without reaching a worker; `api`: of those, sent to the API; `late`: refused, then accepted by
+    another program's filter rule, and stopped in POSTROUTING.
     """
     found = dict.fromkeys(_COUNTERS.values(), 0)
     for family in families():
@@ -100,7 +100,7 @@ def counters() -> dict[str, int]:
 
 
 def families() -> tuple[int, ...]:
-    """4, and 6 unless the kernel runs without IPv6."""
+    """The IP versions of this kernel: 4, and 6 unless it runs without IPv6."""
     return (4, 6) if Path("/proc/sys/net/ipv6").exists() else (4,)
 
 
@@ -118,7 +118,7 @@ def _apply(family: int, wanted: Rules, config: Config) -> None:
 
 
 def _state(family: int) -> dict[str, list[str]]:
-    """Table → the lines of iptables-save within it: `:CHAIN …` and `-A CHAIN …`."""
+    """Read the rules now: table → its lines of iptables-save, `:CHAIN …` and `-A CHAIN …`."""
     tables: dict[str, list[str]] = {}
     for line in run(f"{_TOOLS[family]}-save").splitlines():
         if line.startswith("*"):
@@ -129,16 +129,16 @@ def _state(family: int) -> dict[str, list[str]]:
 
 
 def change(state: dict[str, list[str]], wanted: Rules, config: Config) -> str:
-    """What to feed to iptables-restore --noflush so that `state` becomes `wanted`; empty where nothing is to be done.
+    """The input of iptables-restore --noflush that turns `state` into `wanted`; empty where they are equal.
 
-    Tables that are wanted go in with refusal first and queueing last, those that are not go out the other way round.
+    Wanted tables go in with refusal first and queueing last; the other tables go out in the opposite order.
     """
     added = [_put(state, table, wanted[table], config) for table in (FILTER, NAT, MANGLE) if table in wanted]
     return "".join(added + [_drop(state, table) for table in (MANGLE, NAT, FILTER) if table not in wanted])
 
 
 def _put(state: dict[str, list[str]], table: str, lines: list[str], config: Config) -> str:
-    """Declaring a chain empties it under --noflush, so our rules are replaced in the same commit."""
+    """Fill a table. Declaring a chain empties it under --noflush, so our rules are replaced in the same commit."""
     heads = [f":{chain} - [0:0]" for chain in CHAINS[table]]
     placed = []
     for chain, rule in jumps(table, config).items():
@@ -157,7 +157,7 @@ def _drop(state: dict[str, list[str]], table: str) -> str:
 
 
 def _deletions(state: dict[str, list[str]], table: str) -> list[str]:
-    """A `-D` for each rule outside our chains that leads into them."""
+    """Delete each rule outside our chains that leads into them."""
     jumping = [match for line in state.get(table, []) if (match := _JUMP.match(line))]
     return [f"-D {m['chain']} {m['rule']}" for m in jumping if m["target"] in _OURS and m["chain"] not in _OURS]
 
@@ -177,8 +177,8 @@ def _in_place(state: dict[str, list[str]], config: Config) -> bool:
 
 
 def _differs(state: dict[str, list[str]], table: str, wanted: list[str]) -> bool:
-    """Whether a chain of ours holds other rules, or in another order. Of a rule its interfaces and its target count:
-    how the rest is printed depends on the version of iptables.
+    """Check whether one of our chains holds other rules, or in another order. Only interfaces and target of a rule are
+    compared: the print of the rest depends on the version of iptables.
     """
     return any(_shape(state.get(table, []), chain) != _shape(wanted, chain) for chain in CHAINS[table])
 
@@ -188,12 +188,12 @@ def _shape(lines: list[str], chain: str) -> list[list[str]]:
 
 
 def explain(complaint: str) -> str:
-    """One line that names the kernel module or permission that is missing, where iptables hints at one."""
+    """Turn a complaint of iptables into one line; it names the missing kernel module or permission, where hinted."""
     if match := _MODULE.search(complaint):
         name = match[1] or match[2]
         return f"the kernel has no netfilter extension {name}: `modprobe xt_{name}`, or install its extra modules"
     if "Permission denied" in complaint or "you must be root" in complaint:
-        return "the kernel's rules may not be changed: start egress as root (CAP_NET_ADMIN)"
+        return "changing the kernel's rules is not permitted: start egress as root (CAP_NET_ADMIN)"
     if "No such file or directory" in complaint or "No chain/target/match" in complaint:
         needed = "nft_compat xt_NFQUEUE xt_connmark xt_conntrack xt_mark xt_hl ipt_REJECT ip6t_REJECT xt_MASQUERADE"
         return f"the kernel lacks something our rules need: run `modprobe -a {needed}` ({complaint[:160]})"

@@ -1,4 +1,4 @@
-"""System calls Python 3.11 lacks: setns, unshare, mount, capset, seccomp, by way of libc. Errors are OSError."""
+"""System calls that Python 3.11 lacks, through libc: setns, unshare, mount, capset, seccomp. Errors are OSError."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _CALLS = (
     (0xC000003E, 16, 41), (0xC000003E, 0x40000202, 0x40000029), (0x40000003, 54, 359),
     (0xC00000B7, 29, 198), (0x40000028, 54, 281), (0xC00000F3, 29, 198),
 )  # fmt: skip
-_I386, _SOCKETCALL = 0x40000003, 102  # its arguments are in memory, where no filter sees them
+_I386, _SOCKETCALL = 0x40000003, 102  # its arguments are in memory, which no filter sees
 _X32, _IO_URING_SETUP = 0x40000000, 425  # opens sockets that no filter sees either; one number everywhere
 _FAMILIES = (1, 2, 10, 16, 17, 38)  # AF_UNIX, INET, INET6, NETLINK, PACKET, ALG: linux/socket.h
 _CAPABILITY_VERSION_3 = 0x20080522  # linux/capability.h
@@ -35,12 +35,12 @@ _libc.mount.argtypes = (ctypes.c_char_p, ctypes.c_char_p, ctypes.c_char_p, ctype
 
 
 def setns(fd: int, kind: int) -> None:
-    """Enter the namespace behind an open /proc/PID/ns or nsfs file; `kind` is its CLONE_NEW… constant."""
+    """Enter the namespace of an open /proc/PID/ns or nsfs file; `kind` is its CLONE_NEW… constant."""
     _check(_libc.setns(fd, kind), "setns")
 
 
 def unshare(kinds: int) -> None:
-    """Enter new namespaces (a new pid namespace: for children only)."""
+    """Enter new namespaces. A new pid namespace is for children only."""
     _check(_libc.unshare(kinds), "unshare")
 
 
@@ -53,12 +53,12 @@ def prctl(option: int, value: int) -> None:
 
 
 def owner(namespace: int) -> int:
-    """A new file descriptor of the user namespace that owns a namespace; the caller closes it."""
+    """Open the user namespace that owns a namespace. Returns a descriptor, which the caller closes."""
     return fcntl.ioctl(namespace, _NS_GET_USERNS)
 
 
 def limit_bounding(kept: frozenset[int]) -> None:
-    """Nothing this thread executes can ever gain a capability outside `kept`. Needs CAP_SETPCAP."""
+    """Let no program that this thread executes gain a capability outside `kept`. Needs CAP_SETPCAP."""
     last = int(Path("/proc/sys/kernel/cap_last_cap").read_text(encoding="ascii"))
     for capability in set(range(last + 1)) - kept:
         prctl(PR_CAPBSET_DROP, capability)
@@ -74,7 +74,7 @@ def limit_capabilities(kept: frozenset[int]) -> None:
 
 
 def limit_calls() -> None:
-    """Refuse what a network namespace does not confine. Needs no_new_privs; kept over exec.
+    """Refuse system calls that a network namespace does not confine. Needs no_new_privs; kept over exec.
 
     EPERM: the ioctls that type into a terminal. EAFNOSUPPORT: sockets of families beyond `_FAMILIES`; AF_VSOCK
     reaches a virtual machine's host from any namespace. ENOSYS: ways round that (io_uring, i386's socketcall).
@@ -92,7 +92,7 @@ _NUMBER, _ARCH, _FIRST, _SECOND = 0, 4, 16, 24  # struct seccomp_data: nr, arch,
 
 
 def _filter() -> bytes:
-    """Classic BPF over struct seccomp_data: seccomp(2)."""
+    """Assemble the filter: classic BPF over struct seccomp_data, seccomp(2)."""
     steps: _Steps = []
     for arch, ioctl, socket in _CALLS:
         ring = _IO_URING_SETUP | socket & _X32
@@ -109,7 +109,7 @@ def _filter() -> bytes:
 
 
 def _call(number: int, steps: _Steps) -> _Steps:
-    """Steps for one system call only."""
+    """Make steps that run for one system call only."""
     return [(_LOAD, 0, 0, _NUMBER), (_EQUAL, 0, len(steps), number), *steps]
 
 

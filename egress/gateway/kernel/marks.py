@@ -1,8 +1,8 @@
-"""The four adjacent bits of packet and connection marks that are ours, and what they say.
+"""The four adjacent bits of packet and connection marks that egress uses, and their meaning.
 
-A worker answers the kernel with a verdict and a packet mark; the chains of `egress.gateway.kernel.iptables` act on
-the mark and keep it on the connection. NFQUEUE replaces a packet's whole mark, so use `Marks.put`, which leaves the
-other 28 bits alone.
+A worker answers the kernel with a verdict and a packet mark; the chains of `egress.gateway.kernel.chains` act on the
+mark and keep it on the connection. NFQUEUE replaces a packet's whole mark: use `Marks.put`, which leaves the other 28
+bits as they are.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ class Marks(NamedTuple):
 
     @property
     def shift(self) -> int:
-        """How far left of bit 0 our four bits stand."""
+        """The position of our lowest bit."""
         return (self.mask & -self.mask).bit_length() - 1
 
     @property
     def refusal_mask(self) -> int:
-        """The upper three of our bits: under this mask REFUSED and DROPPED, and no other, equal `value("refused")`."""
+        """The upper three of our bits: under this mask only REFUSED and DROPPED equal `value("refused")`."""
         return 0b1110 << self.shift
 
     def value(self, name: str) -> int:
-        """`undecided`, `settled`, `refused`, `dropped` or `recheck`, shifted into place (KeyError otherwise)."""
+        """Shift `undecided`, `settled`, `refused`, `dropped` or `recheck` into place (KeyError otherwise)."""
         return VALUES[name] << self.shift
 
     def put(self, mark: int, name: str) -> int:
-        """`mark` with our bits set to `name`, all others as they were."""
+        """Set our bits of `mark` to `name`. Returns the mark with the other bits as they were."""
         return mark & ~self.mask & 0xFFFFFFFF | self.value(name)

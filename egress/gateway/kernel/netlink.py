@@ -1,4 +1,4 @@
-"""Netlink framing: headers, attributes, requests and acknowledgements. Their meaning is the callers' business.
+"""Netlink framing: headers, attributes, requests and acknowledgements. The callers know their meaning.
 
 Layout from linux/netlink.h and linux/netfilter/nfnetlink.h. Headers are in host byte order, and so are the attributes
 of rtnetlink and sock_diag; nfnetlink's own header and attributes are in network byte order.

@@ -1,8 +1,7 @@
-"""Giving up root: a worker keeps CAP_NET_ADMIN, which nfnetlink asks for at every verdict, and nothing else.
+"""Dropping privileges: a worker keeps only CAP_NET_ADMIN, which nfnetlink requires for every verdict.
 
-`egress.gateway.attribution` keeps what it takes to look into others' namespaces and descriptors.
-
-The order matters and stands in `drop`.
+`egress.gateway.attribution` keeps the capabilities that open other processes' namespaces and descriptors. The order of
+the steps matters; `drop` has it.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ WORKER = frozenset({CAP_NET_ADMIN})
 
 
 def account(user: str) -> tuple[int, int]:
-    """The uid and gid of a user name. Raises InputError for a name nobody has, and for root."""
+    """Look up the uid and gid of a user name. Raises InputError for an unknown name, and for root."""
     try:
         entry = pwd.getpwnam(user)
     except KeyError:
@@ -30,7 +29,7 @@ def account(user: str) -> tuple[int, int]:
 
 
 def drop(user: str, parent: int, kept: frozenset[int] = WORKER) -> None:
-    """Become `user` for good, with these capabilities alone, and die with process `parent`.
+    """Become `user` for good, with only the capabilities in `kept`, and die with process `parent`.
 
     A change of credentials clears the death signal, so it is set last; a parent that died before is noticed by its id.
     """
@@ -45,7 +44,7 @@ def drop(user: str, parent: int, kept: frozenset[int] = WORKER) -> None:
         linux.prctl(linux.PR_SET_KEEPCAPS, 0)
         linux.prctl(linux.PR_SET_NO_NEW_PRIVS, 1)
     except OSError as error:
-        raise EgressError(f"cannot give up root: {error}; is /proc mounted and this Linux 4.3 or later?") from None
+        raise EgressError(f"cannot drop privileges: {error}; is /proc mounted and this Linux 4.3 or later?") from None
     die_with_parent(parent)
 
 

@@ -1,1 +1,1 @@
-"""What the gateway's processes say to each other: messages, lines, notes of new flows."""
+"""Communication between the gateway's processes: messages, lines, notes of new flows."""

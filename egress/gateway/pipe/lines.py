@@ -6,13 +6,13 @@ import os
 
 from egress.errors import EgressError
 
-MAX_LINE = 16 * 1024 * 1024  # the agents of a large host; of a policy come some hundred rules a line
+MAX_LINE = 16 * 1024 * 1024  # the agents of a large host; a policy comes in some hundred rules a line
 FULL = 1024 * 1024
 _CHUNK = 65536
 
 
 class LineReader:
-    """Complete lines of a file descriptor, as they come. Takes time in proportion to what comes."""
+    """Complete lines of a file descriptor, as they come. Takes time in proportion to the bytes that come."""
 
     def __init__(self, descriptor: int) -> None:
         self.ended = False
@@ -21,13 +21,13 @@ class LineReader:
         self._next: list[bytes] = []
 
     def first(self) -> bytes:
-        """Wait for one line; what came with it is left to the next `read`. Empty: the file has ended."""
+        """Wait for one line. Further lines are left to the next `read`. Empty: the file has ended."""
         while not self._next and not self.ended:
             self._next = self.read()
         return self._next.pop(0) if self._next else b""
 
     def read(self) -> list[bytes]:
-        """What one read(2) completes; sets `ended` at the end of the file. Raises EgressError past MAX_LINE."""
+        """Return the lines that one read(2) completes. Sets `ended`; raises EgressError past MAX_LINE."""
         if self._next:
             lines, self._next = self._next, []
             return lines
@@ -46,7 +46,7 @@ class LineReader:
 
 
 class LineWriter:
-    """Writes to a non-blocking descriptor and keeps what does not fit yet."""
+    """Writes to a non-blocking descriptor. Bytes that do not fit yet wait in memory."""
 
     def __init__(self, descriptor: int) -> None:
         os.set_blocking(descriptor, False)
@@ -55,12 +55,12 @@ class LineWriter:
 
     @property
     def idle(self) -> bool:
-        """Nothing waits: the other side reads."""
+        """True when nothing waits: the other side reads."""
         return not self._pending
 
     @property
     def full(self) -> bool:
-        """So much waits that the other side seems not to read at all: write only what must be."""
+        """True when so much waits that the other side seems not to read: write only what is necessary."""
         return len(self._pending) > FULL
 
     def write(self, line: bytes) -> None:
@@ -68,7 +68,7 @@ class LineWriter:
         self.flush()
 
     def flush(self) -> None:
-        """Write what fits now. Raises BrokenPipeError when nobody will read it."""
+        """Write as much as fits now. Raises BrokenPipeError when the other side is closed."""
         if not self._pending:
             return
         try:

@@ -46,15 +46,15 @@ class Watched:
 
 @dataclass(frozen=True, slots=True)
 class JournalGrant:
-    """What one worker may write into its journal until it hears again."""
+    """How much one worker may write into its journal, until the next grant."""
 
-    limit: int  # bytes, of all it has written since it started
-    full: bool = False  # what is left of them is for what has begun: nothing new may pass
+    limit: int  # bytes, in all, since the worker started
+    full: bool = False  # the remaining bytes are for flows that have begun: no new flow may pass
 
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """All a worker is told before it starts, but for the policy, which follows in parts."""
+    """Everything a process needs before it starts, except the policy, which follows in parts."""
 
     config: Config
     index: int  # of the worker: queues base + 2 * index and the next
@@ -62,11 +62,11 @@ class Setup:
     agents: tuple[Watched, ...]
     journal: JournalGrant
     capture: str = ""  # directory of packet captures; empty: none
-    attribution: tuple[int, ...] = ()  # a worker's descriptor to tell of new flows; the attribution process': of each
+    attribution: tuple[int, ...] = ()  # a worker's descriptor for notes of new flows; for attribution: one a worker
 
 
 def encode(message: object) -> bytes:
-    """One line. Takes JSON values and the dataclasses of this module and of the model."""
+    """Encode one line. Takes JSON values and the dataclasses of this module and of the model."""
     return json.dumps(message, default=_plain, separators=(",", ":")).encode() + b"\n"
 
 
@@ -108,14 +108,14 @@ def rule_from(document: dict[str, Any]) -> Rule:
 
 
 class Draft:
-    """A change of policy that arrives in parts. A part that cannot be read spoils the change, not the worker."""
+    """A change of policy that arrives in parts. A part that is not valid spoils the change, not the worker."""
 
     def __init__(self) -> None:
         self._removed: list[str] = []
         self._added: list[Rule] = []
         self._broken = ""
 
-    def take(self, part: dict[str, Any]) -> None:
+    def add(self, part: dict[str, Any]) -> None:
         try:
             self._removed += part["removed"]
             self._added += map(rule_from, part["added"])
@@ -123,7 +123,7 @@ class Draft:
             self._broken = f"a part of the policy cannot be read: {type(error).__name__}: {error}"
 
     def finish(self, commit: dict[str, Any]) -> PolicyChange:
-        """What all parts say together; raises EgressError for a broken one. Either way the next change begins."""
+        """Return the change that all parts make, and begin the next. Raises EgressError if a part was not valid."""
         change = PolicyChange(commit["base"], commit["version"], tuple(self._removed), tuple(self._added))
         broken = self._broken
         self._removed, self._added, self._broken = [], [], ""
@@ -137,4 +137,4 @@ def _plain(value: object) -> object:
         return {item.name: getattr(value, item.name) for item in dataclasses.fields(value)}
     if isinstance(value, Path):
         return str(value)
-    raise TypeError(f"{type(value).__name__} is no message")
+    raise TypeError(f"{type(value).__name__} cannot be a message")

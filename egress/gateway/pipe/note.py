@@ -1,8 +1,9 @@
-"""What a worker says of a flow that begins, so that its process can be looked for: one message, never waited for.
+"""Notes: a worker tells the attribution process of each flow that begins. One message a flow; the worker never waits.
 
-It is said before the packet is answered: the process that connects still waits in connect(2) then. A message is text,
-its fields parted by tabs: flow id, start (µs), interface, protocol, opener's address and port, the other's, direction,
-whether its refusal waits to hear the id back, agent. Who reads it trusts none of it: workers meet hostile bytes.
+The note is sent before the packet is answered: then the process that connects is still in connect(2). A message is
+text, its fields separated by tabs: flow id, start (µs), interface, protocol, opener's address and port, the other's,
+direction, 1 if a refusal waits for the id to come back, agent. The reader validates every field: workers meet hostile
+bytes.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from egress.records.shape import FlowRecord
 from egress.records.times import MAX_MICROS, micros
 
 MAX_NOTE = 1024  # bytes
-MAX_PER_SECOND = 500  # flows of one agent told of; a flood of one must not hide the others
+MAX_PER_SECOND = 500  # notes of one agent; a flood of one must not hide the others
 BUFFER = 4 << 20  # bytes of messages that may wait: some thousands
 
 _FLOW_ID = re.compile(r"[0-9a-f]{16}", re.ASCII)
@@ -25,7 +26,7 @@ _NUMBER = re.compile(r"[0-9]{1,16}", re.ASCII)
 
 
 class Note(NamedTuple):
-    """A flow as the agent's host sees it: `local` is the agent's end. Addresses are packed."""
+    """A new flow, seen from the agent's host: `local` is the agent's end. Addresses are packed."""
 
     flow_id: str
     agent: str
@@ -63,7 +64,7 @@ class NoteSender:
             return False
         try:
             self._socket.send(encode(record, interface), socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
-        except OSError:  # full, or nobody is left who could read it
+        except OSError:  # full, or the reader is gone
             self.dropped += 1
             return False
         self.sent += 1
@@ -71,7 +72,7 @@ class NoteSender:
 
 
 def begins(record: FlowRecord) -> bool:
-    """Whether this is a flow's first record: made before its first packet is counted."""
+    """Return True for the first record of a flow: it is made before the first packet is counted."""
     return record.updated == record.start and not (record.packets_out or record.packets_in)
 
 
@@ -82,7 +83,7 @@ def encode(record: FlowRecord, interface: int) -> bytes:
 
 
 def parse(message: bytes) -> Note | None:
-    """The note in a message; None for what `encode` would not have written."""
+    """Parse a message. None: `encode` would not have written it."""
     try:
         fields = message.decode().split("\t")
         flow_id, start, interface, proto, src, sport, dst, dport, direction, waits, agent = fields

@@ -1,1 +1,1 @@
-"""The worker process: reads netfilter queues, asks the engine, journals, answers the kernel."""
+"""The worker process: it reads netfilter queues, asks the engine, journals, and answers the kernel."""

@@ -1,4 +1,4 @@
-"""The worker process: `python -m egress.gateway.worker`, started by the supervisor; setup and orders come on stdin."""
+"""The worker process: `python -m egress.gateway.worker`. The supervisor starts it; setup and orders come on stdin."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _IN, _OUT = 0, 1  # stdin, stdout
 
 
 def serve(worker: Worker, reader: LineReader, writer: LineWriter) -> None:
-    """The loop: packets in batches, orders, timers. Ends on the order to stop, or when the supervisor is gone."""
+    """Run the loop: packets in batches, orders, timers. The order to stop ends it, or the end of the supervisor."""
     with selectors.DefaultSelector() as selector:
         selector.register(worker.full, selectors.EVENT_READ, worker.full.run)
         selector.register(worker.settled, selectors.EVENT_READ, worker.settled.run)
@@ -65,10 +65,10 @@ def listen(worker: Worker, reader: LineReader, writer: LineWriter) -> None:
 
 
 def main() -> int:
-    """Returns the exit status: 0 stopped when told to, 1 could not start (said on stdout)."""
-    # Ctrl-C goes to the whole process group; the supervisor stops us in order.
+    """Run the process. Returns its exit status: 0 stopped by order, 1 could not start (reported on stdout)."""
+    # Ctrl-C goes to the whole process group; the supervisor stops this process in order.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    gc.disable()  # until we begin: a large policy is read in two thirds of the time
+    gc.disable()  # until the worker begins: a large policy is read in two thirds of the time
     reader, writer = LineReader(_IN), LineWriter(_OUT)
 
     def say(message: dict[str, object]) -> bool:

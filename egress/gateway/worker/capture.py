@@ -1,7 +1,7 @@
-"""Every judged packet into a pcapng file, for debugging and for golden captures.
+"""A pcapng file of every judged packet, for debugging and for golden captures.
 
-Packets carry their direction (seen from the agent) and a comment `agent=<name> queue=<full|settled>`. Bounded by size;
-what came later is counted.
+Packets carry their direction (seen from the agent) and a comment `agent=<name> queue=<full|settled>`. The file is
+bounded by size; later packets are counted.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ CAPTURE_BYTES = 256 * 1024 * 1024
 
 
 def seconds(micros: int) -> float:
-    """Microseconds as the seconds that a reader of captures makes of them, to the last bit: replay must be equal."""
+    """Convert microseconds to seconds exactly as a reader of captures does: replay must be equal to the last bit."""
     whole, rest = divmod(micros, 1_000_000)
     return whole + rest / 1_000_000
 

@@ -1,6 +1,6 @@
-"""Who a queued packet belongs to: by the kernel's interface index and, where agents share an interface, by address.
+"""Find the agent of a queued packet by the kernel's interface index and, where agents share it, by address.
 
-Nothing an agent says is asked. A packet that fits nobody has no agent and is dropped by the worker.
+Nothing inside the packet but its address counts. The worker drops a packet without an agent.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ class Identity:
         shared: dict[int, list[tuple[Agent, Networks]]] = {}
         for entry in watched:
             if entry.interface == 0:
-                continue  # its interface is gone; 0 is also what the kernel says for "none"
+                continue  # its interface is gone; 0 is also the kernel's "none"
             shared.setdefault(entry.interface, []).append((entry.agent, Networks(entry.agent.networks)))
         self._alone = {index: agents[0][0] for index, agents in shared.items() if len(agents) == 1}
         self._shared = {index: agents for index, agents in shared.items() if len(agents) > 1}
         self._cache: dict[tuple[int, bytes], Agent | None] = {}
 
     def find(self, raw: bytes, indev: int, outdev: int) -> tuple[Agent, Direction] | None:
-        """Between two agents the sender counts: its interface's queue is where the packet is."""
+        """Return the agent and the direction. Between two agents the sender counts: the packet is in its queue."""
         agent = self._alone.get(indev) or self._by_address(raw, indev, 12, 8)
         if agent is not None:
             return agent, Direction.OUT
         if indev in self._shared:
-            return None  # sent by one of them, with an address of none of them
+            return None  # sent by one of the agents, with an address of another host
         agent = self._alone.get(outdev) or self._by_address(raw, outdev, 16, 24)
         return None if agent is None else (agent, Direction.IN)
 

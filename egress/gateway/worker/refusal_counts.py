@@ -1,4 +1,4 @@
-"""Per agent counts of what a worker refused and found, for the one-line summary of `egress run`. Bounded."""
+"""Counts of refusals and findings per agent, for the one-line summary of `egress run`. Bounded."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from dataclasses import dataclass, field
 from egress.model import Action
 from egress.records.shape import AnomalyRecord, FindingRecord, FlowRecord, Record
 
-MAX_REMEMBERED = 4096  # refused flows told apart; past it a flow's later records may count it twice
+MAX_REMEMBERED = 4096  # refused flows told apart; the records of further flows may count one twice
 MAX_NAMED = 16  # destinations and signatures named
 
 
 @dataclass(slots=True)
 class RefusalCounts:
-    """What one agent was refused. `refused` counts flows, `packets` packets that belong to no flow."""
+    """Refusals of one agent. `refused` counts flows, `packets` packets that belong to no flow."""
 
     refused: int = 0
     packets: int = 0
-    monitored: int = 0  # of the flows: would have been refused, were let pass
+    monitored: int = 0  # of the flows: passed, but only because of monitor mode
     findings: Counter[str] = field(default_factory=Counter)
     destinations: Counter[str] = field(default_factory=Counter)
     _seen: set[str] = field(default_factory=set)

@@ -1,6 +1,6 @@
-"""One queue worker: what it does with each packet, each order of the supervisor, and each second.
+"""The queue worker: it handles each packet, each order of the supervisor, and each second.
 
-Told to begin, it binds two queues, becomes an unprivileged user and does one thing: packet -> agent -> engine ->
+On the order to begin it binds two queues, drops privileges and then does one thing: packet -> agent -> engine ->
 journal -> kernel. A packet is answered only when the decision about it is on file. A packet that waits for a person
 stays unanswered (`egress.gateway.worker.parked`) and comes to the engine again once its hold is over.
 """
@@ -37,12 +37,12 @@ from egress.records.shape import Record
 
 
 def now() -> float:
-    """Seconds since the epoch, exact to the microsecond: what a capture and the journal can hold."""
+    """Seconds since the epoch, exact to the microsecond, as a capture and the journal store them."""
     return seconds(time.time_ns() // 1000)
 
 
 class Worker:
-    """Binds queues, engine and journal together. `judge` is the packet path; `say` tells the supervisor, if it can."""
+    """Connects queues, engine and journal. `judge` is the packet path; `say` reports to the supervisor."""
 
     def __init__(self, setup: Setup, say: Callable[[dict[str, object]], bool]) -> None:
         config = setup.config
@@ -68,7 +68,7 @@ class Worker:
         self.begun = self.stopping = False
         self.parked = for_holds(config.queue.length)
         self._over: deque[ParkedPacket] = deque()  # waited for holds that are over
-        self._asked: set[str] = set()  # holds that the supervisor was told of
+        self._asked: set[str] = set()  # holds that were reported to the supervisor
         self._say = say
         self._draft = Draft()
         self._agent = ""
@@ -78,18 +78,18 @@ class Worker:
         self.settled = PacketQueue(base + 1, self.judge, self.failed, mark_mask=config.mark_mask)
 
     def begin(self) -> None:
-        """Own both queues, and be nobody from here on. Raises EgressError when one cannot be had."""
+        """Bind both queues and drop privileges. Raises EgressError if a queue is taken."""
         length, fail_open = self.config.queue.length, self.config.fail_open
         self.full.bind(length=length, copy_range=nfnetlink.MAX_COPY, settled=False, fail_open=fail_open)
         self.settled.bind(length=length, copy_range=self._cut, settled=True, fail_open=fail_open)
         privileges.drop(self.config.user, self.setup.parent)
-        gc.freeze()  # the policy and the code: nothing to look through again and again
+        gc.freeze()  # policy and code stay: the collector need not scan them
         gc.enable()
         self.begun = True
         self._say({"type": "ready", "pid": os.getpid(), "host": socket.gethostname()})
 
     def judge(self, raw: bytes, indev: int, outdev: int, settled: bool, packet: QueuedPacket) -> int:
-        """The way of a packet: whose it is, what the engine says, on file, then the mark that tells the kernel."""
+        """Judge a packet: find its agent, ask the engine, journal the records. Returns the mark for the kernel."""
         ts = now()
         self._agent = ""
         found = self.identity.find(raw, indev, outdev)
@@ -113,8 +113,8 @@ class Worker:
         if verdict.action is Action.HOLD:
             return self._wait(ParkedPacket(packet, agent.name, settled, raw), agent, direction, ts)
         mark = self._mark(verdict, settled)
-        may_wait = refused and outbound and verdict.action is not Action.ACCEPT  # who is monitored is let pass
-        # Last, so that no fault of ours comes after it: a packet is answered once.
+        may_wait = refused and outbound and verdict.action is not Action.ACCEPT  # in monitor mode it passes
+        # Last, so that no error can follow: a packet is answered once.
         if may_wait and self.notifier.park(refused, ParkedPacket(packet, agent.name, settled, mark=mark)):
             return PARKED
         return mark
@@ -136,7 +136,7 @@ class Worker:
         return PARKED if self.parked.park(hold, parked) else DISCARD
 
     def _collect(self) -> None:
-        """Holds that are over: say so, and take out what waited for them."""
+        """Report holds that are over, and release their packets."""
         for hold, state in self.engine.ended_holds():
             self._over += self.parked.release(hold)
             if hold in self._asked:
@@ -144,7 +144,7 @@ class Worker:
                 self._say({"type": "hold.ended", "id": hold, "state": state})
 
     def resume(self) -> None:
-        """Have judged again, as if it came now, what waited for holds that are over. Its agent may be gone."""
+        """Judge the packets of holds that are over again, as if they came now. Their agent may be gone."""
         self._collect()
         while self._over:
             parked = self._over.popleft()
@@ -157,7 +157,7 @@ class Worker:
             self._collect()
 
     def failed(self, error: Exception) -> int:
-        """A fault of ours: written down, and the packet's connection is dropped."""
+        """Record a bug that raised in `judge`. The packet's connection is dropped."""
         frame = error.__traceback__
         while frame is not None and frame.tb_next is not None:
             frame = frame.tb_next
@@ -166,7 +166,7 @@ class Worker:
         return self._dropped
 
     def record(self, records: Sequence[Record], ts: float) -> bool:
-        """Count and journal; while the journal fails or is full the engine lets nothing new pass (`on_full`)."""
+        """Count and journal records. While the journal fails or is full, the engine refuses new flows (`on_full`)."""
         for record in records:
             self.refusal_counts.setdefault(record.agent, RefusalCounts()).add(record)
         done = self.journal.append(records, ts)
@@ -177,20 +177,20 @@ class Worker:
         self.engine.refuse_new = self._refuses and not self.journal.open
 
     def tick(self) -> None:
-        """Timers of the engine that are due."""
+        """Run the engine's timers that are due."""
         ts = now()
         if ts >= self.engine.next_tick():
             self.record(self.engine.tick(ts), ts)
 
     def drain(self) -> None:
-        """Judge what waits in the queues now, so that what follows counts it."""
+        """Judge all packets that wait in the queues now, so that the next report counts them."""
         for queue in (self.full, self.settled):
             left = self.config.queue.length
             while left > 0 and (done := queue.run()):
                 left -= done
 
     def stop(self) -> None:
-        """End every flow's record and give the queues back; with them goes what waits."""
+        """Write the last record of every flow and close the queues. The kernel drops the packets on hold."""
         self.drain()
         ts = now()
         self.record(self.anomalies.flush(), ts)
@@ -205,20 +205,20 @@ class Worker:
             self.capture.close()
 
     def second(self) -> None:
-        """What is done once a second."""
+        """Do the work of each second."""
         ts = now()
         self.record(self.anomalies.flush(), ts)
         self.journal.poll(ts)
         self._heed_journal()
 
     def order(self, message: dict[str, Any]) -> dict[str, object]:
-        """Carry out one order of the supervisor; returns what its answer says beyond `done`.
+        """Carry out one order of the supervisor. Returns the fields of the answer.
 
-        Raises EgressError for one that cannot be carried out: nothing of it was.
+        Raises EgressError for an order that cannot be carried out; then no part of it was.
         """
         operation, ts = message["op"], now()
         if operation == "policy.part":
-            self._draft.take(message)
+            self._draft.add(message)
         elif operation == "policy.commit":
             self._commit(message, ts)
         elif operation == "begin":
@@ -252,7 +252,7 @@ class Worker:
 
     def _watch(self, watched: tuple[Watched, ...], ts: float) -> None:
         self.notifier.flush()  # as in `_commit`
-        # An unchanged agent stays the same object: the engine judges flows anew when theirs is another.
+        # An unchanged agent stays the same object: the engine re-judges flows when their agent is another object.
         before = {entry.agent: entry.agent for entry in self.watched}
         self.watched = tuple(Watched(before.get(entry.agent, entry.agent), entry.interface) for entry in watched)
         self.identity = Identity(self.watched)
@@ -265,7 +265,7 @@ class Worker:
         self.refusal_counts = {name: tally for name, tally in self.refusal_counts.items() if name in names}
 
     def counters(self) -> dict[str, object]:
-        """The heartbeat's content."""
+        """Collect the heartbeat's counters."""
         journal = self.journal
         return {
             "packets": self.full.packets,
@@ -293,7 +293,7 @@ class Worker:
 
     def _mark(self, verdict: Verdict, settled: bool) -> int:
         if verdict.packet_only and verdict.action is not Action.ACCEPT:
-            return DISCARD  # says nothing about its connection: leave no mark on it
+            return DISCARD  # a verdict on this packet alone: leave no mark on its connection
         if verdict.action is Action.ACCEPT:
             if verdict.settled:
                 return self._settled

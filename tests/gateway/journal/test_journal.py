@@ -132,7 +132,7 @@ def test_a_segment_that_somebody_removes_is_noticed(tmp_path: Path) -> None:
     journal.append([record(1)], 1.0)
     next(tmp_path.iterdir()).unlink()
     journal.poll(2.0)
-    assert not healthy(journal) and "removed by somebody else" in journal.error
+    assert not healthy(journal) and "removed by another program" in journal.error
     assert not journal.append([record(2)], 2.5)
     journal.poll(3.1)
     assert healthy(journal) and stored(tmp_path) == [2.0]
@@ -265,7 +265,7 @@ def test_what_may_not_be_on_the_disk_is_written_again_into_a_new_segment(
     assert journal.append([record(1)], 1.0)
     disk.broken = True
     assert not journal.append([record(2)], 2.0)
-    assert not healthy(journal) and "brought to the disk" in journal.error
+    assert not healthy(journal) and "written to the disk" in journal.error
     assert not journal.append([record(3)], 2.5)
     journal.poll(3.0)
     assert not healthy(journal)
@@ -303,7 +303,7 @@ def test_a_disk_that_failed_is_heard_of_a_second_later(tmp_path: Path, monkeypat
         return not healthy(journal)
 
     assert eventually(failed)
-    assert "brought to the disk" in journal.error
+    assert "written to the disk" in journal.error
     assert not journal.append([record(3)], 3.5)
     for ts in (4.5, 5.6, 6.7):
         journal.poll(ts)

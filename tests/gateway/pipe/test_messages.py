@@ -96,7 +96,7 @@ def test_a_change_comes_back_from_its_parts_as_it_was(listed: list[Rule], remove
     draft = Draft()
     for start in range(0, 6, size):
         chosen = slice(start, start + size)
-        draft.take(heard({"removed": removed[chosen], "added": listed[chosen]}))
+        draft.add(heard({"removed": removed[chosen], "added": listed[chosen]}))
     change = PolicyChange(3, 5, tuple(removed), tuple(listed))
     assert draft.finish({"base": 3, "version": 5}) == change
     assert draft.finish({"base": 5, "version": 6}) == PolicyChange(5, 6), "nothing is left for the next change"
@@ -114,11 +114,11 @@ def test_a_change_comes_back_from_its_parts_as_it_was(listed: list[Rule], remove
 )
 def test_a_part_that_cannot_be_read_spoils_its_change_and_no_other(part: dict[str, Any]) -> None:
     draft = Draft()
-    draft.take(heard({"removed": ["a"], "added": [RULE]}))
-    draft.take(part)
+    draft.add(heard({"removed": ["a"], "added": [RULE]}))
+    draft.add(part)
     with pytest.raises(EgressError, match="a part of the policy cannot be read"):
         draft.finish({"base": 1, "version": 2})
-    draft.take(heard({"removed": [], "added": [RULE]}))
+    draft.add(heard({"removed": [], "added": [RULE]}))
     assert draft.finish({"base": 1, "version": 2}) == PolicyChange(1, 2, (), (RULE,))
 
 
