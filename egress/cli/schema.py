@@ -6,6 +6,7 @@ import click
 
 from egress.cli.output.tables import table
 from egress.records import schema
+from egress.records.eve import EVENTS
 
 EXAMPLES = """\b
 Examples:
@@ -28,20 +29,19 @@ Examples:
 )
 def command(event: str | None, output: str) -> None:
     """Show the schema of records, which are journalled, stored and shown in the same form."""
-    known = schema.events()
-    if event is not None and event not in known:
-        raise click.UsageError(f"{event} is not a valid event_type; it must be one of {', '.join(known)}")
+    if event is not None and event not in EVENTS:
+        raise click.UsageError(f"{event} is not a valid event_type; it must be one of {', '.join(EVENTS)}")
     if output == "json":
         click.echo(schema.text(), nl=False)
     elif output == "markdown":
         click.echo(schema.markdown(), nl=False)
     else:
-        _show([event] if event else list(known))
+        _show([event] if event else list(EVENTS))
 
 
 def _show(names: list[str]) -> None:
     for name in names:
-        click.echo(f"{name}: {schema.events()[name]['description']}\n")
-        rows = [(each.path, each.kind.replace("`", ""), each.meaning) for each in schema.fields(name)]
+        click.echo(f"{name}: {EVENTS[name].about}\n")
+        rows = [(each.path, each.kind.replace("`", ""), each.meaning) for each in schema.keys(EVENTS[name])]
         table(("key", "value", "meaning"), rows)
         click.echo()

@@ -1,1 +1,1 @@
-"""Records: the shapes that leave the engine, and their EVE-style JSON, written and read back."""
+"""The records of the engine and of attribution: their fields, their EVE-style JSON, their JSON Schema."""

@@ -1,17 +1,20 @@
-"""The JSON Schema of the records (`records.schema.json`, draft 2020-12), and its fields as a list for people."""
+"""The JSON Schema of the records (draft 2020-12) and the list of their keys, both made from the declarations."""
 
 from __future__ import annotations
 
 import json
+import textwrap
 from collections.abc import Iterator
-from functools import cache
-from importlib import resources
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-_Schema = dict[str, Any]
+from egress.records.eve import EVENTS
+from egress.records.form import OBJECTS, Form, Objects
+from egress.records.kinds import Schema
+
+WIDTH = 120  # of the lines of docs/records.md
 
 
-class Field(NamedTuple):
+class Key(NamedTuple):
     """One key of a record: `flow.bytes_out`; in a list: `evidence.packets[].data`."""
 
     path: str
@@ -19,62 +22,51 @@ class Field(NamedTuple):
     meaning: str
 
 
+def schema() -> Schema:
+    """The schema that every line of a journal validates against."""
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "$id": "urn:egress:records",
+        "title": "Records of egress",
+        "description": "One line of a journal: a decision or a finding of the gateway, as an EVE-style JSON object.",
+        "type": "object",
+        "required": ["timestamp", "event_type"],
+        "oneOf": [{"$ref": f"#/$defs/{event}"} for event in EVENTS],
+        "$defs": {event: form.schema() for event, form in EVENTS.items()},
+    }
+
+
 def text() -> str:
-    """The schema's own text."""
-    return resources.files("egress.records").joinpath("records.schema.json").read_text(encoding="utf-8")
+    """The schema as the text of a file."""
+    return json.dumps(schema(), indent=2, ensure_ascii=False) + "\n"
 
 
-@cache
-def schema() -> _Schema:
-    loaded: _Schema = json.loads(text())
-    return loaded
-
-
-def events() -> dict[str, _Schema]:
-    """Each event_type's part of the schema."""
-    return {found["properties"]["event_type"]["const"]: found for found in map(_resolve, schema()["oneOf"])}
-
-
-def fields(event: str) -> Iterator[Field]:
-    """Every key of an event's records, in the order in which they are written."""
-    return _fields(events()[event], "")
+def keys(form: Form, before: str = "") -> Iterator[Key]:
+    """Every key of a form, in the order of a line; `before` begins their paths."""
+    part = ""
+    for field in form.fields:
+        if field.part != part:
+            part = field.part
+            yield Key(part, "object", OBJECTS[part])
+        kind = field.at.kind
+        path = f"{before}{field.at.path}[]" if kind.schema.get("type") == "array" else before + field.at.path
+        yield Key(path, kind.name, field.at.meaning)
+        if isinstance(kind, Objects):
+            yield from keys(kind.form, f"{path}.")
 
 
 def markdown() -> str:
-    """All fields of all events as docs/records.md has them."""
-    parts = []
-    for name, event in events().items():
-        rows = "\n".join(f"| `{each.path}` | {each.kind} | {each.meaning} |" for each in fields(name))
-        parts.append(f"## {name}\n\n{event['description']}\n\n| key | value | meaning |\n|---|---|---|\n{rows}\n")
-    return "\n".join(parts)
+    """All keys of all events, as docs/records.md has them."""
+    return "\n".join(
+        "\n".join([f"## {event}", "", _wrapped(form.about), "", *map(_item, keys(form)), ""])
+        for event, form in EVENTS.items()
+    )
 
 
-def _fields(part: _Schema, before: str) -> Iterator[Field]:
-    for name, given in part["properties"].items():
-        found, path = _resolve(given), before + name
-        if found.get("type") == "array":
-            path, inner = path + "[]", _resolve(found["items"])
-            yield Field(path, f"list of {_kind(inner)}", found.get("description", ""))
-            found = inner
-        else:
-            yield Field(path, _kind(found), found.get("description", ""))
-        if "properties" in found:
-            yield from _fields(found, path + ".")
+def _item(key: Key) -> str:
+    return _wrapped(f"- `{key.path}` ({key.kind}): {key.meaning}")
 
 
-def _resolve(part: _Schema) -> _Schema:
-    """What `$ref` stands for; a description beside it is the nearer one."""
-    if "$ref" not in part:
-        return part
-    target = schema()["$defs"][part["$ref"].rpartition("/")[2]]
-    return {**target, **{key: part[key] for key in part if key != "$ref"}}
-
-
-def _kind(part: _Schema) -> str:
-    """What its value may be, in a word or two."""
-    if "const" in part:
-        return f"`{part['const']}`"
-    if "enum" in part:
-        return ", ".join(f"`{value}`" for value in part["enum"])
-    kind = part.get("title") or str(part["type"])
-    return {"string": "text", "integer": "number"}.get(kind, kind)
+def _wrapped(words: str) -> str:
+    indent = "  " if words.startswith("- ") else ""
+    return textwrap.fill(words, WIDTH, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)

@@ -1,140 +1,228 @@
-"""The records that leave the engine and the attribution process. They are journalled, stored and shown as they are."""
+"""The records: each field is declared once, with its key in JSON, its kind and bound, and its meaning.
+
+The engine and the attribution process make records. Everything else about them is derived from here: the lines of the
+journal (`egress.records.form`), the JSON Schema and docs/records.md (`schema`), and the columns of the database.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Annotated, ClassVar
 
-from egress.model import Action, Direction, Effect, Mode, Reason, Severity
+from egress.model import EVIDENCE_BYTES, Action, Direction, Effect, Mode, Reason, Severity
+from egress.records.form import At, Objects
+from egress.records.kinds import MAX_LINE, Base64, IndexedText, Number, OrNull, Text, Texts, Time, Word
 
 FLOW_STATES = ("new", "established", "closed", "timeout", "evicted", "shutdown")
 DIRECTIONS = ("out", "in")  # by Direction
 RECORD_NAMES = 8
 PROCESS_CMDLINE, PROCESS_PATH = 4096, 1024  # characters kept of a command line; of an executable's and a cgroup's path
+DETAIL_BYTES = 1200  # of an anomaly's detail, which is in an index
+
+
+class ProcessStatus(StrEnum):
+    """The result of the search for the process behind a flow."""
+
+    FOUND = "found"
+    GONE = "gone"  # its socket or the process had ended by then
+    UNKNOWN = "unknown"  # it could not be searched for, or not be identified
+
+
+# --- Kinds of value ------------------------------------------------------------------------------------------
+
+TEXT, NAME, PATH = Text(), IndexedText(), Text(most=PROCESS_PATH)
+TIME, COUNT, PORT, NUMBER = Time(), Number(), Number("port", 0xFFFF), Number(most=0xFFFFFFFF)
+ID = IndexedText("16 hex digits", pattern="^[0-9a-f]{16}$")
+COMMUNITY_ID = Text("Community ID", pattern="^1:[A-Za-z0-9+/]{27}=$")
+ADDRESS = IndexedText("IP address", anyOf=[{"format": "ipv4"}, {"format": "ipv6"}])
+PROTOCOL = IndexedText("protocol", pattern="^([a-z][a-z0-9-]*|[0-9]{1,3})$")
+MAYBE_ADDRESS = IndexedText("IP address or empty", anyOf=[{"const": ""}, *ADDRESS.schema["anyOf"]])
+MAYBE_PROTOCOL = IndexedText("protocol or empty", pattern="^([a-z][a-z0-9-]*|[0-9]{1,3})?$")
+SIGNATURE = IndexedText(pattern=r"^[a-z]+\.[a-z0-9-]+$")
+TECHNIQUE = Text(pattern=r"^T[0-9]{4}(\.[0-9]{3})?$")
+
+# --- Fields of several records -------------------------------------------------------------------------------
+
+_FlowId = Annotated[str, At("flow_id", ID, "the same in all records of one flow")]
+_Agent = Annotated[str, At("agent.name", NAME, "the agent's name")]
+_Community = Annotated[str, At("community_id", COMMUNITY_ID, "the flow's id in Suricata, Zeek and other tools")]
+_Source = Annotated[str, At("src_ip", ADDRESS, "the side that opened the flow")]
+_Destination = Annotated[str, At("dest_ip", ADDRESS, "the other side")]
+_SourcePort = Annotated[int, At("src_port", PORT, "0 if the protocol has none")]
+_DestinationPort = Annotated[int, At("dest_port", PORT, "0 if the protocol has none")]
+_Protocol = Annotated[str, At("proto", PROTOCOL, "tcp, udp, icmp, icmpv6, …, or its number")]
+_RuleId = Annotated[str, At("verdict.rule_id", NAME, "the rule that decided; empty if none did")]
+_Version = Annotated[int, At("verdict.policy_version", COUNT, "the version of the policy")]
+_Mode = Annotated[Mode, At("verdict.mode", Word(Mode), "the agent's mode; monitor: the action was not carried out")]
 
 
 @dataclass(frozen=True, slots=True)
 class FlowRecord:
-    """A flow's verdict: written when it is first judged, whenever the verdict changes, and at its end."""
+    """A flow's verdict: when it is first judged, whenever the verdict changes, and at its end.
 
-    flow_id: str  # 16 hex digits, equal for equal input
-    agent: str
-    start: float
-    updated: float
-    end: float | None  # None while it lives
-    state: str  # new, established, closed, timeout, evicted, shutdown
-    direction: str  # out: the agent opened it; in: it was opened towards the agent
-    proto: str
-    src: str  # the opener
-    sport: int
-    dst: str
-    dport: int
-    community_id: str
-    app_proto: str  # ssh, tls, http, dns, stratum, … or "" while unknown
-    server_name: str  # SNI, Host or the queried name, where one was read
-    action: Action
-    reason: Reason
-    rule_id: str
-    policy_version: int
-    mode: Mode  # monitor: the action was not carried out
-    packets_out: int
-    packets_in: int
-    bytes_out: int  # IP bytes from the agent
-    bytes_in: int  # IP bytes to the agent, as seen, or as the agent acknowledged where the kernel let them pass
-    unseen_bytes: int  # stream bytes that were never inspected (gaps, depth of the settled queue)
-    names: tuple[str, ...] = ()  # bound to the remote address for this agent then, sorted; at most RECORD_NAMES
+    The record with the latest timestamp holds.
+    """
+
+    event_type: ClassVar[Annotated[str, At("event_type", Word(["flow"]), "the kind of record")]] = "flow"
+    flow_id: _FlowId
+    agent: _Agent
+    start: Annotated[float, At("flow.start", TIME, "its first packet")]
+    updated: Annotated[float, At("timestamp", TIME, "when this was so")]
+    end: Annotated[float | None, At("flow.end", OrNull(TIME), "its last packet; null while the flow lives")]
+    state: Annotated[str, At("flow.state", Word(FLOW_STATES), "of the connection; the last four end the flow")]
+    direction: Annotated[
+        str, At("flow.direction", Word(DIRECTIONS), "out: the agent opened it; in: the other side did")
+    ]
+    proto: _Protocol
+    src: _Source
+    sport: _SourcePort
+    dst: _Destination
+    dport: _DestinationPort
+    community_id: _Community
+    app_proto: Annotated[str, At("app_proto", TEXT, "ssh, tls, http, dns, stratum, …; empty while unknown")]
+    server_name: Annotated[str, At("flow.server_name", TEXT, "SNI, Host or the queried name, if one was read")]
+    action: Annotated[Action, At("verdict.action", Word(Action), "the decision")]
+    reason: Annotated[Reason, At("verdict.reason", Word(Reason), "the reason for it")]
+    rule_id: _RuleId
+    policy_version: _Version
+    mode: _Mode
+    packets_out: Annotated[int, At("flow.packets_out", COUNT, "packets from the agent")]
+    packets_in: Annotated[int, At("flow.packets_in", COUNT, "packets to the agent")]
+    bytes_out: Annotated[int, At("flow.bytes_out", COUNT, "IP bytes from the agent")]
+    # Of packets that the kernel passed without the gateway the agent's acknowledgements are counted.
+    bytes_in: Annotated[int, At("flow.bytes_in", COUNT, "IP bytes to the agent, as seen or as the agent acknowledged")]
+    unseen_bytes: Annotated[int, At("flow.unseen_bytes", COUNT, "stream bytes that were never inspected")]
+    names: Annotated[
+        tuple[str, ...],
+        At(
+            "flow.names",
+            Texts(RECORD_NAMES),
+            "names bound to the remote address for this agent at the time, sorted",
+            absent=[],
+        ),
+    ] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class FindingRecord:
-    """A finding with the flow it was made on and what was done about it."""
+    """A finding: a signature's opinion of a flow, and the resulting decision."""
 
-    finding_id: str  # 16 hex digits, equal for equal input
-    flow_id: str
-    agent: str
-    time: float
-    signature: str
-    severity: Severity
-    technique: str
-    summary: str
-    evidence: bytes
-    effect: Effect
-    action: Action  # what the finding led to; monitor mode: what it would have led to
-    mode: Mode
-    proto: str
-    src: str
-    sport: int
-    dst: str
-    dport: int
-    community_id: str
-    rule_id: str
-    policy_version: int
+    event_type: ClassVar[Annotated[str, At("event_type", Word(["alert"]), "the kind of record")]] = "alert"
+    finding_id: Annotated[str, At("alert.finding_id", ID, "made from content: equal for equal input")]
+    flow_id: _FlowId
+    agent: _Agent
+    time: Annotated[float, At("timestamp", TIME, "the time of the packet that proved it")]
+    signature: Annotated[str, At("alert.signature", SIGNATURE, "family.name, see docs/signatures.md")]
+    severity: Annotated[Severity, At("alert.severity", Word(Severity), "how much it matters")]
+    technique: Annotated[str, At("alert.technique", TECHNIQUE, "MITRE ATT&CK technique")]
+    summary: Annotated[str, At("alert.summary", TEXT, "one sentence that a person can act on")]
+    evidence: Annotated[
+        bytes, At("alert.evidence", Base64(EVIDENCE_BYTES), f"the bytes it rests on, at most {EVIDENCE_BYTES}")
+    ]
+    effect: Annotated[
+        Effect,
+        At(
+            "alert.effect",
+            Word(Effect),
+            "what is refused from now on: this flow, all from this agent to this destination, or nothing",
+        ),
+    ]
+    action: Annotated[
+        Action,
+        At("verdict.action", Word(Action), "the decision; in mode monitor it was not carried out"),
+    ]
+    reason: ClassVar[Annotated[Reason, At("verdict.reason", Word(Reason), "always finding")]] = Reason.FINDING
+    mode: _Mode
+    proto: _Protocol
+    src: _Source
+    sport: _SourcePort
+    dst: _Destination
+    dport: _DestinationPort
+    community_id: _Community
+    rule_id: _RuleId
+    policy_version: _Version
 
 
 @dataclass(frozen=True, slots=True)
 class AnomalyRecord:
-    """Packets refused without a flow (spoofed, malformed, truncated, memcap), folded per agent, reason and second."""
+    """Packets refused without a flow, folded by agent, reason, detail and second."""
 
-    agent: str
-    time: float  # of the first one
-    reason: Reason
-    detail: str
-    count: int
-    src: str = ""
-    dst: str = ""
-    proto: str = ""
+    event_type: ClassVar[Annotated[str, At("event_type", Word(["anomaly"]), "the kind of record")]] = "anomaly"
+    agent: Annotated[str, At("agent.name", NAME, "the agent's name; empty if the packet belongs to no agent")]
+    time: Annotated[float, At("timestamp", TIME, "the time of the first packet")]
+    reason: Annotated[Reason, At("anomaly.reason", Word(Reason), "the reason for the refusal")]
+    detail: Annotated[str, At("anomaly.detail", IndexedText(most_bytes=DETAIL_BYTES), "the exact cause")]
+    count: Annotated[int, At("anomaly.count", COUNT, "the number of packets")]
+    src: Annotated[str, At("src_ip", MAYBE_ADDRESS, "empty if it is unknown, or not the same in all packets")] = ""
+    dst: Annotated[str, At("dest_ip", MAYBE_ADDRESS, "empty if it is unknown, or not the same in all packets")] = ""
+    proto: Annotated[str, At("proto", MAYBE_PROTOCOL, "empty if it is unknown, or not the same in all packets")] = ""
 
 
 @dataclass(frozen=True, slots=True)
 class EvidencePacket:
     """One packet of a flow that ended in a finding."""
 
-    time: float
-    direction: Direction
-    length: int  # IP bytes on the wire, of which `data` holds the first
-    data: bytes
+    time: Annotated[float, At("timestamp", TIME, "when it was seen")]
+    direction: Annotated[Direction, At("direction", Word(DIRECTIONS, Direction), "out: from the agent")]
+    length: Annotated[int, At("length", NUMBER, "IP bytes on the wire")]
+    data: Annotated[bytes, At("data", Base64(MAX_LINE), "the first of these bytes, from the IP header on")]
 
 
 @dataclass(frozen=True, slots=True)
 class EvidenceRecord:
-    """The packets a finding rests on, the flow's first ones, bounded by Limits.evidence_packets and evidence_bytes."""
+    """The packets that a finding rests on: the first and the last ones of its flow."""
 
-    finding_id: str
-    flow_id: str
-    agent: str
-    time: float
-    packets: tuple[EvidencePacket, ...]
-
-
-class ProcessStatus(StrEnum):
-    """What came of looking for the process behind a flow."""
-
-    FOUND = "found"
-    GONE = "gone"  # its socket or the process had gone by then
-    UNKNOWN = "unknown"  # it could not be looked for, or not be told
+    event_type: ClassVar[Annotated[str, At("event_type", Word(["evidence"]), "the kind of record")]] = "evidence"
+    finding_id: Annotated[str, At("evidence.finding_id", ID, "the alert that the packets belong to")]
+    flow_id: _FlowId
+    agent: _Agent
+    time: Annotated[float, At("timestamp", TIME, "the time of the finding")]
+    # Limits.evidence_packets and evidence_bytes bound them.
+    packets: Annotated[
+        tuple[EvidencePacket, ...],
+        At("evidence.packets", Objects(EvidencePacket, 64), "in the order in which they were seen"),
+    ]
 
 
 @dataclass(frozen=True, slots=True)
 class ProcessRecord:
-    """The process behind a flow, as it was when the flow began; written by the gateway on the agent's host only.
+    """The process behind a flow, as it was when the flow began.
 
-    What is known of a process: executable, cgroup, user and numbers are the kernel's word, `cmdline` the process' own.
+    It is written on the agent's own host, later than the flow's first record. Executable, cgroup, user and numbers are
+    facts of the kernel; the command line is what the process says of itself.
     """
 
-    flow_id: str
-    agent: str
-    time: float  # the flow's start
-    status: ProcessStatus
-    reason: str  # why it was not found, or how sure it is; may be empty
-    pid: int  # the host's number of it; 0 where none was found
-    inner_pid: int  # its number in its own pid namespace, as the agent sees it
-    uid: int | None  # the host's number of its user, or the socket's where only that was found
-    exe: str  # path of the executable, as its own file system has it; at most PROCESS_PATH
-    cmdline: str  # arguments as a shell would quote them; at most PROCESS_CMDLINE
-    cgroup: str  # at most PROCESS_PATH
-    runtime: str  # docker, podman, … as the cgroup's path tells; empty: in no container
-    container: str  # the container's id, as its runtime has it
-    started: float | None  # when it began; an exec is no beginning
+    event_type: ClassVar[Annotated[str, At("event_type", Word(["process"]), "the kind of record")]] = "process"
+    flow_id: _FlowId
+    agent: _Agent
+    time: Annotated[float, At("timestamp", TIME, "the flow's start")]
+    status: Annotated[
+        ProcessStatus,
+        At(
+            "process.status",
+            Word(ProcessStatus),
+            "gone: the socket or the process had ended; unknown: it could not be searched for, or not be identified",
+        ),
+    ]
+    reason: Annotated[str, At("process.reason", PATH, "why it was not found, or how certain it is; may be empty")]
+    pid: Annotated[int, At("process.pid", NUMBER, "its number on the host; 0 if none was found")]
+    inner_pid: Annotated[int, At("process.inner_pid", NUMBER, "its number in its pid namespace, as the agent sees it")]
+    uid: Annotated[
+        int | None,
+        At("process.uid", OrNull(NUMBER), "its user's number on the host, or the socket's if only that was found"),
+    ]
+    exe: Annotated[str, At("process.exe", PATH, "path of the executable, in the file system of the process")]
+    cmdline: Annotated[
+        str,
+        At("process.cmdline", Text(most=PROCESS_CMDLINE), "arguments, quoted as for a shell: the process's own words"),
+    ]
+    cgroup: Annotated[str, At("process.cgroup", PATH, "path of its cgroup")]
+    runtime: Annotated[
+        str, At("process.runtime", PATH, "docker, podman, …, from the cgroup's path; empty: no container")
+    ]
+    container: Annotated[str, At("process.container", PATH, "the container's id in its runtime")]
+    started: Annotated[float | None, At("process.started", OrNull(TIME), "when it began; an exec does not count")]
 
 
 Record = FlowRecord | FindingRecord | AnomalyRecord | EvidenceRecord | ProcessRecord

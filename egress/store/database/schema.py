@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from enum import StrEnum
 from typing import Any
 
 import sqlalchemy as sa
+
+from egress.records.eve import FORMS
+from egress.records.form import Objects
+from egress.records.kinds import Base64, IndexedText, Kind, Number, OrNull, Text, Texts, Time, Word, to_json
+from egress.records.shape import PORT, Record
+from egress.store.database.columns import Micros, Names, Packets, Plain
 
 
 def enum(known: type[StrEnum], name: str) -> sa.Enum:
@@ -32,6 +39,45 @@ def live(name: str, *columns: str, unique: bool = False) -> sa.Index:
 def host(comment: str, *, primary_key: bool = False) -> sa.Column[str]:
     """A name in `gateways`, which may have no row there yet; empty in rows made before hosts were told apart."""
     return sa.Column("host", sa.Text, primary_key=primary_key, nullable=False, server_default="", comment=comment)
+
+
+_TYPES: dict[type[Kind], type[sa.types.TypeEngine[Any]]] = {
+    Text: Plain,
+    IndexedText: Plain,
+    Texts: Names,
+    Time: Micros,
+    Base64: sa.LargeBinary,
+    Objects: Packets,
+}
+
+
+def record_columns(
+    shape: type[Record], key: tuple[str, ...], comments: Mapping[str, str]
+) -> Iterator[sa.Column[Any] | sa.CheckConstraint]:
+    """A column for each field of a record, as the field is declared, and what constrains its words."""
+    for field in FORMS[shape].stored:
+        name, kind, absent = field.name, field.at.kind, field.at.absent
+        yield sa.Column(
+            name,
+            _type(name, kind),
+            primary_key=name in key,
+            nullable=isinstance(kind, OrNull),
+            server_default=None if absent is ... else absent if isinstance(absent, str) else to_json(absent),
+            comment=comments.get(name),
+        )
+        if isinstance(kind, Word) and not kind.enumeration:
+            yield one_of(name, kind.words)
+
+
+def _type(name: str, kind: Kind) -> sa.types.TypeEngine[Any]:
+    """The type of the column that holds values of a kind."""
+    if isinstance(kind, OrNull):
+        return _type(name, kind.kind)
+    if isinstance(kind, Word):
+        return enum(kind.enumeration, name) if kind.enumeration else sa.Text()
+    if isinstance(kind, Number):
+        return sa.Integer() if kind.most <= PORT.most else sa.BigInteger()
+    return _TYPES[type(kind)]()
 
 
 metadata = sa.MetaData(

@@ -15,10 +15,10 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
-from egress.model import Action, Effect, Mode, Reason, Severity, StepSource
-from egress.records.shape import DIRECTIONS, FLOW_STATES, ProcessStatus
+from egress.model import Action, Mode, StepSource
+from egress.records.shape import AnomalyRecord, EvidenceRecord, FindingRecord, FlowRecord, ProcessRecord
 from egress.store.database import schema
-from egress.store.database.columns import BudgetList, Micros, Names, Packets, Plain, Ports
+from egress.store.database.columns import BudgetList, Micros, Names, Plain, Ports
 
 ATTACHMENTS = ("netns", "interface", "cidr")
 SANDBOX = "sandbox"  # the kind of an agent that `egress run` made: its row lives as long as it does
@@ -27,6 +27,7 @@ HOLD_STATES = ("pending", "approved", "denied", "expired", "withdrawn")
 
 metadata = schema.metadata
 _enum, _one_of, _live, _host = schema.enum, schema.one_of, schema.live, schema.host
+_columns = schema.record_columns
 
 agents = sa.Table(
     "agents",
@@ -49,34 +50,20 @@ agents = sa.Table(
 flows = sa.Table(
     "flows",
     metadata,
-    sa.Column("flow_id", Plain, primary_key=True),
-    sa.Column("agent", Plain, nullable=False),
-    sa.Column("start", Micros, primary_key=True),
-    sa.Column("updated", Micros, nullable=False, comment="of the record this row shows; a later one replaces it"),
-    sa.Column("end", Micros, comment="null while the flow lives"),
-    sa.Column("state", sa.Text, nullable=False),
-    sa.Column("direction", sa.Text, nullable=False, comment="out: the agent opened it"),
-    sa.Column("proto", Plain, nullable=False),
-    sa.Column("src", Plain, nullable=False, comment="the opener"),
-    sa.Column("sport", sa.Integer, nullable=False),
-    sa.Column("dst", Plain, nullable=False),
-    sa.Column("dport", sa.Integer, nullable=False),
-    sa.Column("community_id", Plain, nullable=False),
-    sa.Column("app_proto", Plain, nullable=False),
-    sa.Column("server_name", Plain, nullable=False, comment="SNI, Host or queried name, as the agent wrote it"),
-    sa.Column("action", _enum(Action, "action"), nullable=False),
-    sa.Column("reason", _enum(Reason, "reason"), nullable=False),
-    sa.Column("rule_id", Plain, nullable=False),
-    sa.Column("policy_version", sa.BigInteger, nullable=False),
-    sa.Column("mode", _enum(Mode, "mode"), nullable=False, comment="monitor: the action was not carried out"),
-    sa.Column("packets_out", sa.BigInteger, nullable=False),
-    sa.Column("packets_in", sa.BigInteger, nullable=False),
-    sa.Column("bytes_out", sa.BigInteger, nullable=False),
-    sa.Column("bytes_in", sa.BigInteger, nullable=False),
-    sa.Column("unseen_bytes", sa.BigInteger, nullable=False, comment="stream bytes that were never inspected"),
-    sa.Column("names", Names, nullable=False, server_default="[]", comment="bound to dst for this agent then"),
-    _one_of("state", FLOW_STATES),
-    _one_of("direction", DIRECTIONS),
+    *_columns(
+        FlowRecord,
+        key=("flow_id", "start"),
+        comments={
+            "updated": "of the record this row shows; a later one replaces it",
+            "end": "null while the flow lives",
+            "direction": "out: the agent opened it",
+            "src": "the opener",
+            "server_name": "SNI, Host or queried name, as the agent wrote it",
+            "mode": "monitor: the action was not carried out",
+            "unseen_bytes": "stream bytes that were never inspected",
+            "names": "bound to dst for this agent then",
+        },
+    ),
     # `egress query`: newest first, alone or within an agent, a destination, an action; --since asks `updated`.
     sa.Index(None, "start"),
     sa.Index(None, "updated"),
@@ -91,26 +78,11 @@ flows = sa.Table(
 findings = sa.Table(
     "findings",
     metadata,
-    sa.Column("finding_id", Plain, primary_key=True),
-    sa.Column("flow_id", Plain, nullable=False),
-    sa.Column("agent", Plain, nullable=False),
-    sa.Column("time", Micros, primary_key=True),
-    sa.Column("signature", Plain, nullable=False),
-    sa.Column("severity", _enum(Severity, "severity"), nullable=False),
-    sa.Column("technique", Plain, nullable=False, comment="MITRE ATT&CK"),
-    sa.Column("summary", Plain, nullable=False),
-    sa.Column("evidence", sa.LargeBinary, nullable=False),
-    sa.Column("effect", _enum(Effect, "effect"), nullable=False),
-    sa.Column("action", _enum(Action, "action"), nullable=False),
-    sa.Column("mode", _enum(Mode, "mode"), nullable=False),
-    sa.Column("proto", Plain, nullable=False),
-    sa.Column("src", Plain, nullable=False),
-    sa.Column("sport", sa.Integer, nullable=False),
-    sa.Column("dst", Plain, nullable=False),
-    sa.Column("dport", sa.Integer, nullable=False),
-    sa.Column("community_id", Plain, nullable=False),
-    sa.Column("rule_id", Plain, nullable=False),
-    sa.Column("policy_version", sa.BigInteger, nullable=False),
+    *_columns(
+        FindingRecord,
+        key=("finding_id", "time"),
+        comments={"technique": "MITRE ATT&CK"},
+    ),
     sa.Index(None, "flow_id"),
     sa.Index(None, "time"),
     sa.Index(None, "agent", "time"),
@@ -123,14 +95,11 @@ anomalies = sa.Table(
     "anomalies",
     metadata,
     # Anomalies have no id: all but the count is the key, so that a record read twice is stored once.
-    sa.Column("agent", Plain, primary_key=True),
-    sa.Column("time", Micros, primary_key=True),
-    sa.Column("reason", _enum(Reason, "reason"), primary_key=True),
-    sa.Column("detail", Plain, primary_key=True),
-    sa.Column("count", sa.BigInteger, nullable=False, comment="packets"),
-    sa.Column("src", Plain, primary_key=True),
-    sa.Column("dst", Plain, primary_key=True),
-    sa.Column("proto", Plain, primary_key=True),
+    *_columns(
+        AnomalyRecord,
+        key=("agent", "time", "reason", "detail", "src", "dst", "proto"),
+        comments={"count": "packets"},
+    ),
     sa.Index(None, "time"),
     comment="Packets refused without a flow",
     **schema.by_day("time"),
@@ -139,11 +108,11 @@ anomalies = sa.Table(
 evidence = sa.Table(
     "evidence",
     metadata,
-    sa.Column("finding_id", Plain, primary_key=True),
-    sa.Column("flow_id", Plain, nullable=False),
-    sa.Column("agent", Plain, nullable=False),
-    sa.Column("time", Micros, primary_key=True),
-    sa.Column("packets", Packets, nullable=False, comment="the flow's first packets, see Packets"),
+    *_columns(
+        EvidenceRecord,
+        key=("finding_id", "time"),
+        comments={"packets": "the flow's first packets, see Packets"},
+    ),
     sa.Index(None, "time"),
     comment="The packets that findings rest on",
     **schema.by_day("time"),
@@ -152,20 +121,21 @@ evidence = sa.Table(
 processes = sa.Table(
     "processes",
     metadata,
-    sa.Column("flow_id", Plain, primary_key=True),
-    sa.Column("agent", Plain, nullable=False),
-    sa.Column("time", Micros, primary_key=True, comment="the flow's start"),
-    sa.Column("status", _enum(ProcessStatus, "status"), nullable=False),
-    sa.Column("reason", Plain, nullable=False, comment="why it was not found, or how sure it is"),
-    sa.Column("pid", sa.BigInteger, nullable=False, comment="the host's number; 0: not found"),
-    sa.Column("inner_pid", sa.BigInteger, nullable=False, comment="in its own pid namespace"),
-    sa.Column("uid", sa.BigInteger, comment="the host's number of its user"),
-    sa.Column("exe", Plain, nullable=False, comment="path in its own file system"),
-    sa.Column("cmdline", Plain, nullable=False, comment="what the process says it is"),
-    sa.Column("cgroup", Plain, nullable=False),
-    sa.Column("runtime", Plain, nullable=False, comment="docker, podman, …; empty: in no container"),
-    sa.Column("container", Plain, nullable=False, comment="the container's id"),
-    sa.Column("started", Micros),
+    *_columns(
+        ProcessRecord,
+        key=("flow_id", "time"),
+        comments={
+            "time": "the flow's start",
+            "reason": "why it was not found, or how sure it is",
+            "pid": "the host's number; 0: not found",
+            "inner_pid": "in its own pid namespace",
+            "uid": "the host's number of its user",
+            "exe": "path in its own file system",
+            "cmdline": "what the process says it is",
+            "runtime": "docker, podman, …; empty: in no container",
+            "container": "the container's id",
+        },
+    ),
     sa.Index(None, "time"),
     comment="The processes behind flows, as they were when the flows began",
     **schema.by_day("time"),

@@ -1,0 +1,150 @@
+"""The form of a record in JSON, derived from the declarations of its fields: it writes records and reads them back.
+
+A field is declared in its type: `dport: Annotated[int, At("dest_port", PORT, "0 if the protocol has none")]` has the
+path of its key, its kind, and its meaning. A `ClassVar` is a key with the same value in all records.
+"""
+
+from __future__ import annotations
+
+import inspect
+import typing
+from collections.abc import Callable, Iterator, Sequence
+from operator import attrgetter, call
+from typing import Any, ClassVar, NamedTuple
+
+from egress.errors import MalformedError
+from egress.records.kinds import Kind, Schema, to_json
+
+# These keys come first, in this order; the others follow in the order of their fields.
+ORDER = (
+    *("timestamp", "event_type", "flow_id", "community_id", "src_ip", "src_port", "dest_ip", "dest_port", "proto"),
+    *("app_proto", "agent.name"),
+    *("verdict.action", "verdict.reason", "verdict.rule_id", "verdict.policy_version", "verdict.mode"),
+    *("flow.start", "flow.end", "flow.state", "flow.direction", "flow.server_name", "flow.names"),
+)
+# The objects that hold keys.
+OBJECTS = {
+    "agent": "the agent that the traffic belongs to",
+    "verdict": "the decision about it",
+    "flow": "the flow so far",
+    "alert": "the finding",
+    "anomaly": "the refusals",
+    "evidence": "the packets of the finding",
+    "process": "the process",
+}
+_RANK = {path: rank for rank, path in enumerate(ORDER)}
+_SLOT = "%s"  # the place of a value in a template
+
+
+class At(NamedTuple):
+    """The declaration of a field."""
+
+    path: str  # of its key: `proto`, or within an object `flow.bytes_out`
+    kind: Kind
+    meaning: str
+    absent: object = ...  # the JSON value that a line of an older gateway, without the key, is read as; ...: refused
+
+
+class Field(NamedTuple):
+    """A declared field."""
+
+    name: str
+    constant: bool  # a ClassVar
+    at: At
+    part: str  # the object that has the key; empty: the record itself
+    key: str
+
+
+class Form:
+    """The form of one dataclass, of two fields or more."""
+
+    def __init__(self, shape: type) -> None:
+        declared = list(_declared(shape))
+        self.fields = sorted(declared, key=lambda field: _RANK.get(field.at.path, len(_RANK)))
+        self.parts = tuple(dict.fromkeys(field.part for field in self.fields if field.part))
+        self.about = " ".join((inspect.getdoc(shape) or "").split())
+        self._shape = shape
+        self._places = [(field.part, field.key) for field in self.fields]
+        self._values = attrgetter(*(field.name for field in self.fields))
+        self._writers = [field.at.kind.write for field in self.fields]
+        self._encoders = [field.at.kind.encode for field in self.fields]
+        slots = self._document([_SLOT] * len(declared), [None] * len(declared))
+        self._template = to_json(slots).replace(to_json(_SLOT), "%s")
+        self.stored = [field for field in declared if not field.constant]
+        self._readers = [(field.part, field.key, field.at.kind.read, field.at.absent) for field in self.stored]
+
+    def write(self, record: Any) -> dict[str, Any]:
+        """The record as a mapping, ready for JSON."""
+        return self._document(self._values(record), self._writers)
+
+    def encode(self, record: Any) -> str:
+        """The record as JSON text: what `write` gives, but faster."""
+        return self._template % tuple(map(call, self._encoders, self._values(record)))
+
+    def read(self, document: dict[str, Any]) -> Any:
+        """The record that was written as this document, whose unknown keys are ignored. Raises MalformedError."""
+        parts = {"": document}
+        for part in self.parts:
+            found = parts[part] = document.get(part, {})
+            if not isinstance(found, dict):
+                raise MalformedError(f"{part} is not an object")
+        values = []
+        try:
+            for part, key, read, absent in self._readers:
+                values.append(read(parts[part].get(key, absent)))
+        except MalformedError as error:
+            raise MalformedError(f"{part}.{key} {error}".lstrip(".")) from None
+        return self._shape(*values)
+
+    def schema(self) -> Schema:
+        """The JSON Schema of the form."""
+        properties: Schema = {}
+        for field in self.fields:
+            inside = properties.setdefault(field.part, {}) if field.part else properties
+            inside[field.key] = {**field.at.kind.schema, "description": field.at.meaning}
+        for part in self.parts:
+            properties[part] = _object(properties[part], OBJECTS[part])
+        return _object(properties, self.about)
+
+    def _document(self, values: Sequence[Any], writers: Sequence[Callable[[Any], Any] | None]) -> dict[str, Any]:
+        """The values, in the order of the fields, under their keys."""
+        document: dict[str, Any] = {}
+        parts = {"": document}
+        for (part, key), value, write in zip(self._places, values, writers, strict=True):
+            if part not in parts:
+                parts[part] = document[part] = {}
+            parts[part][key] = value if write is None else write(value)
+        return document
+
+
+class Objects(Kind):
+    """A list of objects of one shape. Their number is bounded in the schema only: lines are bounded in bytes."""
+
+    name = "list of object"
+
+    def __init__(self, shape: type, most: int) -> None:
+        form = self.form = Form(shape)
+        self.schema = {"type": "array", "maxItems": most, "items": form.schema()}
+        self.write = lambda values: [form.write(value) for value in values]
+        self.encode = lambda values: f"[{','.join(map(form.encode, values))}]"
+
+    def read(self, value: object) -> tuple[Any, ...]:
+        if not isinstance(value, list) or not all(isinstance(each, dict) for each in value):
+            raise MalformedError("is not a list of objects")
+        return tuple(map(self.form.read, value))
+
+
+def _object(properties: Schema, about: str) -> Schema:
+    """The schema of an object with exactly these properties."""
+    required = list(properties)
+    closed = {"required": required, "additionalProperties": False, "properties": properties}
+    return {"type": "object", "description": about, **closed}
+
+
+def _declared(shape: type) -> Iterator[Field]:
+    """The fields in the order of their declaration."""
+    for name, hint in typing.get_type_hints(shape, include_extras=True).items():
+        constant = typing.get_origin(hint) is ClassVar
+        _, at = typing.get_args(typing.get_args(hint)[0] if constant else hint)
+        part, _, key = at.path.rpartition(".")
+        yield Field(name, constant, at, part, key)
