@@ -11,7 +11,7 @@ from functools import partial
 from ipaddress import ip_address
 
 from egress.model import TCP, Action, Agent, Budget, BudgetSpan, Measure, Policy, PolicyChange, Reason, Rule, Verdict
-from egress.policy.affected import Concern
+from egress.policy.affected import ChangeScope
 from egress.policy.bindings import Bindings
 from egress.policy.budgets import Budgets
 from egress.policy.rulebook import Rulebook
@@ -90,10 +90,10 @@ def compiling() -> dict[str, float]:
 
 
 def editing() -> dict[str, float]:
-    """Milliseconds to edit the rules in place, and to tell which of the flows of an agent an edit concerns."""
+    """Milliseconds to edit the rules in place, and to find the flows of an agent that an edit affects."""
     book = Rulebook(Policy(0, tuple(rule(number) for number in range(RULES))))
     flows = [Live(ip_address(address(number, 9)).packed) for number in range(1000)]
-    costs = dict.fromkeys(("edit 1 rule", "edit 1,000 rules", "concern of 1 rule", "1,000 flows touched?"), 0.0)
+    costs = dict.fromkeys(("edit 1 rule", "edit 1,000 rules", "scope of 1 rule", "1,000 flows touched?"), 0.0)
     for count in (1, 1000):
         rounds = COUNT // 100 // count or 1
         began = time.perf_counter()
@@ -103,10 +103,10 @@ def editing() -> dict[str, float]:
             book.apply(PolicyChange(book.version, book.version + 1, tuple(each.id for each in edited), added))
         costs[f"edit {count:,} rule{'s'[: count - 1]}"] = (time.perf_counter() - began) / rounds * 1e3
     change = PolicyChange(book.version, book.version + 1, ("r0",), (rule(0),))
-    costs["concern of 1 rule"] = _each(lambda: Concern(change, book)) / 1e3
-    concern = Concern(change, book)
+    costs["scope of 1 rule"] = _each(lambda: ChangeScope(change, book)) / 1e3
+    scope = ChangeScope(change, book)
     began = time.perf_counter()
-    if any(concern.touches(flow) for flow in flows):
+    if any(scope.includes(flow) for flow in flows):
         raise RuntimeError("the benchmark's edit touches flows that it is not about")
     costs["1,000 flows touched?"] = (time.perf_counter() - began) * 1e3
     return costs

@@ -1,32 +1,41 @@
 """The engine: one packet in, one verdict and its records out. It opens no socket and reads no clock.
 
-    packet   = decode(raw)                bytes -> Packet; malformed ones are refused and counted
-    flow     = the agent's flow           one per agent and 5-tuple
-    (settled or refused: counters, timing, byte patterns, and out: the short way)
-    events   = dissect(flow, packet)      ordered stream bytes -> facts
-    findings = signatures(event, flow)    facts and time -> opinions
-    verdict  = rules, destinations, findings, in one written order
+    packet   = decode(raw)                malformed: refused, counted as an anomaly
+    flow     = the agent's flow           one for each agent and 5-tuple. A new one is judged at once: spoofed source,
+                                          no room, deny rules, allow rules, the agent's default, refused destinations,
+                                          budgets
+    count, timing                         packets, bytes; did the agent speak first after silence?
+      ├─ refused flow ──▶                 the same answer again
+      └─ settled flow ──▶                 byte patterns over the visible bytes; a match moves the flow back to full
+                                          inspection
+    facts    = dissect(ordered bytes)     both directions in order. After a name, a protocol or a DNS query the rules
+                                          are asked again
+    findings = signatures(fact, flow)     a finding refuses the flow, whatever allowed it, unless the rule exempts the
+                                          signature
+    answer   = the flow's verdict as it stands now, and the records
 
-Time is an input: `tick(ts)` does what is due, `next_tick()` says when. Equal input gives equal records. Nothing waits
-in here: a packet whose flow is on hold is answered with HOLD, and looked at when it comes again (`engine.holds`).
+Time is an input: `tick(ts)` does the work that is due, `next_tick()` returns the time of the next such work. Equal
+input gives equal records. No packet waits in the engine: a packet whose flow is on hold is answered with HOLD, and
+judged when it comes again (`egress.engine.holds`). `egress.engine.stage` has the life of a flow.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from egress.dissection.dissector import begins_quic
 from egress.dissection.events import Burst, Event
-from egress.engine.evidence import Evidence
-from egress.engine.flow import Flow, FlowTable, Key, flow_key, repeated_handshake
-from egress.engine.outcome import Outcome
+from egress.engine.flow import Flow, Key, flow_key, repeated_handshake
+from egress.engine.holds import Holds
+from egress.engine.judge import Judge
+from egress.engine.outcome import Outbox, Outcome
 from egress.engine.patterns import Patterns, with_beginning
 from egress.engine.reassembly import events
 from egress.engine.records import finding_record, flow_record
 from egress.engine.refusals import Refusals
 from egress.engine.settling import Settling
 from egress.engine.signature import Signature
+from egress.engine.stage import Stage
 from egress.engine.stream import SegmentOverflowError
 from egress.engine.tracker import Tracker
 from egress.engine.verdicts import Verdicts
@@ -58,12 +67,13 @@ from egress.wire.icmp import answers_known
 from egress.wire.packet import decode, fragmented
 
 OUT, IN = Direction.OUT, Direction.IN
-MAX_DEFERRED = 64  # facts that a waiting TCP segment tells; one with more queries than that is refused
-PASS = Outcome(Verdict(Action.ACCEPT, Reason.DEFAULT))
+REFUSED, SETTLED = Stage.REFUSED, Stage.SETTLED
+MAX_DEFERRED = 64  # facts of a waiting TCP segment; a segment with more queries than that is refused
+PASS = Verdict(Action.ACCEPT, Reason.DEFAULT)
 
 
 class Engine:
-    """The judge of all traffic of some agents; each agent belongs to one engine."""
+    """Judges all traffic of some agents; each agent belongs to one engine."""
 
     def __init__(
         self, limits: Limits, policy: Policy, signatures: Sequence[Signature], *, gate_queries: bool = True
@@ -74,12 +84,14 @@ class Engine:
         for signature in signatures:
             for event in signature.listens:
                 self._listeners.setdefault(event, []).append(signature)
-        self._counts: Counter[str] = Counter()
-        self._tracker = Tracker(limits)
-        self._verdicts = Verdicts(limits, policy, self._tracker, self._counts, gate_queries=gate_queries)
-        self._judge = self._verdicts.judge
-        self._settling = Settling(limits, self._tracker, self._verdicts, Patterns(signatures), self._counts)
-        self._refusals = Refusals()
+        outbox = self._outbox = Outbox()
+        self._refusals = Refusals(outbox)
+        self._tracker = Tracker(limits, outbox)
+        self._judge = Judge(limits, policy, gate_queries=gate_queries)
+        self._holds = Holds(limits, outbox)
+        self._verdicts = Verdicts(self._judge, self._holds, self._tracker, outbox)
+        patterns = Patterns(signatures)
+        self._settling = Settling(limits, self._judge, self._verdicts, self._tracker, patterns, outbox)
         self._began: float | None = None  # when the first packet of a flow came
 
     # --- the path of a packet ---------------------------------------------------------------------------
@@ -101,218 +113,192 @@ class Engine:
         try:
             packet = decode(raw, wire_length)
             if fragmented(raw):
-                raise MalformedError("a fragment: nobody reassembles (is connection tracking on?)")
-        except MalformedError as broken:
-            return self._refusals.malformed(agent, raw, ts, str(broken))
+                raise MalformedError("a fragment: it was not reassembled (is connection tracking on?)")
+        except MalformedError as error:
+            return self._answer(self._refusals.malformed(agent, raw, ts, str(error)))
         table = self._tracker.table(agent.name)
         key = flow_key(packet, direction)
         flow = table.flows.get(key)
-        records: tuple[Record, ...] = ()
         if flow is not None and flow.who is not agent:
-            records = self._verdicts.under(flow, agent, ts)
+            self._verdicts.adopt(flow, agent, ts)
             flow = table.flows.get(key)
         if flow is None or (packet.proto == TCP and packet.flags & (SYN | ACK) == SYN):
-            answer, more = self._admit(table, flow, key, packet, ts, agent, direction, settled)
-            records += more
-            if answer is not None:
-                return Outcome(answer.verdict, records + answer.records)
+            verdict = self._begin(flow, key, packet, ts, agent, direction, settled)
+            if verdict is not None:
+                return self._answer(verdict)
             flow = table.flows[key]
         if flow.hold:
-            answer, more = self._resume(flow, packet, ts, agent)
-            records += more
-            if answer is not None:
-                return Outcome(answer.verdict, records + answer.records)
-        flow.count(packet, ts, direction)
-        if agent.budgets and direction is OUT and not flow.refused and self._judge.sent(flow, packet.length, ts):
-            records += self._verdicts.again(flow, ts)
+            verdict = self._resume(flow, packet, ts)
+            if verdict is not None:
+                return self._answer(verdict)
         table.touch(flow, ts)
+        verdict = self._inspect(flow, packet, raw, ts, direction)
+        if verdict is None and not self._outbox.records:
+            return flow.outcome
+        return self._answer(verdict or flow.outcome.verdict)
+
+    def _answer(self, verdict: Verdict) -> Outcome:
+        return Outcome(verdict, self._outbox.take())
+
+    # The steps below return the answer to the packet alone, or None: the answer is the verdict of its flow.
+
+    def _inspect(self, flow: Flow, packet: Packet, raw: bytes, ts: float, direction: Direction) -> Verdict | None:
+        """Count a packet and look at its bytes, as deeply as the stage of its flow asks for."""
+        flow.count(packet, ts, direction)
+        counts = flow.who.budgets and direction is OUT and not flow.refused
+        if counts and self._judge.count_bytes(flow, packet.length, ts):
+            self._verdicts.rejudge(flow, ts)
         if packet.proto == TCP and flow.advance(packet.flags, direction):
-            self._tracker.timers.watch(flow)
+            self._tracker.watch(flow)
         burst = flow.client_first(packet, ts, direction, self.limits.idle_gap)
-        if flow.outcome.verdict.action is not Action.ACCEPT:
-            return Outcome(flow.outcome.verdict, records) if records else flow.outcome
-        if flow.verdict.settled and not flow.listening:
-            return self._short(flow, packet, raw, ts, direction, burst, records)
-        self._keep(flow, raw, packet, ts, direction)
-        return self._long(flow, packet, ts, direction, burst, records)
+        if flow.stage is SETTLED:
+            return self._short(flow, packet, raw, ts, direction, burst)
+        if flow.stage is REFUSED:
+            return None
+        return self._long(flow, packet, raw, ts, direction, burst)
 
     def _short(
-        self,
-        flow: Flow,
-        packet: Packet,
-        raw: bytes,
-        ts: float,
-        direction: Direction,
-        burst: bool,
-        records: tuple[Record, ...],
-    ) -> Outcome:
-        """A settled flow: counters, timing, byte patterns."""
-        flow.unseen += packet.missing
+        self, flow: Flow, packet: Packet, raw: bytes, ts: float, direction: Direction, burst: bool
+    ) -> Verdict | None:
+        """Handle a packet of a settled flow: counters, timing, byte patterns."""
+        if packet.missing:
+            flow.miss(packet.missing)
         if burst:
-            records += self._signal(flow, Burst(ts), ts)
-        if direction is OUT and packet.proto == UDP and begins_quic(packet.payload):
+            self._signal(flow, Burst(ts), ts)
+        if direction is IN or flow.stage is REFUSED:
+            return None
+        if packet.proto == UDP and begins_quic(packet.payload):
+            if flow.stage is SETTLED:  # a finding may have taken back the flow of a monitored agent just now
+                self._settling.reopen(flow)
+            return self._long(flow, packet, raw, ts, direction, False)
+        scan = flow.scan
+        if flow.stage is SETTLED and scan is not None and packet.payload and scan.hit(packet):
             self._settling.reopen(flow)
-            self._keep(flow, raw, packet, ts, direction)
-            return self._long(flow, packet, ts, direction, False, records)
-        scan = flow.scan if direction is OUT and flow.outcome.verdict.settled else None
-        if scan is not None and packet.payload and scan.hit(packet):
-            self._settling.reopen(flow)
-            self._keep(flow, raw, packet, ts, direction)
-            return self._long(flow, with_beginning(scan.tail, packet), ts, direction, False, records)
-        return Outcome(flow.outcome.verdict, records) if records else flow.outcome
+            return self._long(flow, with_beginning(scan.tail, packet), raw, ts, direction, False)
+        return None
 
     def _long(
-        self, flow: Flow, packet: Packet, ts: float, direction: Direction, burst: bool, records: tuple[Record, ...]
-    ) -> Outcome:
-        """An undecided flow: every byte is looked at."""
-        if packet.missing and flow.who.mode is not Mode.MONITOR and not (flow.partial or flow.listening):
+        self, flow: Flow, packet: Packet, raw: bytes, ts: float, direction: Direction, burst: bool
+    ) -> Verdict | None:
+        """Handle a packet of a flow that is not settled: every byte is inspected."""
+        flow.keep_evidence(raw, packet.length, ts, direction, self.limits)
+        monitored, listening = flow.who.mode is Mode.MONITOR, flow.stage is Stage.LISTENING
+        if packet.missing and not (monitored or flow.partial or listening):
             detail = f"{packet.missing} bytes of the packet did not reach the inspection"
-            return self._refusals.packet(flow.who, packet, ts, Reason.TRUNCATED, detail, records)
+            return self._refusals.refuse(flow.who, packet, ts, Reason.TRUNCATED, detail)
         try:
             for event in events(flow, packet, ts, direction, self.limits.stream_buffer, burst=burst):
-                records += self._signal(flow, event, ts)
+                self._signal(flow, event, ts)
         except SegmentOverflowError as full:
-            return self._refusals.packet(flow.who, packet, ts, Reason.SEQUENCE, str(full), records)
+            return self._refusals.refuse(flow.who, packet, ts, Reason.SEQUENCE, str(full))
         if flow.hold:  # for a query in it
             flow.uncount(packet, direction)
-            self._judge.unsent(flow, packet.length, ts)
-        records += self._settling.identified(flow, ts)
+            self._judge.uncount_bytes(flow, packet.length, ts)
+        self._settling.identify(flow, ts)
         if flow.outcome.verdict.action is Action.ACCEPT:
-            records += self._settling.settle_if_due(flow, ts)
-        return Outcome(flow.outcome.verdict, records) if records else flow.outcome
+            self._settling.settle_if_due(flow, ts)
+        return None
 
     # --- findings ---------------------------------------------------------------------------------------
 
-    def _signal(self, flow: Flow, event: Event, ts: float) -> tuple[Record, ...]:
-        """Let the judge take note of an event and the signatures see it; carry out what they find."""
-        records: tuple[Record, ...] = ()
-        if not flow.hold and self._judge.told(flow, event, ts):
-            records = self._verdicts.again(flow, ts)
+    def _signal(self, flow: Flow, event: Event, ts: float) -> None:
+        """Give an event to the judge and to the signatures; carry out their findings."""
+        if not flow.hold and self._judge.observe(flow, event, ts):
+            self._verdicts.rejudge(flow, ts)
         if flow.hold:
-            return records + self._defer(flow, event, ts)
+            if flow.defer(event) > MAX_DEFERRED:
+                self._verdicts.object(flow, Reason.QUERY, ts)
+            return
         for signature in self._listeners.get(type(event), ()):
             finding = signature.see(event, flow)
             if finding is not None and finding.signature not in flow.found:
                 flow.found.add(finding.signature)
-                records += self._object(flow, finding, ts)
-        return records
+                self._flag(flow, finding, ts)
 
-    def _object(self, flow: Flow, finding: Finding, ts: float) -> tuple[Record, ...]:
-        self._counts["findings"] += 1
+    def _flag(self, flow: Flow, finding: Finding, ts: float) -> None:
+        """Refuse a flow for a finding, unless its rule exempts the signature, and record both."""
+        self._outbox.counts["findings"] += 1
         if exempt(flow.rule, finding.signature):
-            return (finding_record(flow, finding, ts, Action.ACCEPT),)
+            self._outbox.put(finding_record(flow, finding, ts, Action.ACCEPT))
+            return
         if finding.effect is Effect.DESTINATION:
-            self._judge.destinations.refuse(flow.agent, flow.remote, ts)
-        flow.condemned = True
+            self._judge.refuse_destination(flow, ts)
+        flow.condemn()
         flow.identify()
         evidence = flow.evidence
         self._verdicts.refuse(flow, Reason.FINDING)
-        made = finding_record(flow, finding, ts, Action.REJECT)
-        kept = () if evidence is None else (evidence.record(made),)
-        return made, *kept, flow_record(flow, ts, flow.state)
+        record = finding_record(flow, finding, ts, Action.REJECT)
+        self._outbox.put(record)
+        if evidence is not None:
+            self._outbox.put(evidence.record(record))
+        self._outbox.put(flow_record(flow, ts))
 
-    def _keep(self, flow: Flow, raw: bytes, packet: Packet, ts: float, direction: Direction) -> None:
-        """A packet of an undecided flow, in case a finding comes of it."""
-        if flow.evidence is None:
-            if not self.limits.evidence_packets:
-                return
-            flow.evidence = Evidence(self.limits)
-        flow.evidence.keep(raw, packet.length, ts, direction)
-
-    # --- holds ------------------------------------------------------------------------------------------
-
-    def _resume(self, flow: Flow, packet: Packet, ts: float, agent: Agent) -> tuple[Outcome | None, tuple[Record, ...]]:
-        """A packet of a flow that waits, or has waited until now: then the flow is judged anew."""
+    def _resume(self, flow: Flow, packet: Packet, ts: float) -> Verdict | None:
+        """Judge a flow whose hold is over; None if its packets may be inspected."""
         if self._verdicts.waits(flow):
-            return flow.outcome, ()
+            return flow.outcome.verdict
         if self.refuse_new and not flow.admitted:
-            return self._refusals.packet(agent, packet, ts, Reason.RECORDER, "records cannot be written", ()), ()
-        flow.hold = ""
-        records = self._verdicts.again(flow, ts)
-        deferred, flow.deferred = flow.deferred, []
-        for event in deferred:
-            records += self._signal(flow, event, ts)
-        return (flow.outcome if flow.hold else None), records
-
-    def _defer(self, flow: Flow, event: Event, ts: float) -> tuple[Record, ...]:
-        """What a waiting packet tells: TCP's bytes are read once, so it is kept; a datagram will be read again."""
-        if flow.proto == TCP:
-            flow.deferred.append(event)
-        if len(flow.deferred) <= MAX_DEFERRED:
-            return ()
-        flow.objection = self._judge.refuse(Reason.QUERY)
-        self._verdicts.decide(flow, flow.objection)
-        return (flow_record(flow, ts, flow.state),)
+            return self._refusals.refuse(flow.who, packet, ts, Reason.RECORDER, "records cannot be written")
+        self._verdicts.resume(flow, ts)
+        for event in flow.take_deferred():
+            self._signal(flow, event, ts)
+        return flow.outcome.verdict if flow.hold else None
 
     # --- a new flow -------------------------------------------------------------------------------------
 
-    def _admit(
-        self,
-        table: FlowTable,
-        old: Flow | None,
-        key: Key,
-        packet: Packet,
-        ts: float,
-        agent: Agent,
-        direction: Direction,
-        settled: bool,
-    ) -> tuple[Outcome | None, tuple[Record, ...]]:
-        """A first packet: make its flow, or answer it without one."""
-        records: tuple[Record, ...] = ()
+    def _begin(
+        self, old: Flow | None, key: Key, packet: Packet, ts: float, agent: Agent, direction: Direction, settled: bool
+    ) -> Verdict | None:
+        """Begin a flow with its first packet, or return the answer to a packet that begins none.
+
+        `old` is the flow that has the packet's addresses and ports already.
+        """
         if self._began is None:
             self._began = ts
         if old is not None:
             if old.refused or repeated_handshake(old, packet, direction):
-                return None, ()
+                return None
             if old.state == "established" and ts - old.last < self.limits.tcp_handshake:
-                return self._refusals.packet(agent, packet, ts, Reason.SEQUENCE, "SYN inside a live connection", ()), ()
-            records = (self._tracker.forget(old, ts, "closed"),)
+                return self._refusals.refuse(agent, packet, ts, Reason.SEQUENCE, "SYN inside a live connection")
+            self._tracker.forget(old, ts, "closed")
         if direction is OUT and not self._tracker.owns(agent, packet.src):
-            return self._refusals.packet(agent, packet, ts, Reason.SPOOFED, "source is not the agent's", records), ()
+            return self._refusals.refuse(agent, packet, ts, Reason.SPOOFED, "source is not the agent's")
+        table = self._tracker.table(agent.name)
         error = direction is IN and packet.proto in (ICMP, ICMPV6) and answers_known(packet, table.flows)
         if error and not agent.quarantined:
-            return Outcome(PASS.verdict, records), ()
+            return PASS
         if self.refuse_new:
-            return self._refusals.packet(agent, packet, ts, Reason.RECORDER, "records cannot be written", records), ()
-        if agent.mode is not Mode.MONITOR and not settled and packet.proto == TCP:
+            return self._refusals.refuse(agent, packet, ts, Reason.RECORDER, "records cannot be written")
+        if packet.proto == TCP and agent.mode is not Mode.MONITOR and not settled:
             if packet.flags & (SYN | ACK) == SYN | ACK:
                 detail = "the answer to a SYN that was not seen"
-                return self._refusals.packet(agent, packet, ts, Reason.SEQUENCE, detail, records), ()
-            if not packet.flags & SYN and self._midstream(table, key, ts):
-                return self._refusals.packet(agent, packet, ts, Reason.MIDSTREAM, "no beginning was seen", records), ()
-        freed = self._tracker.make_room(table, ts)
-        if freed is None:
-            return self._refusals.packet(agent, packet, ts, Reason.MEMCAP, "no room for another flow", records), ()
+                return self._refusals.refuse(agent, packet, ts, Reason.SEQUENCE, detail)
+            if not packet.flags & SYN and not self._tracker.may_pick_up(table, key, ts - self._began):
+                return self._refusals.refuse(agent, packet, ts, Reason.MIDSTREAM, "no beginning was seen")
+        if not self._tracker.make_room(table, ts):
+            return self._refusals.refuse(agent, packet, ts, Reason.MEMCAP, "no room for another flow")
         flow = Flow(agent, key, packet, ts, direction)
         self._tracker.add(flow)
-        self._counts["flows"] += 1
+        self._outbox.counts["flows"] += 1
         self._verdicts.admit(flow, ts)
-        return None, (*records, *freed, flow_record(flow, ts, flow.state))
-
-    def _midstream(self, table: FlowTable, key: Key, ts: float) -> bool:
-        """Whether a connection without a beginning is refused: nobody can say what its first bytes were.
-
-        After a restart of ours that is nobody's fault, for a time; later, or if we have seen it before, only a
-        forgotten flow looks like this, and one that waits to be forgotten between two halves of a message.
-        """
-        if ts - (self._began or ts) > self.limits.midstream_grace:
-            table.ended.clear()
-            return True
-        return key in table.ended or len(table.ended) >= self.limits.max_flows_agent
+        self._outbox.put(flow_record(flow, ts))
+        return None
 
     # --- time and change --------------------------------------------------------------------------------
 
     def tick(self, ts: float) -> tuple[Record, ...]:
-        """Do what is due at `ts`: end holds and rules, forget silent flows, report repeated anomalies."""
-        changed = self._verdicts.tick(ts)
-        return (*self._refusals.anomalies.flush(ts), *changed, *self._tracker.expire(ts))
+        """Do what is due at `ts`: end holds and rules, forget silent flows, report repeated refusals."""
+        self._refusals.tick(ts)
+        self._verdicts.tick(ts)
+        self._tracker.expire(ts)
+        return self._outbox.take()
 
     def next_tick(self) -> float:
-        """When `tick` has something to do; infinity if never."""
-        return min(self._tracker.timers.next(), self._refusals.anomalies.due, self._verdicts.next_tick())
+        """The time at which `tick` has something to do; infinity if there is nothing."""
+        return min(self._tracker.next_tick(), self._refusals.next_tick(), self._verdicts.next_tick())
 
     def withdraw(self, raw: bytes, ts: float, agent: Agent, direction: Direction) -> tuple[Record, ...]:
-        """The packet just judged did not pass after all, for its records could not be written: undo a flow it began.
+        """Undo the flow that the packet just judged began: its records could not be written, so it did not pass.
 
         Otherwise the first packet, sent again, would find its flow admitted, and nothing on file about it.
         """
@@ -320,36 +306,39 @@ class Engine:
         if flow is None or flow.packets_out + flow.packets_in > 1 or flow.refused:
             return ()
         self._verdicts.refuse(flow, Reason.RECORDER)
-        ended = self._tracker.forget(flow, ts, "closed")
+        self._tracker.forget(flow, ts, "closed")
         self._tracker.table(agent.name).ended.discard(flow.key)
-        return (ended,)
+        return self._outbox.take()
 
     def _find(self, raw: bytes, agent: Agent, direction: Direction) -> Flow | None:
-        """The flow of a packet that was judged: it is known to decode."""
+        """The flow of a packet that was judged before, and so is known to decode."""
         return self._tracker.table(agent.name).flows.get(flow_key(decode(raw, max(len(raw), 0xFFFF)), direction))
 
     def set_policy(self, policy: Policy, ts: float) -> tuple[Record, ...]:
-        """Judge by other rules from now on, live flows included; what rules alone refused may try again."""
-        return self._verdicts.set_policy(policy, ts)
+        """Judge by other rules from now on, live flows included; a flow that only rules refused may try again."""
+        self._verdicts.set_policy(policy, ts)
+        return self._outbox.take()
 
     def change_policy(self, change: PolicyChange, ts: float) -> tuple[Record, ...]:
-        """`set_policy` at the cost of the change, and of the flows that it may concern.
+        """Do as `set_policy` at the cost of the change and of the flows that it can affect.
 
-        ValueError, and nothing is changed: it is of another version than the one in force, or does not fit it.
+        Raises ValueError, and changes nothing, if the change is of another version than the one in force or does not
+        fit it.
         """
-        return self._verdicts.change_policy(change, ts)
+        self._verdicts.change_policy(change, ts)
+        return self._outbox.take()
 
     def change_agent(self, agent: Agent, ts: float) -> None:
-        """Say at once that the agent of this name is another now: `packet` would notice with its next packet only.
+        """Take over an agent's new settings at once; `packet` would notice with the agent's next packet only.
 
-        What waits for it and may not any more (quarantine, another mode) is withdrawn.
+        Holds that the agent may not have any more (quarantine, another mode) are withdrawn.
         """
         self._verdicts.change_agent(agent, ts)
 
     @property
     def holds(self) -> Mapping[str, Hold]:
-        """What waits for a person, by id: a live view, not to be changed."""
-        return self._verdicts.holds.pending
+        """The pending holds by id: a live view, not to be changed."""
+        return self._holds.pending
 
     def hold_of(self, raw: bytes, agent: Agent, direction: Direction) -> str:
         """The id of the hold for which this packet, just answered with HOLD, has to be kept; empty: for none."""
@@ -357,13 +346,14 @@ class Engine:
         return flow.hold if flow is not None and self._verdicts.waits(flow) else ""
 
     def answer(self, identifier: str, action: Action, ts: float) -> tuple[Record, ...]:
-        """A person refuses what waits for this hold; nothing happens if it is over already.
+        """Refuse the flows that wait for this hold; does nothing if the hold is over already.
 
-        ValueError for another action than REJECT: to approve is to add a rule.
+        Raises ValueError for another action than REJECT: to approve is to add a rule.
         """
         if action is not Action.REJECT:
             raise ValueError(f"a hold is answered with reject, or ends when a rule admits it, but not with {action}")
-        return self._verdicts.answer(identifier, ts)
+        self._verdicts.deny(identifier, ts)
+        return self._outbox.take()
 
     def ended_holds(self) -> tuple[tuple[str, str], ...]:
         """(id, state) of the holds that ended since the last call: approved, denied, expired or withdrawn.
@@ -371,20 +361,25 @@ class Engine:
         Ask after everything but `hold_of` that may end one (change_policy, set_policy, change_agent, answer, tick,
         release, packet), and present again, in their order, the packets that were kept for it, whatever its state.
         """
-        return self._verdicts.holds.ended()
+        return self._holds.ended()
 
     def release(self, agent: str, ts: float) -> tuple[Record, ...]:
-        """An agent is gone: end its flows, forget what was refused to it."""
-        self._verdicts.forget(agent)
-        return self._tracker.drop(agent, ts)
+        """End the flows of an agent that is gone, and forget its refused destinations."""
+        self._release(agent, ts)
+        return self._outbox.take()
 
     def shutdown(self, ts: float) -> tuple[Record, ...]:
-        """The last records of everything that still lives."""
-        ends = [record for agent in self._tracker.agents() for record in self.release(agent, ts)]
-        return (*self._refusals.anomalies.flush(float("inf")), *ends)
+        """End all flows."""
+        self._refusals.tick(float("inf"))
+        for agent in self._tracker.agents():
+            self._release(agent, ts)
+        return self._outbox.take()
+
+    def _release(self, agent: str, ts: float) -> None:
+        self._verdicts.forget(agent)
+        self._tracker.drop(agent, ts)
 
     def stats(self) -> dict[str, int]:
-        """Counters since the start, and how full the tables are."""
-        counts = dict(self._counts + self._refusals.counts)
+        """Counters since the start, and the sizes of the tables."""
         full = {"live_flows": self._tracker.live, "buffered_bytes": self._tracker.buffered, "waiting": len(self.holds)}
-        return counts | full
+        return self._outbox.counts | full

@@ -16,8 +16,8 @@ from collections.abc import Iterator
 from egress.dissection.dissector import Dissector
 from egress.dissection.events import Event
 from egress.engine.evidence import Evidence
-from egress.engine.outcome import Outcome
 from egress.engine.patterns import Scan
+from egress.engine.stage import Life
 from egress.engine.stream import Stream, distance
 from egress.limits import Limits
 from egress.model import (
@@ -29,13 +29,11 @@ from egress.model import (
     SYN,
     TCP,
     UDP,
-    Action,
     Agent,
+    App,
     Direction,
     Packet,
-    Reason,
     Rule,
-    Verdict,
 )
 
 Key = tuple[int, bytes, int, bytes, int]  # proto, agent's address and port, remote address and port
@@ -45,46 +43,40 @@ EVICT_LOOK = 64  # oldest flows looked at for one that may go
 EVICT_IDLE = 30.0  # seconds of silence after which an undecided flow may go
 
 
-class Flow:
-    """Everything known of one flow. Counters are IP packets and bytes."""
+class Flow(Life):
+    """Everything known of one flow. Counters are IP packets and bytes.
+
+    Its stage and verdict are `Life`'s. The other attributes are written by these methods; those that rules look at
+    (`policy.Subject`: names, said, hidden, rule) and `wants` by the judge, dissector and streams by reassembly.
+    """
 
     __slots__ = (
-        "admitted",
         "agent",
         "app",
         "bytes_in",
         "bytes_out",
         "charged",
-        "condemned",
         "deferred",
         "dissector",
         "evidence",
         "finished",
-        "forgotten",
         "found",
         "hidden",
-        "hold",
         "icmp",
         "id",
         "last",
         "last_ack",
         "last_data",
-        "listening",
         "local",
         "lport",
         "moved",
         "names",
         "next_out",
-        "objection",
-        "opened",
         "outbound",
-        "outcome",
         "packets_in",
         "packets_out",
-        "partial",
         "picked_up",
         "proto",
-        "refused_before",
         "remote",
         "rport",
         "rule",
@@ -96,45 +88,30 @@ class Flow:
         "state",
         "streams",
         "unseen",
-        "verdict",
         "wants",
-        "who",
     )
 
     def __init__(self, who: Agent, key: Key, packet: Packet, ts: float, direction: Direction) -> None:
-        self.who = who
+        self.picked_up = packet.proto == TCP and not packet.flags & SYN
+        super().__init__(who, partial=self.picked_up)
         self.agent = who.name
         self.proto, self.local, self.lport, self.remote, self.rport = key
-        self.picked_up = packet.proto == TCP and not packet.flags & SYN
         answer = packet.proto == TCP and packet.flags & (SYN | ACK) == SYN | ACK
-        self.partial = self.picked_up  # not seen from its beginning, or taken back after it had settled
         self.outbound = (direction is Direction.OUT) != answer or self.picked_up
         self.icmp = packet.flags if packet.proto != TCP else 0
         self.start = self.last = self.moved = ts
         self.last_data = float("-inf")  # when payload last went either way
         self.last_ack = self.next_out = -1  # TCP: what the agent last acknowledged, what it will send next
-        self.opened = False
-        self.state = "new"
+        self.state = "new"  # of the connection, as far as timeouts need it: new, established, closed
         self.finished = 0  # TCP: bits of the directions that have sent a FIN
         self.app = self.server_name = ""
-        self.names: frozenset[str] = frozenset()  # these three: `policy.Subject`
+        self.names: frozenset[str] = frozenset()
         self.said: str | None = None
         self.hidden = False
-        self.objection: Verdict | None = None  # a refused query or approval, a used-up budget: until the rules change
-        self.admitted = False  # counted against its rule and its agent's budgets
-        self.hold = ""  # id of the hold it waits for (`egress.engine.holds`), until a packet finds that one over
-        self.wants = ""  # the name of a query that has to wait
-        self.deferred: list[Event] = []  # what a held segment tells besides: seen once it passes
         self.rule: Rule | None = None
-        self.verdict = Verdict(
-            Action.REJECT, Reason.DEFAULT
-        )  # what is decided; `outcome` is what happens (monitor mode lets pass)
-        self.outcome = Outcome(self.verdict)
-        self.found: set[str] = set()
-        self.refused_before = False
-        self.listening = False  # settled for the kernel, but what the agent says is still dissected
-        self.forgotten = False  # no longer in its table
-        self.condemned = False  # refused for a finding: never forgotten early
+        self.wants = ""  # the name of a query that has to wait
+        self.deferred: list[Event] = []  # facts of a held TCP segment: signatures see them once it passes
+        self.found: set[str] = set()  # signatures that have flagged this flow
         self.packets_out = self.packets_in = self.bytes_out = self.bytes_in = self.unseen = 0
         self.charged = 0
         self.streams: tuple[Stream, Stream] | None = None
@@ -157,10 +134,6 @@ class Flow:
     def server_port(self) -> int:
         """The port of the side that was called."""
         return self.rport if self.outbound else self.lport
-
-    @property
-    def refused(self) -> bool:
-        return self.verdict.action is not Action.ACCEPT
 
     def scratch(self, signature: str) -> dict[str, object]:
         """State of one signature on this flow; it lives and dies with the flow."""
@@ -227,8 +200,16 @@ class Flow:
             self.state = "established"
         return False
 
+    def renew(self, ts: float) -> None:
+        """Begin the flow's timeout anew."""
+        self.last = ts
+
+    def miss(self, size: int) -> None:
+        """Count stream bytes that were not inspected."""
+        self.unseen += size
+
     def identify(self) -> bool:
-        """Take over what dissection learnt; True if the application protocol is news."""
+        """Take over the application protocol and name that dissection found; True if the protocol is new."""
         if self.dissector is None:
             return False
         before = self.app
@@ -236,20 +217,32 @@ class Flow:
         self.server_name = self.dissector.server_name or self.server_name
         return self.app != before
 
-    def told(self, enough: int) -> tuple[bool, bool]:
-        """Whether each direction (out, in) has been heard for this many bytes."""
+    def give_up_identifying(self) -> None:
+        """Enough bytes have passed: the application protocol stays unknown."""
+        self.app = App.UNKNOWN
+
+    def heard(self, enough: int) -> tuple[bool, bool]:
+        """Whether this many bytes of each direction (out, in) have been inspected."""
         if self.streams is None:
             return False, False
         out, back = self.streams
         return len(out.history) >= enough, len(back.history) >= enough
 
+    def keep_evidence(self, raw: bytes, length: int, ts: float, direction: Direction, limits: Limits) -> None:
+        """Keep a packet in case the flow ends in a finding."""
+        if self.evidence is None:
+            if not limits.evidence_packets:
+                return
+            self.evidence = Evidence(limits)
+        self.evidence.keep(raw, length, ts, direction)
+
     def trim(self) -> None:
-        """Keep no more of the streams than can still be contradicted."""
+        """Drop the part of the streams that can no longer be contradicted."""
         for stream in self.streams or ():
             stream.trim()
 
     def stop_hearing(self) -> None:
-        """The other side has said enough: keep nothing of it."""
+        """Drop the bytes of the other side, which has said enough."""
         if self.streams is not None:
             out, back = self.streams
             self.unseen += back.unseen
@@ -263,6 +256,35 @@ class Flow:
         self.charged = held
         return change
 
+    def scan_on(self, scan: Scan | None) -> None:
+        """Look for byte patterns from here on; they may begin in the bytes that the agent has sent already."""
+        self.scan = scan
+        if scan is not None and self.streams is not None:
+            scan.follow(self.streams[Direction.OUT].history)
+
+    def reopen(self) -> None:
+        super().reopen()
+        self.scan = None
+
+    def forget(self) -> None:
+        super().forget()
+        self.scan = None
+
+    def defer(self, event: Event) -> int:
+        """Keep a fact of a held segment; returns how many are kept. Bytes of TCP are read once, a datagram twice."""
+        if self.proto == TCP:
+            self.deferred.append(event)
+        return len(self.deferred)
+
+    def take_wanted(self) -> str:
+        """The name of a query that has to wait; "" if there is none, or it was taken already."""
+        wanted, self.wants = self.wants, ""
+        return wanted
+
+    def take_deferred(self) -> list[Event]:
+        deferred, self.deferred = self.deferred, []
+        return deferred
+
     def release(self) -> None:
         """Give up inspection: streams and readers."""
         if self.streams is not None:
@@ -275,7 +297,7 @@ class Flow:
         if self.condemned:
             return limits.refused_timeout
         if self.hold:
-            return limits.ask_timeout + limits.tcp_handshake  # it waits for less, and then its packets come again
+            return limits.ask_timeout + limits.tcp_handshake  # its hold ends earlier, and then its packets come again
         if self.proto == UDP:
             return limits.udp_timeout
         if self.proto != TCP:
@@ -285,7 +307,7 @@ class Flow:
         return limits.tcp_handshake if self.state == "new" else limits.tcp_established
 
     def forgettable(self, ts: float) -> bool:
-        """Whether forgetting it now costs no protection."""
+        """Whether the flow can be forgotten now without loss of protection."""
         if self.condemned:
             return False
         decided = self.verdict.settled or self.state == "closed" or self.refused

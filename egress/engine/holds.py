@@ -26,6 +26,7 @@ from collections import Counter
 from ipaddress import ip_address
 
 from egress.engine.flow import Flow
+from egress.engine.outcome import Outbox
 from egress.limits import Limits
 from egress.model import Agent, Hold, Mode, protocol_name
 from egress.policy.domain import is_host
@@ -37,13 +38,13 @@ APPROVED, DENIED, EXPIRED, WITHDRAWN = "approved", "denied", "expired", "withdra
 class Holds:
     """`pending` by id; `due` is when the first of them times out, infinity if none does.
 
-    `counts` gets the holds that were made, and the refusals because an agent had too many.
+    It counts the holds that were made, and the refusals because an agent had too many.
     """
 
-    def __init__(self, limits: Limits, counts: Counter[str]) -> None:
+    def __init__(self, limits: Limits, outbox: Outbox) -> None:
         self.pending: dict[str, Hold] = {}
         self.due = float("inf")
-        self._counts = counts
+        self._counts = outbox.counts
         self._timeout, self._most = limits.ask_timeout, limits.ask_holds
         self._first: dict[str, Flow] = {}
         self._of_agent: Counter[str] = Counter()

@@ -22,7 +22,7 @@ from egress.engine.flow import Flow
 from egress.engine.holds import asks
 from egress.limits import Limits
 from egress.model import Action, App, Direction, Policy, PolicyChange, Reason, Rule, Verdict
-from egress.policy.affected import Concern
+from egress.policy.affected import ChangeScope
 from egress.policy.bindings import Bindings
 from egress.policy.budgets import Budgets
 from egress.policy.destinations import Destinations
@@ -43,44 +43,45 @@ class Judge:
 
     def admit(self, flow: Flow, ts: float) -> Verdict:
         """The verdict of a flow not admitted so far; one that passes is counted: its rule, its agent's budgets."""
-        verdict = self.again(flow, ts)
+        verdict = self.verdict(flow, ts)
         if verdict.action is not Action.ACCEPT:
             return verdict
         rule = flow.rule
         if rule is not None:
             self.rules.hit(rule.id, ts)
         if flow.outbound and self._budgets.note_flow(flow.who, flow.remote, ts) is not None:
-            flow.objection = self.refuse(Reason.BUDGET, verdict.rule_id)
-            return flow.objection
+            refusal = self.refusal(Reason.BUDGET, verdict.rule_id)
+            flow.object(refusal)
+            return refusal
         if rule is not None:
             self.rules.spend(rule)
-        flow.admitted = True
+        flow.admit()
         return verdict
 
-    def again(self, flow: Flow, ts: float) -> Verdict:
+    def verdict(self, flow: Flow, ts: float) -> Verdict:
         """The verdict of a flow under what is known now."""
         if flow.who.quarantined:
-            return self.refuse(Reason.QUARANTINE)
+            return self.refusal(Reason.QUARANTINE)
         if flow.objection is not None:
             return flow.objection
         flow.names |= self._bindings.names_of(flow.agent, flow.remote, ts)
         admitted = flow.rule
         verdict, flow.rule = self.rules.decide(flow.who, flow, ts)
         if admitted is not None and admitted.once and verdict.action is not Action.ACCEPT:
-            verdict, flow.rule = self._kept(flow, admitted, verdict, ts)
-        if verdict.action is Action.ACCEPT and self.destinations.refused(flow.agent, flow.remote, ts):
-            return self.refuse(Reason.DESTINATION, verdict.rule_id)
+            verdict, flow.rule = self._once_admitted(flow, admitted, verdict, ts)
+        if verdict.action is Action.ACCEPT and self.refuses_destination(flow, ts):
+            return self.refusal(Reason.DESTINATION, verdict.rule_id)
         return verdict
 
-    def would_pass(self, flow: Flow, query: str, ts: float) -> Verdict:
+    def preview(self, flow: Flow, query: str, ts: float) -> Verdict:
         """What the rules alone say now of a flow that waits, for itself or for a query's name; nothing is counted."""
         if query:
             return self._resolves(flow, query, ts)
         flow.names |= self._bindings.names_of(flow.agent, flow.remote, ts)
         return self.rules.decide(flow.who, flow, ts)[0]
 
-    def told(self, flow: Flow, event: Event, ts: float) -> bool:
-        """Take note of what the bytes say; True if the flow has to be judged again."""
+    def observe(self, flow: Flow, event: Event, ts: float) -> bool:
+        """Record a fact from the bytes; True if the flow must be judged again."""
         if isinstance(event, Named):
             if flow.refused:
                 return False  # by a name before it, in the same segment perhaps: no later one makes that good
@@ -95,36 +96,57 @@ class Judge:
                 self._bindings.bind(flow.agent, bound.names, bound.address, bound.ttl, ts)
         return False
 
+    def refuses_destination(self, flow: Flow, ts: float) -> bool:
+        """Whether an earlier finding refused the flow's destination to its agent."""
+        return self.destinations.refused(flow.agent, flow.remote, ts)
+
+    def refuse_destination(self, flow: Flow, ts: float) -> None:
+        """Refuse the flow's destination to its agent from now on, for a finding."""
+        self.destinations.remember(flow.agent, flow.remote, ts)
+
     def by_name(self, flow: Flow) -> bool:
         """Whether the rule that admits a flow names its destination."""
         return flow.rule is not None and self.rules.named(flow.rule)
 
-    def sent(self, flow: Flow, size: int, ts: float) -> bool:
-        """The agent sends this many bytes on an admitted flow; True if that is more than it may."""
+    def count_bytes(self, flow: Flow, size: int, ts: float) -> bool:
+        """Count bytes that the agent sends on an admitted flow; True if that exceeds a budget."""
         if self._budgets.note_bytes(flow.who, size, ts) is None:
             return False
-        flow.objection = self.refuse(Reason.BUDGET, flow.verdict.rule_id)
+        flow.object(self.refusal(Reason.BUDGET, flow.verdict.rule_id))
         return True
 
-    def unsent(self, flow: Flow, size: int, ts: float) -> None:
-        """A packet that was counted waits after all, and will be counted when it comes again."""
+    def uncount_bytes(self, flow: Flow, size: int, ts: float) -> None:
+        """Take back the bytes of a packet that has to wait after all: they are counted when it comes again."""
         self._budgets.note_bytes(flow.who, -size, ts)
 
-    def change(self, policy: Policy) -> None:
+    def set_policy(self, policy: Policy) -> None:
         """Judge by other rules from now on."""
         self.rules = Rulebook(policy, self.rules)
 
-    def apply(self, change: PolicyChange) -> Concern:
-        """Judge by changed rules from now on; ValueError if the change is not of the rules in force."""
-        concern = Concern(change, self.rules)
+    def change_policy(self, change: PolicyChange) -> ChangeScope:
+        """Judge by changed rules from now on; ValueError if the change does not fit the rules in force."""
+        scope = ChangeScope(change, self.rules)
         self.rules.apply(change)
-        return concern
+        return scope
 
-    def concerned(self, flow: Flow, concern: Concern, ts: float) -> bool:
-        """Whether a change of the rules may give this flow another verdict, by what its address is called now."""
-        return concern.touches(flow, self._bindings.names_of(flow.agent, flow.remote, ts))
+    def affected(self, flow: Flow, scope: ChangeScope, ts: float) -> bool:
+        """Whether a change of the rules may give this flow another verdict, with the names its address has now."""
+        return scope.includes(flow, self._bindings.names_of(flow.agent, flow.remote, ts))
+
+    def next_expiry(self, ts: float) -> float:
+        """The first moment after `ts` at which a rule expires; or infinity."""
+        return self.rules.next_expiry(ts)
+
+    def refusal(self, reason: Reason, rule_id: str = "") -> Verdict:
+        """A verdict that refuses a flow under the rules in force."""
+        return Verdict(Action.REJECT, reason, rule_id, self.rules.version)
+
+    def on_hold(self) -> Verdict:
+        """A verdict that lets a flow wait for an approval."""
+        return Verdict(Action.HOLD, Reason.APPROVAL, "", self.rules.version, packet_only=True)
 
     def forget(self, agent: str) -> None:
+        """Forget an agent that is gone."""
         self.rules.forget(agent)
         self.destinations.forget(agent)
         self._bindings.forget(agent)
@@ -142,7 +164,7 @@ class Judge:
         if asks(flow.who) and not verdict.rule_id and is_host(asked):
             flow.wants = asked
         else:
-            flow.objection = verdict
+            flow.object(verdict)
         return True
 
     def _resolves(self, flow: Flow, name: str, ts: float) -> Verdict:
@@ -150,12 +172,9 @@ class Judge:
         names = self._bindings.names_of(flow.agent, address, ts) if address else frozenset()
         return self.rules.may_resolve(flow.who, name, ts, names)[0]
 
-    def _kept(self, flow: Flow, admitted: Rule, verdict: Verdict, ts: float) -> tuple[Verdict, Rule | None]:
+    def _once_admitted(self, flow: Flow, admitted: Rule, verdict: Verdict, ts: float) -> tuple[Verdict, Rule | None]:
         """The verdict of a flow that a `once` rule admitted and no other does."""
         if verdict.reason is Reason.RULE:
             return verdict, None  # a deny rule
         alone, rule = Rulebook(Policy(self.rules.version, (admitted,))).decide(flow.who, flow, ts)
         return (alone, rule) if rule is not None else (verdict, None)
-
-    def refuse(self, reason: Reason, rule_id: str = "") -> Verdict:
-        return Verdict(Action.REJECT, reason, rule_id, self.rules.version)

@@ -23,7 +23,7 @@ def events(
         dissector = flow.dissector = Dissector(flow.server_port)
     if packet.proto != TCP:
         if not flow.opened:
-            flow.opened = True
+            flow.open()
             yield Opened(flow.start, ts)
         yield from dissector.datagram(packet, direction)
     else:
@@ -50,7 +50,7 @@ def _segment(
         if stream.base < 0:
             stream.start(seq)
     if not flow.opened and answers(flow, packet, direction, other):
-        flow.opened = True
+        flow.open()
         yield Opened(flow.start, ts)
     if packet.payload or packet.missing:
         if not flow.opened and stream.strict and not packet.flags & SYN:

@@ -20,7 +20,8 @@ def endpoints(flow: Flow) -> tuple[str, int, str, int, str]:
     return str(ip_address(src)), sport, str(ip_address(dst)), dport, identity
 
 
-def flow_record(flow: Flow, ts: float, state: str, *, ended: bool = False) -> FlowRecord:
+def flow_record(flow: Flow, ts: float, ended: str = "") -> FlowRecord:
+    """A flow as it stands at `ts`; `ended` is why it ended: closed, timeout, evicted or shutdown."""
     src, sport, dst, dport, identity = endpoints(flow)
     unseen = flow.unseen + (sum(stream.unseen for stream in flow.streams) if flow.streams else 0)
     return FlowRecord(
@@ -29,7 +30,7 @@ def flow_record(flow: Flow, ts: float, state: str, *, ended: bool = False) -> Fl
         start=flow.start,
         updated=ts,
         end=flow.last if ended else None,
-        state=state,
+        state=ended or flow.state,
         direction="out" if flow.outbound else "in",
         proto=protocol_name(flow.proto),
         src=src,

@@ -1,86 +1,80 @@
-"""From undecided to settled and back: when a flow's bytes have told all they can, and when they are read again."""
+"""From undecided to settled and back: when the bytes of a flow can prove nothing more, and when they are read again."""
 
 from __future__ import annotations
 
-from collections import Counter
-from dataclasses import replace
-
 from egress.engine.flow import Flow
-from egress.engine.outcome import Outcome
+from egress.engine.judge import Judge
+from egress.engine.outcome import Outbox
 from egress.engine.patterns import Patterns
 from egress.engine.records import flow_record
+from egress.engine.stage import Stage
 from egress.engine.tracker import Tracker
 from egress.engine.verdicts import Verdicts
 from egress.limits import Limits
 from egress.model import UDP, Action, App, Direction, Mode, Reason
-from egress.records.shape import Record
 
 OUT, IN = Direction.OUT, Direction.IN
 
 
 class Settling:
-    """For all flows of one engine; `counts` gets how many were taken back."""
+    """Decides how deeply each flow of one engine is inspected; counts the flows that were reopened."""
 
     def __init__(
-        self, limits: Limits, tracker: Tracker, verdicts: Verdicts, patterns: Patterns, counts: Counter[str]
+        self, limits: Limits, judge: Judge, verdicts: Verdicts, tracker: Tracker, patterns: Patterns, outbox: Outbox
     ) -> None:
-        self._limits, self._tracker, self._verdicts, self._patterns = limits, tracker, verdicts, patterns
-        self._counts = counts
+        self._limits, self._judge, self._verdicts = limits, judge, verdicts
+        self._tracker, self._patterns, self._outbox = tracker, patterns, outbox
 
-    def identified(self, flow: Flow, ts: float) -> tuple[Record, ...]:
-        """Take over what dissection learnt; a new application protocol asks the rules again."""
-        if not flow.identify():
-            return ()
-        return self._verdicts.again(flow, ts) or (flow_record(flow, ts, flow.state),)
+    def identify(self, flow: Flow, ts: float) -> None:
+        """Take over what dissection found; after a new application protocol the rules are asked again."""
+        if flow.identify() and not self._verdicts.rejudge(flow, ts):
+            self._outbox.put(flow_record(flow, ts))
 
-    def settle_if_due(self, flow: Flow, ts: float) -> tuple[Record, ...]:
-        """A flow that can prove nothing more is settled: opaque, or past the bytes any proof needs.
+    def settle_if_due(self, flow: Flow, ts: float) -> None:
+        """Settle a flow that can prove nothing more: it is opaque, or past the bytes that any proof needs.
 
         Where only the other side has said that much, the kernel may settle the flow, but its agent is listened to
         until it has: a server cannot talk the inspection away.
         """
-        if flow.listening and flow.proto == UDP:
-            return ()
-        if flow.dissector is not None and flow.dissector.asks_again(by_name=self._verdicts.judge.by_name(flow)):
-            flow.trim()
-            if self._tracker.charge(flow):
-                return ()
+        listening = flow.stage is Stage.LISTENING
+        if (listening and flow.proto == UDP) or self._is_asked_again(flow):
+            return
         full = not self._tracker.charge(flow)
-        told = flow.told(self._limits.settle_bytes)
-        done = full or told[OUT] or (flow.dissector is not None and flow.dissector.opaque(flow.proto))
-        if not done and (flow.listening or not told[IN]):
-            return ()
-        records: tuple[Record, ...] = ()
+        heard = flow.heard(self._limits.settle_bytes)
+        done = full or heard[OUT] or (flow.dissector is not None and flow.dissector.opaque(flow.proto))
+        if not done and (listening or not heard[IN]):
+            return
         if not flow.app:
-            flow.app = App.UNKNOWN
-            records = self._verdicts.again(flow, ts)
+            flow.give_up_identifying()
+            self._verdicts.rejudge(flow, ts)
         if full and flow.who.mode is not Mode.MONITOR and flow.outcome.verdict.action is Action.ACCEPT:
             self._verdicts.refuse(flow, Reason.MEMCAP)
-            return (*records, flow_record(flow, ts, flow.state))
+            self._outbox.put(flow_record(flow, ts))
         if flow.outcome.verdict.action is Action.ACCEPT:
-            flow.verdict = replace(flow.verdict, settled=True)
-            flow.outcome = Outcome(replace(flow.outcome.verdict, settled=True))
             # QUIC opens other connections, with other names, on a pair of ports in use: it is listened to for ever.
-            flow.listening = not done or flow.app == App.QUIC
-            if not flow.listening:
-                flow.scan = self._patterns.scan()
-                if flow.scan is not None and flow.streams is not None:
-                    flow.scan.follow(flow.streams[OUT].history)
-                self._tracker.release(flow)
-            else:
-                flow.stop_hearing()
-                self._tracker.charge(flow)
-        return records
+            self._settle(flow, listening=not done or flow.app == App.QUIC)
 
     def reopen(self, flow: Flow) -> None:
-        """A settled flow showed a pattern: look closely again, as at one picked up in mid-stream.
+        """Inspect a settled flow again, for it showed a byte pattern or a new QUIC connection.
 
-        The packet that showed it came through the settled queue and may be cut: what is there is judged, and the next
-        one comes at full depth.
+        The packet that showed it came through the settled queue and may be cut: the bytes that are there are judged,
+        and the next packet comes at full depth.
         """
-        self._counts["reopened"] += 1
-        flow.partial = True
-        flow.listening = False
-        flow.scan = None
-        flow.verdict = replace(flow.verdict, settled=False)
-        flow.outcome = Outcome(replace(flow.outcome.verdict, settled=False))
+        self._outbox.counts["reopened"] += 1
+        flow.reopen()
+
+    def _is_asked_again(self, flow: Flow) -> bool:
+        """Whether the next message may ask for another name, and there is room to go on reading."""
+        if flow.dissector is None or not flow.dissector.asks_again(by_name=self._judge.by_name(flow)):
+            return False
+        flow.trim()
+        return self._tracker.charge(flow)
+
+    def _settle(self, flow: Flow, *, listening: bool) -> None:
+        flow.settle(listening=listening)
+        if listening:
+            flow.stop_hearing()
+            self._tracker.charge(flow)
+        else:
+            flow.scan_on(self._patterns.scan())
+            self._tracker.release(flow)

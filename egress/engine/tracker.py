@@ -6,25 +6,69 @@ nothing may, there is no room and the new flow is refused (Suricata calls this t
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Iterator
 
 from egress.addresses import Networks
-from egress.engine.flow import Flow, FlowTable
+from egress.engine.flow import Flow, FlowTable, Key
+from egress.engine.outcome import Outbox
 from egress.engine.records import flow_record
-from egress.engine.timers import Timers
+from egress.engine.stage import Stage
 from egress.limits import Limits
 from egress.model import TCP, Agent
-from egress.records.shape import FlowRecord
+
+SLACK = 4096  # stale entries of the heap of timers that are tolerated beyond two for each live flow
+
+
+class Timers:
+    """The times at which flows are due to be forgotten: a heap, rebuilt before it outgrows the flows.
+
+    An entry does not follow its flow: one that comes too early is pushed again, one of a forgotten flow is skipped.
+    """
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._heap: list[tuple[float, int, Flow]] = []
+        self._serial = 0
+
+    def watch(self, flow: Flow) -> None:
+        """Look at a flow once its present timeout has passed; call again when the timeout gets shorter."""
+        self._serial += 1
+        heapq.heappush(self._heap, (flow.last + flow.timeout(self._limits), self._serial, flow))
+
+    def due(self, ts: float) -> Iterator[Flow]:
+        """Yield the live flows whose timeout has passed."""
+        while self._heap and self._heap[0][0] <= ts:
+            flow = heapq.heappop(self._heap)[2]
+            if flow.stage is Stage.FORGOTTEN:
+                continue
+            if flow.last + flow.timeout(self._limits) > ts:
+                self.watch(flow)
+            else:
+                yield flow
+
+    def next(self) -> float:
+        return self._heap[0][0] if self._heap else float("inf")
+
+    def entries(self) -> int:
+        """The number of entries, those of forgotten flows included."""
+        return len(self._heap)
+
+    def trim(self, live: int) -> None:
+        """Drop entries of forgotten flows when they are most of the heap."""
+        if len(self._heap) > 2 * live + SLACK:
+            self._heap = [entry for entry in self._heap if entry[2].stage is not Stage.FORGOTTEN]
+            heapq.heapify(self._heap)
 
 
 class Tracker:
     """Who talks to whom; `live` counts the flows of all agents."""
 
-    def __init__(self, limits: Limits) -> None:
-        self._limits = limits
+    def __init__(self, limits: Limits, outbox: Outbox) -> None:
+        self._limits, self._outbox = limits, outbox
         self._tables: dict[str, FlowTable] = {}
         self._networks: dict[tuple[str, ...], Networks] = {}
-        self.timers = Timers(limits)
+        self._timers = Timers(limits)
         self.live = 0
 
     def table(self, agent: str) -> FlowTable:
@@ -43,18 +87,41 @@ class Tracker:
     def add(self, flow: Flow) -> None:
         self.table(flow.agent).flows[flow.key] = flow
         self.live += 1
-        self.timers.watch(flow)
+        self.watch(flow)
 
-    def make_room(self, table: FlowTable, ts: float) -> tuple[FlowRecord, ...] | None:
-        """Room for one more flow: the records of what was given up for it, or None if nothing may be."""
+    def watch(self, flow: Flow) -> None:
+        """Forget the flow after its present timeout; call again when the timeout gets shorter."""
+        self._timers.watch(flow)
+
+    def next_tick(self) -> float:
+        """The time at which `expire` may have something to do; infinity if there are no flows."""
+        return self._timers.next()
+
+    def may_pick_up(self, table: FlowTable, key: Key, uptime: float) -> bool:
+        """Whether a connection may begin in mid-stream; its first bytes were not inspected.
+
+        After a restart of the gateway such connections are picked up for a time. Later, or if the connection was seen
+        before, only a forgotten flow looks like this, and one that waits to be forgotten between two halves of a
+        message.
+        """
+        if uptime > self._limits.midstream_grace:
+            table.ended.clear()
+            return False
+        return key not in table.ended and len(table.ended) < self._limits.max_flows_agent
+
+    def make_room(self, table: FlowTable, ts: float) -> bool:
+        """Make room for one more flow, by forgetting another if need be; False if none may be forgotten."""
         forced = False
         if len(table) < self._limits.max_flows_agent:
             if self.live < self._limits.max_flows:
-                return ()
+                return True
             forced = len(table) < self._limits.max_flows // len(self._tables)  # a fair share is not to be kept away
             table = max(self._tables.values(), key=len)
         victim = table.evictable(ts, forced=forced)
-        return None if victim is None else (self.forget(victim, ts, "evicted"),)
+        if victim is None:
+            return False
+        self.forget(victim, ts, "evicted")
+        return True
 
     def charge(self, flow: Flow) -> bool:
         """Book the bytes now held for inspecting a flow; False if its agent holds too many."""
@@ -67,29 +134,28 @@ class Tracker:
         flow.release()
         self.charge(flow)
 
-    def forget(self, flow: Flow, ts: float, state: str) -> FlowRecord:
-        """The end of a flow and its last record."""
-        flow.forgotten = True
+    def forget(self, flow: Flow, ts: float, why: str) -> None:
+        """End a flow and write its last record; `why`: closed, timeout, evicted or shutdown."""
+        flow.forget()
         self.release(flow)
-        flow.scan = None
         self.live -= 1
         table = self.table(flow.agent)
         del table.flows[flow.key]
         if flow.proto == TCP and len(table.ended) < self._limits.max_flows_agent:
             table.ended.add(flow.key)
-        self.timers.trim(self.live)
-        return flow_record(flow, ts, state, ended=True)
+        self._timers.trim(self.live)
+        self._outbox.put(flow_record(flow, ts, why))
 
-    def drop(self, agent: str, ts: float) -> tuple[FlowRecord, ...]:
+    def drop(self, agent: str, ts: float) -> None:
         """Forget an agent and all its flows."""
-        ends = [self.forget(flow, ts, "closed" if flow.state == "closed" else "shutdown") for flow in self.flows(agent)]
+        for flow in self.flows(agent):
+            self.forget(flow, ts, "closed" if flow.state == "closed" else "shutdown")
         self._tables.pop(agent, None)
-        return tuple(ends)
 
-    def expire(self, ts: float) -> Iterator[FlowRecord]:
+    def expire(self, ts: float) -> None:
         """Forget the flows that have been silent for their timeout."""
-        for flow in self.timers.due(ts):
-            yield self.forget(flow, ts, "closed" if flow.state == "closed" else "timeout")
+        for flow in self._timers.due(ts):
+            self.forget(flow, ts, "closed" if flow.state == "closed" else "timeout")
 
     def agents(self) -> list[str]:
         return list(self._tables)

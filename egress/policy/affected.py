@@ -24,7 +24,7 @@ class Judged(Subject, Protocol):
     objection: Verdict | None
 
 
-class Concern:
+class ChangeScope:
     """Made before `rules.apply(change)`, for it needs the rules that go; ValueError as there."""
 
     def __init__(self, change: PolicyChange, rules: Rulebook) -> None:
@@ -33,12 +33,12 @@ class Concern:
         for entry in rules.moved(change):
             self._catalogue.add(entry)
 
-    def concerns_agent(self, agent: Agent) -> bool:
+    def includes_agent(self, agent: Agent) -> bool:
         """Whether any rule that came or went speaks of the agent; if not, it touches no flow of it."""
         mine = self._catalogue.rules_of(agent)
         return bool(mine.deny or mine.allow)
 
-    def touches(self, flow: Judged, names: frozenset[str] = _NO_NAMES) -> bool:
+    def includes(self, flow: Judged, names: frozenset[str] = _NO_NAMES) -> bool:
         """Whether the flow may get another verdict, or the same one by another rule.
 
         `names`: those bound to its address by now, which `flow.names` may lack until the flow is judged again.

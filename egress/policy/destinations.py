@@ -12,7 +12,7 @@ class Destinations:
         self._timeout = timeout
         self._agents: dict[str, OrderedDict[bytes, float]] = {}  # until when, the first to expire first
 
-    def refuse(self, agent: str, remote: bytes, ts: float) -> None:
+    def remember(self, agent: str, remote: bytes, ts: float) -> None:
         """From now on `agent` may not open flows to this (packed) address."""
         known = self._current(agent, ts)
         if remote in known or len(known) < MAX_DESTINATIONS:
@@ -28,7 +28,7 @@ class Destinations:
             return False
         known = self._current(agent, ts)
         if remote in known:
-            self.refuse(agent, remote, ts)
+            self.remember(agent, remote, ts)
             return True
         return len(known) >= MAX_DESTINATIONS
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 
 from egress.engine.flow import Flow
@@ -23,7 +21,7 @@ def segment(flags: int, seq: int = 1, ack: int = 1, data: bytes = b"") -> Packet
 def flow(flags: int = SYN, direction: Direction = OUT) -> Flow:
     first = segment(flags)
     made = Flow(agent(), (TCP, first.src, 40000, first.dst, 443), first, START, direction)
-    made.verdict = Verdict(Action.ACCEPT, Reason.DEFAULT)
+    made.decide(Verdict(Action.ACCEPT, Reason.DEFAULT))
     return made
 
 
@@ -58,7 +56,7 @@ def test_states() -> None:
 
 def test_the_agents_fin_closes_a_settled_flow_because_the_other_is_not_queued() -> None:
     made = flow()
-    made.verdict = replace(made.verdict, settled=True)
+    made.settle(listening=False)
     assert made.advance(FIN | ACK, OUT) and made.state == "closed"
 
 
@@ -74,7 +72,7 @@ def test_a_burst_begins_when_the_agent_breaks_a_silence() -> None:
 def test_a_settled_flow_hears_the_server_through_the_agents_acknowledgements() -> None:
     made = flow()
     made.client_first(segment(ACK, 1, 1000), START, OUT, GAP)
-    made.verdict = Verdict(Action.ACCEPT, Reason.DEFAULT, settled=True)
+    made.settle(listening=False)
     assert not made.client_first(segment(ACK, 1, 5000), START + 5, OUT, GAP)
     assert made.bytes_in == 4000
     assert not made.client_first(segment(PSH | ACK, 1, 5000, b"x"), START + 5.1, OUT, GAP)
@@ -87,16 +85,15 @@ def test_timeouts_and_what_may_be_forgotten() -> None:
     assert made.timeout(limits) == limits.tcp_handshake and not made.forgettable(START + 1)
     made.state = "established"
     assert made.timeout(limits) == limits.tcp_established
-    made.verdict = Verdict(Action.REJECT, Reason.DEFAULT)
+    made.decide(Verdict(Action.REJECT, Reason.DEFAULT))
     assert made.timeout(limits) == limits.tcp_closed and made.forgettable(START + 1)
-    made.condemned = True
+    made.condemn()
     assert made.timeout(limits) == limits.refused_timeout and not made.forgettable(START + 10**6)
 
 
 def test_a_flow_that_waits_for_a_person_is_waited_for_and_costs_no_protection() -> None:
     limits, made = Limits(), flow()
-    made.verdict = Verdict(Action.HOLD, Reason.APPROVAL)
-    made.hold = "0123456789abcdef"
+    made.decide(Verdict(Action.HOLD, Reason.APPROVAL), "0123456789abcdef")
     assert made.timeout(limits) > limits.ask_timeout and made.forgettable(START + 1)
     made.count(segment(SYN), START, OUT)
     made.uncount(segment(SYN), OUT)

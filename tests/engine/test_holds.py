@@ -69,7 +69,7 @@ def test_a_flow_that_no_rule_speaks_of_waits_and_passes_with_the_rule_that_admit
     assert gate.states == ["approved"] and not gate.engine.holds
     last = gate.flows()[-1]
     assert (last.flow_id, last.action, last.rule_id) == (hold.flow_id, Action.ACCEPT, "yes")
-    assert gate.engine._verdicts.judge.rules.hits["yes"] == (1, START + 50)
+    assert gate.engine._judge.rules.hits["yes"] == (1, START + 50)
 
 
 def test_a_second_try_from_another_port_waits_for_the_same_answer() -> None:
@@ -171,7 +171,7 @@ def test_what_is_refused_for_a_reason_does_not_wait() -> None:
     budgets = (Budget(Measure.CONNECTIONS, 0, BudgetSpan.HOUR),)
     rules = (Rule("no", Action.REJECT, destination="192.0.2.1"), allow("web", "192.0.2.2"), DNS)
     gate = keeper(*rules, Rule("never", Action.REJECT, destination="never.test"))
-    gate.engine._verdicts.judge.destinations.refuse("a1", bytes([192, 0, 2, 3]), START)
+    gate.engine._judge.destinations.remember("a1", bytes([192, 0, 2, 3]), START)
     for raw, who, direction, reason in (
         (syn(remote="192.0.2.1"), ASKER, OUT, Reason.RULE),
         (syn(remote="192.0.2.2"), replace(ASKER, budgets=budgets), OUT, Reason.BUDGET),

@@ -41,13 +41,13 @@ def admit(judge: Judge, made: Flow, ts: float = START) -> tuple[Action, Reason, 
 
 
 def again(judge: Judge, made: Flow, ts: float = START) -> tuple[Action, Reason, str]:
-    made.verdict = judge.again(made, ts)
+    made.verdict = judge.verdict(made, ts)
     return made.verdict.action, made.verdict.reason, made.verdict.rule_id
 
 
 def teach(judge: Judge, who: Agent, name: str = NAME, ts: float = START) -> None:
     answer = dns.answer(reply(name, (name, SERVER4)))
-    assert judge.told(flow(who, 53), DnsAnswered(IN, answer), ts) is False
+    assert judge.observe(flow(who, 53), DnsAnswered(IN, answer), ts) is False
 
 
 DENIED, FREE = agent(default=Action.REJECT), agent()
@@ -61,7 +61,7 @@ def test_a_refused_destination_is_above_every_allow_and_below_a_refusal() -> Non
         (FREE, [rule("no", action=Action.REJECT)], Reason.RULE),
     ):
         asked = judge(*rules)
-        asked.destinations.refuse("a1", REMOTE, START)
+        asked.destinations.remember("a1", REMOTE, START)
         assert admit(asked, flow(who))[:2] == (Action.REJECT, says)
 
 
@@ -80,10 +80,10 @@ def test_bytes_past_a_budget_are_said_once_to_each_flow() -> None:
     who = agent(budgets=(Budget(Measure.BYTES, 100, BudgetSpan.HOUR),))
     asked, made = judge(), flow(who)
     admit(asked, made)
-    assert not asked.sent(made, 100, START)
-    assert asked.sent(made, 1, START)
+    assert not asked.count_bytes(made, 100, START)
+    assert asked.count_bytes(made, 1, START)
     assert again(asked, made) == (Action.REJECT, Reason.BUDGET, "")
-    assert not asked.sent(flow(FREE), 1 << 40, START)
+    assert not asked.count_bytes(flow(FREE), 1 << 40, START)
 
 
 def test_an_answer_binds_for_its_agent_until_it_is_forgotten() -> None:
@@ -101,11 +101,11 @@ def test_a_later_name_does_not_make_good_an_earlier_one() -> None:
     asked, made = judge(rule("good", NAME)), flow(DENIED)
     teach(asked, DENIED)
     admit(asked, made)
-    assert asked.told(made, Named(NAME, hidden=False), START)
+    assert asked.observe(made, Named(NAME, hidden=False), START)
     assert again(asked, made)[0] is Action.ACCEPT
-    assert asked.told(made, Named("evil.test", hidden=False), START)
+    assert asked.observe(made, Named("evil.test", hidden=False), START)
     assert again(asked, made) == (Action.REJECT, Reason.NAME, "good")
-    assert not asked.told(made, Named(NAME, hidden=False), START)
+    assert not asked.observe(made, Named(NAME, hidden=False), START)
     assert again(asked, made) == (Action.REJECT, Reason.NAME, "good")
 
 
@@ -130,10 +130,10 @@ def test_a_query_is_refused_for_good(name: str | None, gate: bool, who: Agent, r
     made = flow(who, 53, RESOLVER)
     admit(asked, made)
     query = None if name is None else dns.query(question(name))
-    assert asked.told(made, DnsAsked(OUT, query), START) is refused
-    assert not asked.told(made, DnsAsked(IN, query), START)
+    assert asked.observe(made, DnsAsked(OUT, query), START) is refused
+    assert not asked.observe(made, DnsAsked(IN, query), START)
     good = dns.query(question(NAME))
-    assert not asked.told(made, DnsAsked(OUT, good), START)
+    assert not asked.observe(made, DnsAsked(OUT, good), START)
     assert (again(asked, made)[1] is Reason.QUERY) is refused
 
 
@@ -142,15 +142,15 @@ def test_bytes_that_are_no_query_pass_where_the_rule_is_for_something_else(app: 
     asked = judge(rule("port", RESOLVER, ports=((53, 53),), app=app))
     made = flow(DENIED, 53, RESOLVER)
     admit(asked, made)
-    assert asked.told(made, DnsAsked(OUT, None), START) is refused
+    assert asked.observe(made, DnsAsked(OUT, None), START) is refused
 
 
 def test_the_reverse_name_of_an_address_that_may_be_reached() -> None:
     asked = judge(rule("dns", RESOLVER), rule("good", NAME))
     reverse = DnsAsked(OUT, dns.query(question(".".join(reversed(SERVER4.split("."))) + ".in-addr.arpa", 12)))
-    assert asked.told(flow(DENIED, 53, RESOLVER), reverse, START)
+    assert asked.observe(flow(DENIED, 53, RESOLVER), reverse, START)
     teach(asked, DENIED)
-    assert not asked.told(flow(DENIED, 53, RESOLVER), reverse, START)
+    assert not asked.observe(flow(DENIED, 53, RESOLVER), reverse, START)
 
 
 def test_a_once_rule_is_good_for_the_flow_it_admitted_and_for_no_other() -> None:
@@ -158,7 +158,7 @@ def test_a_once_rule_is_good_for_the_flow_it_admitted_and_for_no_other() -> None
     assert admit(asked, made)[2] == "one"
     assert admit(asked, flow(DENIED))[1] is Reason.DEFAULT
     assert again(asked, made) == (Action.ACCEPT, Reason.RULE, "one")
-    asked.change(Policy(2, (rule("one", once=True),)))
+    asked.set_policy(Policy(2, (rule("one", once=True),)))
     assert admit(asked, flow(DENIED))[1] is Reason.DEFAULT
     assert again(asked, made)[0] is Action.ACCEPT
 
@@ -166,7 +166,7 @@ def test_a_once_rule_is_good_for_the_flow_it_admitted_and_for_no_other() -> None
 def test_what_a_once_rule_admitted_outlives_it_but_not_its_time_and_no_deny_rule() -> None:
     asked, made = judge(rule("one", once=True, app="ssh", expires_at=START + 9)), flow(DENIED)
     assert admit(asked, made) == (Action.ACCEPT, Reason.RULE, "one")
-    asked.apply(PolicyChange(1, 2, ("one",)))
+    asked.change_policy(PolicyChange(1, 2, ("one",)))
     assert again(asked, made) == (Action.ACCEPT, Reason.RULE, "one")
     made.app = "ssh"
     assert again(asked, made) == (Action.ACCEPT, Reason.RULE, "one")
@@ -177,15 +177,15 @@ def test_what_a_once_rule_admitted_outlives_it_but_not_its_time_and_no_deny_rule
     late = flow(DENIED)
     late.rule = made.rule
     assert again(asked, late, START + 9)[1] is Reason.DEFAULT
-    asked.apply(PolicyChange(2, 3, (), (rule("no", action=Action.REJECT),)))
+    asked.change_policy(PolicyChange(2, 3, (), (rule("no", action=Action.REJECT),)))
     assert again(asked, made) == (Action.REJECT, Reason.RULE, "no")
-    asked.apply(PolicyChange(3, 4, ("no",)))
+    asked.change_policy(PolicyChange(3, 4, ("no",)))
     assert again(asked, made)[1] is Reason.DEFAULT  # once refused it has no rule any more
 
 
 def test_a_flow_that_is_refused_uses_up_no_once_rule() -> None:
     asked = judge(rule("one", once=True))
-    asked.destinations.refuse("a1", REMOTE, START)
+    asked.destinations.remember("a1", REMOTE, START)
     assert admit(asked, flow(DENIED))[1] is Reason.DESTINATION
     none = agent(default=Action.REJECT, budgets=(Budget(Measure.CONNECTIONS, 0, BudgetSpan.HOUR),))
     other = "192.0.2.9"
@@ -197,9 +197,9 @@ def test_quarantine_is_above_everything_and_takes_nothing_from_what_stood() -> N
     who = agent(budgets=(Budget(Measure.CONNECTIONS, 0, BudgetSpan.HOUR),))
     asked, made = judge(), flow(who)
     assert admit(asked, made)[1] is Reason.BUDGET
-    made.who = agent(quarantined=True)
+    made.adopt(agent(quarantined=True))
     assert again(asked, made) == (Action.REJECT, Reason.QUARANTINE, "")
-    made.who = who
+    made.adopt(who)
     assert again(asked, made)[1] is Reason.BUDGET
 
 
@@ -219,8 +219,8 @@ def test_which_queries_wait(name: str | None, mode: Mode, waits: bool) -> None:
     asked = judge(rule("dns", RESOLVER), rule("no", "never.test", action=Action.REJECT))
     made = flow(agent(default=Action.REJECT, mode=mode), 53, RESOLVER)
     admit(asked, made)
-    assert asked.told(made, DnsAsked(OUT, None if name is None else dns.query(question(name))), START)
+    assert asked.observe(made, DnsAsked(OUT, None if name is None else dns.query(question(name))), START)
     assert (made.wants, made.objection is None) == (("evil.test", True) if waits else ("", False))
-    assert asked.would_pass(made, "evil.test", START).action is Action.REJECT
-    asked.apply(PolicyChange(1, 2, (), (rule("yes", "evil.test"),)))
-    assert asked.would_pass(made, "evil.test", START).action is Action.ACCEPT
+    assert asked.preview(made, "evil.test", START).action is Action.REJECT
+    asked.change_policy(PolicyChange(1, 2, (), (rule("yes", "evil.test"),)))
+    assert asked.preview(made, "evil.test", START).action is Action.ACCEPT

@@ -18,7 +18,7 @@ def feed(talk: Talk, mode: Mode = Mode.ENFORCE) -> list[Event]:
     first = decode(talk.steps[0].raw)
     key = (first.proto, first.src, talk.sport, first.dst, talk.dport)
     flow = Flow(agent(mode=mode), key, first, START, talk.steps[0].direction)
-    flow.verdict = Verdict(Action.ACCEPT, Reason.DEFAULT)
+    flow.decide(Verdict(Action.ACCEPT, Reason.DEFAULT))
     out: list[Event] = []
     for number, step in enumerate(talk.steps):
         packet = decode(step.raw)

@@ -36,11 +36,11 @@ def test_ids_are_stable_and_tell_flows_and_findings_apart() -> None:
     one = finding_record(flow, finding, START, Action.REJECT)
     assert one == finding_record(again, finding, START, Action.REJECT)
     assert one.finding_id != finding_record(flow, finding, START + 1, Action.REJECT).finding_id
-    assert one.flow_id == flow_record(flow, START, "new").flow_id
+    assert one.flow_id == flow_record(flow, START).flow_id
 
 
 def test_the_names_of_the_address_are_in_order_and_few() -> None:
     flow = Flow(agent(), KEY, PACKET, START, Direction.OUT)
-    assert flow_record(flow, START, "new").names == ()
+    assert flow_record(flow, START).names == ()
     flow.names = frozenset(f"n{number}.example.test" for number in range(RECORD_NAMES + 1))
-    assert flow_record(flow, START, "new").names == tuple(sorted(flow.names))[:RECORD_NAMES]
+    assert flow_record(flow, START).names == tuple(sorted(flow.names))[:RECORD_NAMES]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from egress.engine.outcome import Outbox
 from egress.engine.refusals import Refusals
 from egress.model import Action, Mode, Reason
 from egress.records.shape import AnomalyRecord
@@ -15,19 +16,19 @@ PACKET = decode(tcp(AGENT4, SERVER4, 40000, 443, 2, 1, 0))
 
 @pytest.mark.parametrize("reason", [Reason.MEMCAP, Reason.RECORDER, Reason.MIDSTREAM])
 def test_a_connection_is_refused_so_that_its_client_notices(reason: Reason) -> None:
-    verdict = Refusals().packet(agent(), PACKET, START, reason, "why", ()).verdict
+    verdict = Refusals(Outbox()).refuse(agent(), PACKET, START, reason, "why")
     assert (verdict.action, verdict.packet_only, verdict.reason) == (Action.REJECT, False, reason)
 
 
 @pytest.mark.parametrize("reason", [Reason.SPOOFED, Reason.TRUNCATED, Reason.SEQUENCE])
 def test_a_packet_is_dropped_and_marks_no_connection(reason: Reason) -> None:
-    verdict = Refusals().packet(agent(), PACKET, START, reason, "why", ()).verdict
+    verdict = Refusals(Outbox()).refuse(agent(), PACKET, START, reason, "why")
     assert (verdict.action, verdict.packet_only) == (Action.DROP, True)
 
 
 def test_monitor_mode_counts_and_lets_pass() -> None:
-    refusals = Refusals()
-    outcome = refusals.malformed(agent(mode=Mode.MONITOR), b"\x45", START, "short")
-    assert outcome.verdict.action is Action.ACCEPT and refusals.counts["malformed"] == 1
-    (record,) = outcome.records
+    outbox = Outbox()
+    verdict = Refusals(outbox).malformed(agent(mode=Mode.MONITOR), b"\x45", START, "short")
+    assert verdict.action is Action.ACCEPT and outbox.counts["malformed"] == 1
+    (record,) = outbox.take()
     assert isinstance(record, AnomalyRecord) and (record.src, record.detail) == ("", "short")

@@ -1,54 +1,104 @@
-"""Whose addresses are whose, who makes room for whom."""
+"""Whose addresses are whose, who makes room for whom; timers follow the flow, and do not outgrow the flows."""
 
 from __future__ import annotations
 
 from egress.engine.flow import Flow
-from egress.engine.tracker import Tracker
+from egress.engine.outcome import Outbox
+from egress.engine.tracker import SLACK, Timers, Tracker
 from egress.limits import Limits
 from egress.model import TCP, Action, Direction, Reason, Verdict
+from egress.records.shape import FlowRecord
 from egress.wire.packet import decode
 from tests.traffic import AGENT4, SERVER4, START, agent, tcp
 
 PACKET = decode(tcp(AGENT4, SERVER4, 40000, 443, 2, 1, 0))
 
 
+def flow(name: str = "a", port: int = 40000) -> Flow:
+    made = Flow(agent(name=name), (TCP, PACKET.src, port, PACKET.dst, 443), PACKET, START, Direction.OUT)
+    made.decide(Verdict(Action.ACCEPT, Reason.DEFAULT))
+    return made
+
+
 def add(tracker: Tracker, name: str, port: int, *, settled: bool = False, condemned: bool = False) -> Flow:
-    key = (TCP, PACKET.src, port, PACKET.dst, 443)
-    flow = Flow(agent(name=name), key, PACKET, START, Direction.OUT)
-    flow.verdict = Verdict(Action.REJECT if condemned else Action.ACCEPT, Reason.DEFAULT, settled=settled)
-    flow.condemned = condemned
-    tracker.add(flow)
-    return flow
+    made = flow(name, port)
+    if condemned:
+        made.condemn()
+        made.decide(Verdict(Action.REJECT, Reason.DEFAULT))
+    if settled:
+        made.settle(listening=False)
+    tracker.add(made)
+    return made
+
+
+def ended(outbox: Outbox) -> list[FlowRecord]:
+    records = outbox.take()
+    return [record for record in records if isinstance(record, FlowRecord) and record.end is not None]
 
 
 def test_an_agent_makes_room_among_its_own() -> None:
-    tracker = Tracker(Limits(max_flows_agent=3))
+    outbox = Outbox()
+    tracker = Tracker(Limits(max_flows_agent=3), outbox)
     add(tracker, "a", 1), add(tracker, "a", 2, condemned=True), add(tracker, "a", 3, settled=True)
     add(tracker, "b", 1, settled=True)
-    (ended,) = tracker.make_room(tracker.table("a"), START + 1) or ()
-    assert (ended.agent, ended.sport, ended.state) == ("a", 3, "evicted")
+    assert tracker.make_room(tracker.table("a"), START + 1)
+    (gone,) = ended(outbox)
+    assert (gone.agent, gone.sport, gone.state) == ("a", 3, "evicted")
     add(tracker, "a", 4)
-    assert tracker.make_room(tracker.table("a"), START + 1) is None
-    assert tracker.make_room(tracker.table("b"), START + 1) == ()
+    assert not tracker.make_room(tracker.table("a"), START + 1)
+    assert tracker.make_room(tracker.table("b"), START + 1) and not outbox.records
 
 
 def test_a_full_engine_takes_from_the_agent_with_the_most() -> None:
-    tracker = Tracker(Limits(max_flows=4))
+    outbox = Outbox()
+    tracker = Tracker(Limits(max_flows=4), outbox)
     for port in range(4):
         add(tracker, "a", port, settled=True)
-    (ended,) = tracker.make_room(tracker.table("b"), START + 1) or ()
-    assert ended.agent == "a" and tracker.live == 3
+    assert tracker.make_room(tracker.table("b"), START + 1)
+    (gone,) = ended(outbox)
+    assert gone.agent == "a" and tracker.live == 3
 
 
 def test_an_idle_undecided_flow_may_go() -> None:
-    tracker = Tracker(Limits(max_flows_agent=1))
+    tracker = Tracker(Limits(max_flows_agent=1), Outbox())
     add(tracker, "a", 1)
-    assert tracker.make_room(tracker.table("a"), START + 29) is None
-    assert tracker.make_room(tracker.table("a"), START + 31) is not None
+    assert not tracker.make_room(tracker.table("a"), START + 29)
+    assert tracker.make_room(tracker.table("a"), START + 31)
 
 
 def test_a_dropped_agent_leaves_nothing() -> None:
-    tracker = Tracker(Limits())
+    outbox = Outbox()
+    tracker = Tracker(Limits(), outbox)
     add(tracker, "a", 1), add(tracker, "a", 2), add(tracker, "b", 1)
-    assert [ended.agent for ended in tracker.drop("a", START)] == ["a", "a"]
+    tracker.drop("a", START)
+    assert [gone.agent for gone in ended(outbox)] == ["a", "a"]
     assert tracker.agents() == ["b"] and tracker.live == 1
+
+
+def test_the_flows_state_says_when_it_is_due() -> None:
+    limits = Limits()
+    timers = Timers(limits)
+    live = flow()
+    timers.watch(live)
+    assert timers.next() == START + limits.tcp_handshake
+    live.last, live.state = START + 50, "established"
+    assert list(timers.due(START + 61)) == []
+    assert timers.next() == START + 50 + limits.tcp_established
+    live.state = "closed"
+    timers.watch(live)
+    assert list(timers.due(START + 50 + limits.tcp_closed)) == [live]
+    live.forget()
+    assert list(timers.due(START + 10**6)) == []
+
+
+def test_forgotten_flows_do_not_pile_up() -> None:
+    timers = Timers(Limits())
+    kept = flow()
+    timers.watch(kept)
+    for _ in range(3 * SLACK):
+        gone = flow()
+        timers.watch(gone)
+        gone.forget()
+        timers.trim(1)
+        assert timers.entries() <= SLACK + 3
+    assert list(timers.due(START + 10**6)) == [kept]

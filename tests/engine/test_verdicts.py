@@ -92,7 +92,7 @@ def test_a_release_gives_back_what_only_the_quarantine_refused(mode: Mode) -> No
         assert judge.packet(raw, START + 1, cut, OUT).verdict.action is Action.REJECT
     back = replace(who)
     assert said(judge.packet(once, START + 2, back, OUT)) == (Action.ACCEPT, Reason.RULE)
-    assert judge._verdicts.judge.rules.hits["one"][0] == 1
+    assert judge._judge.rules.hits["one"][0] == 1
     other = judge.packet(udp(AGENT4, "192.0.2.1", 4, 9, b"x"), START + 2, replace(back, default=Action.REJECT), OUT)
     assert other.verdict.reason in (Reason.DEFAULT, Reason.APPROVAL), "the rule was used up by the first"
     assert said(judge.packet(tcp(AGENT4, SERVER4, 2, 443, SYN, 99, 0), START + 2, back, OUT))[0] is Action.ACCEPT

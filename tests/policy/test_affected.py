@@ -1,4 +1,4 @@
-"""What a change of policy can concern: every flow whose verdict it changes, and few others."""
+"""Which flows a change of policy can affect: every flow whose verdict it changes, and few others."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from egress.model import UDP, Action, Agent, Policy, PolicyChange, Reason, Rule, Verdict
-from egress.policy.affected import Concern
+from egress.policy.affected import ChangeScope
 from egress.policy.rulebook import Rulebook
 from tests.policy.test_rulebook import DENIED, Target, allow, deny
 from tests.policy.test_rulebook_reference import NAMES, agents, changes, rules, targets
@@ -54,15 +54,15 @@ def test_no_verdict_changes_without_its_flow_being_touched(
             book.spend(rule)
     flows = [(judged(book, who, target), since) for who, target, since in some]
     change = data.draw(changes(live, 0))
-    concern = Concern(change, book)
-    told = [concern.touches(flow, since) for flow, since in flows]
+    scope = ChangeScope(change, book)
+    told = [scope.includes(flow, since) for flow, since in flows]
     for flow, since in flows:
         flow.names |= since
     before = [outcome(book.decide(flow.who, flow, START)) for flow, _ in flows]
     book.apply(change)
     for (flow, _), touched, old in zip(flows, told, before, strict=True):
         if outcome(book.decide(flow.who, flow, START)) != old:
-            assert touched and concern.concerns_agent(flow.who)
+            assert touched and scope.includes_agent(flow.who)
 
 
 @settings(max_examples=200)
@@ -75,20 +75,20 @@ def test_no_answer_to_a_query_changes_without_its_flow_being_touched(
     refused = asked if asked.action is not Action.ACCEPT else None
     flow = Live(rport=53 if at_53 or refused is None else 5353, proto=UDP, who=who, objection=refused)
     change = data.draw(changes(live, 0))
-    concern = Concern(change, book)
-    touched = concern.touches(flow)
+    scope = ChangeScope(change, book)
+    touched = scope.includes(flow)
     book.apply(change)
     if outcome(book.may_resolve(who, name, START))[:3] != (asked.action, asked.reason, asked.rule_id):
-        assert touched and concern.concerns_agent(who)
+        assert touched and scope.includes_agent(who)
 
 
 BOOK = (allow(id="net", destination="203.0.113.0/24"), deny(id="site", destination="**.y.org"))
 
 
 def touches(flow: Live, *added: Rule, removed: tuple[str, ...] = ()) -> bool:
-    concern = Concern(PolicyChange(1, 2, removed, added), Rulebook(Policy(1, BOOK)))
-    assert concern.concerns_agent(flow.who) or not concern.touches(flow)
-    return concern.touches(flow)
+    scope = ChangeScope(PolicyChange(1, 2, removed, added), Rulebook(Policy(1, BOOK)))
+    assert scope.includes_agent(flow.who) or not scope.includes(flow)
+    return scope.includes(flow)
 
 
 @pytest.mark.parametrize(
@@ -111,16 +111,16 @@ def touches(flow: Live, *added: Rule, removed: tuple[str, ...] = ()) -> bool:
 def test_a_rule_that_comes_or_goes_touches_what_it_could_speak_of(rule: Rule, touched: bool) -> None:
     flow = Live(names=frozenset({"www.x.org"}), said="A.Said.org.")
     assert touches(flow, rule) == touched
-    concern = Concern(PolicyChange(1, 2, (rule.id,)), Rulebook(Policy(1, (rule,))))
-    assert concern.touches(flow) == touched
+    scope = ChangeScope(PolicyChange(1, 2, (rule.id,)), Rulebook(Policy(1, (rule,))))
+    assert scope.includes(flow) == touched
 
 
 def test_an_agent_that_no_rule_speaks_of_is_left_alone() -> None:
     book = Rulebook(Policy(1, (allow(agent="b2"),)))
-    concern = Concern(PolicyChange(1, 2, ("allow",), (allow(id="new", agent="b1"),)), book)
-    assert [concern.concerns_agent(Agent(name)) for name in ("a1", "b1", "b2")] == [False, True, True]
-    nothing = Concern(PolicyChange(1, 2), Rulebook(Policy(1, BOOK)))
-    assert not nothing.concerns_agent(Agent("a1")) and not nothing.touches(Live())
+    scope = ChangeScope(PolicyChange(1, 2, ("allow",), (allow(id="new", agent="b1"),)), book)
+    assert [scope.includes_agent(Agent(name)) for name in ("a1", "b1", "b2")] == [False, True, True]
+    nothing = ChangeScope(PolicyChange(1, 2), Rulebook(Policy(1, BOOK)))
+    assert not nothing.includes_agent(Agent("a1")) and not nothing.includes(Live())
 
 
 def test_what_a_rule_had_decided_is_touched_when_it_goes() -> None:
@@ -131,8 +131,8 @@ def test_what_a_rule_had_decided_is_touched_when_it_goes() -> None:
 
 
 def test_a_name_bound_since_counts() -> None:
-    concern = Concern(PolicyChange(1, 2, (), (allow(destination="x.org"),)), Rulebook(Policy(1, BOOK)))
-    assert not concern.touches(Live()) and concern.touches(Live(), frozenset({"x.org"}))
+    scope = ChangeScope(PolicyChange(1, 2, (), (allow(destination="x.org"),)), Rulebook(Policy(1, BOOK)))
+    assert not scope.includes(Live()) and scope.includes(Live(), frozenset({"x.org"}))
 
 
 @pytest.mark.parametrize(
@@ -150,6 +150,6 @@ def test_queries_are_touched_by_a_rule_for_any_name(changes_: dict[str, object],
     assert touches(flow, allow(destination="x.org", agent="a1")) == touched
 
 
-def test_a_change_of_another_version_has_no_concern() -> None:
+def test_a_change_of_another_version_is_refused() -> None:
     with pytest.raises(ValueError, match="version 0, but version 1 is in force"):
-        Concern(PolicyChange(0, 2), Rulebook(Policy(1, BOOK)))
+        ChangeScope(PolicyChange(0, 2), Rulebook(Policy(1, BOOK)))
