@@ -1,4 +1,4 @@
-"""The application: every module in `api/routes` that has a `router` is served under /api/v1, behind the gate."""
+"""The application: serves every `router` found in `api/routes` under /api/v1, behind the gate."""
 
 from __future__ import annotations
 
@@ -26,56 +26,56 @@ from egress.config import Config
 from egress.store.database.handles import Engine
 from egress.store.recording.steps import StepResult
 
-DESCRIPTION = """Who may reach what, edited while agents run, and what happened.
+DESCRIPTION = """Read and edit the policy of an egress gateway while agents run, and read the records of their flows.
 
-Every request but /healthz and /readyz carries a bearer token (`egress token create` makes one); on the unix socket of
-this host root needs none. Roles, each with all that the one before may do: **viewer** reads, **approver** decides
-approvals, **editor** edits the allowlist, **admin** makes tokens and reads the audit trail; **gateway** reads the
-policy and the agents and nothing else; **reporter** tells of tool calls and nothing else. A token may be limited to
-some agents.
+Every request except /healthz and /readyz carries a bearer token (`egress token create` makes one); on the unix socket
+of this host root needs none. Each of these roles includes the ones before it: **viewer** reads, **approver** decides
+approvals, **editor** edits the allowlist, **admin** manages tokens and agents and reads the audit trail. Two roles
+stand apart: **gateway** reads only the policy and the agents, **reporter** only reports tool calls. A token may be
+limited to some agents.
 
-Tool calls are told at /agents/{agent}/steps, or as OpenTelemetry's spans to /v1/traces (OTLP/HTTP).
+Tool calls are reported at /agents/{agent}/steps, or as OpenTelemetry spans at /v1/traces (OTLP/HTTP).
 
-Errors are problem documents (RFC 9457) that name the offending field. Edits take `If-Match` with an ETag,
-`Idempotency-Key`, and `dry_run=true`. Listings take `limit` and `cursor`.
+Errors are problem documents (RFC 9457) that name the offending field. Edits accept `If-Match` with an ETag,
+`Idempotency-Key`, and `dry_run=true`. Listings accept `limit` and `cursor`.
 """
 TAGS = [
-    {"name": "allowlist", "description": "The rules that people and programs edit, and the others in force."},
-    {"name": "policy", "description": "All rules in force as numbered versions: read, compare, go back."},
-    {"name": "agents", "description": "Who is watched, in which mode, with which budgets; quarantine and release."},
+    {"name": "allowlist", "description": "The editable rules, and all other rules in force."},
+    {"name": "policy", "description": "Numbered versions of all rules in force: read, compare, roll back."},
+    {"name": "agents", "description": "The guarded agents, their modes and budgets; quarantine and release."},
     {
         "name": "gateways",
-        "description": "The hosts at this database: who runs where, how far each has come.",
+        "description": "The gateways that share this database, and the policy version that each enforces.",
     },
-    {"name": "approvals", "description": "What agents in mode ask wait for, and the answer."},
-    {"name": "questions", "description": "What the rules say of what nobody has tried yet, or of what was done."},
-    {"name": "records", "description": "Flows, verdicts, findings and their packets; also as a stream."},
+    {"name": "approvals", "description": "Holds: flows of agents in mode `ask` that wait for a decision."},
+    {"name": "questions", "description": "What-if questions: how rules judge a destination, or the stored flows."},
+    {"name": "records", "description": "Flows, verdicts, findings and their packets; also as a stream of events."},
     {
         "name": "steps",
-        "description": "Tool calls, as agent frameworks tell of them, and what left meanwhile.",
+        "description": "Tool calls that agent frameworks report, and the flows during them.",
     },
-    {"name": "health", "description": "For supervisors and dashboards."},
-    {"name": "tokens", "description": "Who may call this API."},
-    {"name": "audit", "description": "Every change ever made, in a chain of hashes."},
+    {"name": "health", "description": "Liveness, readiness and metrics."},
+    {"name": "tokens", "description": "The tokens of callers of this API."},
+    {"name": "audit", "description": "Every change, in a chain of hashes."},
 ]
 _EXPECTED = {
-    400: "Malformed: the body is not JSON, or a header or cursor is not of its form",
-    401: "No bearer token, or one that is unknown, expired or revoked",
-    403: "The role or the scope of the token does not allow this",
-    404: "There is no such thing",
-    409: "What is there already forbids it",
-    412: "It was changed meanwhile: the ETag is another than If-Match says",
+    400: "Malformed request: the body is not JSON, or a header or cursor is not valid",
+    401: "No bearer token, or it is unknown, expired or revoked",
+    403: "The token's role or scope does not allow this",
+    404: "Not found",
+    409: "Conflict with the current state",
+    412: "Changed meanwhile: the current ETag does not match If-Match",
     413: "The body is too large",
-    415: "The body is not of a type that is understood here",
-    422: "A field or parameter is wrong; `errors` names each",
+    415: "The body's type is not supported",
+    422: "A field or parameter is not valid; `errors` names each",
     429: "Too many failed authentications from this address",
-    503: "The database is away; try again",
+    503: "The database is unavailable; try again",
 }
 _READING = (400, 401, 403, 404, 422, 429, 503)
 
 
 def create_app(config: Config, engine: Engine | None = None) -> FastAPI:
-    """The API over `engine`, or over the config's database, which is opened when it is first needed."""
+    """Create the API over `engine`, or over the config's database, which is opened on first use."""
     database = Database(config, engine)
 
     @asynccontextmanager
@@ -89,7 +89,7 @@ def create_app(config: Config, engine: Engine | None = None) -> FastAPI:
         description=DESCRIPTION,
         openapi_url=f"{PREFIX}/openapi.json",
         openapi_tags=TAGS,
-        docs_url=None,  # it would load its scripts from elsewhere
+        docs_url=None,  # it would load scripts from other hosts
         redoc_url=None,
         redirect_slashes=False,
         dependencies=[Depends(refuse_unknown)],
@@ -100,8 +100,8 @@ def create_app(config: Config, engine: Engine | None = None) -> FastAPI:
     app.state.policybook = PolicyBook()
     app.state.authenticator = authenticator = Authenticator(database)
     app.state.streams = set()
-    app.state.steps = Counter(dict.fromkeys((*StepResult, "ignored", "rejected"), 0))  # what came of those told
-    app.state.stopping = threading.Event()  # set at shutdown: streams without an end then end
+    app.state.steps = Counter(dict.fromkeys((*StepResult, "ignored", "rejected"), 0))  # reported steps by result
+    app.state.stopping = threading.Event()  # set at shutdown, to end open streams
     problems.install(app)
     for router in discovered():
         app.include_router(router, prefix=PREFIX)
@@ -114,9 +114,9 @@ def create_app(config: Config, engine: Engine | None = None) -> FastAPI:
 
 
 def discovered() -> list[APIRouter]:
-    """The routers in `api/routes`: longer names first, so that /allowlist/export comes before /allowlist/{rule_id}.
+    """Return the routers of `api/routes`, longer names first: /allowlist/export must precede /allowlist/{rule_id}.
 
-    Those that stand elsewhere than under /api/v1 are called otherwise.
+    A module whose routes are not under /api/v1 names its router differently.
     """
     names = sorted((info.name for info in pkgutil.iter_modules(routes.__path__, "api.routes.")), reverse=True)
     modules = [importlib.import_module(name) for name in names]
@@ -124,7 +124,7 @@ def discovered() -> list[APIRouter]:
 
 
 def _with_problems(document: dict[str, Any]) -> dict[str, Any]:
-    """The OpenAPI document with the errors that each operation can answer."""
+    """Add the possible errors of each operation to the OpenAPI document."""
     schemas = document.setdefault("components", {}).setdefault("schemas", {})
     if "Problem" in schemas:
         return document

@@ -1,7 +1,7 @@
-"""Who calls, and what they may: bearer tokens, and on the unix socket root by its user id.
+"""Authentication and authorisation: bearer tokens, and on the unix socket root by its user id.
 
-The gate (api/gate.py) authenticates every request but those to `PUBLIC` before anything else looks at it; routes then
-ask for a role through the dependencies at the end: a route that forgets to is still closed to strangers.
+The gate (api/gate.py) authenticates every request, except to `PUBLIC` paths, before any other code handles it. Routes
+require a role through the dependencies at the end of this file; a route without one is still closed to strangers.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ PREFIX = "/api/v1"
 PUBLIC = frozenset({f"{PREFIX}/openapi.json", f"{PREFIX}/healthz", f"{PREFIX}/readyz"})
 UNIX = "unix:"  # begins the client address of a peer on the unix socket; no IP address does
 TOUCH_SECONDS = 60.0  # how exact a token's last_used is
-MAX_ADDRESSES = 4096  # whose failures are remembered
+MAX_ADDRESSES = 4096  # with remembered failures
 
 _RANK = {"viewer": 1, "approver": 2, "editor": 3, "admin": 4}
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", re.ASCII)
@@ -42,7 +42,7 @@ log = logging.getLogger("egress.api")
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who is behind a request. `agents`: globs of the agents that concern them."""
+    """The authenticated caller of a request. `agents`: globs of the agents in its scope."""
 
     actor: Actor
     role: str
@@ -53,21 +53,21 @@ class Caller:
         return "*" in self.agents
 
     def as_author(self) -> str:
-        """How a rule names them: at most 128 printable characters."""
+        """Return the caller's name as the author of a rule: at most 128 printable characters."""
         return "".join(char for char in self.actor.name if char.isprintable())[:128]
 
     def sees(self, agent: str) -> bool:
-        """Whether the records of the agent with this name are theirs to see."""
+        """Return True if the caller may see the records of this agent."""
         return any(fnmatchcase(agent, glob) for glob in self.agents)
 
     def covers(self, selector: str) -> bool:
-        """Whether a rule (or token) for this agent selector is within their scope: certain, not merely possible."""
+        """Return True if every agent that this selector of a rule or token can match is within the caller's scope."""
         if self.unlimited or selector in self.agents:
             return True
         return _NAME.fullmatch(selector) is not None and self.sees(selector)
 
     def check(self, selector: str) -> None:
-        """Raises ProblemError (403) where the selector is outside the scope."""
+        """Check that the selector is within the scope. Raises ProblemError (403)."""
         if not self.covers(selector):
             raise ProblemError(403, f"agent {selector[:128]!r} is outside your scope: {', '.join(self.agents)}")
 
@@ -77,14 +77,14 @@ class Caller:
 
 
 class Failures:
-    """Failed authentications of each address within a minute; the longest-known are forgotten past MAX_ADDRESSES."""
+    """Failed authentications of each address within a minute; the oldest are forgotten beyond MAX_ADDRESSES."""
 
     def __init__(self, limit: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._limit, self._clock = limit, clock
         self._seen: OrderedDict[str, tuple[float, int]] = OrderedDict()  # address → start of its minute, failures
 
     def add(self, client: str) -> int:
-        """Count a failure; returns 0, or the seconds to wait where there were too many."""
+        """Count a failure. Returns 0, or the seconds to wait after too many."""
         now, address = self._clock(), _subnet(client)
         start, count = self._seen.get(address, (now, 0))
         if now - start >= 60.0:
@@ -96,15 +96,15 @@ class Failures:
 
 
 class Authenticator:
-    """Finds out who is behind a request; looks the token up each time, so that a revocation is in force at once."""
+    """Authenticates requests. Looks the token up for each one, so that a revocation takes effect at once."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
         self._failures = Failures(database.config.api.failures)
-        self._touched: dict[str, float] = {}  # when the use of a token was last noted, or could not be
+        self._touched: dict[str, float] = {}  # token id → when its use was last stored, or tried to be
 
     def caller(self, scope: Scope) -> Caller:
-        """Raises ProblemError: 401, 403, 429, or 503 while the database is away. Blocks: call it in a thread."""
+        """Authenticate a request; call it in a thread, for it blocks. Raises ProblemError: 401, 403, 429, 503."""
         client = str((scope.get("client") or ("",))[0])
         request_id = scope["state"]["request_id"]
         given = Headers(scope=scope).getlist("authorization")
@@ -148,12 +148,12 @@ def _touch(engine: Engine, token_id: str, now: float) -> None:
     try:
         with writing(engine) as connection:
             tokens.touch(connection, token_id, now)
-    except DBAPIError as error:  # a database that can only be read still answers readers
-        log.warning("cannot note the use of token %s: %s", token_id, error.orig)
+    except DBAPIError as error:  # a read-only database still serves readers
+        log.warning("cannot store the use of token %s: %s", token_id, error.orig)
 
 
 def _subnet(client: str) -> str:
-    """What one party holds: an address, of IPv6 the /64."""
+    """Return the network that one client controls: an IPv4 address, or an IPv6 /64."""
     try:
         address = ipaddress.ip_address(client)
     except ValueError:
@@ -161,7 +161,7 @@ def _subnet(client: str) -> str:
     return str(ipaddress.ip_network((address, 64), strict=False)) if address.version == 6 else client
 
 
-# --- what routes ask for ----------------------------------------------------------------------------------
+# --- dependencies of routes -------------------------------------------------------------------------------
 
 _bearer = HTTPBearer(auto_error=False, scheme_name="token", description="`egress token create` makes one.")
 

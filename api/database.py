@@ -1,4 +1,4 @@
-"""The application's database, opened when it is first needed and tried again while it is away."""
+"""The application's database: opened on first use, retried while it is unavailable."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from egress.store.database.handles import DBAPIError, Engine
 
 
 class Database:
-    """One a application; safe to ask from every thread."""
+    """The database of one application. Thread-safe."""
 
     def __init__(self, config: Config, engine: Engine | None = None) -> None:
         self.config = config
@@ -24,12 +24,12 @@ class Database:
         self._lock = threading.Lock()
 
     def engine(self) -> Engine:
-        """Raises Problem (503) while it cannot be opened."""
+        """Return the engine; open the database if necessary. Raises ProblemError (503)."""
         if self._engine is None:
             with self._lock:
                 if self._engine is None:
                     try:
-                        # Where a gateway has run already a missing database was moved: a new one would set agents free.
+                        # If a gateway has run here, a missing database was moved: a new one would free its agents.
                         known = self.config.policy_snapshot.exists()
                         self._engine = open_database(self.config.database_url, create=not known)
                     except EgressError as error:
@@ -37,7 +37,7 @@ class Database:
         return self._engine
 
     def check(self) -> None:
-        """Raises Problem (503) where the database cannot be read now."""
+        """Check that the database can be read. Raises ProblemError (503)."""
         engine = self.engine()
         try:
             with engine.connect() as connection:
@@ -54,13 +54,13 @@ class Database:
 
 
 def database(request: Request) -> Engine:
-    """Dependency: the engine; 503 while the database is away."""
+    """Dependency: return the engine, or 503 while the database is unavailable."""
     held: Database = request.app.state.database
     return held.engine()
 
 
 def configuration(request: Request) -> Config:
-    """Dependency: the configuration the application was made with."""
+    """Dependency: return the application's configuration."""
     held: Database = request.app.state.database
     return held.config
 

@@ -1,4 +1,4 @@
-"""Policy documents as bodies, JSON or YAML: all rules, or a problem that names every mistake."""
+"""Reads policy documents from request bodies, JSON or YAML. A problem lists every mistake."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _SCHEMA: dict[str, Any] = {
     },
     "examples": [{"rules": [EXAMPLE]}],
 }
-DOCUMENT: dict[str, Any] = {  # what a route that calls `read_rules` says of its body
+DOCUMENT: dict[str, Any] = {  # the OpenAPI request body of routes that call `read_rules`
     "requestBody": {
         "required": True,
         "content": {"application/json": {"schema": _SCHEMA}, "application/yaml": {"schema": _SCHEMA}},
@@ -32,7 +32,7 @@ DOCUMENT: dict[str, Any] = {  # what a route that calls `read_rules` says of its
 
 
 def read_rules(request: Request, now: float) -> tuple[Rule, ...]:
-    """The rules in the request's body. `now` is when durations and `once` begin. Raises ProblemError."""
+    """Read the rules in the request's body. Durations begin at `now`. Raises ProblemError."""
     body: bytes = request.state.body
     try:
         document = (

@@ -1,17 +1,17 @@
-"""The one way of a change: in one transaction, once for an Idempotency-Key, only to what If-Match says, or for show.
+"""Every edit runs through here: one transaction, replayed by Idempotency-Key, guarded by If-Match, or a dry run.
 
     @router.delete("/things/{name}", status_code=204)
     def delete_thing(name: str, caller: Editor, edits: Edits) -> Response:
         def change(connection: Connection) -> Answer:
             thing = store.thing(connection, name)     # NotFoundError: 404
-            edits.match(thing.etag)                   # 412 where If-Match names another version
+            edits.match(thing.etag)                   # 412 if If-Match names another version
             store.remove(connection, caller.actor, name, ts=edits.ts)
             return Answer(204)
 
-        return edits.run(change)
+        return edits.commit(change)
 
-Whatever `change` raises rolls everything back. Only answers of success are kept for an Idempotency-Key: what failed
-changed nothing and may be tried again with the same key.
+An exception from `change` rolls back the transaction. Only successful answers are stored for an Idempotency-Key: a
+failed edit changed nothing and may be retried with the same key.
 """
 
 from __future__ import annotations
@@ -43,21 +43,21 @@ _KEY = re.compile(r"[\x21-\x7e]{1,128}")
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What a change answers. `body` is of plain JSON types; None: no content."""
+    """The answer to an edit. `body` consists of JSON types; None: no content."""
 
     status: int = 200
     body: object = None
     etag: str = ""
     location: str = ""
-    kept: object = None  # instead of body, for replays: where the body holds a secret
+    kept: object = None  # stored instead of a body that holds a secret
 
 
 class _RollbackError(Exception):
-    """Ends a transaction that was for show."""
+    """Rolls back a dry run."""
 
 
 class EditRequest:
-    """The conditions of one request, and the time it is carried out at."""
+    """One edit request: its conditions and its time."""
 
     def __init__(
         self, request: Request, engine: Engine, *, key: str | None, if_match: str | None, dry_run: bool
@@ -74,22 +74,22 @@ class EditRequest:
         self._request = _digest(request)
 
     def match(self, current: str) -> None:
-        """Raises ProblemError (412) where the caller says which version it edits, and it is not the current one."""
+        """Check If-Match against the current ETag. Raises ProblemError (412) if it names another version."""
         if self._tags is not None and self._tags != ("*",) and current not in self._tags:
             raise ProblemError(
-                412, f"it was changed meanwhile: its ETag is {current}; read it again", headers={"ETag": current}
+                412, f"changed meanwhile: its ETag is now {current}; read it again", headers={"ETag": current}
             )
 
-    def run(self, change: Callable[[Connection], Reply]) -> Response:
-        """Carry it out, or answer what an equal request with the same key was answered."""
+    def commit(self, change: Callable[[Connection], Reply]) -> Response:
+        """Carry out the change, or replay the answer to an equal request with the same key."""
         try:
-            return self._run(change)
+            return self._transact(change)
         except IntegrityError:
             if self._key is None:
                 raise
-            return self._run(change)  # an equal request was faster by a moment: its answer is there now
+            return self._transact(change)  # an equal request committed first: replay its answer
 
-    def _run(self, change: Callable[[Connection], Reply]) -> Response:
+    def _transact(self, change: Callable[[Connection], Reply]) -> Response:
         try:
             with writing(self._engine) as connection:
                 _require_schema(connection)
@@ -140,7 +140,7 @@ def _response(answer: Reply, body: object) -> Response:
 
 
 def _digest(request: Request) -> str:
-    """Of all that decides what a request does; not of how it is made."""
+    """Hash the parts of a request that determine its effect."""
     parts = (request.method, request.url.path, request.url.query, request.headers.get("content-type", ""))
     made = hashlib.sha256(json.dumps(parts).encode())
     made.update(request.state.body)
@@ -152,12 +152,13 @@ def _edit_request(
     engine: Store,
     idempotency_key: Annotated[
         str | None,
-        Header(description="Repeat a request with the same key for a day and it is carried out once.", max_length=128),
+        Header(description="Requests repeated with the same key within a day are carried out once.", max_length=128),
     ] = None,
     if_match: Annotated[
-        str | None, Header(description="Edit only what still has this ETag; 412 otherwise.", examples=['"17"'])
+        str | None,
+        Header(description="Edit only if the resource still has this ETag; otherwise 412.", examples=['"17"']),
     ] = None,
-    dry_run: Annotated[bool, Query(description="Answer as if it were done, and change nothing.")] = False,
+    dry_run: Annotated[bool, Query(description="Answer as if the edit were made, and change nothing.")] = False,
 ) -> EditRequest:
     return EditRequest(request, engine, key=idempotency_key, if_match=if_match, dry_run=dry_run)
 

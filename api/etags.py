@@ -1,4 +1,4 @@
-"""Entity tags (RFC 9110, section 8.8.3): strong ones, made of a version."""
+"""Strong entity tags (RFC 9110, section 8.8.3), made from versions."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ _TAG = re.compile(r'(?:W/)?"[\x21\x23-\x7e]*"')
 
 
 def etag(version: object) -> str:
-    """`"17"` for 17."""
+    """Format a version as an entity tag: `"17"` for 17."""
     return f'"{version}"'
 
 
 def parse(name: str, value: str) -> tuple[str, ...]:
-    """The tags of an If-Match or If-None-Match header; `("*",)` for any. Raises Problem (400)."""
+    """Parse an If-Match or If-None-Match header; `("*",)` for any. Raises ProblemError (400)."""
     if value.strip() == "*":
         return ("*",)
     listed = tuple(part.strip() for part in value.split(","))
@@ -28,7 +28,7 @@ def parse(name: str, value: str) -> tuple[str, ...]:
 
 
 def not_modified(if_none_match: str | None, current: str) -> Response | None:
-    """The answer 304 where the caller has the current version already."""
+    """Return a 304 response if the caller has the current version already, else None."""
     if if_none_match is None:
         return None
     tags = parse("If-None-Match", if_none_match)

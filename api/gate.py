@@ -1,7 +1,7 @@
-"""What every request passes before a route sees it: an id, who calls, a body of a sane size and form.
+"""The gate that every request passes before its route: request id, authentication, size and form of the body.
 
-And what every answer passes: the same id, headers that keep browsers and caches from being clever, a line in the access
-log, and an answer even where our own code fails.
+Every answer passes it too: it gets the request id, headers against caching and content sniffing, and a line in the
+access log. An unexpected exception becomes a 500 answer.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from api.otlp.bodies import MAX_TRACES
 from api.problems import ProblemError
 
 MAX_BODY = 8 << 20
-MAX_DOCUMENT = 32 << 20  # of a body that is a whole policy
-DOCUMENTS = frozenset({f"{PREFIX}/allowlist/import", f"{PREFIX}/simulate"})  # take YAML too, and check it themselves
+MAX_DOCUMENT = 32 << 20  # for a body that is a whole policy
+DOCUMENTS = frozenset({f"{PREFIX}/allowlist/import", f"{PREFIX}/simulate"})  # also accept YAML, and check it themselves
 YAML = frozenset({"application/yaml", "application/x-yaml", "text/yaml"})
-SMALL = 64 << 10  # a body that is parsed without leaving the event loop
+SMALL = 64 << 10  # a body of this size is parsed within the event loop
 
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,64}")
 _JSON = re.compile(r"application/([a-z0-9.-]+\+)?json")
@@ -37,7 +37,7 @@ access = logging.getLogger("egress.api.access")
 
 
 class Gate:
-    """ASGI middleware, the outermost."""
+    """The outermost ASGI middleware."""
 
     def __init__(self, app: ASGIApp, authenticator: Authenticator) -> None:
         self._app, self._authenticator = app, authenticator
@@ -63,7 +63,7 @@ class Gate:
 
         try:
             await self._pass(scope, receive, sending)
-        except Exception:  # whatever went wrong, the caller gets an answer and the log the reason
+        except Exception:  # an answer for the caller, the reason for the log
             log.exception("request %s failed", state["request_id"])
             if not status:
                 status = 500
@@ -76,17 +76,17 @@ class Gate:
     async def _pass(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             if b"\0" in scope["path"].encode("utf-8", "replace") or b"%00" in scope.get("query_string", b""):
-                raise ProblemError(400, "the address holds a NUL character")
+                raise ProblemError(400, "the URL contains a NUL character")
             if scope["path"] not in PUBLIC:
                 scope["state"]["caller"] = await run_in_threadpool(self._authenticator.caller, scope)
             body = await _body(scope, receive)
         except _ClientGoneError:
             return
-        except Exception as error:  # known ones are answered, all others raised again
+        except Exception as error:  # expected errors are answered, others raised again
             problem = problems.of(error)
             if problem.status == 500:
                 raise
-            problem.headers.setdefault("Connection", "close")  # what is left of the body is not worth reading
+            problem.headers.setdefault("Connection", "close")  # the rest of the body is not read
             await problems.response(problem, scope)(scope, receive, send)
             return
         scope["state"]["body"] = body
@@ -94,11 +94,11 @@ class Gate:
 
 
 class _ClientGoneError(Exception):
-    """The client left."""
+    """The client closed the connection."""
 
 
 async def _body(scope: Scope, receive: Receive) -> bytes:
-    """All of the body, once it is known to be of a size and form that is served."""
+    """Read the whole body and check its size and form. Raises ProblemError."""
     path = scope["path"]
     limit = MAX_DOCUMENT if path in DOCUMENTS else MAX_TRACES if path in answers.PATHS else MAX_BODY
     headers = Headers(scope=scope)
@@ -114,7 +114,7 @@ async def _body(scope: Scope, receive: Receive) -> bytes:
             raise _ClientGoneError
         body += message.get("body", b"")
         more = message.get("more_body", False)
-    if body and path not in answers.PATHS:  # packed or binary; api.otlp looks at it
+    if body and path not in answers.PATHS:  # compressed or binary; api.otlp checks it
         await _check_form(path, headers.get("content-type", ""), bytes(body))
     return bytes(body)
 
@@ -146,7 +146,7 @@ def _media_type(content_type: str) -> str:
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:
-    """The body once more for the route, then whatever the client does next (it can only leave)."""
+    """Return a `receive` that yields the body again, then the client's next message: a disconnect."""
     given = False
 
     async def replay() -> Message:

@@ -1,4 +1,4 @@
-"""What Prometheus gets: the gateway's status and the policy's size, gathered when asked for."""
+"""Metrics for Prometheus: the gateway's status, the policy and the records, collected on request."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ANSWER_SECONDS = 5.0
 
 
 class Metrics(Collector):
-    """Names begin with egress_; `worker` is an index, `queue` full or settled."""
+    """Collects the metrics. Names begin with egress_; `worker` is an index, `queue` is full or settled."""
 
     def __init__(self, control: Path, engine: Engine | None, steps: Mapping[str, int]) -> None:
         self._control, self._engine, self._steps = control, engine, steps
@@ -32,7 +32,7 @@ class Metrics(Collector):
         with contextlib.suppress(SQLAlchemyError):  # away just now: what the gateway says of that follows
             if self._engine is not None:
                 yield from _stored(self._engine)
-        told = CounterMetricFamily("egress_steps", "steps that frameworks told, and what came of it", labels=["what"])
+        told = CounterMetricFamily("egress_steps", "steps that frameworks reported, by result", labels=["what"])
         for what, count in self._steps.items():
             told.add_metric([what], count)
         yield told
@@ -52,7 +52,7 @@ def _stored(engine: Engine) -> Iterator[Metric]:
     with engine.connect() as connection:
         yield _gauge("policy_version_stored", "newest version of the policy", ruleset.current(connection))
         yield _gauge("rules", "rules in force", ruleset.count_live(connection))
-        yield _gauge("approvals_pending", "holds that wait for a person", approvals.count_pending(connection))
+        yield _gauge("approvals_pending", "holds that wait for a decision", approvals.count_pending(connection))
         yield _gauge("agents_quarantined", "agents cut off", agents.count_quarantined(connection))
         yield _gauge("evidence_bytes", "packets kept for findings", evidence.held(connection))
         yield from _holdings(connection)
@@ -61,10 +61,12 @@ def _stored(engine: Engine) -> Iterator[Metric]:
 
 
 def _fleet(there: Collection[StoredGateway], now: float) -> Iterator[Metric]:
-    up = GaugeMetricFamily("egress_gateway_up", "1: the gateway shows that it lives", labels=["host"])
-    seen = GaugeMetricFamily("egress_gateway_seen_seconds", "since its last sign of life", labels=["host"])
-    version = GaugeMetricFamily("egress_gateway_policy_version", "that all its workers judge by", labels=["host"])
-    skew = GaugeMetricFamily("egress_gateway_skew_seconds", "its clock less the database's", labels=["host"])
+    up = GaugeMetricFamily("egress_gateway_up", "1: the gateway gives signs of life", labels=["host"])
+    seen = GaugeMetricFamily("egress_gateway_seen_seconds", "time since its last sign of life", labels=["host"])
+    version = GaugeMetricFamily(
+        "egress_gateway_policy_version", "policy version that all its workers enforce", labels=["host"]
+    )
+    skew = GaugeMetricFamily("egress_gateway_skew_seconds", "its clock minus the database's", labels=["host"])
     for each in there:
         up.add_metric([each.host], each.state(now) == UP)
         seen.add_metric([each.host], max(now - each.seen, 0.0))
@@ -76,10 +78,10 @@ def _fleet(there: Collection[StoredGateway], now: float) -> Iterator[Metric]:
 
 def _holdings(connection: Connection) -> Iterator[Metric]:
     size, free = sizes.sizes(connection)
-    yield _gauge("database_bytes", "of the database", size)
-    yield _gauge("database_free_bytes", "of these, what records to come can use", free)
-    yield _gauge("oldest_record_timestamp_seconds", "when the oldest flow began; 0: none", sizes.oldest(connection))
-    gone = CounterMetricFamily("egress_pruned", "records taken away for their age or size", labels=["records"])
+    yield _gauge("database_bytes", "size of the database", size)
+    yield _gauge("database_free_bytes", "part of it that new records can use", free)
+    yield _gauge("oldest_record_timestamp_seconds", "start of the oldest flow; 0: none", sizes.oldest(connection))
+    gone = CounterMetricFamily("egress_pruned", "records deleted for their age or size", labels=["records"])
     taken = retention.gone(connection)
     for table in retention.RECORDS:
         gone.add_metric([table.name], taken[table.name].count if table.name in taken else 0)
@@ -87,58 +89,61 @@ def _holdings(connection: Connection) -> Iterator[Metric]:
 
 
 def _gateway(status: dict[str, Any]) -> Iterator[Metric]:
-    yield _gauge("uptime_seconds", "since the gateway started", max(time.time() - status["since"], 0))
+    yield _gauge("uptime_seconds", "time since the gateway started", max(time.time() - status["since"], 0))
     yield _gauge("fail_open", "1: packets pass uninspected while workers are missing", status["fail_open"])
     yield _gauge("policy_version", "version of the policy in force", status["policy_version"])
-    yield _gauge("rules_in_place", "1: our kernel rules are where they must be", status["rules_in_place"])
-    yield _gauge("agents", "agents watched", len(status["agents"]))
-    yield _gauge("agents_absent", "agents that cannot be attached now: nothing of them passes", len(status["absent"]))
+    yield _gauge("rules_in_place", "1: the kernel rules are in place", status["rules_in_place"])
+    yield _gauge("agents", "agents guarded", len(status["agents"]))
+    yield _gauge("agents_absent", "agents that cannot be attached now: nothing they send passes", len(status["absent"]))
     if "journal" in status:  # a gateway of an older version may still run
         yield from _records(status["journal"], status["recorder"])
     database = status.get("database", {})
     yield _gauge("database_up", "1: the gateway can use its database", bool(database.get("ok", True)))
     holds = status.get("holds", {})
     yield _gauge("holds_pending", "holds that packets wait for", holds.get("pending", 0))
-    yield _counter("holds_refused", "holds refused because nobody could be asked", holds.get("refused", 0))
+    yield _counter("holds_refused", "holds refused because approval could not be requested", holds.get("refused", 0))
 
 
 def _records(journal: dict[str, Any], recorder: dict[str, Any]) -> Iterator[Metric]:
-    """On their way from the workers into the database."""
+    """Collect the metrics of records on their way from the workers to the database."""
     yield _gauge("journal_bytes", "bytes of all journal segments", journal["bytes"])
     yield _gauge("journal_max_bytes", "their bound (journal.max_bytes)", journal["max_bytes"])
     yield _gauge("journal_full", "1: near the bound, see journal.on_full", journal["full"])
     yield _gauge("journal_unrecorded_pass", "1: on_full: continue is configured", journal["on_full"] == "continue")
     yield _counter("journal_times_full", "times the bound was reached", journal["times_full"])
     yield _counter("journal_lost", "records lost because they could not be written, dead workers' too", journal["lost"])
-    yield _counter("journal_healed", "torn ends of dead workers' journals taken off", journal["healed"])
+    yield _counter("journal_healed", "torn ends cut off the journals of dead workers", journal["healed"])
     yield _gauge("recorder_up", "1: the recorder runs", recorder["pid"] is not None)
     yield _counter("recorder_restarts", "starts of the recorder after its first", recorder["restarts"])
-    yield _gauge("recorder_silent_seconds", "since the recorder said how far it is", recorder["silent"])
+    yield _gauge("recorder_silent_seconds", "time since the recorder's last report", recorder["silent"])
     if "unread" in recorder:
-        yield _gauge("recorder_lag_bytes", "bytes of the journal not in the database yet", recorder["unread"])
+        yield _gauge("recorder_lag_bytes", "bytes of the journal that are not stored yet", recorder["unread"])
         yield _gauge("recorder_lag_seconds", "age of the oldest record among them", recorder["seconds"])
         yield _gauge("journal_segments", "files in the journal", recorder["segments"])
     if "stored" in recorder:
-        yield _gauge("recorder_trouble", "1: it cannot store now, see egress doctor", bool(recorder["trouble"]))
+        yield _gauge(
+            "recorder_trouble", "1: the recorder cannot store records, see egress doctor", bool(recorder["trouble"])
+        )
         yield _counter("recorder_stored", "records stored since the recorder's start", recorder["stored"])
-        yield _counter("recorder_garbage", "lines that were no record, set aside", recorder["garbage"])
+        yield _counter("recorder_garbage", "journal lines that are not valid records, set aside", recorder["garbage"])
 
 
 def _attribution(status: dict[str, Any]) -> Iterator[Metric]:
-    """Of the process that looks up who opened a flow; none where it is switched off."""
+    """Collect the metrics of the process that attributes flows; none if it is disabled."""
     found = status.get("attribution", {})
     if not found.get("enabled"):
         return
     yield _gauge("attribution_up", "1: the attribution process runs", found["pid"] is not None)
-    yield _counter("attribution_restarts", "starts of it after its first", found["restarts"])
+    yield _counter("attribution_restarts", "starts of the attribution process after its first", found["restarts"])
     counters = found["counters"]
-    flows = CounterMetricFamily("egress_attribution", "flows whose process was looked for", labels=["status"])
+    flows = CounterMetricFamily("egress_attribution", "flows whose process was looked up", labels=["status"])
     for what in ("found", "gone", "unknown", "garbage", "unwritten"):
         flows.add_metric([what], counters.get(what, 0))
-    told = [worker["counters"].get("attribution", {}) for worker in status["workers"]]
-    flows.add_metric(["dropped"], sum(each.get("dropped", 0) for each in told))
+    each_worker = [worker["counters"].get("attribution", {}) for worker in status["workers"]]
+    flows.add_metric(["dropped"], sum(each.get("dropped", 0) for each in each_worker))
     yield flows
-    yield _counter("attribution_vain", "refusals that waited in vain for it", sum(each.get("vain", 0) for each in told))
+    vain = sum(each.get("vain", 0) for each in each_worker)
+    yield _counter("attribution_vain", "refusals that waited in vain for the look-up", vain)
     for what in ("median", "worst"):
         about = f"{what} of the last thousand look-ups, from the flow's start to its record"
         yield _gauge(f"attribution_{what}_seconds", about, (counters.get(what) or 0.0) / 1000)
@@ -150,10 +155,10 @@ def _workers(workers: list[dict[str, Any]]) -> Iterator[Metric]:
     packets = CounterMetricFamily("egress_packets", "packets judged", labels=["worker", "queue"])
     dropped = CounterMetricFamily(
         "egress_dropped",
-        "packets the kernel dropped because nobody took them in time",
+        "packets that the kernel dropped because no worker read them in time",
         labels=["worker", "queue", "by"],
     )
-    faults = CounterMetricFamily("egress_faults", "packets that something went wrong with", labels=["worker", "kind"])
+    faults = CounterMetricFamily("egress_faults", "packets with an error of egress", labels=["worker", "kind"])
     journal = CounterMetricFamily("egress_journal", "records written, failed and lost", labels=["worker", "what"])
     healthy = GaugeMetricFamily("egress_journal_healthy", "1: records can be written", labels=["worker"])
     waiting = GaugeMetricFamily("egress_journal_waiting", "records that wait in memory", labels=["worker"])

@@ -1,4 +1,4 @@
-"""Pages of a listing: `limit`, an opaque `cursor`, and moments in time as people write them."""
+"""Pages of a listing: `limit` and an opaque `cursor`. Also the parameters for times and durations."""
 
 from __future__ import annotations
 
@@ -17,35 +17,35 @@ from api.problems import wrong_parameter
 
 T = TypeVar("T")
 MAX_CURSOR = 1024  # characters
-_INTEGER = 2**63  # what a database holds
-_FAR = 1e12  # seconds; beyond any time there is
+_INTEGER = 2**63  # range of a database's integers
+_FAR = 1e12  # seconds; later than any valid time
 _DURATION = re.compile(r"([0-9]{1,5})([smhdw])", re.ASCII)
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 INSTANT = "an instant with its time zone (2030-01-31T12:00:00Z)"
 
 Limit = Annotated[int, Query(ge=1, le=1000, description="At most this many items.")]
 Cursor = Annotated[
-    str | None, Query(max_length=MAX_CURSOR, description="`next` of the page before; without it the first page.")
+    str | None, Query(max_length=MAX_CURSOR, description="`next` of the previous page; default: the first page.")
 ]
 Since = Annotated[
     str | None,
-    Query(max_length=64, description="From this instant on, or from this long ago (1h, 7d).", examples=["1h"]),
+    Query(max_length=64, description="From this instant on, or from so long ago (1h, 7d).", examples=["1h"]),
 ]
 Until = Annotated[
     str | None,
-    Query(max_length=64, description="Up to this instant, or up to this long ago (1h, 7d).", examples=["5m"]),
+    Query(max_length=64, description="Up to this instant, or up to so long ago (1h, 7d).", examples=["5m"]),
 ]
 
 
 class Page(BaseModel, Generic[T]):
-    """A part of a listing."""
+    """One page of a listing."""
 
     items: list[T]
-    next: str | None = Field(description="The cursor of the next page; null: this is the last one.")
+    next: str | None = Field(description="Cursor of the next page; null: this is the last page.")
 
 
 def page(found: Sequence[T], limit: int, key: Callable[[T], Sequence[object]]) -> tuple[Sequence[T], str | None]:
-    """Of `limit` + 1 items that were asked for: those of the page, and the cursor of what follows, made of `key`."""
+    """Split up to `limit` + 1 found items: return the page, and the next page's cursor, made by `key`."""
     if len(found) <= limit:
         return found, None
     return found[:limit], encode(key(found[limit - 1]))
@@ -57,13 +57,13 @@ def encode(values: Sequence[object]) -> str:
 
 
 def decode(cursor: str | None, *kinds: type) -> tuple[Any, ...] | None:
-    """The values that `encode` was given, known to be of these types; None without a cursor.
+    """Decode a cursor to the values given to `encode`, checked to be of these types; None without a cursor.
 
-    Raises Problem (400) for one that this API did not make for this listing.
+    Raises ProblemError (400) for a cursor that this listing did not make.
     """
     if cursor is None:
         return None
-    wrong = wrong_parameter("cursor", "is not one that this listing gave; leave it out to begin anew", 400)
+    wrong = wrong_parameter("cursor", "is not a cursor of this listing; omit it for the first page", 400)
     try:
         padded = cursor.encode("ascii") + b"=" * (-len(cursor) % 4)
         values = json.loads(base64.b64decode(padded, altchars=b"-_", validate=True).decode())
@@ -77,7 +77,7 @@ def decode(cursor: str | None, *kinds: type) -> tuple[Any, ...] | None:
 
 
 def _storable(value: object) -> bool:
-    """Whether a database can compare with it."""
+    """Return True if a database can store the value."""
     match value:
         case int():
             return -_INTEGER <= value < _INTEGER
@@ -89,7 +89,7 @@ def _storable(value: object) -> bool:
 
 
 def moment(name: str, text: str | None, now: float) -> float | None:
-    """Seconds since the epoch of an instant or of a duration ago; None for None. Raises Problem (422)."""
+    """Convert an instant, or a duration before `now`, to seconds since the epoch. Raises ProblemError (422)."""
     if text is None or text == "":
         return None
     if (ago := _DURATION.fullmatch(text)) is not None:
@@ -100,7 +100,7 @@ def moment(name: str, text: str | None, now: float) -> float | None:
 
 
 def parse_instant(text: str) -> float | None:
-    """Seconds since the epoch of an instant with its time zone; None for anything else."""
+    """Convert an instant with its time zone to seconds since the epoch; None for anything else."""
     try:
         when = datetime.fromisoformat(text)
         if when.tzinfo is not None and 1970 <= when.astimezone(UTC).year < 9999:
@@ -111,12 +111,12 @@ def parse_instant(text: str) -> float | None:
 
 
 def duration(name: str, text: str) -> float:
-    """Seconds of 5m, 1h, 30d. Raises Problem (422)."""
+    """Convert 5m, 1h or 30d to seconds. Raises ProblemError (422)."""
     if (match := _DURATION.fullmatch(text)) is None or not int(match[1]):
         raise wrong_parameter(name, "must be a duration such as 1h, 7d, 4w")
     return float(int(match[1]) * _SECONDS[match[2]])
 
 
 def instant(ts: float | None) -> str | None:
-    """`2030-01-31T12:00:00Z`; None for None."""
+    """Format a time as `2030-01-31T12:00:00Z`; None for None."""
     return None if ts is None else datetime.fromtimestamp(ts, UTC).isoformat().replace("+00:00", "Z")

@@ -1,4 +1,4 @@
-"""A query parameter that a route does not know is refused: `?dryrun=true`, taken for nothing, would edit."""
+"""Rejects unknown query parameters: `?dryrun=true`, if it were ignored, would make an edit."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from api.problems import ProblemError
 
 
 async def refuse_unknown(request: Request) -> None:
-    """Dependency of every route. Raises ProblemError (422) that names each parameter, and those there are."""
+    """Reject unknown parameters; a dependency of every route. Raises ProblemError (422) that names each of them."""
     given = dict.fromkeys(request.query_params)
     if not given:
         return
     route: APIRoute = request.scope["route"]
     known = dict.fromkeys(_names(route.dependant))
-    there_are = f"there are {', '.join(known)}" if known else "there are none"
+    allowed = f"it must be one of {', '.join(known)}" if known else "there are none"
     places = [
-        {"parameter": ascii(name)[1:-1][:60], "detail": f"is not known; {there_are}"}
+        {"parameter": ascii(name)[1:-1][:60], "detail": f"is not known; {allowed}"}
         for name in given
         if name not in known
     ]
     if places:
-        raise ProblemError(422, "a parameter is not known here; nothing was done", errors=places)
+        raise ProblemError(422, "an unknown parameter; nothing was done", errors=places)
 
 
 def _names(dependant: Dependant) -> Iterator[str]:

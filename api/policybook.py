@@ -1,4 +1,4 @@
-"""The policy in force for the agents of a host, compiled once and kept up with the database, for questions."""
+"""Caches the compiled policy of each host for what-if questions, and keeps it up to date with the database."""
 
 from __future__ import annotations
 
@@ -11,22 +11,25 @@ from egress.policy.rulebook import Rulebook
 from egress.store.database.handles import Engine
 from egress.store.policy import ruleset
 
-MAX_BOOKS = 8  # hosts whose policy is kept compiled: one of 100,000 rules takes 40 MiB
+MAX_BOOKS = 8  # compiled policies, one for each host; 100,000 rules take 40 MiB
 
 
 class PolicyBook:
-    """One an application; safe to ask from every thread."""
+    """The compiled policies of one application. Thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._books: dict[str, Rulebook] = {}  # by host, that asked for last is the last
+        self._books: dict[str, Rulebook] = {}  # by host, the most recently used last
 
     @contextmanager
     def current(self, engine: Engine, host: str) -> Iterator[Rulebook]:
-        """The rules in force for agents of this host; nobody else uses them meanwhile."""
-        with self._lock, engine.connect() as connection:  # in this order: no reader is behind the book
+        """Lock and yield the rules in force for the agents of this host."""
+        with (
+            self._lock,
+            engine.connect() as connection,
+        ):  # the lock first: so no connection reads an older version than the book's
             version, book = ruleset.current(connection), self._books.pop(host, None)
-            if book is None or book.version > version:  # another database in its place
+            if book is None or book.version > version:  # the database was replaced
                 book = Rulebook(ruleset.snapshot(connection, host=host) or Policy())
             elif book.version < version:
                 book.apply(ruleset.changes(connection, book.version, host))

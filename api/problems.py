@@ -1,9 +1,9 @@
-"""Every error of the API is one shape, RFC 9457: what is wrong, where, and what is right.
+"""The errors of the API, all problem documents (RFC 9457). They name the mistake, its place and the remedy.
 
     {"type": "about:blank", "title": "Unprocessable Content", "status": 422, "detail": "…", "instance": "/api/v1/…",
      "request_id": "…", "errors": [{"pointer": "#/ports/0", "detail": "…"}, {"parameter": "limit", "detail": "…"}]}
 
-`pointer` is a JSON pointer into the body, `parameter` a query, path or header parameter. `errors` may be missing.
+`pointer` is a JSON pointer into the body, `parameter` a query, path or header parameter. `errors` may be absent.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from egress.store.database.errors import ConflictError, NotFoundError
 from egress.store.database.handles import DataError, DBAPIError, IntegrityError, PoolTimeoutError
 
 MEDIA_TYPE = "application/problem+json"
-MAX_ERRORS = 1000  # places listed in one problem; the detail says how many more there are
-RETRY_SECONDS = 1  # suggested while the database is away
+MAX_ERRORS = 1000  # places listed in one problem; the detail has the total
+RETRY_SECONDS = 1  # Retry-After while the database is unavailable
 
 Place = dict[str, str]  # {"pointer" or "parameter": where, "detail": what}
 
 
 class ProblemError(Exception):
-    """An answer that is an error. Raise it anywhere in a request; whatever transaction is open rolls back."""
+    """An error answer. It may be raised anywhere in a request; an open transaction is rolled back."""
 
     def __init__(
         self, status: int, detail: str, *, errors: Sequence[Place] = (), headers: Mapping[str, str] | None = None
@@ -46,12 +46,12 @@ class ProblemError(Exception):
 
 
 def wrong_field(pointer: str, detail: str, status: int = 422) -> ProblemError:
-    """A field of the body is wrong; `pointer` is like `ports/0`, empty for the body as a whole."""
+    """Make a problem about a field of the body. `pointer` is like `ports/0`; empty for the whole body."""
     return ProblemError(status, "the body is not valid", errors=[at(pointer, detail)])
 
 
 def wrong_parameter(name: str, detail: str, status: int = 422) -> ProblemError:
-    """A query, path or header parameter is wrong."""
+    """Make a problem about a query, path or header parameter."""
     return ProblemError(status, f"{name} is not valid", errors=[{"parameter": name, "detail": detail}])
 
 
@@ -64,7 +64,7 @@ def unavailable(detail: str) -> ProblemError:
 
 
 def response(problem: ProblemError, scope: Scope) -> Response:
-    """The problem as an answer to the request in `scope`; to one of OTLP as its clients read it."""
+    """Make the response to the request in `scope`. OTLP requests get errors in OTLP's form."""
     if scope.get("path") in answers.PATHS:
         return answers.failed(scope, problem.status, problem.detail, problem.headers)
     body: dict[str, Any] = {
@@ -81,7 +81,7 @@ def response(problem: ProblemError, scope: Scope) -> Response:
 
 
 def install(app: FastAPI) -> None:
-    """Answer every expected exception as a problem; what is left over is the gate's (api/gate.py): a 500."""
+    """Answer every expected exception with a problem; for any other the gate (api/gate.py) answers 500."""
     for kind in (
         ProblemError,
         RequestValidationError,
@@ -99,7 +99,7 @@ async def _handle(request: Request, error: Exception) -> Response:
 
 
 def of(error: Exception) -> ProblemError:
-    """The problem that an exception means to whoever called."""
+    """Convert an exception to the problem that the caller gets."""
     match error:
         case ProblemError():
             return error
@@ -119,18 +119,18 @@ def of(error: Exception) -> ProblemError:
             detail = error.detail if isinstance(error.detail, str) else _title(error.status_code)
             return ProblemError(error.status_code, detail, headers=error.headers)
         case DataError():
-            return ProblemError(422, "a value in the request cannot be stored or looked for")
+            return ProblemError(422, "a value in the request cannot be stored or compared")
         case IntegrityError():
-            return ProblemError(409, "somebody changed the same thing at the same moment; try again")
+            return ProblemError(409, "another request changed the same resource at the same moment; try again")
         case DBAPIError():
             return unavailable(f"cannot use the database: {explain(error)}")
         case PoolTimeoutError():
             return unavailable("too many requests wait for the database")
-    return ProblemError(500, "an error of ours; the log of egress serve has it under this request id, please report it")
+    return ProblemError(500, "a bug in egress; the log of egress serve has it under this request id, please report it")
 
 
 def _place(error: Mapping[str, Any]) -> Place:
-    """A validation error of pydantic's: `loc` is ("body", "ports", 0) or ("query", "limit")."""
+    """Convert a validation error of pydantic, whose `loc` is like ("body", "ports", 0) or ("query", "limit")."""
     where, *rest = error["loc"]
     detail = str(error["msg"])
     if error.get("type") == "json_invalid":
@@ -141,7 +141,7 @@ def _place(error: Mapping[str, Any]) -> Place:
 
 
 def pointer(parts: Iterable[object]) -> str:
-    """RFC 6901: `~` and `/` inside a part are escaped."""
+    """Join parts to a JSON pointer (RFC 6901): `~` and `/` within a part are escaped."""
     return "/".join(str(part).replace("~", "~0").replace("/", "~1") for part in parts)
 
 

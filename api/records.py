@@ -1,4 +1,4 @@
-"""What the listings of records have in common: their filters, and records as EVE."""
+"""Shared by the listings of records: their filters, and records as EVE documents."""
 
 from __future__ import annotations
 
@@ -22,21 +22,23 @@ FILTERS = ("agent", "signature", "action", "dest", "name")
 
 
 class Wanted:
-    """Which records; each parameter as the query language has it, `q` a whole query."""
+    """The filter of a listing. Each parameter has the syntax of the query language; `q` is a whole query."""
 
     def __init__(
         self,
         q: Annotated[
             str,
             Query(
-                max_length=search.MAX_QUERY, description="A query, as of `egress query`", examples=["port:443 -app:tls"]
+                max_length=search.MAX_QUERY, description="A query, as in `egress query`", examples=["port:443 -app:tls"]
             ),
         ] = "",
         agent: Annotated[str, Query(max_length=128, description="Name or glob")] = "",
         signature: Annotated[str, Query(max_length=128, description="Signature or glob: `ssh.*`")] = "",
         action: Annotated[str, Query(max_length=16, description="accept, reject, drop or hold")] = "",
         dest: Annotated[str, Query(max_length=64, description="Address or CIDR")] = "",
-        name: Annotated[str, Query(max_length=255, description="Name in the bytes or bound, or a glob")] = "",
+        name: Annotated[
+            str, Query(max_length=255, description="Name in the bytes or bound to the address; may be a glob")
+        ] = "",
         since: Since = None,
         until: Until = None,
     ) -> None:
@@ -46,11 +48,11 @@ class Wanted:
         self.selection = Selection(tuple(term for term in values if term[1]), q, now, begin, end)
 
     def flows(self) -> Condition:
-        """The filters as a condition on flows. Raises ProblemError (422) that names the wrong parameter."""
+        """Return the filters as a condition on flows. Raises ProblemError (422) that names the wrong parameter."""
         return _checked(self.selection.flows)
 
     def findings(self) -> Condition:
-        """The filters as a condition on findings. Raises ProblemError (422) that names the wrong parameter."""
+        """Return the filters as a condition on findings. Raises ProblemError (422) that names the wrong parameter."""
         return _checked(self.selection.findings)
 
 
@@ -67,7 +69,7 @@ Filters = Annotated[Wanted, Depends()]
 
 
 def flow_documents(connection: Connection, records: Iterable[FlowRecord]) -> list[dict[str, object]]:
-    """EVE flows, each with its findings and its process."""
+    """Convert flows to EVE documents, each with its findings and its process."""
     listed = list(records)
     ids = [record.flow_id for record in listed]
     made, opened = findings_by_flow(connection, listed), by_flow(connection, ids)

@@ -1,8 +1,8 @@
-"""The servers of `egress serve`: a TCP port, with TLS where the config says so, and a unix socket, in one process.
+"""The servers of `egress serve`: a TCP port, with TLS if configured, and a unix socket, in one process.
 
-On the unix socket the kernel says who is calling (SO_PEERCRED); the protocol class here hands that to the application
-as the client's address, `unix:UID`. Anybody may connect (mode 0666): what counts is who they are, and a token counts
-there as elsewhere. A process in another network namespace is an agent until it shows a token, whatever its user id.
+On the unix socket the kernel identifies the caller (SO_PEERCRED). The protocol class here passes the user id on to the
+application, as the client address `unix:UID`. Every user may connect (mode 0666) and is authenticated then; tokens are
+valid there too. A process in another network namespace counts as an agent and needs a token, even as root.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ from api.auth import UNIX
 from egress.config import Api, Config
 from egress.errors import EgressError, InputError
 
-DRAIN_SECONDS = 10  # that running requests get to finish after SIGTERM
+DRAIN_SECONDS = 10  # time for running requests to finish after SIGTERM
 BACKLOG = 512
-CONNECTIONS = 1000  # at a time; more get 503
+CONNECTIONS = 1000  # at a time; beyond that 503
 _PEER = struct.Struct("=iII")  # pid, uid, gid: struct ucred
 
 log = logging.getLogger("egress.api")
 
 
 class PeerProtocol(H11Protocol):
-    """HTTP over a unix socket; the client's address is who the kernel says it is."""
+    """HTTP over a unix socket. The client's address is its user id, from the kernel."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -46,17 +46,17 @@ class PeerProtocol(H11Protocol):
 
 
 def _is_of_this_host(pid: int) -> bool:
-    """Whether a process is in our network namespace. One we may not look into is judged by its user id alone."""
+    """Return True if the process is in our network namespace, or if we may not inspect it: its user id then decides."""
     try:
         return Path(f"/proc/{pid}/ns/net").stat().st_ino == Path("/proc/self/ns/net").stat().st_ino
     except PermissionError:
         return True
-    except OSError:  # gone, or of a pid namespace that we do not see
+    except OSError:  # it has ended, or is in a pid namespace that we cannot see
         return False
 
 
 class _Server(uvicorn.Server):
-    """One of several in a process, which takes the signals."""
+    """One of two servers in a process, which handles the signals itself."""
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -64,7 +64,7 @@ class _Server(uvicorn.Server):
 
 
 def serve(app: FastAPI, config: Config) -> None:
-    """Listen until SIGTERM or SIGINT; then finish what runs. Raises EgressError, InputError where it cannot listen."""
+    """Serve until SIGTERM or SIGINT; complete running requests. Raises EgressError, InputError if it cannot listen."""
     context = tls_context(config.api)
     sockets: list[tuple[socket.socket, bool]] = []
     try:
@@ -104,8 +104,8 @@ def _settings(app: FastAPI, protocol: type[H11Protocol], context: ssl.SSLContext
         lifespan="off",  # the command opens and closes the database, once for both servers
         log_config=None,
         log_level="warning",
-        access_log=False,  # the gate writes one that knows the caller
-        proxy_headers=False,  # X-Forwarded-For could claim to be the unix socket
+        access_log=False,  # the gate's log names the caller
+        proxy_headers=False,  # X-Forwarded-For could forge an address of the unix socket
         server_header=False,
         timeout_graceful_shutdown=DRAIN_SECONDS,
         limit_concurrency=CONNECTIONS,
@@ -115,14 +115,14 @@ def _settings(app: FastAPI, protocol: type[H11Protocol], context: ssl.SSLContext
 
 
 def tls_context(api: Api) -> ssl.SSLContext | None:
-    """TLS 1.2 or later with the config's certificate; clients must show one where the config names a CA."""
+    """Return a context for TLS 1.2 or later. If the config names a client CA, clients must present a certificate."""
     if api.tls_cert is None or api.tls_key is None:
         return None
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     try:
         context.load_cert_chain(api.tls_cert, api.tls_key, password=_no_password)
-    except OSError as error:  # ssl.SSLError is one
+    except OSError as error:  # includes ssl.SSLError
         reason = _reason(error)
         raise InputError(f"api.tls_cert {api.tls_cert}, api.tls_key {api.tls_key}: {reason}; PEM is needed") from None
     if api.tls_client_ca is not None:
@@ -143,7 +143,7 @@ def _reason(error: OSError) -> str:
 
 
 def is_exposed(api: Api) -> bool:
-    """Whether tokens travel in the clear to another host."""
+    """Return True if tokens may cross the network in clear text."""
     if not api.host or api.tls_cert is not None or api.host == "localhost":
         return False
     try:
@@ -158,7 +158,7 @@ def _tcp(api: Api) -> socket.socket:
             api.host, api.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
     except (socket.gaierror, UnicodeError):
-        raise InputError(f"api.host: {api.host!r} is no address of this host") from None
+        raise InputError(f"api.host: {api.host!r} is not an address of this host") from None
     listener = socket.socket(family, kind, proto)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -173,7 +173,7 @@ def _tcp(api: Api) -> socket.socket:
 
 
 def _unix(path: Path) -> socket.socket:
-    """A socket at `path`; one that a killed server left behind gives way."""
+    """Listen on a socket at `path`; replace one that a killed server left behind."""
     with socket.socket(socket.AF_UNIX) as probe:
         probe.settimeout(1.0)
         try:
@@ -202,7 +202,7 @@ def _cannot_listen(path: Path, error: OSError) -> EgressError:
 
 
 def _remove(path: Path, inode: int) -> None:
-    """Ours, not the one of a server that was started meanwhile."""
+    """Remove our socket, but not that of a server that was started meanwhile."""
     try:
         if path.stat().st_ino == inode:
             path.unlink()
@@ -211,7 +211,7 @@ def _remove(path: Path, inode: int) -> None:
 
 
 def names(config: Config) -> str:
-    """Where it listens, for people."""
+    """Format the addresses that the server listens at."""
     host = f"[{config.api.host}]" if ":" in config.api.host else config.api.host
     scheme = "https" if config.api.tls_cert is not None else "http"
     tcp = f"{scheme}://{host}:{config.api.port} and " if host else ""

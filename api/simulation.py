@@ -22,7 +22,7 @@ from egress.whatif.simulate import Apart, simulate
 
 
 class Simulated:
-    """Of which flows, and how much of the answer."""
+    """The parameters of a simulation: the flows to re-judge, and the size of the answer."""
 
     def __init__(
         self,
@@ -30,9 +30,9 @@ class Simulated:
         until: Until = None,
         agent: Annotated[str, Query(max_length=128, description="Name or glob")] = "",
         default: Annotated[
-            DefaultName, Query(description="What agents that are not attached any more had, where no rule speaks.")
+            DefaultName, Query(description="The default assumed for agents that are no longer attached.")
         ] = "deny",
-        limit: Annotated[int, Query(ge=1, le=1000, description="Groups, most flows first.")] = 100,
+        limit: Annotated[int, Query(ge=1, le=1000, description="At most this many groups, most flows first.")] = 100,
     ) -> None:
         self.now = time.time()
         self._since, self._until = moment("since", since, self.now), moment("until", until, self.now)
@@ -47,9 +47,9 @@ class Simulated:
         candidate: tuple[Rule, ...],
         bound: Mapping[str, str] = MappingProxyType({}),
     ) -> JSONResponse:
-        """Judge them by `candidate` instead, of which rules may be `bound` (id -> host) to the agents of one host.
+        """Re-judge the flows by the rules of `candidate`. `bound` (id → host) limits rules to the agents of one host.
 
-        Raises Problem (403) for a caller who may not see all agents.
+        Raises ProblemError (403) for a caller whose scope is limited.
         """
         caller.check_unlimited("a simulation")
         with engine.connect() as connection:

@@ -1,4 +1,4 @@
-"""JSON as it must be here: UTF-8, no key twice, no NaN or infinity, no lone surrogates, not endlessly deep."""
+"""Parses JSON strictly: UTF-8, no duplicate keys, no NaN or infinity, no lone surrogates, bounded depth."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ MAX_DEPTH = 32
 
 
 def loads(body: bytes) -> Any:
-    """Raises ValueError, a phrase."""
+    """Parse a body. Raises ValueError with a phrase."""
     try:
         document = json.loads(
             body.decode("utf-8"), object_pairs_hook=_object, parse_constant=_constant, parse_float=_float
@@ -36,7 +36,7 @@ def _check(document: object) -> None:
             elif isinstance(value, list):
                 below += value
             elif isinstance(value, str) and not _encodes(value):
-                raise ValueError("a text holds half a surrogate pair")
+                raise ValueError("a string contains a lone surrogate")
         if not below:
             return
         level = below

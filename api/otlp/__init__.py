@@ -1,1 +1,1 @@
-"""OpenTelemetry's traces, as OTLP/HTTP carries them: spans out of protobuf or JSON, and the steps among them."""
+"""OpenTelemetry traces over OTLP/HTTP: reads spans from protobuf or JSON, and stores tool calls as steps."""

@@ -1,4 +1,4 @@
-"""OTLP's answers, in the encoding of the request: ExportTraceServiceResponse, and for errors google.rpc.Status."""
+"""Responses of OTLP, encoded as the request was: ExportTraceServiceResponse, and google.rpc.Status for errors."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from starlette.types import Scope
 PROTOBUF, JSON = "application/x-protobuf", "application/json"
 
 PATH = "/v1/traces"
-UNDER = "/api/v1/otlp"  # where it is as well, for proxies that let only /api through
+UNDER = "/api/v1/otlp"  # a second place, for proxies that forward only /api
 PATHS = frozenset({PATH, UNDER + PATH})
 _MESSAGE = 0x12  # google.rpc.Status: field 2, a string
 
@@ -22,7 +22,7 @@ def media_type(content_type: str) -> str:
 
 
 def accepted(kind: str, rejected: int, message: str) -> Response:
-    """All spans but `rejected` ones are taken."""
+    """Make the response to a request of which `rejected` spans were rejected and all others accepted."""
     answer = ExportTraceServiceResponse()
     if rejected or message:
         answer.partial_success.rejected_spans = rejected
@@ -34,11 +34,11 @@ def accepted(kind: str, rejected: int, message: str) -> Response:
 
 
 def failed(scope: Scope, status: int, message: str, headers: dict[str, str]) -> Response:
-    """An error, as a client of OTLP reads it, which throws its spans away but after 429, 502, 503 and 504."""
-    status = 503 if status == 409 else status  # a collision, or a database that a newer egress has migrated
+    """Make an error response. OTLP clients retry after 429, 502, 503 and 504, and drop their spans otherwise."""
+    status = 503 if status == 409 else status  # a write conflict, or a database migrated by a newer egress: retry
     if media_type(Headers(scope=scope).get("content-type", "")) == JSON:
         return Response(json.dumps({"message": message}), status, headers, JSON)
-    text = message.encode("utf-8", "replace")[:1000].decode("utf-8", "ignore").encode()  # a text, wherever it is cut
+    text = message.encode("utf-8", "replace")[:1000].decode("utf-8", "ignore").encode()  # valid UTF-8 after the cut
     return Response(bytes([_MESSAGE]) + _varint(len(text)) + text, status, headers, PROTOBUF)
 
 

@@ -1,4 +1,4 @@
-"""Bodies of OTLP requests: of which type, unpacked, never larger than is served."""
+"""Reads bodies of OTLP requests: their type, and their content, decompressed within a bound."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from fastapi import Request
 from api.otlp.answers import JSON, PROTOBUF, media_type
 from api.problems import ProblemError
 
-MAX_TRACES = 20 << 20  # bytes, packed and unpacked; what OTLP recommends
+MAX_TRACES = 20 << 20  # bytes, before and after decompression; OTLP's recommendation
 LIMITS = {PROTOBUF: MAX_TRACES, JSON: 8 << 20}
-MAX_MEMBERS = 64  # of a gzip body: clients send one, and each copies what comes after it
+MAX_MEMBERS = 64  # of a gzip body; clients send one, and reading each copies the rest of the body
 _GZIP = 16 + zlib.MAX_WBITS
 
 
 def unpacked(request: Request) -> tuple[str, bytes]:
-    """The type and the plain body. Raises ProblemError: 400, 413, 415."""
+    """Return the media type and the decompressed body. Raises ProblemError: 400, 413, 415."""
     kind = media_type(request.headers.get("content-type", ""))
     limit = LIMITS.get(kind)
     if limit is None:
@@ -33,7 +33,7 @@ def unpacked(request: Request) -> tuple[str, bytes]:
 
 
 def _gunzip(packed: bytes, limit: int) -> bytes:
-    """One or more members, as gzip makes them; at most `limit` bytes are ever made of them."""
+    """Decompress the members of a gzip body, to at most `limit` bytes."""
     plain = bytearray()
     for _ in range(MAX_MEMBERS):
         if not packed:
@@ -46,12 +46,12 @@ def _gunzip(packed: bytes, limit: int) -> bytes:
         if len(plain) > limit:
             raise _too_large(limit)
         if not member.eof:
-            raise ProblemError(400, "the body is not gzip: it ends too early")
+            raise ProblemError(400, "the body is truncated gzip")
         packed = member.unused_data
     if packed:
-        raise ProblemError(400, f"the body is gzip of more than {MAX_MEMBERS} members: send one")
+        raise ProblemError(400, f"the body has more than {MAX_MEMBERS} gzip members: send one")
     return bytes(plain)
 
 
 def _too_large(limit: int) -> ProblemError:
-    return ProblemError(413, f"the body has more than {limit >> 20} MiB, unpacked: send smaller batches")
+    return ProblemError(413, f"the body has more than {limit >> 20} MiB after decompression: send smaller batches")

@@ -1,4 +1,4 @@
-"""OTLP's JSON: ids in hex, enums as numbers, 64-bit numbers as text or as numbers, what is unknown ignored."""
+"""Reads OTLP's JSON: ids in hex, enums as numbers, 64-bit numbers as text or numbers, unknown fields ignored."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def read(body: bytes) -> Iterator[Span]:
 def _span(span: dict[str, Any], resource: dict[str, str]) -> Span:
     name = span.get("name") or ""
     if not isinstance(name, str):
-        raise MalformedSpanError("a span's name is no text")
+        raise MalformedSpanError("a span's name is not a string")
     return Span(
         name[:MAX_VALUE], _hex(span, "traceId"), _hex(span, "spanId"), _nanoseconds(span, "startTimeUnixNano"),
         _nanoseconds(span, "endTimeUnixNano"), resource | _attributes(span),
@@ -43,21 +43,21 @@ def _span(span: dict[str, Any], resource: dict[str, str]) -> Span:
 
 def _object(value: object) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise MalformedSpanError("an object is expected where something else stands")
+        raise MalformedSpanError("a value is not an object, but must be one")
     return value
 
 
 def _list(parent: dict[str, Any], key: str) -> Iterator[dict[str, Any]]:
     listed = parent.get(key) or []
     if not isinstance(listed, list):
-        raise MalformedSpanError(f"{key} is no list")
+        raise MalformedSpanError(f"{key} is not a list")
     return map(_object, listed)
 
 
 def _hex(span: dict[str, Any], key: str) -> str:
     text = span.get(key) or ""
     if not isinstance(text, str) or not _HEX.fullmatch(text):
-        raise MalformedSpanError(f"{key} is not of hex digits")
+        raise MalformedSpanError(f"{key} is not hexadecimal")
     return text.lower()[:64]
 
 
@@ -66,7 +66,7 @@ def _nanoseconds(span: dict[str, Any], key: str) -> int:
     if isinstance(value, str) and _UINT64.fullmatch(value):
         value = int(value)
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 1 << 64:
-        raise MalformedSpanError(f"{key} is no number of nanoseconds")
+        raise MalformedSpanError(f"{key} is not a valid number of nanoseconds")
     return value
 
 
@@ -85,7 +85,7 @@ def _text(value: object) -> str:
 
 
 def _plain(value: object, depth: int) -> object:
-    """Of an AnyValue, which has one of these; what is none of them is empty."""
+    """Convert an AnyValue to JSON types; an unknown kind is empty."""
     if not isinstance(value, dict):
         return ""
     for key in ("stringValue", "bytesValue", "intValue"):

@@ -1,7 +1,7 @@
-"""Binary OTLP: the outer messages are walked, so that memory is that of one span and not of a whole request.
+"""Reads binary OTLP. It walks the outer messages, so that memory is bounded by one span and not by the request.
 
-A request of 20 MiB can say ten million empty spans, which as objects are gigabytes. Resources and spans themselves are
-read by OpenTelemetry's generated classes; one that they refuse is broken, and the others count.
+A request of 20 MiB can hold ten million empty spans, which would take gigabytes as objects. Resources and spans are
+parsed by OpenTelemetry's generated classes. A span that does not parse is rejected alone.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span as Message
 
 from api.otlp.spans import MAX_VALUE, WANTED, MalformedSpanError, Span
 
-MAX_FIELDS = 200_000  # of the outer messages of a request: its spans, and what is around them
+MAX_FIELDS = 200_000  # fields of the outer messages of a request, spans included
 MAX_MESSAGE = 1 << 20  # bytes of a span or resource
 MAX_DEPTH = 8  # of arrays and maps in an attribute
 
 # Field numbers of ExportTraceServiceRequest, ResourceSpans and ScopeSpans.
 _RESOURCE_SPANS, _RESOURCE, _SCOPE_SPANS, _SPANS = 1, 1, 2, 2
-_VARINT, _LENGTH, _FIXED = 0, 2, {1: 8, 5: 4}  # kinds of fields; those of fixed size with their bytes
+_VARINT, _LENGTH, _FIXED = 0, 2, {1: 8, 5: 4}  # wire types; the fixed ones with their sizes
 
 
 def read(body: bytes) -> Iterator[Span]:
@@ -36,18 +36,18 @@ def read(body: bytes) -> Iterator[Span]:
 
 
 class _Walk:
-    """Through the messages of one request: MAX_FIELDS steps, and it ends."""
+    """Walks the messages of one request, over at most MAX_FIELDS fields."""
 
     def __init__(self) -> None:
         self._left = MAX_FIELDS
 
     def parts(self, view: memoryview, wanted: int) -> Iterator[memoryview]:
-        """The bytes of each field of this number that is a message; the others are passed over."""
+        """Yield the bytes of each field of this number that is a message; skip all others."""
         at = 0
         while at < len(view):
             self._left -= 1
             if self._left < 0:
-                raise MalformedSpanError(f"a request holds at most {MAX_FIELDS} spans and what is around them")
+                raise MalformedSpanError(f"a request may hold at most {MAX_FIELDS} fields around and with its spans")
             tag, at = _varint(view, at)
             number, kind = tag >> 3, tag & 7
             begin = at
@@ -59,7 +59,7 @@ class _Walk:
             elif kind in _FIXED:
                 at += _FIXED[kind]
             else:
-                raise MalformedSpanError("it holds a field of no known kind")
+                raise MalformedSpanError("it holds a field of unknown wire type")
             if at > len(view) or not number:
                 raise MalformedSpanError("it ends within a field" if number else "it holds a field without number")
             if number == wanted and kind == _LENGTH:
@@ -80,7 +80,7 @@ def _varint(view: memoryview, at: int) -> tuple[int, int]:
 
 
 def _resource(raw: bytes) -> dict[str, str]:
-    """Parts of a message that come apart are one, put one behind the other."""
+    """Read a resource's attributes. Parts of one message may be sent separately; `raw` has them concatenated."""
     if len(raw) > MAX_MESSAGE:
         raise MalformedSpanError("a resource is larger than 1 MiB")
     try:

@@ -1,4 +1,4 @@
-"""Spans become steps: which agent's, which episode's, and why some are not taken."""
+"""Converts spans to steps: finds the agent and episode of each, and reports why some are rejected."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from egress.store.recording import steps
 from egress.store.recording.steps import InvalidStepError, StepResult, make
 
 MAX_STEPS = 10_000  # tool calls of one request
-MAX_OTHERS = 500  # names, beside those of attached agents, that are looked for in the records of one request
-MAX_REASONS = 3  # told of those rejected
+MAX_OTHERS = 500  # names of one request, besides attached agents, that are looked up in the records
+MAX_REASONS = 3  # reported for rejected spans
 _NANO = 1_000_000_000
 
 
 @dataclass(slots=True)
 class Received:
-    """What came of a request."""
+    """The result of a request."""
 
     counts: Counter[str] = field(default_factory=Counter)  # of tool calls by Result; "ignored": other spans
     rejected: int = 0
-    reasons: dict[str, int] = field(default_factory=dict)  # each with how many it holds for
+    reasons: dict[str, int] = field(default_factory=dict)  # reason → number of spans
 
     def reject(self, why: str) -> None:
         self.rejected += 1
@@ -34,33 +34,33 @@ class Received:
 
     @property
     def message(self) -> str:
-        told = "; ".join(f"{why} ({count} spans)" if count > 1 else why for why, count in self.reasons.items())
-        return f"{told}; and other reasons" if sum(self.reasons.values()) < self.rejected else told
+        text = "; ".join(f"{why} ({count} spans)" if count > 1 else why for why, count in self.reasons.items())
+        return f"{text}; and other reasons" if sum(self.reasons.values()) < self.rejected else text
 
 
 def receive(connection: Connection, caller: Caller, spans: Iterable[Span], *, a_day: int, now: float) -> Received:
     """Store the tool calls among the spans of one request, within a transaction of `database.storing`."""
     received, agents = Received(), _Agents(connection, caller)
-    named: dict[tuple[str, str], str] = {}  # agent and trace → the conversation that one of its spans says
+    named: dict[tuple[str, str], str] = {}  # agent and trace → the conversation that one of its spans names
     found: list[tuple[str, Span]] = []
     for span in spans:
         if not span.broken and not span.is_tool:
             received.counts["ignored"] += 1
-            told_of = span.trace_id and _is_name(span.episode) and len(named) < MAX_STEPS
-            if told_of and (agent := agents.quietly(span)):
+            names_episode = span.trace_id and _is_name(span.episode) and len(named) < MAX_STEPS
+            if names_episode and (agent := agents.quietly(span)):
                 named.setdefault((agent, span.trace_id), span.episode)
             continue
         try:
             agent = agents.of(span)
             if len(found) >= MAX_STEPS:
-                raise _RejectedError(f"a request holds at most {MAX_STEPS} tool calls")
+                raise _RejectedError(f"a request may hold at most {MAX_STEPS} tool calls")
         except _RejectedError as rejected:
             received.reject(str(rejected))
             continue
         if span.trace_id and _is_name(span.episode):
             named.setdefault((agent, span.trace_id), span.episode)
         found.append((agent, span))
-    steps.adopt(connection, named)  # before any is told: a step that is known already shall be found there
+    steps.adopt(connection, named)  # first, so that repeated reports find their stored steps there
     told = list(_steps(connection, caller, found, named, received, now))
     for telling in steps.tell(connection, told, a_day) if told else ():
         received.counts[telling.result] += 1
@@ -70,16 +70,16 @@ def receive(connection: Connection, caller: Caller, spans: Iterable[Span], *, a_
 
 
 def _is_name(episode: str) -> bool:
-    """Whether it can be one: a span that says another one spoils none of the tool calls in its trace."""
+    """Return True for a valid id of an episode. An invalid one must not spoil the tool calls of its trace."""
     return 0 < len(episode) <= steps.MAX_ID and episode.isprintable()
 
 
 class _RejectedError(Exception):
-    """Why a span is not taken."""
+    """The reason why a span is rejected."""
 
 
 class _Agents:
-    """Which of our agents a span is of; each name is looked up once a request."""
+    """Finds the agent of a span; looks each name up once per request."""
 
     def __init__(self, connection: Connection, caller: Caller) -> None:
         self._connection, self._caller = connection, caller
@@ -88,14 +88,14 @@ class _Agents:
 
     def of(self, span: Span) -> str:
         if span.broken:
-            raise _RejectedError(f"a span is not taken: {span.broken}")
+            raise _RejectedError(f"a span is rejected: {span.broken}")
         for name, ours in span.agents():
             if not ours and not (self._caller.sees(name) and self._is_known(name)):
-                continue  # a name for people, as most frameworks use it
+                continue  # a display name, as most frameworks use it
             if not self._caller.sees(name):
                 raise _RejectedError(f"agent {name[:64]!a} is outside the scope of this token")
             if not self._is_known(name):
-                raise _RejectedError(f"there is no agent {name[:64]!a}, attached or recorded")
+                raise _RejectedError(f"agent {name[:64]!a} is not known: neither attached nor recorded")
             return name
         if len(self._caller.agents) == 1 and self._is_known(self._caller.agents[0]):
             return self._caller.agents[0]
@@ -135,4 +135,4 @@ def _steps(
                 reporter=caller.actor.name, now=now,
             )  # fmt: skip
         except InvalidStepError as wrong:
-            received.reject(f"a span is not taken: {wrong}")
+            received.reject(f"a span is rejected: {wrong}")

@@ -1,10 +1,10 @@
-"""Spans as we need them, and what makes one a tool call.
+"""The parts of a span that are used, and the test for a tool call.
 
 GenAI semantic conventions (github.com/open-telemetry/semantic-conventions-genai, status Development): a tool call is a
 span whose `gen_ai.operation.name` is `execute_tool`, named `execute_tool {tool}`, with gen_ai.tool.name,
-gen_ai.tool.call.id and, if somebody opted in, gen_ai.tool.call.arguments. They do not let such a span say its
-conversation (issue 507): that is an attribute of the spans around it, in the same trace. What older and other
-instrumentations write instead is in the lists below, most telling first.
+gen_ai.tool.call.id and, by opt-in, gen_ai.tool.call.arguments. They do not define the conversation as an attribute of
+such a span (issue 507): it is one of the spans around it, in the same trace. The lists below add the attributes of
+older and other instrumentations, most specific first.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ TOOL_NAMES = ("gen_ai.tool.name", "tool.name", "traceloop.entity.name")
 CALL_IDS = ("gen_ai.tool.call.id", "tool_call.id")
 ARGUMENTS = ("gen_ai.tool.call.arguments", "input.value", "traceloop.entity.input")
 EPISODES = ("egress.episode", "gen_ai.conversation.id", "session.id", "gen_ai.thread.id")
-AGENTS = ("gen_ai.agent.id", "gen_ai.agent.name", "service.instance.id")  # where they are the name of one of ours
+AGENTS = ("gen_ai.agent.id", "gen_ai.agent.name", "service.instance.id")  # used if the value is the name of an agent
 AGENT = "egress.agent"
 OPERATION, EXECUTE = "gen_ai.operation.name", "execute_tool"
 KINDS = {"traceloop.span.kind": "tool", "openinference.span.kind": "tool"}  # OpenLLMetry, OpenInference
@@ -26,20 +26,20 @@ MAX_VALUE = 8192  # characters kept of an attribute
 
 
 class MalformedSpanError(Exception):
-    """The request is no trace data; in one phrase."""
+    """The request is not trace data; the message is a phrase."""
 
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """One span. `attributes` has those WANTED, the resource's where the span does not have its own, as text."""
+    """One span. `attributes` has the WANTED ones as text: the span's own, else the resource's."""
 
     name: str
-    trace_id: str  # lower-case hex digits, whatever was sent
+    trace_id: str  # lower-case hex digits
     span_id: str
     start: int  # nanoseconds since the epoch
-    end: int  # 0: it is under way
+    end: int  # 0: running
     attributes: Mapping[str, str]
-    broken: str = ""  # why it cannot be used, where it is part of a request that can
+    broken: str = ""  # the reason, if this span of a valid request is not valid
 
     @property
     def is_tool(self) -> bool:
@@ -55,14 +55,14 @@ class Span:
 
     @property
     def episode(self) -> str:
-        """What it says itself."""
+        """The episode that the span itself names."""
         return self.first(EPISODES)
 
     def first(self, names: tuple[str, ...]) -> str:
         return next((text for name in names if (text := self.attributes.get(name))), "")
 
     def agents(self) -> Iterator[tuple[str, bool]]:
-        """Which of our agents it may mean, and whether it was said for us."""
+        """Yield possible names of the agent, each with True if the attribute is egress's own."""
         if self.attributes.get(AGENT):
             yield self.attributes[AGENT], True
             return

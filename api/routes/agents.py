@@ -1,4 +1,4 @@
-"""/agents: who is watched, how, and cutting one off."""
+"""/agents: attach, change, quarantine and detach the guarded agents."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ _DEFAULTS = {"allow": Action.ACCEPT, "deny": Action.REJECT}
 def list_agents(
     caller: ViewerOrGateway,
     engine: Store,
-    host: Annotated[str | None, Query(max_length=64, description="Only those attached there.")] = None,
+    host: Annotated[str | None, Query(max_length=64, description="Only agents attached on this host.")] = None,
     limit: Limit = 100,
     cursor: Cursor = None,
 ) -> Response:
-    """Those that are attached and, while they live, the sandboxes of `egress run`; of all hosts."""
+    """Lists attached agents and the live sandboxes of `egress run`, on all hosts."""
     after = decode(cursor, str)
     with engine.connect() as connection:
         found = [each for each in agents.list_agents(connection, host) if caller.sees(each.agent.name)]
@@ -56,7 +56,7 @@ def get_agent(name: Name, caller: Viewer, engine: Store) -> Response:
 
 @router.post("", response_model=AgentOut, status_code=201, summary="Attach an agent")
 def create_agent(body: AgentIn, caller: Admin, config: Settings, edits: Edits) -> Response:
-    """What it is attached to may appear later: until then nothing of it passes, and `egress doctor` says so."""
+    """The interface may appear later. Until then the agent cannot send anything, and `egress doctor` reports it."""
     caller.check(body.name)
     _check_value(body.kind, body.value)
     agent = Agent(
@@ -71,15 +71,15 @@ def create_agent(body: AgentIn, caller: Admin, config: Settings, edits: Edits) -
     def change(connection: Connection) -> Reply:
         attached = StoredAgent(agent, body.kind, body.value, host=body.host or config.host_name)
         agents.add_agent(connection, caller.actor, attached, edits.ts)
-        made = _known(connection, caller, body.name)  # its time to the microsecond, as it is read from now on
+        made = _known(connection, caller, body.name)  # read back: the time is stored to the microsecond
         return Reply(201, _out(made), _tag(made), f"{PREFIX}/agents/{body.name}")
 
-    return edits.run(change)
+    return edits.commit(change)
 
 
 @router.patch("/{name}", response_model=AgentOut, summary="Change mode, default, labels or budgets")
 def patch_agent(name: Name, body: AgentPatch, caller: Editor, edits: Edits) -> Response:
-    """What is left out stays. In force in every worker within a fraction of a second, for living flows too."""
+    """Omitted fields stay unchanged. In force in every worker within a fraction of a second, for live flows too."""
 
     def change(connection: Connection) -> Reply:
         edits.match(_tag(_known(connection, caller, name)))
@@ -95,17 +95,17 @@ def patch_agent(name: Name, body: AgentPatch, caller: Editor, edits: Edits) -> R
         )
         return Reply(200, _out(new), _tag(new))
 
-    return edits.run(change)
+    return edits.commit(change)
 
 
-@router.delete("/{name}", status_code=204, summary="Detach an agent: nothing guards it from then on")
+@router.delete("/{name}", status_code=204, summary="Detach an agent, which is unguarded from then on")
 def delete_agent(name: Name, caller: Admin, edits: Edits) -> Response:
     def change(connection: Connection) -> Reply:
         edits.match(_tag(_known(connection, caller, name)))
         agents.remove_agent(connection, caller.actor, name, edits.ts)
         return Reply(204)
 
-    return edits.run(change)
+    return edits.commit(change)
 
 
 @router.post("/{name}/quarantine", response_model=AgentOut, summary="Cut an agent off, in any mode")
@@ -124,7 +124,7 @@ def _cut(name: str, caller: Caller, edits: Edits, *, quarantined: bool) -> Respo
         new = agents.update_agent(connection, caller.actor, name, quarantined=quarantined, ts=edits.ts)
         return Reply(200, _out(new), _tag(new))
 
-    return edits.run(change)
+    return edits.commit(change)
 
 
 def _known(connection: Connection, caller: Caller, name: str) -> StoredAgent:
@@ -163,7 +163,7 @@ def _networks(texts: list[str]) -> tuple[str, ...]:
 
 
 def _check_value(kind: str, value: str) -> None:
-    """Its form; whether there is such a thing is known only where the gateway runs."""
+    """Check the form of `value`; only the gateway's host knows whether it exists."""
     if not value or not value.isprintable():
         raise wrong_field("value", f"must be the name of the {kind} to attach")
     if kind == "cidr":

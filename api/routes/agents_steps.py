@@ -1,4 +1,4 @@
-"""/agents/{agent}/steps: what an agent's framework says it is doing."""
+"""/agents/{agent}/steps: the tool calls that an agent's framework reports."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ router = APIRouter(prefix="/agents/{agent}/steps", tags=["steps"])
 Agent = Annotated[str, Path(pattern=AGENT, description="Name of an agent.")]
 
 
-@router.post("", response_model=StepOut, status_code=201, summary="Tell of a step: it begins, it ended, or both")
-def tell_step(
+@router.post("", response_model=StepOut, status_code=201, summary="Report a step: its begin, its end, or both")
+def report_step(
     agent: Agent, body: StepIn, request: Request, caller: Reporter, engine: Store, config: Settings
 ) -> Response:
-    """Tell of it when it begins, and again, with an `end`, when it is over.
+    """Report a step when it begins, and again, with an `end`, when it is over.
 
-    A step told twice is one; what is known of it is never changed (409), only completed. Without times the moment
-    counts at which the request came: then clocks cannot differ. A step without an end counts as under way for an hour
-    after it was last told of. No edit of the policy: it makes no version and no entry in the audit trail.
+    A repeated report completes the step; it never changes a known value (409). Without times the time of the request
+    is used: then clocks cannot differ. A step without an end counts as running for an hour after its last report. A
+    report is not an edit of the policy: it makes no version and no entry in the audit trail.
     """
     now = time.time()
     with storing(engine) as connection:
@@ -54,7 +54,7 @@ def list_steps(
     agent: Agent,
     caller: Viewer,
     engine: Store,
-    episode: Annotated[str, Query(max_length=steps.MAX_ID, description="Only of this one.")] = "",
+    episode: Annotated[str, Query(max_length=steps.MAX_ID, description="Only steps of this episode.")] = "",
     limit: Limit = 100,
     cursor: Cursor = None,
 ) -> Response:
@@ -68,7 +68,7 @@ def list_steps(
 
 
 def _read(connection: Connection, caller: Caller, agent: str, body: StepIn, now: float) -> Step:
-    """Raises ProblemError: 404, 422."""
+    """Read the step in the body. Raises ProblemError: 404, 422."""
     if not caller.sees(agent) or not steps.is_known(connection, agent):
         raise _no_agent(agent)
     old = steps.get(connection, agent, body.episode, body.id)
@@ -86,4 +86,4 @@ def _read(connection: Connection, caller: Caller, agent: str, body: StepIn, now:
 
 
 def _no_agent(agent: str) -> ProblemError:
-    return ProblemError(404, f"there is no agent {agent!r}, attached or recorded, or it is outside your scope")
+    return ProblemError(404, f"agent {agent!r} is neither attached nor recorded, or is outside your scope")

@@ -1,4 +1,4 @@
-"""/allowlist: the rules that people and programs edit, and, to be read, all others in force."""
+"""/allowlist: the editable rules and, read-only, all other rules in force."""
 
 from __future__ import annotations
 
@@ -39,16 +39,16 @@ def list_rules(
     _: Viewer,
     engine: Store,
     agent: Annotated[str, _text("Glob over the agent selector as it is written.")] = "",
-    applies_to: Annotated[str, _text("Name of an agent that the rule speaks of.")] = "",
+    applies_to: Annotated[str, _text("Name of an agent that the rule applies to.")] = "",
     destination: Annotated[str, _text("Part of the destination.")] = "",
-    action: Annotated[Literal["allow", "deny"] | None, Query(description="Only these.")] = None,
+    action: Annotated[Literal["allow", "deny"] | None, Query(description="Only rules with this action.")] = None,
     source: Annotated[str, _text("allowlist, file, sandbox:NAME, or a glob.")] = "",
     q: Annotated[str, _text("Part of comment or author.")] = "",
-    expired: Annotated[bool | None, Query(description="Expired ones only, or only the others.")] = None,
+    expired: Annotated[bool | None, Query(description="true: only expired rules; false: only the others.")] = None,
     limit: Limit = 100,
     cursor: Cursor = None,
 ) -> Response:
-    """In the order in which those of a kind speak. Expired rules say nothing; they are listed until removed."""
+    """Lists rules of each action in evaluation order. Expired rules match nothing; they are listed until removed."""
     after = decode(cursor, int, str)
     wanted = ruleset.RuleFilter(
         agent=agent,
@@ -67,9 +67,9 @@ def list_rules(
     return JSONResponse({"items": [rule_in_use(each, used[each.rule.id]) for each in shown], "next": following})
 
 
-@router.post("", response_model=RuleOut, status_code=201, summary="Make a rule")
+@router.post("", response_model=RuleOut, status_code=201, summary="Add a rule")
 def create_rule(body: RuleBody, caller: Editor, edits: Edits) -> Response:
-    """It speaks before the older ones of its kind, and is in force within a fraction of a second."""
+    """The rule precedes older rules of the same action, and is in force within a fraction of a second."""
     read = _read(body.root, caller, edits.ts)
     rule = read if "id" in body.root else replace(read, id=secrets.token_hex(6))
 
@@ -77,16 +77,18 @@ def create_rule(body: RuleBody, caller: Editor, edits: Edits) -> Response:
         (made,) = Edit(connection, caller.actor, edits.ts).add([replace(rule, created=edits.ts)])
         return Reply(201, rule_out(made), etags.etag(made.added), f"{PREFIX}/allowlist/{made.rule.id}")
 
-    return edits.run(change)
+    return edits.commit(change)
 
 
-@router.delete("", response_model=PrunedRules, summary="Remove the rules that nothing uses")
+@router.delete("", response_model=PrunedRules, summary="Remove unused rules")
 def prune_rules(
     caller: Editor,
     edits: Edits,
-    unused_for: Annotated[str, Query(max_length=16, description="Rules older than this, and no hit since: 30d.")],
+    unused_for: Annotated[
+        str, Query(max_length=16, description="Only rules older than this, without a hit since: 30d.")
+    ],
 ) -> Response:
-    """Of the allowlist, and within the caller's scope. `dry_run=true` lists them."""
+    """Removes allowlist rules, within the caller's scope, that no flow has used. `dry_run=true` lists them."""
     since = edits.ts - duration("unused_for", unused_for)
 
     def change(connection: Connection) -> Reply:
@@ -95,7 +97,7 @@ def prune_rules(
         removed = edit.remove(ids)
         return Reply(200, {"version": edit.version, "removed": [rule_out(each) for each in removed]})
 
-    return edits.run(change)
+    return edits.commit(change)
 
 
 @router.get("/{rule_id}", response_model=RuleInUse, response_model_exclude_unset=True, summary="One rule")
@@ -103,7 +105,7 @@ def get_rule(
     rule_id: RuleId,
     _: Viewer,
     engine: Store,
-    if_none_match: Annotated[str | None, Header(description="304 where this is the ETag still.")] = None,
+    if_none_match: Annotated[str | None, Header(description="Answer 304 if this is still the ETag.")] = None,
 ) -> Response:
     with engine.connect() as connection:
         found = _existing(connection, rule_id)
@@ -116,7 +118,7 @@ def get_rule(
 
 @router.put("/{rule_id}", response_model=RuleOut, summary="Replace a rule")
 def replace_rule(rule_id: RuleId, body: RuleBody, caller: Editor, edits: Edits) -> Response:
-    """It keeps its id and its place; what the body leaves out has its default."""
+    """The rule keeps its id and its place; fields that the body omits get their defaults."""
     rule = _read(body.root, caller, edits.ts)
     if body.root.get("id", rule_id) != rule_id:
         raise wrong_field("id", f"must be {rule_id}, as in the path, or left out")
@@ -124,12 +126,12 @@ def replace_rule(rule_id: RuleId, body: RuleBody, caller: Editor, edits: Edits) 
     def change(connection: Connection) -> Reply:
         return _replace(connection, rule_id, rule, caller, edits)
 
-    return edits.run(change)
+    return edits.commit(change)
 
 
 @router.patch("/{rule_id}", response_model=RuleOut, summary="Change some fields of a rule")
 def patch_rule(rule_id: RuleId, body: RulePatch, caller: Editor, edits: Edits) -> Response:
-    """RFC 7396: fields that are given replace those that are there, null removes them."""
+    """JSON Merge Patch (RFC 7396): given fields replace present ones, null removes them."""
     if body.root.get("id", rule_id) != rule_id:
         raise wrong_field("id", f"must be {rule_id}, as in the path, or left out")
 
@@ -140,12 +142,12 @@ def patch_rule(rule_id: RuleId, body: RulePatch, caller: Editor, edits: Edits) -
         rule = _read(given, caller, edits.ts, author="" if "author" in body.root else old.rule.author)
         return _replace(connection, rule_id, rule, caller, edits)
 
-    return edits.run(change)
+    return edits.commit(change)
 
 
 @router.delete("/{rule_id}", status_code=204, response_class=Response, summary="Remove a rule")
 def delete_rule(rule_id: RuleId, caller: Editor, edits: Edits) -> Response:
-    """What it alone admitted is cut at once."""
+    """Flows that only this rule allowed are cut at once."""
 
     def change(connection: Connection) -> Reply:
         old = _existing(connection, rule_id)
@@ -154,11 +156,11 @@ def delete_rule(rule_id: RuleId, caller: Editor, edits: Edits) -> Response:
         Edit(connection, caller.actor, edits.ts).remove([rule_id])
         return Reply(204)
 
-    return edits.run(change)
+    return edits.commit(change)
 
 
 def _read(document: dict[str, Any], caller: Caller, now: float, author: str | None = None) -> Rule:
-    """The rule a document means. Raises InvalidRuleError (422), ProblemError (403) outside the scope."""
+    """Read a rule from a document. Raises InvalidRuleError (422), ProblemError (403) outside the scope."""
     rule = read_rule(document, now)
     caller.check(rule.agent)
     if rule.author or author is not None:

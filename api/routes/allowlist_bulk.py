@@ -1,4 +1,4 @@
-"""/allowlist/import and /allowlist/export: the allowlist as one document, all of it or nothing."""
+"""/allowlist/import and /allowlist/export: the whole allowlist as one document."""
 
 from __future__ import annotations
 
@@ -26,27 +26,27 @@ from egress.store.policy.edits import Edit
 router = APIRouter(prefix="/allowlist", tags=["allowlist"])
 
 
-_ALL = 2**31 - 1  # more rules than there are
+_ALL = 2**31 - 1  # no limit
 
 
 class ImportMode(StrEnum):
     ADD = "add"  # an id that is taken is a conflict
     MERGE = "merge"  # a rule of the same id is replaced
-    REPLACE = "replace"  # merge, and what the document does not name is removed
+    REPLACE = "replace"  # merge, and remove the rules that the document does not have
 
 
 @router.get(
     "/export",
-    summary="The allowlist as a document that an import reads",
+    summary="The allowlist as a document that can be imported",
     response_class=Response,
     responses={200: {"content": DOCUMENT["requestBody"]["content"]}},
 )
 def export_rules(
     _: Viewer,
     engine: Store,
-    format: Annotated[Literal["json", "yaml"], Query(description="What to write.")] = "json",  # noqa: A002 - its name
+    format: Annotated[Literal["json", "yaml"], Query(description="Format of the document.")] = "json",  # noqa: A002 - its name
 ) -> Response:
-    """Rules of the policy file and of sandboxes are not in it."""
+    """The document leaves out rules of the policy file and of sandboxes."""
     with engine.connect() as connection:
         listed = [each.rule for each in _allowlist(connection)]
         tag = etags.etag(ruleset.current(connection))
@@ -57,7 +57,7 @@ def export_rules(
 @router.post(
     "/import",
     response_model=Import,
-    summary="Import rules: all of them, or none and every mistake named",
+    summary="Import rules: all or none, with every mistake reported",
     openapi_extra=DOCUMENT,
 )
 def import_rules(
@@ -65,10 +65,10 @@ def import_rules(
     caller: Editor,
     edits: Edits,
     mode: Annotated[
-        ImportMode, Query(description="merge: the same ids are replaced; replace: and all others are removed")
+        ImportMode, Query(description="merge: replace rules of the same id; replace: also remove all other rules")
     ] = ImportMode.ADD,
 ) -> Response:
-    """One version, whatever its size. `#/rules/N` in an error counts from 0. If-Match: the policy's ETag."""
+    """An import makes one version. `#/rules/N` in an error counts from 0. If-Match takes the policy's ETag."""
     author = caller.as_author()
     read = read_rules(request, edits.ts)
     listed = [replace(rule, created=edits.ts, author=rule.author or author) for rule in read]
@@ -89,7 +89,7 @@ def import_rules(
         body = {"version": edit.version, **counts, "unchanged": plan.unchanged}
         return Reply(200, body, etags.etag(edit.version))
 
-    return edits.run(change)
+    return edits.commit(change)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,11 +102,10 @@ class _Plan:
 
 
 def _plan(connection: Connection, listed: list[Rule], mode: ImportMode) -> _Plan:
-    """What is to be done. Raises ProblemError (409) that lists every rule whose id is taken."""
+    """Plan the changes. Raises ProblemError (409) that lists every rule with a taken id."""
     live = {each.rule.id: each for each in ruleset.list_rules(connection, ruleset.RuleFilter(), None, _ALL)}
     taken = {
-        rule.id: f"{rule.id} is the id of a rule "
-        f"{'in force' if mode is ImportMode.ADD else 'that is not of the allowlist'}"
+        rule.id: f"{rule.id} is the id of a rule {'in force' if mode is ImportMode.ADD else 'outside the allowlist'}"
         for rule in listed
         if rule.id in live and (mode is ImportMode.ADD or live[rule.id].source != ruleset.ALLOWLIST)
     }
@@ -128,7 +127,7 @@ def _differs(new: Rule, old: Rule) -> bool:
 
 
 def _check_scope(caller: Caller, listed: list[Rule], plan: _Plan) -> None:
-    """Raises ProblemError (403) that lists every rule outside the caller's scope."""
+    """Check that all changes are within the caller's scope. Raises ProblemError (403) that lists every rule outside."""
     if caller.unlimited:
         return
     places: list[Place] = [
@@ -146,11 +145,11 @@ def _check_scope(caller: Caller, listed: list[Rule], plan: _Plan) -> None:
 
 
 def _conflicts(listed: list[Rule], reasons: dict[str, str]) -> ProblemError:
-    """`reasons` by the id of the rule given; a reason for an id that is not given stands for the whole document."""
+    """Make a problem from reasons by rule id. A reason for an id that is not listed is one for the whole document."""
     places = [at(f"rules/{index}/id", reasons[rule.id]) for index, rule in enumerate(listed) if rule.id in reasons]
     named = {rule.id for rule in listed}
     places += [at("", reason) for rule_id, reason in reasons.items() if rule_id not in named]
-    return ProblemError(409, "nothing was imported: rules that are in force forbid it", errors=places)
+    return ProblemError(409, "nothing was imported: it conflicts with rules in force", errors=places)
 
 
 def _allowlist(connection: Connection) -> tuple[ruleset.StoredRule, ...]:

@@ -1,4 +1,4 @@
-"""/approvals: what agents in mode ask wait for; the first decision counts."""
+"""/approvals: the holds of agents in mode `ask`. The first decision counts."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ State = Literal["pending", "approved", "denied", "expired", "withdrawn"]
 def list_approvals(
     caller: Viewer,
     engine: Store,
-    state: Annotated[State | None, Query(description="Only these.")] = None,
+    state: Annotated[State | None, Query(description="Only holds in this state.")] = None,
     agent: Annotated[str, Query(max_length=128, description="Glob over the agent's name.")] = "",
     limit: Limit = 100,
     cursor: Cursor = None,
@@ -49,30 +49,30 @@ def get_approval(approval_id: Id, caller: Viewer, engine: Store) -> Response:
         return JSONResponse(_out(_known(connection, caller, approval_id)))
 
 
-@router.post("/{approval_id}/approve", response_model=ApprovalOut, summary="Let it pass")
+@router.post("/{approval_id}/approve", response_model=ApprovalOut, summary="Approve a hold")
 def approve(approval_id: Id, caller: Approver, edits: Edits, body: ApproveIn | None = None) -> Response:
-    """Makes a rule for exactly this agent and destination. What waits goes on within a second."""
+    """Makes a rule for exactly this agent and destination. The held packets go on within a second."""
     try:
         expires = parse_expiry("once" if body is None else body.for_, edits.ts)
     except ValueError as error:
         raise wrong_field("for", str(error)) from None
     if expires[0] is not None and expires[0] <= time.time():
-        raise wrong_field("for", "is over already")
+        raise wrong_field("for", "is in the past")
 
     def change(connection: Connection) -> Reply:
         _known(connection, caller, approval_id)
         return Reply(200, _out(approvals.approve(connection, caller.actor, approval_id, expires=expires, ts=edits.ts)))
 
-    return edits.run(change)
+    return edits.commit(change)
 
 
-@router.post("/{approval_id}/deny", response_model=ApprovalOut, summary="Refuse it")
+@router.post("/{approval_id}/deny", response_model=ApprovalOut, summary="Deny a hold")
 def deny(approval_id: Id, caller: Approver, edits: Edits) -> Response:
     def change(connection: Connection) -> Reply:
         _known(connection, caller, approval_id)
         return Reply(200, _out(approvals.deny(connection, caller.actor, approval_id, edits.ts)))
 
-    return edits.run(change)
+    return edits.commit(change)
 
 
 def _known(connection: Connection, caller: Caller, approval_id: str) -> Approval:

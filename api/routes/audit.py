@@ -1,4 +1,4 @@
-"""/audit: who changed what, and whether the trail is whole; for admins."""
+"""/audit: the changes in the audit trail, and its verification; for admins."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def list_audit(
     return JSONResponse({"items": items, "next": following})
 
 
-@router.get("/verify", response_model=VerifiedOut, summary="Compute the chain of hashes anew")
+@router.get("/verify", response_model=VerifiedOut, summary="Recompute the chain of hashes")
 def verify_audit(caller: Admin, engine: Store) -> Response:
     caller.check_unlimited("the audit trail")
     with engine.connect() as connection:

@@ -1,4 +1,4 @@
-"""/check: would an agent be allowed to reach a destination? Nothing is sent."""
+"""/check: asks the rules whether an agent may reach a destination. Nothing is sent."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from egress.whatif.check import InvalidQuestionError, Question, check
 router = APIRouter(tags=["questions"])
 
 
-@router.post("/check", response_model=CheckOut, summary="Would this agent be allowed to reach that?")
+@router.post("/check", response_model=CheckOut, summary="May this agent reach this destination?")
 def check_destination(body: CheckIn, caller: Viewer, engine: Store, config: Settings, request: Request) -> Response:
-    """By which rule, and under which conditions. One that is not attached is judged as an agent denied by default."""
+    """Answers by which rule and under which conditions. An agent that is not attached is judged with default deny."""
     caller.check(body.agent)
     question = Question(body.destination, body.protocol, body.port, body.app, body.address)
     book: PolicyBook = request.app.state.policybook
@@ -36,5 +36,5 @@ def check_destination(body: CheckIn, caller: Viewer, engine: Store, config: Sett
         raise wrong_field(wrong.field, str(wrong).removeprefix(f"{wrong.field}: ")) from None
     conditions = list(answer.conditions)
     if stored is None:
-        conditions.insert(0, f"No agent {body.agent} is attached: it was judged as one that is denied by default.")
+        conditions.insert(0, f"Agent {body.agent} is not attached: it was judged with default deny.")
     return JSONResponse(dataclasses.asdict(answer) | {"conditions": conditions})

@@ -1,4 +1,4 @@
-"""/episodes: agents' tool calls in their order, with what left the sandbox in each, and while none was running."""
+"""/episodes: agents' tool calls in order, with the flows that began during each or while none was running."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Agent = Annotated[str, Query(max_length=128, description="Name or glob.")]
 def list_episodes(
     caller: Viewer, engine: Store, agent: Agent = "", since: Since = None, limit: Limit = 100, cursor: Cursor = None
 ) -> Response:
-    """`since`: with a step under way then or later."""
+    """`since` selects episodes with a step that was running then or later."""
     before = decode(cursor, float, str, str)
     begin = moment("since", since, time.time())
     with engine.connect() as connection:
@@ -40,12 +40,12 @@ def list_episodes(
 
 @router.get("/{episode:path}", response_model=EpisodeStoryOut, summary="One episode, step by step")
 def get_episode(
-    episode: Annotated[str, Path(max_length=MAX_ID, description="Its id, as the framework gave it.")],
+    episode: Annotated[str, Path(max_length=MAX_ID, description="The episode's id, from the framework.")],
     caller: Viewer,
     engine: Store,
-    agent: Annotated[str, Query(max_length=64, description="Whose, where several agents have one of this id.")] = "",
+    agent: Annotated[str, Query(max_length=64, description="The agent, if several have an episode of this id.")] = "",
 ) -> Response:
-    """With up to ten flows a part, refused ones and those with findings among them; `/flows?q=step:ID` has all."""
+    """Each part has up to ten flows, refused ones and ones with findings included; `/flows?q=step:ID` has all."""
     with engine.connect() as connection:
         whose = [name for name in episodes.agents_of(connection, episode) if caller.sees(name)]
         chosen = [name for name in whose if not agent or name == agent]

@@ -1,4 +1,4 @@
-"""/findings: what signatures objected to, and the packets that say so."""
+"""/findings: the findings of signatures and hunters, and the packets behind them."""
 
 from __future__ import annotations
 
@@ -43,8 +43,10 @@ def get_finding(finding_id: Id, caller: Viewer, engine: Store) -> Response:
 @router.get(
     "/{finding_id}/evidence.pcapng",
     response_class=Response,
-    responses={200: {"content": {"application/x-pcapng": {}}, "description": "A capture that names what was found"}},
-    summary="The packets a finding rests on",
+    responses={
+        200: {"content": {"application/x-pcapng": {}}, "description": "A capture with comments that name the finding"}
+    },
+    summary="The packets behind a finding",
 )
 def get_evidence(finding_id: Id, caller: Viewer, engine: Store) -> Response:
     found = _known(finding_id, caller, engine)
@@ -52,7 +54,7 @@ def get_evidence(finding_id: Id, caller: Viewer, engine: Store) -> Response:
         kept = evidence.read(connection, finding_id)
         pruned = kept is None and evidence.was_pruned(connection, found)
     if kept is None:
-        why = ": those so old were pruned for their age or size" if pruned else ""
+        why = ": packets of that age were pruned" if pruned else ""
         raise ProblemError(404, f"no packets are kept of finding {finding_id}{why}")
     name = f"finding-{finding_id}.pcapng"
     return Response(

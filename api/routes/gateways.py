@@ -1,4 +1,4 @@
-"""/gateways: the hosts that share this database; forgetting and renaming one that does not run."""
+"""/gateways: the hosts that share this database; deletes and renames one whose gateway is not running."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Host = Annotated[str, Path(pattern=HOST, description="Name of a host.")]
 
 @router.get("", response_model=Page[GatewayOut], summary="Gateways, by host")
 def list_gateways(_: Viewer, engine: Store, limit: Limit = 100, cursor: Cursor = None) -> Response:
-    """Whether each lives, and whether the newest policy is in force there."""
+    """Shows the state of each gateway, and whether it enforces the newest policy."""
     after = decode(cursor, str)
     with engine.connect() as connection:
         newest, (now, _skew) = ruleset.current(connection), clock(connection)
@@ -34,28 +34,28 @@ def list_gateways(_: Viewer, engine: Store, limit: Limit = 100, cursor: Cursor =
     return JSONResponse({"items": [_out(each, now, newest) for each in shown], "next": following})
 
 
-@router.delete("/{host}", status_code=204, summary="Forget a host that will not come back")
+@router.delete("/{host}", status_code=204, summary="Delete a host that will not return")
 def forget_gateway(host: Host, caller: Admin, edits: Edits) -> Response:
-    """Its agents, the rules of its policy file and what waits there go; records stay. 409 while it runs."""
+    """Deletes its agents, policy-file rules and pending approvals; its records are kept. 409 while its gateway runs."""
     caller.check_unlimited("a host")
 
     def change(connection: Connection) -> Reply:
         gateways.forget(connection, caller.actor, host, edits.ts)
         return Reply(204)
 
-    return edits.run(change)
+    return edits.commit(change)
 
 
-@router.post("/{host}/rename", status_code=204, summary="Give what is a host's to another name")
+@router.post("/{host}/rename", status_code=204, summary="Rename a host")
 def rename_gateway(host: Host, body: RenameIn, caller: Admin, edits: Edits) -> Response:
-    """Before its gateway starts under that name. 409 while one runs under the old name, or the new one is taken."""
+    """Rename before a gateway starts by the new name. 409 if one runs under the old name, or the new one is taken."""
     caller.check_unlimited("a host")
 
     def change(connection: Connection) -> Reply:
         gateways.rename(connection, caller.actor, host, body.name, edits.ts)
         return Reply(204)
 
-    return edits.run(change)
+    return edits.commit(change)
 
 
 def _out(found: StoredGateway, now: float, newest: int) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""/healthz, /readyz, /metrics: is it alive, can it serve, and how is the gateway."""
+"""/healthz, /readyz, /metrics: liveness, readiness, and metrics of the gateway."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ async def healthz() -> Response:
 
 @router.get("/readyz", response_model=Readiness, summary="The database can be used")
 async def readyz(request: Request) -> Response:
-    """503 while it cannot: nothing can be read or edited then, and the gateway goes on by its last policy."""
+    """503 if it cannot: then nothing can be read or edited, and the gateway keeps enforcing its last policy."""
     database: Database = request.app.state.database
     try:
         await run_in_threadpool(database.check)
@@ -38,11 +38,11 @@ async def readyz(request: Request) -> Response:
     "/metrics",
     response_class=Response,
     responses={200: {"content": {"text/plain": {}}, "description": "Prometheus text format"}},
-    summary="Counters of the gateway on this host, and of the policy",
+    summary="Metrics of the gateway on this host, and of the policy",
 )
 def metrics(request: Request, caller: Viewer, config: Settings) -> Response:
-    """Without the database, whose tokens cannot be looked up then, root on the unix socket still sees the gateway's."""
-    caller.check_unlimited("what all agents do")
+    """Without the database no token can be looked up; root on the unix socket still gets the gateway's metrics."""
+    caller.check_unlimited("a metric")
     held: Database = request.app.state.database
     try:
         engine = held.engine()

@@ -1,4 +1,4 @@
-"""/policy: all rules in force as numbered versions."""
+"""/policy: the numbered versions of the policy, each with all rules in force."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from egress.store.policy.edits import Edit
 router = APIRouter(prefix="/policy", tags=["policy"])
 
 Version = Annotated[int, Path(ge=0, lt=2**31, description="Number of a version.")]
-IfNoneMatch = Annotated[str | None, Header(description="304 where this is the ETag still.")]
+IfNoneMatch = Annotated[str | None, Header(description="Answer 304 if this is still the ETag.")]
 
 
 @router.get("/current", response_model=PolicyOut, summary="The policy in force")
 def current_policy(_: ViewerOrGateway, engine: Store, if_none_match: IfNoneMatch = None) -> Response:
-    """Every rule, whatever its source; rules of a kind speak in this order. Version 0, without rules, is the first."""
+    """All rules, whatever their source, in evaluation order within each action. The first version, 0, has no rules."""
     with engine.connect() as connection:
         tag = etags.etag(ruleset.current(connection))
         if (same := etags.not_modified(if_none_match, tag)) is not None:
@@ -54,21 +54,23 @@ def get_version(_: Viewer, engine: Store, version: Version) -> Response:
     return JSONResponse(_policy(policy), headers={"ETag": etags.etag(version)})
 
 
-@router.post("/versions/{version}/replay", response_model=SimulationOut, summary="What would it have changed?")
+@router.post(
+    "/versions/{version}/replay", response_model=SimulationOut, summary="Which verdicts would it have changed?"
+)
 def replay_version(caller: Editor, engine: Store, config: Settings, version: Version, wanted: Simulation) -> Response:
-    """Judges the stored flows by the rules of that version, as /simulate does; nothing is changed."""
+    """Re-judges the stored flows by the rules of that version, as /simulate does. Nothing is changed."""
     caller.check_unlimited("a simulation")
     with engine.connect() as connection:
         policy, bound = _at(connection, version), ruleset.bound(connection, version)
     return wanted.answer(engine, config, caller, policy.rules, bound)
 
 
-@router.get("/diff", response_model=Diff, summary="What leads from one version to another")
+@router.get("/diff", response_model=Diff, summary="The changes from one version to another")
 def diff_versions(
     _: Viewer,
     engine: Store,
-    from_: Annotated[int, Query(alias="from", ge=0, lt=2**31, description="A version; 0: before the first.")],
-    to: Annotated[int | None, Query(ge=0, lt=2**31, description="A version; default the current one.")] = None,
+    from_: Annotated[int, Query(alias="from", ge=0, lt=2**31, description="A version; 0 has no rules.")],
+    to: Annotated[int | None, Query(ge=0, lt=2**31, description="A version; default: the current one.")] = None,
 ) -> Response:
     with engine.connect() as connection:
         until = ruleset.current(connection) if to is None else to
@@ -78,9 +80,9 @@ def diff_versions(
     return JSONResponse({"from": from_, "to": until, "added": added, "removed": removed, "changed": changed})
 
 
-@router.post("/rollback", response_model=VersionOut, summary="Make the allowlist what it was in a version")
+@router.post("/rollback", response_model=VersionOut, summary="Restore the allowlist of a version")
 def roll_back(body: Rollback, caller: Editor, edits: Edits) -> Response:
-    """Makes a new version; rules of the policy file and of sandboxes stay as they are. If-Match: the policy's ETag."""
+    """Makes a version. Rules of the policy file and of sandboxes do not change. If-Match takes the policy's ETag."""
     caller.check_unlimited("a rollback")
 
     def change(connection: Connection) -> Reply:
@@ -90,11 +92,11 @@ def roll_back(body: Rollback, caller: Editor, edits: Edits) -> Response:
         now = ruleset.versions(connection, None, 1)[0]
         return Reply(200, version_out(now), etags.etag(edit.version))
 
-    return edits.run(change)
+    return edits.commit(change)
 
 
 def _at(connection: Connection, version: int) -> Policy:
-    """Raises ProblemError (404) where there is no such version."""
+    """Return a version of the policy. Raises ProblemError (404) if it does not exist."""
     policy = ruleset.snapshot(connection, version) if version else Policy()
     if policy is None:
         newest = ruleset.current(connection)

@@ -1,4 +1,4 @@
-"""/simulate: what would a candidate policy have changed over the stored flows?"""
+"""/simulate: re-judges the stored flows by other rules. `/policy/versions/{version}/replay` shares its parameters."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ router = APIRouter(tags=["questions"])
     "/simulate",
     response_model=SimulationOut,
     openapi_extra=DOCUMENT,
-    summary="What would these rules have changed?",
+    summary="Which verdicts would these rules have changed?",
 )
 def simulate_policy(caller: Editor, engine: Store, config: Settings, request: Request, wanted: Simulation) -> Response:
-    """The body holds the rules of the whole policy, as JSON or YAML. Agents are as they are now; nothing is changed."""
+    """The body has the rules of a whole policy, as JSON or YAML. Agents are taken as they are. Nothing is changed."""
     caller.check_unlimited("a simulation")
     return wanted.answer(engine, config, caller, read_rules(request, wanted.now))

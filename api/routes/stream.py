@@ -1,4 +1,4 @@
-"""/stream: verdicts and findings as they are stored, as server-sent events."""
+"""/stream: sends verdicts and findings as they are stored, as server-sent events."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ POLL_SECONDS = 0.25
 BATCH = 1000  # records of a kind read together
 LATE_SECONDS = 10.0  # a record may be stored this long after its time: workers and the recorder write in batches
 KEEPALIVE_SECONDS = 15.0
-RECHECK_SECONDS = 1.0  # between two looks whether the caller may still see this
-MAX_STREAMS = 64  # at a time; each reads the database four times a second
+RECHECK_SECONDS = 1.0  # between two checks of the caller's authorisation
+MAX_STREAMS = 64  # open at a time; each reads the database four times a second
 
 _Record = FlowRecord | FindingRecord
 
@@ -40,7 +40,7 @@ _Record = FlowRecord | FindingRecord
     responses={
         200: {"content": {"text/event-stream": {}}, "description": "Events `flow` and `alert`, data as EVE JSON"}
     },
-    summary="Records as they come (server-sent events)",
+    summary="Records as they are stored (server-sent events)",
 )
 async def stream_records(
     caller: Viewer,
@@ -51,14 +51,14 @@ async def stream_records(
         str, Query(pattern="^(verdicts|findings|verdicts,findings|findings,verdicts)$", description="What to send.")
     ] = "verdicts,findings",
 ) -> StreamingResponse:
-    """Begins with what is stored from now on, or from `since` on. Ends when the token is revoked."""
+    """Sends records stored from now on, or those since `since`. Ends when the token is revoked."""
     tail = StreamTail(engine, wanted, caller.agents, frozenset(kinds.split(",")))
     open_streams: set[StreamTail] = request.app.state.streams
     if len(open_streams) >= MAX_STREAMS:
         raise ProblemError(503, f"{MAX_STREAMS} streams are open already", headers={"Retry-After": "10"})
 
     async def events() -> AsyncIterator[bytes]:
-        open_streams.add(tail)  # not before: what never began would never end
+        open_streams.add(tail)  # here, because a generator that never starts never reaches `finally`
         try:
             async for part in _events(tail, request):
                 yield part
@@ -70,7 +70,7 @@ async def stream_records(
 
 async def _events(tail: StreamTail, request: Request) -> AsyncIterator[bytes]:
     authenticator: Authenticator = request.app.state.authenticator
-    said = checked = time.monotonic()
+    sent = checked = time.monotonic()
     yield b": egress\n\n"
     while not request.app.state.stopping.is_set():
         if time.monotonic() - checked >= RECHECK_SECONDS:
@@ -83,19 +83,19 @@ async def _events(tail: StreamTail, request: Request) -> AsyncIterator[bytes]:
         try:
             new = await run_in_threadpool(tail.read)
         except DBAPIError:
-            new = []  # away for now; what is missed is read when it is back
+            new = []  # unavailable for now: the records are read when it is back
         for record in new:
-            said = time.monotonic()
+            sent = time.monotonic()
             yield _event(record)
-        if time.monotonic() - said >= KEEPALIVE_SECONDS:
-            said = time.monotonic()
+        if time.monotonic() - sent >= KEEPALIVE_SECONDS:
+            sent = time.monotonic()
             yield b": still here\n\n"
         if len(new) < BATCH:
             await asyncio.sleep(POLL_SECONDS)
 
 
 class StreamTail:
-    """What is new since the last look. Times may be late: the last seconds are read again, and told once."""
+    """Reads new records. They may be stored late: the last seconds are read again, and each record is sent once."""
 
     def __init__(self, engine: Engine, wanted: Wanted, scope: tuple[str, ...], kinds: frozenset[str]) -> None:
         self._engine, self._scope = engine, scope
@@ -109,7 +109,7 @@ class StreamTail:
             self._lists.append(_List(made_findings, wanted.findings(), begin))
 
     def read(self) -> list[_Record]:
-        """In the order of their times. Without `since` what is there at the first look is not new."""
+        """Return new records in the order of their times. Without `since`, records of the first read are not new."""
         new = self._read()
         if not self._begun:
             self._begun = True
@@ -124,19 +124,19 @@ class StreamTail:
 
 
 class _List:
-    """Records of one kind, each told once."""
+    """The records of one kind, each returned once."""
 
     def __init__(self, read: Callable[..., Sequence[_Record]], wanted: Condition, begin: float) -> None:
         self._read, self._wanted, self._begin = read, wanted, begin
         self._latest = begin
-        self._told: dict[tuple[str, ...], float] = {}  # what was told of the last seconds, and its time
+        self._sent: dict[tuple[str, ...], float] = {}  # records of the last seconds that were sent, with their times
 
     def read(self, connection: Connection, scope: tuple[str, ...]) -> list[_Record]:
         since = max(self._begin, self._latest - LATE_SECONDS)
-        self._told = {key: ts for key, ts in self._told.items() if ts >= since}
-        found = self._read(connection, self._wanted, scope, since, BATCH + len(self._told))
-        new = [record for record in found if _identity(record) not in self._told]
-        self._told.update((_identity(record), _time(record)) for record in new)
+        self._sent = {key: ts for key, ts in self._sent.items() if ts >= since}
+        found = self._read(connection, self._wanted, scope, since, BATCH + len(self._sent))
+        new = [record for record in found if _identity(record) not in self._sent]
+        self._sent.update((_identity(record), _time(record)) for record in new)
         self._latest = max(self._latest, *map(_time, new)) if new else self._latest
         return new
 
@@ -146,7 +146,7 @@ def _time(record: _Record) -> float:
 
 
 def _identity(record: _Record) -> tuple[str, ...]:
-    """A flow's verdict may change within the microsecond."""
+    """Return the key of a record. A flow's verdict may change twice within a microsecond."""
     if isinstance(record, FlowRecord):
         return record.flow_id, iso(record.updated), record.action, record.reason, record.state
     return (record.finding_id,)

@@ -1,4 +1,4 @@
-"""/tokens: who may call; for admins."""
+"""/tokens: creates, lists and revokes the tokens of callers; for admins."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ TokenId = Annotated[str, Path(pattern="^[0-9a-f]{8}$", description="The public p
 
 @router.get("", response_model=Page[TokenOut], summary="All tokens, oldest first")
 def list_tokens(caller: Admin, engine: Store, limit: Limit = 100, cursor: Cursor = None) -> Response:
-    """Revoked and expired ones too; never a secret. A limited admin sees those within their scope."""
+    """Lists revoked and expired tokens too; never a secret. An admin with a limited scope sees the tokens within it."""
     after = decode(cursor, float, str)
     with engine.connect() as connection:
         found = [each for each in tokens.listed(connection) if _within(caller, each.agents)]
@@ -35,9 +35,9 @@ def list_tokens(caller: Admin, engine: Store, limit: Limit = 100, cursor: Cursor
     return JSONResponse({"items": [token_out(each) for each in shown], "next": following})
 
 
-@router.post("", response_model=TokenMade, status_code=201, summary="Make a token")
+@router.post("", response_model=TokenMade, status_code=201, summary="Create a token")
 def create_token(body: TokenIn, caller: Admin, edits: Edits) -> Response:
-    """The secret is in this answer and nowhere else."""
+    """The secret is only in this answer."""
     agents = tuple(body.agents) if body.agents is not None else caller.agents
     for selector in agents:
         caller.check(selector)
@@ -56,7 +56,7 @@ def create_token(body: TokenIn, caller: Admin, edits: Edits) -> Response:
         location = f"{PREFIX}/tokens/{made.id}"
         return Reply(201, shown | {"token": secret}, location=location, kept=kept)
 
-    return edits.run(change)
+    return edits.commit(change)
 
 
 @router.get("/{token_id}", response_model=TokenOut, summary="One token")
@@ -65,19 +65,19 @@ def get_token(token_id: TokenId, caller: Admin, engine: Store) -> Response:
         return JSONResponse(token_out(_token(connection, caller, token_id)))
 
 
-@router.delete("/{token_id}", response_model=TokenOut, summary="Revoke a token, at once")
+@router.delete("/{token_id}", response_model=TokenOut, summary="Revoke a token")
 def revoke_token(token_id: TokenId, caller: Admin, edits: Edits) -> Response:
-    """It stays listed, as revoked. 409 where it is revoked already."""
+    """The token stops working at once, and stays listed as revoked. 409 if it is revoked already."""
 
     def change(connection: Connection) -> Reply:
         _token(connection, caller, token_id)
         return Reply(200, token_out(tokens.revoke(connection, caller.actor, token_id, edits.ts)))
 
-    return edits.run(change)
+    return edits.commit(change)
 
 
 def _token(connection: Connection, caller: Caller, token_id: str) -> tokens.Token:
-    """One that the caller may know of."""
+    """Return a token within the caller's scope. Raises NotFoundError."""
     for each in tokens.listed(connection):
         if each.id == token_id and _within(caller, each.agents):
             return each

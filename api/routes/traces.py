@@ -1,6 +1,6 @@
-"""OTLP/HTTP: POST /v1/traces, as OpenTelemetry's exporters send them. Not in the OpenAPI document, but in OTLP's.
+"""POST /v1/traces: accepts spans from OpenTelemetry exporters (OTLP/HTTP). OTLP specifies it, not the OpenAPI document.
 
-Answers are OTLP's as well, those of errors too (`api.otlp.answers`): protobuf to protobuf, JSON to JSON.
+Responses and errors are OTLP's too (`api.otlp.answers`), in the encoding of the request: protobuf or JSON.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from egress.store.database.database import storing
 
 otlp = APIRouter()
 
-AT_ONCE = 2  # requests that are read at a time: each may take some hundred megabytes
-PATIENCE = 1.0  # seconds that others wait
+AT_ONCE = 2  # requests read at a time: each may need several hundred megabytes
+PATIENCE = 1.0  # seconds that further requests wait
 
 _turns = threading.BoundedSemaphore(AT_ONCE)
 
 
 @otlp.post(answers.PATH, include_in_schema=False)
 def export_traces(request: Request, caller: Reporter, engine: Store, config: Settings) -> Response:
-    """Every span is accepted; tool calls become steps."""
+    """Store the tool calls as steps; accept and ignore all other spans."""
     if not _turns.acquire(timeout=PATIENCE):
         raise unavailable("too many traces arrive at once")
     try:
@@ -39,7 +39,7 @@ def export_traces(request: Request, caller: Reporter, engine: Store, config: Set
         with storing(engine) as connection:
             received = receive(connection, caller, spans, a_day=config.api.steps, now=time.time())
     except MalformedSpanError as error:
-        raise ProblemError(400, f"the body is no ExportTraceServiceRequest: {error}") from None
+        raise ProblemError(400, f"the body is not a valid ExportTraceServiceRequest: {error}") from None
     finally:
         _turns.release()
     request.app.state.steps.update(received.counts)

@@ -1,4 +1,4 @@
-"""/verdicts: every decision, on flows and on packets that belong to none."""
+"""/verdicts: the decisions on flows, and on packets that belong to no flow."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from egress.store.query.processes import by_flow
 router = APIRouter(prefix="/verdicts", tags=["records"])
 
 _KEY = 6  # texts of an anomaly's key
-_Found = tuple[float, str, dict[str, Any]]  # time, what the cursor says of it, the decision
+_Found = tuple[float, str, dict[str, Any]]  # time, its part of the cursor, the decision
 
 
 @router.get("", response_model=Page[VerdictOut], summary="Decisions, newest first")
 def list_verdicts(
     caller: Viewer, engine: Store, wanted: Filters, limit: Limit = 100, cursor: Cursor = None
 ) -> Response:
-    """With packets without a flow (spoofed, malformed, no room), unless something is asked for that only flows have."""
+    """Includes packets without a flow (spoofed, malformed, no room), unless a filter can match flows only."""
     of_flow, of_anomaly = _after(cursor)
     found: list[_Found] = []
     with engine.connect() as connection:
@@ -41,19 +41,19 @@ def list_verdicts(
         if not wanted.selection.narrow:
             odd = list_anomalies(connection, wanted.selection.anomalies(), caller.agents, of_anomaly, limit + 1)
             found += [(each.time, json.dumps(anomaly_key(each)), _of_anomaly(each)) for each in odd]
-    found.sort(key=lambda each: each[0], reverse=True)  # stable: of one moment flows come first
+    found.sort(key=lambda each: each[0], reverse=True)  # stable: at equal times flows come first
     shown, following = page(found, limit, lambda each: each[:2])
     return JSONResponse({"items": [decision for _, _, decision in shown], "next": following})
 
 
 def _after(cursor: str | None) -> tuple[tuple[float, str] | None, tuple[float, tuple[str, ...]] | None]:
-    """Where flows go on, and where anomalies do. Raises Problem (400)."""
+    """Decode the cursor: where the flows continue, and where the anomalies do. Raises ProblemError (400)."""
     after = decode(cursor, float, str)
     if after is None:
         return None, None
     moment, last = after
     if not last.startswith("["):
-        return (moment, last), (moment, ())  # anomalies of that moment are still to come
+        return (moment, last), (moment, ())  # anomalies of that time come next
     try:
         key = json.loads(last)
     except (ValueError, RecursionError):
@@ -63,7 +63,7 @@ def _after(cursor: str | None) -> tuple[tuple[float, str] | None, tuple[float, t
         or len(key) != _KEY
         or not all(isinstance(each, str) and "\0" not in each for each in key)
     ):
-        raise wrong_parameter("cursor", "is not one that this listing gave; leave it out to begin anew", 400)
+        raise wrong_parameter("cursor", "is not a cursor of this listing; omit it for the first page", 400)
     return (moment, ""), (moment, tuple(key))
 
 

@@ -67,7 +67,7 @@ def test_the_answer_follows_the_agent(engine: Engine, root: Client) -> None:
     assert ask(root, "192.0.2.7", "asks")["action"] == "hold"
     root.post("/agents/rome-7/quarantine")
     assert ask(root, "192.0.2.7")["reason"] == "quarantine"
-    assert "No agent nobody is attached" in ask(root, "192.0.2.7", "nobody")["conditions"][0]
+    assert "Agent nobody is not attached" in ask(root, "192.0.2.7", "nobody")["conditions"][0]
 
 
 BAD: list[tuple[dict[str, Any], str]] = [

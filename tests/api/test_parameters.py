@@ -32,7 +32,7 @@ def test_every_operation_refuses_what_it_does_not_know(root: Client, engine: Eng
 
 def test_a_misspelt_dry_run_does_not_edit(root: Client) -> None:
     rule = {"action": "allow", "destination": "example.org"}
-    assert_problem(root.post("/allowlist?dryrun=true", rule), 422, "dryrun", detail="there are dry_run")
+    assert_problem(root.post("/allowlist?dryrun=true", rule), 422, "dryrun", detail="it must be one of dry_run")
     assert root.get("/policy/current").json()["version"] == 0
     assert root.post("/allowlist?dry_run=true", rule).headers["dry-run"] == "true"
 

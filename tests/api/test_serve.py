@@ -208,7 +208,7 @@ def test_what_it_cannot_start_with(tmp_path: Path) -> None:
     config = write_config(tmp_path)
     document = yaml.safe_load(config.read_text())
     for change, words in (
-        ({"state_dir": str(tmp_path / "none")}, "no directory"),
+        ({"state_dir": str(tmp_path / "none")}, "does not exist"),
         ({"api": {"tls_cert": str(config), "tls_key": str(config)}}, "tls_cert"),
         ({"api": {"tls_cert": str(config)}}, "go together"),
         ({"api": {"host": "no such host.invalid"}}, "api.host"),

@@ -77,7 +77,7 @@ def test_what_is_wrong_is_said_with_its_place(root: Client, wrong: dict[str, obj
 
 
 def test_an_agent_that_nobody_knows_is_a_mistake_and_one_that_is_gone_is_not(root: Client, engine: Engine) -> None:
-    assert_problem(root.post("/agents/rome7/steps", CALL), 404, detail="no agent 'rome7'")
+    assert_problem(root.post("/agents/rome7/steps", CALL), 404, detail="agent 'rome7' is neither attached nor recorded")
     with writing(engine) as connection:
         store(connection, [flow(agent="box-1")])
     assert root.post("/agents/box-1/steps", CALL).status_code == 201, "a sandbox that has ended"
