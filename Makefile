@@ -20,8 +20,9 @@ demo: setup ## (root) a small real network: what gets out, what is refused; abou
 	@$(BIN)/python -m demo
 
 # Side by side, for the lab waits more than it works; a file's tests share what its fixtures set up.
-test: setup ## every test; those in tests/lab need root
-	@$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+test: setup ## every test (the lab as root only); FAST=1: without the lab and long properties, within 90 seconds
+	@$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile \
+		$(if $(FAST),-m 'not lab and not slow' --hypothesis-profile fast)
 
 lint: setup ## ruff, mypy --strict, import rules
 	@$(BIN)/ruff check .
@@ -48,10 +49,10 @@ clean: ## remove what setup, tests and builds left in this directory
 
 # The stamp is older than what it was made from: install again. pip leaves alone what is already right.
 $(STAMP): requirements/build.txt requirements/dev.txt pyproject.toml packaging/prerequisites.sh
-	@packaging/prerequisites.sh $(PYTHON)
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
-		echo "setup: $$($(PYTHON) -V) is too old: run 'make setup PYTHON=/path/to/python3.11' or later" >&2; exit 1; }
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@packaging/prerequisites.sh "$(PYTHON)"
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "setup: $$("$(PYTHON)" -V) is too old: run 'make setup PYTHON=/path/to/python3.11' or later" >&2; exit 1; }
+	@test -x $(BIN)/python || "$(PYTHON)" -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --require-hashes -r requirements/build.txt
 	@$(BIN)/python -m pip install --quiet --require-hashes --no-build-isolation -r requirements/dev.txt
 	@$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
