@@ -152,7 +152,7 @@ def test_tools_that_fail_for_a_while_do_not_end_the_gateway(stage: Stage, monkey
     stage.attach()
     stage.start("--workers", "1")
     broken.touch()
-    eventually(lambda: "iptables-save: busy; it is tried again" in stage.log.read_text(), "it complains")
+    eventually(lambda: "iptables-save: busy; trying again" in stage.log.read_text(), "it complains")
     broken.unlink()
     time.sleep(2.5)  # another look
     assert reached(stage) == "ECONNREFUSED"

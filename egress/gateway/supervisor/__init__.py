@@ -1,1 +1,1 @@
-"""The supervisor process: starts and watches the others, keeps kernel rules, agents and sandboxes."""
+"""The supervisor process: it starts and watches the others, and keeps kernel rules, agents and sandboxes."""

@@ -1,4 +1,4 @@
-"""The attached agents of the database as they can be found now: which interface each one is behind."""
+"""Resolves each attached agent in the database to its current interface."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ log = logging.getLogger("egress.gateway")
 
 
 class Attachments:
-    """Looks them up; who cannot be attached yet is `absent` (name -> why) and tried again.
+    """Looks agents up. An agent that cannot be attached yet is `absent` (name -> reason) and tried again.
 
-    Whatever makes somebody absent, some of it an agent can do (take its addresses away): where its interface is known,
-    it stays guarded, and nothing passes.
+    An agent can make itself absent, for example by removing its addresses. Where its interface is known, the interface
+    stays guarded, and nothing passes.
     """
 
     def __init__(self) -> None:
         self.absent: dict[str, str] = {}
         self._tried = 0.0
         self._waiting: list[StoredAgent] = []
-        self._interfaces: dict[str, str] = {}  # agent name -> where it was last
+        self._interfaces: dict[str, str] = {}  # agent name -> its last interface
 
     def entries(self, agents: Iterable[StoredAgent]) -> list[RosterEntry]:
-        """All that can be attached, and the interfaces of those that cannot. Sandboxes are not its business."""
+        """Resolve all agents: those that can be attached, and the interfaces of those that cannot. Skips sandboxes."""
         found, waiting, absent = [], [], {}
         for stored in agents:
             if stored.kind == SANDBOX:
@@ -52,7 +52,7 @@ class Attachments:
         return found
 
     def awaited(self) -> bool:
-        """Whether somebody absent can be attached now; looks every RETRY_SECONDS."""
+        """Check whether an absent agent can be attached now. Looks every RETRY_SECONDS."""
         if not self._waiting or time.monotonic() < self._tried + RETRY_SECONDS:
             return False
         self._tried = time.monotonic()

@@ -1,4 +1,4 @@
-"""What a machine needs to be a gateway: each check says what is missing and what to do about it."""
+"""Checks of what a machine needs to be a gateway. Each names what is missing and what to do about it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _QUEUE = Path("/proc/net/netfilter/nfnetlink_queue")
 
 
 class Check(NamedTuple):
-    """One finding of `doctor`. `text` is one line; where `ok` is False it says what to do."""
+    """One result of `egress doctor`. `text` is one line; where `ok` is False it says what to do."""
 
     name: str
     ok: bool
@@ -33,12 +33,12 @@ class Check(NamedTuple):
 
 
 def machine() -> list[Check]:
-    """The checks that do not depend on a running gateway."""
+    """Run the checks that do not depend on a running gateway."""
     return [python(), root(), *packages(), *tools(), kernel()]
 
 
 def require(config: Config) -> None:
-    """Raise EgressError for the first thing without which the gateway cannot start."""
+    """Raise EgressError for the first check that fails: without it the gateway cannot start."""
     for check in machine():
         if not check.ok:
             raise EgressError(check.text)
@@ -60,7 +60,7 @@ def root() -> Check:
 
 
 def packages() -> list[Check]:
-    """Each package is really imported: a wheel for another Python fails only then."""
+    """Import each package: only then a wheel for another Python fails."""
     found = []
     for module, name in PACKAGES.items():
         try:
@@ -81,9 +81,9 @@ def tools() -> list[Check]:
 
 
 def kernel() -> Check:
-    """NFQUEUE is there once a netlink socket of its kind opens; opening it loads the module where it is one."""
+    """Check NFQUEUE by opening a netlink socket of its kind, which also loads the kernel module."""
     if os.geteuid() != 0:
-        return Check("nfqueue", False, "kernel NFQUEUE: only root can tell; use sudo")
+        return Check("nfqueue", False, "kernel NFQUEUE: only root can check it; use sudo")
     try:
         library = importlib.import_module("netfilterqueue")
         library.NetfilterQueue()

@@ -1,4 +1,4 @@
-"""Slow work in the background: however often it is asked for while it waits or runs, it runs once more."""
+"""Slow work in the background: scheduled any number of times while it waits or runs, it runs once more."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ log = logging.getLogger("egress.gateway")
 
 
 class Coalesced:
-    """`ask()` from the event loop; `work` runs soon after, never twice at a time. What it complains about is logged."""
+    """Call `schedule()` from the event loop; `work` runs soon after, never twice at a time. Its errors are logged."""
 
     def __init__(self, work: Callable[[], Awaitable[None]]) -> None:
         self._work = work
-        self._asked = False
+        self._scheduled = False
         self._task: asyncio.Task[None] | None = None
 
-    def ask(self) -> None:
-        self._asked = True
+    def schedule(self) -> None:
+        self._scheduled = True
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._run())
 
     async def settled(self) -> None:
-        """Wait until what was asked for is done."""
+        """Wait until the scheduled work is done."""
         if self._task is not None:
             await asyncio.wait([self._task])
 
     def check(self) -> None:
-        """Raise what it has failed of, beyond what is logged."""
+        """Raise an unexpected exception of the work, if there was one."""
         if self._task is not None and self._task.done() and not self._task.cancelled():
             self._task.result()
 
@@ -42,8 +42,8 @@ class Coalesced:
                 await self._task
 
     async def _run(self) -> None:
-        while self._asked:
-            self._asked = False
+        while self._scheduled:
+            self._scheduled = False
             try:
                 await self._work()
             except (EgressError, OSError) as error:

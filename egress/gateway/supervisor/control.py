@@ -1,8 +1,8 @@
 """The gateway's side of its control socket: JSON lines over a unix stream socket that only root may use.
 
-Request {"op": name, …}; answer {"ok": true, …} or {"ok": false, "error": one line, "gone": is the gateway ending,
-"input": was it the request's fault}. What a connection opened (a sandbox) is a lease: it ends with the connection,
-however that ends.
+Request {"op": name, …}; answer {"ok": true, …} or {"ok": false, "error": one line, "gone": true if the gateway is
+ending, "input": true if the request was wrong}. A sandbox that a connection opened is a lease: it ends with the
+connection, for any reason.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _PEER = struct.Struct("=iII")  # pid, uid, gid: struct ucred
 
 
 class Session:
-    """One connection of a client; `leases` are ended, last first, when it closes."""
+    """One connection of a client. Its `leases` end, last first, when it closes."""
 
     def __init__(self, pid: int) -> None:
         self.pid = pid

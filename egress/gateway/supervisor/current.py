@@ -1,4 +1,4 @@
-"""What is in force now: the policy's version and rules, the agents; and the orders that bring a worker there."""
+"""The policy and the agents in force now, and the orders that bring a worker there."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from egress.model import PolicyChange, Rule
 from egress.store.policy.agents import StoredAgent
 
 SLICE = 500  # rules of one order: a worker takes them between two batches of packets
-NOTHING = -1  # the base of a policy that replaces whatever a worker has
+NOTHING = -1  # the base of a whole policy, which replaces any policy of a worker
 
 
 class Current:
-    """Changed by the event loop only, and at once: whoever looks between two awaits sees one whole state."""
+    """The state in force. Only the event loop changes it, without an await in between: readers see one whole state."""
 
     def __init__(self) -> None:
         self.version = self.audit = 0
@@ -24,11 +24,11 @@ class Current:
         self.agents: tuple[StoredAgent, ...] = ()
         self.rules: dict[str, Rule] = {}
         self.once: set[str] = set()  # ids of rules that are spent by one flow
-        self.lingering: set[str] = set()  # spent and gone: workers keep them for the flows they have admitted
+        self.lingering: set[str] = set()  # spent and removed: workers keep them for the flows they have admitted
         self._orders: Orders | None = None
 
-    def take(self, snapshot: Snapshot) -> None:
-        """Replace all of it."""
+    def replace(self, snapshot: Snapshot) -> None:
+        """Replace the whole state."""
         self.version, self.audit, self.agents = snapshot.version, snapshot.audit, snapshot.agents
         self.host = snapshot.host
         self.rules = {rule.id: rule for rule in snapshot.rules}
@@ -37,19 +37,19 @@ class Current:
         self._orders = None
 
     def orders_for(self, change: PolicyChange, spent: Set[str] = frozenset()) -> Orders | None:
-        """What workers are to be told of a change; None: they are to begin anew, once it is taken.
+        """Make the orders that bring workers from the old policy to the new. None: send the whole policy, afterwards.
 
-        `spent` rules go without a word, for taking them from a worker would end the flow that each was good for. One
-        of that id that comes later must be another.
+        `spent` rules are not removed from workers: that would end the flow which each has admitted. If a rule of such
+        an id is added later, the workers need the whole policy.
         """
         silent = spent & set(change.removed)
         if any(rule.id in self.lingering or rule.id in silent for rule in change.added):
             return None
-        told = tuple(gone for gone in change.removed if gone not in silent)
-        return Orders(dataclasses.replace(change, removed=told))
+        removed = tuple(gone for gone in change.removed if gone not in silent)
+        return Orders(dataclasses.replace(change, removed=removed))
 
     def change(self, change: PolicyChange, spent: Set[str] = frozenset()) -> None:
-        """Take a change."""
+        """Apply a change."""
         for gone in change.removed:
             self.rules.pop(gone, None)
             self.once.discard(gone)
@@ -62,11 +62,11 @@ class Current:
         self.version, self._orders = change.version, None
 
     def snapshot(self) -> Snapshot:
-        """In no particular order: a rule knows its position."""
+        """Copy the state, for the disk. Rules are in no particular order: each has its position."""
         return Snapshot(self.version, self.audit, tuple(self.rules.values()), self.agents, self.host)
 
     def orders(self) -> Orders:
-        """The whole policy, for a worker that has none; shared by all that start with this version."""
+        """Orders for the whole policy, for a worker that has none; shared by all that start with this version."""
         if self._orders is None:
             ordered = sorted(self.rules.values(), key=lambda rule: (rule.position, rule.id))
             self._orders = Orders(PolicyChange(NOTHING, self.version, (), tuple(ordered)))
@@ -95,7 +95,7 @@ class Orders:
             yield self._lines[number]
 
     async def encoded(self) -> None:
-        """Encode all of it, and let others run meanwhile."""
+        """Encode all lines, and let other tasks run in between."""
         for _ in self:
             await asyncio.sleep(0)
 

@@ -1,12 +1,13 @@
-"""The workers' journals as the supervisor sees them: their size against the bound, their health, what the dead left.
+"""The workers' journals as the supervisor sees them: their size and bound, their health, and segments of dead workers.
 
     bytes of all segments, of journal.max_bytes     on_full: refuse                        on_full: continue
-    from 7/8 on, until they are below 3/4           nothing new passes; the room that is   –
-                                                    left is for flows that are known
-    all of it                                       what is to be written waits in memory, then is lost and counted
+    from 7/8 on, until they are below 3/4           no new flow passes; the remaining      –
+                                                    bytes are for known flows
+    all of it                                       new records wait in memory, then are lost and counted
 
-A worker is granted its share of what is left each second, counted from what it had written before that was measured,
-and stops by itself once it is used up: so the bound holds while the supervisor is busy, too, at an addition a write.
+Each second a worker is granted its share of the remaining bytes, counted from what it had written when they were
+measured. It stops by itself once the grant is used up: so the bound holds while the supervisor is busy, too, and costs
+an addition a write.
 """
 
 from __future__ import annotations
@@ -25,14 +26,14 @@ from egress.gateway.supervisor.processes.pool import Pool
 from egress.store.recording.healing import heal
 from egress.store.recording.segments import usage
 
-HIGH, LOW = {"refuse": 7 / 8, "continue": 0.99}, 3 / 4  # nobody writes up to the last byte
+HIGH, LOW = {"refuse": 7 / 8, "continue": 0.99}, 3 / 4  # no worker writes up to the last byte
 SHARE = 8  # segments that are being written to may take an eighth of the bound, all together
 
 log = logging.getLogger("egress.gateway")
 
 
 def fitted(config: Config, workers: int) -> Config:
-    """With segments small enough for the bound: only finished ones can be removed. Raises InputError."""
+    """Make segments small enough for the bound: only finished ones can be removed. Raises InputError."""
     journal = config.journal
     most = journal.max_bytes // (SHARE * workers)
     if most < SEGMENT_BYTES:
@@ -43,9 +44,8 @@ def fitted(config: Config, workers: int) -> Config:
 
 
 class Journals:
-    """Of the event loop: `start` before there is a worker, `look` each second, `worker_gone` after each that ended.
-
-    `stopped` at the very end.
+    """All journals. Call `start` before there is a worker, `measure` each second, `worker_gone` after each end of one,
+    and `stopped` last.
     """
 
     def __init__(self, config: Config, workers: int) -> None:
@@ -53,11 +53,11 @@ class Journals:
         self._bytes = 0
         self._full = False
         self._since: float | None = None
-        self._healed = self._lost = self._times_full = 0  # torn ends, lines, and how often the bound was reached
-        self._seen: dict[int, dict[str, Any]] = {}  # each worker's last word about its journal
+        self._healed = self._lost = self._times_full = 0  # torn ends; lines; how often the bound was reached
+        self._seen: dict[int, dict[str, Any]] = {}  # each worker's last report about its journal
 
     def start(self) -> None:
-        """Before there is a worker. Raises EgressError."""
+        """Heal and measure the journals. Raises EgressError."""
         if self._settings.on_full == "continue":
             log.warning(
                 "journal.on_full: continue is configured: while records cannot be written new flows pass UNRECORDED"
@@ -70,26 +70,26 @@ class Journals:
         self._judge()
 
     def worker_gone(self, index: int) -> None:
-        """Its process has ended: what it had in memory is lost, what it left unfinished is taken off."""
+        """Count the lines that a dead worker had in memory, and cut off its torn last line."""
         last = self._seen.pop(index, {})
         self._lost += last.get("lost", 0) + last.get("waiting", 0)
         self._heal(f"worker-{index}")
-        with contextlib.suppress(OSError):  # its successor is granted what is left now
+        with contextlib.suppress(OSError):  # its successor gets a share of the bytes that remain now
             self._bytes = usage(self._config.journal_dir)
 
     def stopped(self, pool: Pool) -> None:
-        """All workers have ended in order, and had their last word."""
+        """Report lost records, once all workers have ended in order and reported for the last time."""
         for entry in pool.status():
             self._hear(entry)
         if lost := self.status()["lost"]:
             log.error("%d records were lost since the gateway started: the journal could not be written", lost)
 
-    def room(self, written: int = 0) -> JournalGrant:
-        """For a worker that had `written` bytes when the journals were measured, or before."""
+    def grant(self, written: int = 0) -> JournalGrant:
+        """Grant a worker its share. It had `written` bytes when the journals were measured, or before."""
         return JournalGrant(written + max(self._settings.max_bytes - self._bytes, 0) // self._workers, self._full)
 
-    async def look(self, pool: Pool) -> None:
-        """Each second: measure, judge, tell the workers, say what has changed. Raises OSError."""
+    async def measure(self, pool: Pool) -> None:
+        """Measure the journals, grant the workers their shares, log changes. Raises OSError."""
         before: dict[object, dict[str, Any]] = {entry["index"]: entry for entry in pool.status()}
         for entry in before.values():
             self._hear(entry)
@@ -97,9 +97,9 @@ class Journals:
         self._judge()
         for entry in pool.status():
             known = before[entry["index"]]
-            if entry["pid"] is not None and entry["pid"] == known["pid"]:  # else it has just been told
-                room = self.room(known["counters"].get("journal", {}).get("bytes", 0))
-                pool.post(known["index"], "journal", {"limit": room.limit, "full": room.full})
+            if entry["pid"] is not None and entry["pid"] == known["pid"]:  # else its setup has just told it
+                share = self.grant(known["counters"].get("journal", {}).get("bytes", 0))
+                pool.post(known["index"], "journal", {"limit": share.limit, "full": share.full})
 
     def status(self) -> dict[str, object]:
         return {
@@ -118,12 +118,12 @@ class Journals:
         try:
             found = heal(self._config, writer)
         except OSError as error:
-            log.error("the journal cannot be looked through for torn ends, which is left to the recorder: %s", error)
+            log.error("the journal cannot be searched for torn ends; the recorder will do that: %s", error)
             return
         for each in found:
             self._healed += 1
             log.warning(
-                "journal %s ended in %d bytes of a record that was not finished when its worker died; they are in "
+                "journal %s ended with %d bytes of an unfinished record when its worker died; they are in "
                 "quarantine.jsonl",
                 *(each.segment, each.torn),
             )
@@ -134,7 +134,7 @@ class Journals:
         if not self._full and used >= most * HIGH[self._settings.on_full]:
             self._full, self._since = True, time.time()
             self._times_full += 1
-            effect = "new flows are refused" if refuses else "new flows pass, and what is not written is lost"
+            effect = "new flows are refused" if refuses else "new flows pass, and records past the bound are lost"
             log.error(
                 "the journal has %d of at most %d bytes: %s until the recorder has caught up; see egress doctor",
                 *(used, most, effect),
@@ -144,7 +144,7 @@ class Journals:
             self._full, self._since = False, None
 
     def _hear(self, entry: dict[str, Any]) -> None:
-        """Says once what has become of a worker's journal."""
+        """Log when a worker's journal fails, and when it works again."""
         index, now = entry["index"], entry["counters"].get("journal")
         if not now:
             return
@@ -152,7 +152,7 @@ class Journals:
         self._seen[index] = now
         if not now["healthy"] and before.get("healthy", True):
             refuses = self._settings.on_full == "refuse"
-            effect = "nothing new passes" if refuses else "new flows pass UNRECORDED, and are counted"
+            effect = "no new flow passes" if refuses else "new flows pass UNRECORDED, and are counted"
             log.error("worker %d cannot write its journal (%s): %s until it can", index, now["error"], effect)
         elif now["healthy"] and not before.get("healthy", True):
             log.warning("worker %d writes its journal again; %d records were lost so far", index, now["lost"])

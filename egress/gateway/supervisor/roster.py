@@ -1,4 +1,4 @@
-"""Who is watched where: agents, their interfaces, and the worker each interface belongs to."""
+"""The roster: agents, their interfaces, and the worker that each interface belongs to."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class RosterEntry:
     agent: Agent
     interface: str
     index: int  # the interface's, at the time it was looked up
-    masquerade: bool  # a sandbox: its private addresses leave by the host's
-    absent: bool = False  # cannot be told apart now: its interface stays queued, to nobody, so nothing of it passes
+    masquerade: bool  # a sandbox: its private addresses leave as the host's
+    absent: bool = False  # its addresses are unknown now: its interface stays queued, and nothing of it passes
 
 
 class Roster:
@@ -33,7 +33,7 @@ class Roster:
         self._assigned: dict[str, int] = {}
 
     def replace(self, entries: Iterable[RosterEntry]) -> None:
-        """Set who is watched; new interfaces go to the workers with the fewest."""
+        """Replace all entries. New interfaces go to the workers with the fewest interfaces."""
         self.entries = {entry.agent.name: entry for entry in entries}
         present = {entry.interface for entry in self.entries.values()}
         self._assigned = {name: worker for name, worker in self._assigned.items() if name in present}
@@ -42,7 +42,7 @@ class Roster:
             self._assigned[name] = min(range(self._workers), key=lambda worker: (load.count(worker), worker))
 
     def adopt(self, agents: Mapping[str, Agent]) -> bool:
-        """What people edited of agents that are here, all but their networks; True: something is other than it was.
+        """Take over edits of the agents here, except their networks. Returns True if an entry has changed.
 
         Networks belong to the attachment: they change with the interfaces, by `replace`.
         """
@@ -51,7 +51,7 @@ class Roster:
         return self.entries != before
 
     def worker(self, name: str) -> int:
-        """The worker of an agent (KeyError: not watched)."""
+        """Return the worker of an agent (KeyError: not on the roster)."""
         return self._assigned[self.entries[name].interface]
 
     def watched(self, worker: int) -> tuple[Watched, ...]:
@@ -59,7 +59,7 @@ class Roster:
         return tuple(Watched(entry.agent, entry.index) for entry in mine)
 
     def attachments(self, config: Config) -> list[Attachment]:
-        """What the kernel rules are made from."""
+        """List the attachments that the kernel rules are made from."""
         return [
             Attachment(
                 agent=entry.agent.name,
@@ -73,7 +73,7 @@ class Roster:
         ]
 
     def moved(self) -> list[str]:
-        """Agents whose interface is gone or is another one than it was."""
+        """List agents whose interface is gone or is another one than it was."""
         here = [(name, entry) for name, entry in self.entries.items() if not entry.absent]
         return [name for name, entry in here if interface_index(entry.interface) != entry.index]
 
@@ -85,7 +85,7 @@ def _adopted(entry: RosterEntry, agent: Agent | None) -> RosterEntry:
 
 
 def interface_index(name: str) -> int:
-    """The index of an interface, 0 when there is none of that name."""
+    """Return the index of an interface, 0 if there is none of that name."""
     try:
         return socket.if_nametoindex(name)
     except OSError:

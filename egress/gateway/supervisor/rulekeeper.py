@@ -1,4 +1,4 @@
-"""Our kernel rules over the gateway's life: in once workers are bound, kept there, gone only when that is asked for."""
+"""Our kernel rules over the gateway's life: installed once workers are bound, kept, removed only by order."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from egress.gateway.kernel import iptables
 from egress.gateway.kernel.drops import drops
 from egress.gateway.supervisor.roster import Roster
 
-LEAVING_SECONDS = 2.0  # how long the workers of a gateway that was killed may take to be gone
+LEAVING_SECONDS = 2.0  # until the workers of a killed gateway are gone
 
 log = logging.getLogger("egress.gateway")
 
 
 class RuleKeeper:
-    """Slow, for threads: each call runs iptables."""
+    """Installs, checks and removes the rules. Slow, for threads: each call runs iptables."""
 
     def __init__(self, config: Config, roster: Roster) -> None:
         self._config, self._roster = config, roster
         self._installing = threading.Lock()
-        self._guarding = self._ended = False  # our rules are in; they are not to be put in any more
+        self._guarding = self._ended = False  # rules are installed; none may be installed any more
 
     def install(self) -> None:
-        """Make them those of who is there now. Raises EgressError."""
+        """Install the rules for the roster as it is now. Raises EgressError."""
         with self._installing:
             if not self._ended:
                 self._guarding = True
@@ -36,16 +36,16 @@ class RuleKeeper:
         return iptables.installed(self._config, self._roster.attachments(self._config))
 
     def keep(self) -> None:
-        """Others may put their rules before ours, or flush them."""
+        """Restore the rules if another program has changed them, or put its own before them."""
         if not self.installed():
-            log.warning("somebody changed the kernel rules: ours are installed again")
+            log.warning("another program changed the kernel rules: ours are installed again")
             self.install()
 
     def leave(self, *, asked: bool) -> None:
-        """What becomes of them at the end. Of a failure nobody is set free, whoever's rules they are."""
+        """Remove or keep the rules at the end. After a failure they stay: agents remain blocked."""
         left = ", ".join(entry.agent.name for entry in self._roster.entries.values())
         with self._installing:
-            self._ended = True  # a change that is under way must not bring them back
+            self._ended = True  # a change that is under way must not install them again
             if asked and left and self._config.on_stop == "block":
                 iptables.block(self._roster.attachments(self._config), self._config)
                 log.warning("stopped: blocked until the gateway runs again: %s", left)
@@ -57,7 +57,7 @@ class RuleKeeper:
                 log.error("the kernel rules stay: cut off until the gateway runs again: %s", left)
 
 
-def alone() -> None:
+def require_no_other_gateway() -> None:
     """Raise EgressError while another gateway's workers read the queues that the kernel rules lead to.
 
     Chains have one name for all: two gateways, each with a run_dir of its own, would replace each other's rules.

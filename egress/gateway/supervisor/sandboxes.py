@@ -1,4 +1,4 @@
-"""The sandboxes of `egress run`: made on request, each leased to one control connection, destroyed with it."""
+"""The sandboxes of `egress run`: made on request, each leased to a control connection, and destroyed with it."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ class OpenedSandbox:
 
     agent: Agent
     sandbox: Sandbox
-    rules: tuple[Rule, ...]  # of its own policy file, bound to it whatever agent they name
+    rules: tuple[Rule, ...]  # of its own policy file; they hold for this agent, whatever agent they name
 
 
 class Sandboxes:
-    """By agent name. Not for two threads at a time."""
+    """Open sandboxes by agent name. For one thread at a time."""
 
     def __init__(self, config: Config) -> None:
         self.open: dict[str, OpenedSandbox] = {}
@@ -39,14 +39,14 @@ class Sandboxes:
         return set(self.open)
 
     def clean(self) -> int:
-        """Destroy what a killed gateway left; returns how many there were."""
+        """Destroy the sandboxes that a killed gateway left. Returns how many there were."""
         left = sandbox.leftovers(self._config)
         for one in left:
             sandbox.destroy(one, self._config)
         return len(left)
 
     def create(self, request: dict[str, Any], taken: Set[str]) -> OpenedSandbox:
-        """Make one as `sandbox.open` asks: agent (empty: a name is made up), mode, default, rules, budgets."""
+        """Make a sandbox as `sandbox.open` asks: agent (empty: a generated name), mode, default, rules, budgets."""
         name = request.get("agent") or f"run-{secrets.token_hex(4)}"
         if not isinstance(name, str) or not AGENT_NAME.fullmatch(name):
             raise InputError(f"agent name {name!r} must be letters, digits, . _ - and at most 63 long")
@@ -69,14 +69,14 @@ class Sandboxes:
         return self.open[name]
 
     def destroy(self, name: str) -> None:
-        """End what runs in it and remove it. What cannot be removed stays open, and guarded."""
+        """End the processes in a sandbox and remove it. If it cannot be removed, it stays open and guarded."""
         opened = self.open.get(name)
         if opened is not None:
             sandbox.destroy(opened.sandbox, self._config)
             del self.open[name]
 
     def entries(self) -> list[RosterEntry]:
-        """A sandbox stays listed when its agent deletes its own interface: its summary is still asked for."""
+        """List the roster's entries. A sandbox stays when its agent deletes its interface: its summary is needed."""
         return [
             RosterEntry(
                 opened.agent, opened.sandbox.interface, interface_index(opened.sandbox.interface), masquerade=True

@@ -1,7 +1,7 @@
-"""The policy and the agents last in force, on disk: what a gateway starts with when its database is away.
+"""The policy and the agents last in force, on disk: a gateway starts with them when its database is away.
 
 One JSON document, {"version", "audit", "host", "agents": [{agent, kind, value, created, host}, …], "rules": […],
-"sha256"}, the last over all bytes before it: a file that is not whole, or not ours, is refused rather than half used.
+"sha256"}, the last over all bytes before it: a file that is not whole, or not of egress, is refused and not half used.
 """
 
 from __future__ import annotations
@@ -19,26 +19,26 @@ from egress.gateway.pipe.messages import agent_from, encode, rule_from
 from egress.model import Rule
 from egress.store.policy.agents import StoredAgent
 
-SLICE = 250  # rules written at a time: some 2 ms of the event loop
-BREATH = 0.005  # seconds for others in between
+SLICE = 250  # rules written at a time: about 2 ms of the event loop
+BREATH = 0.005  # seconds for other tasks in between
 _SEAL = b',"sha256":"'
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """What was in force together."""
+    """The state in force at one moment."""
 
     version: int  # of the policy
-    audit: int  # the newest audit entry it knows of
+    audit: int  # the newest audit entry it includes
     rules: tuple[Rule, ...] = ()
     agents: tuple[StoredAgent, ...] = ()
-    host: str = ""  # whose it was; "": of before hosts were told apart
+    host: str = ""  # the gateway's host; "": written before gateways had one
 
 
 async def write(path: Path, snapshot: Snapshot) -> None:
-    """Replace the file as a whole, readable for its owner only. Raises OSError, and then leaves it as it was.
+    """Replace the file as a whole, readable for its owner only. Raises OSError, and then the file is as it was.
 
-    Encoding 100,000 rules takes a second: done in slices, so that nobody waits for it.
+    Encoding 100,000 rules takes a second: it is done in slices, so that no other task waits for it.
     """
     temporary = path.with_name(f"{path.name}.new")
     digest = hashlib.sha256()
@@ -55,7 +55,7 @@ async def write(path: Path, snapshot: Snapshot) -> None:
 
 
 def read(path: Path) -> Snapshot | None:
-    """None where there is no file. Raises EgressError for one that cannot be trusted."""
+    """Read the file; None if there is none. Raises EgressError for a file that cannot be trusted."""
     try:
         raw = path.read_bytes()
     except FileNotFoundError:
@@ -84,7 +84,7 @@ def read(path: Path) -> Snapshot | None:
 
 
 def seal(document: bytes) -> bytes:
-    """What closes the document after all but its end."""
+    """Make the end of a document: its hash, and the closing brace."""
     return _seal(hashlib.sha256(document).hexdigest())
 
 

@@ -17,7 +17,7 @@ LOCK_SECONDS = 0.2
 
 
 def prepare(config: Config) -> None:
-    """Make the directories. The journal belongs to the workers' user, everything else to root."""
+    """Make the directories. The journal belongs to the workers' user, all else to root."""
     uid, gid = privileges.account(config.user)
     try:
         config.run_dir.mkdir(parents=True, exist_ok=True, mode=0o755)

@@ -1,7 +1,7 @@
-"""The gateway in the foreground: workers, kernel rules, recorder, control socket; started, kept up, stopped in order.
+"""The gateway in the foreground: starts workers, kernel rules, recorder and control socket, and stops them in order.
 
-Rules go in only once every worker is bound. Whatever fails later fails closed: a queue without its worker drops, and
-only a stop that was asked for takes rules away.
+Rules are installed only once every worker is bound. Every later failure fails closed: a queue without its worker drops,
+and only an ordered stop removes rules.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ from egress.store.database.tables import SANDBOX
 from egress.store.policy.agents import StoredAgent
 
 SECOND = 1.0
-RULES_SECONDS = 2.0  # between two looks whether our kernel rules are still in place
+RULES_SECONDS = 2.0  # between two checks that our kernel rules are still in place
 IDLE_SECONDS = 15.0  # a gateway that ends when idle waits this long for its first sandbox
-SAY_SECONDS = 30.0  # between two complaints of the same
+SAY_SECONDS = 30.0  # between two log lines about the same trouble
 PATIENCE = 10.0  # and this long for a predecessor that is ending
 
 log = logging.getLogger("egress.gateway")
@@ -50,7 +50,7 @@ log = logging.getLogger("egress.gateway")
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What `egress gateway` was asked for beyond its config."""
+    """Options of `egress gateway` beyond its config."""
 
     policy: Path | None = None
     capture: str = ""
@@ -58,9 +58,9 @@ class Options:
 
 
 class Gateway:
-    """One run of the gateway. All changes of who is watched where pass `_changing`, one at a time.
+    """One run of the gateway. Changes of the roster and of kernel rules take `_changing`, one at a time.
 
-    What is edited (`following`) does not wait for them: kernel rules take their time.
+    Edits of the policy do not wait for them: kernel rules take their time.
     """
 
     def __init__(self, config: Config, options: Options) -> None:
@@ -70,29 +70,29 @@ class Gateway:
         self.options = options
         self.sandboxes = Sandboxes(config)
         file = policywriter.PolicyFile(config, options.policy)
-        self.policy = PolicySync(config, file, self.sandboxes.names, self._edited, self._changed)
+        self.policy = PolicySync(config, file, self.sandboxes.names, self._agents_changed, self._policy_changed)
         self.holds = HoldDesk(self.policy.link, self._refuse)
-        self.stored = Attachments()
+        self.attached = Attachments()
         self.roster = Roster(size)
         self.rules = rulekeeper.RuleKeeper(config, self.roster)
         self.journals = Journals(config, writers)
         hooks = Hooks(self._setup, self.policy.current.orders, self.holds.heard, self._worker_gone)
         self.pool = Pool(size, hooks, base=config.queue.base, watchdog=config.watchdog)
         self.recorder = RecorderProcess(config)
-        self.attribution = AttributionProcess(config, size, self.journals.room)
+        self.attribution = AttributionProcess(config, size, self.journals.grant)
         self.server = Server(config.control_socket, self._handle)
-        self._attaching, self._pardoning = Coalesced(self._reattach), Coalesced(self._pardon)
+        self._attaching, self._unmarking = Coalesced(self._reattach), Coalesced(self._unmark)
         self._changing = asyncio.Lock()
         self._stopping = asyncio.Event()
         self._started = time.time()
         self._rules_checked = time.monotonic()
         self._last_sandbox = time.monotonic() + IDLE_SECONDS
         self._tasks: set[asyncio.Task[None]] = set()
-        self._agents_told: asyncio.Task[None] | None = None
+        self._agents_ordered: asyncio.Task[None] | None = None
         self._trouble, self._said = "", 0.0
 
     async def run(self) -> None:
-        """From start to clean stop. Raises EgressError when it cannot start."""
+        """Run from start to clean stop. Raises EgressError when the gateway cannot start."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stopping.set)
@@ -109,7 +109,7 @@ class Gateway:
             await self._stop()
 
     async def reload(self) -> dict[str, object]:
-        """Read policy and agents again; a broken file leaves what is in force, and is said. Workers get both."""
+        """Read policy file and agents again. A file that is not valid changes nothing, and is reported."""
         problem, now = "", self.policy.current
         try:
             await self.policy.reload()
@@ -119,7 +119,7 @@ class Gateway:
             with contextlib.suppress(DatabaseAwayError):
                 await self.policy.catch_up()  # agents, all the same
         await self._reattach()
-        await self._pardoning.settled()
+        await self._unmarking.settled()
         log.info("reloaded: %d agents, policy version %d", len(self.roster.entries), now.version)
         return {"agents": len(self.roster.entries), "policy_version": now.version, "problem": problem}
 
@@ -132,7 +132,7 @@ class Gateway:
         await asyncio.to_thread(self.journals.start)
         await self.policy.start()
         self.roster.replace(self._entries())
-        await asyncio.to_thread(rulekeeper.alone)
+        await asyncio.to_thread(rulekeeper.require_no_other_gateway)
         await self.attribution.watch()
         await self.pool.start()
         await asyncio.to_thread(self.rules.install)
@@ -151,7 +151,7 @@ class Gateway:
             log.error("the kernel rules stay as they are: %s", error)
         await self.policy.stop()
         await self._attaching.stop()
-        await self._pardoning.stop()
+        await self._unmarking.stop()
         await self.pool.stop()
         self.journals.stopped(self.pool)
         await self.holds.stop()
@@ -160,18 +160,24 @@ class Gateway:
         await self.policy.leave()
 
     async def _second(self) -> None:
-        """What is done each second. What cannot be done now is said and tried again: the gateway stays."""
+        """Do the work of each second. A failure is logged and tried again: the gateway stays."""
         self.pool.watch()
         self.policy.check()
         trouble = ""
-        steps = (self.recorder.watch, self._watch_journals, self.attribution.watch, self._follow, self._keep_rules)
+        steps = (
+            self.recorder.watch,
+            self._watch_journals,
+            self.attribution.watch,
+            self._watch_interfaces,
+            self._keep_rules,
+        )
         for step in steps:
             try:
                 await step()
             except (EgressError, OSError) as error:
                 trouble = str(error)
         if trouble and (trouble != self._trouble or time.monotonic() > self._said + SAY_SECONDS):
-            log.error("%s; it is tried again", trouble)
+            log.error("%s; trying again", trouble)
             self._trouble, self._said = trouble, time.monotonic()
         if self.sandboxes.open:
             self._last_sandbox = time.monotonic()
@@ -179,21 +185,21 @@ class Gateway:
             log.info("the last sandbox is gone")
             self._stopping.set()
 
-    async def _follow(self) -> None:
-        """Interfaces come and go."""
-        if bool(self.roster.moved()) or await asyncio.to_thread(self.stored.awaited):
+    async def _watch_interfaces(self) -> None:
+        """Attach agents again if an interface has come, gone or changed."""
+        if bool(self.roster.moved()) or await asyncio.to_thread(self.attached.awaited):
             async with self._changing:
                 await self._attach()
 
     async def _watch_journals(self) -> None:
-        await self.journals.look(self.pool)
+        await self.journals.measure(self.pool)
 
     def _worker_gone(self, index: int) -> None:
         self.holds.worker_gone(index)
         self.journals.worker_gone(index)
 
     async def _keep_rules(self) -> None:
-        """Others may put their rules before ours, or flush them."""
+        """Restore our kernel rules if another program has changed them."""
         if time.monotonic() - self._rules_checked < RULES_SECONDS:
             return
         self._rules_checked = time.monotonic()
@@ -211,29 +217,29 @@ class Gateway:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    # --- who is watched, by which policy ----------------------------------------------------------------
+    # --- the roster and the policy ------------------------------------------------------------------
 
     def _setup(self, index: int) -> Setup:
-        """How a worker is started now; its policy follows behind."""
+        """Make the setup of a worker that starts now. Its policy follows."""
         return Setup(
             config=self.config,
             index=index,
             parent=os.getpid(),
             agents=self.roster.watched(index),
-            journal=self.journals.room(),
+            journal=self.journals.grant(),
             capture=self.options.capture,
             attribution=self.attribution.end_of(index),
         )
 
     def _entries(self) -> list[RosterEntry]:
-        return [*self.stored.entries(self.policy.current.agents), *self.sandboxes.entries()]
+        return [*self.attached.entries(self.policy.current.agents), *self.sandboxes.entries()]
 
     async def _reattach(self) -> None:
         async with self._changing:
             await self._attach()
 
     async def _attach(self) -> None:
-        """Make workers and kernel agree with who is there now: a worker knows agents before they are queued to it."""
+        """Bring workers and kernel up to date. A worker knows an agent before its packets are queued to it."""
         before, placed = self.roster.entries, self.roster.attachments(self.config)
         entries = await asyncio.to_thread(self._entries)
         self.roster.replace(entries)
@@ -246,41 +252,41 @@ class Gateway:
         if gone:
             await asyncio.to_thread(self.rules.install)
         if after != before:
-            await self._tell_agents()
+            await self._order_agents()
         if moved and not gone:
             await asyncio.to_thread(self.rules.install)
         if gone:
             await asyncio.to_thread(unmark.forget, gone, self.config)
         if any(after[name].agent != before[name].agent for name in after.keys() & before.keys()):
-            self._pardoning.ask()
+            self._unmarking.schedule()
 
     def _agents(self) -> dict[str, Agent]:
         return {stored.agent.name: stored.agent for stored in self.policy.current.agents}
 
-    def _edited(self, before: tuple[StoredAgent, ...]) -> None:
-        """Agents are others than they were: workers hear at once, the kernel only of those that come, go or move."""
+    def _agents_changed(self, before: tuple[StoredAgent, ...]) -> None:
+        """Agents changed: order workers now; change kernel rules only if agents came, went or moved."""
         if self.roster.adopt(self._agents()):
-            self._tell_agents()
-            self._pardoning.ask()
+            self._order_agents()
+            self._unmarking.schedule()
         if _places(before) != _places(self.policy.current.agents):
-            self._attaching.ask()
+            self._attaching.schedule()
 
-    def _tell_agents(self) -> asyncio.Task[None]:
-        self._agents_told = self.pool.tell("agents", lambda index: {"agents": self.roster.watched(index)})
-        return self._agents_told
+    def _order_agents(self) -> asyncio.Task[None]:
+        self._agents_ordered = self.pool.order_all("agents", lambda index: {"agents": self.roster.watched(index)})
+        return self._agents_ordered
 
-    def _changed(self) -> None:
-        """The policy is another."""
-        self._pardoning.ask()
+    def _policy_changed(self) -> None:
+        """The policy changed: connections that the kernel refuses must be judged again."""
+        self._unmarking.schedule()
 
-    async def _pardon(self) -> None:
-        """Once the workers know: what they do not refuse any more must not be refused by the kernel."""
-        await self.policy.told()
-        if self._agents_told is not None:
-            await asyncio.wait([self._agents_told])
+    async def _unmark(self) -> None:
+        """Remove marks, once the workers have the change: the kernel must not refuse more than they do."""
+        await self.policy.applied()
+        if self._agents_ordered is not None:
+            await asyncio.wait([self._agents_ordered])
         entries = tuple(self.roster.entries.values())
-        await asyncio.to_thread(unmark.listen_again, entries, self.config)
-        await asyncio.to_thread(unmark.pardon, entries, self.config)
+        await asyncio.to_thread(unmark.queue_replies, entries, self.config)
+        await asyncio.to_thread(unmark.clear_refusals, entries, self.config)
 
     def _refuse(self, index: int, holds: list[str]) -> None:
         for hold in holds:
@@ -301,12 +307,12 @@ class Gateway:
         if operation == "summary":
             name = str(message.get("agent"))
             if name not in self.roster.entries:
-                raise EgressError(f"no agent {name!r} is watched; see egress agent list")
+                raise EgressError(f"agent {name!r} is not attached; see egress agent list")
             return await self.pool.order(self.roster.worker(name), "tally", {"agent": name})
-        raise EgressError(f"the gateway knows no operation {operation!r}; use the egress command of its version")
+        raise EgressError(f"{operation!r} is not an operation of this gateway; use the egress command of its version")
 
     async def _open(self, session: Session, message: dict[str, Any]) -> dict[str, object]:
-        """A sandbox leased to this connection."""
+        """Open a sandbox and lease it to this connection."""
         async with self._changing:
             opened = await asyncio.to_thread(
                 self.sandboxes.create, message, self.roster.entries.keys() | self._agents()
@@ -315,7 +321,7 @@ class Gateway:
             session.leases.append(lambda: self._close(name))
             stored = StoredAgent(opened.agent, SANDBOX, opened.sandbox.interface, host=self.config.host_name)
             try:
-                await self.policy.write(lambda connection: policywriter.enter(connection, stored, opened.rules))
+                await self.policy.write(lambda connection: policywriter.add_sandbox(connection, stored, opened.rules))
             except EgressError:
                 session.leases.pop()
                 await asyncio.to_thread(self.sandboxes.destroy, name)
@@ -327,9 +333,11 @@ class Gateway:
     async def _close(self, name: str) -> None:
         async with self._changing:
             await asyncio.to_thread(self.sandboxes.destroy, name)
-            await self._attach()  # ends its flows: their last records name the rules they lived by
+            await self._attach()  # ends its flows: their last records name the rules that applied
         try:
-            await self.policy.write(lambda connection: policywriter.leave(connection, self.config.host_name, name))
+            await self.policy.write(
+                lambda connection: policywriter.remove_sandbox(connection, self.config.host_name, name)
+            )
         except DatabaseAwayError as error:
             log.warning("the rules of sandbox %s stay until the database is back: %s", name, error)
         log.info("sandbox %s is gone", name)
@@ -344,7 +352,7 @@ class Gateway:
             "policy_version": self.policy.current.version,
             "workers": self.pool.status(),
             "agents": [self._agent(entry) for entry in self.roster.entries.values()],
-            "absent": self.stored.absent,
+            "absent": self.attached.absent,
             "recorder": self.recorder.status(),
             "journal": self.journals.status(),
             "attribution": self.attribution.status(),
@@ -369,12 +377,12 @@ class Gateway:
 
 
 def _places(agents: tuple[StoredAgent, ...]) -> set[tuple[object, ...]]:
-    """Who is attached to what; sandboxes are attached by those who open them."""
+    """The attachments of agents. Sandboxes are attached when they are opened."""
     return {(each.agent.name, each.kind, each.value, each.agent.networks) for each in agents if each.kind != SANDBOX}
 
 
 def run(config: Config, options: Options) -> None:
-    """`egress gateway`: returns after a clean stop. Raises EgressError when it cannot start."""
+    """Run `egress gateway` until a clean stop. Raises EgressError when it cannot start."""
     checks.require(config)
     startup.prepare(config)
     with startup.only_one(config.run_dir, PATIENCE if options.exit_when_idle else 0.0):

@@ -1,14 +1,14 @@
-"""Marks and connections that have outlived their reason: what is done when rules, agents or sandboxes change.
+"""Remove marks and connections that have outlived their reason, when rules, agents or sandboxes change.
 
-| …                                  | what becomes of the agents' entries in the kernel's connection table            |
-|------------------------------------|---------------------------------------------------------------------------------|
-| other rules, an agent's other mode | refused ones are undecided again: the engine judges, and remembers its findings |
-| an agent is quarantined            | settled ones are undecided again: what still comes in is queued, and refused    |
-| an attached agent comes or goes    | none keeps a mark of ours; the connections themselves, and their NAT, live on   |
-| a sandbox comes or goes            | deleted: the next one with its addresses must inherit nothing                   |
+| change                          | the agents' entries in the kernel's connection table                               |
+|---------------------------------|------------------------------------------------------------------------------------|
+| rules, or the mode of an agent  | refused ones become undecided: the engine judges again, and remembers its findings |
+| an agent is quarantined         | settled ones become undecided: packets that still come in are queued, and refused  |
+| an attached agent comes or goes | none keeps a mark of ours; the connections themselves, and their NAT, stay         |
+| a sandbox comes or goes         | deleted: the next sandbox with its addresses must inherit nothing                  |
 
-A start changes nothing: it remembers no findings, and what was refused for one must not begin again in mid-stream. A
-failure is said in one line and costs no protection: what stays is a refusal, or a mark that the next change takes.
+A start changes nothing: a new engine remembers no findings, and a connection refused for one must not go on in
+mid-stream. A failure is logged in one line and costs no protection: a refusal stays, or a mark until the next change.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ from egress.gateway.supervisor.roster import RosterEntry
 log = logging.getLogger("egress.gateway")
 
 
-def pardon(entries: Iterable[RosterEntry], config: Config) -> None:
-    """Let the engine judge again what the kernel refuses by itself. Call it once the workers know what has changed."""
+def clear_refusals(entries: Iterable[RosterEntry], config: Config) -> None:
+    """Let the engine judge connections again that the kernel refuses. Call this once the workers have the change."""
     marks = Marks(config.mark_mask)
     try:
         networks = _networks(entries)
         conntrack.unmark(networks, value=marks.value("refused"), match=marks.refusal_mask, clear=marks.mask)
     except EgressError as error:
-        log.error("what was refused stays refused for as long as it is tried: %s", error)
+        log.error("refused connections stay refused for as long as their clients try: %s", error)
 
 
-def listen_again(entries: Iterable[RosterEntry], config: Config) -> None:
-    """Queue the replies of settled connections too: their agents may receive nothing any more."""
+def queue_replies(entries: Iterable[RosterEntry], config: Config) -> None:
+    """Queue the replies of settled connections of quarantined agents: these may receive nothing any more."""
     marks = Marks(config.mark_mask)
     networks = _networks(entry for entry in entries if entry.agent.quarantined)
     try:
@@ -47,7 +47,7 @@ def listen_again(entries: Iterable[RosterEntry], config: Config) -> None:
 
 
 def forget(entries: Iterable[RosterEntry], config: Config) -> None:
-    """Before an agent's first packet, and after its last one."""
+    """Forget an agent's connections, before its first packet and after its last."""
     found, marks = list(entries), Marks(config.mark_mask)
     attached = _networks(entry for entry in found if not entry.masquerade)
     try:

@@ -21,10 +21,10 @@ def test_requests_during_a_run_are_one_more_run() -> None:
             steps.append("end")
 
         work_once = Coalesced(work)
-        work_once.ask()
+        work_once.schedule()
         await asyncio.sleep(0)
         for _ in range(5):
-            work_once.ask()
+            work_once.schedule()
         go.set()
         await work_once.settled()
         return steps
@@ -43,7 +43,7 @@ def test_an_error_is_logged_and_the_next_request_runs(caplog: pytest.LogCaptureF
 
         again = Coalesced(work)
         for _ in range(2):
-            again.ask()
+            again.schedule()
             await again.settled()
             again.check()
         return runs
@@ -59,7 +59,7 @@ def test_a_bug_is_raised_by_check() -> None:
 
         broken = Coalesced(work)
         broken.check()  # nothing was asked for yet
-        broken.ask()
+        broken.schedule()
         await broken.settled()
         broken.check()
 
@@ -77,7 +77,7 @@ def test_stop_cancels_what_runs() -> None:
             ended = True
 
         stopped = Coalesced(work)
-        stopped.ask()
+        stopped.schedule()
         await asyncio.sleep(0)
         await stopped.stop()
         stopped.check()

@@ -63,7 +63,7 @@ def numbered(count: int) -> tuple[Rule, ...]:
 @pytest.mark.parametrize("count", [0, 1, SLICE, SLICE + 1, 3 * SLICE])
 def test_a_worker_that_has_nothing_is_told_everything_in_the_rules_order(count: int) -> None:
     now, worker = Current(), Worker()
-    now.take(Snapshot(7, 1, numbered(count)[::-1]))
+    now.replace(Snapshot(7, 1, numbered(count)[::-1]))
     worker.hear(now.orders())
     assert (worker.version, tuple(worker.rules.values())) == (7, numbered(count))
 
@@ -104,7 +104,7 @@ def test_after_any_edits_a_worker_has_what_is_in_force_and_what_lingers(edits: l
 
 def test_a_spent_rule_that_is_edited_at_the_same_time_is_not_left_to_linger() -> None:
     now, worker = Current(), Worker()
-    now.take(Snapshot(1, 1, (rule("single", once=True),)))
+    now.replace(Snapshot(1, 1, (rule("single", once=True),)))
     worker.hear(now.orders())
     change = PolicyChange(1, 2, ("single",), (rule("single", once=True, comment="again"),))
     orders = now.orders_for(change, frozenset({"single"}))

@@ -48,8 +48,8 @@ def _fill(config: Config, size: int) -> None:
 
 
 def _look(journals: Journals, pool: Told) -> JournalGrant:
-    asyncio.run(journals.look(cast(Pool, pool)))
-    return journals.room()
+    asyncio.run(journals.measure(cast(Pool, pool)))
+    return journals.grant()
 
 
 def test_new_flows_are_refused_near_the_bound_and_pass_again_well_below_it(
@@ -102,7 +102,7 @@ def test_who_goes_on_is_stopped_by_the_bound_alone_and_warned_at_the_start(
     assert not _look(journals, pool).full
     _fill(config, MAX)
     assert _look(journals, pool) == JournalGrant(0, full=True)
-    assert "what is not written is lost" in caplog.text
+    assert "records past the bound are lost" in caplog.text
 
 
 def test_a_gateway_that_starts_with_a_full_journal_refuses_from_the_first_packet_on(tmp_path: Path) -> None:
@@ -110,7 +110,7 @@ def test_a_gateway_that_starts_with_a_full_journal_refuses_from_the_first_packet
     _fill(config, MAX)
     journals = Journals(config, 2)
     journals.start()
-    assert journals.room() == JournalGrant(0, full=True)
+    assert journals.grant() == JournalGrant(0, full=True)
 
 
 def test_torn_ends_are_taken_off_at_the_start_and_after_a_worker(
@@ -128,7 +128,7 @@ def test_torn_ends_are_taken_off_at_the_start_and_after_a_worker(
     journals.worker_gone(1)
     assert [segment.read_bytes() for segment in segments] == [b"{}\n", b"{}\n{}\n"]
     assert journals.status()["healed"] == 3
-    assert caplog.text.count("ended in 1 bytes of a record that was not finished") == 3
+    assert caplog.text.count("ended with 1 bytes of an unfinished record") == 3
 
 
 def test_what_was_lost_is_remembered_when_the_worker_is_gone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -1,1 +1,1 @@
-"""The supervisor and its database: following edits, writing policy, holds, this gateway's presence."""
+"""The supervisor's work with the database: edits, the gateway's own rules, holds, presence."""

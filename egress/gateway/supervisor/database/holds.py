@@ -1,4 +1,4 @@
-"""Holds between workers and database: what waits for a person is asked there, and closed there when it is over."""
+"""Holds between workers and database: a flow that waits for a person is entered there, and closed when it is over."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from egress.model import Hold
 from egress.store.database.handles import Connection
 from egress.store.policy import approvals
 
-SAY_SECONDS = 30.0  # between two complaints
+SAY_SECONDS = 30.0  # between two log lines
 EXPIRED, WITHDRAWN = "expired", "withdrawn"
 
 log = logging.getLogger("egress.gateway")
@@ -29,53 +29,53 @@ class _Over:
 
 
 class HoldDesk:
-    """Of the event loop. `refuse(worker, ids)` answers holds with a refusal."""
+    """Pending holds. `refuse(worker, ids)` answers holds with a refusal."""
 
     def __init__(self, link: DatabaseLink, refuse: Callable[[int, list[str]], None]) -> None:
         self.pending: dict[str, int] = {}  # id -> worker
-        self.refused = 0  # because the database was away and nobody could be asked
+        self.refused = 0  # because the database was away
         self._link, self._refuse = link, refuse
         self._unwritten: list[Hold | _Over] = []
         self._writing = Coalesced(self._write)
         self._said = 0.0
 
     def heard(self, worker: int, message: dict[str, Any]) -> None:
-        """A worker says {"type": "hold", "hold"} or {"type": "hold.ended", "id", "state"}."""
+        """Take a worker's message: {"type": "hold", "hold"} or {"type": "hold.ended", "id", "state"}."""
         if message["type"] == "hold":
             hold = Hold(**{**message["hold"], "names": tuple(message["hold"]["names"])})
             self.pending[hold.id] = worker
             self._unwritten.append(hold)
         elif message["type"] == "hold.ended":
             self._end(message["id"], message["state"])
-        self._writing.ask()
+        self._writing.schedule()
 
     def worker_gone(self, worker: int) -> None:
-        """What it held went with it."""
+        """Withdraw the holds of a worker that has ended."""
         for identifier in [found for found, place in self.pending.items() if place == worker]:
             self._end(identifier, WITHDRAWN)
-        self._writing.ask()
+        self._writing.schedule()
 
     def deny(self, ids: Iterable[str]) -> None:
-        """A person said no."""
+        """Refuse holds that a person has denied."""
         self._answer(ids)
 
     def catch_up(self) -> None:
-        """The database is back: write what could not be written."""
-        self._writing.ask()
+        """Write the changes that could not be written while the database was away."""
+        self._writing.schedule()
 
     async def stop(self) -> None:
-        """Withdraw whatever waits: nobody holds it any more."""
+        """Withdraw all pending holds: the workers are gone."""
         for identifier in tuple(self.pending):
             self._end(identifier, WITHDRAWN)
-        self._writing.ask()
+        self._writing.schedule()
         await self.written()
 
     async def written(self) -> None:
-        """Wait until the database has what was said so far, or is found to be away."""
+        """Wait until the database has all changes so far, or is found to be away."""
         await self._writing.settled()
 
     def _end(self, identifier: str, state: str) -> None:
-        """What a decision released is on record and stays so; a rule that was made without one released the others."""
+        """Close a hold. A person's decision is recorded and stays; a hold that a new rule released is withdrawn."""
         if self.pending.pop(identifier, None) is not None:
             self._unwritten.append(_Over(identifier, EXPIRED if state == EXPIRED else WITHDRAWN))
 
@@ -95,12 +95,12 @@ class HoldDesk:
                     known.append(entry)
             self._unwritten[:0] = known
             self._answer(unasked)
-            for identifier in unasked:  # nobody knows of it, so nobody has to be told of its end
+            for identifier in unasked:  # the database never had it, so its end need not be written
                 self.pending.pop(identifier, None)
             self.refused += len(unasked)
             if unasked and time.monotonic() > self._said + SAY_SECONDS:
                 self._said = time.monotonic()
-                log.error("%d holds are refused, since nobody can be asked: %s", len(unasked), error)
+                log.error("%d holds are refused, since no one can be asked: %s", len(unasked), error)
 
     def _answer(self, ids: Iterable[str]) -> None:
         by_worker: dict[int, list[str]] = {}

@@ -1,9 +1,7 @@
-"""The gateway's way to its database: opened, watched for what others commit, noticed when it is away and back.
+"""The gateway's link to its database: opens it, watches for others' commits, notices when it is away or back.
 
-DatabaseAwayError: whatever makes it useless now: unreachable, unreadable, damaged, moved; and also a database that
-knows less
-than what is in force here (a new or an older one in its place): following that would set agents free. And one that a
-newer egress has migrated: what we write there could mean something else.
+"Away" means that the database cannot be used: it is unreachable, damaged or replaced, older than the policy in force
+here (following it would set agents free), or migrated by a newer egress (our writes could mean something else).
 """
 
 from __future__ import annotations
@@ -31,7 +29,7 @@ class DatabaseLink:
     """Transactions in any thread; `open`, `close` and `changed` one at a time."""
 
     def __init__(self, url: str, host: str = "") -> None:
-        self.host = host  # whose we write
+        self.host = host  # of the rows that we write
         self.since: float | None = None  # away since then, seconds since the epoch
         self.error = ""
         self._url = url
@@ -43,9 +41,9 @@ class DatabaseLink:
         return self._engine is not None and self.since is None
 
     def open(self, *, create: bool, version: int = 0, entry: int = 0) -> None:
-        """Open it, with `create` make it first. Raises DatabaseAwayError, also where it does not know policy
-        `version` and audit
-        `entry`; InputError for a URL that is none of a database.
+        """Open the database; with `create` create it first. Raises InputError for a URL that is not valid.
+
+        Raises DatabaseAwayError, also if it is older than policy `version` or audit `entry`.
         """
         self.close()
         try:
@@ -59,7 +57,7 @@ class DatabaseLink:
             raise self.lost(_words(error)) from None
         if known[0] < version or known[1] < entry:
             raise self.lost(
-                f"it knows less than what is in force here (policy version {known[0]} of {version}, audit entry"
+                f"it is older than the policy in force here (policy version {known[0]} of {version}, audit entry"
                 f" {known[1]} of {entry}): bring the right one back"
             )
         self.since, self.error = None, ""
@@ -72,14 +70,14 @@ class DatabaseLink:
             engine.dispose()
 
     def lost(self, error: str) -> DatabaseAwayError:
-        """It is away from now on, until it is opened again; returns the error to raise."""
+        """Mark the database as away until it is opened again. Returns the error to raise."""
         if self.since is None:
             self.since = time.time()
         self.error = error
         return DatabaseAwayError(f"the database is away: {error}")
 
     def changed(self) -> bool:
-        """Whether others have committed since the last call: microseconds. False while it is away."""
+        """Check in microseconds whether another process has committed since the last call. False while it is away."""
         if self._watch is None or not self.ok:
             return False
         try:
@@ -89,7 +87,7 @@ class DatabaseLink:
             return False
 
     async def read(self, work: Callable[[Connection], T]) -> T:
-        """What `work` finds, in a thread of its own. Raises DatabaseAwayError."""
+        """Run `work` in a transaction that only reads, in a thread. Raises DatabaseAwayError."""
 
         def run() -> T:
             with self.reading() as connection:
@@ -98,7 +96,7 @@ class DatabaseLink:
         return await asyncio.to_thread(run)
 
     async def write(self, work: Callable[[Connection], T]) -> T:
-        """What `work` returns once all it wrote is committed, in a thread of its own. Raises DatabaseAwayError."""
+        """Run `work` in a transaction that writes, in a thread, and commit it. Raises DatabaseAwayError."""
 
         def run() -> T:
             with self.writing() as connection:
@@ -107,7 +105,7 @@ class DatabaseLink:
         return await asyncio.to_thread(run)
 
     async def store(self, work: Callable[[Connection], T]) -> T:
-        """Like `write`, for what is no edit: it waits for nobody's and wakes nobody. Raises DatabaseAwayError."""
+        """Like `write`, for rows that are not edits: waits for no edit, wakes no follower. Raises DatabaseAwayError."""
 
         def run() -> T:
             with self._answering() as engine, database.storing(engine) as connection:
@@ -118,13 +116,13 @@ class DatabaseLink:
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
-        """A transaction that only reads. Raises DatabaseAwayError."""
+        """Open a transaction that only reads. Raises DatabaseAwayError."""
         with self._answering() as engine, engine.begin() as connection:
             yield connection
 
     @contextmanager
     def writing(self) -> Iterator[Connection]:
-        """A transaction that writes, all or nothing. Raises DatabaseAwayError."""
+        """Open a transaction that writes, all or nothing. Raises DatabaseAwayError."""
         with self._answering() as engine, database.writing(engine) as connection:
             self._require_schema(connection)
             yield connection

@@ -1,6 +1,6 @@
-"""PolicySync the database: what people edit there is in force in every worker within a fifth of a second.
+"""Keeps workers in step with the database: an edit there is in force in every worker within a fifth of a second.
 
-While the database is away, what was in force last stays, also across a restart (`snapshot`).
+While the database is away, the last policy and agents stay in force, also across a restart (`snapshot`).
 """
 
 from __future__ import annotations
@@ -29,55 +29,55 @@ from egress.store.database.handles import Connection
 from egress.store.policy import approvals
 from egress.store.policy.agents import StoredAgent
 
-POLL_SECONDS = 0.04  # between two looks whether somebody has committed: cheap, but a process that wakes is not
-CARE_SECONDS = 1.0  # between two looks at everything else
-SAY_SECONDS = 30.0  # between two complaints of the same
-SAVE_SECONDS = 0.2  # a change is in force before it is on disk
-REMEMBERED = 100  # edits whose way is remembered
+POLL_SECONDS = 0.04  # between two checks for commits: the check is cheap, waking the process is not
+MAINTAIN_SECONDS = 1.0  # between two rounds of other work
+SAY_SECONDS = 30.0  # between two log lines about the same trouble
+SAVE_SECONDS = 0.2  # from a change to the write of its snapshot
+REMEMBERED = 100  # edits whose propagation time is remembered
 
 log = logging.getLogger("egress.gateway")
 
 
 class PolicySync:
-    """`await start()` before there are workers, `follow()` once they run. `edited` hears that agents are others."""
+    """Call `await start()` before there are workers, `follow()` once they run. Calls `agents_changed` after edits."""
 
     def __init__(
         self,
         config: Config,
         file: PolicyFile,
         sandboxes: Callable[[], set[str]],
-        edited: Callable[[tuple[StoredAgent, ...]], None],
-        changed: Callable[[], None],
+        agents_changed: Callable[[tuple[StoredAgent, ...]], None],
+        policy_changed: Callable[[], None],
     ) -> None:
         self.current = Current()
         self.link = DatabaseLink(config.database_url, config.host_name)
         self.presence = Presence(config, self.link)
         self._path, self._file = config.policy_snapshot, file
-        self._sandboxes, self._edited, self._changed = sandboxes, edited, changed
-        self._looking = asyncio.Lock()
+        self._sandboxes, self._agents_changed, self._policy_changed = sandboxes, agents_changed, policy_changed
+        self._catching_up = asyncio.Lock()
         self._saving = Coalesced(self._save)
-        self._saved: tuple[int, float] | None = None  # which version, and when
+        self._saved: tuple[int, float] | None = None  # version, and when
         self._save_error = ""
         self._spent: frozenset[str] = frozenset()  # `once` rules that are being taken out
-        self._withdrawn = False  # the holds of an earlier gateway
+        self._withdrawn = False  # holds of an earlier gateway were withdrawn
         self._milliseconds: deque[float] = deque(maxlen=REMEMBERED)
-        self._told: asyncio.Task[None] | None = None
+        self._applying: asyncio.Task[None] | None = None
         self._caring: asyncio.Task[None] | None = None
-        self._catching = Coalesced(self._catch)
+        self._catching = Coalesced(self._try_catch_up)
         self._ended = False
         self._measuring: set[asyncio.Task[None]] = set()
         self._said = 0.0
 
     async def start(self) -> None:
-        """Take what is in force from the database, or from disk where that is away. Raises EgressError, InputError."""
+        """Load policy and agents from the database, or from disk if it is away. Raises EgressError, InputError."""
         await asyncio.to_thread(self._start)
-        self._saving.ask()
+        self._saving.schedule()
 
     def follow(self, pool: Pool, holds: HoldDesk) -> None:
-        """Begin to tell workers."""
+        """Begin to order workers."""
         self._pool, self._holds = pool, holds
-        self._caring = asyncio.create_task(self._care())
-        self._look()
+        self._caring = asyncio.create_task(self._maintain())
+        self._poll()
 
     async def stop(self) -> None:
         self._ended = True
@@ -89,13 +89,13 @@ class PolicySync:
         await self._saving.settled()
 
     async def leave(self) -> None:
-        """The last word to the database."""
+        """Sign off from the database and close it."""
         with contextlib.suppress(DatabaseAwayError):
             await self.presence.leave()
         self.link.close()
 
     def check(self) -> None:
-        """Raise what ended the following, which must not end before the gateway."""
+        """Raise the exception of a background task that has ended: none may end before the gateway."""
         if self._caring is not None and self._caring.done():
             self._caring.result()
         self._catching.check()
@@ -104,57 +104,57 @@ class PolicySync:
     # --- edits ------------------------------------------------------------------------------------------
 
     async def write(self, work: Callable[[Connection], object]) -> None:
-        """Write into the database what concerns the policy, and wait until workers judge by it. Raises EgressError."""
+        """Write a change of the policy into the database, and wait until workers judge by it. Raises EgressError."""
         await self.link.write(work)
         await self.catch_up()
-        await self.told()
+        await self.applied()
 
-    async def told(self) -> None:
-        """Wait until workers judge by what is in force now."""
-        if self._told is not None:
-            await asyncio.wait([self._told])
+    async def applied(self) -> None:
+        """Wait until workers judge by the policy in force."""
+        if self._applying is not None:
+            await asyncio.wait([self._applying])
 
     async def reload(self) -> None:
-        """Read the policy file again. Raises EgressError; what is in force stays then."""
+        """Read the policy file again. Raises EgressError, and then the policy in force stays."""
         listed = await asyncio.to_thread(self._file.read)
         await self.write(lambda connection: self._file.sync(connection, listed))
 
     async def catch_up(self) -> None:
-        """Pass on what was edited since the last time. Raises DatabaseAwayError."""
-        async with self._looking:
+        """Pass edits since the last call on to the workers. Raises DatabaseAwayError."""
+        async with self._catching_up:
             now, pending = self.current, frozenset(self._holds.pending)
             version, entry = now.version, now.audit
             host = self.link.host
             found = await self.link.read(
-                lambda connection: policywriter.news(connection, host, version, entry, pending)
+                lambda connection: policywriter.read_edits(connection, host, version, entry, pending)
             )
             if found is None:
                 return
             change, spent = found.change, self._spent
             if orders := now.orders_for(change, spent):
                 await orders.encoded()
-            now.audit = found.audit  # from here on without a pause: nobody sees half of it
+            now.audit = found.audit  # from here on without an await: no task sees half of the change
             if found.agents != now.agents:
                 before, now.agents = now.agents, found.agents
-                self._edited(before)
+                self._agents_changed(before)
             if change.version != version:
                 now.change(change, spent)
-                self._told = self._pool.tell_policy(orders or now.orders())
-                self._measure(self._told, found.made)
+                self._applying = self._pool.order_policy(orders or now.orders())
+                self._measure(self._applying, found.made)
                 if change.added or change.removed:  # else it was an edit for another host
-                    self._changed()
+                    self._policy_changed()
             self._holds.deny(found.denied)
-        self._saving.ask()
+        self._saving.schedule()
 
-    def _look(self) -> None:
-        """Again and again; a timer costs less than half of what a sleeping task does."""
+    def _poll(self) -> None:
+        """Poll for commits. A timer costs less than half as much as a sleeping task."""
         if not self._ended:
-            asyncio.get_running_loop().call_later(POLL_SECONDS, self._look)
+            asyncio.get_running_loop().call_later(POLL_SECONDS, self._poll)
             if self.link.changed():
-                self._catching.ask()
+                self._catching.schedule()
 
-    async def _catch(self) -> None:
-        with contextlib.suppress(DatabaseAwayError):  # `_care` says so
+    async def _try_catch_up(self) -> None:
+        with contextlib.suppress(DatabaseAwayError):  # `_maintain` logs it
             await self.catch_up()
 
     def _measure(self, told: asyncio.Task[None], made: float | None) -> None:
@@ -182,11 +182,11 @@ class PolicySync:
             with self.link.writing() as connection:
                 self._settle(connection, listed)
             with self.link.reading() as connection:
-                self.current.take(policywriter.everything(connection, self.link.host))
+                self.current.replace(policywriter.read_all(connection, self.link.host))
         except DatabaseAwayError:
             if known is None:
                 raise EgressError("; ".join(filter(None, (self.link.error, problem)))) from None
-            self.current.take(known)
+            self.current.replace(known)
             self._said = time.monotonic()
             log.error(
                 "THE DATABASE IS AWAY: %s. Policy version %d and %d agents of %s are in force until it is back",
@@ -197,24 +197,24 @@ class PolicySync:
                 log.warning("%s; it is written anew", problem)
 
     def _open(self, version: int, entry: int) -> None:
-        """A database is made where there never was one; not in place of one that is gone."""
+        """Open the database. It is created if there never was one, but not in place of one that is gone."""
         self.link.open(create=not self._path.exists(), version=version, entry=entry)
 
     def _settle(self, connection: Connection, listed: tuple[Rule, ...]) -> None:
-        """Write what is so on this side: the file's rules, the sandboxes there are, no holds of an earlier gateway."""
+        """Write this gateway's own state: the file's rules, the open sandboxes, no holds of an earlier gateway."""
         self._file.sync(connection, listed)
-        policywriter.leave_all_but(connection, self.link.host, self._sandboxes())
+        policywriter.remove_other_sandboxes(connection, self.link.host, self._sandboxes())
         if not self._withdrawn:
             approvals.withdraw_all(connection, time.time(), self.link.host)
         self._withdrawn = True
 
-    async def _care(self) -> None:
-        """Each second: is the database there, which rules are spent?"""
+    async def _maintain(self) -> None:
+        """Each second: open the database if it is away, remove spent rules, show presence."""
         while True:
-            await asyncio.sleep(CARE_SECONDS)
+            await asyncio.sleep(MAINTAIN_SECONDS)
             try:
                 if not self.link.ok:
-                    await self._return()
+                    await self._reopen()
                 elif self.current.once:
                     await self._remove_spent()
                 await self.presence.beat(self._pool.policy_version(self.current.version), len(self.current.agents))
@@ -223,16 +223,16 @@ class PolicySync:
             except (EgressError, OSError) as error:
                 log.error("%s", error)
             if self._save_error or not self._path.exists():
-                self._saving.ask()
+                self._saving.schedule()
 
     async def _remove_spent(self) -> None:
         host = self.link.host
-        if spent := await self.link.read(lambda connection: policywriter.spent(connection, host)):
+        if spent := await self.link.read(lambda connection: policywriter.spent_rules(connection, host)):
             self._spent = spent
-            await self.write(lambda connection: policywriter.remove(connection, host, spent))
+            await self.write(lambda connection: policywriter.remove_spent(connection, host, spent))
 
-    async def _return(self) -> None:
-        """Open it again. Raises DatabaseAwayError while that cannot be."""
+    async def _reopen(self) -> None:
+        """Open the database again. Raises DatabaseAwayError while it is still away."""
         since = self.link.since or time.time()
         await asyncio.to_thread(self.link.open, create=False, version=self.current.version, entry=self.current.audit)
         await self.presence.renew(self.current.host)
@@ -253,21 +253,21 @@ class PolicySync:
         if time.monotonic() > self._said + SAY_SECONDS or not self._said:
             self._said = time.monotonic()
             log.error(
-                "the database is away: %s; policy version %d stays in force, it is tried again",
+                "the database is away: %s; policy version %d stays in force; trying again",
                 *(self.link.error, self.current.version),
             )
 
     # --- on disk ----------------------------------------------------------------------------------------
 
     async def _save(self) -> None:
-        """Takes as long a rest as it took: it may cost a sixth of a core at most, however fast people edit."""
+        """Write the snapshot, then rest for as long as that took: many edits cost at most a sixth of a core."""
         await asyncio.sleep(SAVE_SECONDS)
         began, taken = time.monotonic(), self.current.snapshot()
         try:
             await snapshot.write(self._path, taken)
         except OSError as error:
             if not self._save_error:
-                log.error("cannot write %s: %s; it is tried again", self._path, error.strerror)
+                log.error("cannot write %s: %s; trying again", self._path, error.strerror)
             self._save_error = error.strerror or str(error)
             return
         self._saved, self._save_error = (taken.version, time.time()), ""
@@ -275,7 +275,7 @@ class PolicySync:
             await asyncio.sleep(time.monotonic() - began)
 
     def status(self) -> dict[str, object]:
-        """For the control socket: milliseconds from an edit to the last worker's word that it is in force."""
+        """Report the state. Propagation: milliseconds from an edit to the last worker's answer that it is in force."""
         saved, spent = self._saved, self._milliseconds
         return {
             "database": {"ok": self.link.ok, "since": self.link.since, "error": self.link.error},

@@ -1,6 +1,6 @@
-"""What the gateway itself writes into the policy: the rules of the policy file, those of its sandboxes, spent ones out.
+"""The gateway's own writes to the policy: rules of the policy file and of sandboxes, removal of spent rules.
 
-And what it reads there: everything that was edited since it looked last. All inside a transaction of the caller's.
+Also its reads: the whole state, and edits since the last read. All inside a transaction of the caller's.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ GATEWAY = Actor(audit.GATEWAY)
 
 @dataclass(frozen=True, slots=True)
 class PolicyFile:
-    """The file that `--policy` or the config names, else the default one where it exists."""
+    """The file that `--policy` or the config names, else the default file if it exists."""
 
     config: Config
     named: Path | None = None
@@ -37,15 +37,16 @@ class PolicyFile:
         return self.named or self.config.policy or POLICY_FILE
 
     def read(self) -> tuple[Rule, ...]:
-        """Raises InputError for a file that is broken, or named and missing."""
+        """Read the rules. Raises InputError for a file that is not valid, or that is named and missing."""
         if self.path == POLICY_FILE and not POLICY_FILE.exists():
             return ()
         return load_policy(self.path)
 
     def sync(self, connection: Connection, listed: tuple[Rule, ...]) -> None:
-        """Make these the rules of this host's file. Raises EgressError where one's id is taken by another rule.
+        """Make these the rules of this host's file. Raises EgressError where another rule has the id of one.
 
-        Records name rules by id alone: a configured host's name is part of it, for a fleet's hosts have like files.
+        Records name rules by id alone. A fleet's hosts have similar files, so a configured host name becomes part of
+        the id.
         """
         if self.config.host:
             listed = tuple(replace(rule, id=f"{self.config.host}:{rule.id}") for rule in listed)
@@ -58,7 +59,7 @@ class PolicyFile:
 
 @dataclass(frozen=True, slots=True)
 class Edits:
-    """What was edited."""
+    """Edits since the last read."""
 
     audit: int  # the newest entry
     change: PolicyChange  # its version is its base where the policy did not change
@@ -67,18 +68,18 @@ class Edits:
     denied: frozenset[str]  # holds
 
 
-def everything(connection: Connection, host: str) -> Snapshot:
-    """The policy and the agents of a host now."""
+def read_all(connection: Connection, host: str) -> Snapshot:
+    """Read the policy and the agents of a host."""
     newest = audit.latest(connection)
     policy = ruleset.snapshot(connection, host=host)
     listed = agents.list_agents(connection, host)
     return Snapshot(policy.version if policy else 0, newest, policy.rules if policy else (), listed, host)
 
 
-def news(connection: Connection, host: str, version: int, entry: int, pending: frozenset[str]) -> Edits | None:
-    """What was edited for a host after policy `version` and audit `entry`, for these holds too; None: nothing at all.
+def read_edits(connection: Connection, host: str, version: int, entry: int, pending: frozenset[str]) -> Edits | None:
+    """Read edits for a host after policy `version` and audit `entry`, and which holds were denied. None: no edits.
 
-    The entry is read first: what is committed meanwhile is seen now or with the next look, never missed.
+    The newest entry is read first: a commit that comes meanwhile is seen now or with the next read, never missed.
     """
     newest = audit.latest(connection)
     if newest == entry:
@@ -89,36 +90,36 @@ def news(connection: Connection, host: str, version: int, entry: int, pending: f
     return Edits(newest, change, made, agents.list_agents(connection, host), frozenset(denied))
 
 
-def enter(connection: Connection, sandbox: StoredAgent, own: tuple[Rule, ...]) -> None:
-    """A sandbox and its own rules, until `leave`."""
+def add_sandbox(connection: Connection, sandbox: StoredAgent, own: tuple[Rule, ...]) -> None:
+    """Add a sandbox and its own rules."""
     agents.add_agent(connection, GATEWAY, sandbox)
     if own:
         Edit(connection, GATEWAY, time.time()).sync(_source(sandbox.agent.name), own, sandbox.host)
 
 
-def leave(connection: Connection, host: str, name: str) -> None:
-    """Nothing where this host has no such sandbox."""
+def remove_sandbox(connection: Connection, host: str, name: str) -> None:
+    """Remove a sandbox of this host and its rules, if it has one of this name."""
     Edit(connection, GATEWAY, time.time()).sync(_source(name), (), host)
     there = agents.agent(connection, name)
     if there is not None and there.kind == SANDBOX and there.host == host:
         agents.remove_agent(connection, GATEWAY, name)
 
 
-def leave_all_but(connection: Connection, host: str, names: set[str]) -> None:
-    """Take out sandboxes that are gone: of a gateway that was killed, or closed while the database was away."""
+def remove_other_sandboxes(connection: Connection, host: str, names: set[str]) -> None:
+    """Remove sandboxes that are gone: their gateway was killed, or they were closed while the database was away."""
     for stored in agents.list_agents(connection, host):
         if stored.kind == SANDBOX and stored.agent.name not in names:
-            leave(connection, host, stored.agent.name)
+            remove_sandbox(connection, host, stored.agent.name)
 
 
-def spent(connection: Connection, host: str) -> frozenset[str]:
-    """Ids of `once` rules that have admitted their flow, here or of an agent that is gone."""
+def spent_rules(connection: Connection, host: str) -> frozenset[str]:
+    """Read the ids of `once` rules that have admitted their flow, here or of an agent that is gone."""
     return frozenset(ruleset.spent(connection, host))
 
 
-def remove(connection: Connection, host: str, ids: frozenset[str]) -> None:
-    """Take rules out that are spent; those that were edited meanwhile stay."""
-    Edit(connection, GATEWAY, time.time()).remove(sorted(ids & spent(connection, host)))
+def remove_spent(connection: Connection, host: str, ids: frozenset[str]) -> None:
+    """Remove rules that are spent. Rules that were edited meanwhile stay."""
+    Edit(connection, GATEWAY, time.time()).remove(sorted(ids & spent_rules(connection, host)))
 
 
 def _source(name: str) -> str:

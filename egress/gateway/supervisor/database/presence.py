@@ -1,7 +1,7 @@
-"""This gateway among those that share its database: it takes its host's name, shows that it lives, and leaves it free.
+"""This gateway among those that share its database: it claims its host's name, gives signs of life, frees the name.
 
-A name that another gateway has is waited for, since that may have been killed; as soon as the other gives a sign of
-life it is another machine of the same name, and this one does not start.
+If another gateway has the name, this one waits: the other may have been killed. As soon as the other gives a sign of
+life, it is another machine of the same name, and this gateway does not start.
 """
 
 from __future__ import annotations
@@ -19,27 +19,25 @@ from egress.store.database.handles import Connection
 from egress.store.policy import gateways
 from egress.store.policy.gateways import StoredGateway
 
-LOOK_SECONDS = 0.5  # between two looks whether a name is free
+LOOK_SECONDS = 0.5  # between two checks for a free name
 BOOT = Path("/proc/sys/kernel/random/boot_id")
 
 log = logging.getLogger("egress.gateway")
 
 
 class Presence:
-    """`was`: the name under which this gateway last knew its policy; "": before hosts had one, None: it never did."""
+    """Claims, renews and frees the name. `was` is this gateway's last name ("": it had none; None: it is new)."""
 
     def __init__(self, config: Config, link: DatabaseLink) -> None:
         self.host = config.host_name
         self._config, self._link = config, link
         self._run = secrets.token_hex(8)
-        self._had = False  # the name, once
-        self._shown: int | None = None  # the policy version that was shown last
+        self._had = False  # it has had the name
+        self._shown: int | None = None  # the policy version of the last beat
         self._next = 0.0
 
     def enter(self, was: str | None) -> None:
-        """Take the name at the start; returns once it is ours. Raises DatabaseAwayError, EgressError where another
-        has it.
-        """
+        """Claim the name at the start, waiting if needed. Raises EgressError if another has it, DatabaseAwayError."""
         first: StoredGateway | None = None
         while True:
             with self._link.writing() as connection:
@@ -55,9 +53,7 @@ class Presence:
             time.sleep(LOOK_SECONDS)
 
     async def renew(self, was: str | None) -> None:
-        """Take the name again after the database was away. Raises DatabaseAwayError, also where another machine has
-        it now.
-        """
+        """Claim the name again after the database was away. Raises DatabaseAwayError, also if another has it now."""
         try:
             other = await self._link.write(lambda connection: self._claim(connection, was))
         except EgressError as error:
@@ -67,19 +63,17 @@ class Presence:
         self._next = 0.0
 
     async def beat(self, version: int, agents: int) -> None:
-        """A sign of life, if it is time or the policy in force is another. Raises DatabaseAwayError, as `renew`
-        does.
-        """
+        """Give a sign of life, if it is due or the policy has changed. Raises DatabaseAwayError, as `renew` does."""
         if version == self._shown and time.monotonic() < self._next:
             return
         alive = lambda connection: gateways.beat(connection, self.host, self._run, version, agents)  # noqa: E731
         if not await self._link.store(alive):
-            await self.renew(None)  # forgotten by a person, or taken by another while we could not be heard
+            await self.renew(None)  # a person removed it, or another gateway took it while we were not heard
             await self._link.store(alive)
         self._shown, self._next = version, time.monotonic() + gateways.BEAT_SECONDS
 
     async def leave(self) -> None:
-        """Leave the name free. Raises DatabaseAwayError."""
+        """Free the name. Raises DatabaseAwayError."""
         await self._link.store(lambda connection: gateways.leave(connection, self.host, self._run))
 
     def _claim(self, connection: Connection, was: str | None) -> StoredGateway | None:
@@ -95,6 +89,6 @@ class Presence:
 
 
 def _place(run_dir: Path) -> str:
-    """Equal for gateways of which only one can be there at a time: they would have the same lock (runtime.only_one)."""
+    """Equal for gateways that exclude each other by their lock (`startup.only_one`)."""
     there = run_dir.stat()
     return f"{BOOT.read_text(encoding='ascii').strip()} {there.st_dev}:{there.st_ino}"

@@ -1,7 +1,7 @@
-"""The attribution process as the supervisor sees it: started, watched, told to end; and the socket to reach it by.
+"""The attribution process as the supervisor sees it: started, watched, stopped; and the workers' sockets to it.
 
-A pair of sockets for each worker lives as long as the gateway: the worker inherits one end, the process the other. What
-is told while one is being replaced waits there; the supervisor holds both ends, so that nobody meets a broken one.
+A pair of sockets for each worker lives as long as the gateway: the worker inherits one end, the process the other.
+Notes that are sent while the process is being replaced wait there. The supervisor holds both ends, so neither breaks.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from egress.gateway.pipe.messages import JournalGrant, Setup, encode
 from egress.gateway.pipe.note import BUFFER
 from egress.gateway.supervisor.processes.companion import Companion
 
-KILL_SECONDS = 2.0  # a process that an agent keeps in the kernel cannot even be killed: it is left behind
-MAX_LEFT = 4  # left behind; past it none is started, since there would be as many as an agent wants
+KILL_SECONDS = 2.0  # a process that an agent keeps in the kernel cannot be killed at all: it is left behind
+MAX_LEFT = 4  # processes left behind; past it none is started, or an agent could fill the host with them
 START_SECONDS = 30.0  # until its first sign of life
 _SO_SNDBUFFORCE = 32  # asm-generic/socket.h
 
@@ -28,27 +28,27 @@ log = logging.getLogger("egress.gateway")
 
 
 class AttributionProcess(Companion):
-    """The process for `size` workers; none where the config has it switched off.
+    """The process for `size` workers; none if the config has switched it off.
 
-    `room` says how much it may have written to its journal, all in all, when it had written so much.
+    `grant` returns how much the process may write to its journal in all, given how much it has written.
     """
 
     name = "attribution process"
     left = "it is left behind"
 
-    def __init__(self, config: Config, size: int, room: Callable[[int], JournalGrant]) -> None:
+    def __init__(self, config: Config, size: int, grant: Callable[[int], JournalGrant]) -> None:
         super().__init__()
-        self._config, self._room = config, room
-        self._left: list[asyncio.subprocess.Process] = []  # told to end, and still there
+        self._config, self._grant = config, grant
+        self._left: list[asyncio.subprocess.Process] = []  # killed, and still there
         self._pairs: list[tuple[socket.socket, socket.socket]] = []  # worker's end, the process'
         for _ in range(size if config.attribution else 0):
-            # Not datagrams: of those the kernel queues ten.
+            # Not datagrams: the kernel queues only ten of them.
             pair = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             pair[0].setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, BUFFER)
             self._pairs.append(pair)
 
     def end_of(self, worker: int) -> tuple[int, ...]:
-        """The descriptor that a worker inherits, if any."""
+        """Return the descriptor that a worker inherits, if any."""
         return (self._pairs[worker][0].fileno(),) if self._pairs else ()
 
     async def watch(self) -> None:
@@ -64,8 +64,7 @@ class AttributionProcess(Companion):
         if len(self._left) < MAX_LEFT:
             await super().watch()
         if self.pid is not None and self._process is not None and self._process.stdin is not None and self._facts:
-            room = self._room(self._facts["journal"]["bytes"])
-            self._process.stdin.write(encode(room))
+            self._process.stdin.write(encode(self._grant(self._facts["journal"]["bytes"])))
 
     async def stop(self) -> None:
         await super().stop()
@@ -73,7 +72,7 @@ class AttributionProcess(Companion):
             end.close()
 
     def status(self) -> dict[str, object]:
-        """Besides how it is: what it counted."""
+        """Report how it is, and its counters."""
         return {
             "enabled": self._config.attribution,
             "pid": self.pid,
@@ -95,12 +94,12 @@ class AttributionProcess(Companion):
             pass_fds=ends,
         )
         if process.stdin is not None:
-            process.stdin.write(encode(Setup(self._config, 0, os.getpid(), (), self._room(0), attribution=ends)))
+            process.stdin.write(encode(Setup(self._config, 0, os.getpid(), (), self._grant(0), attribution=ends)))
         return process
 
     def _leave(self, process: asyncio.subprocess.Process) -> None:
-        """Go on without one that cannot be ended; it is gone as soon as the kernel lets it."""
-        log.warning("the attribution process (pid %d) cannot be ended: it is left behind", process.pid)
+        """Go on without a process that cannot be killed; it ends as soon as the kernel lets it."""
+        log.warning("the attribution process (pid %d) cannot be killed: it is left behind", process.pid)
         self._left.append(process)
         self._process = None
         self.restarts += 1

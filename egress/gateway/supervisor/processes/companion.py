@@ -1,4 +1,4 @@
-"""The processes beside the workers: started, heard, started again, stopped. The recorder is one of them."""
+"""A process beside the workers: started, watched, restarted, stopped. The recorder is one, attribution another."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ log = logging.getLogger("egress.gateway")
 
 
 class Companion:
-    """A process beside the workers, started again when it ends. `_start` says how; it says each second how it is."""
+    """A process that is restarted when it ends. `_start` starts it; each second it reports its counters on stdout."""
 
     name = ""
-    left = ""  # what becomes of its work when it does not stop in time
+    left = ""  # the rest of a log line: the fate of its work when it does not stop in time
 
     def __init__(self) -> None:
         self.restarts = 0
         self._process: asyncio.subprocess.Process | None = None
         self._listening: asyncio.Task[None] | None = None
-        self._facts: dict[str, Any] = {}  # what it said last
+        self._facts: dict[str, Any] = {}  # its last report
         self._heard = time.monotonic()
         self._next = 0.0
 
@@ -35,20 +35,20 @@ class Companion:
 
     @property
     def silent(self) -> float:
-        """Seconds since it last said something, or was started."""
+        """Seconds since its last report, or its start."""
         return time.monotonic() - self._heard
 
     def status(self) -> dict[str, object]:
-        """How it is, as it said `silent` seconds ago."""
+        """Return its state: its last report, which is `silent` seconds old."""
         return {"pid": self.pid, "restarts": self.restarts, "silent": round(self.silent, 1), **self._facts}
 
     async def watch(self) -> None:
-        """Start it if it does not run; call it about each second."""
+        """Start the process if it does not run. Call this about once a second."""
         if self.pid is not None or time.monotonic() < self._next:
             return
         if self._process is not None:
             self.restarts += 1
-            log.warning("the %s ended (status %s); it is started again", self.name, self._process.returncode)
+            log.warning("the %s ended (status %s); it is restarted", self.name, self._process.returncode)
         self._next = time.monotonic() + RESTART_SECONDS
         self._process = await self._start()
         self._heard = time.monotonic()
@@ -56,7 +56,7 @@ class Companion:
             self._listening = asyncio.create_task(self._listen(self._process.stdout))
 
     async def stop(self) -> None:
-        """Let it end its work, within STOP_SECONDS."""
+        """Stop the process in order, within STOP_SECONDS; then by force."""
         if self._process is None or self.pid is None:
             return
         self._end(self._process)
@@ -77,7 +77,7 @@ class Companion:
         await process.wait()
 
     async def _listen(self, stdout: asyncio.StreamReader) -> None:
-        """What cannot be read of what it says is passed over."""
+        """Read its reports. Lines that are not JSON are ignored."""
         while line := await stdout.readline():
             with suppress(ValueError):
                 self._facts = dict(json.loads(line))

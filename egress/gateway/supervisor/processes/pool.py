@@ -1,4 +1,4 @@
-"""The workers together: started, told, watched, replaced. While one is gone the kernel drops what is queued to it."""
+"""All workers: started, ordered, watched, replaced. While one is gone, the kernel drops the packets queued to it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from egress.gateway.pipe.messages import Setup, encode
 from egress.gateway.supervisor.current import Orders
 from egress.gateway.supervisor.processes.worker import WorkerProcess
 
-RESTART_SECONDS = 1.0  # between two starts of a worker that does not come up; doubled up to the next
+RESTART_SECONDS = 1.0  # between two starts of a worker that does not come up; doubled up to MAX_RESTART_SECONDS
 MAX_RESTART_SECONDS = 30.0
 
 log = logging.getLogger("egress.gateway")
@@ -24,16 +24,16 @@ log = logging.getLogger("egress.gateway")
 
 @dataclass(frozen=True, slots=True)
 class Hooks:
-    """What a pool asks and tells the supervisor."""
+    """The supervisor's functions that a pool calls."""
 
-    setup: Callable[[int], Setup]  # how a worker is to be started now
-    policy: Callable[[], Orders]  # and what it is to judge by
-    heard: Callable[[int, dict[str, Any]], None]  # what it says by itself
-    gone: Callable[[int], None]  # it has ended, and another one will follow it
+    setup: Callable[[int], Setup]  # how a worker starts now
+    policy: Callable[[], Orders]  # the policy it starts with
+    heard: Callable[[int, dict[str, Any]], None]  # a message that it sent unasked
+    gone: Callable[[int], None]  # it has ended, and a successor will follow
 
 
 class Pool:
-    """`size` workers. What is told reaches all in the order in which it was told, also those that still start."""
+    """`size` workers. Orders reach all of them in the order of the calls, also workers that still start."""
 
     def __init__(self, size: int, hooks: Hooks, *, base: int, watchdog: float) -> None:
         self.size = size
@@ -47,7 +47,7 @@ class Pool:
         self._now: dict[int, Drops] = {}
 
     async def start(self) -> None:
-        """All of them, or EgressError and none."""
+        """Start all workers. Raises EgressError, and then none runs."""
         workers = [self._new(index) for index in range(self.size)]
         results = await asyncio.gather(*(worker.start() for worker in workers), return_exceptions=True)
         self._workers = list(workers)
@@ -64,31 +64,32 @@ class Pool:
         await asyncio.gather(*(worker.stop() for worker in self._workers if worker is not None))
 
     async def order(self, index: int, op: str, fields: dict[str, object]) -> dict[str, Any]:
-        """Tell one worker. Raises EgressError while it is being replaced."""
+        """Give one worker an order, and wait for its answer. Raises EgressError while it is being replaced."""
         worker = self._workers[index]
         if worker is None:
             raise EgressError(f"worker {index} is being replaced; try again")
         return await worker.order(op, fields)
 
     def post(self, index: int, op: str, fields: dict[str, object]) -> None:
-        """Tell one worker, now, and do not wait; nobody where it is being replaced."""
+        """Give one worker an order now, without waiting. No effect while it is being replaced."""
         if (worker := self._workers[index]) is not None:
             with contextlib.suppress(ConnectionError):
                 worker.send([encode({**fields, "op": op})])
 
-    def tell(self, op: str, fields: Callable[[int], dict[str, object]]) -> asyncio.Task[None]:
-        """Tell all, now; await what comes back to know that all do it. One that cannot is replaced, and its successor
-        is started with what is true then.
+    def order_all(self, op: str, fields: Callable[[int], dict[str, object]]) -> asyncio.Task[None]:
+        """Give all workers an order now. Await the task to know that all have carried it out.
+
+        A worker that cannot is replaced, and its successor starts with the state of that moment.
         """
         for successor in self._successors.values():
-            with contextlib.suppress(ConnectionError):  # it did not come up: the next one is started with what is true
+            with contextlib.suppress(ConnectionError):  # it did not come up: the next one starts with the new state
                 successor.send([encode({**fields(successor.index), "op": op})])
         return self._await([(worker, worker.post(op, fields(worker.index))) for worker in self._running()])
 
-    def tell_policy(self, orders: Orders) -> asyncio.Task[None]:
-        """Tell all of a change of policy, like `tell`."""
+    def order_policy(self, orders: Orders) -> asyncio.Task[None]:
+        """Give all workers a change of policy, like `order_all`."""
         for successor in self._successors.values():
-            with contextlib.suppress(ConnectionError):  # as in `tell`
+            with contextlib.suppress(ConnectionError):  # as in `order_all`
                 successor.send(orders)
         return self._await([(worker, worker.post_policy(orders)) for worker in self._running()])
 
@@ -111,7 +112,7 @@ class Pool:
                 raise result
 
     def watch(self) -> None:
-        """Replace the dead and the silent; call it about each second."""
+        """Replace dead and silent workers. Call this about once a second."""
         self._sample()
         for worker in self._workers:
             if worker is None or worker.index in self._starting:
@@ -134,11 +135,11 @@ class Pool:
                 self._replace(worker)
 
     def policy_version(self, newest: int) -> int:
-        """The version that all workers judge by at least; one that is being replaced will begin with the newest."""
+        """The lowest policy version in use. A worker that is being replaced will begin with the newest."""
         return min([newest, *(worker.version for worker in self._workers if worker is not None)])
 
     def status(self) -> list[dict[str, object]]:
-        """One entry a worker, for `status`."""
+        """Report one entry a worker, for `egress doctor`."""
         return [self._entry(index) for index in range(self.size)]
 
     def _new(self, index: int) -> WorkerProcess:
@@ -173,13 +174,13 @@ class Pool:
             self._starting.pop(index, None)
 
     def _sample(self) -> None:
-        """The kernel counts a queue's drops from its binding: what a gone queue counted is kept here."""
+        """Read the drops. The kernel counts from a queue's binding: counts of earlier bindings are added here."""
         current = drops()
         for number, before in self._now.items():
             after = current.get(number, Drops(0, 0))
             if after.queue < before.queue or after.socket < before.socket:
-                kept = self._earlier.get(number, Drops(0, 0))
-                self._earlier[number] = Drops(kept.queue + before.queue, kept.socket + before.socket)
+                earlier = self._earlier.get(number, Drops(0, 0))
+                self._earlier[number] = Drops(earlier.queue + before.queue, earlier.socket + before.socket)
         self._now = current
 
     def _dropped(self, number: int) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""The worker process as the supervisor sees it: started, ordered, watched, stopped."""
+"""One worker process as the supervisor sees it: started, ordered, watched, stopped."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ log = logging.getLogger("egress.gateway")
 class WorkerProcess:
     """One start of one worker. `await start()`, then `order()` until `alive` is False.
 
-    `setup` and `policy` are what was true when it was made: what is ordered from then on reaches the worker after them,
-    also while it still starts. `hear` gets what it says by itself.
+    `setup` and `policy` are the state when this object is made; later orders reach the worker after them, also while it
+    still starts. `hear` gets the messages that it sends unasked.
     """
 
     def __init__(self, setup: Setup, policy: Orders, hear: Callable[[int, dict[str, Any]], None]) -> None:
@@ -53,7 +53,7 @@ class WorkerProcess:
         return self._process.returncode is None
 
     async def start(self) -> None:
-        """Spawn it and wait until its queues are bound. Raises EgressError with the worker's own words if it cannot."""
+        """Start the process and wait until its queues are bound. Raises EgressError with the worker's own message."""
         command, environment = python("egress.gateway.worker")
         self._process = await asyncio.create_subprocess_exec(
             *command,
@@ -73,7 +73,7 @@ class WorkerProcess:
         except TimeoutError:
             self.error = f"it was not ready after {START_SECONDS:.0f} s"
         except ConnectionError:
-            await self._bound.wait()  # it has ended: perhaps it said why
+            await self._bound.wait()  # it has ended, perhaps with a message
         if not self.ready:
             await self.kill()
             raise EgressError(f"worker {self.index} did not start: {self.error or 'see the lines above'}")
@@ -92,7 +92,7 @@ class WorkerProcess:
         return self._post(orders, ("policy", orders.version))
 
     async def answer(self, done: asyncio.Future[dict[str, Any]], seconds: float = ORDER_SECONDS) -> dict[str, Any]:
-        """Wait for what was posted. Raises EgressError when the worker is gone, silent or says that it cannot."""
+        """Wait for the answer to a posted order. Raises EgressError: the worker is gone, silent or reports an error."""
         try:
             answer = await asyncio.wait_for(done, seconds)
         except (TimeoutError, ConnectionError):
@@ -112,7 +112,7 @@ class WorkerProcess:
         stdin.writelines(lines)
 
     async def stop(self) -> None:
-        """Stop in order, within STOP_SECONDS; then by force."""
+        """Stop the worker in order, within STOP_SECONDS; then by force."""
         if self.alive:
             try:
                 await self.order("stop", {}, STOP_SECONDS)
@@ -122,16 +122,14 @@ class WorkerProcess:
         await self.kill()
 
     async def kill(self) -> None:
-        """End this process, by its id, and wait until it is gone: its queues are free then."""
+        """Kill the process and wait until it is gone: then its queues are free."""
         if self.alive:
             self._process.kill()
         await self._process.wait()
-        await asyncio.gather(
-            self._reading, return_exceptions=True
-        )  # nonsense from it must not keep us from replacing it
+        await asyncio.gather(self._reading, return_exceptions=True)  # a broken message must not prevent its replacement
 
     async def _set_up(self) -> None:
-        """Setup, policy, begin, at the pace at which they are read; then what was ordered meanwhile."""
+        """Send setup, policy and `begin` at the pace at which they are read; then the orders that came meanwhile."""
         stdin, policy = self._process.stdin, self._policy
         assert stdin is not None and policy is not None
         for line in itertools.chain([encode(self._setup)], policy, [encode({"op": "begin"})]):

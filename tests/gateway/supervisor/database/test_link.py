@@ -92,7 +92,7 @@ def test_one_that_knows_less_is_not_taken(path: Path, link: DatabaseLink) -> Non
     asyncio.run(link.write(add("one")))
     known = asyncio.run(link.read(audit.latest))
     for version, entry in ((2, known), (1, known + 1)):
-        with pytest.raises(DatabaseAwayError, match="it knows less than what is in force here"):
+        with pytest.raises(DatabaseAwayError, match="it is older than the policy in force here"):
             link.open(create=False, version=version, entry=entry)
         assert not link.ok
     link.open(create=False, version=1, entry=known)
