@@ -22,7 +22,7 @@ from api.otlp import answers
 from egress.errors import EgressError, InputError
 from egress.policy.ruletext import InvalidRuleError
 from egress.store.database.database import explain
-from egress.store.database.errors import ConflictError, NotFoundError
+from egress.store.database.errors import ConflictError, DamagedDataError, NotFoundError
 from egress.store.database.handles import DataError, DBAPIError, IntegrityError, PoolTimeoutError
 
 MEDIA_TYPE = "application/problem+json"
@@ -113,6 +113,8 @@ def of(error: Exception) -> ProblemError:
             return ProblemError(409, str(error))
         case InputError():
             return ProblemError(422, str(error))
+        case DamagedDataError():
+            return unavailable(str(error))
         case EgressError():
             return ProblemError(409, str(error))
         case HTTPException():

@@ -54,7 +54,7 @@ def _flows(**fields: Any) -> Callable[[Engine, Known], object]:
 
     def ask(engine: Engine, known: Known) -> object:
         values = {name: value(known) if callable(value) else value for name, value in fields.items()}
-        with closing(reader.stories(engine, Filter(now=known.now, **({"limit": PAGE} | values)))) as found:
+        with closing(reader.flow_details(engine, Filter(now=known.now, **({"limit": PAGE} | values)))) as found:
             return list(found)
 
     return ask

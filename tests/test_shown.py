@@ -22,7 +22,7 @@ from egress.store.database.tables import findings, flows
 from egress.store.query.reader import SORTS
 from egress.store.query.search import FIELDS, one
 from egress.store.query.story import FlowStory
-from egress.store.recording.steps import Doing
+from egress.store.recording.steps import StepContext
 from tests.store import samples
 
 UNSEARCHED_FLOW = {
@@ -102,7 +102,7 @@ def columns(expressions: Iterable[sa.ColumnElement[Any]], table: sa.Table) -> se
 
 
 def story(flow: FlowRecord) -> list[str]:
-    return list(flow_lines(FlowStory(flow, (), None, None, {}, (), False, Doing(()))))
+    return list(flow_lines(FlowStory(flow, (), None, None, {}, (), False, StepContext(()))))
 
 
 def names(record: Record) -> set[str]:

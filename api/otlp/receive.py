@@ -62,7 +62,7 @@ def receive(connection: Connection, caller: Caller, spans: Iterable[Span], *, a_
         found.append((agent, span))
     steps.adopt(connection, named)  # first, so that repeated reports find their stored steps there
     told = list(_steps(connection, caller, found, named, received, now))
-    for telling in steps.tell(connection, told, a_day) if told else ():
+    for telling in steps.report(connection, told, a_day) if told else ():
         received.counts[telling.result] += 1
         if telling.result in (StepResult.CONFLICT, StepResult.TOO_MANY):
             received.reject(telling.why)

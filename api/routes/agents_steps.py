@@ -39,7 +39,7 @@ def report_step(
     now = time.time()
     with storing(engine) as connection:
         step = _read(connection, caller, agent, body, now)
-        (telling,) = steps.tell(connection, [step], config.api.steps)
+        (telling,) = steps.report(connection, [step], config.api.steps)
     request.app.state.steps[telling.result] += 1
     match telling.result:
         case StepResult.CONFLICT:

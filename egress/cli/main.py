@@ -13,6 +13,7 @@ from egress import __version__
 from egress.cli.input.params import chosen_case
 from egress.cli.output.text import plain
 from egress.errors import EgressError
+from egress.store.database.errors import DamagedDataError
 
 if TYPE_CHECKING:
     from egress.store.database.handles import DBAPIError
@@ -64,15 +65,14 @@ class Commands(click.Group):
     """Imports a command's module on first use: `replay` then needs no netfilter queue, and `run` no SQLAlchemy."""
 
     def invoke(self, ctx: click.Context) -> object:
-        """A case may come from anybody: values that egress never writes are an error of the case's, not of ours."""
+        """Run a command. An error in the data of a case names the case."""
         try:
             return super().invoke(ctx)
-        except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError) as error:
+        except DamagedDataError as error:
             case = chosen_case()
             if case is None:
                 raise
-            why = plain(f"{type(error).__name__}: {error}")[:200]
-            raise EgressError(f"case {case} holds what egress does not write: damaged, or made up ({why})") from error
+            raise DamagedDataError(error.why, f"case {case}") from error
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)

@@ -25,7 +25,7 @@ from egress.records.shape import FlowRecord
 from egress.records.times import iso
 from egress.store.database.handles import Engine
 from egress.store.query.counting import KEYS
-from egress.store.query.reader import SORTS, Filter, Told, agents, flows, stories
+from egress.store.query.reader import SORTS, Filter, FlowDetails, agents, flow_details, flows
 from egress.store.query.search import FIELDS
 from egress.store.query.storyjson import flow_mapping
 
@@ -176,7 +176,7 @@ def command(
         if human:
             _human(engine, wanted, page, processes=processes)
             return
-        with closing(stories(engine, wanted)) as found:
+        with closing(flow_details(engine, wanted)) as found:
             {"json": _json, "jsonl": _jsonl, "csv": _csv}[output](found)
 
 
@@ -198,7 +198,7 @@ def _human(engine: Engine, wanted: Filter, page: int, *, processes: bool) -> Non
     # A pipe has no width: lines are not folded there, for grep.
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 400)
     count = refused = 0
-    with closing(stories(engine, wanted)) as found:
+    with closing(flow_details(engine, wanted)) as found:
         while chunk := list(islice(found, TABLE_ROWS)):
             console.print(flow_table(chunk, console.width, processes=processes))
             count += len(chunk)
@@ -223,7 +223,7 @@ def _nothing(engine: Engine, wanted: Filter) -> str:
     return f"No flow is recorded yet.{waiting}"
 
 
-def _json(found: Iterable[Told]) -> None:
+def _json(found: Iterable[FlowDetails]) -> None:
     """Write one document, while records are read: {"flows": [EVE flow with its findings and process, …]}."""
     click.echo('{"flows": [', nl=False)
     separator = "\n"
@@ -233,16 +233,16 @@ def _json(found: Iterable[Told]) -> None:
     click.echo("\n]}")
 
 
-def _jsonl(found: Iterable[Told]) -> None:
+def _jsonl(found: Iterable[FlowDetails]) -> None:
     for told in found:
         click.echo(json.dumps(flow_mapping(told)))
 
 
-def _csv(found: Iterable[Told]) -> None:
+def _csv(found: Iterable[FlowDetails]) -> None:
     csvtext.write((*_CSV, "signatures", "process", *_PROCESS), map(_row, found))
 
 
-def _row(told: Told) -> list[object]:
+def _row(told: FlowDetails) -> list[object]:
     signatures = " ".join(dict.fromkeys(finding.signature for finding in told.findings))
     status = "" if told.process is None else told.process.status
     process = ["" if told.process is None else getattr(told.process, name) for name in _PROCESS]

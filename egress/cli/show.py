@@ -19,7 +19,7 @@ from egress.policy.ruletext import to_mapping
 from egress.records.eve import process_part, to_eve
 from egress.store.query.episodes import agents_of, episode_story
 from egress.store.query.story import FindingStory, FlowStory, agent_story, finding_story, flow_story
-from egress.store.query.storyjson import flow_mapping, meanwhile_mapping, story_mapping
+from egress.store.query.storyjson import context_mapping, flow_mapping, story_mapping
 
 EXAMPLES = """\b
 Examples:
@@ -76,8 +76,8 @@ def finding(*, finding_id: str, output: str, config: Path | None) -> None:
     click.echo(labelled("finding", f"{story.finding.finding_id}  (agent {story.finding.agent})"))
     for line in finding_lines("", story.finding):
         click.echo(line)
-    if story.doing:
-        click.echo(doing_line(story.doing, story.finding.time))
+    if story.context:
+        click.echo(doing_line(story.context, story.finding.time))
     click.echo(kept_line(story.finding.finding_id, story.kept))
     click.echo()
     if told is None:
@@ -129,7 +129,7 @@ def episode(*, episode: str, agent: str, output: str, config: Path | None) -> No
 def _flow_document(story: FlowStory) -> dict[str, object]:
     return {
         **to_eve(story.flow),
-        **meanwhile_mapping(story.flow.agent, story.doing),
+        **context_mapping(story.flow.agent, story.context),
         "findings": [to_eve(each) for each in story.findings],
         "process": process_part(story.process),
         "rule": None if story.rule is None else to_mapping(story.rule),
@@ -143,7 +143,7 @@ def _flow_document(story: FlowStory) -> dict[str, object]:
 def _finding_document(story: FindingStory) -> dict[str, object]:
     return {
         **to_eve(story.finding),
-        **meanwhile_mapping(story.finding.agent, story.doing),
+        **context_mapping(story.finding.agent, story.context),
         "flow": None if story.flow is None else to_eve(story.flow),
         "packets": None if story.kept is None else dataclasses.asdict(story.kept),
     }

@@ -132,7 +132,7 @@ def test_filters(engine: Engine, root: Client) -> None:
 def test_a_bad_parameter_is_named(root: Client, path: str) -> None:
     for query, place, detail in (
         ("q=port:x", "q", "column 6"),
-        ("q=agent:a colour:red", "q", "column 9: there is no field colour"),
+        ("q=agent:a colour:red", "q", "column 9: unknown field colour"),
         ("q=(agent:a", "q", "column 9"),
         ("q=" + "(" * 50, "q", "column"),
         ("q=" + "a" * 5000, "q", ""),

@@ -8,11 +8,13 @@ import sys
 from contextlib import closing
 from pathlib import Path
 
+import click
 import pytest
 from click.testing import CliRunner, Result
 from sqlalchemy.exc import DBAPIError
 
-from egress.cli.main import egress, main
+from egress.cli.input.params import case_option
+from egress.cli.main import COMMANDS, egress, main
 from egress.errors import EgressError
 from tests.cli.conftest import Cli
 from tests.test_house import ROOT
@@ -172,6 +174,19 @@ def test_a_case_that_was_tampered_with_is_said_so_in_one_line(incident: Cli, har
             continue  # which `main` says in one line, as of every database
         assert done.code in (0, 1), (words, done)
         assert not done.code or "case incident holds what egress does not write" in done.err, (words, done)
+
+
+def test_an_error_of_ours_is_not_blamed_on_the_case(incident: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(COMMANDS, "buggy", __name__)
+    with pytest.raises(TypeError, match="a bug"):
+        egress.main(["buggy", "--case", "incident"], standalone_mode=False)
+
+
+@click.command()
+@case_option
+def command() -> None:
+    """Fail as a command with a bug does."""
+    raise TypeError("a bug")
 
 
 def test_what_no_number_can_hold_is_an_error_of_the_case(incident: Cli) -> None:

@@ -30,7 +30,7 @@ def run(cli: Cli) -> Run:
 
 def keep(engine: Engine, told: list[Step], records: list[Record]) -> None:
     with storing(engine) as connection:
-        steps.tell(connection, told, 1000)
+        steps.report(connection, told, 1000)
     with writing(engine) as connection:
         store(connection, records)
 

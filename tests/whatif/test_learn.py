@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -18,6 +17,7 @@ from egress.model import Action, Effect, Mode, Policy, Reason, Rule, Severity
 from egress.policy.file import dump_yaml, parse_policy
 from egress.policy.rulebook import Rulebook
 from egress.records.shape import FindingRecord, FlowRecord, Record
+from egress.records.times import iso
 from egress.store.database.tables import approvals
 from egress.store.query.flowgroups import FlowGroup, flow_groups
 from egress.whatif import learn as learning
@@ -44,8 +44,8 @@ def test_a_name_is_one_rule_with_its_ports() -> None:
     assert [said(rule) for rule in found.rules] == [("a.example.org", "tcp", ((443, 443), (8443, 8443)), "tls")]
     rule = found.rules[0]
     assert (rule.agent, rule.author, rule.created, rule.action) == ("trainer", "egress learn", NOW, Action.ACCEPT)
-    begun = datetime.fromtimestamp(first.start, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    assert rule.comment.startswith(f"learned from 3 flows, {begun}..")
+    begun = iso(first.start)[:19]
+    assert rule.comment.startswith(f"learned from 3 flows, {begun}Z..")
     assert (found.recorded, found.covered, found.already, found.left_out) == (3, 3, 0, ())
 
 

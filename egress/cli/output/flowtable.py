@@ -13,7 +13,7 @@ from rich.text import Text
 from egress.cli.output.processes import process_cell
 from egress.cli.output.text import endpoint, plain, size, when
 from egress.model import Action, Mode, Reason
-from egress.store.query.reader import Told
+from egress.store.query.reader import FlowDetails
 
 GAP = 2  # between columns
 
@@ -23,22 +23,22 @@ _COLOURS = {Action.ACCEPT: "green", Action.REJECT: "red", Action.DROP: "red", Ac
 @dataclass(frozen=True, slots=True)
 class _Column:
     name: str
-    cell: Callable[[Told], str]
+    cell: Callable[[FlowDetails], str]
     right: bool = False
     folds: bool = False  # folded if even the fewest columns are too wide
 
 
-def _action(told: Told) -> str:
+def _action(told: FlowDetails) -> str:
     flow = told.flow
     return f"{flow.action} ({flow.mode})" if flow.mode is Mode.MONITOR else flow.action
 
 
-def _short_action(told: Told) -> str:
+def _short_action(told: FlowDetails) -> str:
     flow = told.flow
     return f"({flow.action})" if flow.mode is Mode.MONITOR else flow.action
 
 
-def _why(told: Told) -> str:
+def _why(told: FlowDetails) -> str:
     """Name the signatures of the findings, and the verdict's reason if it is another one."""
     flow, signatures = told.flow, list(dict.fromkeys(finding.signature for finding in told.findings))
     if flow.reason is Reason.FINDING and signatures:
@@ -47,11 +47,11 @@ def _why(told: Told) -> str:
     return ", ".join([reason, *signatures])
 
 
-def _moment(told: Told) -> str:
+def _moment(told: FlowDetails) -> str:
     return when(told.flow.start)[5:19]
 
 
-def _minute(told: Told) -> str:
+def _minute(told: FlowDetails) -> str:
     return when(told.flow.start)[:16]
 
 
@@ -70,7 +70,7 @@ _ALL = (
 )
 _PROCESS = _Column("process", lambda told: process_cell(told.process), folds=True)
 # On a narrow terminal these columns are shortened or, with None, dropped, in this order. `egress show` has everything.
-_LESS: tuple[tuple[str, Callable[[Told], str] | None], ...] = (
+_LESS: tuple[tuple[str, Callable[[FlowDetails], str] | None], ...] = (
     ("source", None),
     ("time (UTC)", lambda told: when(told.flow.start)[:19]),
     ("action", _short_action),
@@ -80,7 +80,7 @@ _LESS: tuple[tuple[str, Callable[[Told], str] | None], ...] = (
 )
 
 
-def flow_table(shown: Sequence[Told], width: int, *, processes: bool = False) -> Table:
+def flow_table(shown: Sequence[FlowDetails], width: int, *, processes: bool = False) -> Table:
     """Build the table. Its cells are Text, because rich would read a string as markup."""
     columns = [*_ALL, _PROCESS] if processes else list(_ALL)
     cells = {column.name: _cells(column, shown) for column in columns}
@@ -106,7 +106,7 @@ def flow_table(shown: Sequence[Told], width: int, *, processes: bool = False) ->
     return table
 
 
-def _cells(column: _Column, shown: Sequence[Told]) -> list[str]:
+def _cells(column: _Column, shown: Sequence[FlowDetails]) -> list[str]:
     return [plain(column.cell(told)) for told in shown]
 
 

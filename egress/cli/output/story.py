@@ -11,7 +11,7 @@ from egress.cli.output.text import endpoint, hexdump, labelled, size, when
 from egress.model import Action, Effect, Mode, Reason, Rule, Step
 from egress.records.shape import FindingRecord, FlowRecord
 from egress.store.query.story import BEFORE, FlowStory, KeptPackets
-from egress.store.recording.steps import Doing
+from egress.store.recording.steps import StepContext
 
 REASONS = {
     Reason.RULE: "a rule of the policy decided",
@@ -59,8 +59,8 @@ def flow_lines(story: FlowStory, but: str = "") -> Iterator[str]:
     yield labelled("verdict", _verdict(found.action, found.mode, REASONS[found.reason]))
     if found.rule_id or found.policy_version:
         yield labelled("rule", _rule_text(found, story.rule))
-    if story.doing:
-        yield doing_line(story.doing, found.start)
+    if story.context:
+        yield doing_line(story.context, found.start)
     for number, file in enumerate(story.files):
         yield labelled("" if number else "capture", file)
     yield labelled("out", f"{found.packets_out} packets, {size(found.bytes_out)}")
@@ -100,7 +100,7 @@ def finding_lines(label: str, finding: FindingRecord) -> Iterator[str]:
         yield labelled("", line)
 
 
-def doing_line(doing: Doing, ts: float) -> str:
+def doing_line(doing: StepContext, ts: float) -> str:
     """Format the agent's tool calls at a time, as its framework reported them."""
     if doing.steps:
         calls = (f"{_call(step)}, {ts - step.start:.3f} s after it began" for step in doing.steps)

@@ -29,7 +29,7 @@ from operator import attrgetter
 from egress.hunt.domains import registrable
 from egress.hunt.hunter import Haul, Lead, Settings, Strongest, counted
 from egress.model import Severity
-from egress.store.query.history import Asked, History, HistoryTarget
+from egress.store.query.history import History, HistoryTarget, QueriedName
 
 ONCE = 2  # flows: a name is asked for as A and as AAAA, by some resolvers from two ports
 DISTINCT = 50  # names; practice is 50 to 100 (RITA begins to score at 100 subdomains of a domain)
@@ -56,7 +56,7 @@ class _Domain:
     bytes_out: int = 0  # of UDP
     last: int = -1  # microseconds
 
-    def add(self, row: Asked, below: int) -> None:
+    def add(self, row: QueriedName, below: int) -> None:
         if row.flows <= ONCE and below:
             self.names += 1
             self.spelled += below
@@ -87,7 +87,7 @@ class DnsSlowLeak:
     def hunt(self, history: History, settings: Settings) -> Haul:
         strongest, notes = Strongest(), list[str]()
         others = unseen = 0
-        for agent, rows in groupby(history.asked(), key=attrgetter("agent")):
+        for agent, rows in groupby(history.queried_names(), key=attrgetter("agent")):
             domains: dict[str, _Domain] = {}
             for row in rows:
                 unseen += max(row.packets - ONCE * row.flows, 0)

@@ -63,7 +63,7 @@ class ProbeRareDestination:
         notes = list[str]()
         visits = _visits(history, notes)
         before: Counter[str] = Counter()
-        for target, count in history.known(begin):
+        for target, count in history.earlier(begin):
             place = destination(target.said, target.bound, target.dst)
             if place in visits:
                 before[place] += count

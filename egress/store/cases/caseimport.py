@@ -18,6 +18,7 @@ from egress.policy.file import to_document
 from egress.records.shape import EvidenceRecord, FindingRecord, FlowRecord, Record
 from egress.store.cases.cases import Capture
 from egress.store.database.database import storing, writing
+from egress.store.database.rows import decode_first
 from egress.store.database.tables import captured_flows, captures, flows
 from egress.store.policy.audit import local_actor
 from egress.store.policy.edits import Edit
@@ -66,9 +67,8 @@ def begin(engine: Engine, source: Source, rules: Sequence[Rule], networks: Seque
     """Note the capture in the case. Raises EgressError where it is there, judged otherwise: one verdict a flow."""
     now, wanted = time.time(), tuple(networks)
     with writing(engine) as connection:
-        row = connection.execute(sa.select(captures).where(captures.c.sha256 == source.sha256)).first()
-        if row is not None:
-            known = Capture(*row)
+        known = decode_first(Capture, connection.execute(sa.select(captures).where(captures.c.sha256 == source.sha256)))
+        if known is not None:
             policy = snapshot(connection, known.policy_version) or Policy()
             if known.networks != wanted or to_document(policy.rules) != to_document(rules):
                 raise EgressError(

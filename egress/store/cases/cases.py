@@ -21,6 +21,7 @@ from egress.config import Config
 from egress.errors import EgressError, InputError
 from egress.store.database import tables
 from egress.store.database.database import open_database
+from egress.store.database.rows import decode, whole
 from egress.store.database.sqlite import BUSY, seal
 from egress.store.database.tables import captured_flows, captures
 
@@ -166,10 +167,10 @@ def contents(connection: Connection) -> Contents:
     ).one()
     several = sa.select(captured_flows.c.flow_id).group_by(captured_flows.c.flow_id).having(sa.func.count() > 1)
     return Contents(
-        tuple(Capture(*row) for row in connection.execute(sa.select(captures).order_by(captures.c.id))),
+        tuple(decode(Capture, connection.execute(sa.select(captures).order_by(captures.c.id)))),
         count,
         _count(connection, findings),
-        int(connection.scalar(sa.select(sa.func.coalesce(sa.func.sum(anomalies.c.count), 0))) or 0),
+        whole(connection.scalar(sa.select(sa.func.coalesce(sa.func.sum(anomalies.c.count), 0))) or 0),
         begin,
         end,
         connection.scalar(sa.select(sa.func.count()).select_from(several.subquery())) or 0,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Iterator
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Dialect
@@ -14,12 +15,15 @@ from egress.model import Budget, Direction
 from egress.policy.budgettext import budgets_from_json, budgets_to_json
 from egress.records.shape import EvidencePacket
 from egress.records.times import micros
+from egress.store.database.errors import DamagedDataError
+from egress.store.database.rows import decoding
 
 _PACKET = struct.Struct(">QBII")
+END_OF_TIME = 253_402_300_800_000_000  # microseconds: the year 10000, which datetime cannot hold
 
 
 class Micros(TypeDecorator[float]):
-    """Seconds as float in Python, whole microseconds in the database."""
+    """Seconds as float in Python, whole microseconds in the database, from 1970 to the year 9999."""
 
     impl = sa.BigInteger
     cache_ok = True
@@ -28,7 +32,11 @@ class Micros(TypeDecorator[float]):
         return None if value is None else micros(value)
 
     def process_result_value(self, value: int | None, dialect: Dialect) -> float | None:
-        return None if value is None else value / 1_000_000
+        if value is None:
+            return None
+        if type(value) is not int or not 0 <= value < END_OF_TIME:
+            raise DamagedDataError(f"{value!r:.40} is not a time in microseconds")
+        return value / 1_000_000
 
 
 class Plain(TypeDecorator[str]):
@@ -58,7 +66,12 @@ class Names(TypeDecorator[tuple[str, ...]]):
         return None if value is None else json.dumps([plain(each) for each in value])
 
     def process_result_value(self, value: str | None, dialect: Dialect) -> tuple[str, ...] | None:
-        return None if value is None else () if value == "[]" else tuple(json.loads(value))
+        if value is None or value == "[]":
+            return None if value is None else ()
+        names = _array(value)
+        if not all(isinstance(name, str) for name in names):
+            raise DamagedDataError(f"{value!r:.40} is not a JSON array of strings")
+        return tuple(names)
 
 
 class Ports(TypeDecorator[tuple[tuple[int, int], ...]]):
@@ -73,7 +86,8 @@ class Ports(TypeDecorator[tuple[tuple[int, int], ...]]):
     def process_result_value(self, value: str | None, dialect: Dialect) -> tuple[tuple[int, int], ...] | None:
         if value is None or value == "[]":
             return None if value is None else ()
-        return tuple((low, high) for low, high in json.loads(value))
+        with decoding():
+            return tuple((int(low), int(high)) for low, high in _array(value))
 
 
 class Packets(TypeDecorator[tuple[EvidencePacket, ...]]):
@@ -91,7 +105,10 @@ class Packets(TypeDecorator[tuple[EvidencePacket, ...]]):
         )
 
     def process_result_value(self, value: bytes | None, dialect: Dialect) -> tuple[EvidencePacket, ...] | None:
-        return None if value is None else tuple(_packets(bytes(value)))
+        if value is None:
+            return None
+        with decoding():
+            return tuple(_packets(bytes(value)))
 
 
 def _packets(data: bytes) -> Iterator[EvidencePacket]:
@@ -113,4 +130,15 @@ class BudgetList(TypeDecorator[tuple[Budget, ...]]):
         return None if value is None else json.dumps(budgets_to_json(value))
 
     def process_result_value(self, value: str | None, dialect: Dialect) -> tuple[Budget, ...] | None:
-        return None if value is None else budgets_from_json(json.loads(value))
+        if value is None:
+            return None
+        with decoding():
+            return budgets_from_json(_array(value))
+
+
+def _array(text: str) -> list[Any]:
+    with decoding():
+        found = json.loads(text)
+        if not isinstance(found, list):
+            raise TypeError(f"{text!r:.40} is not a JSON array")
+        return found

@@ -1,4 +1,4 @@
-"""What a change to the stored policy, agents, tokens or approvals can fail of, besides wrong input."""
+"""Errors of the store besides wrong input: an edit that cannot be made, and data that cannot be read."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from egress.errors import EgressError
 
 
 class ConflictError(EgressError):
-    """What is there already forbids it. `target` is the id or name of that."""
+    """An edit contradicts the stored state. `target` is the id or name of the row in the way."""
 
     def __init__(self, text: str, target: str) -> None:
         super().__init__(text)
@@ -14,8 +14,16 @@ class ConflictError(EgressError):
 
 
 class NotFoundError(EgressError):
-    """There is no `target`."""
+    """`target`, an id or a name, is not stored."""
 
     def __init__(self, text: str, target: str) -> None:
         super().__init__(text)
         self.target = target
+
+
+class DamagedDataError(EgressError):
+    """The database holds a value that egress never writes: it was damaged, or made by another program."""
+
+    def __init__(self, why: str, where: str = "the database") -> None:
+        super().__init__(f"{where} holds what egress does not write: damaged, or made up ({why[:200]})")
+        self.why = why

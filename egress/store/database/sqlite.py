@@ -1,4 +1,4 @@
-"""SQLite: one file in WAL mode, private to its owner and group, one writer at a time."""
+"""SQLite: one file in WAL mode, readable by its owner and group, one writer at a time."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ HINTS = {
 
 
 class SQLite:
-    """The file that a URL names."""
+    """The database file that a URL names."""
 
     def __init__(self, url: URL) -> None:
         if url.query or not url.database or url.database == ":memory:":
@@ -38,7 +38,7 @@ class SQLite:
         self.name = str(self.path)  # for messages
 
     def engine(self, *, create: bool) -> Engine:
-        """Makes the file where there is none, with `create`; else raises EgressError."""
+        """Create the engine. A missing file is created with `create`, else it raises EgressError."""
         if create:
             _touch(self.path)
         elif not self.path.exists():
@@ -53,7 +53,7 @@ class SQLite:
 
     @contextmanager
     def alone(self, engine: Engine) -> Iterator[Connection]:
-        """A transaction to migrate in, one process at a time: SQLite does not wait for the lock that WAL needs."""
+        """Open a transaction to migrate in, one process at a time: SQLite does not wait for the lock that WAL needs."""
         directory = os.open(self.path.parent, os.O_RDONLY | os.O_CLOEXEC)
         try:
             fcntl.flock(directory, fcntl.LOCK_EX)
@@ -67,23 +67,24 @@ class SQLite:
 
 @contextmanager
 def writing(engine: Engine) -> Iterator[Connection]:
-    """A transaction that has the write lock from its start on."""
+    """Open a transaction that holds the write lock from its start."""
     with engine.execution_options(immediate=True).begin() as connection:
         yield connection
 
 
 def seal(path: Path) -> None:
-    """Make a file whole in itself, without a log beside it: to copy, and to read where nothing may be written."""
+    """Merge the log into the file, so that it can be copied, and read where nothing may be written."""
     if not path.exists():
         return
     with suppress(sqlite3.OperationalError), closing(sqlite3.connect(path, timeout=BUSY)) as plain:
-        plain.execute("PRAGMA journal_mode=DELETE")  # fails while somebody else has it open, and then need not be
+        # Fails while another process has the file open; that process needs the log.
+        plain.execute("PRAGMA journal_mode=DELETE")
 
 
 def _touch(path: Path) -> None:
-    """Make the file, readable by owner and group only: it holds evidence. SQLite's own errors would not say why."""
+    """Create the file, readable by owner and group only: it holds evidence. SQLite's own errors give no reason."""
     try:
-        # Never an existing one: to close it again would take away the locks that SQLite has on it in this process.
+        # O_EXCL: closing an existing file would release the locks that SQLite has on it in this process.
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640))
         return
     except FileExistsError:
@@ -95,12 +96,12 @@ def _touch(path: Path) -> None:
 
 
 def _prepare(connection: sqlite3.Connection, _record: object) -> None:
-    connection.isolation_level = None  # `_begin` says BEGIN; the module's own guesses break DDL and snapshots
+    # `_begin` sends BEGIN; where the module itself would, it breaks DDL and snapshots.
+    connection.isolation_level = None
     connection.execute("PRAGMA foreign_keys=ON")
-    connection.execute(
-        "PRAGMA trusted_schema=OFF"
-    )  # a case may come from anybody: its schema calls none of our functions
-    # A journal segment is deleted once it is stored: the commit must have reached the disk.
+    # A case may come from an attacker: its schema must not call our functions.
+    connection.execute("PRAGMA trusted_schema=OFF")
+    # A journal segment is deleted after its records are stored: by then the commit must be on disk.
     connection.execute("PRAGMA synchronous=FULL")
     connection.create_function("in_network", 2, in_network, deterministic=True)
 
@@ -110,17 +111,17 @@ def _begin(connection: Connection) -> None:
     connection.exec_driver_sql("BEGIN IMMEDIATE" if immediate else "BEGIN")
 
 
-def by_itself(dialect: Dialect, query: sa.Select[Any]) -> sa.Select[Any]:
-    """The query of which groups are made, so that SQLite looks its rows up by what they must fulfil.
+def fenced(dialect: Dialect, query: sa.Select[Any]) -> sa.Select[Any]:
+    """The query as one that SQLite plans separately from the GROUP BY around it: it finds rows by their conditions.
 
-    It would rather read all rows in the order of the groups, having no idea how few are wanted.
+    SQLite cannot tell how few rows match. Without the fence it would read all rows in the order of the groups.
     """
     return query.offset(0) if dialect.name == "sqlite" else query
 
 
 @lru_cache(maxsize=65536)
 def in_network(address: str, network: str) -> bool:
-    """SQL function: is the address inside the CIDR? What is not an address is in no network."""
+    """SQL function: true if the address is inside the CIDR; text that is not an address is in no network."""
     try:
         return ipaddress.ip_address(address) in _network(network)
     except ValueError:

@@ -15,6 +15,7 @@ from egress.policy.domain import Depth, parse_pattern
 from egress.policy.ruletext import InvalidRuleError, read_rule
 from egress.store.database.errors import ConflictError, NotFoundError
 from egress.store.database.matching import glob
+from egress.store.database.rows import decode, decode_first
 from egress.store.database.tables import HOLD_STATES, approvals
 from egress.store.policy.audit import Actor, note
 from egress.store.policy.edits import Edit
@@ -86,8 +87,8 @@ def listed(
         when, last = before
         terms += [approvals.c.time <= when, sa.or_(approvals.c.time < when, approvals.c.id < last)]
     order = (approvals.c.time.desc(), approvals.c.id.desc())
-    rows = connection.execute(sa.select(approvals).where(*terms).order_by(*order).limit(limit))
-    return tuple(Approval(*row) for row in rows)
+    query = sa.select(approvals).where(*terms).order_by(*order).limit(limit)
+    return tuple(decode(Approval, connection.execute(query)))
 
 
 def count_pending(connection: Connection) -> int:
@@ -98,8 +99,7 @@ def count_pending(connection: Connection) -> int:
 def get(connection: Connection, id: str) -> Approval | None:  # noqa: A002 - its name
     """The newest of this id: a flow may have waited before."""
     query = sa.select(approvals).where(approvals.c.id == id).order_by(approvals.c.time.desc()).limit(1)
-    row = connection.execute(query).first()
-    return None if row is None else Approval(*row)
+    return decode_first(Approval, connection.execute(query))
 
 
 def approve(
@@ -161,7 +161,7 @@ def denials(connection: Connection, agent: str) -> tuple[Denial, ...]:
     held = approvals.c
     query = sa.select(held.proto, held.dst, held.dport, held.names, held.query)
     query = query.where(held.agent == agent, held.state == DENIED).distinct()
-    return tuple(Denial(*row) for row in connection.execute(query.order_by(held.proto, held.dst, held.dport)))
+    return tuple(decode(Denial, connection.execute(query.order_by(held.proto, held.dst, held.dport))))
 
 
 def rule_of(approval: Approval) -> Rule:

@@ -20,6 +20,7 @@ from sqlalchemy.engine import Connection
 from egress.records.times import micros
 from egress.store.database.columns import plain
 from egress.store.database.matching import glob
+from egress.store.database.rows import decoding
 from egress.store.database.tables import audit
 
 START = "0" * 64  # what stands in the first entry for the hash before
@@ -160,7 +161,8 @@ def verify(connection: Connection) -> Verified:
 
 def _entry(row: sa.Row[Any]) -> AuditEntry:
     values = dict(row._mapping)
-    return AuditEntry(**(values | {"before": _read(values["before"]), "after": _read(values["after"])}))
+    with decoding():
+        return AuditEntry(**(values | {"before": _read(values["before"]), "after": _read(values["after"])}))
 
 
 def _digest(seq: object, when: object, fields: list[Any]) -> str:

@@ -195,7 +195,7 @@ class Edit:
         keys = ("destination", "agent", "action", "protocol", "app")  # the first two have an index
         for chunk in chunks(dict.fromkeys(tuple(getattr(rule, key) for key in keys) for rule in asked)):
             everywhere = among(keys, chunk).where(rules.c.host == "")
-            yield from (stored(row) for row in self._connection.execute(everywhere))
+            yield from stored(self._connection.execute(everywhere))
 
 
 def _storable(rule: Rule) -> Rule:

@@ -15,6 +15,7 @@ from sqlalchemy.engine import Connection
 
 from egress.store.database.clock import clock
 from egress.store.database.errors import ConflictError, NotFoundError
+from egress.store.database.rows import decode, decode_first
 from egress.store.database.tables import agents, gateways, journal_checkpoints, rules
 from egress.store.database.tables import approvals as holds
 from egress.store.policy import approvals
@@ -52,12 +53,11 @@ class StoredGateway:
 
 def listed(connection: Connection) -> tuple[StoredGateway, ...]:
     """All there have been and were not forgotten, by host."""
-    return tuple(StoredGateway(*row) for row in connection.execute(sa.select(gateways).order_by(gateways.c.host)))
+    return tuple(decode(StoredGateway, connection.execute(sa.select(gateways).order_by(gateways.c.host))))
 
 
 def get(connection: Connection, host: str) -> StoredGateway | None:
-    row = connection.execute(sa.select(gateways).where(gateways.c.host == host)).first()
-    return None if row is None else StoredGateway(*row)
+    return decode_first(StoredGateway, connection.execute(sa.select(gateways).where(gateways.c.host == host)))
 
 
 def claim(
@@ -92,12 +92,11 @@ def leave(connection: Connection, host: str, run: str) -> None:
 
 
 def adopt(connection: Connection, host: str, was: str | None) -> None:
-    """Make what a gateway wrote under the name `was` ("": before hosts were told apart) that of `host`.
+    """Move the rows that a gateway wrote under the name `was` ("": before rows had a host) to the name `host`.
 
-    A SQLite file has one gateway: there all of it is, whatever its name was. Elsewhere another name may by now be
-    another gateway's, and without it these agents would be unguarded: raises ConflictError while there are any, and
-    where
-    another gateway uses the same file.
+    A SQLite file has one gateway, so all rows are moved. Elsewhere the old name may by now belong to another gateway,
+    and without moving them its agents would be unguarded: raises ConflictError while there are any. Raises it as well
+    if another gateway uses the same file.
     """
     if connection.dialect.name == "sqlite":
         _require_alone(connection, host)
@@ -115,9 +114,7 @@ def adopt(connection: Connection, host: str, was: str | None) -> None:
 
 
 def rename(connection: Connection, actor: Actor, old: str, new: str, ts: float) -> None:
-    """Give all that is one host's to another name, while no gateway runs under either. Raises NotFoundError,
-    ConflictError.
-    """
+    """Move all rows of a host to another name. No gateway may run under either. Raises NotFoundError, ConflictError."""
     _unused(connection, old)
     if get(connection, new) is not None or _attached(connection, new):
         raise ConflictError(f"there is a host {new} already; `egress fleet rm {new}` forgets it", new)
@@ -127,9 +124,10 @@ def rename(connection: Connection, actor: Actor, old: str, new: str, ts: float) 
 
 
 def forget(connection: Connection, actor: Actor, host: str, ts: float) -> int:
-    """Take out a host that will not come back: its agents, its policy file's rules, what waits there. Returns how many
-    agents. How far its journal is stored is kept: it may come back with it. Raises NotFoundError, ConflictError
-    while it runs.
+    """Delete a host's agents, the rules of its policy file and its pending approvals; returns the number of agents.
+
+    The checkpoints of its journal stay, in case it comes back with it. Raises NotFoundError; ConflictError while the
+    host's gateway runs.
     """
     _unused(connection, host)
     gone = list_agents(connection, host)

@@ -6,10 +6,10 @@ Rows are temporal: a rule counts in the versions from `added` up to, not includi
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from itertools import islice
-from typing import Any
+from typing import Any, get_type_hints
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
@@ -18,6 +18,7 @@ from egress.model import Action, Agent, Policy, PolicyChange, Rule
 from egress.policy.selectors import selects
 from egress.store.database.errors import NotFoundError
 from egress.store.database.matching import glob
+from egress.store.database.rows import checked, decode
 from egress.store.database.tables import agents, flows, policies, rules
 from egress.store.policy.agents import agent as stored_agent
 
@@ -26,6 +27,7 @@ FILE = "file"
 CHUNK = 500  # ids or destinations asked for together
 
 _FIELDS = len(fields(Rule))
+_COLUMNS = (*get_type_hints(Rule).values(), str, int, int | None, str)  # of a rule, then those of StoredRule
 _ORDER = (rules.c.position, rules.c.id)
 LIVE: sa.ColumnElement[bool] = rules.c.removed.is_(None)
 
@@ -118,7 +120,7 @@ def snapshot(connection: Connection, version: int | None = None, host: str | Non
         return None
     live = LIVE if wanted == newest else live_at(wanted)
     query = sa.select(*rules.c[:_FIELDS]).where(live, concerning(host)).order_by(*_ORDER)
-    return Policy(wanted, tuple(Rule(*row) for row in connection.execute(query)))
+    return Policy(wanted, tuple(decode(Rule, connection.execute(query))))
 
 
 def bound(connection: Connection, version: int) -> dict[str, str]:
@@ -158,7 +160,7 @@ def rule_at(connection: Connection, id: str, version: int) -> StoredRule | None:
 def find(connection: Connection, *terms: sa.ColumnElement[bool]) -> tuple[StoredRule, ...]:
     """Rules in their order."""
     # Sorted here: to spare itself the sorting, SQLite would walk all rules in their order.
-    found = [stored(row) for row in connection.execute(sa.select(rules).where(*terms))]
+    found = list(stored(connection.execute(sa.select(rules).where(*terms))))
     return tuple(sorted(found, key=lambda each: (each.rule.position, each.rule.id)))
 
 
@@ -166,8 +168,8 @@ def by_id(connection: Connection, ids: Iterable[str]) -> dict[str, StoredRule]:
     """Those in force among `ids`."""
     found: dict[str, StoredRule] = {}
     for chunk in chunks(dict.fromkeys(ids)):
-        for row in connection.execute(among(("id",), [(wanted,) for wanted in chunk])):
-            found[row.id] = stored(row)
+        for each in stored(connection.execute(among(("id",), [(wanted,) for wanted in chunk]))):
+            found[each.rule.id] = each
     return found
 
 
@@ -206,8 +208,7 @@ def list_rules(
     if wanted.expired is not None:
         past = sa.and_(rules.c.expires_at.is_not(None), rules.c.expires_at <= wanted.now)
         terms.append(past if wanted.expired else sa.not_(past))
-    rows = connection.execute(sa.select(rules).where(*terms).order_by(*_ORDER).limit(limit))
-    return tuple(stored(row) for row in rows)
+    return tuple(stored(connection.execute(sa.select(rules).where(*terms).order_by(*_ORDER).limit(limit))))
 
 
 def hits(connection: Connection, ids: Collection[str]) -> dict[str, Hits]:
@@ -277,8 +278,10 @@ def chunks(values: Iterable[Any]) -> Iterable[list[Any]]:
         yield chunk
 
 
-def stored(row: Sequence[Any]) -> StoredRule:
-    return StoredRule(Rule(*row[:_FIELDS]), *row[_FIELDS:])
+def stored(rows: Iterable[Sequence[Any]]) -> Iterator[StoredRule]:
+    """Rows of `rules` as rules. Raises DamagedDataError."""
+    for row in checked(rows, *_COLUMNS):
+        yield StoredRule(Rule(*row[:_FIELDS]), *row[_FIELDS:])
 
 
 def _speaking_of(connection: Connection, name: str) -> list[sa.ColumnElement[bool]]:

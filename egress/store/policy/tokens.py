@@ -13,6 +13,7 @@ from sqlalchemy.engine import Connection
 
 from egress.errors import InputError
 from egress.store.database.errors import ConflictError, NotFoundError
+from egress.store.database.rows import decode, decode_first
 from egress.store.database.tables import ROLES, tokens
 from egress.store.policy.audit import Actor, note
 
@@ -71,23 +72,21 @@ def authenticate(connection: Connection, text: str, ts: float) -> Token | None:
     same = compare_digest(_hash(match[2]), _NOBODY if row is None else row.hash)
     if row is None or not same:
         return None
-    token = Token(*row[:-1])
+    (token,) = decode(Token, [row[:-1]])
     over = token.revoked_at is not None or (token.expires_at is not None and token.expires_at <= ts)
     return None if over else token
 
 
 def listed(connection: Connection) -> tuple[Token, ...]:
     """All there ever were, oldest first."""
-    rows = connection.execute(sa.select(*_COLUMNS).order_by(tokens.c.created, tokens.c.id))
-    return tuple(Token(*row) for row in rows)
+    return tuple(decode(Token, connection.execute(sa.select(*_COLUMNS).order_by(tokens.c.created, tokens.c.id))))
 
 
 def revoke(connection: Connection, actor: Actor, id: str, ts: float) -> Token:  # noqa: A002 - its name
     """End a token, from this commit on. Raises NotFoundError, ConflictError where it was revoked before."""
-    row = connection.execute(sa.select(*_COLUMNS).where(tokens.c.id == id)).first()
-    if row is None:
+    old = decode_first(Token, connection.execute(sa.select(*_COLUMNS).where(tokens.c.id == id)))
+    if old is None:
         raise NotFoundError(f"there is no token {id}; `egress token list` shows them", id)
-    old = Token(*row)
     if old.revoked_at is not None:
         raise ConflictError(f"token {id} is revoked already", id)
     connection.execute(tokens.update().where(tokens.c.id == id).values(revoked_at=ts))

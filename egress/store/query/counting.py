@@ -1,4 +1,4 @@
-"""Records counted in groups: how many flows, how many bytes, from when to when."""
+"""Counts of records in groups: flows, findings, bytes, and the time from the first to the last."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from sqlalchemy.engine import Engine
 from egress.model import Action
 from egress.records.shape import ProcessStatus
 from egress.records.times import iso
-from egress.store.database.sqlite import by_itself
+from egress.store.database.rows import decoding, whole
+from egress.store.database.sqlite import fenced
 from egress.store.database.tables import findings, flows, processes, steps
 from egress.store.query.processes import OF_FLOW
 from egress.store.query.reader import CHUNK, Filter, conditions
@@ -27,15 +28,15 @@ _Column = sa.ColumnElement[Any]
 
 @dataclass(frozen=True, slots=True)
 class Count:
-    """One group. Grouped by what findings say, only flows with findings are counted, and the times are theirs.
+    """One group. With a key of findings only flows with findings count, and the times are those of the findings.
 
-    Grouped by steps, a flow (or finding) counts in each that was under way, and in the empty one where none was.
+    With a key of steps a flow (or finding) counts in each step that was under way, or in the empty group if none was.
     """
 
-    values: tuple[str, ...]  # of the keys, in their order
+    values: tuple[str, ...]  # one for each key, in their order
     flows: int
-    findings: int  # 0 where no key is of findings
-    refused: int  # flows rejected, dropped or held; in monitor mode: would have been
+    findings: int  # 0 without a key of findings
+    refused: int  # flows rejected, dropped or held; in monitor mode: that would have been
     bytes: int  # of both directions
     first: float  # seconds
     last: float
@@ -43,11 +44,11 @@ class Count:
 
 @dataclass(frozen=True, slots=True)
 class _Key:
-    columns: Callable[[_Column], tuple[_Column, ...]]  # given the time that counts
-    text: Callable[..., str] = str  # of the columns' values
+    columns: Callable[[_Column], tuple[_Column, ...]]  # from the time by which rows are grouped
+    text: Callable[..., str] = str  # from the values of the columns
     of_findings: bool = False
     of_processes: bool = False
-    of_steps: str = ""  # a column of theirs; `columns` are then only counted
+    of_steps: str = ""  # a column of steps; `columns` then only tells how many columns there are
 
 
 def _of(column: _Column, *, of_findings: bool = False) -> _Key:
@@ -71,7 +72,7 @@ def _of_process(column: _Column) -> _Key:
 
 
 def _known(status: str | None, value: object) -> str:
-    """What is said of a process, or that none was found, in parentheses."""
+    """The value of a process, or in parentheses why there is none."""
     return str(value) if status == ProcessStatus.FOUND else f"({status or 'not looked for'})"
 
 
@@ -100,9 +101,9 @@ KEYS: dict[str, _Key] = {
 def count_by(
     engine: Engine, wanted: Filter, keys: Sequence[str], limit: int | None = None, order: str = "flows"
 ) -> Generator[Count, None, None]:
-    """Groups by one or more of KEYS, the greatest by one of ORDERS first; `wanted` without its limit and order."""
+    """Groups by one or more of KEYS, the greatest by one of ORDERS first. Ignores the limit and order of `wanted`."""
     chosen = [KEYS[key] for key in keys]
-    rows = by_itself(engine.dialect, _rows(wanted, chosen)).subquery()
+    rows = fenced(engine.dialect, _rows(wanted, chosen)).subquery()
     parts = [column for column in rows.c if column.name.startswith("key_")]
     sums = {
         "flows": sa.func.count(),
@@ -115,15 +116,19 @@ def count_by(
     query = sa.select(*parts, *sums.values()).group_by(*parts).order_by(sums[order].desc(), *parts).limit(limit)
     with engine.connect() as connection:
         for row in connection.execute(query.execution_options(yield_per=CHUNK)):
-            values = iter(row)
-            texts = tuple(key.text(*(next(values) for _ in key.columns(flows.c.start))) for key in chosen)
-            count, made, refused, size, first, last = values
-            # PostgreSQL sums up in decimals.
-            yield Count(texts, count, int(made), int(refused), int(size), first, last)
+            yield _count(row, chosen)
+
+
+def _count(row: Sequence[Any], keys: Sequence[_Key]) -> Count:
+    values = iter(row)
+    with decoding():
+        texts = tuple(key.text(*(next(values) for _ in key.columns(flows.c.start))) for key in keys)
+    count, made, refused, size, first, last = values
+    return Count(texts, count, whole(made), whole(refused), whole(size), first, last)
 
 
 def _rows(wanted: Filter, keys: Sequence[_Key]) -> sa.Select[Any]:
-    """One row for each flow in each group."""
+    """The query with one row for each flow in each group."""
     refused = sa.case((flows.c.action == Action.ACCEPT, 0), else_=1)
     size = flows.c.bytes_out + flows.c.bytes_in
     of_processes = any(key.of_processes for key in keys)

@@ -1,10 +1,11 @@
-"""Episodes: an agent's steps in their order, joined with what left its sandbox meanwhile and between them."""
+"""Episodes: the steps of an agent in order, joined with the traffic of its sandbox during and between them."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
@@ -14,41 +15,42 @@ from egress.records.shape import FlowRecord
 from egress.records.times import micros
 from egress.store.database.errors import NotFoundError
 from egress.store.database.matching import glob
+from egress.store.database.rows import checked, decode, decoding
 from egress.store.database.tables import anomalies, findings, flows, steps
 from egress.store.query.listing import visible
 from egress.store.query.processes import by_flow
-from egress.store.query.reader import CHUNK, Told, findings_by_flow
-from egress.store.query.stepjoin import Interval, Join, Sent, Traffic, covered
+from egress.store.query.reader import CHUNK, FlowDetails, findings_by_flow
+from egress.store.query.stepjoin import Interval, Join, SentFlow, Traffic, merged
 from egress.store.recording.steps import REACH
 
-BEFORE = 60.0  # seconds before the first step that are shown as well
-AFTER = 3600.0  # and after the last, or up to the agent's next step: what a tool left running
-EARLIER = 3600.0  # how long before that a flow may have begun to be shown as still alive
-MOST_STEPS = 10_000  # of an episode; the first ones
+BEFORE = 60.0  # seconds shown before the first step
+AFTER = 3600.0  # and after the last step, up to the agent's next one: a tool may leave something running
+EARLIER = 3600.0  # seconds before BEFORE in which a flow may have begun to be shown as still alive
+MOST_STEPS = 10_000  # steps shown of an episode, the first ones
 
 
 @dataclass(frozen=True, slots=True)
 class Episode:
-    """One in a list."""
+    """An episode in a list."""
 
     agent: str
     episode: str
-    start: float  # of its first step
-    end: float | None  # of its last; None while one is under way
+    start: float  # of the first step
+    end: float | None  # of the last step; None while a step is under way
     steps: int
-    tools: int  # different ones
+    tools: int  # distinct tools
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A step, or a time in which no tool was running, and what left the sandbox in it."""
+    """A step, or a gap without a running tool, and the traffic in it."""
 
-    number: int  # of the step, from 1; 0: no tool was running
+    number: int  # of the step, from 1; 0: a gap
     step: Step | None
     start: float
-    end: float  # of a step: until when it counts as under way
+    end: float  # of a step: the time until it counts as under way
     traffic: Traffic
-    flows: tuple[Told, ...]  # the first, and the first of those refused or found something in
+    flows: tuple[FlowDetails, ...]  # the first, and the first that were refused or have findings
     lived_on: dict[str, tuple[int, int]]  # by flow id: the first and last later step it was still alive in
 
 
@@ -56,14 +58,14 @@ class Part:
 class EpisodeStory:
     agent: str
     episode: str
-    start: float  # what is shown
+    start: float  # of the time shown
     end: float
-    parts: tuple[Part, ...]  # in the order of their start; times without a tool only where something left
+    parts: tuple[Part, ...]  # by start; gaps only with traffic
     total: Traffic
-    elsewhere: int  # flows meanwhile that began in a step of another episode
-    earlier: tuple[Told, ...]  # flows begun before, still alive in it; the newest
-    more_steps: bool  # it has more than MOST_STEPS
-    ahead: float  # seconds that the framework's clock is ahead of ours, at the least
+    elsewhere: int  # flows of this time that began in a step of another episode
+    earlier: tuple[FlowDetails, ...]  # the newest flows that began before it and were still alive
+    more_steps: bool  # the episode has more than MOST_STEPS
+    ahead: float  # seconds, at least, that the framework's clock is ahead of this host's
 
 
 def listed(
@@ -75,7 +77,7 @@ def listed(
     before: tuple[float, str, str] | None = None,
     limit: int,
 ) -> tuple[Episode, ...]:
-    """By their first step, newest first, those behind (start, agent, episode) `before`. `agent` is a glob."""
+    """Episodes by first step, newest first, after the cursor `before` (start, agent, episode). `agent` is a glob."""
     first = sa.func.min(sa.type_coerce(steps.c.start, sa.BigInteger))
     open_ = sa.func.sum(sa.case((steps.c.end.is_(None), 1), else_=0))
     last, count = sa.func.max(sa.type_coerce(steps.c.end, sa.BigInteger)), sa.func.count()
@@ -90,29 +92,30 @@ def listed(
         query = query.having(sa.or_(first < micros(start), sa.and_(first == micros(start), behind)))
     query = query.group_by(steps.c.agent, steps.c.episode)
     query = query.order_by(first.desc(), steps.c.agent.desc(), steps.c.episode.desc()).limit(limit)
+    rows = checked(connection.execute(query), str, str, int, int | None, int | Decimal, int, int)
     return tuple(
         Episode(name, episode, begun / 1e6, None if unfinished else ended / 1e6, number, tools)
-        for name, episode, begun, ended, unfinished, number, tools in connection.execute(query)
+        for name, episode, begun, ended, unfinished, number, tools in rows
     )
 
 
 def agents_of(connection: Connection, episode: str) -> tuple[str, ...]:
-    """The agents that have an episode of this id."""
+    """The agents that have an episode with this id."""
     return tuple(
         connection.scalars(sa.select(steps.c.agent).distinct().where(steps.c.episode == episode).order_by("agent"))
     )
 
 
 def episode_story(connection: Connection, agent: str, episode: str) -> EpisodeStory:
-    """Raises NotFoundError."""
+    """The story of an episode. Raises NotFoundError."""
     mine = sa.select(steps).where(steps.c.agent == agent, steps.c.episode == episode)
-    rows = connection.execute(mine.order_by(steps.c.start, steps.c.id).limit(MOST_STEPS + 1)).all()
+    rows = list(decode(Step, connection.execute(mine.order_by(steps.c.start, steps.c.id).limit(MOST_STEPS + 1))))
     if not rows:
         raise NotFoundError(f"agent {agent} has no episode {episode[:128]!a}; `egress episodes` lists them", episode)
-    shown = [Step(*row) for row in rows[:MOST_STEPS]]
+    shown = rows[:MOST_STEPS]
     window = _window(connection, agent, shown, more=len(rows) > MOST_STEPS)
     intervals = [(micros(step.start), micros(step.until)) for step in shown]
-    join = Join(intervals, covered(_busy(connection, agent, window)), window)
+    join = Join(intervals, merged(_busy(connection, agent, window)), window)
     made = _findings(connection, agent, window)
     join.flows(_sent(connection, agent, window), frozenset(flow_id for _, _, flow_id in made))
     join.findings((when, signature) for when, signature, _ in made)
@@ -126,7 +129,7 @@ def episode_story(connection: Connection, agent: str, episode: str) -> EpisodeSt
 
 
 def _window(connection: Connection, agent: str, shown: Sequence[Step], *, more: bool) -> Interval:
-    """From a little before the first step to the agent's next one after the last, or an hour after it."""
+    """The time from shortly before the first step to the agent's next step after the last, at most an hour later."""
     last = shown[-1].start if more else max(step.until for step in shown)
     following = sa.select(sa.func.min(steps.c.start)).where(steps.c.agent == agent, steps.c.start > last)
     beyond = connection.scalar(following)
@@ -135,25 +138,28 @@ def _window(connection: Connection, agent: str, shown: Sequence[Step], *, more: 
 
 
 def _busy(connection: Connection, agent: str, window: Interval) -> Iterator[Interval]:
-    """When any tool of the agent was running, of whatever episode."""
+    """The times with a running tool of the agent, in any episode."""
     start, until = (sa.type_coerce(column, sa.BigInteger) for column in (steps.c.start, steps.c.until))
     begun = start.between(window[0] - micros(REACH), window[1])
     during = (steps.c.agent == agent, begun, until >= window[0])
-    for row in connection.execution_options(yield_per=CHUNK).execute(
-        sa.select(start, until).where(*during).order_by(start)
-    ):
+    query = sa.select(start, until).where(*during).order_by(start)
+    for row in checked(connection.execution_options(yield_per=CHUNK).execute(query), int, int):
         yield row[0], row[1]
 
 
-def _sent(connection: Connection, agent: str, window: Interval) -> Iterator[Sent]:
+def _sent(connection: Connection, agent: str, window: Interval) -> Iterator[SentFlow]:
     f = flows.c
     start, end = (sa.type_coerce(column, sa.BigInteger) for column in (f.start, f.end))
     texts = (f.proto, f.dst, f.dport, f.app_proto, f.server_name, sa.type_coerce(f.names, sa.Text))
     refused = f.action != Action.ACCEPT
     query = sa.select(f.flow_id, start, end, *texts, refused, f.bytes_out, f.bytes_in)
     query = query.where(f.agent == agent, start.between(*window)).order_by(start, f.flow_id)
-    for flow_id, begun, ended, *named, no, out, into in connection.execute(query.execution_options(yield_per=CHUNK)):
-        yield Sent(flow_id, begun, ended, _label(*named), bool(no), out, into)
+    rows = connection.execute(query.execution_options(yield_per=CHUNK))
+    kinds = (str, int, int | None, str, str, int, str, str, str, bool | int, int, int)
+    for flow_id, begun, ended, *named, no, out, into in checked(rows, *kinds):
+        with decoding():
+            label = _label(*named)
+        yield SentFlow(flow_id, begun, ended, label, bool(no), out, into)
 
 
 def _label(proto: str, dst: str, dport: int, app: str, name: str, names: str) -> str:
@@ -166,18 +172,19 @@ def _label(proto: str, dst: str, dport: int, app: str, name: str, names: str) ->
 
 
 def _findings(connection: Connection, agent: str, window: Interval) -> list[tuple[int, str, str]]:
-    """Time, signature and flow of each."""
+    """(time, signature, flow id) of each finding."""
     when = sa.type_coerce(findings.c.time, sa.BigInteger)
     query = sa.select(when, findings.c.signature, findings.c.flow_id).where(
         findings.c.agent == agent, when.between(*window)
     )
-    return [(row[0], row[1], row[2]) for row in connection.execute(query.order_by(when))]
+    rows = checked(connection.execute(query.order_by(when)), int, str, str)
+    return [(row[0], row[1], row[2]) for row in rows]
 
 
 def _refusals(connection: Connection, agent: str, window: Interval) -> Iterator[tuple[int, int]]:
     when = sa.type_coerce(anomalies.c.time, sa.BigInteger)
     query = sa.select(when, anomalies.c.count).where(anomalies.c.agent == agent, when.between(*window)).order_by(when)
-    for row in connection.execution_options(yield_per=CHUNK).execute(query):
+    for row in checked(connection.execution_options(yield_per=CHUNK).execute(query), int, int):
         yield row[0], row[1]
 
 
@@ -186,11 +193,11 @@ def _parts(connection: Connection, shown: Sequence[Step], join: Join, window: In
     free = [(gap.start / 1e6, gap.end / 1e6, 0, None, gap.traffic) for gap in join.gaps if gap.traffic]
     each = sorted([*made, *free], key=lambda part: (part[0], part[2]))
     ids = [flow_id for *_, traffic in each for flow_id in (*traffic.listed, *traffic.notable)]
-    told = _told(connection, sorted(set(ids)), window)
+    details = _details(connection, sorted(set(ids)), window)
     parts = []
     for start, end, number, step, traffic in each:
-        listed_ = sorted({*traffic.listed, *traffic.notable}, key=lambda flow_id: told[flow_id].flow.start)
-        flows_ = tuple(told[flow_id] for flow_id in listed_)
+        listed_ = sorted({*traffic.listed, *traffic.notable}, key=lambda flow_id: details[flow_id].flow.start)
+        flows_ = tuple(details[flow_id] for flow_id in listed_)
         lived = {flow.flow_id: later for flow, *_ in flows_ if (later := _later(join, flow))}
         spans = {flow_id: (each_.start + 1, each_.stop) for flow_id, each_ in lived.items()}
         parts.append(Part(number, step, start, end, traffic, flows_, spans))
@@ -201,25 +208,25 @@ def _later(join: Join, flow: FlowRecord) -> range:
     return join.later(micros(flow.start), None if flow.end is None else micros(flow.end))
 
 
-def _told(connection: Connection, ids: Sequence[str], begun: Interval) -> dict[str, Told]:
-    """`begun`: from when to when they began, so that other days are not looked through."""
-    told = dict[str, Told]()
+def _details(connection: Connection, ids: Sequence[str], begun: Interval) -> dict[str, FlowDetails]:
+    """The details of flows by id. `begun`, the first and last of their starts, limits the search."""
+    found = dict[str, FlowDetails]()
     when = sa.type_coerce(flows.c.start, sa.BigInteger).between(*begun)
     for at in range(0, len(ids), CHUNK):
         rows = connection.execute(sa.select(flows).where(flows.c.flow_id.in_(ids[at : at + CHUNK]), when))
-        records = [FlowRecord(*row) for row in rows]
+        records = list(decode(FlowRecord, rows))
         made = findings_by_flow(connection, records)
         opened = by_flow(connection, [record.flow_id for record in records], (begun[0] / 1e6, begun[1] / 1e6))
         for record in records:
-            found = tuple(made.get(record.flow_id, ()))
-            told[record.flow_id] = Told(record, found, opened.get(record.flow_id))
-    return told
+            mine = tuple(made.get(record.flow_id, ()))
+            found[record.flow_id] = FlowDetails(record, mine, opened.get(record.flow_id))
+    return found
 
 
-def _earlier(connection: Connection, agent: str, first: float) -> tuple[Told, ...]:
+def _earlier(connection: Connection, agent: str, first: float) -> tuple[FlowDetails, ...]:
     alive = sa.or_(flows.c.end.is_(None), flows.c.end >= first)
     since, until = micros(first - BEFORE - EARLIER), micros(first - BEFORE) - 1
     begun = sa.type_coerce(flows.c.start, sa.BigInteger).between(since, until)
     query = sa.select(flows.c.flow_id).where(flows.c.agent == agent, begun, alive).order_by(flows.c.start.desc())
-    told = _told(connection, list(connection.scalars(query.limit(10))), (since, until))
-    return tuple(sorted(told.values(), key=lambda each: each.flow.start))
+    details = _details(connection, list(connection.scalars(query.limit(10))), (since, until))
+    return tuple(sorted(details.values(), key=lambda each: each.flow.start))

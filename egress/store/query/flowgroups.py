@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -11,7 +11,8 @@ from sqlalchemy.engine import Connection
 
 from egress.model import Action, Effect, Mode, Reason, Severity
 from egress.store.database.matching import glob
-from egress.store.database.sqlite import by_itself
+from egress.store.database.rows import decode
+from egress.store.database.sqlite import fenced
 from egress.store.database.tables import findings, flows
 
 CHUNK = 1000  # rows read together
@@ -70,7 +71,7 @@ def flow_groups(
     if until is not None:
         terms.append(_F.start <= until)
     wanted = sa.select(*_EQUAL, _F.flow_id, _F.start, _F.updated).where(*terms)
-    each, objected = by_itself(connection.dialect, wanted).subquery(), _objections(agent)
+    each, objected = fenced(connection.dialect, wanted).subquery(), _objections(agent)
     equal = [each.c[column.name] for column in _EQUAL]
     first, last = sa.func.min(each.c.start).label("first"), sa.func.max(each.c.updated).label("last")
     query = (
@@ -79,10 +80,14 @@ def flow_groups(
         .group_by(*equal, objected.c.signatures)
         .order_by(first)
     )
-    for row in connection.execute(query.execution_options(yield_per=CHUNK)):
-        values: list[Any] = list(row)
-        values[len(_EQUAL)] = frozenset((values[len(_EQUAL)] or "").split())
-        yield FlowGroup(*values)
+    rows = connection.execute(query.execution_options(yield_per=CHUNK))
+    yield from decode(FlowGroup, (_with_set(row) for row in rows))
+
+
+def _with_set(row: Sequence[Any]) -> list[Any]:
+    values, at = list(row), len(_EQUAL)
+    values[at] = frozenset((values[at] or "").split())
+    return values
 
 
 def names_of(connection: Connection, agent: str, address: str) -> frozenset[str]:
@@ -101,9 +106,8 @@ def objected_flows(connection: Connection, agent: str) -> Iterator[ObjectedFlow]
         .distinct()
         .order_by(made.signature, made.proto, made.dst, made.dport)
     )
-    for row in connection.execute(query):
-        app, server_name, names = row[5:]
-        yield ObjectedFlow(*row[:5], app or "", server_name or "", names or ())
+    rows = connection.execute(query)
+    yield from decode(ObjectedFlow, ((*row[:5], row[5] or "", row[6] or "", row[7] or ()) for row in rows))
 
 
 def _objections(agent: str) -> sa.Subquery:

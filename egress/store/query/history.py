@@ -1,7 +1,7 @@
-"""Stored history, read in long passes for those who look back: when flows began, and who sent how much where.
+"""Stored history for hunts, read in long passes: the starts of flows, and the traffic of agents by destination.
 
-A pass is one query in a transaction of its own that takes its time; the database sorts and sums up, rows stream, and
-what is in memory is one series, or what the reader keeps. Only flows that an agent opened are told of.
+A pass is one long query in a transaction of its own. The database sorts and sums up and the rows are streamed, so that
+one series at a time is in memory. Only flows that an agent opened are read.
 """
 
 from __future__ import annotations
@@ -11,7 +11,9 @@ import string
 from array import array
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from itertools import groupby, islice
+from types import UnionType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,15 +25,16 @@ from egress.model import Action, Mode
 from egress.records.shape import FindingRecord, FlowRecord
 from egress.store.database.database import storing, unhurried
 from egress.store.database.matching import glob
+from egress.store.database.rows import checked, decode, decoding, whole
 from egress.store.database.tables import findings, flows
 from egress.store.recording.writer import store
 
 CHUNK = 5000  # rows fetched together
-MAX_MOMENTS = 200_000  # of one series; later ones are counted only
-MAX_BYTES = 1 << 39  # of one flow that count: so no sum of a database's overflows
+MAX_MOMENTS = 200_000  # of one series; later ones are only counted
+MAX_BYTES = 1 << 39  # counted of one flow, so that no sum in a database overflows
 DAY = 86_400_000_000  # microseconds
 
-_LOWER = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)  # as both databases' lower() does
+_LOWER = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)  # the same as lower() in both databases
 _F = flows.c
 _START = sa.type_coerce(_F.start, sa.BigInteger)
 _PASSED = sa.or_(_F.action == Action.ACCEPT, _F.mode == Mode.MONITOR)
@@ -43,19 +46,19 @@ _BOUND = sa.type_coerce(_F.names, sa.Text)
 
 
 class HistoryTarget(NamedTuple):
-    """Where flows went: to an address and port, or to what the agent called by a name."""
+    """The destination of flows: an address and port, or a name that the agent used."""
 
     proto: str = ""
     dst: str = ""
     dport: int = -1  # -1: any
-    said: str = ""  # the name in the bytes, in lower case; of a DNS query: that was asked for
-    bound: tuple[str, ...] = ()  # names bound to the address, where the bytes say none
-    under: bool = False  # `said` or any name below it
+    said: str = ""  # the name in the bytes, in lower case; of a DNS query: the queried name
+    bound: tuple[str, ...] = ()  # names bound to the address, if the bytes contain none
+    under: bool = False  # `said` stands for all names below it, too
 
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """Flows begun from `since` to `until` (seconds) by agents whose name matches the glob."""
+    """The flows begun between `since` and `until` (seconds) by agents whose name matches a glob."""
 
     since: float
     until: float
@@ -64,19 +67,19 @@ class Window:
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """When flows to one target began, oldest first, at most MAX_MOMENTS."""
+    """The starts of flows to one target, oldest first, at most MAX_MOMENTS."""
 
-    agent: str  # empty: of whichever agents
+    agent: str  # empty: of several agents
     target: HistoryTarget
     moments: npt.NDArray[np.int64]  # microseconds
-    agents: tuple[str, ...]  # the agents there are; of one agent: only that
+    agents: tuple[str, ...]  # all agents of the series
     of: npt.NDArray[np.int64]  # for each moment, the index of its agent in `agents`
-    omitted: int  # moments
+    omitted: int  # number of moments beyond MAX_MOMENTS
 
 
 @dataclass(frozen=True, slots=True)
 class AddressTraffic:
-    """What one agent's flows to one address under one name came to. Times are microseconds."""
+    """The sums over one agent's flows to one address under one name. Times are microseconds."""
 
     agent: str
     said: str
@@ -85,27 +88,27 @@ class AddressTraffic:
     flows: int
     bytes_out: int
     bytes_in: int
-    largest: int  # bytes out of the flow that sent most
-    longest: int  # from start to the latest record of a flow
+    largest: int  # bytes out of the largest flow
+    longest: int  # the longest time from the start of a flow to its latest record
     first: int
-    last: int  # start of the last one
-    updated: int  # latest record of any
+    last: int  # start of the last flow
+    updated: int  # latest record of any flow
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """A name that an agent asked the DNS for. A flow counts for the last name it asked for: no other is stored."""
+class QueriedName:
+    """A name that an agent queried. A flow counts for its last query: the names of earlier ones are not stored."""
 
     agent: str
     name: str
     flows: int
-    packets: int  # that the agent sent in them by UDP
-    bytes_out: int  # of these
+    packets: int  # sent by the agent over UDP
+    bytes_out: int  # of these packets
     last: int  # microseconds
 
 
 class History:
-    """A window of what is stored. `progress` hears how many rows of a pass were read."""
+    """A window of the stored flows. `progress` is called with the number of rows read in a pass."""
 
     def __init__(self, engine: Engine, window: Window, progress: Callable[[int], object] = lambda _: None) -> None:
         self.engine = engine
@@ -113,38 +116,37 @@ class History:
         self._progress = progress
 
     def count(self) -> int:
-        """How many flows were begun in the window."""
+        """The number of flows begun in the window."""
         with unhurried(self.engine) as connection:
             return connection.scalar(sa.select(sa.func.count()).select_from(flows).where(*self._terms())) or 0
 
     def oldest(self) -> float | None:
-        """When the oldest stored flow began, seconds."""
+        """The start of the oldest stored flow, seconds."""
         with unhurried(self.engine) as connection:
             found: float | None = connection.scalar(sa.select(sa.func.min(_F.start)))
             return found
 
     def by_endpoint(self, *, fleet: bool = False) -> Iterator[Series]:
-        """Series by protocol, address and port; of each agent, or of all agents together. Queries are left out."""
+        """Series by protocol, address and port, for each agent or (`fleet`) for all together, without DNS queries."""
         key = (_F.proto, _F.dst, _F.dport)
         return self._series(key, _F.app_proto != "dns", fleet, HistoryTarget)
 
     def by_name(self, *, fleet: bool = False) -> Iterator[Series]:
-        """Series by the name in the bytes, or where they say none by the names bound to the address."""
+        """Series by the name in the bytes, or without one by the names bound to the address."""
         bound = sa.case((_F.server_name == "", _BOUND), else_="[]")
         return self._series(
             (_SAID, bound), _NAMED, fleet, lambda said, names: HistoryTarget(said=said, bound=_names(names))
         )
 
     def queries(self) -> Iterator[tuple[str, str, int]]:
-        """Agent, name asked for and start of each DNS flow, agent by agent, oldest first."""
+        """(agent, queried name, start) of each DNS flow, agent by agent, oldest first."""
         query = sa.select(_F.agent, _SAID, _START).where(*self._terms(), _F.app_proto == "dns", _F.server_name != "")
-        for row in self._rows(query.order_by(_F.agent, _START)):
-            yield tuple(row)
+        yield from self._rows(query.order_by(_F.agent, _START), str, str, int)
 
     def traffic(self, *, everyone: bool = False) -> Iterator[AddressTraffic]:
-        """What passed, summed up by agent, names and address, agent by agent. Queries are left out.
+        """The sums over flows that passed, by agent, names and address, agent by agent, without DNS queries.
 
-        `everyone`: of all agents, whichever the window names.
+        `everyone`: of all agents, not only those of the window.
         """
         key = (_F.agent, _SAID, _BOUND, _F.dst)
         updated = sa.type_coerce(_F.updated, sa.BigInteger)
@@ -154,44 +156,41 @@ class History:
         )  # fmt: skip
         terms = (*self._terms(everyone=everyone), _PASSED, _F.app_proto != "dns")
         query = sa.select(*key, *sums).where(*terms).group_by(*key)
-        for agent, said, bound, dst, *numbers in self._rows(query.order_by(_F.agent)):
-            yield AddressTraffic(agent, said, _names(bound), dst, *map(int, numbers))  # PostgreSQL sums up in decimals
+        rows = self._rows(query.order_by(_F.agent), *[str] * len(key), *[int | float | Decimal] * len(sums))
+        for agent, said, bound, dst, *numbers in rows:
+            yield AddressTraffic(agent, said, _names(bound), dst, *map(whole, numbers))
 
-    def known(self, since: float) -> Iterator[tuple[HistoryTarget, int]]:
-        """Where flows of any agent went, and how many, from `since` to before the window."""
+    def earlier(self, since: float) -> Iterator[tuple[HistoryTarget, int]]:
+        """The targets of all agents' flows between `since` and the window, and how many flows each has."""
         key = (_SAID, _BOUND, _F.dst)
         before = (_F.direction == "out", _F.start >= since, _F.start < self.window.since)
         query = sa.select(*key, sa.func.count()).where(*before, _PASSED, _F.app_proto != "dns").group_by(*key)
-        for said, bound, dst, count in self._rows(query):
+        for said, bound, dst, count in self._rows(query, str, str, str, int):
             yield HistoryTarget(dst=dst, said=said, bound=_names(bound)), count
 
-    def asked(self) -> Iterator[Asked]:
-        """Names that queries which passed asked for, agent by agent."""
+    def queried_names(self) -> Iterator[QueriedName]:
+        """The names in queries that passed, agent by agent."""
         packets, size = (sa.func.sum(sa.case((_F.proto == "udp", each), else_=0)) for each in (_PACKETS, _OUT))
         sums = (sa.func.count(), packets, size, sa.func.max(_START))
         terms = (*self._terms(), _PASSED, _F.app_proto == "dns", _F.server_name != "")
         query = sa.select(_F.agent, _SAID, *sums).where(*terms).group_by(_F.agent, _SAID).order_by(_F.agent)
-        for agent, name, *numbers in self._rows(query):
-            yield Asked(agent, name, *map(int, numbers))
+        for agent, name, *numbers in self._rows(query, str, str, *[int | float | Decimal] * len(sums)):
+            yield QueriedName(agent, name, *map(whole, numbers))
 
     def names_under(self, agent: str, domain: str, most: int, limit: int) -> tuple[str, ...]:
-        """Distinct names below a domain that an agent asked for `most` times at most, the first in the alphabet."""
+        """Distinct names below a domain that an agent queried at most `most` times, the first in the alphabet."""
         below = _SAID.endswith(f".{domain}", autoescape=True)
         terms = (*self._terms(), _PASSED, _F.app_proto == "dns", _F.agent == agent, below)
         query = sa.select(_SAID).where(*terms).group_by(_SAID).having(sa.func.count() <= most)
-        return tuple(row[0] for row in self._rows(query.order_by(_SAID).limit(limit)))
+        return tuple(row[0] for row in self._rows(query.order_by(_SAID).limit(limit), str))
 
     def flow(self, agent: str, start: int, target: HistoryTarget) -> FlowRecord | None:
-        """The flow of an agent to a target that began at this microsecond."""
+        """The flow of an agent to a target that began at this microsecond; None if it is not stored."""
         query = (
             sa.select(flows).where(_F.agent == agent, _START.between(start, start)).order_by(_F.flow_id).limit(CHUNK)
         )
         with self.engine.connect() as connection:
-            for row in connection.execute(query):
-                record = FlowRecord(*row)
-                if _fits(record, target):
-                    return record
-        return None
+            return next((flow for flow in decode(FlowRecord, connection.execute(query)) if _fits(flow, target)), None)
 
     def _series(
         self,
@@ -203,7 +202,8 @@ class History:
         columns = (*key, _START, _F.agent) if fleet else (_F.agent, *key, _START)
         query = sa.select(*columns).where(*self._terms(), only)
         width = len(key) + (not fleet)
-        for found, rows in groupby(self._rows(query.order_by(*columns)), key=lambda row: row[:width]):
+        kinds = [int if column in (_F.dport, _START) else str for column in columns]
+        for found, rows in groupby(self._rows(query.order_by(*columns), *kinds), key=lambda row: row[:width]):
             if fleet:
                 yield _fleet_series(target(*found), rows, width)
             else:
@@ -216,18 +216,22 @@ class History:
         terms = [_F.direction == "out", _F.start >= self.window.since, _F.start <= self.window.until]
         return [*terms, glob(_F.agent, self.window.agent)] if self.window.agent and not everyone else terms
 
-    def _rows(self, query: sa.Select[Any]) -> Iterator[Any]:
+    def _rows(self, query: sa.Select[Any], *columns: type | UnionType) -> Iterator[Any]:
+        """The rows of a pass, each value of its column's type. Raises DamagedDataError."""
         with unhurried(self.engine) as connection:
-            result = connection.execute(query.execution_options(yield_per=CHUNK))
+            rows = connection.execute(query.execution_options(yield_per=CHUNK))
             read = 0
-            for rows in result.partitions():
-                yield from rows
-                read += len(rows)
+            for row in checked(rows, *columns):
+                yield row
+                read += 1
+                if read % CHUNK == 0:
+                    self._progress(read)
+            if read % CHUNK:
                 self._progress(read)
 
 
 def known_findings(connection: Connection, ids: Sequence[str]) -> frozenset[str]:
-    """Those of these finding ids that are stored."""
+    """The given finding ids that are stored."""
     known: set[str] = set()
     for at in range(0, len(ids), CHUNK):
         query = sa.select(findings.c.finding_id).where(findings.c.finding_id.in_(ids[at : at + CHUNK]))
@@ -236,7 +240,7 @@ def known_findings(connection: Connection, ids: Sequence[str]) -> frozenset[str]
 
 
 def keep(engine: Engine, found: Sequence[FindingRecord]) -> int:
-    """Store findings that are not stored yet; how many those were."""
+    """Store the findings that are not stored yet; returns their number."""
     with storing(engine) as connection:
         known = known_findings(connection, [each.finding_id for each in found])
         new = [each for each in found if each.finding_id not in known]
@@ -258,7 +262,10 @@ def _numbers(values: array[int]) -> npt.NDArray[np.int64]:
 
 
 def _names(bound: str) -> tuple[str, ...]:
-    return () if bound == "[]" else tuple(json.loads(bound))
+    if bound == "[]":
+        return ()
+    with decoding():
+        return tuple(map(str, json.loads(bound)))
 
 
 def _fits(record: FlowRecord, target: HistoryTarget) -> bool:

@@ -1,4 +1,4 @@
-"""Records page by page, newest first, of the agents that somebody may see."""
+"""Pages of records, newest first, limited to the agents that the caller may see."""
 
 from __future__ import annotations
 
@@ -10,33 +10,37 @@ from sqlalchemy.engine import Connection
 from egress.records.shape import AnomalyRecord, FindingRecord, FlowRecord
 from egress.store.database.handles import Condition
 from egress.store.database.matching import glob
+from egress.store.database.rows import decode, decode_first
 from egress.store.database.tables import anomalies, findings, flows
 
-Scope = Sequence[str]  # globs of agents; "*" among them: all
+Scope = Sequence[str]  # globs of agents; with "*" all agents
 
 
 def list_flows(
     connection: Connection, wanted: Condition, scope: Scope, before: tuple[float, str] | None, limit: int
 ) -> tuple[FlowRecord, ...]:
-    """Flows by start, those behind (start, flow id) `before`."""
-    terms = [wanted, visible(flows.c.agent, scope), *_behind(flows.c.start, flows.c.flow_id, before)]
+    """Flows by start, those that follow the cursor `before` (start, flow id)."""
+    terms = [wanted, visible(flows.c.agent, scope), *_after(flows.c.start, flows.c.flow_id, before)]
     query = sa.select(flows).where(*terms).order_by(flows.c.start.desc(), flows.c.flow_id.desc()).limit(limit)
-    return tuple(FlowRecord(*row) for row in connection.execute(query))
+    return tuple(decode(FlowRecord, connection.execute(query)))
 
 
 def list_findings(
     connection: Connection, wanted: Condition, scope: Scope, before: tuple[float, str] | None, limit: int
 ) -> tuple[FindingRecord, ...]:
-    """Findings by time, those behind (time, finding id) `before`."""
-    terms = [wanted, visible(findings.c.agent, scope), *_behind(findings.c.time, findings.c.finding_id, before)]
+    """Findings by time, those that follow the cursor `before` (time, finding id)."""
+    terms = [wanted, visible(findings.c.agent, scope), *_after(findings.c.time, findings.c.finding_id, before)]
     query = sa.select(findings).where(*terms).order_by(findings.c.time.desc(), findings.c.finding_id.desc())
-    return tuple(FindingRecord(*row) for row in connection.execute(query.limit(limit)))
+    return tuple(decode(FindingRecord, connection.execute(query.limit(limit))))
 
 
 def list_anomalies(
     connection: Connection, wanted: Condition, scope: Scope, before: tuple[float, tuple[str, ...]] | None, limit: int
 ) -> tuple[AnomalyRecord, ...]:
-    """Refusals without a flow by time, those behind (time, `anomaly_key`) `before`; an empty key: of that time on."""
+    """Refusals without a flow by time, those that follow `before` (time, `anomaly_key`).
+
+    With an empty key those of the same time are included.
+    """
     terms = [wanted, visible(anomalies.c.agent, scope)]
     if before is not None:
         moment, key = before
@@ -44,11 +48,11 @@ def list_anomalies(
         if key:
             terms.append(sa.or_(anomalies.c.time < moment, sa.tuple_(*_ANOMALY_KEY) > sa.tuple_(*key)))
     query = sa.select(anomalies).where(*terms).order_by(anomalies.c.time.desc(), *_ANOMALY_KEY).limit(limit)
-    return tuple(AnomalyRecord(*row) for row in connection.execute(query))
+    return tuple(decode(AnomalyRecord, connection.execute(query)))
 
 
 def anomaly_key(record: AnomalyRecord) -> tuple[str, ...]:
-    """What tells it from others of the same time."""
+    """The part of an anomaly's key that tells it from others of the same time."""
     return record.agent, record.reason, record.detail, record.src, record.dst, record.proto
 
 
@@ -60,10 +64,10 @@ _ANOMALY_KEY = [
 def updated_flows(
     connection: Connection, wanted: Condition, scope: Scope, since: float, limit: int
 ) -> tuple[FlowRecord, ...]:
-    """Flows whose latest record is of `since` or later, the earliest first."""
+    """Flows whose latest record was made at `since` or later, the earliest first."""
     terms = [wanted, visible(flows.c.agent, scope), flows.c.updated >= since]
     query = sa.select(flows).where(*terms).order_by(flows.c.updated, flows.c.flow_id).limit(limit)
-    return tuple(FlowRecord(*row) for row in connection.execute(query))
+    return tuple(decode(FlowRecord, connection.execute(query)))
 
 
 def made_findings(
@@ -72,23 +76,24 @@ def made_findings(
     """Findings made at `since` or later, the earliest first."""
     terms = [wanted, visible(findings.c.agent, scope), findings.c.time >= since]
     query = sa.select(findings).where(*terms).order_by(findings.c.time, findings.c.finding_id).limit(limit)
-    return tuple(FindingRecord(*row) for row in connection.execute(query))
+    return tuple(decode(FindingRecord, connection.execute(query)))
 
 
 def finding(connection: Connection, finding_id: str) -> FindingRecord | None:
-    """The finding of exactly this id."""
-    row = connection.execute(sa.select(findings).where(findings.c.finding_id == finding_id)).first()
-    return None if row is None else FindingRecord(*row)
+    """The finding with exactly this id."""
+    return decode_first(
+        FindingRecord, connection.execute(sa.select(findings).where(findings.c.finding_id == finding_id))
+    )
 
 
 def visible(agent: sa.ColumnElement[str], scope: Scope) -> Condition:
-    """Whether an agent is one of those a scope names."""
+    """The condition that an agent is in the scope."""
     if "*" in scope:
         return sa.true()
     return sa.or_(sa.false(), *(glob(agent, pattern) for pattern in scope))
 
 
-def _behind(
+def _after(
     time: sa.ColumnElement[float], key: sa.ColumnElement[str], before: tuple[float, str] | None
 ) -> list[Condition]:
     if before is None:

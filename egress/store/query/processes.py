@@ -1,4 +1,4 @@
-"""The processes behind flows, read back."""
+"""The processes that opened flows."""
 
 from __future__ import annotations
 
@@ -8,16 +8,17 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from egress.records.shape import ProcessRecord
+from egress.store.database.rows import decode
 from egress.store.database.tables import flows, processes
 
-OF_FLOW = sa.and_(processes.c.flow_id == flows.c.flow_id, processes.c.time == flows.c.start)  # joins each with its flow
+OF_FLOW = sa.and_(processes.c.flow_id == flows.c.flow_id, processes.c.time == flows.c.start)  # a process and its flow
 
 
 def by_flow(
     connection: Connection, ids: Sequence[str], begun: tuple[float, float] | None = None
 ) -> dict[str, ProcessRecord]:
-    """What is known of the processes of these flows. When the first and last of them began saves looking elsewhere."""
+    """The recorded processes of these flows. `begun`, the first and last start of the flows, limits the search."""
     query = sa.select(processes).where(processes.c.flow_id.in_(ids)).order_by(processes.c.time)
     if begun is not None:
         query = query.where(processes.c.time.between(*begun))
-    return {record.flow_id: record for record in (ProcessRecord(*row) for row in connection.execute(query))}
+    return {record.flow_id: record for record in decode(ProcessRecord, connection.execute(query))}

@@ -1,11 +1,11 @@
-"""Reading records back: flows, findings and what is known of each agent. Everything streams; nothing is changed."""
+"""Flows, findings and a summary of each agent, read as streams. Nothing is changed."""
 
 from __future__ import annotations
 
 import ipaddress
-import re
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -15,14 +15,15 @@ from sqlalchemy.engine import Connection, Engine
 from egress.model import Action
 from egress.records.shape import FindingRecord, FlowRecord, ProcessRecord
 from egress.store.database.matching import glob, inside
+from egress.store.database.rows import checked, decode, decode_first, whole
 from egress.store.database.tables import anomalies as anomaly_table
 from egress.store.database.tables import findings as finding_table
 from egress.store.database.tables import flows as flow_table
 from egress.store.query import processes
-from egress.store.query.search import compile_query
+from egress.store.query.search import compile_query, is_selective
 
 CHUNK = 500  # flows whose findings are fetched together
-CLOCK = 86400.0  # seconds that a clock may have gone back between a flow's start and a finding of it
+CLOCK = 86400.0  # seconds that a clock may have been set back between a flow's start and a finding on it
 
 _Terms = list[sa.ColumnElement[bool]]
 _Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -30,26 +31,22 @@ _Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """Which flows or findings; None or empty: any. Globs: `*`, `?`, `[a-z]`, `[!a-z]`; case matters."""
+    """The flows or findings to read; None or empty matches any. Globs: `*`, `?`, `[a-z]`, `[!a-z]`; case matters."""
 
     query: str = ""  # in the language of egress.store.query.search
-    now: float = 0.0  # seconds: from which the query counts back (since:2h)
+    now: float = 0.0  # seconds: the time from which the query counts back (since:2h)
     agent: str = ""  # glob
-    signature: str = ""  # glob; of flows: that have such a finding
+    signature: str = ""  # glob; flows: those with such a finding
     action: Action | None = None
     dest: _Network | None = None
-    since: float | None = None  # seconds; flows: still active then or later. Findings: made then or later
+    since: float | None = None  # seconds; flows: active then or later. Findings: made then or later
     until: float | None = None  # seconds; flows: begun by then. Findings: made by then
     begun: float | None = None  # seconds; begun (findings: made) then or later
-    limit: int | None = None  # the newest this many; sorted: the last of that order
-    skip: int = 0  # not the very last ones, but those before this many
-    sort: str = ""  # flows: one of SORTS, with a - before it the other way round. Empty: by time
+    limit: int | None = None  # how many of the newest; with `sort`: of the last in that order
+    skip: int = 0  # how many of the last to leave out
+    sort: str = ""  # flows: one of SORTS, after a - in descending order. Empty: by time
 
 
-# What in a query leaves few flows: a since, or a term about findings or ids that must hold.
-_RECENT = re.compile(r"\bsince\b")
-_FEW = re.compile(r"(?:^|[\s(])(?:signature|severity|finding|flow)[:=]")
-_OTHERS = re.compile(r"\b(?:or|not)\b|-\(", re.IGNORECASE)
 _F = flow_table.c
 SORTS: dict[str, sa.ColumnElement[Any]] = {
     "time": _F.start,
@@ -72,24 +69,24 @@ SORTS: dict[str, sa.ColumnElement[Any]] = {
 
 @dataclass(frozen=True, slots=True)
 class AgentSummary:
-    """What is recorded of one agent, attached or not."""
+    """Counts of one agent's records, whether it is still attached or not."""
 
     agent: str
     flows: int
     accepted: int
-    refused: int  # rejected or dropped; in monitor mode: would have been
+    refused: int  # rejected, dropped or held; in monitor mode: that would have been
     findings: int
     anomalies: int  # packets refused without a flow
     first: float | None  # start of its first flow, seconds
     last: float | None  # last record of any of its flows
 
 
-class Told(NamedTuple):
-    """A flow with what belongs to it."""
+class FlowDetails(NamedTuple):
+    """A flow with its findings and its process."""
 
     flow: FlowRecord
     findings: tuple[FindingRecord, ...]
-    process: ProcessRecord | None  # None: nothing is recorded of it
+    process: ProcessRecord | None  # None: none is recorded
 
 
 def flows(engine: Engine, wanted: Filter) -> Generator[FlowRecord, None, None]:
@@ -103,32 +100,32 @@ def findings(engine: Engine, wanted: Filter) -> Generator[FindingRecord, None, N
     table = finding_table
     query = _newest_last(table, conditions(table, wanted), table.c.time, table.c.finding_id, wanted)
     with engine.connect() as connection:
-        for row in connection.execution_options(yield_per=CHUNK).execute(query):
-            yield FindingRecord(*row)
+        yield from decode(FindingRecord, connection.execution_options(yield_per=CHUNK).execute(query))
 
 
-def stories(engine: Engine, wanted: Filter) -> Generator[Told, None, None]:
-    """Flows as `flows` gives them, each with all its findings and its process, as of one moment."""
+def flow_details(engine: Engine, wanted: Filter) -> Generator[FlowDetails, None, None]:
+    """Flows as `flows` yields them, each with all its findings and its process, all read in one transaction."""
     with engine.connect() as connection:
         found = _flows(connection, wanted)
         while chunk := list(islice(found, CHUNK)):
             ids = [record.flow_id for record in chunk]
             by_flow, opened = findings_by_flow(connection, chunk), processes.by_flow(connection, ids, _begun(chunk))
             for record in chunk:
-                yield Told(record, tuple(by_flow.get(record.flow_id, ())), opened.get(record.flow_id))
+                yield FlowDetails(record, tuple(by_flow.get(record.flow_id, ())), opened.get(record.flow_id))
 
 
 def flow(engine: Engine, flow_id: str) -> FlowRecord | None:
     """The flow with exactly this id."""
     with engine.connect() as connection:
-        row = connection.execute(sa.select(flow_table).where(flow_table.c.flow_id == flow_id)).first()
-    return None if row is None else FlowRecord(*row)
+        return decode_first(
+            FlowRecord, connection.execute(sa.select(flow_table).where(flow_table.c.flow_id == flow_id))
+        )
 
 
 def flow_ids(engine: Engine, prefix: str, limit: int = 10) -> tuple[str, ...]:
     """The first flow ids that begin with these hex digits."""
     column = flow_table.c.flow_id
-    # An id's digits end at f, so every id with the prefix sorts below prefix + g.
+    # Hex digits end at f, so every id with the prefix sorts below prefix + g.
     query = sa.select(column).where(column >= prefix, column < prefix + "g").order_by(column).limit(limit)
     with engine.connect() as connection:
         return tuple(connection.scalars(query))
@@ -149,26 +146,27 @@ def finding_ids(engine: Engine, prefix: str, limit: int = 10) -> tuple[str, ...]
 
 
 def agents(engine: Engine, only: str | None = None) -> tuple[AgentSummary, ...]:
-    """Every agent there is a record of, by name, with counts; or only the one of that name."""
+    """Every agent with records, by name, with counts; or only the agent named `only`."""
     table = flow_table
     accepted = sa.func.sum(sa.case((table.c.action == Action.ACCEPT, 1), else_=0))
     counts = sa.select(
         table.c.agent, sa.func.count(), accepted, sa.func.min(table.c.start), sa.func.max(table.c.updated)
     )
     with engine.connect() as connection:
-        per_flow = {row[0]: row for row in connection.execute(_each_agent(counts, table, only))}
+        rows = connection.execute(_each_agent(counts, table, only))
+        per_flow = {row[0]: row for row in checked(rows, str, int, int | Decimal, float, float)}
         per_finding = _per_agent(connection, finding_table, sa.func.count(), only)
         per_anomaly = _per_agent(connection, anomaly_table, sa.func.sum(anomaly_table.c.count), only)
     summaries = []
     for name in sorted({*per_flow, *per_finding, *per_anomaly}):
         _, total, good, first, last = per_flow.get(name, (name, 0, 0, None, None))
         noted, odd = per_finding.get(name, 0), per_anomaly.get(name, 0)
-        summaries.append(AgentSummary(name, total, int(good), total - int(good), noted, odd, first, last))
+        summaries.append(AgentSummary(name, total, whole(good), total - whole(good), noted, odd, first, last))
     return tuple(summaries)
 
 
 def conditions(table: sa.Table, wanted: Filter) -> list[sa.ColumnElement[bool]]:
-    """What a filter asks of rows of `table`, flows or findings. Raises InvalidQuery."""
+    """The filter as conditions on rows of `table`, flows or findings. Raises InvalidQueryError."""
     terms: _Terms = [] if not wanted.query else [compile_query(wanted.query, table, wanted.now)]
     if wanted.agent:
         terms.append(glob(table.c.agent, wanted.agent))
@@ -199,23 +197,18 @@ def _per_agent(
     connection: Connection, table: sa.Table, amount: sa.ColumnElement[int], only: str | None
 ) -> dict[str, int]:
     rows = connection.execute(_each_agent(sa.select(table.c.agent, amount), table, only))
-    return {row[0]: int(row[1]) for row in rows}  # PostgreSQL sums up in decimals
+    return {row[0]: whole(row[1]) for row in checked(rows, str, int | float | Decimal)}
 
 
 def _flows(connection: Connection, wanted: Filter) -> Iterator[FlowRecord]:
-    table = flow_table
+    table, terms = flow_table, conditions(flow_table, wanted)
     key = SORTS[wanted.sort.removeprefix("-") or "time"]
-    if key is table.c.start and _narrow(wanted):
-        # As an expression, so that what narrows is looked up and sorted, rather than walk all flows in order of start.
+    if key is table.c.start and (wanted.since is not None or wanted.signature or is_selective(wanted.query)):
+        # An expression has no index: the few flows that match are found by their conditions and then sorted. By the
+        # column itself the database would walk all flows in the order of their start.
         key = sa.type_coerce(table.c.start, sa.BigInteger) + 0
-    query = _newest_last(table, conditions(table, wanted), key, table.c.flow_id, wanted)
-    for row in connection.execute(query.execution_options(yield_per=CHUNK)):
-        yield FlowRecord(*row)
-
-
-def _narrow(wanted: Filter) -> bool:
-    few = _FEW.search(wanted.query) and not _OTHERS.search(wanted.query)
-    return bool(wanted.since is not None or wanted.signature or few or _RECENT.search(wanted.query))
+    query = _newest_last(table, terms, key, table.c.flow_id, wanted)
+    yield from decode(FlowRecord, connection.execute(query.execution_options(yield_per=CHUNK)))
 
 
 def _begun(records: Sequence[FlowRecord]) -> tuple[float, float]:
@@ -233,11 +226,10 @@ def findings_by_flow(connection: Connection, records: Sequence[FlowRecord]) -> d
 def _findings(connection: Connection, ids: list[str], since: float) -> dict[str, list[FindingRecord]]:
     table = finding_table
     query = sa.select(table).where(table.c.flow_id.in_(ids)).order_by(table.c.time, table.c.finding_id)
-    if since > 0:  # the days before need not be looked into
+    if since > 0:  # PostgreSQL then skips the partitions of earlier days
         query = query.where(table.c.time >= since)
     by_flow: dict[str, list[FindingRecord]] = {}
-    for row in connection.execute(query):
-        record = FindingRecord(*row)
+    for record in decode(FindingRecord, connection.execute(query)):
         by_flow.setdefault(record.flow_id, []).append(record)
     return by_flow
 

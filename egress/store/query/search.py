@@ -1,13 +1,13 @@
-"""The query language of the CLI and the API, compiled to SQLAlchemy expressions.
+"""The query language of the CLI and the API, compiled to SQLAlchemy conditions.
 
     agent:rome-* signature:ssh.* dest:203.0.113.0/24 name:*.example.com port:443 action:reject since:2h -proto:udp
     (bytes>1mb or packets>=1000) and not app:tls
 
-Terms side by side mean *and*, which binds closer than *or*; `-` and `not` negate. A value may be a list (any of
-`action:reject,drop`), a glob where the field is text, a range where it is a number (`port:8000-8100`), and quoted.
-`FIELDS` says what there is. A term about a flow asked of findings means the finding's flow, one about a finding asked
-of flows means any finding of it, one about a process the process that opened the flow, one about a step any that was
-under way when it happened (`LINKS`).
+Terms side by side are joined by *and*, which binds closer than *or*; `-` and `not` negate. A value may be a list (any
+of `action:reject,drop`), a glob if the field is text, a range if it is a number (`port:8000-8100`), and quoted.
+`FIELDS` lists the fields. A search for findings matches a flow's field against the finding's flow; a search for flows
+matches a finding's field against any finding on the flow. A process' field is matched against the process that opened
+the flow, a step's field against any step that was under way at the time (`JOINS`).
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ from egress.store.query.processes import OF_FLOW
 from egress.store.query.stepjoin_sql import happened_during
 
 MAX_QUERY = 4096  # characters
-MAX_VALUES = 300  # in all terms; SQLite takes expressions of a depth of 1000, and each value makes it deeper
-MAX_DEPTH = 32  # parentheses and negations inside one another
+MAX_VALUES = 300  # in all terms; each makes the SQL expression deeper, and SQLite's limit is a depth of 1000
+MAX_DEPTH = 32  # nested parentheses and negations
 MAX_NUMBER = (1 << 63) - 1
 
 Expression = sa.ColumnElement[bool]
@@ -51,7 +51,7 @@ _IDENTITY = re.compile(r"[0-9a-f]{1,16}", re.ASCII)
 
 
 class InvalidQueryError(InputError):
-    """A query that is not understood. `column` counts characters from 1; the text is one line."""
+    """The query is not valid. `column` counts characters from 1; the text is one line."""
 
     def __init__(self, column: int, reason: str) -> None:
         super().__init__(f"query, column {column}: {reason}")
@@ -59,23 +59,24 @@ class InvalidQueryError(InputError):
 
 
 class _TermError(Exception):
-    """What is wrong with a value."""
+    """The reason why a value is not valid."""
 
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """A field of the language: what it says, which operators it takes, and its condition on a table."""
+    """A field of the language: its meaning, its operators, and how it becomes a condition on a table."""
 
     about: str  # one line, for --help and the documentation
-    table: sa.Table  # whose columns `build` uses
+    table: sa.Table  # the table whose columns `build` uses
     build: Callable[[str, str, float], Expression]  # operator, value, now
     ordered: bool = False  # takes < <= > >=
+    selective: bool = False  # few flows match a value
 
 
 def compile_query(text: str, table: sa.Table, now: float) -> Expression:
-    """The condition on `table` (flows or findings) that a query stands for. Raises InvalidQueryError.
+    """The query as a condition on `table` (flows or findings). Raises InvalidQueryError.
 
-    `now`: seconds since the epoch, for `since:2h`. An empty query holds for every row.
+    `now`: seconds since the epoch, for `since:2h`. An empty query matches every row.
     """
     tree = _parse(text)
     values = list(islice(tree.scan_values(lambda token: getattr(token, "type", "") == "ITEM"), MAX_VALUES + 1))
@@ -87,7 +88,7 @@ def compile_query(text: str, table: sa.Table, now: float) -> Expression:
 
 
 def one(name: str, value: str, table: sa.Table, now: float) -> Expression:
-    """The condition of one field alone. Raises InputError: what is wrong with the value."""
+    """The condition of one field alone. Raises InputError with the reason why the value is not valid."""
     field = FIELDS[name]
     try:
         return _on(field, field.build(":", value, now), table)
@@ -95,6 +96,24 @@ def one(name: str, value: str, table: sa.Table, now: float) -> Expression:
         raise InputError(f"{value[:60]!a} {wrong}") from None
 
 
+def is_selective(text: str) -> bool:
+    """True if a term of a selective field must hold, so that few flows match the query. Raises InvalidQueryError."""
+    tree = _parse(text)
+    return bool(tree.children) and _selective(tree.children[0])
+
+
+def _selective(node: Tree[Token] | Token) -> bool:
+    assert isinstance(node, Tree)
+    if node.data == "term":
+        name, operator, _ = node.children
+        return str(operator) in (":", "=") and FIELDS[str(name)].selective
+    if node.data == "negation":
+        return False
+    parts = map(_selective, node.children)
+    return all(parts) if node.data == "either" else any(parts)
+
+
+@lru_cache(maxsize=16)
 def _parse(text: str) -> Tree[Token]:
     if len(text) > MAX_QUERY:
         raise InvalidQueryError(MAX_QUERY + 1, f"a query has at most {MAX_QUERY} characters")
@@ -121,21 +140,21 @@ def _column(error: UnexpectedInput, text: str) -> int:
 
 def _expected(error: UnexpectedInput, text: str) -> str:
     if isinstance(error, UnexpectedToken) and error.token.type == "$END":
-        return "it ends where more is expected: a term like agent:rome-7, or a closing parenthesis"
+        return "it ends too early: add a term like agent:rome-7, or a closing parenthesis"
     at = error.pos_in_stream or 0
     rest = text[at:].split(maxsplit=1)[0] if text[at:].split() else ""
     if rest.startswith('"') and text.count('"', at) == 1:
-        return "the quote that begins here has no end"
+        return "the quote that begins here is not closed"
     if named := _NAMED.match(rest):
-        return f"there is no field {named[1][:40]!a}; there are {', '.join(FIELDS)}"
+        return f"unknown field {named[1][:40]!a}; the fields are {', '.join(FIELDS)}"
     if re.fullmatch(r"[A-Za-z_.*0-9-]+", rest) and rest.lower() not in ("and", "or", "not"):
-        return f"{rest[:40]!a} is no term: write field:value, such as agent:{rest[:40]}"
+        return f"{rest[:40]!a} is not a term: write field:value, such as agent:{rest[:40]}"
     return f"{rest[:40]!a} is not expected here: write terms like agent:rome-7, and, or, not, parentheses"
 
 
 def _condition(node: Tree[Token] | Token, table: sa.Table, now: float, depth: int) -> Expression:
     if depth > MAX_DEPTH:
-        raise InvalidQueryError(1, f"more than {MAX_DEPTH} parentheses and negations inside one another")
+        raise InvalidQueryError(1, f"more than {MAX_DEPTH} nested parentheses and negations")
     assert isinstance(node, Tree)
     if node.data == "term":
         return _term(node, table, now)
@@ -151,7 +170,7 @@ def _term(node: Tree[Token], table: sa.Table, now: float) -> Expression:
     assert isinstance(value, Tree)
     field = FIELDS.get(name.value)
     if field is None:
-        raise InvalidQueryError(_at(name), f"there is no field {name.value}; there are {', '.join(FIELDS)}")
+        raise InvalidQueryError(_at(name), f"unknown field {name.value}; the fields are {', '.join(FIELDS)}")
     sign = str(operator).replace("=", ":") if str(operator) in ("=", "!=") else str(operator)
     if sign not in (":", "!:") and not field.ordered:
         raise InvalidQueryError(
@@ -169,33 +188,33 @@ def _term(node: Tree[Token], table: sa.Table, now: float) -> Expression:
 
 
 def _on(field: Field, found: Expression, table: sa.Table) -> Expression:
-    """The condition asked of rows of `table`."""
-    return found if field.table is table else LINKS[table.name, field.table.name](found)
+    """The condition on the field's table as a condition on `table`."""
+    return found if field.table is table else JOINS[table.name, field.table.name](found)
 
 
 def _at(token: object) -> int:
     return (token.start_pos or 0) + 1 if isinstance(token, Token) else 1
 
 
-# --- other tables' rows ------------------------------------------------------------------------------------
+# --- conditions on other tables ------------------------------------------------------------------------------------
 
 
 def _same_flow(table: sa.Table, other: sa.Table, found: Expression) -> Expression:
-    """Of rows of `table`: whether a row of the other one that is of the same flow is such."""
+    """The condition on `table` that a row of `other` with the same flow fulfils `found`."""
     terms = [other.c.flow_id == table.c.flow_id, found]
     if {table, other} == {flows, processes}:
-        terms.append(OF_FLOW)  # the whole key
+        terms.append(OF_FLOW)  # the whole key of processes
     return sa.exists().where(*terms).correlate(table)
 
 
-# How rows of one table are asked for what a field says of another's: (asked, the field's) → condition on the asked.
-def _found(condition: Expression) -> Expression:
-    """Findings are few: from them to their flows, rather than ask each flow."""
+def _has_finding(condition: Expression) -> Expression:
+    """The condition on flows that a finding on them fulfils `condition`. Findings are few: start from them."""
     return flows.c.flow_id.in_(sa.select(findings.c.flow_id).where(condition))
 
 
-LINKS: dict[tuple[str, str], Callable[[Expression], Expression]] = {
-    ("flows", "findings"): _found,
+# (queried table, table of the field) → how the field's condition becomes one on the queried table.
+JOINS: dict[tuple[str, str], Callable[[Expression], Expression]] = {
+    ("flows", "findings"): _has_finding,
     ("findings", "flows"): partial(_same_flow, findings, flows),
     ("flows", "processes"): partial(_same_flow, flows, processes),
     ("findings", "processes"): partial(_same_flow, findings, processes),
@@ -213,7 +232,7 @@ def _text(column: sa.Column[str], _operator: str, value: str, _now: float) -> Ex
 
 def _pattern(value: str) -> str:
     if unclosed(value):
-        raise _TermError("has a [ without its ]; write [[] for the character itself")
+        raise _TermError("has a [ without a ]; write [[] for the character itself")
     return value
 
 
@@ -228,7 +247,7 @@ def _number(column: sa.ColumnElement[int], operator: str, value: str, _now: floa
     if between is not None and operator == ":":
         low, high = _count(between[1]), _count(between[2])
         if low > high:
-            raise _TermError("must be a range that goes up: the smaller number first")
+            raise _TermError("must be a range with the smaller number first")
         return column.between(low, high)
     return _compare(column, operator, _count(value))
 
@@ -236,7 +255,7 @@ def _number(column: sa.ColumnElement[int], operator: str, value: str, _now: floa
 def _count(text: str) -> int:
     match = _SIZE.fullmatch(text)
     if match is None or (number := int(match[1]) * _DECIMAL[match[2].lower()]) > MAX_NUMBER:
-        raise _TermError("must be a number, also with k, m or g (10mb), or a range of two (8000-8100)")
+        raise _TermError("must be a number, possibly with k, m or g (10mb), or a range (8000-8100)")
     return number
 
 
@@ -250,7 +269,7 @@ def _address(column: sa.Column[str], _operator: str, value: str, _now: float) ->
     try:
         return inside(column, ipaddress.ip_network(value, strict=False))
     except ValueError:
-        raise _TermError("must be an address (192.0.2.7) or a CIDR (192.0.2.0/24); for names there is name:") from None
+        raise _TermError("must be an address (192.0.2.7) or a CIDR (192.0.2.0/24); for a name use name:") from None
 
 
 def _name(_operator: str, value: str, _now: float) -> Expression:
@@ -268,7 +287,7 @@ def _pid(operator: str, value: str, now: float) -> Expression:
 
 
 def _container(_operator: str, value: str, _now: float) -> Expression:
-    """An id may be cut, as docker's tools do."""
+    """The id may be shortened, as docker's tools do."""
     value = _pattern(value)
     named = glob(processes.c.container, value if "*" in value else f"{value}*")
     return sa.and_(processes.c.container != "", sa.or_(named, glob(processes.c.runtime, value)))
@@ -277,7 +296,7 @@ def _container(_operator: str, value: str, _now: float) -> Expression:
 def _identity(column: sa.Column[str], _operator: str, value: str, _now: float) -> Expression:
     if not _IDENTITY.fullmatch(value):
         raise _TermError("must be the first digits (0-9 a-f) of an id")
-    return sa.and_(column >= value, column < value + "g")  # digits end at f
+    return sa.and_(column >= value, column < value + "g")  # hex digits end at f
 
 
 def _moment(text: str, now: float) -> float:
@@ -287,7 +306,7 @@ def _moment(text: str, now: float) -> float:
         moment = datetime.fromisoformat(text)
         return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
     except (ValueError, OverflowError):
-        raise _TermError("must be how long ago (15m, 2h, 7d) or a moment in UTC (2026-11-23T15:00)") from None
+        raise _TermError("must be an age (15m, 2h, 7d) or a time in UTC (2026-11-23T15:00)") from None
 
 
 def _since(_operator: str, value: str, now: float) -> Expression:
@@ -303,10 +322,17 @@ _PACKETS = flows.c.packets_out + flows.c.packets_in
 
 FIELDS: dict[str, Field] = {
     "agent": Field("the agent's name, or a glob", flows, partial(_text, flows.c.agent)),
-    "signature": Field("a finding's signature: ssh.*, mining.stratum", findings, partial(_text, findings.c.signature)),
-    "severity": Field("a finding's severity", findings, partial(_known, tuple(Severity), findings.c.severity)),
+    "signature": Field(
+        "a finding's signature: ssh.*, mining.stratum",
+        findings,
+        partial(_text, findings.c.signature),
+        selective=True,
+    ),
+    "severity": Field(
+        "a finding's severity", findings, partial(_known, tuple(Severity), findings.c.severity), selective=True
+    ),
     "effect": Field(
-        "what a finding refuses: flow, destination; none: found looking back",
+        "the target that a finding refuses: flow, destination; none: found by a hunt",
         findings,
         partial(_known, tuple(Effect), findings.c.effect),
     ),
@@ -316,30 +342,32 @@ FIELDS: dict[str, Field] = {
     "port": Field("the destination's port, or a range", flows, partial(_number, flows.c.dport), ordered=True),
     "proto": Field("tcp, udp, icmp, …", flows, partial(_text, flows.c.proto)),
     "app": Field("the application protocol: tls, ssh, http, …", flows, partial(_text, flows.c.app_proto)),
-    "action": Field("what was decided", flows, partial(_known, tuple(Action), flows.c.action)),
-    "reason": Field("why it was decided so", flows, partial(_known, tuple(Reason), flows.c.reason)),
+    "action": Field("the decision", flows, partial(_known, tuple(Action), flows.c.action)),
+    "reason": Field("the reason of the decision", flows, partial(_known, tuple(Reason), flows.c.reason)),
     "rule": Field("the id of the rule that decided, or a glob", flows, partial(_text, flows.c.rule_id)),
     "policy": Field("the policy's version", flows, partial(_number, flows.c.policy_version), ordered=True),
     "mode": Field("the agent's mode", flows, partial(_known, tuple(Mode), flows.c.mode)),
-    "direction": Field("out: the agent opened it", flows, partial(_known, DIRECTIONS, flows.c.direction)),
+    "direction": Field("out: opened by the agent", flows, partial(_known, DIRECTIONS, flows.c.direction)),
     "state": Field("new, established, closed, …", flows, partial(_known, FLOW_STATES, flows.c.state)),
-    "flow": Field("the first digits of a flow's id", flows, partial(_identity, flows.c.flow_id)),
-    "finding": Field("the first digits of a finding's id", findings, partial(_identity, findings.c.finding_id)),
+    "flow": Field("the first digits of a flow's id", flows, partial(_identity, flows.c.flow_id), selective=True),
+    "finding": Field(
+        "the first digits of a finding's id", findings, partial(_identity, findings.c.finding_id), selective=True
+    ),
     "process": Field("the executable or command line that opened it: curl, */python3*, *xmrig*", processes, _process),
-    "pid": Field("the process' number, ours or its own", processes, _pid),
-    "container": Field("the first digits of its container's id, or the runtime: docker", processes, _container),
+    "pid": Field("the process id, on the host or in its own namespace", processes, _pid),
+    "container": Field("the first digits of the container's id, or the runtime: docker", processes, _container),
     "attribution": Field(
-        "whether its process was found: found, gone, unknown",
+        "result of the search for the process: found, gone, unknown",
         processes,
         partial(_known, tuple(ProcessStatus), processes.c.status),
     ),
-    "tool": Field("a tool that was running when it began; -tool:* where none was", steps, partial(_text, steps.c.tool)),
-    "episode": Field("the id of an episode that a step was under way of", steps, partial(_text, steps.c.episode)),
+    "tool": Field("a tool that was running when it began; -tool:* for none", steps, partial(_text, steps.c.tool)),
+    "episode": Field("the id of an episode with a step under way", steps, partial(_text, steps.c.episode)),
     "step": Field("the id of a step that was under way", steps, partial(_text, steps.c.id)),
     "bytes": Field("bytes of both directions: bytes>1mb", flows, partial(_number, _BYTES), ordered=True),
     "bytes_out": Field("bytes from the agent", flows, partial(_number, flows.c.bytes_out), ordered=True),
     "bytes_in": Field("bytes to the agent", flows, partial(_number, flows.c.bytes_in), ordered=True),
     "packets": Field("packets of both directions", flows, partial(_number, _PACKETS), ordered=True),
-    "since": Field("active then or later: 2h, 2026-11-23T15:00", flows, _since),
+    "since": Field("active then or later: 2h, 2026-11-23T15:00", flows, _since, selective=True),
     "until": Field("begun by then", flows, _until),
 }

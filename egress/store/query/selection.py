@@ -37,11 +37,11 @@ class Selection:
         return bool(self.query) or any(field != "agent" for field, _ in self.terms)
 
     def flows(self) -> Condition:
-        """The condition on flows. Raises InvalidTermError, InvalidQuery."""
+        """The condition on flows. Raises InvalidTermError, InvalidQueryError."""
         return sa.and_(*self._matching(flows), *self._between(flows.c.updated, flows.c.start))
 
     def findings(self) -> Condition:
-        """The condition on findings. Raises InvalidTermError, InvalidQuery."""
+        """The condition on findings. Raises InvalidTermError, InvalidQueryError."""
         return sa.and_(*self._matching(findings), *self._between(findings.c.time, findings.c.time))
 
     def anomalies(self) -> Condition:

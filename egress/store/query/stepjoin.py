@@ -1,10 +1,10 @@
-"""The join by time: which tool call an agent's flow, finding or refusal belongs to, or that none was running.
+"""The join by time: the tool calls that an agent's flows, findings and refusals belong to, or the gaps without one.
 
-What happened belongs to the steps that were under way when it began, both ends included; of more than `PARALLEL` to
-those that began last. Nothing is added to either end for clocks that differ: whoever knows of such an allowance hides
-in it. How far traffic lies from the tool calls beside it is said instead.
+An event belongs to the steps that were under way when it began, both ends included; with more than `PARALLEL` of them,
+to those that began last. There is no tolerance at either end for clocks that differ: an agent that knew of one would
+hide in it. Instead the distance between traffic and the tool calls beside it is shown.
 
-Pure: moments are whole microseconds, in the order of time.
+Pure: times are whole microseconds, in ascending order.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from typing import NamedTuple
 
 from egress.store.recording.steps import PARALLEL
 
-LISTED = 5  # flows shown of a part, and as many again of those refused or found something in
-SHOWN = 10_000  # flows so listed in a whole episode, and as many again: an answer of some ten megabytes
-LABELS = 100_000  # destinations told apart in a whole episode
+LISTED = 5  # flows listed per step, plus as many that were refused or have findings
+SHOWN = 10_000  # flows listed in a whole episode, plus as many again: an answer of about ten megabytes
+LABELS = 100_000  # distinct destinations counted in a whole episode
 
-Interval = tuple[int, int]  # from, to; both belong to it
+Interval = tuple[int, int]  # first and last microsecond, both included
 
 
-class Sent(NamedTuple):
-    """What the join must know of a flow."""
+class SentFlow(NamedTuple):
+    """The part of a flow that the join needs."""
 
     flow_id: str
     start: int
-    last: int | None  # its last packet; None: it has not ended, as far as is recorded
-    label: str  # where it went
+    last: int | None  # its last packet; None: its end is not recorded
+    label: str  # its destination
     refused: bool
     bytes_out: int
     bytes_in: int
@@ -39,18 +39,18 @@ class Sent(NamedTuple):
 
 @dataclass(slots=True)
 class Traffic:
-    """What left during a step, or while none was running."""
+    """The traffic of a step, or of a gap between steps."""
 
     flows: int = 0
     refused: int = 0
     bytes_out: int = 0
     bytes_in: int = 0
-    alive: int = 0  # flows begun before it that were still alive in it
-    packets: int = 0  # refused without a flow
-    signatures: Counter[str] = field(default_factory=Counter)  # of findings made in this time
-    destinations: Counter[str] = field(default_factory=Counter)  # flows to each; "" is all beyond LABELS
-    listed: list[str] = field(default_factory=list)  # flow ids: the first
-    notable: list[str] = field(default_factory=list)  # and the first that were refused, or that something was found in
+    alive: int = 0  # flows that began earlier and were still alive
+    packets: int = 0  # packets refused without a flow
+    signatures: Counter[str] = field(default_factory=Counter)  # findings made in this time, by signature
+    destinations: Counter[str] = field(default_factory=Counter)  # flows by destination; "" counts all beyond LABELS
+    listed: list[str] = field(default_factory=list)  # ids of the first flows
+    notable: list[str] = field(default_factory=list)  # ids of the first that were refused or have findings
 
     def __bool__(self) -> bool:
         return bool(self.flows or self.signatures or self.packets)
@@ -62,90 +62,90 @@ class Traffic:
 
 @dataclass(slots=True)
 class Gap:
-    """A time in which no tool was running."""
+    """A time without a running tool."""
 
     start: int
     end: int
     traffic: Traffic = field(default_factory=Traffic)
 
 
-def covered(intervals: Iterable[Interval]) -> list[Interval]:
-    """Intervals, in the order of their start, as few that do not touch."""
-    merged: list[Interval] = []
+def merged(intervals: Iterable[Interval]) -> list[Interval]:
+    """Merge intervals, sorted by their start, into as few as possible that do not overlap."""
+    found: list[Interval] = []
     for start, end in intervals:
-        if merged and start <= merged[-1][1]:
-            merged[-1] = merged[-1][0], max(end, merged[-1][1])
+        if found and start <= found[-1][1]:
+            found[-1] = found[-1][0], max(end, found[-1][1])
         else:
-            merged.append((start, end))
-    return merged
+            found.append((start, end))
+    return found
 
 
 class Join:
-    """Give it what happened, each kind in the order of time; `traffic` and `gaps` hold what came of it."""
+    """Assigns flows, findings and refusals, each in the order of time, to the `traffic` of steps and to `gaps`."""
 
     def __init__(self, steps: Sequence[Interval], busy: Sequence[Interval], window: Interval) -> None:
-        """`steps`: those of the episode by start. `busy`: `covered` by any of the agent's. `window`: what is shown."""
+        """`steps`: of the episode, by start. `busy`: `merged` from all steps of the agent. `window`: the time shown."""
         self.traffic = [Traffic() for _ in steps]
         self.gaps = [Gap(*gap) for gap in _between(busy, window)]
-        self.total = Traffic()  # each flow once, those of other episodes' steps not
-        self.elsewhere = 0  # flows that began in a step of another episode alone
+        self.total = Traffic()  # each flow once, without those of other episodes
+        self.elsewhere = 0  # flows that began only in steps of another episode
         self._steps, self._starts = steps, [start for start, _ in steps]
         self._gap_starts = [gap.start for gap in self.gaps]
-        self._alive = [0] * (len(steps) + 1)  # differences: how many more are alive in a step than in the one before
+        self._alive = [0] * (len(steps) + 1)  # how many more flows are alive in a step than in the step before
         self._labels = 0
         self._shown = Counter[bool]()
 
-    def flows(self, sent: Iterable[Sent], notable: frozenset[str] = frozenset()) -> None:
-        """`notable`: the ids of those that something was found in."""
+    def flows(self, sent: Iterable[SentFlow], notable: frozenset[str] = frozenset()) -> None:
+        """Add flows; `notable` has the ids of those with findings."""
         sweep = _Sweep(self._steps)
         for flow in sent:
-            places = self._places(sweep.at(flow.start), flow.start)
-            if not places:
+            found = self._traffic_at(sweep.at(flow.start), flow.start)
+            if not found:
                 self.elsewhere += 1
-            for traffic in (*places, self.total) if places else ():
+            for traffic in (*found, self.total) if found else ():
                 self._add(traffic, flow, flow.refused or flow.flow_id in notable)
             self._live_on(flow)
 
     def findings(self, made: Iterable[tuple[int, str]]) -> None:
-        """Time and signature."""
+        """Add findings as (time, signature)."""
         sweep = _Sweep(self._steps)
         for when, signature in made:
-            places = self._places(sweep.at(when), when)
-            for traffic in (*places, self.total) if places else ():
+            found = self._traffic_at(sweep.at(when), when)
+            for traffic in (*found, self.total) if found else ():
                 traffic.signatures[signature] += 1
 
     def refusals(self, folded: Iterable[tuple[int, int]]) -> None:
-        """Packets refused without a flow: time and count."""
+        """Add packets refused without a flow as (time, count)."""
         sweep = _Sweep(self._steps)
         for when, count in folded:
-            places = self._places(sweep.at(when), when)
-            for traffic in (*places, self.total) if places else ():
+            found = self._traffic_at(sweep.at(when), when)
+            for traffic in (*found, self.total) if found else ():
                 traffic.packets += count
 
     def settle(self) -> None:
-        """Once all was given: how many flows were still alive in each step."""
+        """Count, after the last flow was added, how many flows were still alive in each step."""
         alive = 0
         for traffic, more in zip(self.traffic, self._alive, strict=False):
             alive += more
             traffic.alive = alive
 
     def later(self, start: int, last: int | None) -> range:
-        """The steps that a flow was still alive in, begun after it. `last` as in `Sent`."""
+        """The indices of the steps that began while the flow was alive. `last` as in `SentFlow`."""
         first = bisect_right(self._starts, start)
         return range(first, len(self._starts) if last is None else max(first, bisect_right(self._starts, last)))
 
-    def _live_on(self, flow: Sent) -> None:
-        in_them = self.later(flow.start, flow.last)
-        self._alive[in_them.start] += 1
-        self._alive[in_them.stop] -= 1
+    def _live_on(self, flow: SentFlow) -> None:
+        outlived = self.later(flow.start, flow.last)
+        self._alive[outlived.start] += 1
+        self._alive[outlived.stop] -= 1
 
-    def _places(self, steps: Sequence[int], when: int) -> list[Traffic]:
+    def _traffic_at(self, steps: Sequence[int], when: int) -> list[Traffic]:
         if steps:
             return [self.traffic[number] for number in steps]
         at = bisect_right(self._gap_starts, when) - 1
         return [self.gaps[at].traffic] if at >= 0 and when <= self.gaps[at].end else []
 
-    def _add(self, traffic: Traffic, flow: Sent, notable: bool) -> None:
+    def _add(self, traffic: Traffic, flow: SentFlow, notable: bool) -> None:
         traffic.flows += 1
         traffic.refused += flow.refused
         traffic.bytes_out += flow.bytes_out
@@ -162,13 +162,12 @@ class Join:
 
 
 class _Sweep:
-    """Which steps are under way, asked at moments that only grow."""
+    """Finds the steps that are under way at times that are asked in ascending order."""
 
     def __init__(self, steps: Sequence[Interval]) -> None:
         self._steps, self._next = steps, 0
-        self._active: list[
-            int
-        ] = []  # in the order of their start: all of them, for those that began last may end first
+        # All of them, in the order of their start: those that began last may end first.
+        self._active: list[int] = []
         self._ends: list[tuple[int, int]] = []  # heap: when each of them ends
 
     def at(self, when: int) -> list[int]:
@@ -184,7 +183,7 @@ class _Sweep:
 
 
 def _between(busy: Sequence[Interval], window: Interval) -> list[Interval]:
-    """What of the window is not busy: the microseconds between."""
+    """The parts of the window between the busy intervals."""
     free, at = [], window[0]
     for start, end in busy[max(0, bisect_left(busy, (window[0], 0)) - 1) :]:
         if start > window[1]:

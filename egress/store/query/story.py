@@ -1,4 +1,4 @@
-"""What is known of one flow, finding or agent, gathered from all tables."""
+"""The full story of one flow, finding or agent, gathered from all tables."""
 
 from __future__ import annotations
 
@@ -19,69 +19,69 @@ from egress.store.policy.ruleset import rule_at
 from egress.store.query.counting import Count, count_by
 from egress.store.query.listing import finding as find_finding
 from egress.store.query.processes import by_flow
-from egress.store.query.reader import AgentSummary, Filter, Told, agents, findings_of, flow, stories
+from egress.store.query.reader import AgentSummary, Filter, FlowDetails, agents, findings_of, flow, flow_details
 from egress.store.recording.evidence import read, was_pruned
-from egress.store.recording.steps import Doing, doing
+from egress.store.recording.steps import StepContext, step_context
 
-BEFORE = 60  # seconds before a flow that belong to its story
-MOST = 20  # flows of them
+BEFORE = 60  # seconds before a flow whose flows belong to its story
+MOST = 20  # of these flows
 TOP = 10  # destinations and names of an agent
 
 
 @dataclass(frozen=True, slots=True)
 class KeptPackets:
-    """The packets kept of a finding."""
+    """The packets kept as evidence of a finding."""
 
     packets: int
-    bytes: int  # of them
-    pruned: bool = False  # packets as old as these were taken away
+    bytes: int
+    pruned: bool = False  # evidence of this age was pruned
 
 
 @dataclass(frozen=True, slots=True)
 class FlowStory:
     flow: FlowRecord
     findings: tuple[FindingRecord, ...]
-    process: ProcessRecord | None  # None: nothing is recorded of it
-    rule: Rule | None  # that the verdict names, as it stood in the policy the verdict was made under
+    process: ProcessRecord | None  # None: none is recorded
+    rule: Rule | None  # of the verdict, as it was in the policy version of the verdict
     kept: dict[str, KeptPackets]  # by finding id
-    before: tuple[Told, ...]  # what the agent began in the BEFORE seconds before, the last MOST
+    before: tuple[FlowDetails, ...]  # the last MOST flows that the agent opened in the BEFORE seconds before
     more_before: bool
-    doing: Doing  # what its framework says the agent was doing when the flow began
-    files: tuple[str, ...] = ()  # of a case: the captures that hold the flow
+    context: StepContext  # the agent's steps when the flow began
+    files: tuple[str, ...] = ()  # in a case: the captures that contain the flow
 
 
 @dataclass(frozen=True, slots=True)
 class FindingStory:
     finding: FindingRecord
-    flow: FlowRecord | None  # None while only the finding is stored
+    flow: FlowRecord | None  # None: not stored yet, or pruned
     kept: KeptPackets | None
-    doing: Doing  # what its framework says the agent was doing then
+    context: StepContext  # the agent's steps when the finding was made
 
 
 @dataclass(frozen=True, slots=True)
 class AgentStory:
     name: str
-    attached: StoredAgent | None  # None: it is not, any more
-    summary: AgentSummary | None  # None: nothing is recorded
-    destinations: tuple[Count, ...]  # address, port, protocol; those with most flows
+    attached: StoredAgent | None  # None: not attached any more
+    summary: AgentSummary | None  # None: no records
+    destinations: tuple[Count, ...]  # address, port and protocol, those with most flows
     names: tuple[Count, ...]
     signatures: tuple[Count, ...]
     processes: tuple[Count, ...]  # executables that opened its flows
-    newest: tuple[Told, ...]
+    newest: tuple[FlowDetails, ...]
 
 
 def flow_story(engine: Engine, flow_id: str) -> FlowStory:
-    """Raises EgressError where there is no such flow."""
+    """The story of a flow. Raises EgressError if it is not stored."""
     found = flow(engine, flow_id)
     if found is None:
-        raise EgressError(f"no flow begins with {flow_id}; `egress query` shows which there are")
+        raise EgressError(f"no flow begins with {flow_id}; `egress query` lists flows")
     findings = findings_of(engine, flow_id)
     kept = {each.finding_id: _kept(engine, each) for each in findings}
     with engine.connect() as connection:
         stored = rule_at(connection, found.rule_id, found.policy_version) if found.rule_id else None
         process = by_flow(connection, [flow_id]).get(flow_id)
         files = files_of(connection, flow_id)
-        meanwhile = doing(connection, found.agent, found.start)
+        context = step_context(connection, found.agent, found.start)
     earlier = _before(engine, found)
     return FlowStory(
         found,
@@ -91,30 +91,28 @@ def flow_story(engine: Engine, flow_id: str) -> FlowStory:
         {finding_id: each for finding_id, each in kept.items() if each is not None},
         earlier[-MOST:],
         len(earlier) > MOST,
-        meanwhile,
+        context,
         files,
     )
 
 
 def finding_story(engine: Engine, finding_id: str) -> FindingStory:
-    """Raises EgressError where there is no such finding."""
+    """The story of a finding. Raises EgressError if it is not stored."""
     with engine.connect() as connection:
         found = find_finding(connection, finding_id)
         if found is None:
             raise EgressError(f"no finding begins with {finding_id}")
-        meanwhile = doing(connection, found.agent, found.time)
-    return FindingStory(found, flow(engine, found.flow_id), _kept(engine, found), meanwhile)
+        context = step_context(connection, found.agent, found.time)
+    return FindingStory(found, flow(engine, found.flow_id), _kept(engine, found), context)
 
 
 def agent_story(engine: Engine, name: str) -> AgentStory:
-    """Raises EgressError where nothing is known of it."""
+    """The story of an agent. Raises EgressError if it is not attached and has no records."""
     with engine.connect() as connection:
         attached = stored_agent(connection, name)
     summary = next(iter(agents(engine, name)), None)
     if attached is None and summary is None:
-        raise EgressError(
-            f"nothing is known of an agent {name[:80]!a}; `egress query --count-by agent` shows which act"
-        )
+        raise EgressError(f"no agent {name[:80]!a} is known; `egress query --count-by agent` lists them")
     wanted = exactly(name)
     return AgentStory(
         name,
@@ -124,12 +122,12 @@ def agent_story(engine: Engine, name: str) -> AgentStory:
         tuple(count_by(engine, replace(wanted, query="name:?*"), ("name",), TOP)),
         tuple(count_by(engine, wanted, ("signature",), TOP)),
         tuple(count_by(engine, wanted, ("process",), TOP)),
-        tuple(stories(engine, replace(wanted, limit=5))),
+        tuple(flow_details(engine, replace(wanted, limit=5))),
     )
 
 
 def exactly(agent: str) -> Filter:
-    """Everything of exactly this agent."""
+    """The filter for all records of exactly this agent."""
     return Filter(agent=glob.escape(agent))
 
 
@@ -141,15 +139,15 @@ def _kept(engine: Engine, found: FindingRecord) -> KeptPackets | None:
     return KeptPackets(len(kept.packets), sum(len(packet.data) for packet in kept.packets))
 
 
-def _before(engine: Engine, found: FlowRecord) -> tuple[Told, ...]:
-    """The newest first of those begun before it, one more than MOST, oldest first; never the flow itself."""
+def _before(engine: Engine, found: FlowRecord) -> tuple[FlowDetails, ...]:
+    """The last MOST + 1 flows that the agent opened before this one, oldest first."""
     begun = replace(exactly(found.agent), until=found.start, begun=found.start - BEFORE, limit=MOST + 2)
-    with closing(stories(engine, begun)) as told:
-        return tuple(each for each in told if each.flow.flow_id != found.flow_id)[-(MOST + 1) :]
+    with closing(flow_details(engine, begun)) as found_:
+        return tuple(each for each in found_ if each.flow.flow_id != found.flow_id)[-(MOST + 1) :]
 
 
 def files_of(connection: Connection, flow_id: str) -> tuple[str, ...]:
-    """The captures that hold a flow; none where it was seen live."""
+    """The captures that contain a flow; none if it was seen live."""
     query = (
         sa.select(captures.c.file)
         .join_from(captured_flows, captures, captures.c.id == captured_flows.c.capture)

@@ -1,4 +1,4 @@
-"""Steps and episodes as plain JSON: what the API answers and `egress show episode -o json` prints."""
+"""Steps, episodes and flows as plain JSON, for the API and for `egress show … -o json`."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from egress.model import Step
 from egress.records.eve import process_part, to_eve
 from egress.records.times import iso
 from egress.store.query.episodes import Episode, EpisodeStory, Part
-from egress.store.query.reader import Told
+from egress.store.query.reader import FlowDetails
 from egress.store.query.stepjoin import Traffic
-from egress.store.recording.steps import Doing
+from egress.store.recording.steps import StepContext
 
 TOP = 20  # destinations of a part
 
@@ -32,31 +32,31 @@ def story_mapping(story: EpisodeStory) -> dict[str, Any]:
         "parts": [_part(story, part) for part in story.parts],
         "total": _traffic(story.total),
         "elsewhere": story.elsewhere,
-        "earlier": [flow_mapping(told) for told in story.earlier],
+        "earlier": [flow_mapping(details) for details in story.earlier],
         "more_steps": story.more_steps,
         "clock_ahead": round(story.ahead, 6),
     }
 
 
-def meanwhile_mapping(agent: str, doing: Doing) -> dict[str, Any]:
-    """What a record's `agent` gains where it is shown, of the step that began last; and all that were under way."""
-    last = doing.steps[-1] if doing.steps else None
+def context_mapping(agent: str, context: StepContext) -> dict[str, Any]:
+    """The `agent` of a record with the episode and step that began last, and all steps that were under way."""
+    last = context.steps[-1] if context.steps else None
     where = {"episode": last.episode if last else None, "step": last.id if last else None}
-    return {"agent": {"name": agent, **where}, "steps": [step_mapping(step) for step in doing.steps]}
+    return {"agent": {"name": agent, **where}, "steps": [step_mapping(step) for step in context.steps]}
 
 
 def _time(value: object) -> object:
-    """Floats are moments here."""
+    """A float, which is always a time here, as ISO text; other values unchanged."""
     return iso(value) if isinstance(value, float) else value
 
 
 def _part(story: EpisodeStory, part: Part) -> dict[str, Any]:
     flows = []
-    for told in part.flows:
+    for details in part.flows:
         agent = {"name": story.agent, "episode": story.episode, "step": part.step.id if part.step else None}
-        alive = part.lived_on.get(told.flow.flow_id)
+        alive = part.lived_on.get(details.flow.flow_id)
         still = {"first": alive[0], "last": alive[1]} if alive else None
-        flows.append({**flow_mapping(told), "agent": agent, "alive_in_steps": still})
+        flows.append({**flow_mapping(details), "agent": agent, "alive_in_steps": still})
     return {
         "kind": "step" if part.step else "no tool",
         "number": part.number,
@@ -68,10 +68,10 @@ def _part(story: EpisodeStory, part: Part) -> dict[str, Any]:
     }
 
 
-def flow_mapping(told: Told) -> dict[str, Any]:
-    """The EVE flow with its findings and its process (null: nothing is recorded of it)."""
-    made = [to_eve(each) for each in told.findings]
-    return {**to_eve(told.flow), "findings": made, "process": process_part(told.process)}
+def flow_mapping(details: FlowDetails) -> dict[str, Any]:
+    """The EVE flow with its findings and its process (null: none is recorded)."""
+    made = [to_eve(each) for each in details.findings]
+    return {**to_eve(details.flow), "findings": made, "process": process_part(details.process)}
 
 
 def _traffic(traffic: Traffic) -> dict[str, Any]:

@@ -1,8 +1,8 @@
-"""The newest records, and those that are stored from then on.
+"""The newest records, and from then on each record that is stored.
 
-Nothing numbers the records in the order in which they were stored; what is new is therefore what a look back of a few
-seconds finds and the last one did not. A record stored more than LOOKBACK after a later one, as by another gateway
-that had lost the database, is left out.
+Records have no number that says in which order they were stored. So each look reads the records of the last few seconds
+again, and those that the look before did not see are new. A record stored more than LOOKBACK seconds after a later one
+(by a gateway that had lost the database, for example) is left out.
 """
 
 from __future__ import annotations
@@ -16,12 +16,13 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine
 
 from egress.records.shape import AnomalyRecord, FindingRecord, FlowRecord, ProcessRecord
+from egress.store.database.rows import decode
 from egress.store.database.tables import anomalies, findings, flows, processes
 from egress.store.query.processes import OF_FLOW
 from egress.store.query.reader import Filter, conditions
 
 LOOKBACK = 5.0  # seconds
-MOST = 5000  # rows of a table in one look; more come with the next one
+MOST = 5000  # rows of a table in one look; the next look brings the rest
 BATCH = 500
 
 Observed = FlowRecord | FindingRecord | AnomalyRecord | ProcessRecord
@@ -33,19 +34,18 @@ class _Source(Generic[_R]):
     table: sa.Table
     record: type[_R]
     time: sa.ColumnElement[float]
-    identity: tuple[sa.ColumnElement[Any], ...]  # with the time it names one state of one record
+    identity: tuple[sa.ColumnElement[Any], ...]  # together with the time it identifies one state of a record
     terms: list[sa.ColumnElement[bool]]
-    seen: dict[tuple[Any, ...], float] = field(default_factory=dict)  # its time, in order of it
+    seen: dict[tuple[Any, ...], float] = field(default_factory=dict)  # identity → time, by time
     latest: float = 0.0
 
     def newest(self, connection: Connection, limit: int) -> list[tuple[float, _R]]:
         query = sa.select(self.table).where(*self.terms).order_by(self.time.desc(), *self.identity).limit(limit)
-        records = [self.record(*row) for row in connection.execute(query)]
-        return [(_moment(record), record) for record in records]
+        return [(_moment(record), record) for record in decode(self.record, connection.execute(query))]
 
     def begin(self, connection: Connection) -> None:
-        """What is there now is not new."""
-        # A capture of a clock that is ahead must not hide what comes now.
+        """Take the records that are stored now as seen."""
+        # The records of a host whose clock is ahead must not hide those that are stored from now on.
         self.latest = min(connection.scalar(sa.select(sa.func.max(self.time))) or 0.0, time.time())
         for key in self._keys(connection, []):
             self.seen[key] = key[0]
@@ -65,8 +65,7 @@ class _Source(Generic[_R]):
         times, first = {key[0] for key in keys}, {key[1] for key in keys}
         query = sa.select(self.table).where(self.time.in_(times), self.identity[0].in_(first))
         names = [column.key for column in (self.time, *self.identity)]
-        for row in connection.execute(query):
-            record = self.record(*row)
+        for record in decode(self.record, connection.execute(query)):
             if tuple(getattr(record, name or "") for name in names) in keys:
                 yield _moment(record), record
 
@@ -77,9 +76,7 @@ class _Source(Generic[_R]):
 
 
 class Tail:
-    """Flows (a row for each flow, as it stands), their processes, findings and, unless a query is given, refusals
-    without a flow.
-    """
+    """Follows flows (one row each, its current state), their processes, findings and, without a filter, anomalies."""
 
     def __init__(self, engine: Engine, wanted: Filter) -> None:
         self._engine = engine
@@ -98,7 +95,7 @@ class Tail:
             self._sources.append(_Source(anomalies, AnomalyRecord, anomalies.c.time, identity, []))
 
     def newest(self, limit: int) -> list[Observed]:
-        """The newest `limit` records, oldest first. What is stored after this call is `later`."""
+        """The newest `limit` records, oldest first. Records stored after this call come from `later`."""
         with self._engine.connect() as connection:
             for source in self._sources:
                 source.begin(connection)
@@ -106,7 +103,7 @@ class Tail:
         return _in_order(found)[-limit:] if limit else []
 
     def later(self) -> list[Observed]:
-        """What was stored since the last call, oldest first."""
+        """The records stored since the last call, oldest first."""
         with self._engine.connect() as connection:
             return _in_order([each for source in self._sources for each in source.later(connection)])
 

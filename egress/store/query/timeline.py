@@ -1,4 +1,4 @@
-"""What agents did over time: flows, bytes, refusals and findings, counted in steps of equal length."""
+"""Activity of agents over time: flows, bytes, refusals and findings, counted in steps of equal length."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from sqlalchemy.engine import Connection, Engine
 
 from egress.model import Action
 from egress.records.times import micros
-from egress.store.database.sqlite import by_itself
+from egress.store.database.rows import checked, decoding, whole
+from egress.store.database.sqlite import fenced
 from egress.store.database.tables import findings, flows
 from egress.store.query.reader import Filter, conditions
 
@@ -22,7 +23,7 @@ STEPS = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 10800, 2
 
 @dataclass(frozen=True, slots=True)
 class Axis:
-    """Steps from `begin` on; both in whole seconds since the epoch, and `begin` a multiple of `step`."""
+    """`count` steps from `begin` on, in whole seconds since the epoch; `begin` is a multiple of `step`."""
 
     begin: int
     step: int
@@ -35,7 +36,7 @@ class Axis:
 
 @dataclass(slots=True)
 class Activity:
-    """One agent's, a number for each step of the axis. A flow and all its bytes count where it began."""
+    """One agent's activity, a number for each step of the axis. A flow counts, with all its bytes, where it began."""
 
     agent: str
     flows: list[int]
@@ -51,8 +52,8 @@ class Activity:
 
 
 def axis(since: float, until: float, most: int, step: int | None = None) -> Axis:
-    """The axis that covers `since` to `until` (seconds) in at most `most` steps, of a round length unless given."""
-    # Down before it is rounded to microseconds, which can take the last half of one into the next second.
+    """The axis over `since` to `until` (seconds): at most `most` steps of a round length, or steps of length `step`."""
+    # Rounded down first: rounding to microseconds could move a time into the next second.
     begin, end = micros(math.floor(since)) // 1_000_000, max(micros(until), micros(since)) // 1_000_000 + 1
     for each in (step,) if step else STEPS:
         found = _axis(begin, end, each)
@@ -63,15 +64,15 @@ def axis(since: float, until: float, most: int, step: int | None = None) -> Axis
 
 
 def timeline(engine: Engine, wanted: Filter, shown: Axis, most: int) -> tuple[tuple[Activity, ...], int]:
-    """The `most` agents with most flows and findings, by name, and how many others there are."""
+    """The `most` agents with most flows and findings, by name, and the number of the other agents."""
     of_flows = [*conditions(flows, wanted), flows.c.start >= shown.begin, flows.c.start < shown.end]
     of_findings = [*conditions(findings, wanted), findings.c.time >= shown.begin, findings.c.time < shown.end]
     with engine.connect() as connection:
         totals: Counter[str] = Counter()
         for table, terms in ((flows, of_flows), (findings, of_findings)):
-            acts = by_itself(engine.dialect, sa.select(table.c.agent).where(*terms)).subquery()
+            acts = fenced(engine.dialect, sa.select(table.c.agent).where(*terms)).subquery()
             per_agent = sa.select(acts.c.agent, sa.func.count()).group_by(acts.c.agent)
-            for agent, count in connection.execute(per_agent):
+            for agent, count in checked(connection.execute(per_agent), str, int):
                 totals[agent] += count
         chosen = sorted(agent for agent, _ in sorted(totals.items(), key=lambda each: (-each[1], each[0]))[:most])
         found = {agent: Activity.nothing(agent, shown) for agent in chosen}
@@ -81,14 +82,14 @@ def timeline(engine: Engine, wanted: Filter, shown: Axis, most: int) -> tuple[tu
 
 
 def span(engine: Engine) -> tuple[float, float] | None:
-    """From the start of the first flow to the last record of any; None where there is no flow."""
+    """The start of the first flow and the time of the last record of any flow; None without flows."""
     with engine.connect() as connection:
         begin, end = connection.execute(sa.select(sa.func.min(flows.c.start), sa.func.max(flows.c.updated))).one()
     return None if begin is None else (begin, end)
 
 
 def starts(engine: Engine, wanted: Filter, dst: str, limit: int) -> list[float]:
-    """When the newest `limit` of the flows to an address began, oldest first."""
+    """The starts of the newest `limit` flows to an address, oldest first."""
     query = sa.select(flows.c.start).where(*conditions(flows, wanted), flows.c.dst == dst)
     with engine.connect() as connection:
         return list(connection.scalars(query.order_by(flows.c.start.desc()).limit(limit)))[::-1]
@@ -103,22 +104,24 @@ def _add_flows(connection: Connection, found: dict[str, Activity], terms: Iterab
     size = flows.c.bytes_out + flows.c.bytes_in
     refused = sa.case((flows.c.action == Action.ACCEPT, 0), else_=1)
     each = sa.select(flows.c.agent, _step(flows.c.start, shown), size.label("size"), refused.label("refused"))
-    acts = by_itself(connection.dialect, each.where(*terms, flows.c.agent.in_(found))).subquery()
+    acts = fenced(connection.dialect, each.where(*terms, flows.c.agent.in_(found))).subquery()
     by = acts.c.agent, acts.c.nth_step
     query = sa.select(*by, sa.func.count(), sa.func.sum(acts.c.size), sa.func.sum(acts.c.refused)).group_by(*by)
     for agent, step, count, total, no in connection.execute(query):
-        activity = found[agent]
-        activity.flows[step], activity.bytes[step], activity.refused[step] = count, int(total), int(no)
+        size_, refused_ = whole(total), whole(no)
+        with decoding():
+            activity = found[agent]
+            activity.flows[step], activity.bytes[step], activity.refused[step] = count, size_, refused_
 
 
 def _add_findings(connection: Connection, found: dict[str, Activity], terms: Iterable[Any], shown: Axis) -> None:
     each = sa.select(findings.c.agent, _step(findings.c.time, shown), findings.c.signature)
-    made = by_itself(connection.dialect, each.where(*terms, findings.c.agent.in_(found))).subquery()
+    made = fenced(connection.dialect, each.where(*terms, findings.c.agent.in_(found))).subquery()
     query = sa.select(*made.c, sa.func.count()).group_by(*made.c)
-    for row in connection.execute(query):
-        agent, step, signature, count = tuple(row)
-        found[agent].findings[step] += count
-        found[agent].signatures[signature] += count
+    for agent, step, signature, count in checked(connection.execute(query), str, int, str, int):
+        with decoding():
+            found[agent].findings[step] += count
+            found[agent].signatures[signature] += count
 
 
 def _step(time: sa.ColumnElement[float], shown: Axis) -> sa.Label[int]:

@@ -1,4 +1,4 @@
-"""The packets that findings rest on: reading them, and where they are more than is kept."""
+"""The packets kept as evidence of findings: reading them, and finding those beyond the size limit."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from egress.records.shape import EvidenceRecord, FindingRecord
+from egress.store.database.rows import decode_first
 from egress.store.database.tables import evidence, pruned
 
 SIZE = sa.func.length(sa.type_coerce(evidence.c.packets, sa.LargeBinary))  # bytes
@@ -14,24 +15,24 @@ _MICROSECOND = 1e-6
 
 
 def read(connection: Connection, finding_id: str) -> EvidenceRecord | None:
-    """The evidence of exactly this finding; None where none was kept, or it was too old."""
-    row = connection.execute(sa.select(*_COLUMNS).where(evidence.c.finding_id == finding_id)).first()
-    return None if row is None else EvidenceRecord(*row)
+    """The evidence of exactly this finding; None if none was kept, or if it was pruned."""
+    query = sa.select(*_COLUMNS).where(evidence.c.finding_id == finding_id)
+    return decode_first(EvidenceRecord, connection.execute(query))
 
 
 def was_pruned(connection: Connection, found: FindingRecord) -> bool:
-    """Whether packets as old as this finding's were taken away; it is then not known if there were any of it."""
+    """True if evidence of the age of this finding was pruned; the finding may or may not have had some."""
     before = connection.scalar(sa.select(pruned.c.before).where(pruned.c.records == evidence.name))
     return before is not None and found.time < before
 
 
 def held(connection: Connection) -> int:
-    """Bytes of packets that are kept."""
+    """The size of all kept packets, bytes."""
     return int(connection.scalar(sa.select(sa.func.coalesce(sa.func.sum(SIZE), 0))) or 0)
 
 
 def oversize(connection: Connection, most: int) -> float:
-    """Everything older than this moment (seconds) is beyond the newest `most` bytes; 0 where all of it fits."""
+    """The time (seconds) before which evidence is beyond the newest `most` bytes; 0 if all of it fits."""
     total = sa.func.sum(SIZE).over(order_by=(evidence.c.time.desc(), evidence.c.finding_id))
     summed = sa.select(evidence.c.time, total.label("total")).subquery()
     newest = connection.scalar(sa.select(sa.func.max(summed.c.time)).where(summed.c.total > most))

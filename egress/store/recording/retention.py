@@ -18,6 +18,7 @@ from egress.config import Retention
 from egress.records.times import micros
 from egress.store.database import days
 from egress.store.database.database import storing
+from egress.store.database.rows import decode
 from egress.store.database.tables import DAYED, evidence, flows, pruned, steps
 from egress.store.recording.evidence import oversize
 from egress.store.recording.writer import upsert
@@ -89,7 +90,7 @@ def prune(engine: Engine, wanted: Cuts, patience: float = PATIENCE) -> Iterator[
 def gone(connection: Connection) -> dict[str, Pruned]:
     """By table, what was taken away so far."""
     query = sa.select(pruned.c.records, pruned.c.count, pruned.c.before, pruned.c.time)
-    return {row[0]: Pruned(*row) for row in connection.execute(query)}
+    return {each.table: each for each in decode(Pruned, connection.execute(query))}
 
 
 def _whole_days(now: float, kept: int) -> float:

@@ -1,10 +1,10 @@
-"""Steps as agent frameworks tell of them: bounded, told as often as they like, never rewritten.
+"""Steps, as agent frameworks report them: bounded in number and size, reported any number of times, never rewritten.
 
-A step is known by agent, episode and id. What was told of it first stays; told again it may get what it did not have,
-its end above all. An ended step is never changed. What says something else of a step that is there is a conflict.
+A step is identified by agent, episode and id. The first report stays; a later one may add what is missing, above all
+the end. An ended step never changes. A report that contradicts the stored step is a conflict.
 
-A step without an end counts as under way for `OPEN_SECONDS` after it was last told of: a framework that died must not
-explain an agent's traffic for ever, and one with a long tool call tells of it again now and then.
+A step without an end counts as under way for `OPEN_SECONDS` after its last report: a framework that died must not
+explain an agent's traffic for ever. A framework with a long tool call reports it again from time to time.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
@@ -20,18 +19,19 @@ from sqlalchemy.engine import Connection
 from egress.errors import InputError
 from egress.model import AGENT_NAME, Step, StepSource
 from egress.records.times import MAX_MICROS, iso, micros
+from egress.store.database.rows import decode, decode_first
 from egress.store.database.tables import agents, findings, flows, steps
 from egress.store.recording.writer import rows, upsert
 
 MAX_ID = 128  # characters of an id or an episode
 MAX_TOOL = 128  # characters kept of a tool's name
 MAX_SUMMARY = 2048  # characters kept of the arguments
-OPEN_SECONDS = 3600.0  # that a step without an end counts as under way
-PARALLEL = 32  # steps that one flow is shown in
-AHEAD_SECONDS = 3600.0  # that a framework's clock may be ahead of ours
+OPEN_SECONDS = 3600.0  # how long a step without an end time counts as running
+PARALLEL = 32  # steps that one flow may belong to
+AHEAD_SECONDS = 3600.0  # by which a framework's clock may be ahead of ours
 DAY = 86400.0
 LONGEST = 7 * DAY  # of one step
-REACH = LONGEST + OPEN_SECONDS  # from the start of one to its `until`, at most
+REACH = LONGEST + OPEN_SECONDS  # the longest time from the start of a step to its `until`
 _CHUNK = 200  # steps looked up together
 
 Key = tuple[str, str, str]  # agent, episode, id
@@ -39,7 +39,7 @@ Trace = tuple[str, str]  # agent, trace id
 
 
 class InvalidStepError(InputError):
-    """What cannot be a step: which field, and why."""
+    """A reported step is not valid; `field` and `reason` say why."""
 
     def __init__(self, field: str, reason: str) -> None:
         super().__init__(f"{field} {reason}")
@@ -47,18 +47,18 @@ class InvalidStepError(InputError):
 
 
 class StepResult(StrEnum):
-    """What came of telling a step."""
+    """The result of reporting a step."""
 
     NEW = "new"
-    CHANGED = "changed"  # it got what it did not have: its end, a summary
-    SAME = "same"  # it is known; one that is under way counts so for longer
-    CONFLICT = "conflict"  # what is known of it says otherwise
-    TOO_MANY = "too many"  # the agent has as many as it may in a day
+    CHANGED = "changed"  # something missing was added: the end, a summary
+    SAME = "same"  # nothing new, but a step under way counts so for longer
+    CONFLICT = "conflict"  # it contradicts the stored step
+    TOO_MANY = "too many"  # the agent has reached its number of new steps for a day
 
 
 @dataclass(frozen=True, slots=True)
-class Telling:
-    """What came of it, the step as it is known now, and in one sentence why it was not taken."""
+class Reported:
+    """The result of a report, the step as it is stored now, and one sentence on why it was refused."""
 
     result: StepResult
     step: Step
@@ -83,8 +83,8 @@ def make(
 ) -> Step:
     """A step that can be stored. Raises InvalidStepError.
 
-    Names are checked; a tool's name and its arguments, which an agent can choose, are made printable and cut instead:
-    nobody shall hide a tool call by giving it an odd name.
+    The names of agent, episode and id are checked. A tool's name and arguments, which an agent can choose, are made
+    printable and cut instead: an odd name must not hide a tool call.
     """
     if not AGENT_NAME.fullmatch(agent):
         raise InvalidStepError("agent", f"{ascii(agent)[:60]} must be letters, digits, . _ - and at most 63 long")
@@ -116,57 +116,56 @@ def _check_times(start: float, end: float | None, now: float) -> None:
 
 
 def clean(text: str, most: int) -> str:
-    r"""At most so many characters, all of which print: others become `\x1b`; what was cut shows as `…`."""
+    r"""The text, at most `most` characters, all printable: others are escaped (`\x1b`); `…` marks a cut."""
     shown = text[: most + 1]
     if not shown.isprintable():
         shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in shown)
     return shown if len(shown) <= most else shown[: most - 1] + "…"
 
 
-def tell(connection: Connection, told: Sequence[Step], a_day: int) -> list[Telling]:
-    """Store what is new of these steps, in their order; `a_day`: how many new ones an agent may have in 24 hours.
+def report(connection: Connection, reports: Sequence[Step], a_day: int) -> list[Reported]:
+    """Store new and changed steps, in their order; `a_day`: the new steps that an agent may have in 24 hours.
 
-    Within a transaction of `database.storing`: whoever tells the same of a step at the same moment tells the same.
+    Call it in a transaction of `database.storing`: of equal reports at the same time one is stored.
     """
-    known = _known(connection, {_key(step) for step in told})
-    room = {agent: _room(connection, agent, told, a_day) for agent in {step.agent for step in told}}
+    known = _known(connection, {_key(step) for step in reports})
+    room = {agent: _room(connection, agent, reports, a_day) for agent in {step.agent for step in reports}}
     answers, written = [], dict[Key, Step]()
-    for step in told:
+    for step in reports:
         key = _key(step)
-        telling = _merged(known.get(key), step)
-        if telling.result is StepResult.NEW:
+        answer = _merged(known.get(key), step)
+        if answer.result is StepResult.NEW:
             if room[step.agent] <= 0:
-                telling = Telling(
-                    StepResult.TOO_MANY, step, f"agent {step.agent} has {a_day} new steps in 24 hours already"
-                )
+                why = f"agent {step.agent} already has {a_day} new steps in 24 hours"
+                answer = Reported(StepResult.TOO_MANY, step, why)
             room[step.agent] -= 1
-        if telling.result in (StepResult.NEW, StepResult.CHANGED, StepResult.SAME):
-            if telling.step != known.get(key):
-                written[key] = telling.step
-            known[key] = telling.step
-        answers.append(telling)
+        if answer.result in (StepResult.NEW, StepResult.CHANGED, StepResult.SAME):
+            if answer.step != known.get(key):
+                written[key] = answer.step
+            known[key] = answer.step
+        answers.append(answer)
     if written:
-        _write(connection, [written[key] for key in sorted(written)])  # in one order: no two wait for each other
+        # In a fixed order, so that no two transactions wait for each other.
+        _write(connection, [written[key] for key in sorted(written)])
     return answers
 
 
-def _merged(old: Step | None, new: Step) -> Telling:
+def _merged(old: Step | None, new: Step) -> Reported:
     if old is None:
-        return Telling(StepResult.NEW, new)
-    for field, was, told in (("tool", old.tool, new.tool), ("start", old.start, new.start), ("end", old.end, new.end)):
-        if was not in ("", None) and told not in ("", None) and was != told:
-            what = was if isinstance(was, str) else iso(was)
-            return Telling(
-                StepResult.CONFLICT, old, f"step {old.id} of episode {old.episode} has {field} {what} already"
-            )
+        return Reported(StepResult.NEW, new)
+    for field, was, now in (("tool", old.tool, new.tool), ("start", old.start, new.start), ("end", old.end, new.end)):
+        if was not in ("", None) and now not in ("", None) and was != now:
+            stored = was if isinstance(was, str) else iso(was)
+            why = f"step {old.id} of episode {old.episode} already has {field} {stored}"
+            return Reported(StepResult.CONFLICT, old, why)
     if old.end is not None:
-        return Telling(StepResult.SAME, old)
-    now = replace(
+        return Reported(StepResult.SAME, old)
+    merged = replace(
         old, tool=old.tool or new.tool, summary=old.summary or new.summary, call_id=old.call_id or new.call_id,
         end=new.end, until=new.until, reporter=new.reporter, reported=new.reported,
     )  # fmt: skip
-    unchanged = replace(now, until=old.until, reporter=old.reporter, reported=old.reported) == old
-    return Telling(StepResult.SAME if unchanged else StepResult.CHANGED, now)
+    unchanged = replace(merged, until=old.until, reporter=old.reporter, reported=old.reported) == old
+    return Reported(StepResult.SAME if unchanged else StepResult.CHANGED, merged)
 
 
 def _write(connection: Connection, written: list[Step]) -> None:
@@ -189,27 +188,26 @@ def _known(connection: Connection, keys: set[Key]) -> dict[Key, Step]:
     known, listed = {}, sorted(keys)
     for at in range(0, len(listed), _CHUNK):
         mine = sa.tuple_(steps.c.agent, steps.c.episode, steps.c.id).in_(listed[at : at + _CHUNK])
-        for row in connection.execute(sa.select(steps).where(mine)):
-            step = Step(*row)
+        for step in decode(Step, connection.execute(sa.select(steps).where(mine))):
             known[_key(step)] = step
     return known
 
 
-def _room(connection: Connection, agent: str, told: Sequence[Step], a_day: int) -> int:
-    since = max(step.reported for step in told) - DAY
+def _room(connection: Connection, agent: str, reports: Sequence[Step], a_day: int) -> int:
+    since = max(step.reported for step in reports) - DAY
     mine = sa.select(sa.func.count()).where(steps.c.agent == agent, steps.c.reported > since)
     return a_day - (connection.scalar(mine) or 0)
 
 
 def is_known(connection: Connection, agent: str) -> bool:
-    """Whether there is, or was, such an agent: one that is attached, or of which something is recorded."""
+    """True if an agent of this name is attached or has records."""
     there = sa.exists().where(agents.c.name == agent)
     recorded = sa.or_(sa.exists().where(flows.c.agent == agent), sa.exists().where(findings.c.agent == agent))
     return bool(connection.scalar(sa.select(sa.or_(there, recorded))))
 
 
 def attached(connection: Connection) -> frozenset[str]:
-    """The agents there are now."""
+    """The names of the attached agents."""
     return frozenset(connection.scalars(sa.select(agents.c.name)))
 
 
@@ -217,7 +215,7 @@ def attached(connection: Connection) -> frozenset[str]:
 
 
 def conversations(connection: Connection, traces: Collection[Trace]) -> dict[Trace, str]:
-    """The episodes that agents' traces are known to be part of, but those that are only called like their trace."""
+    """The conversations that traces belong to: episodes with another id than the trace."""
     known, ordered = dict[Trace, str](), sorted(traces)
     for at in range(0, len(ordered), _CHUNK):
         mine = sa.tuple_(steps.c.agent, steps.c.trace_id).in_(ordered[at : at + _CHUNK])
@@ -231,7 +229,7 @@ def conversations(connection: Connection, traces: Collection[Trace]) -> dict[Tra
 
 
 def adopt(connection: Connection, named: Mapping[Trace, str]) -> None:
-    """Traces turned out to be part of episodes: their steps, so far an episode of their own, join those."""
+    """Move the steps of traces, so far episodes of their own, to the episodes that the traces belong to."""
     agent, trace_id, episode = (sa.bindparam(name, type_=sa.Text) for name in ("of_agent", "of_trace", "joined"))
     there = steps.alias()
     taken = sa.exists().where(there.c.agent == agent, there.c.episode == episode, there.c.id == steps.c.id)
@@ -251,41 +249,38 @@ def get(connection: Connection, agent: str, episode: str, id: str) -> Step | Non
 def listed(
     connection: Connection, agent: str, episode: str, before: tuple[float, str, str] | None, limit: int
 ) -> tuple[Step, ...]:
-    """An agent's, newest first, those behind (start, episode, id) `before`; of one episode or (empty) of all."""
+    """An agent's steps, newest first, after the cursor `before` (start, episode, id); of one episode, or of all."""
     terms = [steps.c.agent == agent, *([steps.c.episode == episode] if episode else [])]
     if before is not None:
         start, *last = before
         behind = sa.tuple_(steps.c.episode, steps.c.id) < sa.tuple_(*map(sa.literal, last))
         terms += [steps.c.start <= start, sa.or_(steps.c.start < start, behind)]
     order = (steps.c.start.desc(), steps.c.episode.desc(), steps.c.id.desc())
-    return tuple(Step(*row) for row in connection.execute(sa.select(steps).where(*terms).order_by(*order).limit(limit)))
+    return tuple(decode(Step, connection.execute(sa.select(steps).where(*terms).order_by(*order).limit(limit))))
 
 
 @dataclass(frozen=True, slots=True)
-class Doing:
-    """What an agent's framework says it was doing at a moment; where it was nothing, what it did before and after."""
+class StepContext:
+    """The steps under way at a time, as the agent's framework reported them; without any, the ones before and after."""
 
-    steps: tuple[Step, ...]  # that were under way, those that began first first; of many the last PARALLEL
-    before: Step | None = None  # the one that ended last
-    after: Step | None = None  # the one that began next
+    steps: tuple[Step, ...]  # by start; the last PARALLEL of more
+    before: Step | None = None  # the step that ended last
+    after: Step | None = None  # the step that began next
 
     def __bool__(self) -> bool:
-        """Whether anything is told at all."""
+        """True if there is any step."""
         return bool(self.steps or self.before or self.after)
 
 
-def doing(connection: Connection, agent: str, ts: float) -> Doing:
+def step_context(connection: Connection, agent: str, ts: float) -> StepContext:
+    """The steps of an agent at a time (seconds)."""
     mine = steps.c.agent == agent
     during = sa.select(steps).where(mine, steps.c.start.between(ts - REACH, ts), steps.c.until >= ts)
     newest = during.order_by(steps.c.start.desc(), steps.c.episode.desc(), steps.c.id.desc()).limit(PARALLEL)
-    found = tuple(Step(*row) for row in connection.execute(newest))[::-1]
+    found = tuple(decode(Step, connection.execute(newest)))[::-1]
     if found:
-        return Doing(found)
+        return StepContext(found)
     last = sa.select(steps).where(mine, steps.c.until < ts, steps.c.start < ts).order_by(steps.c.until.desc()).limit(1)
     following = sa.select(steps).where(mine, steps.c.start > ts).order_by(steps.c.start).limit(1)
-    return Doing((), _first(connection, last), _first(connection, following))
-
-
-def _first(connection: Connection, query: sa.Select[Any]) -> Step | None:
-    row = connection.execute(query).first()
-    return None if row is None else Step(*row)
+    before, after = (decode_first(Step, connection.execute(query)) for query in (last, following))
+    return StepContext((), before, after)

@@ -23,19 +23,19 @@ from egress.cli.output.flowtable import flow_table
 from egress.model import Mode
 from egress.records.shape import ProcessStatus
 from egress.store.database.database import writing
-from egress.store.query.reader import Told
+from egress.store.query.reader import FlowDetails
 from egress.store.recording.writer import store
 from tests.cli.conftest import Run
 from tests.store import samples
 
-TOLD = Told(
+TOLD = FlowDetails(
     replace(samples.FLOW, mode=Mode.MONITOR, src="2001:db8::1", dst="2001:db8:0:1:2:3:4:5", names=("pool.example",)),
     (samples.FINDING,),
     samples.PROCESS,
 )
 
 
-def drawn(told: Told, width: int, *, processes: bool = False) -> list[str]:
+def drawn(told: FlowDetails, width: int, *, processes: bool = False) -> list[str]:
     console = Console(width=width, highlight=False, color_system=None)
     with console.capture() as held:
         console.print(flow_table([told], width, processes=processes))
@@ -58,7 +58,7 @@ def test_columns_give_way_before_anything_is_folded() -> None:
 @settings(max_examples=60, deadline=None)
 def test_no_line_is_wider_than_the_terminal(width: int, text: str) -> None:
     flow = replace(TOLD.flow, agent=text, server_name=text, app_proto=text, rule_id=text)
-    told = Told(flow, (), replace(samples.PROCESS, exe=text))
+    told = FlowDetails(flow, (), replace(samples.PROCESS, exe=text))
     for processes in (False, True):
         assert all(cell_len(line) <= width for line in drawn(told, width, processes=processes))
 

@@ -38,7 +38,7 @@ def at(second: float, **fields: Any) -> Any:
 
 def keep(engine: Engine, told: list[Step], records: list[Record]) -> None:
     with storing(engine) as connection:
-        steps.tell(connection, told, 10**6)
+        steps.report(connection, told, 10**6)
     with writing(engine) as connection:
         store(connection, records)
 
@@ -227,7 +227,7 @@ def test_a_long_episode_answers_in_bounded_time(sqlite_url: str) -> None:
     ]  # fmt: skip
     try:
         with storing(engine) as connection:
-            steps.tell(connection, told, 10**6)
+            steps.report(connection, told, 10**6)
             connection.execute(sa.text(FILL))
         began = time.process_time()
         with engine.connect() as connection:

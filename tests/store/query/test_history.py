@@ -98,10 +98,10 @@ def test_sums(engine: Engine) -> None:
         begun + 2_000_000, begun + 4_000_000,
     )  # fmt: skip
     later = History(engine, Window(SINCE + 2.5, SINCE + 9))
-    assert list(later.known(SINCE)) == [
+    assert list(later.earlier(SINCE)) == [
         (HistoryTarget(dst="203.0.113.9", said="a.example.org", bound=("a.example.org",)), 2)
     ]
-    assert list(later.known(SINCE + 2)) == [
+    assert list(later.earlier(SINCE + 2)) == [
         (HistoryTarget(dst="203.0.113.9", said="a.example.org", bound=("a.example.org",)), 1)
     ]
 
@@ -118,7 +118,7 @@ def test_questions(engine: Engine) -> None:
     fill(engine, [query(number, name) for number, name in enumerate([*names, *["c.x.example.org"] * 3])])
     fill(engine, [query(1, "r.x.example.org", **REFUSED), query(1, "o.x.example.org", agent="other")])
     past = History(engine, WEEK)
-    assert Counter({(each.agent, each.name): each.flows for each in past.asked()}) == {
+    assert Counter({(each.agent, each.name): each.flows for each in past.queried_names()}) == {
         ("other", "o.x.example.org"): 1,
         ("trainer", "a.x.example.org"): 2,
         ("trainer", "b.x.example.org"): 1,

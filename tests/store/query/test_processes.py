@@ -12,7 +12,7 @@ from egress.records.shape import FlowRecord, ProcessRecord, ProcessStatus
 from egress.store.database.database import writing
 from egress.store.query.counting import count_by
 from egress.store.query.processes import by_flow
-from egress.store.query.reader import Filter, findings, flows, stories
+from egress.store.query.reader import Filter, findings, flow_details, flows
 from egress.store.query.story import agent_story, flow_story
 from egress.store.query.tail import Tail
 from egress.store.recording.writer import store
@@ -78,7 +78,7 @@ def test_findings_are_found_by_their_flows_process(filled: Engine) -> None:
 
 
 def test_flows_come_with_their_process(filled: Engine) -> None:
-    assert [told.process for told in stories(filled, Filter())] == [*PROCESSES, None]
+    assert [told.process for told in flow_details(filled, Filter())] == [*PROCESSES, None]
     assert flow_story(filled, MINER.flow_id).process == PROCESSES[2]
     assert flow_story(filled, SILENT.flow_id).process is None
     assert [told.process for told in flow_story(filled, SILENT.flow_id).before] == PROCESSES

@@ -16,7 +16,7 @@ from sqlalchemy.engine import Engine
 from egress.model import Action
 from egress.store.database.database import writing
 from egress.store.database.tables import flows as flow_table
-from egress.store.query.reader import CHUNK, Filter, agents, findings, findings_of, flow, flow_ids, flows, stories
+from egress.store.query.reader import CHUNK, Filter, agents, findings, findings_of, flow, flow_details, flow_ids, flows
 from egress.store.recording.writer import store
 from tests.store import samples
 
@@ -89,7 +89,9 @@ def test_findings_have_the_same_filters(filled: Engine) -> None:
 
 
 def test_stories_bring_all_findings_of_a_flow(filled: Engine) -> None:
-    told = [(int(flow.flow_id, 16), [each.finding_id for each in made]) for flow, made, _ in stories(filled, Filter())]
+    told = [
+        (int(flow.flow_id, 16), [each.finding_id for each in made]) for flow, made, _ in flow_details(filled, Filter())
+    ]
     assert told == [(1, ["1", "2"]), (2, []), (3, []), (4, ["3"]), (5, [])]
     assert [each.finding_id for each in findings_of(filled, MADE[0].flow_id)] == ["1", "2"]
 
@@ -114,7 +116,7 @@ def test_agents_are_counted(filled: Engine) -> None:
 
 def test_an_empty_database_has_nothing(engine: Engine) -> None:
     assert list(flows(engine, Filter())) == []
-    assert list(stories(engine, Filter())) == []
+    assert list(flow_details(engine, Filter())) == []
     assert agents(engine) == ()
 
 
@@ -122,7 +124,7 @@ def test_more_flows_than_one_fetch(engine: Engine) -> None:
     count = CHUNK * 2 + 3
     with writing(engine) as connection:
         store(connection, [samples.numbered(number) for number in range(count)])
-    assert [int(record.flow_id, 16) for record, *_ in stories(engine, Filter())] == list(range(count))
+    assert [int(record.flow_id, 16) for record, *_ in flow_details(engine, Filter())] == list(range(count))
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60, deadline=None)
@@ -152,7 +154,7 @@ def _peak(engine: Engine, wanted: Filter) -> tuple[int, int]:
     """Bytes at most, and flows, of going through an answer."""
     tracemalloc.start()
     try:
-        with closing(stories(engine, wanted)) as told:
+        with closing(flow_details(engine, wanted)) as told:
             count = sum(1 for _ in told)
         return tracemalloc.get_traced_memory()[1], count
     finally:

@@ -16,7 +16,7 @@ from egress.model import Action, Mode, Reason
 from egress.records.shape import FlowRecord
 from egress.store.database.database import writing
 from egress.store.database.tables import findings, flows
-from egress.store.query.search import FIELDS, InvalidQueryError, compile_query, one
+from egress.store.query.search import FIELDS, InvalidQueryError, compile_query, is_selective, one
 from egress.store.recording.writer import store
 from tests.store import samples
 
@@ -94,24 +94,24 @@ def test_a_finding_is_found_by_its_flow_and_a_flow_by_its_finding(connection: Co
 @pytest.mark.parametrize(
     ("query", "column", "says"),
     [
-        ("rome-7", 1, "is no term: write field:value"),
+        ("rome-7", 1, "is not a term: write field:value"),
         ("agent:rome-7 and", 14, "not expected"),
-        ("(agent:a", 9, "ends where more is expected"),
+        ("(agent:a", 9, "ends too early"),
         ("agent:a)", 8, "not expected"),
-        ("agent:", 7, "ends where more is expected"),
-        ("colour:red", 1, "there is no field colour; there are agent"),
+        ("agent:", 7, "ends too early"),
+        ("colour:red", 1, "unknown field colour; the fields are agent"),
         ("agent:a dest:example.org", 14, "name:"),
         ("agent>a", 6, "cannot be compared"),
         ("port:http", 6, "must be a number"),
         ("port:99999999999999999999", 6, "must be a number"),
         ("action:pass", 8, "must be one of accept"),
-        ("since:yesterday", 7, "how long ago"),
+        ("since:yesterday", 7, "must be an age"),
         ("flow:xyz", 6, "first digits"),
         ("agent:a or or agent:b", 12, "not expected"),
-        ("port:8100-8000", 6, "goes up"),
-        ('agent:"a', 7, "the quote that begins here has no end"),
-        ("AGENT:a", 1, "there is no field 'AGENT'; there are agent"),
-        ("port:1 name:[a", 13, "has a [ without its ]"),
+        ("port:8100-8000", 6, "smaller number first"),
+        ('agent:"a', 7, "the quote that begins here is not closed"),
+        ("AGENT:a", 1, "unknown field 'AGENT'; the fields are agent"),
+        ("port:1 name:[a", 13, "has a [ without a ]"),
     ],
 )
 def test_what_it_says_of_mistakes(query: str, column: int, says: str) -> None:
@@ -123,7 +123,7 @@ def test_what_it_says_of_mistakes(query: str, column: int, says: str) -> None:
 
 
 def test_it_is_bounded() -> None:
-    with pytest.raises(InvalidQueryError, match="inside one another"):
+    with pytest.raises(InvalidQueryError, match="nested parentheses"):
         compile_query("-" * 40 + "agent:a", flows, NOW)
     with pytest.raises(InvalidQueryError, match="at most"):
         compile_query("agent:a " * 1000, flows, NOW)
@@ -135,6 +135,27 @@ def test_the_largest_query_is_one_that_every_database_takes(connection: Connecti
     lists = " or ".join(f"name:{','.join(['*a'] * 100)}" for _ in range(3))
     deep = "-(" * 15 + lists + ")" * 15
     assert found(connection, deep) == set(FLOWS)
+
+
+@pytest.mark.parametrize(
+    ("query", "selective"),
+    [
+        ("", False),
+        ("port:443", False),
+        ("signature:mining.*", True),
+        ("signature=mining.*", True),
+        ("signature!:mining.*", False),
+        ("-signature:mining.*", False),
+        ("not (severity:high since:2h)", False),
+        ("port:443 (finding:ab or flow:cd) -app:tls", True),
+        ("since:2h or port:443", False),
+        ("since:2h app:dns or flow:ab", True),
+        ("name:since", False),
+        ('agent:"signature:x or since"', False),
+    ],
+)
+def test_few_flows_match_a_selective_query(query: str, selective: bool) -> None:
+    assert is_selective(query) is selective
 
 
 PIECES = ["agent", "port", "name", "and", "or", "not", "-", "(", ")", ":", ">", "=", ",", '"', " ", "a", "1", "*", "\0"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from egress.store.query.stepjoin import LISTED, SHOWN, Gap, Interval, Join, Sent, Traffic, covered
+from egress.store.query.stepjoin import LISTED, SHOWN, Gap, Interval, Join, SentFlow, Traffic, merged
 from egress.store.recording.steps import PARALLEL
 
 moments = st.integers(0, 60)
@@ -13,12 +13,12 @@ intervals = st.lists(st.tuples(moments, st.integers(0, 20)).map(lambda pair: (pa
 lives = st.lists(st.tuples(moments, st.none() | st.integers(0, 40)), max_size=30)
 
 
-def flow(number: int, start: int, last: int | None = None, *, refused: bool = False, label: str = "a") -> Sent:
-    return Sent(f"{number:016x}", start, start if last is None else last, label, refused, 10, 1)
+def flow(number: int, start: int, last: int | None = None, *, refused: bool = False, label: str = "a") -> SentFlow:
+    return SentFlow(f"{number:016x}", start, start if last is None else last, label, refused, 10, 1)
 
 
-def joined(steps: list[Interval], sent: list[Sent], others: list[Interval] | None = None, end: int = 100) -> Join:
-    join = Join(sorted(steps), covered(sorted([*steps, *(others or [])])), (0, end))
+def joined(steps: list[Interval], sent: list[SentFlow], others: list[Interval] | None = None, end: int = 100) -> Join:
+    join = Join(sorted(steps), merged(sorted([*steps, *(others or [])])), (0, end))
     join.flows(sorted(sent, key=lambda each: each.start))
     join.settle()
     return join
@@ -30,7 +30,7 @@ def test_it_says_what_the_plainest_join_says(
 ) -> None:
     steps = sorted(steps)
     sent = [
-        Sent(f"{number:016x}", start, None if length is None else start + length, "a", False, 1, 0)
+        SentFlow(f"{number:016x}", start, None if length is None else start + length, "a", False, 1, 0)
         for number, (start, length) in enumerate(lives)
     ]
     join = joined(steps, sent, others)

@@ -1,4 +1,4 @@
-"""Counting, timelines, tails and stories, on both databases."""
+"""Counting, timelines, tails and flow_details, on both databases."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from egress.store.database.database import storing, writing
 from egress.store.policy.agents import StoredAgent, add_agent
 from egress.store.policy.audit import Actor, latest
 from egress.store.recording import steps
-from egress.store.recording.steps import OPEN_SECONDS, Doing, InvalidStepError, StepResult, Telling, make
+from egress.store.recording.steps import OPEN_SECONDS, InvalidStepError, Reported, StepContext, StepResult, make
 from egress.store.recording.writer import store
 from tests.store import samples
 
@@ -29,9 +29,9 @@ def step(name: str = "s1", start: float = NOW, end: float | None = None, now: fl
     return make(**(given | {"id": name, "start": start, "end": end, "now": now, "reporter": "x"} | fields))
 
 
-def tell(engine: Engine, *told: Step, a_day: int = 1000) -> list[Telling]:
+def report(engine: Engine, *told: Step, a_day: int = 1000) -> list[Reported]:
     with storing(engine) as connection:
-        return steps.tell(connection, told, a_day)
+        return steps.report(connection, told, a_day)
 
 
 def stored(engine: Engine) -> list[Step]:
@@ -40,29 +40,29 @@ def stored(engine: Engine) -> list[Step]:
 
 
 def test_a_step_is_told_begun_and_then_ended(engine: Engine) -> None:
-    (begun,) = tell(engine, step())
+    (begun,) = report(engine, step())
     assert (begun.result, begun.step.until) == (StepResult.NEW, NOW + OPEN_SECONDS)
-    (ended,) = tell(engine, step(end=NOW + 2, now=NOW + 3, summary="ls"))
+    (ended,) = report(engine, step(end=NOW + 2, now=NOW + 3, summary="ls"))
     assert ended.result is StepResult.CHANGED
     assert stored(engine) == [step(end=NOW + 2, now=NOW + 3, summary="ls")] == [ended.step]
 
 
 def test_the_same_step_told_twice_is_one(engine: Engine) -> None:
     whole = step(end=NOW + 2)
-    assert [each.result for each in tell(engine, whole, whole)] == [StepResult.NEW, StepResult.SAME]
-    assert [each.result for each in tell(engine, whole, step(), step(now=NOW + 9))] == [StepResult.SAME] * 3
+    assert [each.result for each in report(engine, whole, whole)] == [StepResult.NEW, StepResult.SAME]
+    assert [each.result for each in report(engine, whole, step(), step(now=NOW + 9))] == [StepResult.SAME] * 3
     assert stored(engine) == [whole]
 
 
 def test_an_id_is_one_of_its_episode_and_agent(engine: Engine) -> None:
     """Some models call every first tool call of a conversation call_0."""
     told = [step("call_0"), step("call_0", episode="f"), step("call_0", agent="train-2")]
-    assert {each.result for each in tell(engine, *told)} == {StepResult.NEW}
+    assert {each.result for each in report(engine, *told)} == {StepResult.NEW}
 
 
 def test_one_without_end_counts_for_a_while_and_longer_where_it_is_told_again(engine: Engine) -> None:
-    tell(engine, step())
-    (again,) = tell(engine, step(now=NOW + 3000))
+    report(engine, step())
+    (again,) = report(engine, step(now=NOW + 3000))
     assert (again.result, again.step.until) == (StepResult.SAME, NOW + 3000 + OPEN_SECONDS)
     assert stored(engine) == [again.step]
 
@@ -70,9 +70,9 @@ def test_one_without_end_counts_for_a_while_and_longer_where_it_is_told_again(en
 @pytest.mark.parametrize("other", [{"tool": "curl"}, {"start": NOW + 1, "end": NOW + 2}, {"end": NOW + 3}])
 def test_what_is_known_of_a_step_is_never_rewritten(engine: Engine, other: dict[str, Any]) -> None:
     whole = step(end=NOW + 2)
-    tell(engine, whole)
-    (telling,) = tell(engine, step(**({"end": NOW + 2} | other)))
-    assert telling.result is StepResult.CONFLICT and "already" in telling.why
+    report(engine, whole)
+    (answer,) = report(engine, step(**({"end": NOW + 2} | other)))
+    assert answer.result is StepResult.CONFLICT and "already" in answer.why
     assert stored(engine) == [whole]
 
 
@@ -81,7 +81,7 @@ def test_told_at_the_same_moment_by_two(postgresql_engine: Engine) -> None:
     engine = postgresql_engine
     with storing(engine) as mine:
         known = steps._known(mine, {("train-1", "e", "s1")})
-        tell(engine, step(end=NOW + 2))
+        report(engine, step(end=NOW + 2))
         assert not known
         steps._write(mine, [step(end=NOW + 1)])
     assert [each.end for each in stored(engine)] == [NOW + 2]
@@ -121,17 +121,17 @@ def test_whatever_an_agent_calls_its_tool_it_is_a_step(tool: str, summary: str) 
 
 def test_no_agent_has_more_than_its_share_of_a_day(engine: Engine) -> None:
     told = [step(f"s{number}") for number in range(5)]
-    results = [each.result for each in tell(engine, *told, step("t", agent="train-2"), a_day=3)]
+    results = [each.result for each in report(engine, *told, step("t", agent="train-2"), a_day=3)]
     assert results == [StepResult.NEW] * 3 + [StepResult.TOO_MANY] * 2 + [StepResult.NEW]
-    (ended,) = tell(engine, step("s0", end=NOW + 1), a_day=3)
+    (ended,) = report(engine, step("s0", end=NOW + 1), a_day=3)
     assert ended.result is StepResult.CHANGED, "what is there can be ended"
-    (next_day,) = tell(engine, step("s9", now=NOW + 86402), a_day=3)
+    (next_day,) = report(engine, step("s9", now=NOW + 86402), a_day=3)
     assert next_day.result is StepResult.NEW
 
 
 def test_a_trace_joins_its_conversation_once_that_is_known(engine: Engine) -> None:
     span: dict[str, Any] = {"source": StepSource.OTLP, "trace_id": T}
-    tell(engine, step("a", episode=T, **span), step("b", episode=T, **span), step("x", episode=T))
+    report(engine, step("a", episode=T, **span), step("b", episode=T, **span), step("x", episode=T))
     mine, theirs = ("train-1", T), ("train-2", T)
     with storing(engine) as connection:
         assert steps.conversations(connection, {mine, theirs}) == {}
@@ -144,7 +144,7 @@ def test_a_trace_joins_its_conversation_once_that_is_known(engine: Engine) -> No
 
 def test_a_step_that_is_there_twice_is_not_adopted_over_itself(engine: Engine) -> None:
     span: dict[str, Any] = {"source": StepSource.OTLP, "trace_id": T}
-    tell(engine, step("a", episode=T, **span), step("a", episode="conv", **span))
+    report(engine, step("a", episode=T, **span), step("a", episode="conv", **span))
     with storing(engine) as connection:
         steps.adopt(connection, {("train-1", T): "conv"})
     assert sorted(each.episode for each in stored(engine)) == [T, "conv"]
@@ -153,18 +153,18 @@ def test_a_step_that_is_there_twice_is_not_adopted_over_itself(engine: Engine) -
 def test_which_were_under_way_and_which_lie_around(engine: Engine) -> None:
     outer, inner = step("outer", NOW, NOW + 10), step("inner", NOW + 2, NOW + 4)
     later, other = step("later", NOW + 20, NOW + 21), step("other", NOW, NOW + 30, agent="train-2")
-    tell(engine, outer, inner, later, other)
+    report(engine, outer, inner, later, other)
     with engine.connect() as connection:
-        assert steps.doing(connection, "train-1", NOW + 3) == Doing((outer, inner))
-        assert steps.doing(connection, "train-1", NOW + 4.000001) == Doing((outer,))
-        assert steps.doing(connection, "train-1", NOW + 15) == Doing((), outer, later)
-        assert steps.doing(connection, "train-1", NOW - 1) == Doing((), None, outer)
-        assert not steps.doing(connection, "train-3", NOW)
+        assert steps.step_context(connection, "train-1", NOW + 3) == StepContext((outer, inner))
+        assert steps.step_context(connection, "train-1", NOW + 4.000001) == StepContext((outer,))
+        assert steps.step_context(connection, "train-1", NOW + 15) == StepContext((), outer, later)
+        assert steps.step_context(connection, "train-1", NOW - 1) == StepContext((), None, outer)
+        assert not steps.step_context(connection, "train-3", NOW)
 
 
 def test_pages_hold_each_step_once(engine: Engine) -> None:
     told = [step(f"s{number}", NOW + number // 3, episode=f"e{number % 2}") for number in range(10)]
-    tell(engine, *told)
+    report(engine, *told)
     seen: list[Step] = []
     with engine.connect() as connection:
         while found := steps.listed(connection, "train-1", "", _after(seen), 3):
@@ -188,7 +188,7 @@ def test_an_agent_is_known_by_its_attachment_or_its_records(engine: Engine) -> N
 
 
 def test_telling_is_no_edit_of_the_policy(engine: Engine) -> None:
-    tell(engine, step(), step("b"))
+    report(engine, step(), step("b"))
     with engine.connect() as connection:
         assert latest(connection) == 0
 
@@ -201,8 +201,8 @@ def test_a_step_under_way_at_a_time_is_found_by_an_index(sqlite_engine: Engine) 
 
 
 def test_a_later_telling_fills_in_what_was_missing(engine: Engine) -> None:
-    tell(engine, step(tool=""))
-    (named,) = tell(engine, step(tool="bash", call_id="c1"))
+    report(engine, step(tool=""))
+    (named,) = report(engine, step(tool="bash", call_id="c1"))
     assert (named.result, named.step.tool, named.step.call_id) == (StepResult.CHANGED, "bash", "c1")
-    (ended,) = tell(engine, step(tool="", end=NOW + 1))
+    (ended,) = report(engine, step(tool="", end=NOW + 1))
     assert stored(engine) == [ended.step] and ended.step == replace(named.step, end=NOW + 1, until=NOW + 1)
