@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from types import NoneType, UnionType
-from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, TypeVar, get_args, get_origin, get_type_hints
 
 from egress.store.database.errors import DamagedDataError
 
@@ -84,7 +84,7 @@ def _require(found: tuple[type, ...], names: tuple[str, ...], expected: _Types) 
 
 @cache
 def _fields(kind: Callable[..., Any]) -> tuple[tuple[str, ...], _Types]:
-    hints = get_type_hints(kind)
+    hints = {name: hint for name, hint in get_type_hints(kind).items() if get_origin(hint) is not ClassVar}
     return tuple(hints), tuple(map(_alternatives, hints.values()))
 
 
