@@ -1,1 +1,1 @@
-"""The kernel's side, thin: netfilter queues and their workers, kernel rules, sandboxes, the supervisor."""
+"""The gateway's processes and their kernel interfaces: supervisor, workers, attribution, sandboxes."""

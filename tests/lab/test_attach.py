@@ -106,18 +106,18 @@ def test_a_cidr_behind_an_interface(host: Host) -> None:
 @pytest.mark.parametrize(
     ("kind", "value", "says"),
     [
-        ("netns", "no-such", "there is no network namespace 'no-such': `ip netns list` knows"),
-        ("interface", "no-such", "there is no interface 'no-such': see `ip link`"),
-        ("interface", "../lo", "there is no interface"),
+        ("netns", "no-such", "no network namespace 'no-such': `ip netns list` has"),
+        ("interface", "no-such", "no interface 'no-such': see `ip link`"),
+        ("interface", "../lo", "no interface"),
         ("interface", "c0", "c0 is a port of bridge br-x: add `interface br-x` instead"),
-        ("interface", "bare", "say which networks are the agent's, as CIDR@bare"),
+        ("interface", "bare", "name the agent's networks, as CIDR@bare"),
         ("interface", "odd+name", "interface 'odd+name' of odd+name: rename it to at most 15 letters"),
         ("interface", "out0", "out0 is this host's way out"),
         ("interface", "lo", "lo is the host's own"),
         ("cidr", "10.0.0.0/8", "is not CIDR@interface, e.g. 10.5.0.0/24@eth1"),
         ("cidr", "10.0.0.1/8@v0", "has host bits set: write CIDR@interface"),
-        ("cidr", "10.0.0.0/8@", "there is no interface ''"),
-        ("pod", "x", "'pod' is no kind of attachment: use one of netns, interface, cidr"),
+        ("cidr", "10.0.0.0/8@", "no interface ''"),
+        ("pod", "x", "'pod' is not a kind of attachment: use one of netns, interface, cidr"),
     ],
 )
 def test_errors_are_one_line_and_say_what_to_do(host: Host, kind: str, value: str, says: str) -> None:

@@ -261,7 +261,7 @@ def test_collisions_and_used_up_pools_are_said(host: Host) -> None:
     process = host.lab.popen(host.ns, host.argv("sh", "-c", "echo go; exec cat"))
     assert process.stdout is not None
     assert process.stdout.readline() == "go\n"
-    assert "there is a sandbox" in host.run("true", index=8).stderr
+    assert f"sandbox {host.name} exists already" in host.run("true", index=8).stderr
     other = host.lab.run(host.ns, host.argv("true", name=host.name + "b"))
     assert "interface egr0007 exists already" in other.stderr and other.returncode == 2
     beyond = host.lab.run(host.ns, host.argv("true", name=host.name + "b", index=16384))

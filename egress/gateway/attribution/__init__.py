@@ -1,1 +1,1 @@
-"""The process behind a flow: told of by a worker, looked up by a process of its own (docs/adr/0016)."""
+"""The attribution process: it looks up the process behind each flow that a worker reports (docs/adr/0016)."""

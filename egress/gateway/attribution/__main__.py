@@ -1,7 +1,7 @@
-"""The attribution process: `python -m egress.gateway.attribution`, started by the supervisor; its setup comes on stdin.
+"""The attribution process: `python -m egress.gateway.attribution`. The supervisor starts it; its setup comes on stdin.
 
-It reads the workers' notes, looks up what processes are behind the flows and writes that to a journal of its own. It
-ends, once it has read what was told, when its standard input does.
+It reads the workers' notes, looks up the processes behind the flows and writes them to a journal of its own. When its
+standard input ends, it reads the notes that were sent before, and ends.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ from egress.records.shape import ProcessRecord
 BEAT_SECONDS = 1.0
 BATCH = 64  # notes read before their searches go on
 TURN = 0.01  # seconds of searches before new notes are read
-PRIORITY = -10  # a process that is to be seen may end in a millisecond; what we do for an agent is bounded
+PRIORITY = -10  # a process may end within a millisecond; the work for one agent is bounded
 MAX_WAITING = 4096
-LAST_SECONDS = 1.0  # for what was told before the end
+LAST_SECONDS = 1.0  # for notes that were sent before the end
 KEPT = frozenset({privileges.CAP_DAC_READ_SEARCH, privileges.CAP_SYS_PTRACE, privileges.CAP_SYS_ADMIN})
 _IN, _OUT = 0, 1  # stdin, stdout
 
 
 class Attribution:
-    """Notes in, records out."""
+    """Reads notes, writes records."""
 
     def __init__(self, setup: Setup) -> None:
         self.workers = [socket.socket(fileno=end) for end in setup.attribution]
@@ -46,7 +46,7 @@ class Attribution:
         self.journal = JournalWriter(setup.config.journal_dir, 0, setup.config.journal, writer="process")
         self.journal.grant(setup.journal.limit, full=setup.journal.full)
         self._finder = Finder()
-        self._waiting: dict[str, socket.socket] = {}  # flow ids that workers wait to hear back
+        self._waiting: dict[str, socket.socket] = {}  # flow ids that workers wait for
         self._spent: deque[float] = deque(maxlen=1000)  # ms from a flow's start to its record
 
     @property
@@ -54,7 +54,7 @@ class Attribution:
         return self._finder.busy
 
     def read(self) -> bool:
-        """Take the notes that are there; False: there were none."""
+        """Read the notes that have come. False: none had."""
         return sum([self._read(worker) for worker in self.workers]) > 0
 
     def _read(self, worker: socket.socket) -> int:
@@ -78,11 +78,11 @@ class Attribution:
         return count
 
     def work(self) -> None:
-        """Go on with the searches for a moment."""
+        """Go on with the searches, for TURN seconds."""
         self._write(self._finder.work(time.monotonic() + TURN))
 
     def beat(self) -> dict[str, object]:
-        """What the supervisor hears each second."""
+        """Collect the report that the supervisor gets each second."""
         self.journal.poll(time.time())
         spent = sorted(self._spent)
         return {
@@ -110,21 +110,21 @@ class Attribution:
             self._answer(record.flow_id)
             self.counts[record.status.value] += 1
             self._spent.append((now - record.time) * 1000)
-        if self.journal.full:  # the room that is left is for the workers
+        if self.journal.full:  # the remaining bytes are for the workers
             self.counts["unwritten"] += len(written)
         else:
             self.journal.append(written, now)
 
     def _answer(self, flow_id: str) -> None:
-        """Its refusal need not wait any more."""
+        """Tell the worker that the refusal of this flow need not wait any more."""
         worker = self._waiting.pop(flow_id, None)
         if worker is not None:
-            with contextlib.suppress(OSError):  # it does not read: it waits no longer than it wants to
+            with contextlib.suppress(OSError):  # it does not read: its wait ends by its own timeout
                 worker.send(flow_id.encode(), socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
 
 
 def serve(attribution: Attribution, reader: LineReader, writer: LineWriter) -> None:
-    """Until stdin ends; then for LAST_SECONDS what was told before."""
+    """Run until stdin ends; then, for LAST_SECONDS, handle notes that were sent before."""
     poll = select.poll()
     poll.register(_IN, select.POLLIN)
     for worker in attribution.workers:
@@ -148,15 +148,15 @@ def serve(attribution: Attribution, reader: LineReader, writer: LineWriter) -> N
 
 
 def listen(attribution: Attribution, reader: LineReader) -> None:
-    """The supervisor says how much may be written."""
+    """Take the supervisor's grants for the journal."""
     for line in reader.read():
         room = json.loads(line)
         attribution.journal.grant(room["limit"], full=room["full"])
 
 
 def main() -> int:
-    """Returns the exit status: 0 stopped when told to, 1 could not start (said on stderr)."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches us too; the supervisor ends us in order
+    """Run the process. Returns its exit status: 0 stopped in order, 1 could not start (reported on stderr)."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches this process too; the supervisor stops it in order
     try:
         reader = LineReader(_IN)
         setup = setup_from(reader.first())
@@ -173,7 +173,7 @@ def main() -> int:
     except BrokenPipeError:
         return 1
     sys.stdout.flush()
-    os._exit(0)  # a thread that a process keeps from returning must not keep us
+    os._exit(0)  # a thread that an agent's process blocks must not block the exit
 
 
 if __name__ == "__main__":

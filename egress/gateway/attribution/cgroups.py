@@ -1,16 +1,16 @@
-"""Which container a process is in, by the path of its cgroup: each runtime has its own way of writing the id there.
+"""Find the container of a process by the path of its cgroup. Each runtime writes the id there in its own way.
 
-| runtime    | path (systemd's way; cgroupfs' way)                                                |
+| runtime    | path (with systemd; with cgroupfs)                                                 |
 |------------|------------------------------------------------------------------------------------|
 | docker     | /system.slice/docker-ID.scope; /docker/ID                                          |
 | podman     | /machine.slice/libpod-ID.scope; /libpod_parent/libpod-ID                           |
 | containerd | …/cri-containerd-ID.scope (Kubernetes); /system.slice/nerdctl-ID.scope             |
 | cri-o      | …/crio-ID.scope (Kubernetes)                                                       |
-| kubernetes | /kubepods/burstable/podUID/ID, where the path does not tell whose container it is  |
+| kubernetes | /kubepods/burstable/podUID/ID, where the path does not name the runtime            |
 | lxc        | /lxc.payload.NAME; /lxc/NAME                                                       |
 | nspawn     | /machine.slice/systemd-nspawn@NAME.service                                         |
 
-The outermost match counts: a container may make groups of any name, but below its own only.
+The outermost match counts: a container may make groups of any name, but only below its own.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _PATTERNS = (
 
 
 def group(text: str) -> str:
-    """The one path that says most in a /proc/PID/cgroup: a container's, else version 2's, else any below the root."""
+    """Choose one path of a /proc/PID/cgroup: a container's, else version 2's, else any below the root."""
     paths = list(_paths(text))
     chosen = next((path for path in paths if container(path)[1]), "")
     chosen = chosen or next((path for path in paths if path != "/"), "") or next(iter(paths), "")
@@ -42,7 +42,7 @@ def group(text: str) -> str:
 
 
 def container(path: str) -> tuple[str, str]:
-    """Runtime and id; empty where the path is in no container that we can tell."""
+    """Return runtime and id of a container; empty if the path matches no runtime."""
     best: tuple[int, str, str] | None = None
     for runtime, pattern in _PATTERNS:
         match = pattern.search(path)
@@ -52,6 +52,6 @@ def container(path: str) -> tuple[str, str]:
 
 
 def _paths(text: str) -> Iterator[str]:
-    """Version 2's first."""
+    """Yield the paths, version 2's first."""
     lines = [line.split(":", 2) for line in text.split("\n")[:MAX_LINES] if line.count(":") >= 2]
     yield from (path for number, _, path in sorted(lines, key=lambda line: line[0] != "0"))

@@ -1,7 +1,8 @@
-"""Reading a command line, which the process itself can keep anybody from: its arguments lie in its own memory.
+"""Read a command line. The process can block that: its arguments are in its own memory.
 
-Where that memory is a file of a file system of its own, or its faults go to a handler of its own (FUSE, userfaultfd),
-the read waits for it, and not even a signal ends that. So a thread reads; one that waits too long is left behind.
+If that memory is a file of the process's own file system, or its page faults go to the process's own handler (FUSE,
+userfaultfd), the read waits for the process, and not even a signal ends the wait. So a thread reads; a thread that
+waits too long is left behind.
 """
 
 from __future__ import annotations
@@ -15,15 +16,15 @@ from collections.abc import Callable
 from egress.records.shape import PROCESS_CMDLINE
 
 PATIENCE = 0.1  # seconds for one read
-ALLOWANCE, WINDOW = 0.25, 10.0  # seconds an agent's processes may keep us waiting, and in how many
-PENALTY = 60.0  # seconds without command lines for an agent that made us leave a thread behind, and while that waits
+ALLOWANCE, WINDOW = 0.25, 10.0  # seconds that reads of an agent's processes may wait, in so many seconds
+PENALTY = 60.0  # seconds without command lines for an agent that blocked a thread, and while that waits
 MAX_LEFT = 16  # threads left behind; past it no command line is read
 
-Pending = Callable[[], bytes | None]  # waits; a byte more than is kept at most, None: not to be had
+Pending = Callable[[], bytes | None]  # waits; returns at most one byte past the bound, None: not available
 
 
 class _Thread:
-    """Reads from descriptors that it owns."""
+    """A thread that reads from descriptors, which it owns."""
 
     def __init__(self) -> None:
         self.descriptors: queue.SimpleQueue[int] = queue.SimpleQueue()
@@ -48,13 +49,13 @@ class CommandLines:
     def __init__(self) -> None:
         self.refused = 0  # reads not tried, or given up
         self._reader = _Thread()
-        self._left: list[tuple[str, _Thread]] = []  # and whose processes they wait for
+        self._left: list[tuple[str, _Thread]] = []  # agent, and the thread that its process blocks
         self._barred: dict[str, float] = {}  # agent → until when (monotonic)
         self._waited: dict[str, float] = {}  # agent → seconds, in this window
         self._window = 0.0
 
     def begin(self, agent: str, directory: int) -> Pending:
-        """Begin to read that of the process behind a descriptor; call what is returned, once, for the bytes."""
+        """Begin to read the command line of an open process directory. Call the result, once, for the bytes."""
         if not self._may(agent):
             self.refused += 1
             return lambda: None
@@ -81,7 +82,7 @@ class CommandLines:
 
     def _leave(self, agent: str) -> None:
         self.refused += 1
-        self._reader.descriptors.put(-1)  # it ends if ever it returns
+        self._reader.descriptors.put(-1)  # it ends if it ever returns
         self._left.append((agent, self._reader))
         self._reader = _Thread()
 

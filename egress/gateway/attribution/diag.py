@@ -1,7 +1,7 @@
-"""Which socket a flow belongs to: the kernel is asked by addresses and ports (sock_diag(7)), in the flow's namespace.
+"""Find the socket of a flow: ask the kernel by addresses and ports (sock_diag(7)), in the flow's namespace.
 
-Layout from linux/inet_diag.h; framing in `egress.gateway.kernel.netlink`. The kernel looks up as it does
-for a packet that arrives: connected or not, IPv4 in an IPv6 socket, bound to a device. Ports are in network byte
+Layout from linux/inet_diag.h; framing in `egress.gateway.kernel.netlink`. The kernel searches as it
+does for a packet that arrives: connected or not, IPv4 in an IPv6 socket, bound to a device. Ports are in network byte
 order.
 """
 
@@ -17,7 +17,7 @@ from egress.gateway.kernel import netlink
 from egress.gateway.pipe.note import Note
 from egress.model import TCP, UDP
 
-LISTEN = 10  # TCP_LISTEN: a server's socket, whoever connects to it
+LISTEN = 10  # TCP_LISTEN: a server's socket, for any client
 
 _BY_FAMILY = 20  # SOCK_DIAG_BY_FAMILY
 _ASK = struct.Struct("=BBBxI")  # inet_diag_req_v2: family, protocol, extensions, states; then the id
@@ -29,7 +29,7 @@ _BUFFER = 8192
 
 
 class Socket(NamedTuple):
-    """A socket the kernel knows. `inode` 0: nobody holds it any more (TCP's last states)."""
+    """A socket of the kernel. `inode` 0: no process holds it any more (TCP's last states)."""
 
     inode: int
     uid: int
@@ -37,7 +37,7 @@ class Socket(NamedTuple):
 
 
 def ask(diag: socket.socket, note: Note, device: int) -> Socket | None:
-    """The socket at the agent's end of a TCP or UDP flow; None where there is none. Raises OSError.
+    """Ask for the socket at the agent's end of a TCP or UDP flow. None: there is none. Raises OSError.
 
     `diag` is a socket of NETLINK_SOCK_DIAG in the agent's namespace, `device` the interface there that leads to us.
     """
@@ -48,7 +48,7 @@ def ask(diag: socket.socket, note: Note, device: int) -> Socket | None:
 def request(note: Note, device: int) -> bytes:
     family = socket.AF_INET if len(note.local) == 4 else socket.AF_INET6
     local, remote = (note.local, note.local_port), (note.remote, note.remote_port)
-    # "src and dst are swapped for historical reasons", says the kernel of UDP.
+    # The kernel on UDP: "src and dst are swapped for historical reasons".
     (src, sport), (dst, dport) = (remote, local) if note.proto == UDP else (local, remote)
     body = _ASK.pack(family, note.proto, 0, 0xFFFFFFFF) + _PORTS.pack(sport, dport)
     body += src.ljust(16, b"\0") + dst.ljust(16, b"\0") + struct.pack("=I", device) + _ANY
@@ -56,7 +56,7 @@ def request(note: Note, device: int) -> bytes:
 
 
 def answer(data: bytes) -> Socket | None:
-    """What the kernel answered. Raises OSError where it refuses, or says nothing we understand."""
+    """Parse the kernel's answer. Raises OSError for a refusal, and for an answer that is not valid."""
     for kind, body in netlink.messages(data):
         if kind == _BY_FAMILY and len(body) >= 4 + _ID + _END.size:
             *_, uid, inode = _END.unpack_from(body, 4 + _ID)

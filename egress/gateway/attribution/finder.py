@@ -1,7 +1,7 @@
-"""From notes of flows to records of their processes: namespace, socket, search, process; in turns, each agent fairly.
+"""Turn notes of flows into records of their processes: namespace, socket, search, process; fair to each agent.
 
-The socket is looked up when the note comes, since sockets go first. The searches through /proc then take turns of
-SLICE, one an agent: who has thousands of processes delays itself, not the others.
+The socket is looked up when the note comes, since sockets disappear first. The searches through /proc then take turns
+of SLICE, one an agent: an agent with thousands of processes delays itself, not the others.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from egress.gateway.pipe.note import Note
 from egress.model import protocol_name
 from egress.records.shape import ProcessRecord, ProcessStatus
 
-SLICE = 0.002  # seconds (of the processor, like all of these) of one agent's search before the next one's turn
-BUDGET = 0.05  # seconds a search may take in all
-REST = 0.45  # seconds by the clock after one that took all of them without another for that agent
+SLICE = 0.002  # seconds (processor time, except where noted) of one agent's search before the next turn
+BUDGET = 0.05  # seconds that a search may take in all
+REST = 0.45  # seconds by the clock without a search for an agent, after one that took all of BUDGET
 EVERYWHERE = 1.0  # seconds by the clock between two searches beyond the agent's namespace
-LOOKING = 0.3  # seconds, of each second, that may go into finding the sockets of one agent's flows
-LATE = 5.0  # seconds after which a note is too old: its ports may be another flow's
-MAX_WAITING = 1024  # flows of an agent whose sockets are known and wait to be searched for
+LOOKING = 0.3  # seconds, of each second, for finding the sockets of one agent's flows
+LATE = 5.0  # seconds after which a note is too old: another flow may have its ports
+MAX_WAITING = 1024  # flows of an agent whose sockets are known and whose processes are to be searched
 MAX_AGENTS = 4096  # remembered
 
 FOUND, GONE, UNKNOWN = ProcessStatus.FOUND, ProcessStatus.GONE, ProcessStatus.UNKNOWN
@@ -38,7 +38,7 @@ NO_SOCKET = "no socket of this flow was left, or it never had one (crafted or fo
 
 @dataclass(slots=True)
 class _Agent:
-    """What is being looked for for one agent."""
+    """The state of the searches for one agent."""
 
     recent: deque[int] = field(default_factory=lambda: deque(maxlen=RECENT))
     waiting: dict[Identity, dict[int, list[tuple[Note, int]]]] = field(default_factory=dict)  # inode → notes, uid
@@ -47,14 +47,14 @@ class _Agent:
     search: Search | None = None
     steps: Iterator[HeldSocket | None] = field(default_factory=lambda: iter(()))
     spent: float = 0.0
-    rests: float = 0.0  # until when nothing is searched for it (monotonic)
-    stays: float = 0.0  # until when it is searched for in its namespace only
-    second: int = 0  # of the clock, in which
-    looked: float = 0.0  # so much went into finding sockets (LOOKING)
+    rests: float = 0.0  # until when no search runs for it (monotonic)
+    stays: float = 0.0  # until when searches stay in its namespace
+    second: int = 0  # of the clock, for `looked`
+    looked: float = 0.0  # time for finding sockets in that second (LOOKING)
 
 
 class Finder:
-    """`take` notes, `work` while `busy`; both return records."""
+    """Give it notes with `take`, call `work` while it is `busy`; both return records."""
 
     def __init__(self) -> None:
         self._namespaces = Namespaces()
@@ -68,7 +68,7 @@ class Finder:
 
     @property
     def unread(self) -> int:
-        """Command lines that could not be read in time."""
+        """Number of command lines that could not be read in time."""
         return self._command_lines.refused
 
     def close(self) -> None:
@@ -76,9 +76,9 @@ class Finder:
         self._command_lines.close()
 
     def take(self, note: Note, now: float) -> ProcessRecord | None:
-        """Look up the socket of a flow; None: its process is searched for. `now`: seconds since the epoch."""
+        """Look up the socket of a flow. None: its process will be searched. `now`: seconds since the epoch."""
         if not -LATE < now - note.time < LATE:
-            return failed(note, UNKNOWN, f"told of {now - note.time:.0f} s late")
+            return failed(note, UNKNOWN, f"its note came {now - note.time:.0f} s late")
         agent = self._agent(note.agent)
         if agent.second != int(now):
             agent.second, agent.looked = int(now), 0.0
@@ -112,7 +112,7 @@ class Finder:
         return self._want(note, agent, identity, found)
 
     def work(self, until: float) -> Iterator[ProcessRecord]:
-        """One turn of each agent's search, until a moment (monotonic)."""
+        """Give each agent's search one turn, until a moment (monotonic)."""
         for _ in range(len(self._turns)):
             name = self._turns.popleft()
             agent = self._agents[name]
@@ -143,7 +143,7 @@ class Finder:
         return None
 
     def _forget(self) -> None:
-        """Agents come and go; what is known of idle ones is a help, no more."""
+        """Drop the state of idle agents past the bound; it only speeds searches up."""
         if len(self._agents) >= MAX_AGENTS:
             busy = set(self._turns)
             self._agents = {name: agent for name, agent in self._agents.items() if name in busy}
@@ -171,7 +171,7 @@ class Finder:
         yield from self._given_up(agent, agent.search, out_of_time=out_of_time)
 
     def _given_up(self, agent: _Agent, search: Search, *, out_of_time: bool) -> Iterator[ProcessRecord]:
-        """The search is over; what is still wanted was not found."""
+        """End a search. The sockets that are still wanted were not found."""
         now = time.monotonic()
         if search.abroad:
             agent.stays = now + EVERYWHERE

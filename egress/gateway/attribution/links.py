@@ -1,4 +1,4 @@
-"""Interfaces and the namespaces their other ends are in: the few rtnetlink(7) messages that takes.
+"""Interfaces and the namespaces of their other ends: the few rtnetlink(7) messages for that.
 
 Layout from linux/rtnetlink.h, if_link.h, if_addr.h, net_namespace.h; framing in `egress.gateway.kernel.netlink`.
 """
@@ -17,7 +17,7 @@ from egress.gateway.kernel.netlink import attribute, attributes, messages
 TIMEOUT = 1.0  # seconds without an answer of the kernel
 BUFFER = 1 << 16
 MAX_MESSAGES = 1 << 16  # of one answer
-MAX_ADDRESSES = 1024  # read of an agent's namespace: it may have a million, and all of a bridge's flows would wait
+MAX_ADDRESSES = 1024  # read in an agent's namespace: a million would delay all flows of a bridge
 
 _NEW_LINK, _GET_LINK, _NEW_ADDRESS, _GET_ADDRESS, _NEW_NSID, _GET_NSID = 16, 18, 20, 22, 88, 90  # RTM_*
 _NAME, _PEER, _MASTER, _LINKINFO, _PEER_NSID = 3, 5, 10, 18, 37  # IFLA_IFNAME, LINK, MASTER, LINKINFO, LINK_NETNSID
@@ -29,7 +29,7 @@ _IFADDR = struct.Struct("=BBBBi")  # family, prefix length, flags, scope, index
 
 
 class Link(NamedTuple):
-    """An interface and its index. `peer`: index of the other end of a veth, in the namespace that we call `nsid`."""
+    """An interface and its index. `peer`: index of the other end of a veth, in the namespace with our number `nsid`."""
 
     number: int
     name: str
@@ -39,26 +39,26 @@ class Link(NamedTuple):
 
 
 def open_route() -> socket.socket:
-    """A socket of rtnetlink in the namespace this thread is in; it stays there."""
+    """Open an rtnetlink socket in the namespace of this thread. It stays in that namespace."""
     opened = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
     opened.settimeout(TIMEOUT)
     return opened
 
 
 def link(route: socket.socket, index: int) -> Link | None:
-    """The interface of an index; None where there is none."""
+    """Look up an interface by index. None: there is none."""
     route.send(_request(_GET_LINK, _IFINFO.pack(0, 0, index, 0, 0)))
     return next((each for each in _links(route.recv(BUFFER)) if each.number == index), None)
 
 
 def ports(route: socket.socket, bridge: int) -> list[Link]:
-    """The interfaces that are ports of a bridge. Raises OSError."""
+    """List the interfaces that are ports of a bridge. Raises OSError."""
     body = _IFINFO.pack(0, 0, 0, 0, 0) + attribute(_MASTER, struct.pack("=I", bridge))
     return [each for part in _dump(route, _GET_LINK, body) for each in _links(part, bridge)]
 
 
 def nsid(route: socket.socket, descriptor: int) -> int | None:
-    """Our number for the namespace behind a file descriptor; None where nothing of ours leads there."""
+    """Return our number for the namespace of a descriptor. None: no link of ours leads there."""
     body = bytes(4) + attribute(_BY_DESCRIPTOR, struct.pack("=I", descriptor))
     route.send(_request(_GET_NSID, body))
     for kind, answer in messages(route.recv(BUFFER)):
@@ -69,7 +69,7 @@ def nsid(route: socket.socket, descriptor: int) -> int | None:
 
 
 def addresses(route: socket.socket) -> set[bytes]:
-    """Addresses of the namespace that the socket is in, packed, the first MAX_ADDRESSES. Raises OSError."""
+    """List the packed addresses of the socket's namespace, the first MAX_ADDRESSES. Raises OSError."""
     parts = _dump(route, _GET_ADDRESS, bytes(_IFADDR.size))
     return set(islice((each for part in parts for each in _locals(part)), MAX_ADDRESSES))
 

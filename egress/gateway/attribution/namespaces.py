@@ -1,8 +1,8 @@
-"""The network namespace an agent's flow comes from: the one at the other end of the gateway's interface.
+"""Find the network namespace of an agent's flow: the one at the other end of the gateway's interface.
 
-A veth says which namespace its other end is in; of a bridge it is the port whose namespace has the flow's address. The
-namespace itself is found by that number among those of /run/netns and of all processes, newest first. Only names are
-remembered, and checked at each use: an open descriptor would keep a namespace, and its links, from ending.
+A veth has the number of the namespace of its other end; for a bridge it is the port whose namespace has the flow's
+address. The namespace with that number is searched among /run/netns and all processes, newest first. Only names are
+remembered, and checked at each use: an open descriptor would keep a namespace, and its links, alive.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from egress.gateway.attribution import links
 from egress.gateway.attribution.proc import newest_first
 from egress.gateway.kernel import linux
 
-ABSENT_SECONDS = 0.1  # until a namespace that was not found is looked for again: others are not kept waiting
+ABSENT_SECONDS = 0.1  # until a namespace that was not found is searched again: other flows must not wait
 MAX_REMEMBERED = 4096
 _NAMED = Path("/run/netns")
 _SOCK_DIAG = 4  # NETLINK_SOCK_DIAG
@@ -32,12 +32,12 @@ Identity = tuple[int, int]  # device and inode of a namespace's file
 
 
 class UnknownNamespaceError(Exception):
-    """The process cannot be looked for; the text says why."""
+    """The process cannot be searched; the text has the reason."""
 
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """The other end of a veth: which namespace it is in, its index there, and whether its addresses must be asked."""
+    """The other end of a veth: its namespace, its index there, and whether its addresses must be checked."""
 
     nsid: int
     device: int
@@ -46,7 +46,7 @@ class End:
 
 @dataclass(slots=True)
 class OpenNamespace:
-    """A namespace, open: close it soon."""
+    """An open namespace. Close it soon."""
 
     identity: Identity
     device: int  # index, inside, of the interface that leads to the gateway
@@ -61,21 +61,21 @@ class OpenNamespace:
 
 
 class Namespaces:
-    """Looks up namespaces from the gateway's own, in which it is made and to which its thread always returns."""
+    """Looks up namespaces from the gateway's own: it is made there, and its thread always returns there."""
 
     def __init__(self) -> None:
         self._home = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
         self._route = links.open_route()
         self._names: dict[int, str] = {}  # nsid → path
         self._owners: dict[tuple[int, bytes], End] = {}  # bridge and address → its end
-        self._absent: dict[int, float] = {}  # nsid → until when it is not looked for (monotonic)
+        self._absent: dict[int, float] = {}  # nsid → until when it is not searched (monotonic)
 
     def close(self) -> None:
         os.close(self._home)
         self._route.close()
 
     def behind(self, interface: int, address: bytes) -> OpenNamespace:
-        """The namespace that an address behind an interface (index) is in. Raises UnknownNamespaceError, OSError."""
+        """Open the namespace of an address behind an interface (index). Raises UnknownNamespaceError, OSError."""
         known = self._owners.get((interface, address))
         for end in [*([] if known is None else [known]), *self._ends(interface)]:
             try:
@@ -94,7 +94,7 @@ class Namespaces:
 
     @contextmanager
     def inside(self, place: OpenNamespace) -> Iterator[None]:
-        """This thread is in the namespace meanwhile."""
+        """Run the block in the namespace."""
         with self._entered(place.descriptor):
             yield
 
@@ -137,11 +137,11 @@ class Namespaces:
         finally:
             try:
                 linux.setns(self._home, linux.CLONE_NEWNET)
-            except OSError as error:  # nothing may be looked up from there
+            except OSError as error:  # no lookup may run from there
                 raise SystemExit(f"egress attribution: cannot leave an agent's namespace: {error}") from None
 
     def _descriptor(self, wanted: int) -> int:
-        """An open descriptor of the namespace with our number for it. Raises UnknownNamespaceError."""
+        """Open the namespace with our number for it. Returns a descriptor; raises UnknownNamespaceError."""
         path = self._names.get(wanted)
         if path is not None:
             if (descriptor := self._matching(path, wanted)) is not None:
@@ -168,8 +168,8 @@ class Namespaces:
             return None
         try:
             if links.nsid(self._route, descriptor) == wanted:
-                kept, descriptor = descriptor, -1
-                return kept
+                matching, descriptor = descriptor, -1
+                return matching
             return None
         finally:
             if descriptor >= 0:
@@ -177,9 +177,9 @@ class Namespaces:
 
 
 def namespace_of(path: str) -> Identity | None:
-    """Which network namespace a file of nsfs names; None where it is gone."""
+    """Return the network namespace that an nsfs file names. None: it is gone."""
     try:
-        facts = os.stat(path)  # noqa: PTH116 - asked of thousands of processes
+        facts = os.stat(path)  # noqa: PTH116 - for thousands of processes
     except OSError:
         return None
     return facts.st_dev, facts.st_ino

@@ -1,6 +1,6 @@
-"""What /proc tells of a process, read through one descriptor of its directory: never of the next one with its number.
+"""Read a process in /proc, through one descriptor of its directory: never the next process with its number.
 
-What a process writes there itself (its command line, its name) is bounded, and may be anything.
+The fields that a process writes itself (command line, name) are bounded, and may hold anything.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ _STARTTIME = 22 - 3  # field of stat(5), counted after the name
 
 
 class Process(NamedTuple):
-    """A process as it was when it was looked at. Empty, 0 and None: it was gone by then."""
+    """A process when it was read. Empty, 0 and None: it was gone by then."""
 
-    pid: int  # ours
-    inner_pid: int  # its own
-    uid: int | None  # ours; the effective one
+    pid: int  # in our namespace
+    inner_pid: int  # in its own
+    uid: int | None  # the effective one, in our namespace
     exe: str
     cmdline: str | None  # None: it could not be read in time
-    cgroup: str  # the file, as it is
+    cgroup: str  # the whole file
     started: float | None  # seconds since the epoch
 
 
@@ -36,7 +36,7 @@ Reader = Callable[[int], Pending]  # of a command line, by a descriptor of the p
 
 
 def newest_first() -> list[int]:
-    """All processes, those whose numbers were given last first."""
+    """List all processes, the newest numbers first."""
     last = int(Path("/proc/loadavg").read_text(encoding="ascii").split()[-1])
     most = int(Path("/proc/sys/kernel/pid_max").read_text(encoding="ascii"))
     pids = [int(entry.name) for entry in os.scandir("/proc") if entry.name.isdecimal()]
@@ -44,12 +44,12 @@ def newest_first() -> list[int]:
 
 
 def in_order(pids: list[int], last: int, most: int) -> list[int]:
-    """By how long ago each number was given, also where they began again past `most`."""
+    """Sort by the age of each number, also after the numbers began again past `most`."""
     return sorted(pids, key=lambda pid: (last - pid) % most)
 
 
 def open_directory(pid: int) -> int | None:
-    """A descriptor of /proc/PID, which goes on to mean this very process; None where it is gone."""
+    """Open /proc/PID; the descriptor always means this process. None: it is gone."""
     try:
         return os.open(f"/proc/{pid}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError:
@@ -57,7 +57,7 @@ def open_directory(pid: int) -> int | None:
 
 
 def look(pid: int, directory: int, command_line: Reader) -> Process:
-    """All there is to know of the process behind `directory`; what lasts shortest is read first."""
+    """Read all fields of the process in `directory`, the shortest-lived first."""
     exe = _link(directory, "exe")
     pending = command_line(directory)
     cgroup = _file(directory, "cgroup").decode("utf-8", "backslashreplace")
@@ -69,7 +69,7 @@ def look(pid: int, directory: int, command_line: Reader) -> Process:
 
 
 def quoted(raw: bytes) -> str:
-    """A command line (arguments, each ended by NUL) as a shell would quote it; cut, an ellipsis at its end."""
+    """Quote a command line (arguments, each ended by NUL) as a shell would. A cut one ends with an ellipsis."""
     cut = len(raw) > PROCESS_CMDLINE
     arguments = raw[:PROCESS_CMDLINE].rstrip(b"\0").split(b"\0") if raw.strip(b"\0") else []
     text = shlex.join(each.decode("utf-8", "backslashreplace") for each in arguments)
@@ -77,7 +77,7 @@ def quoted(raw: bytes) -> str:
 
 
 def status(text: bytes) -> tuple[int | None, int]:
-    """Effective user and number in the innermost pid namespace, of /proc/PID/status."""
+    """Parse /proc/PID/status: effective user, and number in the innermost pid namespace."""
     uid, inner = None, 0
     for line in text.split(b"\n"):
         words = line.split()
@@ -89,7 +89,7 @@ def status(text: bytes) -> tuple[int | None, int]:
 
 
 def start(text: bytes) -> float | None:
-    """When it began, seconds since the epoch, of /proc/PID/stat. Its name may hold spaces and parentheses."""
+    """Parse the start of /proc/PID/stat, in seconds since the epoch. The name may hold spaces and parentheses."""
     fields = text.rpartition(b")")[2].split()
     ticks = _number(fields[_STARTTIME]) if len(fields) > _STARTTIME else None
     if ticks is None:

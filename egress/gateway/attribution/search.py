@@ -1,9 +1,9 @@
-"""Which process holds a socket: every descriptor of every process is a link, and one of them says `socket:[INODE]`.
+"""Find the process that holds a socket: each descriptor of each process is a link, and one of them is `socket:[INODE]`.
 
-Looked at in this order: those that held sockets of the agent a moment ago; the processes of the agent's network
-namespace, the youngest first; their threads, which may have descriptors of their own; all other processes, which may
-have been given the socket, or left the namespace with it. An agent may have thousands of either: a search goes on step
-by step, others between.
+The order: processes that held sockets of the agent a moment ago; the processes of the agent's network namespace, the
+youngest first; their threads, which may have descriptors of their own; all other processes, which may have been given
+the socket, or have left the namespace with it. An agent may have thousands of processes: a search goes step by step,
+with the steps of other searches in between.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import NamedTuple
 from egress.gateway.attribution.namespaces import Identity, namespace_of
 from egress.gateway.attribution.proc import Process, newest_first, open_directory
 
-STEP = 64  # descriptors between two looks at the clock
+STEP = 64  # descriptors between two reads of the clock
 RECENT = 8  # processes of an agent remembered
 
 
@@ -37,13 +37,13 @@ class Search:
         self, namespace: Identity, inodes: set[int], recent: deque[int], look: Look, *, everywhere: bool = True
     ) -> None:
         self.missing = set(inodes)
-        self.seen = 0  # processes looked at
-        self.abroad = False  # all of the namespace have been looked at, and others are
+        self.seen = 0  # processes searched
+        self.abroad = False  # the namespace is done, and other processes are searched
         self._namespace, self._recent, self._look, self._everywhere = namespace, recent, look, everywhere
         self._names = {b"socket:[%d]" % inode: inode for inode in inodes}
 
     def steps(self) -> Iterator[HeldSocket | None]:
-        """A holder, or None for a step without one; ends when nothing is missing or nobody is left to look at."""
+        """Yield a holder, or None for a step without one. Ends when no socket is missing or no process is left."""
         others: list[int] = []
         for part in (self._known(), self._inside(others), self._abroad(others)):
             for step in part:
@@ -56,7 +56,7 @@ class Search:
             yield from self._process(pid)
 
     def _inside(self, others: list[int]) -> Iterator[HeldSocket | None]:
-        """The namespace's, and who is not."""
+        """Search the processes of the namespace; collect the others."""
         inside = []
         for pid in newest_first():
             if namespace_of(f"/proc/{pid}/ns/net") == self._namespace:

@@ -1,7 +1,7 @@
-"""Sockets that sock_diag cannot be asked for: ping sockets and raw ones, from the tables in /proc/net.
+"""Find ping sockets and raw sockets, which sock_diag does not list, in the tables of /proc/net.
 
-A ping socket's local port is the identifier of its echo requests. A raw socket has none: it has the protocol there, and
-whichever identifiers its process writes.
+The local port of a ping socket is the identifier of its echo requests. A raw socket has its protocol there, and sends
+any identifier that its process writes.
 """
 
 from __future__ import annotations
@@ -25,13 +25,11 @@ _LINE = re.compile(
 
 
 class AmbiguousSocketError(Exception):
-    """More than one socket could have sent it."""
+    """More than one socket could have sent the packet."""
 
 
 def ask(note: Note) -> Socket | None:
-    """The socket behind a flow without TCP or UDP, in the namespace this thread is in. Raises AmbiguousSocketError,
-    OSError.
-    """
+    """Find the socket of a flow without TCP or UDP, in the thread's namespace. Raises AmbiguousSocketError, OSError."""
     version = "" if len(note.local) == 4 else "6"
     if note.proto in ECHO:
         for port, found in rows(_read(f"icmp{version}")):
@@ -44,7 +42,7 @@ def ask(note: Note) -> Socket | None:
 
 
 def rows(table: bytes) -> Iterator[tuple[int, Socket]]:
-    """Local port and socket of each line that is whole."""
+    """Parse local port and socket of each whole line."""
     for line in table.split(b"\n"):
         if match := _LINE.match(line):
             inode, uid = int(match["inode"]), int(match["uid"])

@@ -1,1 +1,1 @@
-"""Sandboxes of `egress run`: their namespaces, and the commands in them. Runs in: supervisor, egress run."""
+"""Sandboxes of `egress run`: the supervisor makes their namespaces, `egress run` starts the commands in them."""

@@ -1,16 +1,15 @@
-"""Find out what `egress agent add` needs to know of something that exists already: its interface here, its own
-networks.
+"""Resolve the forms of `egress agent add`: the interface and the networks of a namespace, an interface or a CIDR.
 
 | kind      | value          | interface                     | networks                                           |
 |-----------|----------------|-------------------------------|----------------------------------------------------|
-| netns     | its name       | our end of its veth           | its subnets: the link is its alone                 |
-|           |                | the bridge our end is in      | its very addresses: others are on that bridge, too |
-| interface | veth or bridge | that one                      | subnets connected to it, without the host's own    |
-| cidr      | CIDR@interface | that one                      | that CIDR                                          |
+| netns     | its name       | our end of its veth           | its subnets: no other agent uses the link          |
+|           |                | the bridge that our end is in | its addresses alone: others are on that bridge too |
+| interface | veth or bridge | that interface                | subnets connected to it, without the host's own    |
+| cidr      | CIDR@interface | that interface                | that CIDR                                          |
 
-Facts come from the kernel by way of `ip -json`. Every error says which form is right. What a namespace holds is up to
-whoever is root in it: it may lose its addresses at any time, so `behind` finds its interface without them, and its
-networks are asked for once, when it is added.
+The facts come from the kernel, through `ip -json`. Every error names the right form. Root inside a namespace may remove
+its addresses at any time: so `behind` finds the interface without them, and the networks are read once, when the agent
+is added.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ _Interface = ipaddress.IPv4Interface | ipaddress.IPv6Interface
 
 @dataclass(frozen=True, slots=True)
 class AttachPoint:
-    """Where an agent is: what `egress.gateway.kernel.chains.Attachment` needs, but for queue numbers."""
+    """The place of an agent: an `egress.gateway.kernel.chains.Attachment` without queue numbers."""
 
     agent: str
     interface: str
@@ -40,18 +39,18 @@ class AttachPoint:
 
 
 def resolve(kind: str, value: str, name: str) -> AttachPoint:
-    """Look up `value` (see the module's table) for the agent called `name`. Raises InputError."""
+    """Look up `value` (see the module's table) for agent `name`. Raises InputError."""
     if kind == "netns":
         return _netns(value, name)
     if kind == "interface":
         return _interface(value, name)
     if kind == "cidr":
         return _cidr(value, name)
-    raise InputError(f"{kind!r} is no kind of attachment: use one of {', '.join(KINDS)}")
+    raise InputError(f"{kind!r} is not a kind of attachment: use one of {', '.join(KINDS)}")
 
 
 def behind(kind: str, value: str) -> str:
-    """The interface to be guarded while `resolve` fails; empty where there is none to tell, or it may not be guarded.
+    """Find the interface to be guarded while `resolve` fails. Empty: it is unknown, or may not be guarded.
 
     Raises EgressError where the tools fail.
     """
@@ -77,11 +76,11 @@ def _netns(value: str, name: str) -> AttachPoint:
 
 
 def _veth(value: str) -> tuple[str, dict[str, Any], bool]:
-    """Our end of a namespace's veth, or the bridge that has it; the other end, inside; whether it is a bridge."""
+    """Find our end of a namespace's veth or its bridge; the other end, inside; True if it is a bridge."""
     namespaces = {each["name"]: each.get("id") for each in _ask("netns", "list")}
     if value not in namespaces:
         known = ", ".join(sorted(namespaces)[:8]) or "none"
-        raise InputError(f"there is no network namespace {value!r}: `ip netns list` knows {known}")
+        raise InputError(f"no network namespace {value!r}: `ip netns list` has {known}")
     inside = {each["ifindex"]: each for each in _ask("-n", value, "address", "show")}
     for link in _ask("-d", "link", "show"):
         ours = namespaces[value] is not None and link.get("link_netnsid") == namespaces[value]
@@ -101,7 +100,7 @@ def _interface(value: str, name: str) -> AttachPoint:
         raise InputError(f"{value} is a port of bridge {link['master']}: add `interface {link['master']}` instead")
     networks = tuple(str(part) for each in _addresses(link) for part in each.network.address_exclude(_host(each)))
     if not networks:
-        raise InputError(f"{value} has no address: say which networks are the agent's, as CIDR@{value}")
+        raise InputError(f"{value} has no address: name the agent's networks, as CIDR@{value}")
     return AttachPoint(name, value, networks)
 
 
@@ -118,9 +117,9 @@ def _cidr(value: str, name: str) -> AttachPoint:
 
 
 def _link(interface: str) -> dict[str, Any]:
-    """The interface with its addresses; refused where it is the host's own way out or loopback."""
+    """Read an interface with its addresses. Raises InputError for the host's own way out and for loopback."""
     if not interface or not (Path("/sys/class/net") / interface).is_dir() or "/" in interface:
-        raise InputError(f"there is no interface {interface!r}: see `ip link`")
+        raise InputError(f"no interface {interface!r}: see `ip link`")
     check_interface(interface, interface)
     if any(route.get("dev") == interface for v in ("-4", "-6") for route in _ask(v, "route", "show", "default")):
         raise InputError(f"{interface} is this host's way out, not an agent's: name the interface the agent is behind")

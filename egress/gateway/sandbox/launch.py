@@ -2,17 +2,17 @@
 
     egress run ─ waiter: setns(net), new mount and pid namespaces ─ init: pid 1, mounts ─ command: few capabilities
 
-The command sees its own processes only, fresh /proc and /sys (read-only but for its network's settings), its own
+The command sees only its own processes, fresh /proc and /sys (read-only except its network's settings), its own
 resolv.conf, and an empty /run, run_dir and state_dir: the host's D-Bus, container engines and our control socket are
 not there. Root inside keeps the capabilities in `KEPT`, in the sandbox's user namespace only: it may configure its
 network, and cannot enter the host's, mount over what is hidden, trace the init or load modules. Sockets are of the
 families a network namespace confines: no AF_VSOCK, no io_uring, none at all for i386 programs. When the command ends,
-the kernel ends all it left running; when `egress run` is killed, everything ends.
+the kernel ends all processes it left; when `egress run` is killed, all processes end.
 
 Not confined: it is a network sandbox. Files and devices are the host's, so root inside can change the host's files,
 e.g. leave a cron job that runs outside, or write to its disks. Unix sockets outside the hidden directories can be
-connected to. The terminal is shared, but cannot be typed into (TIOCSTI). CPU and memory have no limits. Against a
-program that would use this give `user`, or run it in a container or virtual machine and attach that.
+connected to. The terminal is shared, but cannot be typed into (TIOCSTI). CPU and memory have no limits. For a program
+that would use this, set `user`, or run it in a container or virtual machine and attach that.
 """
 
 from __future__ import annotations
@@ -39,17 +39,17 @@ _READ_ONLY = ("/proc/sys", "/proc/irq", "/proc/bus", "/proc/fs", "/proc/sysrq-tr
 
 
 class _Job(NamedTuple):
-    """What the processes of one launch need to know."""
+    """The parameters of one launch, for all its processes."""
 
     sandbox: Sandbox
     command: Sequence[str]
     config: Config
     account: pwd.struct_passwd | None
-    mask: set[int | signal.Signals]  # signals blocked before we came, to be so again in the command
+    mask: set[int | signal.Signals]  # signals that were blocked before, and are blocked again in the command
 
 
 def launch(sandbox: Sandbox, command: Sequence[str], config: Config, user: str | None = None) -> int:
-    """Run `command` to its end; returns its exit code, 128 + n after signal n, 126 or 127 where it cannot be executed.
+    """Run `command` to its end. Returns its exit code, 128 + n after signal n, 126 or 127 if it cannot be executed.
 
     Call it from the main thread of a process without other threads: it forks, and takes signals by waiting for them.
     Raises EgressError when the sandbox cannot be entered.
@@ -80,7 +80,7 @@ def launch(sandbox: Sandbox, command: Sequence[str], config: Config, user: str |
 
 
 def _wait_inside(job: _Job, said: int) -> int:
-    """The waiter: enters the network, forks the init, stays outside its pid namespace to wait for it."""
+    """Run the waiter: enter the network, fork the init, stay outside its pid namespace and wait for it."""
     linux.prctl(linux.PR_SET_PDEATHSIG, signal.SIGKILL)
     namespace = os.open(f"/run/netns/{job.sandbox.netns}", os.O_RDONLY | os.O_CLOEXEC)
     users = linux.owner(namespace)
@@ -94,7 +94,7 @@ def _wait_inside(job: _Job, said: int) -> int:
 
 
 def _init(job: _Job, users: int, said: int) -> int:
-    """Pid 1 of the sandbox. It holds no open file but the standard ones, and nobody inside may look into it."""
+    """Run pid 1 of the sandbox. It has only the standard files open, and no process inside may trace it."""
     linux.prctl(linux.PR_SET_PDEATHSIG, signal.SIGKILL)
     linux.prctl(linux.PR_SET_DUMPABLE, 0)
     if os.getppid() != 0:  # the waiter lives in another pid namespace, where we cannot see it
@@ -102,7 +102,7 @@ def _init(job: _Job, users: int, said: int) -> int:
     directory = Path.cwd()
     _mounts(job.sandbox, job.config)
     try:
-        os.chdir(directory)  # again, by name: the old one could be below what is hidden now
+        os.chdir(directory)  # again, by name: the old one could be below a hidden directory
     except OSError:
         os.chdir("/")
     main = os.fork()
@@ -149,7 +149,7 @@ def _execute(job: _Job, users: int, said: int) -> int:
         os.setresuid(account.pw_uid, account.pw_uid, account.pw_uid)
     linux.limit_capabilities(frozenset() if account and account.pw_uid else KEPT)
     linux.prctl(linux.PR_SET_NO_NEW_PRIVS, 1)
-    linux.limit_calls()  # the terminal is shared: what is typed into it runs in the shell that started us
+    linux.limit_calls()  # the terminal is shared: keys typed into it would run in the caller's shell
     for number in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores them, and ignoring is inherited
         signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, job.mask)
@@ -167,7 +167,7 @@ def _execute(job: _Job, users: int, said: int) -> int:
 
 
 def _child(said: int, body: Callable[[], int]) -> NoReturn:
-    """Run `body` in a forked child, which ends here whatever happens; what went wrong is told to `launch`."""
+    """Run `body` in a forked child, which always ends here. An error is reported to `launch`."""
     code = 1
     try:
         code = body()
@@ -181,11 +181,11 @@ def _account(user: str) -> pwd.struct_passwd:
     try:
         return pwd.getpwuid(int(user)) if user.isdecimal() else pwd.getpwnam(user)
     except (KeyError, OverflowError):
-        raise InputError(f"there is no user {user!r}: give a name or number of one") from None
+        raise InputError(f"there is no user {user!r}: give the name or number of a user") from None
 
 
 def _foreground_terminal() -> int | None:
-    """Standard input, where it is the terminal whose foreground we have."""
+    """Return standard input if it is a terminal with this process group in the foreground."""
     try:
         return 0 if os.isatty(0) and os.tcgetpgrp(0) == os.getpgrp() else None
     except OSError:
@@ -193,8 +193,8 @@ def _foreground_terminal() -> int | None:
 
 
 def _take_back(terminal: int) -> None:
-    """A shell inside gave the terminal to process groups that are gone; without this we would be stopped when we next
-    use it.
+    """Take the terminal back. A shell inside may have given it to process groups that are gone; then the next use
+    would stop this process.
     """
     old = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTTOU})
     with contextlib.suppress(OSError):

@@ -1,4 +1,4 @@
-"""Stand between a caller and a child process: pass signals down, and the exit code up."""
+"""Relay between a caller and a child process: signals down, the exit code up."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ PASSED = frozenset(signal.Signals[f"SIG{name}"] for name in _NAMES)  # to be blo
 
 
 def relay(child: int, *, reap: bool = False) -> int:
-    """Wait for `child`; returns its exit code, or 128 + n when signal n ended it. With `reap`, as pid 1, bury orphans
-    too.
+    """Wait for `child`. Returns its exit code, or 128 + n when signal n ended it. With `reap`, as pid 1, also collect
+    orphans.
 
-    `PASSED` must be blocked. What the kernel sends of itself (si_code > 0: Ctrl-C, Ctrl-Z, a window's new size) goes to
-    the whole foreground process group, so the child has it already; only what a process sent to us is passed on.
+    `PASSED` must be blocked. A signal from the kernel (si_code > 0: Ctrl-C, Ctrl-Z, a window's new size) goes to the
+    whole foreground process group, so the child has it already; only a signal from a process is passed on.
     """
     while True:
         got = signal.sigwaitinfo(PASSED)
@@ -28,11 +28,11 @@ def relay(child: int, *, reap: bool = False) -> int:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(child, got.si_signo)
         if got.si_signo == signal.SIGTSTP:
-            os.kill(os.getpid(), signal.SIGSTOP)  # the caller's shell waits for us to stop; for pid 1 this does nothing
+            os.kill(os.getpid(), signal.SIGSTOP)  # the caller's shell waits for this; pid 1 ignores it
 
 
 def _collect(child: int, *, reap: bool) -> int | None:
-    """Bury who has ended; the exit code once `child` is among them."""
+    """Collect ended processes. Returns the exit code once `child` is among them."""
     while True:
         try:
             pid, status = os.waitpid(-1 if reap else child, os.WNOHANG)

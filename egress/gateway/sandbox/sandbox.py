@@ -2,14 +2,14 @@
 
     sandbox: eth0 ── veth ── egr0007: host   10.77.0.28/30 and fd65:6772:6573:7::/64 for index 7; the host is .1 and ::1
 
-The namespace is owned by a user namespace of its own, with every id mapped to itself. That is what makes CAP_NET_ADMIN
-inside safe to give: whoever has it in the host's user namespace may, by the number under which a namespace knows its
-veth's other end (IFLA_TARGET_NETNSID, rtnetlink(7)), list, make and delete links in the host's network, and so make a
-way past the gateway.
+The namespace is owned by a user namespace of its own, with every id mapped to itself. So CAP_NET_ADMIN is safe inside:
+with that capability in the host's user namespace, a process may use the number of its veth's other end
+(IFLA_TARGET_NETNSID, rtnetlink(7)) to list, make and delete links in the host's network, and so make a way past the
+gateway.
 
-A record in run_dir/sandboxes is written before anything is made and removed after everything is gone, so that
-`leftovers` finds what a killed process left. Creation and removal take a lock; the last removal puts the host's
-forwarding back.
+A record in run_dir/sandboxes is written before a sandbox is made and removed after it is gone, so that `leftovers`
+finds the sandboxes of a killed process. Creation and removal take a lock; the last removal restores the host's
+forwarding.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class Sandbox:
 
 
 def plan(name: str, index: int, config: Config) -> Sandbox:
-    """Names and addresses of sandbox number `index`. Raises InputError for a bad name or an index past the pools."""
+    """Choose names and addresses of sandbox `index`. Raises InputError for a bad name or an index past the pools."""
     if not _NAME.fullmatch(name):
         raise InputError(f"sandbox name {name!r}: use up to 64 letters, digits, dots, dashes and underscores")
     room = pool_size(config)
@@ -81,18 +81,18 @@ def plan(name: str, index: int, config: Config) -> Sandbox:
 
 
 def pool_size(config: Config) -> int:
-    """How many sandboxes the address pools hold at once."""
+    """Count how many sandboxes the address pools hold at once."""
     pool4, pool6 = ipaddress.ip_network(config.pool4), ipaddress.ip_network(config.pool6)
     return int(min(1 << 30 - pool4.prefixlen, 1 << 64 - pool6.prefixlen, 10**12))
 
 
 def create(name: str, index: int, config: Config) -> Sandbox:
-    """Make a sandbox, ready for `launch`. Raises EgressError, with nothing left behind."""
+    """Make a sandbox, ready for `launch`. Raises EgressError, and then leaves nothing behind."""
     sandbox = plan(name, index, config)
     with _locked(config) as records:
         if (Path("/run/netns") / sandbox.netns).exists() or (records / f"{name}.json").exists():
             hint = f"choose another name, or `ip netns delete {sandbox.netns}` if nothing runs there"
-            raise InputError(f"there is a sandbox {name} already: {hint}")
+            raise InputError(f"sandbox {name} exists already: {hint}")
         if (Path("/sys/class/net") / sandbox.interface).exists():
             raise InputError(f"interface {sandbox.interface} exists already: choose another index than {index}")
         record = {"owner": os.getpid(), "born": _born(os.getpid()), "sandbox": asdict(sandbox)}
@@ -114,8 +114,8 @@ def create(name: str, index: int, config: Config) -> Sandbox:
 
 
 def destroy(sandbox: Sandbox, config: Config) -> None:
-    """Remove a sandbox and end what runs in it; also a half-made one. One that is gone already is left alone, and so is
-    what has taken its name or its interface since.
+    """Remove a sandbox, also a half-made one, and end its processes. No effect if it is gone already, even if another
+    one has its name or its interface since.
     """
     with _locked(config) as records:
         if sandbox in (known for known, _ in _recorded(records)):
@@ -123,13 +123,13 @@ def destroy(sandbox: Sandbox, config: Config) -> None:
 
 
 def leftovers(config: Config) -> list[Sandbox]:
-    """Sandboxes whose maker has ended without removing them."""
+    """List sandboxes whose maker has ended without removing them."""
     with _locked(config) as records:
         return [sandbox for sandbox, alive in _recorded(records) if not alive]
 
 
 def free_index(config: Config) -> int:
-    """The lowest index nobody uses now. Raises InputError when the pools are used up; another process may win."""
+    """Find the lowest free index. Another process may take it first. Raises InputError when the pools are used up."""
     with _locked(config) as records:
         used = {sandbox.interface for sandbox, _ in _recorded(records)}
     for index in range(min(pool_size(config), len(used) + 1000)):
@@ -140,7 +140,7 @@ def free_index(config: Config) -> int:
 
 
 def _recorded(records: Path) -> list[tuple[Sandbox, bool]]:
-    """Every sandbox there is a record of, and whether the process that made it still lives."""
+    """Read all records: each sandbox, and whether the process that made it is alive."""
     found = []
     for path in sorted(records.glob("*.json")):
         try:
@@ -167,7 +167,7 @@ def _locked(config: Config) -> Iterator[Path]:
 
 
 def _namespace(sandbox: Sandbox) -> None:
-    """A child makes user and network namespace and waits until `ip netns attach` has given the latter its name."""
+    """Make the namespaces: a child makes them and waits until `ip netns attach` has named the network namespace."""
     ready, made = os.pipe()
     hold, release = os.pipe()
     child = os.fork()
@@ -198,7 +198,7 @@ def _namespace(sandbox: Sandbox) -> None:
 
 
 def _link(sandbox: Sandbox) -> None:
-    """The veth. rp_filter must not drop spoofed packets before the engine sees them; 2 (loose) where `all` is on
+    """Make the veth. rp_filter must not drop spoofed packets before the engine sees them; 2 (loose) where `all` is on
     already.
     """
     name, inside, six = sandbox.interface, ("ip", "-n", sandbox.netns), Path("/proc/sys/net/ipv6").exists()
@@ -218,12 +218,12 @@ def _link(sandbox: Sandbox) -> None:
     run(*inside, "route", "add", "default", "via", sandbox.gateway4)
     if six:
         run(*inside, "-6", "route", "add", "default", "via", sandbox.gateway6, "dev", sandbox.peer)
-    # IPv6 starts on a link once its carrier is noticed: up to a second later, unless somebody asks (Linux 6.8).
+    # IPv6 starts on a link once its carrier is noticed: up to a second later, unless it is read (Linux 6.8).
     (Path("/sys/class/net") / name / "carrier").read_bytes()
 
 
 def _resolver(sandbox: Sandbox) -> None:
-    """resolv.conf with the host's name servers that the sandbox can reach: not those on the host's loopback."""
+    """Write resolv.conf with the host's name servers that the sandbox can reach: not those on the host's loopback."""
     lines: list[str] = []
     for path in _RESOLVERS:
         with contextlib.suppress(OSError):
@@ -257,7 +257,7 @@ def _remove(sandbox: Sandbox, records: Path) -> None:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(int(pid), 9)
     if (Path("/sys/class/net") / sandbox.interface).exists():
-        run("ip", "link", "delete", sandbox.interface)  # at once; with the namespace alone it would go some time later
+        run("ip", "link", "delete", sandbox.interface)  # at once; with the namespace alone it would go later
     if namespace.exists():
         run("ip", "netns", "delete", sandbox.netns)
     shutil.rmtree(_NETNS / sandbox.netns, ignore_errors=True)
@@ -267,11 +267,11 @@ def _remove(sandbox: Sandbox, records: Path) -> None:
 
 
 def _born(pid: int) -> str:
-    """A process's start in clock ticks since boot (proc(5), stat field 22); a reused pid has another. Empty: no such
-    process.
+    """Read a process's start in clock ticks since boot (proc(5), stat field 22); a reused pid has another start.
+    Empty: no such process.
     """
     try:
         fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
-        return "" if fields[0] in "ZX" else fields[19]  # a zombie has ended, though nobody has collected it
+        return "" if fields[0] in "ZX" else fields[19]  # a zombie has ended, though its parent has not collected it
     except (OSError, IndexError):
         return ""
