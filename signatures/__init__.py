@@ -13,13 +13,16 @@ ATTRIBUTES = ("id", "severity", "technique", "listens", "see")
 
 
 def load(config: Config | None = None) -> list[Signature]:
-    """One fresh instance of every detector, sorted by id; one that has settings takes them by `configured(config)`.
+    """Make one instance of every detector with the settings of `config`; sorted by id.
 
-    Raises EgressError where a module does not define exactly one class with ATTRIBUTES, or two share an id.
+    Raises EgressError if a module does not define exactly one class with ATTRIBUTES that derives from Signature, or if
+    two detectors share an id.
     """
     found: dict[str, Signature] = {}
     for file, detector in detectors(sys.modules[__name__], ATTRIBUTES):
-        signature = detector.configured(config or Config()) if hasattr(detector, "configured") else detector()
+        if not issubclass(detector, Signature):
+            raise EgressError(f"{file}: derive {detector.__name__} from egress.engine.signature.Signature")
+        signature = detector.configured(config or Config())
         if signature.id in found:
             raise EgressError(f"{file}: another module has the id {signature.id!r}; choose one")
         found[signature.id] = signature

@@ -28,7 +28,7 @@ from itertools import islice
 
 from egress.config import Config
 from egress.dissection.events import Burst, Event, Opened
-from egress.engine.signature import FlowView
+from egress.engine.signature import FlowView, Signature
 from egress.engine.window import WINDOWS, Estimate, Rhythm
 from egress.errors import InputError
 from egress.limits import Limits
@@ -104,13 +104,13 @@ class _Watch:
         return series
 
 
-class BeaconTiming:
+class BeaconTiming(Signature):
     """See the module's docstring. `alpha`: false alarms accepted per agent; `idle_gap`: as in the engine's limits."""
 
     id = "beacon.timing"
     severity = Severity.MEDIUM
     technique = "T1071"  # Application Layer Protocol: command and control hidden among ordinary connections
-    listens: tuple[type, ...] = (Opened, Burst)
+    listens = (Opened, Burst)
 
     def __init__(self, alpha: float = 1e-3, idle_gap: float = Limits().idle_gap) -> None:
         if not 0 < alpha < 1:

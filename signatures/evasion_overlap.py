@@ -14,20 +14,19 @@ contradictions in bytes the engine no longer keeps, those of a settled flow.
 from __future__ import annotations
 
 from egress.dissection.events import Event, Inconsistent
-from egress.engine.signature import FlowView
-from egress.engine.wording import endpoint, printable
+from egress.engine.signature import FlowView, Signature, endpoint, printable
 from egress.model import EVIDENCE_BYTES, Direction, Finding, Severity
 
 QUOTE = 32  # bytes of each version in the summary
 
 
-class EvasionOverlap:
+class EvasionOverlap(Signature):
     """See the module's docstring."""
 
     id = "evasion.tcp-overlap"
     severity = Severity.HIGH
     technique = "T1001"  # Data Obfuscation
-    listens: tuple[type, ...] = (Inconsistent,)
+    listens = (Inconsistent,)
 
     def see(self, event: Event, flow: FlowView) -> Finding | None:
         if not isinstance(event, Inconsistent):

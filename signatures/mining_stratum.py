@@ -18,8 +18,7 @@ from __future__ import annotations
 import re
 
 from egress.dissection.events import Event, StratumSpoken
-from egress.engine.signature import FlowView
-from egress.engine.wording import endpoint, printable
+from egress.engine.signature import FlowView, Signature, endpoint, printable
 from egress.model import EVIDENCE_BYTES, Direction, Finding, Severity
 
 DIALECTS = {
@@ -43,13 +42,13 @@ def _spelled(word: str) -> bytes:
     return b'"' + b"".join(rb"(%b|\\u00(?i:%02x))" % (re.escape(char.encode()), ord(char)) for char in word)
 
 
-class MiningStratum:
+class MiningStratum(Signature):
     """See the module's docstring."""
 
     id = "mining.stratum"
     severity = Severity.CRITICAL
     technique = "T1496.001"  # Resource Hijacking: Compute Hijacking
-    listens: tuple[type, ...] = (StratumSpoken,)
+    listens = (StratumSpoken,)
     patterns = tuple(
         _spelled(word) for word in ("mining.", "eth_getWork", "eth_submit", "login", "job_id")
     )  # in settled flows

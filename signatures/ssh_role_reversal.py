@@ -20,8 +20,7 @@ roles), and `ssh -R`, where the agent stays the client: ssh.unusual-port and the
 from __future__ import annotations
 
 from egress.dissection.events import Event, SshPacket
-from egress.engine.signature import FlowView
-from egress.engine.wording import endpoint
+from egress.engine.signature import FlowView, Signature, endpoint
 from egress.model import EVIDENCE_BYTES, Direction, Finding, Severity
 from egress.wire.ssh import KexInit, SshMessage
 
@@ -37,13 +36,13 @@ SSH1_ROLES = {"client": frozenset((3,)), "server": frozenset((2,))}
 REVERSED = {Direction.OUT: "server", Direction.IN: "client"}
 
 
-class SshRoleReversal:
+class SshRoleReversal(Signature):
     """See the module's docstring."""
 
     id = "ssh.role-reversal"
     severity = Severity.CRITICAL
     technique = "T1572"  # Protocol Tunneling: an inbound channel inside an outbound connection
-    listens: tuple[type, ...] = (SshPacket,)
+    listens = (SshPacket,)
 
     def see(self, event: Event, flow: FlowView) -> Finding | None:
         if not isinstance(event, SshPacket) or not _agent_opened(flow):

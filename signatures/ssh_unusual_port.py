@@ -13,20 +13,19 @@ client and server changed to identify themselves in other words or after more th
 from __future__ import annotations
 
 from egress.dissection.events import Event, SshSpoken
-from egress.engine.signature import FlowView
-from egress.engine.wording import endpoint, printable
+from egress.engine.signature import FlowView, Signature, endpoint, printable
 from egress.model import EVIDENCE_BYTES, App, Direction, Finding, Severity
 
 SSH_PORT = 22  # IANA; RFC 4253 section 4.1
 
 
-class SshUnusualPort:
+class SshUnusualPort(Signature):
     """See the module's docstring."""
 
     id = "ssh.unusual-port"
     severity = Severity.HIGH
     technique = "T1571"  # Non-Standard Port
-    listens: tuple[type, ...] = (SshSpoken,)
+    listens = (SshSpoken,)
     patterns = (rb"SSH-[12]\.[0-9]{1,2}-",)  # looked for in flows that have settled
 
     def see(self, event: Event, flow: FlowView) -> Finding | None:

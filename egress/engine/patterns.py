@@ -21,7 +21,7 @@ class Patterns:
     """The compiled patterns of all signatures; where they name none, `scan()` is None."""
 
     def __init__(self, signatures: Sequence[Signature]) -> None:
-        expressions = sorted({pattern for signature in signatures for pattern in getattr(signature, "patterns", ())})
+        expressions = sorted({pattern for signature in signatures for pattern in signature.patterns})
         self._database: hyperscan.Database | None = None
         if expressions:
             self._database = hyperscan.Database(mode=hyperscan.HS_MODE_STREAM)

@@ -1,15 +1,17 @@
-"""What a detector looks like: a plain class in one file of `signatures/`, fed with events, answering with findings."""
+"""The base class of detectors, a flow as they see it, and two helpers for the wording of findings."""
 
 from __future__ import annotations
 
-from typing import Protocol
+from abc import ABC, abstractmethod
+from ipaddress import ip_address
+from typing import Any, ClassVar, Protocol, Self
 
 from egress.dissection.events import Event
 from egress.model import Finding, Rule, Severity
 
 
 class FlowView(Protocol):
-    """What a signature may read of a flow."""
+    """The part of a flow that a signature may read."""
 
     agent: str
     proto: int
@@ -18,8 +20,8 @@ class FlowView(Protocol):
     remote: bytes  # packed address of the other side
     rport: int
     outbound: bool  # the agent opened it
-    picked_up: bool  # first seen in mid-stream: nobody can say who opened it
-    app: str  # application protocol once identified: ssh, tls, http, dns, stratum, …
+    picked_up: bool  # first seen in mid-stream: its opener is not known
+    app: str  # `model.App` once identified, else ""
     rule: Rule | None  # the allow rule that admitted it
 
     @property
@@ -30,16 +32,40 @@ class FlowView(Protocol):
         ...
 
 
-class Signature(Protocol):
-    """One detector. An engine owns one instance, so an instance may keep (bounded) state of its own.
+class Signature(ABC):
+    """One detector: a class in a file of `signatures/`. An engine owns one instance, which may keep (bounded) state.
 
-    `see` is called for each event whose type is in `listens`; a finding is the only way to object.
-    It must not raise, must run in bounded time and memory, and must read no clock: time is in the events.
+    `see` is called for each event whose type is in `listens`. It must not raise, must run in bounded time and memory,
+    and must read no clock: time is in the events.
     """
 
-    id: str
+    id: str  # family.name
     severity: Severity
-    technique: str
-    listens: tuple[type, ...]
+    technique: str  # MITRE ATT&CK
+    listens: ClassVar[tuple[type, ...]]
+    patterns: ClassVar[
+        tuple[bytes, ...]
+    ] = ()  # regular expressions that reopen a settled flow (`egress.engine.patterns`)
 
-    def see(self, event: Event, flow: FlowView) -> Finding | None: ...
+    @classmethod
+    def configured(cls, config: Any) -> Self:  # noqa: ARG003 - for those that have settings
+        """Make an instance with the settings of an `egress.config.Config`, which the engine itself does not know."""
+        return cls()
+
+    @abstractmethod
+    def see(self, event: Event, flow: FlowView) -> Finding | None:
+        """Return a Finding to flag the flow; there is no other side effect."""
+
+
+def printable(text: str | bytes, limit: int = 64) -> str:
+    """At most `limit` characters of text from the wire; `?` stands for all but printable ASCII, `…` for a cut."""
+    if isinstance(text, bytes):
+        text = text[: limit + 1].decode("latin-1")
+    clean = "".join(char if " " <= char <= "~" else "?" for char in text[:limit])
+    return clean + "…" if len(text) > limit else clean
+
+
+def endpoint(address: bytes, port: int) -> str:
+    """Write a packed address and a port as `203.0.113.9:443` or `[2001:db8::9]:443`."""
+    host = ip_address(address)
+    return f"[{host}]:{port}" if host.version == 6 else f"{host}:{port}"

@@ -31,11 +31,13 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from egress.engine import window
+
 Floats = npt.NDArray[np.float64]
 _Indices = npt.NDArray[np.int64]
 
-NULL_SHAPES = (1.0, 2.0, 4.0)
-SHAPES = (8.0, 12.0, 30.0, 100.0, 400.0)
+NULL_SHAPES = (1.0, 2.0, window.NULL_SHAPE)
+SHAPES = (8.0, *window.SHAPES)
 NULL_NOISE = (0.0, 0.05, 0.25)  # e of the null; the alternatives' follow
 NOISE = (0.02, 0.1, 0.25)
 SKIPS = (0.85, 0.1, 0.035, 0.015)  # w_m: of seven beats one is missed, two or three in a row seldom

@@ -15,6 +15,7 @@ from egress.model import Severity
 
 FOLDER = Path(signatures.__file__).parent
 GOOD = """
+from egress.engine.signature import Signature
 from egress.model import Severity
 
 
@@ -22,7 +23,7 @@ class Helper:
     pass
 
 
-class Detector:
+class Detector(Signature):
     id = "{id}"
     severity = Severity.LOW
     technique = "T1000"
@@ -96,6 +97,14 @@ def test_a_module_without_exactly_one_detector_is_named(folder: Path, text: str,
         signatures.load()
     needed = "id, severity, technique, listens, see"
     assert str(caught.value) == f"signatures/zz_bad.py: define exactly one class with {needed}; it has {count}"
+
+
+def test_a_detector_that_does_not_derive_from_signature_is_named(folder: Path) -> None:
+    (folder / "zz_bad.py").write_text(GOOD.format(id="a.b").replace("(Signature)", ""))
+    with pytest.raises(
+        EgressError, match=r"signatures/zz_bad\.py: derive Detector from egress\.engine\.sig"
+    ):
+        signatures.load()
 
 
 def test_two_modules_with_one_id_are_named(folder: Path) -> None:

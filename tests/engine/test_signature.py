@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from egress.engine.wording import endpoint, printable
+from egress.engine.signature import endpoint, printable
 
 
 @pytest.mark.parametrize(
