@@ -1,45 +1,36 @@
-"""Refusals that belong to no flow, folded: the first of a kind at once, its repetitions once a second as a count."""
+"""Refusals that belong to no flow, folded: equal ones become one record with a count."""
 
 from __future__ import annotations
 
-from egress.model import Reason
+from dataclasses import replace
+
 from egress.records.shape import AnomalyRecord
 
 FOLD = 1.0  # seconds
-MAX_KINDS = 4096  # (agent, reason) pairs remembered at a time
+MAX_KINDS = 4096  # kinds remembered at a time; refusals of further kinds are folded into one of each reason
+REST = "further kinds"
 
 
 class Anomalies:
-    """Bounded by agents times reasons."""
+    """Counts refusals by kind until they are taken. `due` is the time to take them; infinity if there are none."""
 
-    def __init__(self) -> None:
-        self._open: dict[tuple[str, Reason], list[AnomalyRecord | int]] = {}
-        self.due = float("inf")  # when `flush` has something to say
-
-    def note(self, record: AnomalyRecord) -> tuple[AnomalyRecord, ...]:
-        """Book one; returned if it is the first of its kind in this second."""
-        kind = (record.agent, record.reason)
-        entry = self._open.get(kind)
-        if entry is not None:
-            assert isinstance(entry[1], int)
-            entry[1] += 1
-            return ()
-        if len(self._open) < MAX_KINDS:
-            self._open[kind] = [record, 0]
-            self.due = min(self.due, record.time + FOLD)
-        return (record,)
-
-    def flush(self, ts: float) -> tuple[AnomalyRecord, ...]:
-        """The repetitions counted so far; called at `due` and at the end."""
-        if ts < self.due:
-            return ()
-        out = []
-        for first, count in self._open.values():
-            if count:
-                assert isinstance(first, AnomalyRecord) and isinstance(count, int)
-                out.append(
-                    AnomalyRecord(first.agent, ts, first.reason, first.detail, count, first.src, first.dst, first.proto)
-                )
-        self._open.clear()
+    def __init__(self, most: int = MAX_KINDS) -> None:
+        self._most = most
+        self._folded: dict[tuple[str, ...], tuple[AnomalyRecord, int]] = {}
         self.due = float("inf")
-        return tuple(out)
+
+    def note(self, record: AnomalyRecord, kind: str = "") -> bool:
+        """Count a refusal; True for the first of its kind: the same agent, reason and `kind`."""
+        key: tuple[str, ...] = record.agent, record.reason, kind
+        if key not in self._folded and len(self._folded) >= self._most:
+            key, record = ("", record.reason, REST), AnomalyRecord("", record.time, record.reason, REST, 1)
+        first, count = self._folded.get(key, (record, 0))
+        self._folded[key] = first, count + 1
+        self.due = min(self.due, record.time + FOLD)
+        return not count
+
+    def take(self) -> tuple[AnomalyRecord, ...]:
+        """The first refusal of each kind, with the number of its kind."""
+        folded, self._folded = self._folded, {}
+        self.due = float("inf")
+        return tuple(replace(first, count=count) for first, count in folded.values())

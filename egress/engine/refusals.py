@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from ipaddress import ip_address
 
 from egress.engine.anomalies import Anomalies
@@ -39,11 +40,15 @@ class Refusals:
 
     def tick(self, ts: float) -> None:
         """Report the repetitions counted so far, once they are due."""
-        self._outbox.put(*self._anomalies.flush(ts))
+        if ts >= self._anomalies.due:
+            for folded in self._anomalies.take():
+                if folded.count > 1:  # the first was reported at once
+                    self._outbox.put(replace(folded, time=ts, count=folded.count - 1))
 
     def _verdict(self, agent: Agent, anomaly: AnomalyRecord) -> Verdict:
         self._outbox.counts[anomaly.reason.value] += 1
-        self._outbox.put(*self._anomalies.note(anomaly))
+        if self._anomalies.note(anomaly):
+            self._outbox.put(anomaly)
         whole = anomaly.reason in CONNECTION_REASONS
         action = Action.REJECT if whole else Action.DROP
         if agent.mode is Mode.MONITOR and not agent.quarantined:

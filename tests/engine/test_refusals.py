@@ -32,3 +32,18 @@ def test_monitor_mode_counts_and_lets_pass() -> None:
     assert verdict.action is Action.ACCEPT and outbox.counts["malformed"] == 1
     (record,) = outbox.take()
     assert isinstance(record, AnomalyRecord) and (record.src, record.detail) == ("", "short")
+
+
+def test_the_first_refusal_is_recorded_at_once_and_its_repetitions_once_a_second() -> None:
+    outbox = Outbox()
+    refusals = Refusals(outbox)
+    for at in (0.0, 0.1, 0.2):
+        refusals.refuse(agent(), PACKET, START + at, Reason.SPOOFED, "why")
+    (first,) = outbox.take()
+    refusals.tick(START + 0.9)
+    assert not outbox.records and refusals.next_tick() == START + 1
+    refusals.tick(START + 1)
+    (folded,) = outbox.take()
+    assert isinstance(first, AnomalyRecord) and isinstance(folded, AnomalyRecord)
+    assert (first.count, first.time, folded.count, folded.time) == (1, START, 2, START + 1)
+    assert refusals.next_tick() == float("inf")

@@ -101,9 +101,7 @@ def test_a_module_without_exactly_one_detector_is_named(folder: Path, text: str,
 
 def test_a_detector_that_does_not_derive_from_signature_is_named(folder: Path) -> None:
     (folder / "zz_bad.py").write_text(GOOD.format(id="a.b").replace("(Signature)", ""))
-    with pytest.raises(
-        EgressError, match=r"signatures/zz_bad\.py: derive Detector from egress\.engine\.sig"
-    ):
+    with pytest.raises(EgressError, match=r"signatures/zz_bad\.py: derive Detector from egress\.engine\.sig"):
         signatures.load()
 
 

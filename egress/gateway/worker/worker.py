@@ -19,13 +19,13 @@ from typing import Any
 from netfilterqueue import Packet as QueuedPacket
 
 import signatures
+from egress.engine.anomalies import Anomalies
 from egress.engine.engine import Engine
 from egress.errors import EgressError
 from egress.gateway.journal.journal import JournalWriter
 from egress.gateway.kernel import nfnetlink, privileges
 from egress.gateway.kernel.marks import Marks
 from egress.gateway.pipe.messages import Draft, Setup, Watched, watched_from
-from egress.gateway.worker.anomalies import Anomalies
 from egress.gateway.worker.capture import CaptureWriter, seconds
 from egress.gateway.worker.identity import Identity
 from egress.gateway.worker.notifier import Notifier
@@ -33,7 +33,9 @@ from egress.gateway.worker.parked import ParkedPacket, for_holds
 from egress.gateway.worker.queue import DISCARD, PARKED, PacketQueue
 from egress.gateway.worker.refusal_counts import RefusalCounts
 from egress.model import Action, Agent, Direction, Policy, Reason, Verdict
-from egress.records.shape import Record
+from egress.records.shape import AnomalyRecord, Record
+
+MAX_ANOMALIES = 256  # different ones a second; the rest are one record for each reason
 
 
 def now() -> float:
@@ -61,7 +63,7 @@ class Worker:
         self._settled, self._undecided = marks.value("settled"), marks.value("undecided")
         self._recheck = marks.value("recheck")
         self._refused, self._dropped = marks.value("refused"), marks.value("dropped")
-        self.anomalies = Anomalies()
+        self.anomalies = Anomalies(MAX_ANOMALIES)
         self.notifier = Notifier(setup.attribution, self._refuse)
         self.refusal_counts: dict[str, RefusalCounts] = {}
         self.unmatched = self.unrecorded = 0
@@ -95,7 +97,7 @@ class Worker:
         found = self.identity.find(raw, indev, outdev)
         if found is None:
             self.unmatched += 1
-            self.anomalies.add("", Reason.SPOOFED, f"interface {indev}: no agent has this source", ts)
+            self._note("", Reason.SPOOFED, f"interface {indev}: no agent has this source", ts)
             return DISCARD
         agent, direction = found
         self._agent = agent.name
@@ -162,8 +164,12 @@ class Worker:
         while frame is not None and frame.tb_next is not None:
             frame = frame.tb_next
         place = f"{Path(frame.tb_frame.f_code.co_filename).name}:{frame.tb_lineno}" if frame else "?"
-        self.anomalies.add(self._agent, Reason.ERROR, f"{type(error).__name__} at {place}: {error}"[:200], now())
+        self._note(self._agent, Reason.ERROR, f"{type(error).__name__} at {place}: {error}"[:200], now())
         return self._dropped
+
+    def _note(self, agent: str, reason: Reason, detail: str, ts: float) -> None:
+        """Count a packet that the worker itself refused; `second` records it."""
+        self.anomalies.note(AnomalyRecord(agent, ts, reason, detail, 1), detail)
 
     def record(self, records: Sequence[Record], ts: float) -> bool:
         """Count and journal records. While the journal fails or is full, the engine refuses new flows (`on_full`)."""
@@ -193,7 +199,7 @@ class Worker:
         """Write the last record of every flow and close the queues. The kernel drops the packets on hold."""
         self.drain()
         ts = now()
-        self.record(self.anomalies.flush(), ts)
+        self.record(self.anomalies.take(), ts)
         self.record(self.engine.shutdown(ts), ts)
         self._collect()
         self.notifier.flush()
@@ -207,7 +213,7 @@ class Worker:
     def second(self) -> None:
         """Do the work of each second."""
         ts = now()
-        self.record(self.anomalies.flush(), ts)
+        self.record(self.anomalies.take(), ts)
         self.journal.poll(ts)
         self._heed_journal()
 
@@ -232,7 +238,7 @@ class Worker:
             self.record(self.engine.answer(message["id"], Action(message["action"]), ts), ts)
         elif operation == "tally":
             self.drain()
-            self.record(self.anomalies.flush(), now())
+            self.record(self.anomalies.take(), now())
             return {"tally": self.refusal_counts.get(message["agent"], RefusalCounts()).as_json()}
         elif operation == "stop":
             self.stopping = True

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 
 from egress.cli.run import sentence
-from egress.gateway.worker.anomalies import MAX_FOLDED, Anomalies
 from egress.gateway.worker.refusal_counts import MAX_NAMED, MAX_REMEMBERED, RefusalCounts
 from egress.model import Action, Mode, Reason
 from egress.records.shape import AnomalyRecord, FlowRecord
@@ -42,15 +41,3 @@ def test_memory_is_bounded_and_the_count_goes_on() -> None:
         tally.add(dataclasses.replace(FLOW, flow_id=f"{number:016x}", dport=number % 60000))
     assert tally.refused == MAX_REMEMBERED + 100
     assert len(tally.destinations) == MAX_NAMED
-
-
-def test_anomalies_fold_and_are_bounded() -> None:
-    anomalies = Anomalies()
-    for number in range(MAX_FOLDED * 2):
-        anomalies.add("a", Reason.ERROR, f"kind {number}", 5.0)
-        anomalies.add("a", Reason.ERROR, "kind 0", 6.0)
-    found = anomalies.flush()
-    assert len(found) == MAX_FOLDED + 1
-    assert sum(record.count for record in found) == MAX_FOLDED * 4
-    assert (found[0].time, found[0].count) == (5.0, MAX_FOLDED * 2 + 1)
-    assert anomalies.flush() == ()
