@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 
 class Network(NamedTuple):
-    """A CIDR, ready to be compared with packed addresses: `int(address) >> shift == prefix`."""
+    """A CIDR in the form that packed addresses are compared with: `int(address) >> shift == prefix`."""
 
     size: int  # bytes of an address
     shift: int  # host bits
@@ -23,7 +23,7 @@ class Network(NamedTuple):
 
 
 class Networks:
-    """A few networks, asked about packed addresses. Raises ValueError for text that is not a network."""
+    """A set of networks that packed addresses are looked up in. Raises ValueError for text that is not a network."""
 
     def __init__(self, networks: Iterable[str]) -> None:
         self._networks = tuple(sorted(map(Network.parse, networks), key=lambda network: network.shift))

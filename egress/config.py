@@ -1,6 +1,6 @@
-"""The one configuration tree. Unknown keys and wrong values are refused with the path of the field.
+"""The configuration tree. Unknown keys and wrong values are refused with the path of the setting.
 
-A file (YAML) holds any part of the tree; what it leaves out has the default given here.
+A YAML file holds any part of the tree. Settings that it leaves out have the defaults given here.
 """
 
 from __future__ import annotations
@@ -32,21 +32,21 @@ class Queue:
     """The netfilter queues: worker i owns numbers base + 2i (full depth) and base + 2i + 1 (settled)."""
 
     base: int = 7400
-    length: int = 4096  # packets the kernel keeps for us before it drops
-    settled_copy: int = 3072  # bytes seen of each packet of a settled flow
+    length: int = 4096  # packets that wait in a queue before the kernel drops more
+    settled_copy: int = 3072  # bytes of each packet of a settled flow that are inspected
 
 
 @dataclass(frozen=True, slots=True)
 class Api:
     """The REST API (`egress serve`). Besides host and port it listens on run_dir/api.sock, for root."""
 
-    host: str = "127.0.0.1"  # empty: only the unix socket
+    host: str = "127.0.0.1"  # empty: the Unix socket only
     port: int = 7477
     tls_cert: Path | None = None  # PEM; with tls_key: HTTPS
     tls_key: Path | None = None
-    tls_client_ca: Path | None = None  # PEM; clients must show a certificate of it, besides their token
-    failures: int = 10  # failed authentications of one address in a minute after which it is told to wait
-    steps: int = 50_000  # new steps of one agent in 24 hours; more are refused
+    tls_client_ca: Path | None = None  # PEM; clients need a certificate issued by it, and their token
+    failures: int = 10  # failed authentications per address and minute; further ones are told to wait
+    steps: int = 50_000  # new steps per agent and 24 hours; more are refused
 
     def __post_init__(self) -> None:
         if (self.tls_cert is None) != (self.tls_key is None):
@@ -63,13 +63,13 @@ ON_FULL = ("refuse", "continue")
 
 @dataclass(frozen=True, slots=True)
 class Journal:
-    """What workers write before they answer the kernel (state_dir/journal), until it is in the database."""
+    """The journal (state_dir/journal). It has each record before the kernel is answered, until the database has it."""
 
-    segment_bytes: int = 16 * 1024 * 1024  # a new segment is begun once one has this size
-    segment_seconds: float = 3600.0  # or this age
-    fsync: str = "never"  # to the disk: left to the kernel, each second, or before each answer (record)
-    max_bytes: int = 4 * 1024 * 1024 * 1024  # of all segments; at 7/8 of it nothing new passes
-    on_full: str = "refuse"  # what becomes of new flows while records cannot be written: refuse, or continue and count
+    segment_bytes: int = 16 * 1024 * 1024  # a segment of this size is followed by a new one
+    segment_seconds: float = 3600.0  # also one of this age
+    fsync: str = "never"  # when to sync: never (left to the kernel), each second, or before each answer (record)
+    max_bytes: int = 4 * 1024 * 1024 * 1024  # all segments together; from 7/8 of it on new flows are refused
+    on_full: str = "refuse"  # new flows while records cannot be written: refuse, or continue (and count losses)
 
     def __post_init__(self) -> None:
         if self.fsync not in FSYNC:
@@ -86,11 +86,11 @@ class Journal:
 
 @dataclass(frozen=True, slots=True)
 class Retention:
-    """How long the database keeps records; 0: for ever, without a limit. The recorder takes away what is older."""
+    """The age and size up to which the database keeps records; 0: no limit. The recorder deletes older ones."""
 
-    days: int = 90  # flows, findings, anomalies, processes, steps; a flow that still lives stays
-    evidence_days: int = 30  # packets; their finding stays
-    evidence_bytes: int = 1 << 30  # of packets; the oldest go first
+    days: int = 90  # flows, findings, anomalies, processes, steps; living flows stay
+    evidence_days: int = 30  # packets; their findings stay
+    evidence_bytes: int = 1 << 30  # packets; the oldest are deleted first
 
     def __post_init__(self) -> None:
         if not (0 <= self.days <= 36500 and 0 <= self.evidence_days <= 36500):
@@ -101,21 +101,21 @@ class Retention:
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    host: str = ""  # this gateway's name among those that share its database; empty: the machine's host name
+    host: str = ""  # name of this gateway among those that share a database; empty: the machine's host name
     state_dir: Path = Path("/var/lib/egress")  # database, journal
     run_dir: Path = Path("/run/egress")  # control socket
     database: str = ""  # SQLAlchemy URL; empty: SQLite in state_dir
-    policy: Path | None = None  # policy file; None: /etc/egress/policy.yaml where it exists, else no rules
-    workers: int = 0  # queue worker processes; 0: one a CPU
-    user: str = "nobody"  # whom the workers become once bound
-    fail_open: bool = False  # let packets pass while no worker listens
-    on_stop: str = "remove"  # what a clean stop leaves behind: remove (nothing), block (agents are cut off)
-    watchdog: float = 10.0  # seconds without a sign of life after which a worker is replaced
-    mark_mask: int = 0x0F000000  # the four adjacent bits of packet and connection marks that are ours
+    policy: Path | None = None  # policy file; None: /etc/egress/policy.yaml if it exists, else no rules
+    workers: int = 0  # worker processes; 0: one for each CPU
+    user: str = "nobody"  # the user that workers become once their queues are bound
+    fail_open: bool = False  # let packets pass while no worker is bound
+    on_stop: str = "remove"  # kernel rules after a clean stop: remove, or block (agents are cut off)
+    watchdog: float = 10.0  # a worker that gives no sign of life for so many seconds is replaced
+    mark_mask: int = 0x0F000000  # the four adjacent bits of packet and connection marks that egress uses
     pool4: str = "10.77.0.0/16"  # sandboxes of `egress run` get a /30 each from here
     pool6: str = "fd65:6772:6573::/48"  # and a /64 each from here
-    gate_queries: bool = True  # refuse DNS queries for names that no rule allows, to agents whose default is to refuse
-    beacon_alpha: float = 1e-3  # false alarms of beacon.timing accepted per agent, over all its destinations
+    gate_queries: bool = True  # refuse DNS queries for names that no rule allows, if the agent's default is to refuse
+    beacon_alpha: float = 1e-3  # accepted rate of false alarms of beacon.timing per agent, over all destinations
     attribution: bool = True  # look up the process behind each flow of an agent on this host
     limits: Limits = field(default_factory=Limits)
     queue: Queue = field(default_factory=Queue)
@@ -141,7 +141,7 @@ class Config:
 
     @property
     def host_name(self) -> str:
-        """Whom agents, sandboxes, holds and journals of this machine belong to."""
+        """The name of this gateway, to which agents, sandboxes, holds and journals of this machine belong."""
         return self.host or re.sub(r"[^A-Za-z0-9._-]", "-", platform.node()).lstrip("._-")[:63] or "localhost"
 
     @property
@@ -154,7 +154,7 @@ class Config:
 
     @property
     def cases_dir(self) -> Path:
-        """Captures from elsewhere, each case a database of its own."""
+        """The directory of cases: judged captures, each case a database file."""
         return self.state_dir / "cases"
 
     @property
@@ -167,12 +167,12 @@ class Config:
 
     @property
     def policy_snapshot(self) -> Path:
-        """The policy and agents last in force, for a start without the database."""
+        """A copy of the policy and agents in force, for a start without the database."""
         return self.state_dir / "policy.json"
 
 
 def load_config(path: Path | None = None) -> Config:
-    """Read a config file; without `path` the default file, and the defaults where there is none."""
+    """Read a configuration file; without `path` the default file, or the defaults if there is none."""
     if path is None:
         if not CONFIG_FILE.exists():
             return Config()
@@ -182,7 +182,7 @@ def load_config(path: Path | None = None) -> Config:
 
 
 def load_yaml(path: Path) -> object:
-    """Parse a YAML file; unreadable or broken files become one line that names file and place."""
+    """Parse a YAML file. Raises InputError, in one line, for a file that cannot be read or parsed."""
     try:
         return yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -192,7 +192,7 @@ def load_yaml(path: Path) -> object:
 
 
 def build(shape: type, document: object, where: str) -> object:
-    """Make dataclass `shape` from a mapping, refusing unknown keys and wrong types by name."""
+    """Build the dataclass `shape` from a mapping. Raises InputError that names an unknown key or a wrong type."""
     if not isinstance(document, dict):
         raise InputError(f"{where}: expected a mapping of settings, not {type(document).__name__}")
     hints = typing.get_type_hints(shape)

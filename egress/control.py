@@ -1,4 +1,4 @@
-"""The clients' side of the gateway's control socket (`egress.gateway.supervisor.control` has the protocol)."""
+"""The client of the gateway's control socket; `egress.gateway.supervisor.control` describes the protocol."""
 
 from __future__ import annotations
 
@@ -14,13 +14,11 @@ CALL_SECONDS = 30.0
 
 
 class NotRunningError(EgressError):
-    """Nobody listens on the control socket, or no longer."""
+    """No gateway listens on the control socket, or it has closed the connection."""
 
 
 class Client:
-    """A blocking client for the commands. Raises NotRunningError when there is no gateway, EgressError for its
-    refusals.
-    """
+    """A blocking client for commands. Raises NotRunningError without a gateway, EgressError if it refuses."""
 
     def __init__(self, path: Path, timeout: float = CALL_SECONDS) -> None:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -36,7 +34,7 @@ class Client:
         self._file = self._socket.makefile("rb")
 
     def call(self, op: str, **fields: object) -> dict[str, Any]:
-        """Send one request and return its answer without `ok`."""
+        """Send a request and return the fields of its answer, without `ok`."""
         try:
             self._socket.sendall(json.dumps({"op": op, **fields}, default=dataclasses.asdict).encode() + b"\n")
             line = self._file.readline()

@@ -1,4 +1,4 @@
-"""Detectors are found by walking their package: a new module is the whole change."""
+"""Finds detectors by walking their package, so that a new module is the whole change."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from egress.errors import EgressError
 
 
 def detectors(package: ModuleType, attributes: tuple[str, ...]) -> Iterator[tuple[str, type[Any]]]:
-    """The file and the class of each module of a package, by name.
+    """The file and the detector class of each module of a package, in the order of names.
 
-    Raises EgressError where a module does not define exactly one class with these attributes.
+    Raises EgressError if a module does not define exactly one class with these attributes.
     """
     for info in sorted(pkgutil.iter_modules(package.__path__), key=lambda item: item.name):
         module = importlib.import_module(f"{package.__name__}.{info.name}")

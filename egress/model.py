@@ -1,8 +1,8 @@
-"""The vocabulary: what every room of the house calls things (stdlib only).
+"""The vocabulary: the types that every package of egress shares. It imports the standard library only.
 
-Words: an *event* is an inward fact (`egress.dissection.events`), a *finding* an opinion, a *verdict* an act,
-a *record* what leaves the engine. Addresses are packed (4 or 16 bytes) inside and text only in records.
-Times are seconds since the epoch, UTC, as float.
+An *event* is a fact inside the engine (`egress.dissection.events`), a *finding* a signature's opinion, a *verdict* the
+decision about a flow, and a *record* the output of the engine. Addresses are packed (4 or 16 bytes); only records have
+them as text. Times are seconds since the epoch, UTC, as float.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ PROTOCOL_NUMBERS: dict[str, int] = {name: number for number, name in PROTOCOL_NA
 
 
 def protocol_name(number: int) -> str:
-    """`tcp` for 6; the number itself, as text, where IANA's name is not one we use."""
+    """`tcp` for 6; the number itself, as text, for a protocol that has no name here."""
     return PROTOCOL_NAMES.get(number, str(number))
 
 
@@ -38,7 +38,7 @@ FIN, SYN, RST, PSH, ACK, URG = 0x01, 0x02, 0x04, 0x08, 0x10, 0x20
 
 
 class Direction(IntEnum):
-    """Seen from the agent, whoever opened the flow."""
+    """The direction of a packet as the agent sees it, independent of which side opened the flow."""
 
     OUT = 0
     IN = 1
@@ -63,15 +63,15 @@ class Packet(NamedTuple):
 
 class Action(StrEnum):
     ACCEPT = "accept"
-    REJECT = "reject"  # refuse and say so: TCP reset or ICMP administratively prohibited
-    DROP = "drop"  # refuse silently
-    HOLD = "hold"  # kept waiting: a person is asked (mode ask)
+    REJECT = "reject"  # refuse with an answer: TCP reset or ICMP administratively prohibited
+    DROP = "drop"  # refuse without an answer
+    HOLD = "hold"  # keep it waiting for a person's approval (mode ask)
 
 
 class Mode(StrEnum):
     ENFORCE = "enforce"
-    MONITOR = "monitor"  # decide and record, but let pass
-    ASK = "ask"  # enforce, but what no rule speaks of waits for a person's approval
+    MONITOR = "monitor"  # decide and record, but let everything pass
+    ASK = "ask"  # enforce, but traffic that no rule matches waits for a person's approval
 
 
 class Severity(StrEnum):
@@ -82,35 +82,35 @@ class Severity(StrEnum):
 
 
 class Reason(StrEnum):
-    """Why a verdict is what it is. Every refusal has one of these names."""
+    """The reason for a verdict. Every refusal has one of these names."""
 
-    RULE = "rule"  # a rule allowed or denied it; see rule_id
-    DEFAULT = "default"  # no rule speaks of it: the agent's default
+    RULE = "rule"  # a rule allowed or denied the flow; see rule_id
+    DEFAULT = "default"  # no rule matches: the agent's default
     FINDING = "finding"  # a signature objected
     DESTINATION = "destination"  # an earlier finding refused this destination to this agent
-    APPLICATION = "application"  # the rule that opened the flow asks for another application protocol
+    APPLICATION = "application"  # the rule that admitted the flow requires another application protocol
     NAME = "name"  # the name in the bytes (SNI, Host) is not the one the rule allows, or is hidden
     QUERY = "query"  # a DNS query for a name that no rule allows
-    BUDGET = "budget"  # the agent has used up what it may
-    APPROVAL = "approval"  # mode ask: waits for a person, or a person said no, or nobody answered in time
-    QUARANTINE = "quarantine"  # the agent is cut off by a person's order
-    INBOUND = "inbound"  # opened from outside towards the agent; no rule allows that
+    BUDGET = "budget"  # a budget of the agent is used up
+    APPROVAL = "approval"  # mode ask: the flow waits, was denied by a person, or timed out
+    QUARANTINE = "quarantine"  # the agent is in quarantine, ordered by a person
+    INBOUND = "inbound"  # opened by the other side; no rule allows that
     SPOOFED = "spoofed"  # an agent's packet with a source that is not the agent's
     MALFORMED = "malformed"  # headers that do not parse
-    TRUNCATED = "truncated"  # bytes that had to be inspected did not reach us
-    SEQUENCE = "sequence"  # a TCP segment that cannot be put in order: too far ahead, or of no answered connection
+    TRUNCATED = "truncated"  # bytes that must be inspected did not reach the gateway
+    SEQUENCE = "sequence"  # a TCP segment out of any order: too far ahead, or of a connection never answered
     MIDSTREAM = "midstream"  # a TCP connection whose beginning was not seen, long after a restart could explain it
     MEMCAP = "memcap"  # no room to track another undecided flow
     RECORDER = "recorder"  # records cannot be written, so nothing new may pass
-    ERROR = "error"  # our own fault while judging it; please report it
+    ERROR = "error"  # a bug of egress while judging; please report it
 
 
 class Effect(StrEnum):
-    """How far a finding reaches when it is enforced."""
+    """The scope of the refusal that a finding causes when it is enforced."""
 
-    FLOW = "flow"  # this flow is refused from here on
+    FLOW = "flow"  # this flow is refused from now on
     DESTINATION = "destination"  # this flow, and every later one of the agent to the same destination
-    NONE = "none"  # nowhere: it was found looking back (`egress hunt`), and nothing is refused for it
+    NONE = "none"  # nothing: the finding comes from stored history (`egress hunt`)
 
 
 class App(StrEnum):
@@ -124,7 +124,7 @@ class App(StrEnum):
     DNS = "dns"
     STRATUM = "stratum"
     SOCKS = "socks"
-    UNKNOWN = "unknown"  # too many bytes have passed for it to be identified any more
+    UNKNOWN = "unknown"  # not identified within the bytes that may identify it
 
     names_host: bool  # its bytes name the host that the client wants: SNI, Host, :authority
 
@@ -137,7 +137,7 @@ class App(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """A signature's opinion of a flow, in one sentence a person can act on."""
+    """A signature's opinion of a flow, with a sentence that a person can act on."""
 
     signature: str  # family.name
     severity: Severity
@@ -158,12 +158,12 @@ class Verdict:
     reason: Reason
     rule_id: str = ""
     policy_version: int = 0
-    settled: bool = False  # accepted and opaque from here on: may take the GSO queue
-    packet_only: bool = False  # a refusal of this packet that says nothing of its flow (must not mark the connection)
+    settled: bool = False  # accepted and opaque from now on: may take the GSO queue
+    packet_only: bool = False  # the refusal of one packet, not of its flow (must not mark the connection)
 
 
 class Measure(StrEnum):
-    """What a budget counts, all of it outbound."""
+    """The quantity that a budget limits, all of it outbound."""
 
     BYTES = "bytes"  # IP bytes from the agent
     CONNECTIONS = "connections"  # flows it opened
@@ -171,7 +171,7 @@ class Measure(StrEnum):
 
 
 class BudgetSpan(StrEnum):
-    """Over which time; an episode is the agent's life behind the gateway."""
+    """The period of a budget. An episode is the agent's life behind the gateway."""
 
     MINUTE = "minute"
     HOUR = "hour"
@@ -185,12 +185,12 @@ class Budget:
     span: BudgetSpan
 
 
-AGENT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", re.ASCII)  # of an agent, to be matched whole
+AGENT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", re.ASCII)  # matches a whole name
 
 
 @dataclass(frozen=True, slots=True)
 class Agent:
-    """Who is watched. `networks` are the CIDRs that are the agent's own; any other source is spoofed."""
+    """An agent under watch. `networks` are its own CIDRs; packets with any other source are spoofed."""
 
     name: str
     networks: tuple[str, ...] = ()
@@ -198,7 +198,7 @@ class Agent:
     default: Action = Action.REJECT
     labels: tuple[str, ...] = ()
     budgets: tuple[Budget, ...] = ()
-    quarantined: bool = False  # cut off: nothing passes, in any mode
+    quarantined: bool = False  # nothing passes, in any mode
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,17 +213,17 @@ class Rule:
     ports: tuple[tuple[int, int], ...] = ()  # inclusive ranges
     app: str = ""  # application protocol: ssh, tls, http, dns, …
     exempt: tuple[str, ...] = ()  # signature ids or family.* that this rule silences
-    unnamed: bool = False  # a name rule: also where the bytes hide the name (ECH, no SNI); else that is refused
-    expires_at: float | None = None  # seconds since the epoch from which on it says nothing; None: forever
-    once: bool = False  # admits one flow and is spent
+    unnamed: bool = False  # a name rule: also admits flows whose bytes hide the name (ECH, no SNI)
+    expires_at: float | None = None  # the rule ends at this time; None: it does not end
+    once: bool = False  # the rule admits one flow and ends
     comment: str = ""
     author: str = ""
     created: float = 0.0
-    position: int = 0  # among rules of a kind the lower speaks first; equal ones in the policy's order
+    position: int = 0  # of two rules of a kind the lower position goes first; equal ones in the policy's order
 
 
 class StepSource(StrEnum):
-    """How we were told of a step."""
+    """The interface that reported a step."""
 
     API = "api"  # POST /api/v1/agents/{agent}/steps
     OTLP = "otlp"  # a span
@@ -231,27 +231,27 @@ class StepSource(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """A tool call of an agent, as its framework tells of it: a claim, whose texts may come from the agent itself."""
+    """A tool call, as the agent's framework reports it: a claim, whose texts may come from the agent itself."""
 
     agent: str
     episode: str  # the conversation, session or run it is part of
-    id: str  # the framework's own, unique within agent and episode; of a span its span id
+    id: str  # from the framework, unique within agent and episode; a span's id is its span id
     tool: str
-    summary: str  # arguments, cut
-    start: float  # by the framework's clock, unless it left that to ours
-    end: float | None  # None while it is under way, and for ever where its framework died meanwhile
-    until: float  # when it stops to count as under way: `end`, or without one a while after it was last told of
+    summary: str  # arguments, shortened
+    start: float  # by the framework's clock, or the server's if the framework gave none
+    end: float | None  # None while it runs, and for ever if its framework died meanwhile
+    until: float  # it counts as running until then: `end`, or some time after it was last reported
     source: StepSource
-    call_id: str  # what the model calls the tool call
+    call_id: str  # the model's id of the tool call
     trace_id: str  # 32 hex digits, or empty
     span_id: str  # 16 hex digits, or empty
-    reporter: str  # the actor that told of it
-    reported: float  # when that was, by our clock
+    reporter: str  # the actor that reported it
+    reported: float  # the time of the report, by the server's clock
 
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """A numbered, immutable set of rules; every verdict names the version it was made under."""
+    """A numbered, immutable set of rules; every verdict names the version that it was made under."""
 
     version: int = 0
     rules: tuple[Rule, ...] = field(default=())
@@ -259,7 +259,7 @@ class Policy:
 
 @dataclass(frozen=True, slots=True)
 class PolicyChange:
-    """What leads from one version of the policy to a later one. A rule that was edited is in both: out, then in."""
+    """The difference between two versions of the policy. An edited rule is both in `removed` and in `added`."""
 
     base: int  # the version this applies to
     version: int  # the version it makes
@@ -269,16 +269,16 @@ class PolicyChange:
 
 @dataclass(frozen=True, slots=True)
 class Hold:
-    """What waits for a person in mode ask: a flow's first packet, or a query for a name."""
+    """A request for a person's approval in mode ask: for a flow, or for a DNS query."""
 
-    id: str  # the flow's id; a query's: 16 hex digits of agent and name
+    id: str  # the flow's id; for a query 16 hex digits made from agent and name
     flow_id: str
     agent: str
     time: float
-    until: float  # refused from then on
+    until: float  # the hold times out then, and is refused
     proto: str
     dst: str
     dport: int
-    names: tuple[str, ...]  # bound to dst for this agent; a query: the name it asks for
+    names: tuple[str, ...]  # names bound to dst for this agent; for a query the queried name
     query: bool  # a DNS query: approving it allows the name, whatever the protocol and port
-    destination: str  # what a rule that allows it would say: the only name, else the address
+    destination: str  # the destination of a rule that would allow it: the only name, else the address

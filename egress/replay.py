@@ -1,8 +1,8 @@
-"""Captures through the engine, at the captures' own timestamps: what the gateway would have said.
+"""Replays captures through the engine at their own timestamps, for the verdicts that the gateway would have made.
 
-A capture does not say who the agent was. With networks given, their addresses are the agents; without, whoever
-opened a flow is its agent, named by its address. Agents of a replay are allowed by default and only monitored,
-so that a refused flow's later packets are still looked at.
+A capture does not name its agents. If networks are given, their addresses are the agents; otherwise the side that
+opened a flow is its agent, named by its address. Agents of a replay are allowed by default and in mode monitor, so that
+later packets of a refused flow are still inspected.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from egress.wire.packet import decode
 Network = IPv4Network | IPv6Network
 End = tuple[bytes, int]  # packed address, port
 
-MAX_FINDINGS = 100_000  # listed for one file; more are counted only
-MAX_FLOWS = 131_072  # flows whose opener is remembered; the one unseen longest goes first
-MAX_AGENTS = 1024  # told apart, like `beacon.timing` does; a flood from forged sources makes no more
+MAX_FINDINGS = 100_000  # listed for one file; further ones are only counted
+MAX_FLOWS = 131_072  # flows whose opener is remembered; the least recently seen is forgotten first
+MAX_AGENTS = 1024  # distinct agents, as many as `beacon.timing` has; forged sources make no more
 EVERYWHERE = ("0.0.0.0/0", "::/0")
 WELL_KNOWN = 1024
 ICMP_ASKS = frozenset((8, 13, 17))  # echo, timestamp, address mask (RFC 792, RFC 950)
@@ -39,7 +39,7 @@ ICMPV6_ASKS = frozenset((128, 133, 135))  # echo, router and neighbour solicitat
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A finding and the place in the file that proved it."""
+    """A finding and the frame of the file that proved it."""
 
     frame: int  # 1-based
     time: float  # the frame's own timestamp, seconds since the epoch
@@ -48,21 +48,21 @@ class Found:
 
 @dataclass(slots=True)
 class Report:
-    """What one file held."""
+    """The result of replaying one file."""
 
     file: str
-    packets: int = 0  # frames, of whatever kind
+    packets: int = 0  # frames of any kind
     flows: int = 0
-    decode_errors: int = 0  # frames whose link or IP headers do not parse, or of a link type we do not read
-    unattributed: int = 0  # packets between addresses that are no agent's
+    decode_errors: int = 0  # frames with malformed link or IP headers, or an unsupported link type
+    unattributed: int = 0  # packets between addresses that belong to no agent
     anomalies: Counter[str] = field(default_factory=Counter)  # packets judged without a flow, by reason (memcap, …)
     findings: list[Found] = field(default_factory=list)
-    findings_omitted: int = 0  # beyond MAX_FINDINGS
-    truncated: str = ""  # where and how the file breaks off; empty: it does not
+    findings_omitted: int = 0  # those beyond MAX_FINDINGS
+    truncated: str = ""  # where and how the file breaks off; empty: it is whole
 
 
 class Agents:
-    """Who the agent of a packet is, and which way it goes. Bounded: forgetting costs a guess, never an error."""
+    """Finds the agent and the direction of a packet. Memory is bounded; a forgotten flow is guessed anew."""
 
     def __init__(self, networks: Sequence[Network] = ()) -> None:
         self._networks = Networks(tuple(str(network) for network in networks) or EVERYWHERE)
@@ -71,7 +71,7 @@ class Agents:
         self._others = Agent("others", EVERYWHERE, Mode.MONITOR, Action.ACCEPT)
 
     def attribute(self, packet: Packet) -> tuple[Agent, Direction] | None:
-        """The agent and the direction; None: neither side is an agent."""
+        """The agent and the direction of a packet; None if neither side is an agent."""
         near, far = _ends(packet)
         ours = [end for end in (near, far) if end[0] in self._networks]
         if not ours:
@@ -80,7 +80,7 @@ class Agents:
         return self._agent(local[0]), Direction.OUT if local == near else Direction.IN
 
     def _agent(self, packed: bytes) -> Agent:
-        """The agent with this address; all that come after the first MAX_AGENTS are one."""
+        """The agent with this address; after MAX_AGENTS agents all further addresses share one."""
         agent = self._agents.get(packed)
         if agent is None:
             if len(self._agents) >= MAX_AGENTS:
@@ -90,7 +90,7 @@ class Agents:
         return agent
 
     def _opener(self, packet: Packet, near: End, far: End) -> End:
-        """The end that opened the packet's flow, remembered from its first packet on."""
+        """The end that opened the packet's flow, remembered from the flow's first packet on."""
         key = (packet.proto, *min((near, far), (far, near)))
         known = self._openers.get(key)
         opens = packet.proto == TCP and packet.flags & SYN and not packet.flags & ACK
@@ -107,13 +107,13 @@ class Agents:
 
 
 def _ends(packet: Packet) -> tuple[End, End]:
-    """Who sent the packet, and whom to. An ICMP identifier is in sport, whichever way the packet goes."""
+    """The sending and the receiving end of a packet. An ICMP identifier is in sport, in both directions."""
     icmp = packet.proto in (ICMP, ICMPV6)
     return (packet.src, packet.sport), (packet.dst, packet.sport if icmp else packet.dport)
 
 
 def _answers(packet: Packet) -> bool:
-    """Whether a packet of a flow whose opening we did not see was probably sent by the other side than the opener."""
+    """Guess whether the packet answers the opener, for a flow whose opening was not captured."""
     if packet.proto == TCP:
         return bool(packet.flags & SYN) or packet.sport < packet.dport  # a SYN here has an ACK: the answer to one
     if packet.proto in (ICMP, ICMPV6):
@@ -122,7 +122,7 @@ def _answers(packet: Packet) -> bool:
 
 
 class Replay:
-    """One file's way through a fresh engine."""
+    """The replay of one file through a fresh engine."""
 
     def __init__(
         self,
@@ -136,7 +136,7 @@ class Replay:
         self._engine = Engine(Limits(), policy, signatures.load())
         self._agents = Agents(networks)
         self._fragments = Reassembler()
-        self._clock = 0.0  # never goes back, whatever merged captures do
+        self._clock = 0.0  # never goes back; merged captures may
 
     def frame(self, frame: capture.Frame) -> None:
         """Judge one frame."""
@@ -162,7 +162,7 @@ class Replay:
         self._keep(outcome.records, frame)
 
     def finish(self, last: capture.Frame | None) -> Report:
-        """Close what is still open at the end of the file."""
+        """End the flows that are open at the end of the file, and return the report."""
         self._keep(self._engine.shutdown(self._clock), last)
         return self.report
 
@@ -188,11 +188,10 @@ def replay(
     progress: Callable[[int], object] = lambda _: None,
     keep: Callable[[Sequence[Record]], object] = len,
 ) -> Report:
-    """Run one capture file through a fresh engine. `progress` hears now and then how many bytes were read.
+    """Replay one capture file through a fresh engine.
 
-    `keep` is given all records, as they are made.
-
-    Raises `EgressError` when the file cannot be read at all; one that breaks off is reported as far as it goes.
+    `progress` is called from time to time with the number of bytes read, `keep` with all records as they are made.
+    Raises EgressError if the file cannot be read at all. A file that breaks off is reported up to there.
     """
     run = Replay(str(path), policy, networks, keep)
     frame = None

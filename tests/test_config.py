@@ -1,4 +1,4 @@
-"""The configuration tree: what a file leaves out has its default, what is wrong is refused by its name."""
+"""The configuration tree: missing settings have defaults, wrong ones are refused by name."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_a_part_of_the_tree_leaves_the_rest_as_it_is(tmp_path: Path) -> None:
         ("journal: refuse", "expected a mapping"),
     ],
 )
-def test_what_is_wrong_is_refused_by_its_name(tmp_path: Path, text: str, said: str) -> None:
+def test_a_wrong_setting_is_refused_by_name(tmp_path: Path, text: str, said: str) -> None:
     with pytest.raises(InputError) as caught:
         _load(tmp_path, text)
     assert said in str(caught.value)

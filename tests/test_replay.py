@@ -1,4 +1,4 @@
-"""Replay: who the agent is taken to be, which frame proved it, and captures that are old, odd or broken."""
+"""Replay: the agent of a flow, the frame of a finding, and captures that are old, odd or broken."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def miner() -> Talk:
     return Talk().open().client(LOGIN).server(b'{"id":1,"result":{"status":"OK"}}\n').close()
 
 
-# --- who is the agent -------------------------------------------------------------------------------------
+# --- The agent of a flow -------------------------------------------------------------------------------------
 
 
 def sees(agents: Agents, raw: bytes) -> tuple[str, Direction]:
@@ -53,7 +53,7 @@ def test_the_opener_is_the_agent() -> None:
     assert [direction for _, direction in seen[:3]] == [Direction.OUT, Direction.IN, Direction.OUT]
 
 
-def test_replay_agents_are_allowed_and_only_watched() -> None:
+def test_agents_of_a_replay_are_allowed_and_monitored() -> None:
     agent, _ = Agents().attribute(decode(raws(miner())[0])) or pytest.fail("no agent")
     assert (agent.default, agent.mode, agent.networks) == (Action.ACCEPT, Mode.MONITOR, (AGENT4,))
 
@@ -63,7 +63,7 @@ def test_in_mid_stream_the_lower_port_serves(sport: int, dport: int, opener: str
     assert sees(Agents(), tcp(AGENT4, SERVER4, sport, dport, ACK, 1, 1, b"x"))[0] == opener
 
 
-def test_an_answer_tells_who_asked() -> None:
+def test_an_answer_shows_the_opener() -> None:
     agents = Agents()
     assert sees(agents, tcp(SERVER4, AGENT4, 40000, 22, SYN | ACK, 1, 1)) == (AGENT4, Direction.IN)
     assert sees(agents, udp(SERVER4, AGENT4, 53, 40000, b"answer")) == (AGENT4, Direction.IN)
@@ -72,7 +72,7 @@ def test_an_answer_tells_who_asked() -> None:
     assert sees(agents, echo(AGENT4, SERVER4, 9, b"", kind=8)) == (AGENT4, Direction.OUT)
 
 
-def test_an_opening_corrects_a_guess_and_a_closed_flow_may_turn_round() -> None:
+def test_an_opening_corrects_a_guess_and_a_closed_flow_may_be_reversed() -> None:
     agents = Agents()
     assert sees(agents, tcp(AGENT4, SERVER4, 22, 40000, ACK, 1, 1))[0] == SERVER4
     assert sees(agents, tcp(AGENT4, SERVER4, 22, 40000, SYN, 1, 1))[0] == AGENT4
@@ -103,7 +103,7 @@ def test_networks_name_the_agents() -> None:
     assert agents.attribute(decode(tcp(SERVER4, "192.0.2.1", 1, 2, SYN, 1, 1))) is None
 
 
-def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MAX_FLOWS", 100)
     monkeypatch.setattr(module, "MAX_AGENTS", 50)
     agents = Agents()
@@ -115,7 +115,7 @@ def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert sees(agents, udp("10.9.9.9", SERVER4, 1, 2, b""))[0] == "others"
 
 
-# --- what is found ----------------------------------------------------------------------------------------
+# --- Findings ----------------------------------------------------------------------------------------
 
 
 def test_a_finding_names_the_frame_that_proved_it(tmp_path: Path) -> None:
@@ -142,7 +142,7 @@ def test_monitored_flows_are_looked_at_to_the_end(tmp_path: Path) -> None:
     assert "ssh.unusual-port" in {found.record.signature for found in judge(tmp_path, raws(talk)).findings}
 
 
-def test_nothing_is_found_in_nothing(tmp_path: Path) -> None:
+def test_an_empty_capture_has_no_findings(tmp_path: Path) -> None:
     report = judge(tmp_path, raws(Talk().open().client(b"hello").server(b"hello").close()))
     assert report.findings == []
     assert report.flows == 1
@@ -158,7 +158,7 @@ def test_only_agents_are_judged(tmp_path: Path) -> None:
     assert (report.packets, report.flows, report.unattributed, report.findings) == (8, 0, 8, [])
 
 
-# --- captures as they are ---------------------------------------------------------------------------------
+# --- Odd and broken captures ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("link", [101, 1, 113])
@@ -206,7 +206,7 @@ def test_impossible_clocks(tmp_path: Path, resolution: bytes) -> None:
     assert "mining.stratum" in {found.record.signature for found in report.findings}
 
 
-def test_what_does_not_decode_is_counted(tmp_path: Path) -> None:
+def test_malformed_frames_are_counted(tmp_path: Path) -> None:
     report = judge(tmp_path, [b"", b"\x45", ip_packet(AGENT4, SERVER4, TCP, b"short"), *raws(miner())])
     assert (report.packets, report.decode_errors, report.flows) == (11, 3, 1)
 
@@ -245,7 +245,7 @@ def test_cut_at_every_byte(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"\x1f\x8b\x08", b"no capture"])
-def test_no_capture_is_one_line(tmp_path: Path, content: bytes) -> None:
+def test_another_file_is_refused_in_one_line(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "a.pcap"
     path.write_bytes(content)
     with pytest.raises(EgressError, match="the file"):
@@ -272,13 +272,13 @@ def test_equal_input_gives_equal_findings(tmp_path: Path) -> None:
 
 
 def test_findings_are_those_of_the_engine(tmp_path: Path) -> None:
-    """The file's way and the straight way say the same of the same packets."""
+    """A replay gives the findings that the engine gives for the same packets."""
     talk = miner()
     straight = talk.play(traffic.engine(), traffic.agent(name=AGENT4, mode=Mode.MONITOR))
     assert straight.signatures == [found.record.signature for found in judge(tmp_path, raws(talk)).findings]
 
 
-def test_progress_is_told(tmp_path: Path) -> None:
+def test_progress_is_reported(tmp_path: Path) -> None:
     path = tmp_path / "a.pcap"
     path.write_bytes(pcap([(0, 0, udp(AGENT4, SERVER4, 1, 2, b"x"))] * 3000))
     told: list[int] = []

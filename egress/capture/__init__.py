@@ -1,6 +1,6 @@
-"""Capture files as a stream of frames: pcap and pcapng, in bounded memory, whatever the bytes say.
+"""Reads capture files (pcap and pcapng) as a stream of frames, in bounded memory for any input.
 
-`frames` is the one entry. A damaged file yields every frame up to the damage and then raises `TruncatedError`.
+`frames` is the only entry. A damaged file yields every frame up to the damage and then raises `TruncatedError`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _GZIP = b"\x1f\x8b"
 def frames(stream: BinaryIO) -> Iterator[Frame]:
     """Yield the frames of a capture opened with `open(path, "rb")`, in file order.
 
-    Raises `NotACaptureError` when the first bytes are no capture's, `TruncatedError` where a file cannot be read on.
+    Raises NotACaptureError if the file does not begin like a capture, TruncatedError at the damage of a damaged file.
     """
     magic = stream.read(4)
     if magic == SECTION_HEADER:

@@ -1,7 +1,7 @@
-"""A finding's packets as a pcapng file that says, in its comments, what was found and where.
+"""Writes a finding's packets as a pcapng file whose comments name the finding and locate its bytes.
 
-Not every finding rests on bytes that can be pointed at: a beacon's timing is in none, QUIC's hello is encrypted, and
-what came between the packets that are kept is gone. The file then says that instead.
+The bytes of some findings cannot be located: a beacon's timing is in no byte, QUIC's hello is encrypted, and packets
+between the kept ones are gone. The comment then says so.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from egress.capture.spans import PacketSpan
 from egress.records.shape import EvidenceRecord, FindingRecord
 from egress.records.times import iso, micros
 
-SHOWN = 64  # of the evidence's bytes, in a comment
+SHOWN = 64  # bytes of the evidence in a comment
 
 
 def to_pcapng(finding: FindingRecord, evidence: EvidenceRecord) -> bytes:
-    """The file: its section's comment names the finding; the packets that hold its bytes say where."""
+    """The file. The comment of its section names the finding, comments of packets locate its bytes."""
     found = spans.find(evidence.packets, finding.evidence)
     parts = [blocks.header(_about(finding, found))]
     for number, packet in enumerate(evidence.packets):

@@ -1,6 +1,6 @@
-"""IP reassembly for captures, where no kernel has done it: IPv4 (RFC 791) and IPv6 (RFC 8200 section 4.5).
+"""Reassembles IP fragments of captures, which no kernel has reassembled: IPv4 (RFC 791), IPv6 (RFC 8200 section 4.5).
 
-Overlapping fragments are not guessed about: the datagram is given up, as Linux does and RFC 5722 asks.
+A datagram with overlapping fragments is discarded, as RFC 5722 requires and Linux does.
 """
 
 from __future__ import annotations
@@ -13,20 +13,20 @@ from egress.errors import MalformedError
 from egress.model import AH
 from egress.wire.packet import EXTENSIONS, FRAGMENT, Fragment, fragment
 
-MAX_DATAGRAMS = 256  # in the making at once; each holds at most 64 KiB. The oldest goes first
-TIMEOUT = 30.0  # seconds a datagram is waited for; Linux's ipfrag_time
+MAX_DATAGRAMS = 256  # incomplete ones at a time, of at most 64 KiB each; the oldest is discarded first
+TIMEOUT = 30.0  # seconds to wait for the rest of a datagram; Linux's ipfrag_time
 
 
 class _Part(NamedTuple):
-    """One fragment, taken apart."""
+    """The parts of a fragment."""
 
-    key: tuple[bytes, ...]  # what its siblings share
-    head: bytes  # the header(s) a whole datagram has in front
+    key: tuple[bytes, ...]  # equal in all fragments of a datagram
+    head: bytes  # the header(s) of the whole datagram
     data: bytes
 
 
 class _Datagram:
-    """The pieces of one datagram so far, without overlap, in order of offset."""
+    """The fragments of one datagram so far, without overlap, by offset."""
 
     __slots__ = ("data", "head", "offsets", "size", "started", "total")
 
@@ -39,7 +39,7 @@ class _Datagram:
         self.total = -1
 
     def add(self, place: Fragment, part: _Part) -> bool:
-        """Take a piece; says whether the datagram is whole now. MalformedError: it contradicts the pieces before it."""
+        """Add a fragment; True if the datagram is whole now. Raises MalformedError if it contradicts earlier ones."""
         start, end = place.offset, place.offset + len(part.data)
         if self.data.get(start) == part.data:
             return False
@@ -75,16 +75,16 @@ class _Datagram:
 
 
 class Reassembler:
-    """Fragments in, datagrams out; bounded however many are begun."""
+    """Makes datagrams of fragments, in bounded memory."""
 
     def __init__(self) -> None:
         self._pending: OrderedDict[tuple[bytes, ...], _Datagram] = OrderedDict()
 
     def add(self, raw: bytes, ts: float) -> bytes | None:
-        """Whole packets pass as they are; a fragment gives None, or the datagram it completes (checksum not redone).
+        """Return a whole packet unchanged; for a fragment the datagram that it completes, or None.
 
-        Raises `MalformedError` for headers that do not parse, fragments cut by the capture, overlaps and impossible
-        lengths.
+        The checksum of a datagram is not recalculated. Raises MalformedError for malformed headers, fragments cut by
+        the capture, overlaps and impossible lengths.
         """
         place = fragment(raw) if _suspect(raw) else None
         if place is None:
@@ -108,7 +108,7 @@ class Reassembler:
 
 
 def _suspect(raw: bytes) -> bool:
-    """Whether this can be a fragment at all: nearly no packet is, and a full look costs."""
+    """Test cheaply whether a packet may be a fragment: hardly any is, and a full check is slow."""
     if len(raw) < 8:
         return True
     if raw[0] >> 4 == 4:
@@ -117,13 +117,13 @@ def _suspect(raw: bytes) -> bool:
 
 
 def _take_apart(raw: bytes) -> _Part:
-    """Split a packet that `fragment` says is one."""
+    """Split a packet that is a fragment."""
     if raw[0] >> 4 == 4:
         start, end = (raw[0] & 15) << 2, raw[2] << 8 | raw[3]
         key: tuple[bytes, ...] = (raw[12:20], raw[9:10], raw[4:6])
         head = raw[:6] + b"\0\0" + raw[8:start]
     else:
-        link, at = 6, 40  # where the chain says what comes next, and where that is
+        link, at = 6, 40  # the offset of the next-header field, and of the next header
         while raw[link] != FRAGMENT:
             link, at = at, at + (raw[at + 1] + 2 << 2 if raw[link] == AH else raw[at + 1] + 1 << 3)
         start, end = at + 8, 40 + (raw[4] << 8 | raw[5])

@@ -1,4 +1,4 @@
-"""One frame of a capture file, and the two ways in which a file can disappoint."""
+"""A frame of a capture file, and the two errors of reading one."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ class NotACaptureError(EgressError):
 
 
 class TruncatedError(EgressError):
-    """The file ends, or stops making sense, here. The frames yielded so far are good."""
+    """The file breaks off or is damaged here. The frames yielded before are good."""
 
 
 class Frame(NamedTuple):
     number: int  # 1-based, as other tools count
-    ts: float  # seconds since the epoch, as the file has it: may go backwards
+    ts: float  # the file's time, in seconds since the epoch; it may go backwards
     link: int  # LINKTYPE_ value (tcpdump.org/linktypes.html), or UNKNOWN_LINK
     data: bytes  # from the link header on, at most MAX_FRAME
     wire_length: int  # bytes the frame had on the wire; never less than len(data)

@@ -1,4 +1,4 @@
-"""From a captured frame to the IP packet in it: the link layers that captures are made on.
+"""Extracts the IP packet from a captured frame, for the link layers that captures are made on.
 
 Numbers are LINKTYPE_ values (tcpdump.org/linktypes.html) and EtherTypes (IEEE 802 numbers, IANA).
 """
@@ -9,26 +9,26 @@ from egress.errors import MalformedError
 
 NULL, ETHERNET, PPP, RAW, LOOP, LINUX_SLL, IPV4, IPV6, LINUX_SLL2 = 0, 1, 9, 101, 108, 113, 228, 229, 276
 
-_RAW_TYPES = frozenset({12, 14, RAW, IPV4, IPV6})  # 12 and 14: what BSDs wrote for DLT_RAW
+_RAW_TYPES = frozenset({12, 14, RAW, IPV4, IPV6})  # 12 and 14: the DLT_RAW of BSDs
 _ETHER_IPV4, _ETHER_IPV6 = 0x0800, 0x86DD
-_VLAN = frozenset({0x8100, 0x88A8, 0x9100, 0x9200})  # 802.1Q, 802.1ad and what was used before it
+_VLAN = frozenset({0x8100, 0x88A8, 0x9100, 0x9200})  # 802.1Q, 802.1ad and its predecessors
 _PPPOE_SESSION = 0x8864
 _MPLS = frozenset({0x8847, 0x8848})
 _LLC_SNAP = b"\xaa\xaa\x03\x00\x00\x00"  # 802.2 header that announces an EtherType (RFC 1042)
 _PPP_IPV4, _PPP_IPV6 = 0x21, 0x57
 _BSD_FAMILIES = frozenset({2, 10, 24, 28, 30})  # AF_INET; AF_INET6 of Linux, NetBSD, FreeBSD, Darwin
-_MAX_TAGS = 16  # VLAN tags and MPLS labels before we stop believing them
+_MAX_TAGS = 16  # more VLAN tags or MPLS labels than this are malformed
 
 
 def supported(link: int) -> bool:
-    """Whether frames of this link type can be read at all."""
+    """Test whether frames of this link type can be read."""
     return link in _RAW_TYPES or link in _READERS
 
 
 def ip_packet(link: int, frame: bytes) -> bytes | None:
-    """The IP packet of a frame with whatever follows it (padding); None: it carries something else (ARP, LLDP, …).
+    """The IP packet of a frame, padding included; None if the frame carries another protocol (ARP, LLDP, …).
 
-    Raises `MalformedError` when the frame is too short for its own headers, or of an unsupported link type.
+    Raises MalformedError if the frame is too short for its headers, or of an unsupported link type.
     """
     if link in _RAW_TYPES:
         return _by_version(frame, 0)
@@ -72,7 +72,7 @@ def _mpls(frame: bytes, at: int) -> bytes | None:
     for _ in range(_MAX_TAGS):
         bottom = _u16(frame, at + 2) & 0x0100
         at += 4
-        if bottom:  # nothing says what follows: IP by its first nibble, else a pseudowire (RFC 4928)
+        if bottom:  # no field names the payload: IP if its first nibble is a version, else a pseudowire (RFC 4928)
             return frame[at:] if frame[at : at + 1] and frame[at] >> 4 in (4, 6) else None
     raise MalformedError("too many MPLS labels")
 
@@ -87,7 +87,7 @@ def _ppp(frame: bytes) -> bytes | None:
 
 
 def _null(frame: bytes) -> bytes | None:
-    """Address family in the byte order of whoever captured: ours to guess, the other order gives a huge number."""
+    """BSD loopback: the address family in the byte order of the capturing host; the wrong order gives a huge number."""
     _u16(frame, 2)
     family = min(int.from_bytes(frame[:4], "little"), int.from_bytes(frame[:4], "big"))
     return _by_version(frame, 4) if family in _BSD_FAMILIES else None

@@ -26,7 +26,7 @@ def pcap_frames(magic: bytes, stream: BinaryIO) -> Iterator[Frame]:
     header = stream.read(_HEADER)
     if len(header) < _HEADER:
         raise TruncatedError("cut short in the file header")
-    link: int = struct.unpack_from(order + "I", header, 16)[0] & 0xFFFF  # above: length of the frame check sequence
+    link: int = struct.unpack_from(order + "I", header, 16)[0] & 0xFFFF  # above: length of the check sequence
     record = struct.Struct(order + "IIII")
     number = 0
     while head := stream.read(_RECORD):
@@ -34,7 +34,7 @@ def pcap_frames(magic: bytes, stream: BinaryIO) -> Iterator[Frame]:
         if len(head) < _RECORD:
             raise TruncatedError(f"cut short in the header of frame {number}")
         seconds, fraction, captured, original = record.unpack(head)
-        if captured > MAX_FRAME:  # no way to find the next record
+        if captured > MAX_FRAME:  # the next record cannot be found
             raise TruncatedError(f"frame {number} claims {captured} bytes")
         data = stream.read(captured)
         if len(data) < captured:

@@ -1,6 +1,6 @@
 """The pcapng format (draft-ietf-opsawg-pcapng): sections, interfaces, and the three kinds of packet block.
 
-Every block states its length twice. A block that lies about it ends the reading; unknown blocks are skipped.
+Every block states its length twice. A block with contradicting lengths ends the reading; unknown blocks are skipped.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from typing import BinaryIO, NamedTuple
 
 from egress.capture.frame import MAX_FRAME, UNKNOWN_LINK, Frame, TruncatedError
 
-SECTION_HEADER = b"\x0a\x0d\x0d\x0a"  # reads the same in either byte order
+SECTION_HEADER = b"\x0a\x0d\x0d\x0a"  # a palindrome: equal in both byte orders
 
 _INTERFACE, _PACKET, _SIMPLE_PACKET, _ENHANCED_PACKET = 1, 2, 3, 6
 _OPTION_END, _OPTION_TSRESOL, _OPTION_TSOFFSET = 0, 9, 14
-_MAX_INTERFACES = 65_536  # a section; more are read as unknown
-_MAX_BODY = MAX_FRAME + 4096  # room for the packet's options; what is longer is skipped past that
+_MAX_INTERFACES = 65_536  # of a section; the packets of others have an unknown link type
+_MAX_BODY = MAX_FRAME + 4096  # with room for the packet's options; the rest of a longer block is skipped
 _SKIP = 65_536
 
 
@@ -31,7 +31,7 @@ _NO_INTERFACE = Interface(UNKNOWN_LINK, 0, 1_000_000, 0)
 
 
 def pcapng_frames(stream: BinaryIO) -> Iterator[Frame]:
-    """Yield the frames of a stream whose first four bytes, a section header's block type, are already read."""
+    """Yield the frames of a stream whose first four bytes, the type of a section header block, are already read."""
     order = ""
     interfaces: list[Interface] = []
     number, ts = 0, 0.0
@@ -55,7 +55,7 @@ def pcapng_frames(stream: BinaryIO) -> Iterator[Frame]:
 
 
 def _section(stream: BinaryIO) -> str:
-    """Read the rest of a section header block; returns the section's byte order."""
+    """Read the rest of a section header block, and return the section's byte order."""
     head = stream.read(8)
     order = {b"\x1a\x2b\x3c\x4d": ">", b"\x4d\x3c\x2b\x1a": "<"}.get(head[4:8])
     if order is None:
@@ -70,7 +70,7 @@ def _section(stream: BinaryIO) -> str:
 
 
 def _body(stream: BinaryIO, order: str, number: int) -> bytes:
-    """Read a block from its length field on; returns its body, cut to `_MAX_BODY`."""
+    """Read a block from its length field on, and return its body, cut to `_MAX_BODY`."""
     head = stream.read(4)
     length: int = struct.unpack(order + "I", head)[0] if len(head) == 4 else 0
     if length < 12 or length % 4:
@@ -84,7 +84,7 @@ def _body(stream: BinaryIO, order: str, number: int) -> bytes:
 
 
 def _take(stream: BinaryIO, size: int) -> bytes:
-    """Read `size` bytes of a block; returns the first `_MAX_BODY` of them."""
+    """Read `size` bytes of a block, and return the first `_MAX_BODY` of them."""
     body = stream.read(min(size, _MAX_BODY))
     left = size - len(body)
     while left and (skipped := stream.read(min(left, _SKIP))):
@@ -125,7 +125,7 @@ def _obsolete(order: str, body: bytes, interfaces: list[Interface], blank: Frame
 
 
 def _stamped(fields: struct.Struct, body: bytes, interfaces: list[Interface], blank: Frame) -> Frame:
-    """A packet with interface and time; one whose block is too short for its own fields stays `blank`."""
+    """A packet with interface and time; `blank` if its block is too short for its fields."""
     if len(body) < fields.size:
         return blank
     index, high, low, captured, original = fields.unpack_from(body)
@@ -136,7 +136,7 @@ def _stamped(fields: struct.Struct, body: bytes, interfaces: list[Interface], bl
 
 
 def _simple(order: str, body: bytes, interfaces: list[Interface], blank: Frame) -> Frame:
-    """A packet of the section's first interface, without a time: it gets that of the packet before."""
+    """A packet of the section's first interface. It has no time, and gets that of the packet before."""
     if len(body) < 4:
         return blank
     original: int = struct.unpack_from(order + "I", body)[0]

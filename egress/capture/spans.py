@@ -1,7 +1,7 @@
-"""Where a finding's bytes are in the packets kept for it: in one packet, or over the segments of one direction.
+"""Locates a finding's bytes in the packets kept for it: in one packet, or across the segments of one direction.
 
-Segments are put in order by their sequence numbers, as the receiver does; what is not there is a gap that no match
-goes over. Datagrams are not joined: their order says nothing.
+Segments are ordered by sequence number, as the receiver does. A missing segment is a gap, and no match crosses a gap.
+Datagrams are not joined, because their order has no meaning.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from egress.model import TCP
 from egress.records.shape import EvidencePacket
 from egress.wire.packet import decode
 
-_HALF, _WHOLE = 1 << 31, 1 << 32  # of the sequence numbers
-_SYN = 2  # takes a sequence number of its own
+_HALF, _WHOLE = 1 << 31, 1 << 32  # sequence numbers
+_SYN = 2  # the flag; a SYN consumes a sequence number
 
 
 @dataclass(frozen=True, slots=True)
 class PacketSpan:
-    """Bytes `first` to `last` of a packet; `begin` and `end` count the finding's bytes from 0."""
+    """Bytes `first` to `last` of a packet, which are bytes `begin` to `end` of the finding, both from 0."""
 
     packet: int
     first: int
@@ -31,15 +31,15 @@ class PacketSpan:
 
 @dataclass(slots=True)
 class _Run:
-    """Bytes of a stream without a gap, each with the packet and the place in it that it came from."""
+    """A stretch of a stream without a gap. Each byte has its packet and its offset in the packet."""
 
-    at: int  # sequence number, counted on from the first one seen
+    at: int  # sequence number, relative to the first one seen and without wrapping
     data: bytearray = field(default_factory=bytearray)
     origin: list[tuple[int, int]] = field(default_factory=list)
 
 
 def find(packets: Sequence[EvidencePacket], wanted: bytes) -> list[PacketSpan]:
-    """Every packet that holds all of the bytes, or if none does, the segments that hold them together; else nothing."""
+    """Every packet that holds all the bytes; if none does, the segments that together hold them; otherwise nothing."""
     if not wanted:
         return []
     last = len(wanted) - 1
@@ -64,7 +64,7 @@ def _over(run: _Run, wanted: bytes) -> list[PacketSpan]:
 
 
 def _runs(packets: Sequence[EvidencePacket]) -> Iterator[_Run]:
-    """Of each direction, in the order of the stream. Of bytes sent twice those that came first count."""
+    """The runs of each direction, in the order of the stream. Of bytes sent twice the first ones count."""
     for direction in dict.fromkeys(packet.direction for packet in packets):
         segments: list[tuple[int, int, int, bytes]] = []  # sequence, packet, place, payload
         for number, packet in enumerate(packets):
@@ -86,12 +86,12 @@ def _runs(packets: Sequence[EvidencePacket]) -> Iterator[_Run]:
 
 
 def _segment(packet: EvidencePacket) -> tuple[int, int, bytes] | None:
-    """Sequence number, place and bytes of a TCP packet's payload; None for any other packet, or one without."""
+    """Sequence number, offset and bytes of a TCP packet's payload; None for packets without one."""
     try:
         read = decode(packet.data, packet.length)
     except MalformedError:
         return None
     if read.proto != TCP or not read.payload:
         return None
-    # The payload is the end of the IP packet; what the capture cut off is not counted, padding is not looked at.
+    # The payload is the end of the IP packet, without the bytes that the capture cut off, and without padding.
     return read.seq + bool(read.flags & _SYN), min(read.length, len(packet.data)) - len(read.payload), read.payload

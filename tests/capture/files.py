@@ -1,4 +1,4 @@
-"""Capture files made by hand, block by block, so that a test can get any detail of them right or wrong."""
+"""Builds capture files block by block, so that a test can get any detail right or wrong."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def pcap(
 
 
 class Pcapng:
-    """A pcapng file in the making."""
+    """A pcapng file that a test builds."""
 
     def __init__(self, order: str = "<") -> None:
         self.order = order

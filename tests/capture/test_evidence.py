@@ -1,4 +1,4 @@
-"""Evidence files, opened by tshark's kin: scapy's reader and our own."""
+"""Evidence files, read back by scapy, by tshark and by egress."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ PACKETS = st.builds(
 
 
 @given(st.lists(PACKETS, max_size=5))
-def test_whatever_was_captured_comes_back(packets: list[EvidencePacket]) -> None:
+def test_packets_are_read_back_as_they_were_captured(packets: list[EvidencePacket]) -> None:
     read = list(frames(io.BytesIO(to_pcapng(FOUND, record(*packets)))))
     assert [frame.data for frame in read] == [packet.data for packet in packets]
 
@@ -79,7 +79,7 @@ def segment(data: bytes, sequence: int, *, six: bool = False, flags: str = "PA",
 @pytest.mark.parametrize("start", [1000, (1 << 32) - 7], ids=["", "round the end of the sequence numbers"])
 @given(data=st.data())
 def test_bytes_split_over_segments_are_named_in_each(six: bool, start: int, data: st.DataObject) -> None:
-    """However they are cut, sent in whatever order, or twice: read out at the places named they are the evidence."""
+    """The bytes at the named places are the evidence, for any segmentation, order and repetition."""
     stream = b"xx" + LOGIN + b"yy"
     cuts = sorted(data.draw(st.sets(st.integers(1, len(stream) - 1), min_size=1, max_size=8)))
     parts = [(at, stream[at:end]) for at, end in zip([0, *cuts], [*cuts, len(stream)], strict=True)]
@@ -113,13 +113,13 @@ def test_data_with_the_first_packet_and_a_capture_that_was_cut() -> None:
 
 
 @given(st.lists(PACKETS, max_size=5), st.binary(max_size=4))
-def test_hostile_packets_are_no_trouble(packets: list[EvidencePacket], wanted: bytes) -> None:
+def test_hostile_packets_do_no_harm(packets: list[EvidencePacket], wanted: bytes) -> None:
     for span in find(packets, wanted):
         assert 0 <= span.first <= span.last < len(packets[span.packet].data)
 
 
 def test_tshark_shows_each_comment(tmp_path: Path) -> None:
-    """The file says in which bytes of which packet the finding is, where it is in several; or that it is in none."""
+    """The file names the bytes and the packets of the finding, or says that no packet has them."""
     half = len(LOGIN) // 2
     path = tmp_path / "split.pcapng"
     path.write_bytes(to_pcapng(FOUND, record(segment(LOGIN[:half], 1000), segment(LOGIN[half:], 1000 + half))))

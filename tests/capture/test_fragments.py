@@ -1,4 +1,4 @@
-"""Reassembly: any order of any fragmentation gives the datagram back; hostile fragments gain nothing."""
+"""Reassembly: fragments in any order give the datagram; hostile fragments gain nothing."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_two_datagrams_are_kept_apart() -> None:
 
 
 @pytest.mark.parametrize("shift", [-8, 8])
-def test_overlap_gives_the_datagram_up(shift: int) -> None:
+def test_a_datagram_with_an_overlap_is_discarded(shift: int) -> None:
     reassembler = Reassembler()
     pieces = pieces4(1000, 400)
     moved = bytearray(pieces[1])
@@ -100,7 +100,7 @@ def test_a_fragment_cut_by_the_capture() -> None:
         Reassembler().add(pieces4(1000, 400)[0][:-1], 0.0)
 
 
-def test_what_is_late_is_forgotten() -> None:
+def test_an_old_datagram_is_forgotten() -> None:
     reassembler = Reassembler()
     pieces = pieces4(1000, 400)
     feed(reassembler, pieces[:2], 0.0)

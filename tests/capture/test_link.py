@@ -1,4 +1,4 @@
-"""Link layers: what scapy builds on each of them is the IP packet that comes out."""
+"""Link layers: the IP packet that scapy put into a frame is extracted."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ TUNNELS = {
 
 
 def on_wire(layer: Packet, packet: Packet) -> bytes:
-    """`packet` under `layer`, which scapy lets know what it carries, except where raw bytes stand between."""
+    """`packet` under `layer`. scapy sets the type of the payload, unless raw bytes stand between."""
     if layer.haslayer(Raw):
         kind = 0x86DD if packet.haslayer(inet6.IPv6) else 0x0800
         return bytes(layer) + struct.pack("!H", kind) + bytes(packet)
@@ -96,7 +96,7 @@ def test_padding_is_left_for_the_decoder() -> None:
         (0, struct.pack("<I", 7) + bytes(28)),
     ],
 )
-def test_what_is_not_ip_is_nothing(link: int, frame: bytes) -> None:
+def test_other_protocols_give_none(link: int, frame: bytes) -> None:
     assert ip_packet(link, frame) is None
 
 

@@ -16,11 +16,11 @@ from tests.capture.files import IP, pcap
 
 
 def read(data: bytes) -> tuple[list[Frame], str]:
-    """The frames of a file and why it broke off, if it did."""
+    """The frames of a file, and the reason if it breaks off."""
     out: list[Frame] = []
     try:
         for frame in frames(io.BytesIO(data)):
-            out.append(frame)  # noqa: PERF402 - what came before the error counts
+            out.append(frame)  # noqa: PERF402 - the frames before an error count
     except TruncatedError as cut:
         return out, str(cut)
     return out, ""
@@ -53,7 +53,7 @@ def test_cut_at_every_byte() -> None:
 
 
 @pytest.mark.parametrize("data", [b"", b"\0", b"GIF89a", b"\xa1\xb2\xc3", b"\x1f\x8b\x08\0rest"])
-def test_what_is_no_capture_is_said_so(data: bytes) -> None:
+def test_another_file_is_not_a_capture(data: bytes) -> None:
     with pytest.raises(NotACaptureError):
         list(frames(io.BytesIO(data)))
 

@@ -1,4 +1,4 @@
-"""pcapng: sections, interfaces and packets of either byte order, and files that lie about themselves."""
+"""pcapng: sections, interfaces and packets of both byte orders, and files with false lengths."""
 
 from __future__ import annotations
 

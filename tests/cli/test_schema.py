@@ -22,7 +22,7 @@ def test_programs_get_the_schema_itself() -> None:
     assert run("-o", "markdown") == schema.markdown()
 
 
-def test_people_get_every_key_of_what_they_ask_for() -> None:
+def test_people_get_every_key_of_an_event() -> None:
     text = run("anomaly")
     assert "anomaly.count" in text and "alert." not in text
     everything = run()

@@ -33,7 +33,7 @@ def test_times_keep_their_microseconds(ts: float) -> None:
     assert from_eve(to_eve(again)) == again
 
 
-def test_a_line_is_written_byte_for_byte_as_by_the_first_versions() -> None:
+def test_the_bytes_of_a_line_are_pinned() -> None:
     records = (samples.FLOW, samples.FINDING, samples.ANOMALY, samples.EVIDENCE, samples.PROCESS)
     assert b"".join(line(record) for record in records) == LINES.read_bytes()
 

@@ -1,4 +1,4 @@
-"""The published schema: every record there can be validates, nothing else does, and the docs say the same."""
+"""The published schema: every valid record validates, nothing else does, and docs/records.md lists its keys."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def complaints(instance: object) -> list[str]:
     return [f"{error.instance_path}: {error.message}" for error in VALIDATOR.iter_errors(instance)]
 
 
-# --- what a record may be -----------------------------------------------------------------------------------
+# --- Valid records -----------------------------------------------------------------------------------
 
 ids = st.integers(0, (1 << 64) - 1).map(lambda number: f"{number:016x}")
 addresses = st.ip_addresses().map(str)
@@ -72,18 +72,18 @@ records = st.one_of(
 )
 
 
-def test_it_is_a_schema_itself() -> None:
+def test_the_schema_is_valid() -> None:
     assert schema.schema()["$schema"] == "https://json-schema.org/draft/2020-12/schema"
     assert jsonschema_rs.meta.is_valid(schema.schema())
 
 
 @given(records)
-def test_every_record_there_can_be_validates(record: Record) -> None:
+def test_every_valid_record_validates(record: Record) -> None:
     assert complaints(document(record)) == []
 
 
 def _made() -> Iterator[Record]:
-    """By the engine: of both families' golden captures, of packets that are none, and at the end of all flows."""
+    """Records of the engine: of the golden captures, of malformed packets, and of the end of all flows."""
     judge, who = engine(), agent(networks=("10.99.1.0/24", "fd99:1::/64"))
     ts = START
     for path in sorted(CAPTURES.glob("*/capture.pcapng")):
@@ -99,13 +99,13 @@ def _made() -> Iterator[Record]:
     yield from (*judge.tick(ts + 1e6), *judge.shutdown(ts + 2e6))
 
 
-def test_what_the_engine_makes_validates() -> None:
+def test_the_records_of_the_engine_validate() -> None:
     made = list(_made())
     assert {to_eve(record)["event_type"] for record in made} == set(EVENTS) - {"process"}
     assert [complaint for record in made for complaint in complaints(document(record))] == []
 
 
-# --- what is none -------------------------------------------------------------------------------------------
+# --- Invalid documents -------------------------------------------------------------------------------------------
 
 
 def _places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
@@ -140,7 +140,7 @@ def test_each_key_is_needed_and_has_its_kind(record: Record, path: tuple[Any, ..
 
 
 @given(records, st.data())
-def test_a_key_more_or_under_another_name_is_none_of_ours(record: Record, data: st.DataObject) -> None:
+def test_another_key_or_another_name_of_a_key_is_invalid(record: Record, data: st.DataObject) -> None:
     changed = document(record)
     path = data.draw(st.sampled_from(sorted(_places(changed), key=str)))
     part = _at(changed, path[:-1])
@@ -174,16 +174,16 @@ def test_a_key_more_or_under_another_name_is_none_of_ours(record: Record, data: 
         (samples.EVIDENCE, ("evidence", "packets"), {}),
     ],
 )
-def test_values_that_no_record_has(record: Record, path: tuple[Any, ...], value: object) -> None:
+def test_other_values_are_invalid(record: Record, path: tuple[Any, ...], value: object) -> None:
     changed = document(record)
     _at(changed, path[:-1])[path[-1]] = value
     assert not VALIDATOR.is_valid(changed)
 
 
-# --- it follows the model -----------------------------------------------------------------------------------
+# --- The lists of keys -----------------------------------------------------------------------------------
 
 
-def test_every_kind_of_record_has_its_part() -> None:
+def test_every_kind_of_record_is_in_the_schema() -> None:
     assert {to_eve(record)["event_type"] for record in SAMPLES} == set(EVENTS)
     assert {type(record) for record in SAMPLES} == set(typing.get_args(Record)), "a sample of each kind is needed above"
 
@@ -199,18 +199,18 @@ def test_every_kind_of_record_has_its_part() -> None:
         (ProcessStatus, "process", "process.status"),
     ],
 )
-def test_words_are_the_models(known: type[StrEnum], event: str, path: str) -> None:
+def test_the_words_are_those_of_the_model(known: type[StrEnum], event: str, path: str) -> None:
     kinds = {field.path: field.kind for field in schema.keys(EVENTS[event])}
     assert kinds[path] == ", ".join(f"`{value}`" for value in known)
 
 
-def test_states_are_the_engines() -> None:
+def test_the_states_are_those_of_the_engine() -> None:
     kinds = {field.path: field.kind for field in schema.keys(EVENTS["flow"])}
     assert kinds["flow.state"] == ", ".join(f"`{state}`" for state in FLOW_STATES)
 
 
-def test_the_page_says_what_the_schema_says() -> None:
-    assert DOCS.read_text().endswith("\n" + schema.markdown()), "egress schema -o markdown makes it anew"
+def test_the_page_lists_the_keys() -> None:
+    assert DOCS.read_text().endswith("\n" + schema.markdown()), "run egress schema -o markdown"
 
 
 def test_every_key_is_explained() -> None:
