@@ -1,1 +1,1 @@
-"""Benchmarks anyone can run: `make bench` (root). Each prints ratios measured in one run, with min, median and max."""
+"""Benchmarks: `make bench` (root). Each prints ratios measured in one run, with min, median and max."""

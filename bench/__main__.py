@@ -1,4 +1,4 @@
-"""`python -m bench`: throughput of three datapaths as ratios to plain forwarding, and what a packet costs us."""
+"""Measure three datapaths as ratios to plain forwarding, and the cost of a packet: `python -m bench`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def spread(values: list[float], form: str = "8.2f") -> str:
 
 
 def compare(title: str, unit: str, load: Callable[[Stage, float], float], rounds: int, seconds: float) -> Rows:
-    """Run a load over all datapaths in turn, `rounds` times; all stages stand at once, only one is loaded."""
+    """Run a load over all datapaths in turn, `rounds` times. All stages exist at once; only one is under load."""
     rows: Rows = {"plain forwarding": [], "bare accept-all queue": [], "egress gateway": []}
     makers = (paths.plain, paths.accept_all, paths.gateway)
     with ExitStack() as stack:
@@ -37,7 +37,7 @@ def compare(title: str, unit: str, load: Callable[[Stage, float], float], rounds
 
 
 def table(title: str, measure: Callable[[], dict[str, float]], rounds: int) -> None:
-    """Measure `rounds` times; a row for each kind of cost."""
+    """Measure `rounds` times. Prints a row for each kind of cost."""
     samples: Rows = {}
     for _ in range(rounds):
         for kind, cost in measure().items():

@@ -1,8 +1,8 @@
-"""How often the process behind a flow is found, by how long it lives: through the real gateway, real processes.
+"""Measure how often the process behind a flow is found, by its lifetime: real processes, through the real gateway.
 
 `python -m bench.attribution` (root) runs processes that live 5, 20 and 100 ms from their fork to their end and send one
-packet, at once or at a random moment of their life: they connect where somebody answers, or where the policy refuses
-it, or send a datagram. Caught is one whose record names its very pid. The agent has other, idle processes beside.
+packet, at once or at a random moment of their life: they connect to a server that answers, or to one that the policy
+refuses, or send a datagram. A process is caught if its record has its pid. The agent also has other, idle processes.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ IDLE = "import time\nprint('ready', flush=True)\ntime.sleep(3600)"
 
 @dataclass(frozen=True, slots=True)
 class Caught:
-    """What became of some processes of one kind."""
+    """Results for some processes of one kind."""
 
     right: int
     wrong: int  # another process was named
@@ -63,7 +63,7 @@ class Caught:
 
 
 def compiled(directory: Path) -> Path:
-    """The program that lives as long as stated."""
+    """Compile the program that lives for a given time."""
     program = directory / "life"
     compiler = shutil.which("cc") or shutil.which("gcc") or "cc"
     subprocess.run([compiler, "-O2", "-static-pie", "-o", program, SOURCE], check=True)
@@ -72,7 +72,7 @@ def compiled(directory: Path) -> Path:
 
 
 def measure(stage: Stage, program: Path, proto: str, host: str, port: int, life: int, when: int, count: int) -> Caught:
-    """`count` processes in the agent's namespace, one after another; `when` as the program takes it."""
+    """Run `count` processes in the agent's namespace, one after another; `when` as the program takes it."""
     family = "6" if ":" in host else "4"
     words = [proto, family, host, str(port), str(life * 1000), str(when), str(count), str(PAUSE)]
     begun = time.time()
@@ -90,7 +90,7 @@ def measure(stage: Stage, program: Path, proto: str, host: str, port: int, life:
 def _stored(
     stage: Stage, begun: float, proto: str, port: int, pids: dict[int, int]
 ) -> dict[int, tuple[ProcessStatus, int]]:
-    """Source port → what is recorded, once all is, or nothing more comes."""
+    """Wait for the records. Returns source port → record, once all are there or no more come."""
     query = (
         sa.select(flows.c.sport, processes.c.status, processes.c.pid, flows.c.start)
         .join(processes, processes.c.flow_id == flows.c.flow_id)
@@ -121,7 +121,7 @@ def text(row: Caught, proto: str, fate: str, host: str, life: int, when: int) ->
 
 
 def cost(rounds: int = 50, flows_each: int = 200) -> tuple[float, float]:
-    """Microseconds of a worker to judge a new flow, and to tell of it: medians of rounds taken in turn."""
+    """Measure a worker's microseconds to judge a new flow, and to send its note: medians of rounds taken in turn."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
     notifier = Notifier([ours.detach()], lambda _: None)
@@ -145,7 +145,7 @@ def cost(rounds: int = 50, flows_each: int = 200) -> tuple[float, float]:
 
 
 def syn(number: int) -> bytes:
-    """The first packet of a connection, each from another port or to another address."""
+    """Make the first packet of a connection, each from another port or to another address."""
     ends = socket.inet_aton("10.0.0.2") + (0x0B000000 + number // 50000).to_bytes(4)
     header = struct.pack(">BBHHHBBH8s", 0x45, 0, 40, 0, 0, 64, 6, 0, ends)
     return header + struct.pack(">HHIIBBHHH", 1024 + number % 50000, 443, 1, 0, 0x50, 0x02, 64240, 0, 0)
@@ -157,8 +157,10 @@ def main() -> int:
     parser.add_argument("--beside", type=int, default=20, help="idle processes of the agent beside them")
     options = parser.parse_args()
     judging, telling = cost()
-    print(f"a new flow in the worker: {judging:.1f} µs to judge, {telling:.1f} µs to tell of ({telling / judging:.1%})")
-    print(" lives     really  packet                            caught   gone  unknown  wrong  not told")
+    print(
+        f"a new flow in the worker: {judging:.1f} µs to judge, {telling:.1f} µs for the note ({telling / judging:.1%})"
+    )
+    print(" lives     really  packet                            caught   gone  unknown  wrong  no record")
     with Stage(POLICY) as stage:
         program = compiled(stage.directory)
         stage.attach("bench")

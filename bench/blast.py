@@ -1,4 +1,4 @@
-"""64-byte UDP packets, as many as go: `python -m bench.blast send HOST PORT SECONDS` and `… receive PORT SECONDS`."""
+"""Send 64-byte UDP packets at full speed: `python -m bench.blast send HOST PORT SECONDS`, `… receive PORT SECONDS`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def send(host: str, port: int, seconds: float) -> None:
 
 
 def receive(port: int, seconds: float) -> float:
-    """Packets a second between the first and the last that came."""
+    """Count packets a second between the first and the last that arrived."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 24)
         sock.bind(("", port))

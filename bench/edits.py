@@ -1,7 +1,7 @@
-"""How soon an edit is in force: from the commit in another process to the first connection that is judged by it.
+"""Measure when an edit is in force: from the commit in another process to the first connection that is judged by it.
 
 A client in the sandbox connects every few milliseconds; an edit opens its port, the next one closes it. Meanwhile a
-stream of datagrams passes, and each must arrive: an edit loses nothing.
+stream of datagrams passes, and each must arrive: an edit loses no packet.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ print(len(seen), flush=True)
 
 
 def propagation(rules: int) -> dict[str, float]:
-    """Milliseconds from commit to effect (median, worst), and datagrams lost, beside `rules` others."""
+    """Measure milliseconds from commit to effect (median, worst), and lost datagrams, beside `rules` other rules."""
     with _guarded(rules) as (stage, knocks):
         sink = stage.lab.popen(stage.outside, [sys.executable, "-c", SINK, str(STREAM)])
         assert sink.stdout is not None
@@ -95,6 +95,6 @@ def _guarded(rules: int) -> Iterator[tuple[Stage, Path]]:
 
 
 def _turned(knocks: Path, times: int) -> float:
-    """When the client saw the `times`th change of what becomes of it, seconds since the epoch."""
-    eventually(lambda: knocks.exists() and knocks.read_text().count("\n") >= times, "the edit is felt", 30.0)
+    """Wait until the client's outcome has changed `times` times. Returns that moment, in seconds since the epoch."""
+    eventually(lambda: knocks.exists() and knocks.read_text().count("\n") >= times, "the edit has an effect", 30.0)
     return float(knocks.read_text().splitlines()[times - 1].split()[1])

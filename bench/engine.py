@@ -1,4 +1,4 @@
-"""What our own Python costs a packet, by kind of packet: decode alone, and the whole engine."""
+"""Measure the cost of a packet in Python, by kind of packet: decode alone, and the whole engine."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ COUNT = 20_000
 
 
 def _per_packet(work: Callable[[int], object]) -> float:
-    """Microseconds a call."""
+    """Measure microseconds a call."""
     began = time.perf_counter()
     for number in range(COUNT):
         work(number)
@@ -31,7 +31,7 @@ def settled(judge: Engine, who: Agent) -> Talk:
 
 
 def measure() -> dict[str, float]:
-    """Microseconds a packet for: decode, a settled flow's data and ACKs, an undecided flow's, a new flow's first."""
+    """Measure microseconds a packet: decode, data and ACKs of a settled flow, of an undecided flow, of a new flow."""
     who = agent()
     judge = engine()
     talk = settled(judge, who)

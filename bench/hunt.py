@@ -1,4 +1,4 @@
-"""How long `egress hunt` takes, and how much memory, over a week of synthetic flows in a real database."""
+"""Measure time and memory of `egress hunt` over a week of synthetic flows in a real database."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ FLOW = FlowRecord(
 
 
 def history(count: int) -> Iterator[FlowRecord]:
-    """Work in bursts at 40 names, questions, places met once, and one beacon in four agents; a third lies before."""
+    """Make flows: bursts of work at 40 names, queries, places met once, one beacon in four agents; a third is older."""
     rng = np.random.default_rng(7)
     each = count // AGENTS
     number = 0

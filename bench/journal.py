@@ -1,4 +1,4 @@
-"""What a record costs before the kernel is answered, by fsync policy, on the disk of the current directory.
+"""Measure the cost of a record before the kernel is answered, by fsync policy, on the current directory's disk.
 
 `python -m bench.journal DIRECTORY` measures on the disk of DIRECTORY.
 """
@@ -16,11 +16,11 @@ from egress.gateway.journal.journal import JournalWriter
 from tests.store.samples import numbered
 
 COUNT = {"never": 20_000, "second": 20_000, "record": 300}
-SECOND = 0.2  # of the journal's seconds, so that a short measurement has some
+SECOND = 0.2  # length of a second for the journal, so that a short measurement has several
 
 
 def measure(place: Path | None = None) -> dict[str, float]:
-    """Microseconds a record: the median, and what 999 of 1000 stay below."""
+    """Measure microseconds a record: the median, and the 99.9th percentile."""
     found = {}
     for policy in FSYNC:
         with tempfile.TemporaryDirectory(dir=place or Path.cwd(), prefix="journal-") as name:

@@ -1,14 +1,14 @@
-"""Do records survive? `python -m bench.kills --rounds 200 --database postgresql` (as root; or sqlite, the default).
+"""Check that records survive kills: `python -m bench.kills --rounds 200 --database postgresql` (root; or sqlite).
 
 Two agents send flows of one datagram each, some allowed and some refused, through the real gateway, while its workers,
-its recorder and (PostgreSQL) its database are killed with SIGKILL at random moments; with --gateway all of it, too:
-then two recorders may be at work for a moment. What was decided is told by those outside: the sink that a datagram
-reached, the client that an ICMP refusal came back to. In the end
+its recorder and (PostgreSQL) its database are killed with SIGKILL at random moments; with --gateway the whole gateway,
+too: then two recorders may be at work for a moment. Witnesses outside see each decision: the sink that a datagram
+reached, the client that got an ICMP refusal. In the end
 
     each decided flow has exactly one row in the database, with that verdict        (missing, duplicates, wrong)
-    the database holds what the journals held, record for record                    (differing)
+    the database has the same records as the journals                               (differing)
 
-A flow may be on record though nobody saw its outcome: killed after the journal and before the kernel was answered.
+A flow may be on record without a witness of its outcome: killed after the journal and before the kernel was answered.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ from tests.store.postgres import Server
 
 POLICY = "rules:\n  - {id: datagrams, action: allow, destination: any, protocol: udp, ports: [7000-7099]}\n"
 RATE = 200.0  # flows a second of each agent
-SETTLE = 30.0  # seconds in which what was killed is there again
-# A server that commits to its log before it says so, as one has it in production.
+SETTLE = 30.0  # seconds in which a killed process is there again
+# A server that commits to its log before it reports success, as in production.
 DURABLE = {"fsync": "on", "synchronous_commit": "on", "full_page_writes": "on"}
 
 
 @dataclass(slots=True)
 class Report:
-    """What became of all flows."""
+    """The outcomes of all flows."""
 
     rounds: int = 0
     kills: Counter[str] = field(default_factory=Counter)
@@ -56,10 +56,10 @@ class Report:
     missing: int = 0
     duplicates: int = 0
     wrong: int = 0  # with another verdict
-    unwitnessed: int = 0  # on record, but nobody saw an outcome
+    unwitnessed: int = 0  # on record, but without a witness
     journalled: int = 0  # whole lines of all journals
     rows: int = 0  # in the database
-    differing: int = 0  # rows that are not what the journals say, or are on one side only
+    differing: int = 0  # rows that differ from the journals, or are on one side only
     healed: int = 0
 
     @property
@@ -82,7 +82,7 @@ class Run:
         if gateway:
             self._kinds["gateway"] = self._gateway
         self.dice = random.Random(seed)
-        self._deck: list[str] = []  # who is killed next: each kind as often
+        self._deck: list[str] = []  # the next to be killed: each kind equally often
         self.report = Report()
         self.archive = Archive(stage.config.journal_dir)
         self._second = stage.lab.ns("agent2")
@@ -109,7 +109,7 @@ class Run:
     # --- kills ------------------------------------------------------------------------------------------
 
     def round(self) -> None:
-        """Kill one or two of them, at random moments; go on when all are there again."""
+        """Kill one or two processes at random moments. Returns when all are there again."""
         again = []
         for _ in range(2 if self.dice.random() < 0.25 else 1):
             self._deck = self._deck or self.dice.sample(sorted(self._kinds), len(self._kinds))
@@ -158,7 +158,7 @@ class Run:
     # --- the end ----------------------------------------------------------------------------------------
 
     def end(self) -> Report:
-        """Stop in order, and compare what was seen, what was journalled and what is stored."""
+        """Stop in order, and compare witnesses, journals and database."""
         for sender, _, _ in self._senders:
             sender.send_signal(signal.SIGTERM)
         for sender, _, _ in self._senders:
@@ -192,7 +192,7 @@ class Run:
         report.unwitnessed = len(rows.keys() - outcomes.keys())
 
     def _outcomes(self) -> Iterator[tuple[tuple[str, int, int], Action]]:
-        """(source, its port, destination port) and what the witnesses saw."""
+        """Map (source, its port, destination port) to the outcome that the witnesses saw."""
         for line in self.sink.read_text().splitlines()[1:]:
             _, host, sport, dport = line.split()
             yield (host, int(sport), int(dport)), Action.ACCEPT
@@ -214,7 +214,7 @@ class Run:
 
 @contextlib.contextmanager
 def running(database: str, seed: int, *, gateway: bool = False) -> Iterator[Run]:
-    """The stage for a run; `database` is sqlite or postgresql, `gateway`: it is killed, too."""
+    """Make the stage for a run; `database` is sqlite or postgresql; `gateway`: it is killed, too."""
     with contextlib.ExitStack() as stack:
         server = None
         settings: dict[str, object] = {"journal": {"segment_bytes": 65536}}  # many segments, begun and removed

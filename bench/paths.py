@@ -1,6 +1,6 @@
-"""Datapaths to compare: plain forwarding, a bare accept-all queue, the gateway; each a namespace trio of its own.
+"""Datapaths to compare: plain forwarding, a bare accept-all queue, the gateway. Each has three namespaces of its own.
 
-`python -m bench.paths accept NUMBER` is the bare queue: NetfilterQueue as it comes, its callback only accepts.
+`python -m bench.paths accept NUMBER` is the bare queue: plain NetfilterQueue with a callback that only accepts.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ QUEUE = 7300
 
 @contextlib.contextmanager
 def plain() -> Iterator[Stage]:
-    """Agent and server joined by a router, nothing in between."""
+    """Connect agent and server by a router alone."""
     with Stage(ALLOW_ALL) as stage:
         yield stage
 
 
 @contextlib.contextmanager
 def accept_all() -> Iterator[Stage]:
-    """Every packet from the agent and to it through a callback that only accepts."""
+    """Queue every packet from and to the agent to a callback that only accepts."""
     with Stage(ALLOW_ALL) as stage:
         for command in ("iptables", "ip6tables"):
             stage.lab.run(
@@ -42,7 +42,7 @@ def accept_all() -> Iterator[Stage]:
 
 @contextlib.contextmanager
 def gateway() -> Iterator[Stage]:
-    """The gateway with all signatures, one worker."""
+    """Start the gateway with all signatures and one worker."""
     with Stage(ALLOW_ALL) as stage:
         stage.attach("bench")
         stage.start("--workers", "1")
@@ -50,7 +50,7 @@ def gateway() -> Iterator[Stage]:
 
 
 def bulk_tcp(stage: Stage, seconds: float) -> float:
-    """Gbit/s of one TCP stream out of the sandbox (iperf3)."""
+    """Measure one TCP stream out of the sandbox (iperf3), in Gbit/s."""
     stage.lab.popen(stage.outside, ["iperf3", "-s", "-1", "-p", "5201"])
     stage.listening(5201)
     command = ["iperf3", "-c", SERVER[0], "-p", "5201", "-t", str(seconds), "-J"]
@@ -59,7 +59,7 @@ def bulk_tcp(stage: Stage, seconds: float) -> float:
 
 
 def small_udp(stage: Stage, seconds: float) -> float:
-    """64-byte UDP packets a second that arrive (sent as fast as one process can, in one flow)."""
+    """Measure how many 64-byte UDP packets a second arrive, sent at full speed by one process in one flow."""
     receiver = stage.lab.popen(stage.outside, [sys.executable, "-m", "bench.blast", "receive", "5300", str(seconds)])
     eventually(lambda: ":5300 " in stage.lab.run(stage.outside, ["ss", "-Hlun"]).stdout, "the receiver is up")
     send = [sys.executable, "-m", "bench.blast", "send", SERVER[0], "5300", str(seconds)]

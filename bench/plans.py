@@ -1,4 +1,4 @@
-"""How a database goes about a question: every statement that it sends, with its plan."""
+"""Query plans: every statement of a question, with the database's plan for it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from bench.questions import Known, Question
 
 
 def explained(engine: Engine, question: Question, known: Known, *settings: str) -> Iterator[tuple[str, list[str]]]:
-    """(statement, the steps of its plan); `settings` are for PostgreSQL, made before it plans."""
+    """Yield (statement, steps of its plan). `settings` are for PostgreSQL, set before it plans."""
     with _noted(engine) as asked:
         question.ask(engine, known)
     with engine.connect() as connection:
@@ -24,7 +24,7 @@ def explained(engine: Engine, question: Question, known: Known, *settings: str) 
 
 
 def plan(connection: sa.Connection, statement: str, parameters: object) -> list[str]:
-    """The steps of a statement's plan, a line each."""
+    """Return the steps of a statement's plan, a line each."""
     if connection.dialect.name == "sqlite":
         return [row[3] for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters)]  # type: ignore[arg-type]
     return [row[0] for row in connection.exec_driver_sql(f"EXPLAIN (COSTS OFF) {statement}", parameters)]  # type: ignore[arg-type]
@@ -53,7 +53,7 @@ _ACCESS = re.compile(
 
 
 def accesses(steps: list[str]) -> list[str]:
-    """How rows are come by, each way once: a day for all days."""
+    """List how rows are reached, each way once: one day stands for all days."""
     found: dict[str, None] = {}
     for step in steps:
         match = _ACCESS.search(step)

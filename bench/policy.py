@@ -1,4 +1,4 @@
-"""What a policy of 100,000 rules costs: to compile, to keep, to edit, to ask; what names and budgets cost a packet."""
+"""Measure a policy of 100,000 rules: compiling, memory, edits, decisions; and names and budgets for a packet."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Target:
 
 @dataclass
 class Live(Target):
-    """One that was judged."""
+    """A target that was judged."""
 
     who: Agent = WHO
     verdict: Verdict = REFUSED
@@ -51,7 +51,7 @@ def address(number: int, host: int) -> str:
 
 
 def rule(number: int) -> Rule:
-    """Half exact names, a fifth wildcards, the rest addresses and networks; one in twenty denies."""
+    """Make a rule: half are exact names, a fifth wildcards, the rest addresses and networks; one in twenty denies."""
     destination = (
         f"host{number}.example{number % 997}.org",
         f"api.service{number}.example",
@@ -71,7 +71,7 @@ def rule(number: int) -> Rule:
 
 
 def compiling() -> dict[str, float]:
-    """Seconds to compile the rules, and again after an edit; MiB that the compiled form takes beside them."""
+    """Measure seconds to compile the rules, and again after an edit; MiB of the compiled form beside the rules."""
     rules = tuple(rule(number) for number in range(RULES))
     gc.collect()
     began = time.perf_counter()
@@ -90,7 +90,7 @@ def compiling() -> dict[str, float]:
 
 
 def editing() -> dict[str, float]:
-    """Milliseconds to edit the rules in place, and to find the flows of an agent that an edit affects."""
+    """Measure milliseconds to edit the rules in place, and to find the flows of an agent that an edit affects."""
     book = Rulebook(Policy(0, tuple(rule(number) for number in range(RULES))))
     flows = [Live(ip_address(address(number, 9)).packed) for number in range(1000)]
     costs = dict.fromkeys(("edit 1 rule", "edit 1,000 rules", "scope of 1 rule", "1,000 flows touched?"), 0.0)
@@ -107,13 +107,13 @@ def editing() -> dict[str, float]:
     scope = ChangeScope(change, book)
     began = time.perf_counter()
     if any(scope.includes(flow) for flow in flows):
-        raise RuntimeError("the benchmark's edit touches flows that it is not about")
+        raise RuntimeError("the benchmark's edit affects flows that it should not")
     costs["1,000 flows touched?"] = (time.perf_counter() - began) * 1e3
     return costs
 
 
 def _each(work: Callable[[], object]) -> float:
-    """Microseconds a call."""
+    """Measure microseconds a call."""
     began = time.perf_counter()
     for _ in range(COUNT):
         work()
@@ -121,7 +121,7 @@ def _each(work: Callable[[], object]) -> float:
 
 
 def asking() -> dict[str, float]:
-    """Microseconds a decision among all the rules, and what names and budgets add to a packet."""
+    """Measure microseconds a decision among all rules, and the addition of names and budgets to a packet."""
     book = Rulebook(Policy(1, tuple(rule(number) for number in range(RULES))))
     elsewhere = ip_address("8.8.8.8").packed
     targets = {

@@ -1,6 +1,6 @@
-"""What people and programs ask of stored records, as the commands and the API ask it: each by the store's own call.
+"""Questions to stored records, as the commands and the API ask them: each by the store's own call.
 
-`bench.records` measures them, tests/store/query/test_plans.py pins how databases go about them, docs/database.md
+`bench.records` measures them, tests/store/query/test_plans.py pins the databases' plans for them, docs/database.md
 shows both.
 """
 
@@ -31,7 +31,7 @@ PAGE = 100
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What is asked about: all of it is there."""
+    """The records that are asked about: all of them exist."""
 
     now: float  # seconds
     agent: str
@@ -45,12 +45,12 @@ class Known:
 class Question:
     name: str  # as a person would ask it
     ask: Callable[[Engine, Known], object]
-    index: str = ""  # the columns of the index without which it would read everything; empty: it may
-    table: str = "flows"  # that it is of
+    index: str = ""  # the columns of the index without which it would read all rows; empty: it may read all
+    table: str = "flows"  # of the index
 
 
 def _flows(**fields: Any) -> Callable[[Engine, Known], object]:
-    """As `egress query` does; values that are functions are given what is known."""
+    """Ask as `egress query` does. Values that are functions get the known records."""
 
     def ask(engine: Engine, known: Known) -> object:
         values = {name: value(known) if callable(value) else value for name, value in fields.items()}
@@ -90,7 +90,7 @@ def _followed(engine: Engine, known: Known) -> object:
 
 
 def _page(table: sa.Table, query: str = "") -> Callable[[Engine, Known], object]:
-    """As the API lists: the second page."""
+    """Ask for the second page, as the API lists."""
 
     def ask(connection: sa.Connection, known: Known) -> object:
         wanted = compile_query(query, table, known.now)

@@ -1,4 +1,4 @@
-"""What the journals said, kept before the recorder removes it, and what the database holds: to be compared."""
+"""Copies of the journals, made before the recorder removes them, and the database's records, for comparison."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Stored:
     others: set[Record] = field(default_factory=set)
 
     def add(self, record: Record) -> None:
-        """As the database keeps them: a flow's latest record, an anomaly's highest count."""
+        """Add a record as the database stores it: a flow's latest record replaces the earlier ones."""
         if isinstance(record, FlowRecord):
             before = self.flows.get(record.flow_id)
             if before is None or record.updated >= before.updated:
@@ -34,26 +34,26 @@ class Stored:
 
 
 class Archive:
-    """Copies of all segments there were. `collect` more often than the recorder's grace."""
+    """Copies of all segments. Call `collect` more often than the recorder's grace."""
 
     def __init__(self, directory: Path) -> None:
         self.lines = 0
         self._directory = directory
-        self._kept: dict[str, bytes] = {}
+        self._copies: dict[str, bytes] = {}
 
     def collect(self) -> None:
         for segment in segments(self._directory):
-            if segment.size != len(self._kept.get(segment.name, b"")):
+            if segment.size != len(self._copies.get(segment.name, b"")):
                 try:
-                    self._kept[segment.name] = segment.path.read_bytes()
+                    self._copies[segment.name] = segment.path.read_bytes()
                 except FileNotFoundError:
                     continue
 
     def records(self) -> Stored:
-        """Of whole lines, each writer's in its order."""
+        """Parse the whole lines, each writer's in its order."""
         folded = Stored()
-        for name in sorted(self._kept, key=lambda name: int(name.rpartition("-")[2].partition(".")[0])):
-            for line in self._kept[name].split(b"\n")[:-1]:
+        for name in sorted(self._copies, key=lambda name: int(name.rpartition("-")[2].partition(".")[0])):
+            for line in self._copies[name].split(b"\n")[:-1]:
                 folded.add(parse_line(line))
                 self.lines += 1
         return folded

@@ -1,7 +1,8 @@
-"""`python -m bench.records`: how fast records are stored, and how long every question takes on millions of flows.
+"""Measure how fast records are stored, and questions on millions of flows answered: `python -m bench.records`.
 
-The bulk is made by the database itself: agents, destinations, names and verdicts are spread as they are in life, a few
-having most, over the last 30 days. What is timed is stored by the recorder, from a journal. All is removed at the end.
+The database itself makes the bulk: agents, destinations, names and verdicts are distributed as in life, a few with
+most of the flows, over the last 30 days. The recorder stores the timed records, from a journal. All are removed at the
+end.
 """
 
 from __future__ import annotations
@@ -33,8 +34,8 @@ from tests.store.postgres import Server
 SPAN = 30  # days
 CHUNK = 2_500_000  # flows made in a transaction
 BATCHES = 40_000  # records stored under the clock
-SECONDS, LEAST, MOST = 20.0, 5, 50  # how long, and how often, a question is asked
-# What a server of this size should be told, see docs/operations.md.
+SECONDS, LEAST, MOST = 20.0, 5, 50  # time for a question, and bounds of its repetitions
+# Settings for a server of this size, see docs/operations.md.
 TUNED = {
     **dict.fromkeys(("fsync", "synchronous_commit", "full_page_writes", "autovacuum"), "on"),
     "shared_buffers": "2GB",
@@ -88,7 +89,7 @@ _PACKETS = {
 
 
 def fill(engine: Engine, rows: int, now: float) -> None:
-    """Make that many flows, and findings with evidence for a thousandth of them."""
+    """Make `rows` flows, and findings with evidence for a thousandth of them."""
     begin, step = (now - SPAN * 86400) * 1e6, SPAN * 86400e6 / rows
     kind = engine.dialect.name
     names = ", ".join(f'"{column.name}"' for column in flows.columns)
@@ -110,8 +111,8 @@ def fill(engine: Engine, rows: int, now: float) -> None:
 
 @contextmanager
 def without_indexes(engine: Engine, now: float) -> Iterator[None]:
-    """What is filled in so is indexed at the end: hours become minutes. On PostgreSQL the days are made first."""
-    if engine.dialect.name == "sqlite":  # said to the one connection that its pool makes
+    """Drop the indexes until the bulk is in: hours become minutes. On PostgreSQL the days are made first."""
+    if engine.dialect.name == "sqlite":  # for the one connection that its pool makes
         plain = engine.raw_connection()
         plain.cursor().execute("PRAGMA cache_size = -4000000")
         plain.cursor().execute("PRAGMA synchronous = OFF")
@@ -138,7 +139,7 @@ def without_indexes(engine: Engine, now: float) -> Iterator[None]:
 
 
 def stored_a_second(config: Config, now: float) -> tuple[float, int]:
-    """Records the recorder stores a second, and how many; half of them are later records of flows it has."""
+    """Measure how many records a second the recorder stores. Half of them are later records of known flows."""
     config.journal_dir.mkdir(exist_ok=True)
     made = [samples.numbered(number + (1 << 60), start=now + number / 1000, updated=now + number / 1000)
             for number in range(BATCHES // 2)]  # fmt: skip
@@ -154,7 +155,7 @@ def stored_a_second(config: Config, now: float) -> tuple[float, int]:
 
 
 def times(engine: Engine, question: Question, known: list[Known]) -> list[float]:
-    """Milliseconds, in order, each time of others."""
+    """Measure the milliseconds of a question, sorted; each time about other records."""
     spent: list[float] = []
     until = time.perf_counter() + SECONDS
     while len(spent) < MOST and (len(spent) < LEAST or time.perf_counter() < until):
@@ -165,7 +166,7 @@ def times(engine: Engine, question: Question, known: list[Known]) -> list[float]
 
 
 def known_things(engine: Engine, now: float) -> list[Known]:
-    """Some agents and destinations with much, some with little."""
+    """Choose some agents and destinations with many flows, some with few."""
     asked = sa.text("""
         SELECT flows.agent, flows.dst, flows.flow_id, finding_id FROM findings JOIN flows USING (flow_id)
         ORDER BY finding_id LIMIT 25
@@ -227,7 +228,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.records", description=__doc__)
     parser.add_argument("--rows", type=int, default=1_000_000, help="flows in the database (default 1000000)")
     parser.add_argument("--postgresql", action="store_true", help="in PostgreSQL, on a server of its own")
-    parser.add_argument("--plans", action="store_true", help="also print how the database goes about each question")
+    parser.add_argument("--plans", action="store_true", help="also print the database's plan for each question")
     options = parser.parse_args()
     directory = Path(tempfile.mkdtemp(prefix="egress-bench-"))
     server = None

@@ -1,1 +1,1 @@
-"""The demonstration: real programs try to get out of a sandbox through a real gateway. Run with `make demo`."""
+"""The demonstration: real programs try to get out of a sandbox through a real gateway. Run it with `make demo`."""

@@ -1,4 +1,4 @@
-"""`python -m demo`: play all scenes through the real gateway and show what happened; exit 1 if any came out wrong."""
+"""Play all scenes through the real gateway and show the outcomes; exit 1 if one is wrong: `python -m demo`."""
 
 from __future__ import annotations
 

@@ -1,11 +1,11 @@
-"""Both ends of the protocols the demonstration needs and no package offers: a mining pool and its client, a beacon.
+"""Peers for protocols that no package offers: a mining pool and its client, a beacon and its server.
 
-    python -m demo.peers pool HOST PORT FILE  a Stratum V1 pool; writes what it understood to FILE, a line a message
+    python -m demo.peers pool HOST PORT FILE  a Stratum V1 pool; writes the methods it received to FILE, a line each
     python -m demo.peers miner HOST PORT N    subscribe, authorize, submit a share, in segments of N bytes
     python -m demo.peers beacon HOST PORT     connect about once a second (20 % jitter) until refused
     python -m demo.peers echo HOST PORT       a TCP service that answers one line with the same line
 
-They speak the protocols and compute nothing: no share was ever mined for this.
+They use the protocols and compute nothing: no share was ever mined for this.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def miner(host: str, port: int, segment: int) -> int:
 
 
 def _delivered(connection: socket.socket) -> None:
-    """Wait until all is acknowledged, or something came back: else the kernel joins what waits for the window."""
+    """Wait until all bytes are acknowledged or an answer comes: else the kernel joins the segments that wait."""
     left = b"\x01"
     while any(left) and not select.select([connection], [], [], 0.0005)[0]:
         left = fcntl.ioctl(connection, termios.TIOCOUTQ, bytes(4))  # SIOCOUTQ, tcp(7)

@@ -1,4 +1,4 @@
-"""What the agent tries, over both families, and what has to come of it."""
+"""The agent's attempts, over both families, and the outcome that each must have."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SSH_PORT, TUNNEL_PORT, POOL_PORT, WEB_PORT, BEACON_PORT, FORBIDDEN_PORT = 22, 44
 
 @dataclass(frozen=True)
 class Attempt:
-    """One thing tried: what it was, whether it came out as it must, and what was seen."""
+    """One attempt: its outcome as expected and as seen."""
 
     family: str
     what: str
@@ -27,7 +27,7 @@ class Attempt:
 
 def last_line(done: subprocess.CompletedProcess[str]) -> str:
     lines = (done.stdout + done.stderr).strip().splitlines()
-    return lines[-1][:60] if lines else "nothing was said"
+    return lines[-1][:60] if lines else "no output"
 
 
 def reverse_ssh(stage: Stage, family: str, host: str) -> Attempt:
@@ -75,7 +75,7 @@ def beacon(family: str, process: subprocess.Popen[str]) -> Attempt:
 
 
 def play(stage: Stage) -> Iterator[Attempt]:
-    """All attempts, one after the other, while the beacons (which need some seconds to show) run beside them."""
+    """Make all attempts, one after the other. The beacons, which need some seconds to be found, run beside them."""
     heard = stage.directory / "pool.heard"
     heard.touch()
     stage.serve_ssh(SSH_PORT, TUNNEL_PORT)

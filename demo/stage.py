@@ -1,6 +1,6 @@
-"""The stage: three namespaces (agent, gateway, outside), real servers outside, the real gateway in the middle.
+"""The stage: three namespaces (agent, gateway, outside), real servers outside, the real gateway in between.
 
-Everything lives in namespaces and one temporary directory, and is gone afterwards.
+All of it is in namespaces and one temporary directory, and is removed afterwards.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from tests.lab.net import ROOT, Lab, eventually
 FAMILIES = ("IPv4", "IPv6")
 SERVER = ("10.99.2.2", "fd99:2::2")
 POOL = ("10.99.2.3", "fd99:2::3")
-CONTROL = ("10.99.2.4", "fd99:2::4")  # what the beacon reports to
+CONTROL = ("10.99.2.4", "fd99:2::4")  # the beacon's server
 PAGE_BYTES = 1 << 20
 
 POLICY = """\
@@ -89,7 +89,7 @@ class Stage:
         return self.lab.run(self.gateway, command, timeout, check=check)
 
     def start(self, *words: str) -> None:
-        """Start the gateway and wait until it guards."""
+        """Start the gateway and wait until it answers."""
         command = [sys.executable, "-m", "egress", "gateway", "--config", str(self.config_file), *words]
         self.log = self.directory / "gateway.log"
         with self.log.open("a") as log:
@@ -105,7 +105,7 @@ class Stage:
         return self.status() is not None
 
     def status(self) -> dict[str, object] | None:
-        """What the gateway says of itself, None while it does not answer."""
+        """Return the gateway's status, None while it does not answer."""
         from egress.control import Client, NotRunningError
 
         try:
@@ -126,7 +126,7 @@ class Stage:
         return code
 
     def attach(self, name: str = "rome-7", *words: str) -> None:
-        """Make the agent's namespace a guarded agent."""
+        """Attach the agent's namespace as an agent."""
         self.egress("agent", "add", name, "--netns", self.agent, *words)
 
     # --- servers outside --------------------------------------------------------------------------------
@@ -135,7 +135,7 @@ class Stage:
         return self.lab.popen(namespace, [sys.executable, "-m", "demo.peers", *words])
 
     def serve_ssh(self, *ports: int) -> Path:
-        """A real sshd on these ports; returns the directory with the client's key."""
+        """Start a real sshd on these ports. Returns the directory with the client's key."""
         keys = self.directory / "ssh"
         keys.mkdir(exist_ok=True)
         Path("/run/sshd").mkdir(exist_ok=True)  # sshd's privilege separation directory; Debian's unit makes it at boot
@@ -164,7 +164,7 @@ class Stage:
     def ssh(
         self, host: str, port: int, *command: str, options: tuple[str, ...] = (), timeout: float = 20.0
     ) -> subprocess.CompletedProcess[str]:
-        """The real client, from the agent."""
+        """Run the real ssh client in the agent's namespace."""
         settings = {
             "StrictHostKeyChecking": "no",
             "UserKnownHostsFile": "/dev/null",
@@ -178,7 +178,7 @@ class Stage:
         return self.lab.run(self.agent, words, timeout)
 
     def serve_web(self, port: int) -> str:
-        """A web server with one page; returns the page's SHA-256."""
+        """Start a web server with one page. Returns the page's SHA-256."""
         root = self.directory / "web"
         root.mkdir(exist_ok=True)
         page = os.urandom(PAGE_BYTES)
@@ -189,7 +189,7 @@ class Stage:
         return hashlib.sha256(page).hexdigest()
 
     def serve_peer(self, role: str, hosts: tuple[str, str], port: int, *words: str) -> None:
-        """One of `demo.peers`' servers, on both families."""
+        """Start one of `demo.peers`' servers, on both families."""
         for host in hosts:
             self.peer(self.outside, role, host, str(port), *words)
         self.listening(port, *hosts)

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Install the Debian packages that `make setup` needs, and only those that are absent.
-# Nothing that is installed here is started or enabled: sshd and the others are run by the lab, in its own namespaces.
+# Install the Debian packages that `make setup` needs, only where they are absent.
+# No service is started or enabled: the lab runs sshd and the others in its own namespaces.
 set -euo pipefail
 
 python=${1:-python3}
@@ -29,11 +29,11 @@ need python3-dev python_header
 need gcc have cc
 need libc6-dev header stdio.h
 need libnetfilter-queue-dev header libnetfilter_queue/libnetfilter_queue.h
-# What the gateway itself calls.
+# Tools of the gateway.
 need iptables have iptables-restore
 need iproute2 have ip
 need procps have sysctl
-# What the demo, the tests and the bench run inside their namespaces.
+# Tools that the demo, the tests and the bench run inside their namespaces.
 need iputils-ping have ping
 need curl have curl
 need openssh-client have ssh
@@ -43,7 +43,7 @@ need tcpdump have tcpdump
 need dnsmasq-base have dnsmasq
 need openssl have openssl
 need tshark have tshark
-# What the tests start a private server of; ours in production is the operator's.
+# The tests start a private server of this; in production the operator has one.
 need postgresql postgresql_server
 
 [ ${#missing[@]} -eq 0 ] && exit 0
