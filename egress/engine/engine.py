@@ -23,8 +23,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from egress.dissection.dissector import begins_quic
 from egress.dissection.events import Burst, Event
+from egress.dissection.registry import REGISTRY
 from egress.engine.flow import Flow, Key, flow_key, repeated_handshake
 from egress.engine.holds import Holds
 from egress.engine.judge import Judge
@@ -167,7 +167,7 @@ class Engine:
             self._signal(flow, Burst(ts), ts)
         if direction is IN or flow.stage is REFUSED:
             return None
-        if packet.proto == UDP and begins_quic(packet.payload):
+        if packet.proto == UDP and REGISTRY.reopens(packet.payload):
             if flow.stage is SETTLED:  # a finding may have taken back the flow of a monitored agent just now
                 self._settling.reopen(flow)
             return self._long(flow, packet, raw, ts, direction, False)

@@ -18,14 +18,11 @@ def events(
 
     Raises SegmentOverflowError for a segment that cannot be put in order and so must not pass.
     """
-    dissector = flow.dissector
-    if dissector is None:
-        dissector = flow.dissector = Dissector(flow.server_port)
     if packet.proto != TCP:
         if not flow.opened:
             flow.open()
             yield Opened(flow.start, ts)
-        yield from dissector.datagram(packet, direction)
+        yield from _dissector(flow).datagram(packet, direction)
     else:
         if flow.streams is None:
             strict = flow.who.mode is not Mode.MONITOR
@@ -33,13 +30,21 @@ def events(
                 Stream(strict=strict, capacity=capacity, early=flow.partial),
                 Stream(strict=strict, capacity=capacity, early=flow.partial),
             )
-        yield from _segment(flow, dissector, flow.streams, packet, ts, direction)
+        yield from _segment(flow, flow.streams, packet, ts, direction)
     if burst:
         yield Burst(ts)
 
 
+def _dissector(flow: Flow) -> Dissector:
+    """The flow's dissector, made when its first payload comes: many flows never carry any."""
+    dissector = flow.dissector
+    if dissector is None:
+        dissector = flow.dissector = Dissector(flow.server_port)
+    return dissector
+
+
 def _segment(
-    flow: Flow, dissector: Dissector, streams: tuple[Stream, Stream], packet: Packet, ts: float, direction: Direction
+    flow: Flow, streams: tuple[Stream, Stream], packet: Packet, ts: float, direction: Direction
 ) -> Iterator[Event]:
     stream, other = streams[direction], streams[1 - direction]
     if packet.flags & URG and stream.strict:  # Linux takes the urgent byte out of the stream that it delivers
@@ -60,11 +65,11 @@ def _segment(
             yield Inconsistent(direction, *stream.conflict)
             stream.conflict = None
         if data:
-            yield from dissector.feed(direction, data)
+            yield from _dissector(flow).feed(direction, data)
     if packet.flags & ACK:
         data = other.acknowledge(packet.ack)
         if data:
-            yield from dissector.feed(Direction(1 - direction), data)
+            yield from _dissector(flow).feed(Direction(1 - direction), data)
 
 
 def answers(flow: Flow, packet: Packet, direction: Direction, caller: Stream) -> bool:

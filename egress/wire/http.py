@@ -15,7 +15,6 @@ from __future__ import annotations
 import re
 from collections import deque
 from collections.abc import Callable
-from functools import partial
 from typing import Generic, NamedTuple, TypeVar
 
 from egress.errors import MalformedError
@@ -31,7 +30,6 @@ METHODS = frozenset(
     b"GET HEAD POST PUT DELETE CONNECT OPTIONS TRACE PATCH QUERY PROPFIND PROPPATCH MKCOL COPY MOVE LOCK UNLOCK REPORT "
     b"SEARCH MERGE CHECKOUT MKACTIVITY MKCALENDAR ACL BIND REBIND UNBIND LINK UNLINK PURGE NOTIFY SUBSCRIBE".split()
 )
-H2_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"  # RFC 9113 section 3.4
 
 _BLANK = re.compile(rb"(?:\r?\n){0,%d}" % MAX_BLANK)
 _TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")  # RFC 9110 section 5.6.2
@@ -76,13 +74,6 @@ def starts_http(data: bytes) -> bool | None:
     """Whether a direction starts with an HTTP/1 request or answer; None: too short to tell. Answers are final."""
     request, answer = _starts_request(data), _starts_answer(data)
     return True if request or answer else None if request is None or answer is None else False
-
-
-def is_h2_preface(data: bytes) -> bool | None:
-    """Whether a client starts HTTP/2 with prior knowledge; None: too short to tell."""
-    if len(data) < len(H2_PREFACE):
-        return None if H2_PREFACE.startswith(data) else False
-    return data.startswith(H2_PREFACE)
 
 
 def _after_blank(data: bytes) -> bytes | None:
@@ -199,13 +190,13 @@ Head = TypeVar("Head", HttpRequest, HttpResponse)
 
 
 class _Stream(Generic[Head]):
-    """One direction. `_step` is what the next bytes are; it takes them from the buffer and says whether to go on."""
+    """One direction. `_step` takes what comes next from the buffer and returns whether to go on."""
 
     def __init__(self) -> None:
         self.salvage: list[Head | Body | Opaque] = []
         self._buffer = bytearray()
         self._events: list[Head | Body | Opaque] = []
-        self._step: Callable[[], bool] = self._boundary
+        self._step: Callable[[_Stream[Head]], bool] = _Stream._boundary  # bound, it would be a reference cycle
         self._fault = ""
         self._searched = 0  # bytes of the buffer known to hold no end of head
         self._left = 0  # bytes of the sized body or chunk still to come
@@ -214,8 +205,7 @@ class _Stream(Generic[Head]):
         self._tunnel = False  # the protocol changes when this message is over
 
     def feed(self, chunk: bytes) -> list[Head | Body | Opaque]:
-        """The next bytes of the direction, in order and without gaps. After MalformedError every call is
-        MalformedError.
+        """The next bytes of the direction, in order and without gaps. After a MalformedError each call raises it.
 
         What was found in the same chunk before the fault is left in `salvage`.
         """
@@ -224,7 +214,7 @@ class _Stream(Generic[Head]):
         self._buffer += chunk
         self._events = events = list[Head | Body | Opaque]()
         try:
-            while self._step():
+            while self._step(self):
                 pass
         except MalformedError as error:
             self._fault, self.salvage = str(error), events
@@ -259,12 +249,12 @@ class _Stream(Generic[Head]):
         start = bytes(self._buffer[: MAX_START_LINE + 2 * MAX_BLANK])
         starts = self._starts(start)
         if starts is False:
-            self._step = partial(self._rest, Opaque, True)
+            self._step = _Stream._desynchronised
         elif starts:
             blank = _BLANK.match(start)
             del self._buffer[: blank.end() if blank else 0]
             self._searched = 0
-            self._step = self._head
+            self._step = _Stream._head
         return starts is not None
 
     def _head(self) -> bool:
@@ -281,13 +271,13 @@ class _Stream(Generic[Head]):
         if not self._left:
             self._finish()
         elif self._left == _UNTIL_CLOSE:
-            self._step = partial(self._rest, Body, False)
+            self._step = _Stream._until_close
         else:
-            self._step = self._chunk_size if self._chunked else self._content
+            self._step = _Stream._chunk_size if self._chunked else _Stream._content
         return True
 
     def _finish(self) -> None:
-        self._step = partial(self._rest, Opaque, False) if self._tunnel else self._boundary
+        self._step = _Stream._tunnelled if self._tunnel else _Stream._boundary
 
     def _content(self) -> bool:
         data = self._take(self._left)
@@ -297,7 +287,7 @@ class _Stream(Generic[Head]):
         if self._left:
             return False
         if self._chunked:
-            self._step = self._chunk_end
+            self._step = _Stream._chunk_end
         else:
             self._finish()
         return True
@@ -311,7 +301,7 @@ class _Stream(Generic[Head]):
             raise MalformedError("HTTP chunk size does not parse")
         self._left = int(match[1], 16)
         self._trailer = 0
-        self._step = self._content if self._left else self._trailers
+        self._step = _Stream._content if self._left else _Stream._trailers
         return True
 
     def _chunk_end(self) -> bool:
@@ -319,7 +309,7 @@ class _Stream(Generic[Head]):
             return False
         if self._line(2) != b"":
             raise MalformedError("HTTP chunk is longer than its size")
-        self._step = self._chunk_size
+        self._step = _Stream._chunk_size
         return True
 
     def _trailers(self) -> bool:
@@ -335,6 +325,15 @@ class _Stream(Generic[Head]):
         self._events.append(Body(b"", last=True))
         self._finish()
         return True
+
+    def _until_close(self) -> bool:
+        return self._rest(Body, False)
+
+    def _tunnelled(self) -> bool:
+        return self._rest(Opaque, False)
+
+    def _desynchronised(self) -> bool:
+        return self._rest(Opaque, True)
 
     def _rest(self, kind: type[Body] | type[Opaque], flag: bool) -> bool:
         """Everything up to the end of the connection."""

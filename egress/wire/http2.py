@@ -19,6 +19,7 @@ from hpack import Decoder, HPACKError
 from egress.errors import MalformedError
 from egress.wire.http import host_of
 
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"  # RFC 9113 section 3.4
 MAX_BLOCK = 65536  # bytes of a header block, compressed; as MAX_HEAD of HTTP/1
 MAX_LIST = 65536  # bytes of a header list as RFC 9113 section 6.5.2 counts them: 32 more a field
 MAX_TABLE = 65536  # bytes of the dynamic table; 4096 by default, browsers and proxies allow up to 64 KiB
@@ -38,6 +39,13 @@ class H2Request(NamedTuple):
     path: str  # as sent, Latin-1; "" for CONNECT
 
 
+def starts_http2(data: bytes) -> bool | None:
+    """Whether a client starts HTTP/2 with prior knowledge; None: too short to tell."""
+    if len(data) < len(PREFACE):
+        return None if PREFACE.startswith(data) else False
+    return data.startswith(PREFACE)
+
+
 class H2RequestStream:
     """Mutable; feed it the bytes that follow the client's preface, in order."""
 
@@ -52,7 +60,7 @@ class H2RequestStream:
         self._open = 0  # stream whose header block has not ended, 0: none
         self._last = 0  # the highest stream that was opened
         self._begun = False  # the first frame, which must be SETTINGS, has been seen
-        self._ended = False  # Malformed before
+        self._ended = False  # MalformedError before
 
     def feed(self, chunk: bytes) -> list[H2Request]:
         """The requests whose header block `chunk` completes, oldest first; else MalformedError."""

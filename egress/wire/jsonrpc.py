@@ -35,7 +35,8 @@ MEMBERS = frozenset(
 )
 
 _BLANK = re.compile(rb"[ \t\r\n\v\f\0\xef\xbb\xbf]*")  # with the bytes of a UTF-8 byte order mark
-_LINE_END = re.compile(rb"[\n\0]")
+# The beginning of a line that can be a text, up to its bracket: the other lines are passed over in one search.
+_BEGIN = re.compile(rb"[\n\0][ \t\r\v\f\xef\xbb\xbf]*+(?:(?=[{[])|\Z)")
 _MARK = re.compile(rb'[\[{]+|[\]}]|"(?:[^"\\\n\0]*")?|[\n\0]+')  # a string without escapes is taken whole
 _STRING_MARK = re.compile(rb'["\\\n\0]')
 # A string that is never closed goes on to the end, so that no byte is tried twice.
@@ -118,11 +119,11 @@ class JsonStream:
 
     def _between(self, chunk: bytes, at: int) -> int:
         if self._skipping:
-            end = _LINE_END.search(chunk, at)
-            if end is None:
+            begin = _BEGIN.search(chunk, at)
+            if begin is None:
                 return len(chunk)
             self._skipping = False
-            at = end.end()
+            at = begin.end()
         blank = _BLANK.match(chunk, at)
         at = blank.end() if blank else at
         if at < len(chunk):

@@ -15,6 +15,8 @@ MAX_LINE = 16384  # bytes; pools take 1 to 10 KiB
 
 _LOOSE = re.compile(rb"'|/[*/]")
 _LINE_END = re.compile(rb"[\n\0]")
+# A line that can be an object or begins with a comment, up to there: the others are passed over in one search.
+_BEGIN = re.compile(rb"[\n\0][ \t\r\v\f\xef\xbb\xbf]*+(?:(?=[{[/])|\Z)")
 # What is never closed goes on to the end, so that no byte is tried twice.
 _PIECE = re.compile(
     rb""""(?:[^"\\]|\\.)*+(?:"|\\?\Z)|'((?:[^'\\]|\\.)*+)(?:'|\\?\Z)|/\*.*?(?:\*/|\Z)|//.*""", re.DOTALL
@@ -28,22 +30,29 @@ class LooseLines:
 
     def __init__(self) -> None:
         self._line = bytearray()
-        self._skipping = False  # inside a line that is no object, or too long
+        self._skipping = False  # inside a line that is not an object, is too long, or has been read
 
     def feed(self, chunk: bytes) -> list[JsonText]:
         """The lines that `chunk` completes and that only a lenient reader understands."""
-        texts = []
+        texts: list[JsonText] = []
         at = 0
-        for end in _LINE_END.finditer(chunk):
-            self._keep(chunk[at : end.start()])
+        while True:
+            if self._skipping:
+                begin = _BEGIN.search(chunk, at)
+                if begin is None:
+                    return texts
+                self._skipping = False
+                at = begin.end()
+            end = _LINE_END.search(chunk, at)
+            self._keep(chunk[at : end.start() if end else len(chunk)])
+            if end is None:
+                return texts
             text = _read(bytes(self._line)) if self._line else None
             if text is not None:
                 texts.append(text)
             self._line.clear()
-            self._skipping = False
-            at = end.end()
-        self._keep(chunk[at:])
-        return texts
+            self._skipping = True
+            at = end.start()
 
     def _keep(self, piece: bytes) -> None:
         if self._skipping:

@@ -36,6 +36,7 @@ MAX_FRAMES = 256  # of one packet, runs of PADDING counted once; Chrome cuts a h
 MAX_PACKETS = 8  # coalesced in one datagram; there are four kinds
 MAX_CONNECTION_ID = 20  # RFC 9000 section 17.2
 V1, V2 = 0x00000001, 0x6B3343CF
+MIN_INITIAL = 1200  # bytes at least of a datagram with an Initial, RFC 9000 section 14.1
 _LONG, _FIXED = 0x80, 0x40  # bits of a packet's first byte
 _INITIAL, _ZERO_RTT, _HANDSHAKE, _RETRY = range(4)  # long packet types as version 1 numbers them
 _PADDING, _PING, _ACK, _ACK_ECN, _CRYPTO, _CLOSE = 0x00, 0x01, 0x02, 0x03, 0x06, 0x1C
@@ -52,6 +53,24 @@ _VERSIONS = {
     V1: _Version(bytes.fromhex("38762cf7f55934b34d179ae6a4c80cadccbb7f0a"), b"quic", 0),
     V2: _Version(bytes.fromhex("0dede3def700a6db819381be6e269dcbf9bd2ed9"), b"quicv2", 1),
 }
+
+
+_OPENING = tuple(version.to_bytes(4) for version in _VERSIONS)
+
+
+def has_long_header(datagram: bytes) -> bool:
+    """Whether a datagram, which is not empty, begins with a packet of the handshake (RFC 9000 section 17.2)."""
+    return datagram[0] & _LONG > 0
+
+
+def may_be_initial(datagram: bytes) -> bool:
+    """Whether a datagram is long enough for an Initial and begins like one, of any version."""
+    return len(datagram) >= MIN_INITIAL and datagram[0] & (_LONG | _FIXED) == _LONG | _FIXED
+
+
+def opens_connection(datagram: bytes) -> bool:
+    """Whether a datagram may open a QUIC connection of a version that servers speak."""
+    return may_be_initial(datagram) and datagram[1:5] in _OPENING
 
 
 class _Packet(NamedTuple):

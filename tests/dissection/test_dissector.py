@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+import gc
+import sys
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from egress.dissection.dissector import HEAD_BYTES, Dissector
+from egress.dissection.dissector import Dissector
 from egress.dissection.events import DnsAsked, Event, HttpAsked, Named, SshSpoken, StratumSpoken, TlsOpened
+from egress.dissection.registry import Registry
+from egress.dissection.side import HEAD_BYTES
 from egress.model import TCP, UDP, Direction
+from egress.wire.http import MAX_HEAD
+from egress.wire.jsonrpc import MAX_TEXT
+from egress.wire.loosejson import MAX_LINE
 from egress.wire.packet import decode
+from egress.wire.ssh import MAX_PACKET
 from tests.traffic import AGENT4, SERVER4, client_hello, udp
 
 OUT, IN = Direction.OUT, Direction.IN
@@ -159,21 +171,81 @@ def test_unknown_datagrams_become_opaque() -> None:
     assert dissector.opaque(UDP)
 
 
+PIECES = [SUBSCRIBE, GET, CONNECT, b"SSH-2.0-x\r\n", b"HTTP/1.1 200 OK\r\n\r\n", b"\x16\x03\x01", b"{", b"["]
+TALK = st.lists(st.tuples(st.sampled_from([OUT, IN]), st.binary(max_size=200) | st.sampled_from(PIECES)), max_size=30)
+MOST = 2 * (HEAD_BYTES + MAX_HEAD + MAX_TEXT + MAX_LINE + MAX_PACKET)  # what the readers of both directions may keep
+
+
+def kept(root: object) -> int:
+    """Bytes of all strings of bytes that are reachable from an object of the dissection."""
+    seen, wait, size = {id(root)}, [root], 0
+    while wait:
+        item = wait.pop()
+        size += len(item) if isinstance(item, (bytes, bytearray)) else 0
+        for each in gc.get_referents(item):
+            ours = type(each).__module__.startswith("egress") or isinstance(each, (bytes, bytearray, list, tuple, dict))
+            if ours and id(each) not in seen and not isinstance(each, Registry):
+                seen.add(id(each))
+                wait.append(each)
+    return size
+
+
 @settings(max_examples=200, deadline=None)
-@given(
-    st.lists(
-        st.tuples(
-            st.sampled_from([OUT, IN]),
-            st.binary(max_size=200)
-            | st.sampled_from(
-                [SUBSCRIBE, GET, CONNECT, b"SSH-2.0-x\r\n", b"HTTP/1.1 200 OK\r\n\r\n", b"\x16\x03\x01", b"{", b"["]
-            ),
-        ),
-        max_size=30,
-    )
-)
-def test_nothing_makes_it_raise_or_keep_much(parts: list[tuple[Direction, bytes]]) -> None:
+@given(TALK)
+def test_nothing_makes_it_raise(parts: list[tuple[Direction, bytes]]) -> None:
     dissector = Dissector()
     for direction, data in parts:
         list(dissector.feed(direction, data))
-    assert all(len(side._head) <= HEAD_BYTES + 300 for side in dissector._sides)
+
+
+@pytest.mark.parametrize("filler", [b"a", b"{", b'"', b"\0", b"\n", b" ", b"[\n"])
+@pytest.mark.parametrize("begin", [*PIECES, b"", b"POST / HTTP/1.1\nA: ", b"\x16\x03\x01\x40\0\x01\0\xff\0", b"A"])
+def test_it_keeps_a_bounded_part_of_what_it_has_seen(begin: bytes, filler: bytes) -> None:
+    dissector = Dissector()
+    for direction in (OUT, IN):
+        list(dissector.feed(direction, begin))
+        for _ in range(20):
+            list(dissector.feed(direction, filler * 8000))
+    assert kept(dissector) <= MOST
+
+
+def test_a_dissector_is_freed_without_the_garbage_collector() -> None:
+    """The worker collects seldom: a reference cycle in each flow would be memory that an agent can fill."""
+    answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok" + b"HTTP/1.1 101 S\r\n\r\n{"
+    beginnings = [
+        *PIECES,
+        client_hello("a.test"),
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        b"\x05\x01\x00\x05\x01",
+        GET + answer,
+    ]
+    gc.collect()
+    gc.disable()
+    try:
+        for data in beginnings:
+            dissector = Dissector(53)
+            found = [*dissector.feed(OUT, data), *dissector.feed(IN, answer), *dissector.feed(IN, data)]
+            list(dissector.datagram(decode(udp(AGENT4, SERVER4, 7, 443, bytes([0xC0, 0, 0, 0, 1]) + bytes(1300))), OUT))
+            del dissector, found
+            assert gc.collect() == 0, data
+    finally:
+        gc.enable()
+
+
+def test_a_hello_does_not_walk_the_readers_of_lines() -> None:
+    """A hello is binary: its zeros end lines, each of which was once looked at by itself."""
+    lines = 0
+
+    def count(frame: FrameType, event: str, _: object) -> Callable[..., Any] | None:
+        nonlocal lines
+        lines += event == "line"
+        return count if frame.f_code.co_filename.endswith(("jsonrpc.py", "loosejson.py")) else None
+
+    dissector = Dissector()
+    sys.settrace(count)
+    try:
+        found = list(dissector.feed(OUT, client_hello("www.example.org")))
+    finally:
+        sys.settrace(None)
+    assert kinds(found) == [TlsOpened]
+    assert 0 < lines < 100

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 from egress.errors import MalformedError
 from egress.wire.http import (
-    H2_PREFACE,
     MAX_CHUNK_LINE,
     MAX_FIELDS,
     MAX_HEAD,
@@ -23,9 +22,9 @@ from egress.wire.http import (
     Opaque,
     RequestStream,
     ResponseStream,
-    is_h2_preface,
     starts_http,
 )
+from egress.wire.http2 import PREFACE, starts_http2
 
 Fact = HttpRequest | HttpResponse | Body | Opaque
 
@@ -280,10 +279,10 @@ def test_what_does_not_start_http(data: bytes) -> None:
 
 
 def test_h2_preface() -> None:
-    assert is_h2_preface(H2_PREFACE + b"\0") is True
-    assert all(is_h2_preface(H2_PREFACE[:size]) is None for size in range(len(H2_PREFACE)))
-    assert is_h2_preface(b"PRI * HTTP/1.1") is False
-    assert asked(H2_PREFACE) == [Opaque(H2_PREFACE, True)]
+    assert starts_http2(PREFACE + b"\0") is True
+    assert all(starts_http2(PREFACE[:size]) is None for size in range(len(PREFACE)))
+    assert starts_http2(b"PRI * HTTP/1.1") is False
+    assert asked(PREFACE) == [Opaque(PREFACE, True)]
 
 
 # --- properties -------------------------------------------------------------------------------------------

@@ -1,25 +1,52 @@
-"""DNS on one flow: the agent's queries, and the answers that belong to them.
+"""DNS at its port: the agent's queries, and the answers that belong to them.
 
-An answer counts only if it comes back on the flow of a query with its id, name and type. What the agent sends and we
-cannot read a resolver may (bytes after the message, an update, two questions), so it is stated too. Whether the
-resolver may be asked at all is the rules' business.
+An answer counts only if it comes back on the flow of a query with its id, name and type. A resolver may be able to read
+what `egress.wire.dns` cannot (bytes after the message, an update, two questions), so such a message of the agent is
+stated too. Whether the resolver may be asked at all is for the rules to decide.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from egress.dissection.events import DnsAnswered, DnsAsked
+from egress.dissection.protocol import Fact, Form, Identified, PortProtocol
 from egress.errors import MalformedError
-from egress.model import Direction
+from egress.model import App, Direction
 from egress.wire import dns
 
 MAX_OPEN = 64  # queries of a flow that wait for an answer; past it the oldest is given up
 
 
+class Dns(PortProtocol):
+    """A flow is DNS from the first query on that can be read."""
+
+    app = App.DNS
+    forms = (Form.STREAM, Form.DATAGRAM)
+    port = 53
+
+    def __init__(self) -> None:
+        self._lookup = Lookup()
+
+    def segment(self, direction: Direction, data: bytes) -> list[Fact]:
+        return self._stated(self._lookup.segment(direction, data))
+
+    def datagram(self, direction: Direction, data: bytes) -> list[Fact]:
+        return self._stated(self._lookup.message(direction, data))
+
+    def _stated(self, events: Iterable[DnsAsked | DnsAnswered]) -> list[Fact]:
+        facts: list[Fact] = []
+        for event in events:
+            if isinstance(event, DnsAsked) and event.query is not None:
+                self.asked = True
+                facts.append(Identified(App.DNS, event.query.name))
+            facts.append(event)
+        return facts
+
+
 class Lookup:
-    """Messages in, events out. `seen`: at least one query could be read."""
+    """Turns messages into events. `seen`: at least one query could be read."""
 
     __slots__ = ("_open", "_streams", "seen")
 
@@ -29,7 +56,7 @@ class Lookup:
         self._streams: dict[Direction, dns.DnsStream | None] = {side: dns.DnsStream() for side in Direction}
 
     def segment(self, direction: Direction, data: bytes) -> Iterator[DnsAsked | DnsAnswered]:
-        """The next bytes of one direction over TCP; after one wrong length nothing more can be read of it."""
+        """The next bytes of one direction over TCP; after a wrong length the rest of it cannot be read."""
         stream = self._streams[direction]
         if stream is None:
             return
@@ -44,7 +71,7 @@ class Lookup:
             yield from self.message(direction, message)
 
     def message(self, direction: Direction, message: bytes) -> Iterator[DnsAsked | DnsAnswered]:
-        """One DNS message; an answer that is none says nothing."""
+        """One DNS message; bytes that are not an answer, or answer no query of this flow, state nothing."""
         if direction is Direction.OUT:
             yield self._asked(message)
             return

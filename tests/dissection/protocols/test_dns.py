@@ -6,8 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from egress.dissection.events import DnsAnswered, DnsAsked
-from egress.dissection.lookup import MAX_OPEN, Lookup
-from egress.model import Direction
+from egress.dissection.protocol import Identified
+from egress.dissection.protocols.dns import MAX_OPEN, Dns, Lookup
+from egress.model import App, Direction
 from tests.engine.resolver import framed, question, reply
 
 OUT, IN = Direction.OUT, Direction.IN
@@ -89,3 +90,22 @@ def test_random_bytes_state_only_that_they_were_sent(chunks: list[tuple[Directio
         for event in [*lookup.message(direction, data), *lookup.segment(direction, data)]:
             assert isinstance(event, DnsAsked)
             assert event.direction == direction == OUT
+
+
+def test_a_flow_is_dns_from_the_first_query_that_can_be_read() -> None:
+    dns = Dns()
+    asked = [dns.asked]
+    assert dns.datagram(OUT, b"unreadable") == [DnsAsked(OUT, None)]
+    asked.append(dns.asked)
+    identified, event = dns.datagram(OUT, question(NAME))
+    assert identified == Identified(App.DNS, NAME)
+    assert isinstance(event, DnsAsked)
+    assert [*asked, dns.asked] == [False, False, True]
+    assert [type(fact) for fact in dns.datagram(IN, reply(NAME, HERE))] == [DnsAnswered]
+
+
+def test_over_tcp_and_udp_the_same_is_stated() -> None:
+    sent, answered = question(NAME), reply(NAME, HERE)
+    tcp, udp = Dns(), Dns()
+    assert tcp.segment(OUT, framed(sent)) == udp.datagram(OUT, sent)
+    assert tcp.segment(IN, framed(answered)) == udp.datagram(IN, answered)

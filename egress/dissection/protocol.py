@@ -1,0 +1,173 @@
+"""The parts of a protocol in dissection: how it is recognised, how it is followed, and what following it may state.
+
+A protocol is one class in one file of `egress.dissection.protocols`, of one of the four kinds below. `identify` looks
+at the first bytes; a *follower* then turns the ordered bytes of one direction into events. A protocol that carries
+other bytes hands them back, and they are dissected like the flow's own:
+
+- `Inner`: bytes of a stream, or a datagram, that it carries while it goes on (an HTTP body);
+- `Rest`: the protocol is over, and another stream begins in its place (after CONNECT, after a SOCKS handshake);
+- `Lost`: the bytes are not that protocol after all.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import ClassVar, Literal, NamedTuple
+
+from egress.dissection.events import Event, Named
+from egress.model import App, Direction
+
+Carrier = App | Literal[""]  # the protocol that carries some bytes, "" for none
+Match = (
+    bool | None
+)  # as the readers in `egress.wire` answer: yes, no, or None: too few bytes to tell. Yes and no are final
+
+
+class Form(StrEnum):
+    """The form in which bytes come."""
+
+    STREAM = "stream"  # one direction of a connection, or of a connection inside another
+    REQUEST = "request"  # the content of one message that asks for something
+    ANSWER = "answer"  # the content of one message that answers
+    DATAGRAM = "datagram"  # the payload of one packet that is not TCP
+
+
+class Place(NamedTuple):
+    """The place in which bytes were found."""
+
+    form: Form
+    direction: Direction
+    proto: int  # IP protocol that carries the flow
+    depth: int = 0  # protocols around them
+    carrier: Carrier = ""  # the nearest of these
+
+
+class Identified(NamedTuple):
+    """A protocol was recognised, or stated the name of the server it is for. An inner protocol replaces its carrier."""
+
+    app: App
+    server_name: str = ""
+
+
+class Inner(NamedTuple):
+    """Bytes that a protocol carries. Each channel is a stream of its own, or a flow of datagrams."""
+
+    form: Form
+    data: bytes
+    channel: int = 0
+    begins: bool = False  # the first bytes of a stream; the one that was open on this channel is over
+
+
+class Rest(NamedTuple):
+    """The protocol ended: these bytes, and all after them in this direction, are a stream of their own."""
+
+    data: bytes
+
+
+class Lost(NamedTuple):
+    """The bytes broke the protocol: these, and all after them, may be read in any way that a receiver may."""
+
+    data: bytes
+
+
+Fact = Event | Identified
+Step = Fact | Inner | Rest | Lost
+
+
+class Follower:
+    """Follows one direction of an identified protocol from its first byte.
+
+    `opaque`: nothing more can be learnt from this direction. `beside`: the line protocols that may still read its
+    bytes (None: all), since a receiver may take for a line what looks like a message of this protocol.
+    """
+
+    opaque: bool = False
+    beside: frozenset[App] | None = None
+
+    def feed(self, data: bytes) -> list[Step]:
+        """The next bytes, in order; never raises. Nothing may follow a Rest or a Lost."""
+        raise NotImplementedError
+
+
+class Reader:
+    """Reads one direction beside whatever else it may be.
+
+    `done`: nothing more will come. `opaque`: and the direction was this protocol's, so nothing can be learnt from it.
+    """
+
+    app: App
+    done: bool = False
+    opaque: bool = False
+
+    def feed(self, data: bytes, carrier: Carrier) -> list[Fact]:
+        """The next bytes, in order, and the protocol that carries them so far; never raises."""
+        raise NotImplementedError
+
+
+class Protocol:
+    """One protocol. `forms`: the forms of bytes in which it occurs, the likeliest first."""
+
+    app: ClassVar[App]
+    forms: ClassVar[tuple[Form, ...]]
+    many_names: ClassVar[bool] = False  # each message of a connection may ask for another server
+
+
+class StreamProtocol(Protocol):
+    """A protocol that the first bytes of a direction identify. One instance serves both directions of a flow."""
+
+    @staticmethod
+    def identify(head: bytes, place: Place) -> Match:
+        """Compare all bytes of a direction so far with the beginning of this protocol."""
+        raise NotImplementedError
+
+    def follow(self, head: bytes, place: Place) -> Follower:
+        """The follower of a direction that was identified by `head`, with which it is fed first."""
+        raise NotImplementedError
+
+
+class LineProtocol(Protocol):
+    """A protocol that may begin at any line, whatever stands before it. Its reader sees every byte."""
+
+    @staticmethod
+    def reader(place: Place) -> Reader:
+        raise NotImplementedError
+
+
+class DatagramProtocol(Protocol):
+    """A protocol that one datagram identifies. One instance follows both directions of a flow."""
+
+    forms = (Form.DATAGRAM,)
+
+    @staticmethod
+    def identify(data: bytes, place: Place) -> Match:
+        """Compare one datagram; None: a later one may identify the protocol."""
+        raise NotImplementedError
+
+    @staticmethod
+    def reopens(data: bytes) -> bool:
+        """Whether this datagram of the agent may begin another connection on a flow that nobody inspects any more."""
+        return False
+
+    def datagram(self, direction: Direction, data: bytes) -> list[Step]:
+        """The next datagram; never raises."""
+        raise NotImplementedError
+
+
+class PortProtocol(Protocol):
+    """A protocol that is expected at a server's port. One instance sees all bytes of both directions, beside others."""
+
+    port: ClassVar[int]
+    asked: bool = False  # a message was read; later ones may ask for other names
+
+    def segment(self, direction: Direction, data: bytes) -> list[Fact]:
+        """The next bytes of one direction over TCP; never raises."""
+        raise NotImplementedError
+
+    def datagram(self, direction: Direction, data: bytes) -> list[Fact]:
+        """The next datagram over UDP, which no other protocol is looked for in; never raises."""
+        raise NotImplementedError
+
+
+def named(place: Place, name: str, *, hidden: bool = False) -> list[Step]:
+    """The server's name as stated in these bytes: only the agent's side can state it."""
+    return [Named(name, hidden)] if place.direction is Direction.OUT else []

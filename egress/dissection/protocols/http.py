@@ -1,0 +1,82 @@
+"""HTTP/1: both directions message by message, up to where HTTP ends (CONNECT, Upgrade, bytes that are not HTTP)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from egress.dissection.events import HttpAsked
+from egress.dissection.protocol import (
+    Follower,
+    Form,
+    Identified,
+    Inner,
+    Lost,
+    Match,
+    Place,
+    Rest,
+    Step,
+    StreamProtocol,
+    named,
+)
+from egress.errors import MalformedError
+from egress.model import App
+from egress.wire.http import Body, HttpRequest, HttpResponse, Opaque, RequestStream, ResponseStream, starts_http
+
+
+class Http(StreamProtocol):
+    """Both directions of a flow share `answers`, which reports each answer by the request that it belongs to."""
+
+    app = App.HTTP
+    forms = (Form.STREAM,)
+    many_names = True
+
+    def __init__(self) -> None:
+        self.answers = ResponseStream()
+
+    @staticmethod
+    def identify(head: bytes, place: Place) -> Match:
+        return starts_http(head)
+
+    def follow(self, head: bytes, place: Place) -> Follower:
+        if head.lstrip(b"\r\n").startswith(b"HTTP/"):
+            return _Messages(place, self.answers, self.answers)
+        return _Messages(place, RequestStream(), self.answers)
+
+
+class _Messages(Follower):
+    """Requests are read as lines, too: a line that looks like a request may be one that its receiver skips.
+
+    Answers are not, since a page may quote anything.
+    """
+
+    def __init__(self, place: Place, stream: RequestStream | ResponseStream, answers: ResponseStream) -> None:
+        self._place = place
+        self._stream = stream
+        self._answers = answers
+        self._content = Form.REQUEST if isinstance(stream, RequestStream) else Form.ANSWER
+        self._begins = False  # the next content is the first of its message
+        self.beside = frozenset() if stream is answers else frozenset((App.STRATUM,))
+
+    def feed(self, data: bytes) -> list[Step]:
+        try:
+            return self._steps(self._stream.feed(data))
+        except MalformedError:
+            return [*self._steps(self._stream.salvage), *named(self._place, "", hidden=True), Lost(data)]
+
+    def _steps(self, items: Sequence[HttpRequest | HttpResponse | Body | Opaque]) -> list[Step]:
+        steps: list[Step] = []
+        for item in items:
+            if isinstance(item, Body):
+                if item.data:
+                    steps.append(Inner(self._content, item.data, begins=self._begins))
+                    self._begins = False
+            elif isinstance(item, Opaque):
+                steps.append(Rest(item.data))
+                break
+            else:
+                self._begins = True
+                if isinstance(item, HttpRequest):
+                    self._answers.asked(item)
+                    steps += [Identified(App.HTTP, item.host), HttpAsked(self._place.direction, item)]
+                    steps += named(self._place, item.host)
+        return steps

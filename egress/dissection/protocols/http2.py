@@ -1,0 +1,44 @@
+"""HTTP/2 in the clear, begun with prior knowledge: each request states the server it is for."""
+
+from __future__ import annotations
+
+from egress.dissection.protocol import Follower, Form, Identified, Match, Place, Step, StreamProtocol, named
+from egress.errors import MalformedError
+from egress.model import App
+from egress.wire.http2 import PREFACE, H2RequestStream, starts_http2
+
+
+class Http2(StreamProtocol):
+    """Only the client begins with a preface, so only its direction is followed."""
+
+    app = App.HTTP2
+    forms = (Form.STREAM,)
+    many_names = True
+
+    @staticmethod
+    def identify(head: bytes, place: Place) -> Match:
+        return starts_http2(head)
+
+    def follow(self, head: bytes, place: Place) -> Follower:
+        return _Requests(place)
+
+
+class _Requests(Follower):
+    def __init__(self, place: Place) -> None:
+        self._place = place
+        self._stream = H2RequestStream()
+        self._begun = False
+
+    def feed(self, data: bytes) -> list[Step]:
+        if not self._begun:
+            self._begun = True
+            data = data[len(PREFACE) :]
+        try:
+            requests = self._stream.feed(data)
+        except MalformedError:
+            return named(self._place, "", hidden=True)
+        steps: list[Step] = []
+        for request in requests:
+            steps.append(Identified(App.HTTP2, request.authority))
+            steps += named(self._place, request.authority)
+        return steps

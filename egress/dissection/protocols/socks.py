@@ -1,0 +1,28 @@
+"""SOCKS 4 and 5: the handshake, after which each direction is a stream of its own."""
+
+from __future__ import annotations
+
+from egress.dissection.protocol import Follower, Form, Match, Place, Rest, Step, StreamProtocol
+from egress.model import App
+from egress.wire.socks import handshake
+
+
+class Socks(StreamProtocol):
+    app = App.SOCKS
+    forms = (Form.STREAM,)
+
+    @staticmethod
+    def identify(head: bytes, place: Place) -> Match:
+        length = handshake(head)
+        return None if length is None else length > 0
+
+    def follow(self, head: bytes, place: Place) -> Follower:
+        return _Handshake(handshake(head) or 0)
+
+
+class _Handshake(Follower):
+    def __init__(self, length: int) -> None:
+        self._length = length
+
+    def feed(self, data: bytes) -> list[Step]:
+        return [Rest(data[self._length :])]

@@ -1,0 +1,39 @@
+"""SSH up to its encryption: the identification, which may begin at any line, and the packets of the key exchange."""
+
+from __future__ import annotations
+
+from egress.dissection.events import SshPacket, SshSpoken
+from egress.dissection.protocol import Carrier, Fact, Form, Identified, LineProtocol, Place, Reader
+from egress.model import App
+from egress.wire.ssh import SshIdent, SshStream
+
+
+class Ssh(LineProtocol):
+    """Inside another protocol's message it counts only at the very start: text about SSH may be cut anywhere."""
+
+    app = App.SSH
+    forms = (Form.STREAM, Form.REQUEST, Form.ANSWER)
+
+    @staticmethod
+    def reader(place: Place) -> Reader:
+        return _Lines(place)
+
+
+class _Lines(Reader):
+    app = App.SSH
+
+    def __init__(self, place: Place) -> None:
+        self._direction = place.direction
+        self._stream = SshStream(exact=place.form is not Form.STREAM)
+
+    def feed(self, data: bytes, carrier: Carrier) -> list[Fact]:
+        facts: list[Fact] = []
+        stream = self._stream
+        for found in stream.feed(data):
+            if isinstance(found, SshIdent):
+                facts += [Identified(App.SSH), SshSpoken(self._direction, found)]
+            else:
+                facts.append(SshPacket(self._direction, found))
+        if stream.done:
+            self.done, self.opaque = True, stream.identified
+        return facts

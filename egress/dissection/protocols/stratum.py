@@ -1,0 +1,52 @@
+"""Mining over JSON: one message a line on a connection of its own, or in the body of an HTTP request."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from egress.dissection.events import StratumSpoken
+from egress.dissection.protocol import Carrier, Fact, Form, Identified, LineProtocol, Place, Reader
+from egress.model import EVIDENCE_BYTES, App
+from egress.wire.jsonrpc import JsonStream, JsonText
+from egress.wire.loosejson import LooseLines
+from egress.wire.stratum import classify
+
+SHORTEST = 20  # bytes of a JSON text; `{"method":"getwork"}`, the shortest that says anything, has 20
+
+
+class Stratum(LineProtocol):
+    """Mining over HTTP (getwork, getblocktemplate) has its calls in request bodies; an answer's body only quotes."""
+
+    app = App.STRATUM
+    forms = (Form.REQUEST, Form.STREAM)
+
+    @staticmethod
+    def reader(place: Place) -> Reader:
+        return _Messages(place)
+
+
+class _Messages(Reader):
+    app = App.STRATUM
+
+    def __init__(self, place: Place) -> None:
+        self._direction = place.direction
+        self._strict = JsonStream(SHORTEST)
+        self._loose = LooseLines() if place.form is Form.STREAM else None
+
+    def feed(self, data: bytes, carrier: Carrier) -> list[Fact]:
+        texts = self._strict.feed(data)
+        if self._loose is not None:
+            texts += self._loose.feed(data)
+        return self._stated(texts, carrier) if texts else []
+
+    def _stated(self, texts: Iterable[JsonText], carrier: Carrier) -> list[Fact]:
+        facts: list[Fact] = []
+        for value, text in texts:
+            call = classify(value)
+            if call is None:
+                continue
+            if call.proof:
+                facts.append(Identified(App.STRATUM, call.pool))
+            by = "http" if carrier is App.HTTP else "tcp"
+            facts.append(StratumSpoken(self._direction, call, text[:EVIDENCE_BYTES], by))
+        return facts

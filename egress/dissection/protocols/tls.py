@@ -1,0 +1,62 @@
+"""TLS: the client's hello is read, and after it the direction is opaque; so is a server's from its first bytes on."""
+
+from __future__ import annotations
+
+from egress.dissection.events import TlsOpened
+from egress.dissection.protocol import Follower, Form, Identified, Lost, Match, Place, Step, StreamProtocol, named
+from egress.errors import MalformedError
+from egress.model import App
+from egress.wire.tls import client_hello, looks_like_tls, server_hello
+
+MAX_HELLO = 32768  # bytes of a direction after which a hello that is still not whole is given up
+OFTEN, SELDOM = 4096, 256  # up to OFTEN bytes a hello is tried with every segment, later after each SELDOM bytes
+
+
+class Tls(StreamProtocol):
+    app = App.TLS
+    forms = (Form.STREAM,)
+
+    @staticmethod
+    def identify(head: bytes, place: Place) -> Match:
+        client = looks_like_tls(head)
+        return server_hello(head) if client is False else client
+
+    def follow(self, head: bytes, place: Place) -> Follower:
+        return _Client(place) if looks_like_tls(head) else _Server()
+
+
+class _Server(Follower):
+    opaque = True
+
+    def feed(self, data: bytes) -> list[Step]:
+        return []
+
+
+class _Client(Follower):
+    def __init__(self, place: Place) -> None:
+        self._place = place
+        self._head = b""
+        self._tried = 0  # bytes of the head with which the hello was tried last
+
+    def feed(self, data: bytes) -> list[Step]:
+        if self.opaque:
+            return []
+        head = self._head = self._head + data
+        if len(head) > OFTEN and len(head) - self._tried < SELDOM:
+            return []
+        self._tried = len(head)
+        try:
+            hello = client_hello(head)
+        except MalformedError:
+            return [*named(self._place, "", hidden=True), Lost(head)]
+        if hello is None and len(head) < MAX_HELLO:
+            return []
+        self.opaque = True
+        self._head = b""
+        if hello is None:
+            return named(self._place, "", hidden=True)
+        return [
+            Identified(App.TLS, hello.server_name),
+            TlsOpened(self._place.direction, hello),
+            *named(self._place, hello.server_name, hidden=hello.ech),
+        ]

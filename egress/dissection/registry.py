@@ -1,0 +1,64 @@
+"""The protocols that dissection knows, sorted by the way in which they are recognised."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from egress.discovery import detectors
+from egress.dissection import protocols
+from egress.dissection.protocol import (
+    DatagramProtocol,
+    Form,
+    LineProtocol,
+    Place,
+    PortProtocol,
+    Protocol,
+    Reader,
+    StreamProtocol,
+)
+from egress.model import App
+
+ATTRIBUTES = ("app", "forms")
+
+
+def load() -> list[type[Protocol]]:
+    """The protocols in `egress.dissection.protocols`: one class in one file, found by walking the package."""
+    return [protocol for _, protocol in detectors(protocols, ATTRIBUTES)]
+
+
+class Registry:
+    """Immutable. `streams`, `lines`, `datagrams`: the candidates for bytes of a form; `ports`: by a server's port."""
+
+    __slots__ = ("datagrams", "lines", "many_names", "ports", "protocols", "streams")
+
+    def __init__(self, known: Iterable[type[Protocol]]) -> None:
+        self.protocols = tuple(known)
+        self.streams: dict[Form, tuple[type[StreamProtocol], ...]] = {}
+        self.lines: dict[Form, tuple[type[LineProtocol], ...]] = {}
+        self.datagrams: tuple[type[DatagramProtocol], ...] = ()
+        self.ports: dict[int, tuple[type[PortProtocol], ...]] = {}
+        self.many_names = frozenset(protocol.app for protocol in self.protocols if protocol.many_names)
+        for form in Form:
+            occurring = [protocol for protocol in self.protocols if form in protocol.forms]
+            occurring.sort(key=lambda protocol: protocol.forms.index(form))
+            self.streams[form] = tuple(each for each in occurring if issubclass(each, StreamProtocol))
+            self.lines[form] = tuple(each for each in occurring if issubclass(each, LineProtocol))
+        for protocol in self.protocols:
+            if issubclass(protocol, DatagramProtocol):
+                self.datagrams += (protocol,)
+            elif issubclass(protocol, PortProtocol):
+                self.ports[protocol.port] = (*self.ports.get(protocol.port, ()), protocol)
+
+    def readers(self, place: Place, beside: frozenset[App] | None) -> list[Reader]:
+        """New readers of the line protocols that can occur there; `beside`: at most these, None: all."""
+        return [each.reader(place) for each in self.lines[place.form] if beside is None or each.app in beside]
+
+    def reopens(self, data: bytes) -> bool:
+        """Whether a datagram of the agent may begin another connection on a flow that is not inspected any more."""
+        for protocol in self.datagrams:  # noqa: SIM110 - in the way of every datagram: no generator
+            if protocol.reopens(data):
+                return True
+        return False
+
+
+REGISTRY = Registry(load())

@@ -1,0 +1,121 @@
+"""One direction of a stream: the connection's own, or one that another protocol carries.
+
+Its bytes go to every line reader beside the protocol that its beginning identified, so that no byte is judged by one
+guess alone: what looks like a TLS hello or an HTTP request may be a line that its receiver skips. Candidates and
+readers are made when the first payload comes, and are given up when they can match no more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from egress.dissection.layer import NESTING, Inside, Layer, Shared
+from egress.dissection.protocol import (
+    Carrier,
+    Fact,
+    Follower,
+    Form,
+    Identified,
+    Inner,
+    Lost,
+    Place,
+    Reader,
+    Rest,
+    StreamProtocol,
+)
+from egress.model import App, Direction
+
+HEAD_BYTES = 32768  # bytes kept of a direction until its protocol is identified
+
+
+class Side(Layer):
+    """One direction of a stream. `opaque`: nothing more can be learnt from it."""
+
+    __slots__ = ("_candidates", "_carrier", "_ended", "_follower", "_head", "_inside", "_place", "_readers", "_shared")
+
+    def __init__(self, place: Place, shared: Shared) -> None:
+        self._shared = shared
+        self._begin(place)
+
+    def _begin(self, place: Place, *, identified: bool = True) -> None:
+        """Forget what was identified: another stream begins with the next byte."""
+        self._place = place
+        known = self._shared.registry.streams[place.form]
+        self._candidates: Sequence[type[StreamProtocol]] = known if identified and place.depth <= NESTING else ()
+        self._head = b""
+        self._carrier: Carrier = "" if place.form is Form.STREAM else place.carrier
+        self._follower: Follower | None = None
+        self._readers: list[Reader] | None = None
+        self._inside: Inside | None = None
+        self._ended = False
+
+    @property
+    def opaque(self) -> bool:
+        return self._ended or (self._follower is not None and self._follower.opaque)
+
+    def feed(self, data: bytes, direction: Direction) -> list[Fact]:
+        facts: list[Fact] = []
+        whole = self._identify(data, facts) if self._candidates else data
+        if self._follower is not None:
+            for step in self._follower.feed(whole):
+                if isinstance(step, Inner):
+                    facts += self._carried(step)
+                elif isinstance(step, (Rest, Lost)):
+                    return facts + self._over(step)
+                else:
+                    facts.append(step)
+        readers = self._readers
+        if readers is None:
+            readers = self._readers = self._new_readers()
+        for reader in readers:
+            found = reader.feed(data, self._carrier)
+            if found:
+                facts += found
+            if reader.done:
+                self._give_up(reader)
+        return facts
+
+    def _identify(self, data: bytes, facts: list[Fact]) -> bytes:
+        """Compare the bytes so far with the beginnings of protocols; return the bytes that a follower must be fed."""
+        head = self._head + data
+        possible = []
+        for protocol in self._candidates:
+            match = protocol.identify(head, self._place)
+            if match:
+                self._candidates, self._head = (), b""
+                self._carrier = protocol.app
+                self._follower = self._shared.follow(protocol, head, self._place)
+                facts.append(Identified(protocol.app))
+                self._confine(self._follower.beside)
+                return head
+            if match is None:
+                possible.append(protocol)
+        self._candidates = possible if len(head) < HEAD_BYTES else ()
+        self._head = head if self._candidates else b""
+        return data
+
+    def _confine(self, beside: frozenset[App] | None) -> None:
+        """Give up the readers that an identified protocol leaves no room for."""
+        if self._readers is not None and beside is not None:
+            self._readers = [reader for reader in self._readers if reader.app in beside]
+
+    def _new_readers(self) -> list[Reader]:
+        beside = None if self._follower is None else self._follower.beside
+        return self._shared.registry.readers(self._place, beside)
+
+    def _give_up(self, done: Reader) -> None:
+        self._ended = self._ended or done.opaque
+        self._readers = [reader for reader in self._readers or () if reader is not done]
+
+    def _carried(self, inner: Inner) -> list[Fact]:
+        if self._inside is None:
+            self._inside = Inside(self._place, self._carrier, self._shared)
+        return self._inside.feed(inner, self._place.direction)
+
+    def _over(self, step: Rest | Lost) -> list[Fact]:
+        """The protocol ended, or was not this one: the bytes after it are a stream of their own, or lines."""
+        if isinstance(step, Rest):
+            self._begin(self._place._replace(depth=self._place.depth + 1, carrier=self._carrier))
+        else:
+            self._begin(self._place, identified=False)
+        return self.feed(step.data, self._place.direction) if step.data and self._shared.afford(len(step.data)) else []
