@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from egress.errors import InputError
+from egress.model import EVIDENCE_PACKETS
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,5 +32,7 @@ class Limits:
     evidence_bytes: int = 32768  # bytes of those packets at most
 
     def __post_init__(self) -> None:
-        if not (0 <= self.evidence_packets <= 64 and 0 <= self.evidence_bytes <= 32768):
-            raise InputError("limits: evidence_packets must be from 0 to 64, evidence_bytes from 0 to 32768")
+        if not (0 <= self.evidence_packets <= EVIDENCE_PACKETS and 0 <= self.evidence_bytes <= 32768):
+            raise InputError(
+                f"limits: evidence_packets must be from 0 to {EVIDENCE_PACKETS}, evidence_bytes from 0 to 32768"
+            )

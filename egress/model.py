@@ -147,7 +147,7 @@ class Finding:
     effect: Effect = Effect.FLOW
 
 
-EVIDENCE_BYTES = 512
+EVIDENCE_BYTES, EVIDENCE_PACKETS = 512, 64  # of one finding
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Annotated, ClassVar
 
-from egress.model import EVIDENCE_BYTES, Action, Direction, Effect, Mode, Reason, Severity
+from egress.model import EVIDENCE_BYTES, EVIDENCE_PACKETS, Action, Direction, Effect, Mode, Reason, Severity
 from egress.records.form import At, Objects
 from egress.records.kinds import MAX_LINE, Base64, IndexedText, Number, OrNull, Text, Texts, Time, Word
 
@@ -181,7 +181,7 @@ class EvidenceRecord:
     # Limits.evidence_packets and evidence_bytes bound them.
     packets: Annotated[
         tuple[EvidencePacket, ...],
-        At("evidence.packets", Objects(EvidencePacket, 64), "in the order in which they were seen"),
+        At("evidence.packets", Objects(EvidencePacket, EVIDENCE_PACKETS), "in the order in which they were seen"),
     ]
 
 

@@ -54,7 +54,7 @@ _TYPES: dict[type[Kind], type[sa.types.TypeEngine[Any]]] = {
 def record_columns(
     shape: type[Record], key: tuple[str, ...], comments: Mapping[str, str]
 ) -> Iterator[sa.Column[Any] | sa.CheckConstraint]:
-    """A column for each field of a record, as the field is declared, and what constrains its words."""
+    """Yield a column for each field of a record, as it is declared, and the constraint of a list of words."""
     for field in FORMS[shape].stored:
         name, kind, absent = field.name, field.at.kind, field.at.absent
         yield sa.Column(
