@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from egress.errors import InputError
-from egress.model import EVIDENCE_PACKETS
+
+EVIDENCE_PACKETS = 64  # of one finding
 
 
 @dataclass(frozen=True, slots=True)

@@ -147,7 +147,7 @@ class Finding:
     effect: Effect = Effect.FLOW
 
 
-EVIDENCE_BYTES, EVIDENCE_PACKETS = 512, 64  # of one finding
+EVIDENCE_BYTES = 512
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Annotated, ClassVar
 
-from egress.model import EVIDENCE_BYTES, EVIDENCE_PACKETS, Action, Direction, Effect, Mode, Reason, Severity
+from egress.limits import EVIDENCE_PACKETS
+from egress.model import EVIDENCE_BYTES, Action, Direction, Effect, Mode, Reason, Severity
 from egress.records.form import At, Objects
 from egress.records.kinds import MAX_LINE, Base64, IndexedText, Number, OrNull, Text, Texts, Time, Word
 
