@@ -16,11 +16,11 @@ from api import problems, routes
 from api.auth import PREFIX, Authenticator
 from api.database import Database
 from api.gate import Gate
-from api.models import ProblemDocument
 from api.otlp import answers
 from api.parameters import refuse_unknown
 from api.policybook import PolicyBook
 from api.routes import traces
+from api.shapes.problems import ProblemDocument
 from egress import __version__
 from egress.config import Config
 from egress.store.database.handles import Engine

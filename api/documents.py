@@ -8,8 +8,8 @@ from fastapi import Request
 
 from api import strictjson
 from api.gate import is_yaml
-from api.models import EXAMPLE
 from api.problems import ProblemError, at, pointer, wrong_field
+from api.shapes.rules import EXAMPLE
 from egress.errors import InputError
 from egress.model import Rule
 from egress.policy.file import MAX_IMPORT, Mistake, check_document, parse_yaml

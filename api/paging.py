@@ -1,13 +1,11 @@
-"""Pages of a listing: `limit` and an opaque `cursor`. Also the parameters for times and durations."""
+"""Pages of a listing: `limit` and an opaque `cursor`."""
 
 from __future__ import annotations
 
 import base64
 import binascii
 import json
-import re
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
 from typing import Annotated, Any, Generic, TypeVar
 
 from fastapi import Query
@@ -19,21 +17,10 @@ T = TypeVar("T")
 MAX_CURSOR = 1024  # characters
 _INTEGER = 2**63  # range of a database's integers
 _FAR = 1e12  # seconds; later than any valid time
-_DURATION = re.compile(r"([0-9]{1,5})([smhdw])", re.ASCII)
-_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
-INSTANT = "an instant with its time zone (2030-01-31T12:00:00Z)"
 
 Limit = Annotated[int, Query(ge=1, le=1000, description="At most this many items.")]
 Cursor = Annotated[
     str | None, Query(max_length=MAX_CURSOR, description="`next` of the previous page; default: the first page.")
-]
-Since = Annotated[
-    str | None,
-    Query(max_length=64, description="From this instant on, or from so long ago (1h, 7d).", examples=["1h"]),
-]
-Until = Annotated[
-    str | None,
-    Query(max_length=64, description="Up to this instant, or up to so long ago (1h, 7d).", examples=["5m"]),
 ]
 
 
@@ -86,37 +73,3 @@ def _storable(value: object) -> bool:
         case str():
             return "\0" not in value and not any("\ud800" <= char <= "\udfff" for char in value)
     return False
-
-
-def moment(name: str, text: str | None, now: float) -> float | None:
-    """Convert an instant, or a duration before `now`, to seconds since the epoch. Raises ProblemError (422)."""
-    if text is None or text == "":
-        return None
-    if (ago := _DURATION.fullmatch(text)) is not None:
-        return now - int(ago[1]) * _SECONDS[ago[2]]
-    if (found := parse_instant(text)) is not None:
-        return found
-    raise wrong_parameter(name, f"must be {INSTANT} or a duration such as 5m, 1h, 7d")
-
-
-def parse_instant(text: str) -> float | None:
-    """Convert an instant with its time zone to seconds since the epoch; None for anything else."""
-    try:
-        when = datetime.fromisoformat(text)
-        if when.tzinfo is not None and 1970 <= when.astimezone(UTC).year < 9999:
-            return when.timestamp()
-    except (ValueError, OverflowError):
-        pass
-    return None
-
-
-def duration(name: str, text: str) -> float:
-    """Convert 5m, 1h or 30d to seconds. Raises ProblemError (422)."""
-    if (match := _DURATION.fullmatch(text)) is None or not int(match[1]):
-        raise wrong_parameter(name, "must be a duration such as 1h, 7d, 4w")
-    return float(int(match[1]) * _SECONDS[match[2]])
-
-
-def instant(ts: float | None) -> str | None:
-    """Format a time as `2030-01-31T12:00:00Z`; None for None."""
-    return None if ts is None else datetime.fromtimestamp(ts, UTC).isoformat().replace("+00:00", "Z")

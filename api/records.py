@@ -8,8 +8,8 @@ from typing import Annotated
 
 from fastapi import Depends, Query
 
-from api.paging import Since, Until, moment
 from api.problems import ProblemError, wrong_parameter
+from api.times import Since, Until, moment
 from egress.records.eve import process_part, to_eve
 from egress.records.shape import FindingRecord, FlowRecord
 from egress.store.database.handles import Condition, Connection

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import ipaddress
 import json
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Path, Query
 from starlette.responses import JSONResponse, Response
@@ -14,11 +14,11 @@ from api import etags
 from api.auth import PREFIX, Admin, Caller, Editor, Viewer, ViewerOrGateway
 from api.database import Settings, Store
 from api.edits import Edits, Reply
-from api.paging import Cursor, Limit, Page, decode, instant, page
+from api.paging import Cursor, Limit, Page, decode, page
 from api.problems import ProblemError, wrong_field
-from api.shapes import AgentIn, AgentOut, AgentPatch
+from api.shapes.agents import AgentIn, AgentOut, AgentPatch, agent_out
 from egress.model import Action, Agent, Budget, Mode
-from egress.policy.budgettext import budget_text, check_budgets, parse_budget
+from egress.policy.budgettext import check_budgets, parse_budget
 from egress.store.database.handles import Connection
 from egress.store.policy import agents
 from egress.store.policy.agents import StoredAgent
@@ -44,14 +44,14 @@ def list_agents(
     found.sort(key=lambda each: each.agent.name)  # as the cursor compares, whatever the database's collation
     later = [each for each in found if after is None or each.agent.name > after[0]]
     shown, following = page(later, limit, lambda each: [each.agent.name])
-    return JSONResponse({"items": [_out(each) for each in shown], "next": following})
+    return JSONResponse({"items": [agent_out(each) for each in shown], "next": following})
 
 
 @router.get("/{name}", response_model=AgentOut, summary="One agent")
 def get_agent(name: Name, caller: Viewer, engine: Store) -> Response:
     with engine.connect() as connection:
-        found = _known(connection, caller, name)
-    return JSONResponse(_out(found), headers={"ETag": _tag(found)})
+        found = _get_or_404(connection, caller, name)
+    return JSONResponse(agent_out(found), headers={"ETag": _tag(found)})
 
 
 @router.post("", response_model=AgentOut, status_code=201, summary="Attach an agent")
@@ -71,8 +71,8 @@ def create_agent(body: AgentIn, caller: Admin, config: Settings, edits: Edits) -
     def change(connection: Connection) -> Reply:
         attached = StoredAgent(agent, body.kind, body.value, host=body.host or config.host_name)
         agents.add_agent(connection, caller.actor, attached, edits.ts)
-        made = _known(connection, caller, body.name)  # read back: the time is stored to the microsecond
-        return Reply(201, _out(made), _tag(made), f"{PREFIX}/agents/{body.name}")
+        made = _get_or_404(connection, caller, body.name)  # read back: the time is stored to the microsecond
+        return Reply(201, agent_out(made), _tag(made), f"{PREFIX}/agents/{body.name}")
 
     return edits.commit(change)
 
@@ -82,7 +82,7 @@ def patch_agent(name: Name, body: AgentPatch, caller: Editor, edits: Edits) -> R
     """Omitted fields stay unchanged. In force in every worker within a fraction of a second, for live flows too."""
 
     def change(connection: Connection) -> Reply:
-        edits.match(_tag(_known(connection, caller, name)))
+        edits.match(_tag(_get_or_404(connection, caller, name)))
         new = agents.update_agent(
             connection,
             caller.actor,
@@ -93,7 +93,7 @@ def patch_agent(name: Name, body: AgentPatch, caller: Editor, edits: Edits) -> R
             budgets=None if body.budgets is None else _budgets(body.budgets),
             ts=edits.ts,
         )
-        return Reply(200, _out(new), _tag(new))
+        return Reply(200, agent_out(new), _tag(new))
 
     return edits.commit(change)
 
@@ -101,7 +101,7 @@ def patch_agent(name: Name, body: AgentPatch, caller: Editor, edits: Edits) -> R
 @router.delete("/{name}", status_code=204, summary="Detach an agent, which is unguarded from then on")
 def delete_agent(name: Name, caller: Admin, edits: Edits) -> Response:
     def change(connection: Connection) -> Reply:
-        edits.match(_tag(_known(connection, caller, name)))
+        edits.match(_tag(_get_or_404(connection, caller, name)))
         agents.remove_agent(connection, caller.actor, name, edits.ts)
         return Reply(204)
 
@@ -120,14 +120,14 @@ def release_agent(name: Name, caller: Editor, edits: Edits) -> Response:
 
 def _cut(name: str, caller: Caller, edits: Edits, *, quarantined: bool) -> Response:
     def change(connection: Connection) -> Reply:
-        edits.match(_tag(_known(connection, caller, name)))
+        edits.match(_tag(_get_or_404(connection, caller, name)))
         new = agents.update_agent(connection, caller.actor, name, quarantined=quarantined, ts=edits.ts)
-        return Reply(200, _out(new), _tag(new))
+        return Reply(200, agent_out(new), _tag(new))
 
     return edits.commit(change)
 
 
-def _known(connection: Connection, caller: Caller, name: str) -> StoredAgent:
+def _get_or_404(connection: Connection, caller: Caller, name: str) -> StoredAgent:
     found = agents.agent(connection, name) if caller.sees(name) else None
     if found is None:
         raise ProblemError(404, f"there is no agent {name[:64]!r}, or it is outside your scope")
@@ -180,23 +180,6 @@ def _wrong_network(text: str) -> str | None:
     return None
 
 
-def _out(stored: StoredAgent) -> dict[str, Any]:
-    agent = stored.agent
-    return {
-        "name": agent.name,
-        "kind": stored.kind,
-        "value": stored.value,
-        "networks": list(agent.networks),
-        "mode": agent.mode,
-        "default": "allow" if agent.default is Action.ACCEPT else "deny",
-        "labels": list(agent.labels),
-        "budgets": [budget_text(budget) for budget in agent.budgets],
-        "quarantined": agent.quarantined,
-        "created": instant(stored.created),
-        "host": stored.host,
-    }
-
-
 def _tag(stored: StoredAgent) -> str:
-    text = json.dumps(_out(stored), sort_keys=True)
+    text = json.dumps(agent_out(stored), sort_keys=True)
     return etags.etag(hashlib.sha256(text.encode()).hexdigest()[:16])

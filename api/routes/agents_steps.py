@@ -12,8 +12,9 @@ from api.auth import Caller, Reporter, Viewer
 from api.database import Settings, Store
 from api.paging import Cursor, Limit, Page, decode, page
 from api.problems import ProblemError, wrong_field
-from api.shapes import AGENT
-from api.stepshapes import StepIn, StepOut, moment_in
+from api.shapes.agents import AGENT
+from api.shapes.steps import StepIn, StepOut
+from api.times import moment_in
 from egress.model import Step, StepSource
 from egress.store.database.database import storing
 from egress.store.database.handles import Connection

@@ -14,9 +14,10 @@ from api import etags
 from api.auth import PREFIX, Caller, Editor, Viewer
 from api.database import Store
 from api.edits import Edits, Reply
-from api.models import STORED_ID, PrunedRules, RuleBody, RuleInUse, RuleOut, RulePatch, rule_in_use, rule_out
-from api.paging import Cursor, Limit, Page, decode, duration, page
+from api.paging import Cursor, Limit, Page, decode, page
 from api.problems import wrong_field
+from api.shapes.rules import STORED_ID, PrunedRules, RuleBody, RuleInUse, RuleOut, RulePatch, rule_in_use, rule_out
+from api.times import duration
 from egress.model import Action, Rule
 from egress.policy.ruletext import read_rule, to_mapping
 from egress.store.database.errors import NotFoundError
@@ -108,7 +109,7 @@ def get_rule(
     if_none_match: Annotated[str | None, Header(description="Answer 304 if this is still the ETag.")] = None,
 ) -> Response:
     with engine.connect() as connection:
-        found = _existing(connection, rule_id)
+        found = _get_or_404(connection, rule_id)
         tag = etags.etag(found.added)
         if (same := etags.not_modified(if_none_match, tag)) is not None:
             return same
@@ -136,7 +137,7 @@ def patch_rule(rule_id: RuleId, body: RulePatch, caller: Editor, edits: Edits) -
         raise wrong_field("id", f"must be {rule_id}, as in the path, or left out")
 
     def change(connection: Connection) -> Reply:
-        old = _existing(connection, rule_id)
+        old = _get_or_404(connection, rule_id)
         merged = to_mapping(old.rule) | body.root
         given = {key: value for key, value in merged.items() if value is not None}
         rule = _read(given, caller, edits.ts, author="" if "author" in body.root else old.rule.author)
@@ -150,7 +151,7 @@ def delete_rule(rule_id: RuleId, caller: Editor, edits: Edits) -> Response:
     """Flows that only this rule allowed are cut at once."""
 
     def change(connection: Connection) -> Reply:
-        old = _existing(connection, rule_id)
+        old = _get_or_404(connection, rule_id)
         caller.check(old.rule.agent)
         edits.match(etags.etag(old.added))
         Edit(connection, caller.actor, edits.ts).remove([rule_id])
@@ -168,7 +169,7 @@ def _read(document: dict[str, Any], caller: Caller, now: float, author: str | No
     return replace(rule, author=caller.as_author())
 
 
-def _existing(connection: Connection, rule_id: str) -> ruleset.StoredRule:
+def _get_or_404(connection: Connection, rule_id: str) -> ruleset.StoredRule:
     found = ruleset.rule(connection, rule_id)
     if found is None:
         raise NotFoundError(f"there is no rule {rule_id} in force", rule_id)
@@ -176,7 +177,7 @@ def _existing(connection: Connection, rule_id: str) -> ruleset.StoredRule:
 
 
 def _replace(connection: Connection, rule_id: str, rule: Rule, caller: Caller, edits: Edits) -> Reply:
-    old = _existing(connection, rule_id)
+    old = _get_or_404(connection, rule_id)
     caller.check(old.rule.agent)
     edits.match(etags.etag(old.added))
     new = Edit(connection, caller.actor, edits.ts).replace(rule_id, rule)

@@ -14,8 +14,8 @@ from api.auth import Caller, Editor, Viewer
 from api.database import Store
 from api.documents import DOCUMENT, read_rules
 from api.edits import Edits, Reply
-from api.models import Import
 from api.problems import Place, ProblemError, at
+from api.shapes.rules import ImportOut
 from egress.model import Rule
 from egress.policy.file import dump_json, dump_yaml
 from egress.store.database.errors import ConflictError
@@ -56,7 +56,7 @@ def export_rules(
 
 @router.post(
     "/import",
-    response_model=Import,
+    response_model=ImportOut,
     summary="Import rules: all or none, with every mistake reported",
     openapi_extra=DOCUMENT,
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from fastapi import APIRouter, Path, Query
 from starlette.responses import JSONResponse, Response
@@ -11,9 +11,9 @@ from starlette.responses import JSONResponse, Response
 from api.auth import Approver, Caller, Viewer
 from api.database import Store
 from api.edits import Edits, Reply
-from api.paging import Cursor, Limit, Page, decode, instant, page
+from api.paging import Cursor, Limit, Page, decode, page
 from api.problems import ProblemError, wrong_field
-from api.shapes import ApprovalOut, ApproveIn
+from api.shapes.approvals import ApprovalOut, ApproveIn, approval_out
 from egress.policy.ruletext import parse_expiry
 from egress.store.database.handles import Connection
 from egress.store.policy import approvals
@@ -40,13 +40,13 @@ def list_approvals(
             connection, state=state or "", agent=agent, scope=caller.agents, before=before, limit=limit + 1
         )
     shown, following = page(found, limit, lambda each: [each.time, each.id])
-    return JSONResponse({"items": [_out(each) for each in shown], "next": following})
+    return JSONResponse({"items": [approval_out(each) for each in shown], "next": following})
 
 
 @router.get("/{approval_id}", response_model=ApprovalOut, summary="One hold, the newest of its id")
 def get_approval(approval_id: Id, caller: Viewer, engine: Store) -> Response:
     with engine.connect() as connection:
-        return JSONResponse(_out(_known(connection, caller, approval_id)))
+        return JSONResponse(approval_out(_get_or_404(connection, caller, approval_id)))
 
 
 @router.post("/{approval_id}/approve", response_model=ApprovalOut, summary="Approve a hold")
@@ -60,8 +60,9 @@ def approve(approval_id: Id, caller: Approver, edits: Edits, body: ApproveIn | N
         raise wrong_field("for", "is in the past")
 
     def change(connection: Connection) -> Reply:
-        _known(connection, caller, approval_id)
-        return Reply(200, _out(approvals.approve(connection, caller.actor, approval_id, expires=expires, ts=edits.ts)))
+        _get_or_404(connection, caller, approval_id)
+        approved = approvals.approve(connection, caller.actor, approval_id, expires=expires, ts=edits.ts)
+        return Reply(200, approval_out(approved))
 
     return edits.commit(change)
 
@@ -69,35 +70,14 @@ def approve(approval_id: Id, caller: Approver, edits: Edits, body: ApproveIn | N
 @router.post("/{approval_id}/deny", response_model=ApprovalOut, summary="Deny a hold")
 def deny(approval_id: Id, caller: Approver, edits: Edits) -> Response:
     def change(connection: Connection) -> Reply:
-        _known(connection, caller, approval_id)
-        return Reply(200, _out(approvals.deny(connection, caller.actor, approval_id, edits.ts)))
+        _get_or_404(connection, caller, approval_id)
+        return Reply(200, approval_out(approvals.deny(connection, caller.actor, approval_id, edits.ts)))
 
     return edits.commit(change)
 
 
-def _known(connection: Connection, caller: Caller, approval_id: str) -> Approval:
+def _get_or_404(connection: Connection, caller: Caller, approval_id: str) -> Approval:
     found = approvals.get(connection, approval_id)
     if found is None or not caller.sees(found.agent):
         raise ProblemError(404, f"there is no approval {approval_id}, or it is outside your scope")
     return found
-
-
-def _out(found: Approval) -> dict[str, Any]:
-    return {
-        "id": found.id,
-        "agent": found.agent,
-        "since": instant(found.time),
-        "until": instant(found.until),
-        "destination": found.destination,
-        "address": found.dst,
-        "protocol": found.proto,
-        "port": found.dport,
-        "names": list(found.names),
-        "query": found.query,
-        "flow_id": found.flow_id,
-        "state": found.state,
-        "decided_at": instant(found.decided_at),
-        "decided_by": found.decided_by,
-        "rule_id": found.rule_id,
-        "host": found.host,
-    }

@@ -11,8 +11,9 @@ from starlette.responses import JSONResponse, Response
 
 from api.auth import Admin
 from api.database import Store
-from api.models import AuditOut, VerifiedOut
-from api.paging import Cursor, Limit, Page, Since, Until, decode, instant, moment, page
+from api.paging import Cursor, Limit, Page, decode, page
+from api.shapes.audit import AuditOut, VerifiedOut
+from api.times import Since, Until, instant, moment
 from egress.store.policy import audit
 
 router = APIRouter(prefix="/audit", tags=["audit"])

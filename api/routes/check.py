@@ -12,7 +12,7 @@ from api.auth import Viewer
 from api.database import Settings, Store
 from api.policybook import PolicyBook
 from api.problems import wrong_field
-from api.shapes import CheckIn, CheckOut
+from api.shapes.questions import CheckIn, CheckOut
 from egress.model import Agent
 from egress.store.policy import agents
 from egress.whatif.check import InvalidQuestionError, Question, check

@@ -10,10 +10,11 @@ from starlette.responses import JSONResponse, Response
 
 from api.auth import Viewer
 from api.database import Store
-from api.paging import Cursor, Limit, Page, Since, decode, moment, page
+from api.paging import Cursor, Limit, Page, decode, page
 from api.problems import wrong_parameter
 from api.records import missing
-from api.stepshapes import EpisodeOut, EpisodeStoryOut
+from api.shapes.steps import EpisodeOut, EpisodeStoryOut
+from api.times import Since, moment
 from egress.store.query import episodes
 from egress.store.query.storyjson import episode_mapping, story_mapping
 from egress.store.recording.steps import MAX_ID

@@ -12,7 +12,7 @@ from api.database import Store
 from api.paging import Cursor, Limit, Page, decode, page
 from api.problems import ProblemError
 from api.records import Filters, finding_document, missing
-from api.shapes import Eve
+from api.shapes.records import Eve
 from egress.capture.evidence import to_pcapng
 from egress.records.shape import FindingRecord
 from egress.store.query.listing import finding
@@ -37,7 +37,7 @@ def list_findings(
 
 @router.get("/{finding_id}", response_model=Eve, summary="One finding")
 def get_finding(finding_id: Id, caller: Viewer, engine: Store) -> Response:
-    return JSONResponse(finding_document(_known(finding_id, caller, engine)))
+    return JSONResponse(finding_document(_get_or_404(finding_id, caller, engine)))
 
 
 @router.get(
@@ -49,7 +49,7 @@ def get_finding(finding_id: Id, caller: Viewer, engine: Store) -> Response:
     summary="The packets behind a finding",
 )
 def get_evidence(finding_id: Id, caller: Viewer, engine: Store) -> Response:
-    found = _known(finding_id, caller, engine)
+    found = _get_or_404(finding_id, caller, engine)
     with engine.connect() as connection:
         kept = evidence.read(connection, finding_id)
         pruned = kept is None and evidence.was_pruned(connection, found)
@@ -64,7 +64,7 @@ def get_evidence(finding_id: Id, caller: Viewer, engine: Store) -> Response:
     )
 
 
-def _known(finding_id: str, caller: Caller, engine: Store) -> FindingRecord:
+def _get_or_404(finding_id: str, caller: Caller, engine: Store) -> FindingRecord:
     with engine.connect() as connection:
         found = finding(connection, finding_id)
     if found is None or not caller.sees(found.agent):

@@ -11,7 +11,7 @@ from api.auth import Viewer
 from api.database import Store
 from api.paging import Cursor, Limit, Page, decode, page
 from api.records import Filters, flow_documents, missing
-from api.shapes import FlowOut
+from api.shapes.records import FlowOut
 from egress.store.query.listing import list_flows as listing
 from egress.store.query.reader import flow as find_flow
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Path
 from starlette.responses import JSONResponse, Response
@@ -10,12 +10,12 @@ from starlette.responses import JSONResponse, Response
 from api.auth import Admin, Viewer
 from api.database import Store
 from api.edits import Edits, Reply
-from api.paging import Cursor, Limit, Page, decode, instant, page
-from api.shapes import HOST, GatewayOut, RenameIn
+from api.paging import Cursor, Limit, Page, decode, page
+from api.shapes.agents import HOST
+from api.shapes.gateways import GatewayOut, RenameIn, gateway_out
 from egress.store.database.clock import clock
 from egress.store.database.handles import Connection
 from egress.store.policy import gateways, ruleset
-from egress.store.policy.gateways import StoredGateway
 
 router = APIRouter(prefix="/gateways", tags=["gateways"])
 
@@ -31,7 +31,7 @@ def list_gateways(_: Viewer, engine: Store, limit: Limit = 100, cursor: Cursor =
         found = gateways.listed(connection)
     later = [each for each in found if after is None or each.host > after[0]]
     shown, following = page(later, limit, lambda each: [each.host])
-    return JSONResponse({"items": [_out(each, now, newest) for each in shown], "next": following})
+    return JSONResponse({"items": [gateway_out(each, now, newest) for each in shown], "next": following})
 
 
 @router.delete("/{host}", status_code=204, summary="Delete a host that will not return")
@@ -56,17 +56,3 @@ def rename_gateway(host: Host, body: RenameIn, caller: Admin, edits: Edits) -> R
         return Reply(204)
 
     return edits.commit(change)
-
-
-def _out(found: StoredGateway, now: float, newest: int) -> dict[str, Any]:
-    return {
-        "host": found.host,
-        "state": found.state(now),
-        "started": instant(found.started),
-        "seen": instant(found.seen),
-        "policy_version": found.policy_version,
-        "behind": max(newest - found.policy_version, 0),
-        "agents": found.agents,
-        "skew": round(found.skew, 3),
-        "program": found.program,
-    }

@@ -11,7 +11,7 @@ from api.auth import Viewer
 from api.database import Database, Settings
 from api.metrics import Metrics
 from api.problems import ProblemError
-from api.shapes import Health, Readiness
+from api.shapes.health import Health, Readiness
 
 router = APIRouter(tags=["health"])
 

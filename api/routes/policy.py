@@ -11,11 +11,12 @@ from api import etags
 from api.auth import Editor, Viewer, ViewerOrGateway
 from api.database import Settings, Store
 from api.edits import Edits, Reply
-from api.models import Diff, PolicyOut, Rollback, VersionOut, policy_rule, rule_out, version_out
 from api.paging import Cursor, Limit, Page, decode, page
 from api.problems import ProblemError
-from api.shapes import SimulationOut
-from api.simulation import Simulation
+from api.routes.simulate import Simulation
+from api.shapes.policy import Diff, PolicyOut, Rollback, VersionOut, policy_out, version_out
+from api.shapes.questions import SimulationOut
+from api.shapes.rules import rule_out
 from egress.model import Policy
 from egress.store.database.handles import Connection
 from egress.store.policy import ruleset
@@ -35,7 +36,7 @@ def current_policy(_: ViewerOrGateway, engine: Store, if_none_match: IfNoneMatch
         if (same := etags.not_modified(if_none_match, tag)) is not None:
             return same
         policy = ruleset.snapshot(connection) or Policy()
-    return JSONResponse(_policy(policy), headers={"ETag": etags.etag(policy.version)})
+    return JSONResponse(policy_out(policy), headers={"ETag": etags.etag(policy.version)})
 
 
 @router.get("/versions", response_model=Page[VersionOut], summary="Versions, newest first")
@@ -50,8 +51,8 @@ def list_versions(_: Viewer, engine: Store, limit: Limit = 100, cursor: Cursor =
 @router.get("/versions/{version}", response_model=PolicyOut, summary="The policy as it was in a version")
 def get_version(_: Viewer, engine: Store, version: Version) -> Response:
     with engine.connect() as connection:
-        policy = _at(connection, version)
-    return JSONResponse(_policy(policy), headers={"ETag": etags.etag(version)})
+        policy = _get_or_404(connection, version)
+    return JSONResponse(policy_out(policy), headers={"ETag": etags.etag(version)})
 
 
 @router.post(
@@ -61,7 +62,7 @@ def replay_version(caller: Editor, engine: Store, config: Settings, version: Ver
     """Re-judges the stored flows by the rules of that version, as /simulate does. Nothing is changed."""
     caller.check_unlimited("a simulation")
     with engine.connect() as connection:
-        policy, bound = _at(connection, version), ruleset.bound(connection, version)
+        policy, bound = _get_or_404(connection, version), ruleset.bound(connection, version)
     return wanted.answer(engine, config, caller, policy.rules, bound)
 
 
@@ -95,14 +96,10 @@ def roll_back(body: Rollback, caller: Editor, edits: Edits) -> Response:
     return edits.commit(change)
 
 
-def _at(connection: Connection, version: int) -> Policy:
+def _get_or_404(connection: Connection, version: int) -> Policy:
     """Return a version of the policy. Raises ProblemError (404) if it does not exist."""
     policy = ruleset.snapshot(connection, version) if version else Policy()
     if policy is None:
         newest = ruleset.current(connection)
         raise ProblemError(404, f"there is no version {version} of the policy; the newest is {newest}")
     return policy
-
-
-def _policy(policy: Policy) -> dict[str, object]:
-    return {"version": policy.version, "rules": [policy_rule(rule) for rule in policy.rules]}

@@ -10,9 +10,9 @@ from starlette.responses import JSONResponse, Response
 from api.auth import PREFIX, Admin, Caller
 from api.database import Store
 from api.edits import Edits, Reply
-from api.models import TokenIn, TokenMade, TokenOut, token_out
 from api.paging import Cursor, Limit, Page, decode, page
 from api.problems import wrong_field
+from api.shapes.tokens import TokenIn, TokenMade, TokenOut, token_out
 from egress.errors import InputError
 from egress.policy.ruletext import parse_expiry
 from egress.store.database.errors import NotFoundError
@@ -62,7 +62,7 @@ def create_token(body: TokenIn, caller: Admin, edits: Edits) -> Response:
 @router.get("/{token_id}", response_model=TokenOut, summary="One token")
 def get_token(token_id: TokenId, caller: Admin, engine: Store) -> Response:
     with engine.connect() as connection:
-        return JSONResponse(token_out(_token(connection, caller, token_id)))
+        return JSONResponse(token_out(_get_or_404(connection, caller, token_id)))
 
 
 @router.delete("/{token_id}", response_model=TokenOut, summary="Revoke a token")
@@ -70,13 +70,13 @@ def revoke_token(token_id: TokenId, caller: Admin, edits: Edits) -> Response:
     """The token stops working at once, and stays listed as revoked. 409 if it is revoked already."""
 
     def change(connection: Connection) -> Reply:
-        _token(connection, caller, token_id)
+        _get_or_404(connection, caller, token_id)
         return Reply(200, token_out(tokens.revoke(connection, caller.actor, token_id, edits.ts)))
 
     return edits.commit(change)
 
 
-def _token(connection: Connection, caller: Caller, token_id: str) -> tokens.Token:
+def _get_or_404(connection: Connection, caller: Caller, token_id: str) -> tokens.Token:
     """Return a token within the caller's scope. Raises NotFoundError."""
     for each in tokens.listed(connection):
         if each.id == token_id and _within(caller, each.agents):

@@ -13,11 +13,7 @@ from api.database import Store
 from api.paging import Cursor, Limit, Page, decode, page
 from api.problems import wrong_parameter
 from api.records import Filters
-from api.shapes import VerdictOut
-from egress.model import Action
-from egress.records.eve import process_part
-from egress.records.shape import AnomalyRecord, FlowRecord, ProcessRecord
-from egress.records.times import iso
+from api.shapes.records import VerdictOut, anomaly_verdict, flow_verdict
 from egress.store.query.listing import anomaly_key, list_anomalies, list_flows
 from egress.store.query.processes import by_flow
 
@@ -37,10 +33,10 @@ def list_verdicts(
     with engine.connect() as connection:
         judged = list_flows(connection, wanted.flows(), caller.agents, of_flow, limit + 1)
         opened = by_flow(connection, [each.flow_id for each in judged])
-        found += [(each.start, each.flow_id, _of_flow(each, opened.get(each.flow_id))) for each in judged]
+        found += [(each.start, each.flow_id, flow_verdict(each, opened.get(each.flow_id))) for each in judged]
         if not wanted.selection.narrow:
             odd = list_anomalies(connection, wanted.selection.anomalies(), caller.agents, of_anomaly, limit + 1)
-            found += [(each.time, json.dumps(anomaly_key(each)), _of_anomaly(each)) for each in odd]
+            found += [(each.time, json.dumps(anomaly_key(each)), anomaly_verdict(each)) for each in odd]
     found.sort(key=lambda each: each[0], reverse=True)  # stable: at equal times flows come first
     shown, following = page(found, limit, lambda each: each[:2])
     return JSONResponse({"items": [decision for _, _, decision in shown], "next": following})
@@ -65,45 +61,3 @@ def _after(cursor: str | None) -> tuple[tuple[float, str] | None, tuple[float, t
     ):
         raise wrong_parameter("cursor", "is not a cursor of this listing; omit it for the first page", 400)
     return (moment, ""), (moment, tuple(key))
-
-
-def _of_flow(record: FlowRecord, process: ProcessRecord | None) -> dict[str, Any]:
-    return {
-        "time": iso(record.updated),
-        "agent": record.agent,
-        "action": record.action,
-        "reason": record.reason,
-        "detail": "",
-        "mode": record.mode,
-        "rule_id": record.rule_id,
-        "policy_version": record.policy_version,
-        "flow_id": record.flow_id,
-        "proto": record.proto,
-        "src": record.src,
-        "dest": record.dst,
-        "port": record.dport,
-        "name": record.server_name or next(iter(record.names), ""),
-        "packets": record.packets_out + record.packets_in,
-        "process": process_part(process),
-    }
-
-
-def _of_anomaly(record: AnomalyRecord) -> dict[str, Any]:
-    return {
-        "time": iso(record.time),
-        "agent": record.agent,
-        "action": Action.DROP,
-        "reason": record.reason,
-        "detail": record.detail,
-        "mode": None,
-        "rule_id": "",
-        "policy_version": None,
-        "flow_id": None,
-        "proto": record.proto,
-        "src": record.src,
-        "dest": record.dst,
-        "port": 0,
-        "name": "",
-        "packets": record.count,
-        "process": None,
-    }

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy.engine import Engine
 
-from api import etags, paging, strictjson
+from api import etags, paging, strictjson, times
 from api.app import create_app
 from api.auth import PUBLIC
 from api.gate import MAX_BODY
@@ -190,7 +190,7 @@ def test_json_is_read_or_refused(body: bytes) -> None:
 def test_cursors_and_tags_are_read_or_refused(text: str) -> None:
     _value_or(ProblemError, lambda: paging.decode(text, int, str))
     _value_or(ProblemError, lambda: etags.parse("If-Match", text))
-    _value_or(ProblemError, lambda: paging.moment("since", text, 0.0))
+    _value_or(ProblemError, lambda: times.moment("since", text, 0.0))
 
 
 @given(st.integers(-(2**63), 2**63 - 1), st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0")))

@@ -1,0 +1,73 @@
+"""The shapes of policy versions and of the changes between them."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from api.shapes.rules import RuleFields, RuleOut
+from api.times import instant
+from egress.model import Policy
+from egress.policy.ruletext import to_mapping
+from egress.store.policy.ruleset import PolicyVersion
+
+
+class PolicyRule(RuleFields):
+    """A rule as part of a version."""
+
+    id: str
+    created: str
+
+
+class PolicyOut(BaseModel):
+    """A version of the policy: all its rules, in evaluation order within each action."""
+
+    version: int
+    rules: list[PolicyRule]
+
+
+class VersionOut(BaseModel):
+    version: int
+    created: str
+    actor: str
+    added: int = Field(description="Rules that it added; an edited rule counts as added and as removed")
+    removed: int
+
+
+class Changed(BaseModel):
+    before: RuleOut
+    after: RuleOut
+
+
+class Diff(BaseModel):
+    """The changes from one version to another."""
+
+    model_config = ConfigDict(populate_by_name=True)
+
+    from_: int = Field(alias="from")
+    to: int
+    added: list[RuleOut]
+    removed: list[RuleOut]
+    changed: list[Changed]
+
+
+class Rollback(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, json_schema_extra={"examples": [{"version": 17}]})
+
+    version: int = Field(ge=1, lt=2**31, description="The version to restore the allowlist of, as a new version")
+
+
+def policy_out(policy: Policy) -> dict[str, object]:
+    """Convert a version to JSON types, as PolicyOut."""
+    rules = [to_mapping(rule) | {"created": instant(rule.created)} for rule in policy.rules]
+    return {"version": policy.version, "rules": rules}
+
+
+def version_out(version: PolicyVersion) -> dict[str, object]:
+    """Convert the facts about a version to JSON types, as VersionOut."""
+    return {
+        "version": version.version,
+        "created": instant(version.created),
+        "actor": version.actor,
+        "added": version.added,
+        "removed": version.removed,
+    }
