@@ -59,9 +59,10 @@ def add(
     budgets: tuple[Budget, ...],
     **fields: Any,
 ) -> None:
-    """Attach a namespace, interface or network of this host as agent NAME.
+    """Attach agent NAME.
 
-    Nothing passes unless a rule or `--default allow` allows it.
+    An agent is a namespace, an interface, or a network of this host. Nothing passes unless a rule or `--default allow`
+    allows it.
     """
     given = [(kind, value) for kind, value in (("netns", netns), ("interface", interface), ("cidr", cidr)) if value]
     if len(given) != 1:
@@ -82,7 +83,7 @@ def add(
 @output_option
 @api_options
 def list_(*, api: ApiClient, host: str, output: str) -> None:
-    """List the agents of all hosts: attached agents and the sandboxes of `egress run`."""
+    """List agents, and the sandboxes of `egress run`, of all hosts."""
     found = list(api.pages("/agents", host=host))
     if output == "json":
         as_json(found)
@@ -132,7 +133,7 @@ def set_(
 @click.argument("name")
 @api_options
 def quarantine(*, api: ApiClient, name: str) -> None:
-    """Cut agent NAME off: nothing passes in either direction, in any mode; live connections are cut too."""
+    """Cut agent NAME off. Nothing passes in either direction, in any mode; live connections are cut too."""
     api.post(f"/agents/{segment(name)}/quarantine")
     click.echo(f"agent {name} is in quarantine; `egress agent release {name}` ends it")
 
@@ -141,7 +142,7 @@ def quarantine(*, api: ApiClient, name: str) -> None:
 @click.argument("name")
 @api_options
 def release(*, api: ApiClient, name: str) -> None:
-    """End the quarantine of agent NAME: its mode and the rules apply again."""
+    """End the quarantine of agent NAME. Its mode and the rules apply again."""
     api.post(f"/agents/{segment(name)}/release")
     click.echo(f"agent {name} is released")
 

@@ -32,9 +32,10 @@ Examples:
 def command(
     *, api: ApiClient, output: str, dry_run: bool, rule_id: str, exempt: tuple[str, ...], **fields: object
 ) -> None:
-    """Allow DEST: any, an address, a CIDR, or a name (example.org, *.example.org, **.example.org).
+    """Allow agents to reach DEST.
 
-    The rule is in force in every worker within a fraction of a second. Deny rules and findings still refuse. `--for
-    once` allows one connection.
+    DEST is any, an address, a CIDR, or a name (example.org, *.example.org, **.example.org). The rule is in force in
+    every worker within a fraction of a second. Deny rules and findings still refuse. `--for once` allows one
+    connection.
     """
     make(api, "allow", {**fields, "id": rule_id, "exempt": list(exempt)}, output, dry_run=dry_run)

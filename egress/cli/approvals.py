@@ -53,7 +53,10 @@ def list_(*, api: ApiClient, state: str, agent: str, limit: int, output: str) ->
 @output_option
 @api_options
 def approve(*, api: ApiClient, hold: str, expires: str, output: str) -> None:
-    """Allow this agent to reach this destination: once, for a time, or forever."""
+    """Approve a hold: once, for a time, or forever.
+
+    The rule that is made allows exactly this agent and this destination.
+    """
     done = api.post(f"/approvals/{segment(_whole(api, hold))}/approve", {"for": expires})
     _say(done, output)
 
@@ -63,7 +66,7 @@ def approve(*, api: ApiClient, hold: str, expires: str, output: str) -> None:
 @output_option
 @api_options
 def deny(*, api: ApiClient, hold: str, output: str) -> None:
-    """Refuse the flow."""
+    """Deny a hold: the flow is refused."""
     _say(api.post(f"/approvals/{segment(_whole(api, hold))}/deny"), output)
 
 

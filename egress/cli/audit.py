@@ -21,7 +21,7 @@ COLUMNS = ("seq", "time", "actor", "action", "target", "request_id")
 
 @click.group("audit", cls=Listing, epilog=EXAMPLES)
 def command() -> None:
-    """Read and verify the audit trail: every change of rules, agents, approvals and tokens."""
+    """List and verify the audit trail of all changes."""
 
 
 @command.command("list", epilog=EXAMPLES)

@@ -27,8 +27,9 @@ Examples:
 @output_option
 @api_options
 def command(*, api: ApiClient, target: str, agent: str, app: str, address: str, output: str) -> None:
-    """Report whether AGENT may reach a destination, by which rule and under which conditions. Nothing is sent.
+    """Report whether an agent may reach a destination.
 
+    The answer names the rule and the conditions. Nothing is sent.
     Exit code 0: allowed; 3: refused.
     """
     asked = read_target(target)

@@ -43,9 +43,10 @@ def command() -> None:
 @output_option
 @config_option
 def upgrade(*, dry_run: bool, output: str, config: Path | None) -> None:
-    """Upgrade the database's schema to the one this program uses; create the database if there is none.
+    """Upgrade the database's schema to this program's.
 
-    The gateway does the same when it starts. An upgrade cannot be undone: make a backup first.
+    A missing database is created. The gateway does the same when it starts. An upgrade cannot be undone: make a backup
+    first.
     """
     settings = load_config(config)
     found = schema(settings.database_url)
@@ -109,10 +110,11 @@ def status(*, output: str, config: Path | None) -> None:
 @output_option
 @config_option
 def prune(*, before: float | None, older: float | None, dry_run: bool, output: str, config: Path | None) -> None:
-    """Delete old records: those past the config's retention, or those before a given time.
+    """Delete old records.
 
-    The recorder of a running gateway does this by itself. New records can be written meanwhile. Live flows, policies,
-    the audit trail and tokens are kept. Exit code 1: a day that should be deleted is being read.
+    These are the records past the config's retention, or those before a given time. The recorder of a running gateway
+    does this by itself. New records can be written meanwhile. Live flows, policies, the audit trail and tokens are
+    kept. Exit code 1: a day that should be deleted is being read.
     """
     if before is not None and older is not None:
         raise click.UsageError("give --before or --older-than, not both")

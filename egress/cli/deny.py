@@ -21,5 +21,8 @@ Examples:
 @output_option
 @api_options
 def command(*, api: ApiClient, output: str, dry_run: bool, rule_id: str, **fields: object) -> None:
-    """Deny DEST: any, an address, a CIDR, or a name. A deny rule beats allow rules; live connections are cut."""
+    """Deny agents access to DEST.
+
+    DEST is any, an address, a CIDR, or a name. A deny rule beats allow rules; live connections are cut.
+    """
     make(api, "deny", {**fields, "id": rule_id}, output, dry_run=dry_run)

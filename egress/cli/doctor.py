@@ -9,7 +9,6 @@ from typing import Any
 
 import click
 
-from egress.cli.fleetcheck import fleet
 from egress.cli.output.text import size, when
 from egress.config import Config, load_config
 from egress.control import Client, NotRunningError
@@ -19,14 +18,18 @@ from egress.gateway.kernel.command import run
 from egress.gateway.sandbox import sandbox
 from egress.gateway.supervisor import checks
 from egress.gateway.supervisor.checks import Check
+from egress.store.database.clock import clock
 from egress.store.database.database import open_database
 from egress.store.database.handles import Connection, SQLAlchemyError
+from egress.store.policy import gateways, ruleset
 from egress.store.policy.agents import list_agents
+from egress.store.policy.gateways import SILENT, UP
 from egress.store.recording import evidence, retention, sizes
 from egress.store.recording.recorder import lag, stalled
 
 MAX_LAG = 64 * 1024 * 1024  # more unread journal bytes than this mean that the recorder is in trouble
 SILENT_SECONDS = 10.0  # the recorder reports each second, except while it waits for the database
+MAX_SKEW = 0.5  # seconds between this host's clock and the database's
 SNAPSHOT_SECONDS = 60.0  # for so long the snapshot on disk may be older than the policy in force
 EXAMPLES = """\b
 Examples:
@@ -39,7 +42,7 @@ Examples:
 @click.option("-o", "output", type=click.Choice(["human", "json"]), default="human", show_default=True)
 @click.option("--config", "config_file", type=click.Path(path_type=Path), help="Config file.")
 def command(output: str, config_file: Path | None) -> int:
-    """Check machine, configuration, gateway, workers, drops, journal and recorder. Some checks need root."""
+    """Check the machine, the gateway and the database. Some checks need root."""
     config = load_config(config_file)
     found = [*checks.machine(), *_configuration(config)]
     if checks.root().ok:
@@ -256,6 +259,27 @@ def _database(config: Config) -> list[Check]:
     if stuck:
         text += f": {stuck[0]} is not being stored; is the gateway running, its disk full, the database locked?"
     return [Check("database", not stuck and behind.unread < MAX_LAG, text), kept, *others]
+
+
+def fleet(connection: Connection, config: Config) -> list[Check]:
+    """Check the gateways that share the database, the clocks, and agents without a host."""
+    now, skew = clock(connection)
+    there, newest = gateways.listed(connection), ruleset.current(connection)
+    found = []
+    if unowned := [each.agent.name for each in list_agents(connection, "")]:
+        text = f"agents {', '.join(unowned)} belong to no host: start the upgraded gateway that they are attached to"
+        found.append(Check("fleet agents", False, text))
+    if len(there) > 1:
+        silent = [each.host for each in there if each.state(now) == SILENT]
+        behind = [each.host for each in there if each.state(now) == UP and each.policy_version < newest]
+        text = f"{len(there)} gateways, this one is {config.host_name}"
+        text += f"; behind policy version {newest}: {', '.join(behind)}" if behind else ""
+        text += f"; silent: {', '.join(silent)}, see egress fleet" if silent else ""
+        found.append(Check("fleet", not silent, text))
+    if abs(skew) > MAX_SKEW:
+        text = f"this host's clock is {abs(skew):.1f} s {'ahead of' if skew > 0 else 'behind'} the database's"
+        found.append(Check("clock", False, f"{text}: records of several hosts are in the wrong order; sync the clocks"))
+    return found
 
 
 def _kept(config: Config, connection: Connection) -> Check:

@@ -32,7 +32,10 @@ MOST = 100
 @output_option
 @config_option
 def command(*, agent: str, since: float | None, limit: int, output: str, config: Path | None) -> None:
-    """List episodes, the series of tool calls that agent frameworks report, newest first. Times are UTC."""
+    """List the episodes that agent frameworks reported.
+
+    An episode is a series of tool calls. Newest first; times are UTC.
+    """
     with records(config) as engine, engine.connect() as connection:
         found = listed(connection, agent=agent, since=since, limit=limit)
     if output == "json":

@@ -26,15 +26,17 @@ Stop it with Ctrl-C or SIGTERM: kernel rules are removed, or block the agents wh
 @click.option("--policy", type=click.Path(path_type=Path), help="Policy file; overrides the config's.")
 @click.option("--workers", type=click.IntRange(1, 1024), help="Queue worker processes [one a CPU].")
 @click.option("--exit-when-idle", is_flag=True, help="End when the last sandbox of `egress run` is gone.")
-@click.option("--capture", type=click.Path(path_type=Path), help="Write every judged packet into pcapng files in DIR.")
+@click.option(
+    "--capture", type=click.Path(path_type=Path), metavar="DIR", help="Write judged packets to pcapng files in DIR."
+)
 def command(
     config_file: Path | None, policy: Path | None, workers: int | None, exit_when_idle: bool, capture: Path | None
 ) -> None:
-    """Guard the attached agents, in the foreground, until SIGTERM or Ctrl-C. Needs root.
+    """Guard the attached agents until SIGTERM or Ctrl-C. Needs root.
 
-    It binds netfilter queues with unprivileged workers, installs its own kernel chains, and records its decisions in
-    the database. While a worker is missing, its agents are cut off (fail closed). While the database is away, the last
-    policy and agents stay in force, even across a restart.
+    It runs in the foreground, binds netfilter queues with unprivileged workers, installs its own kernel chains, and
+    records its decisions in the database. While a worker is missing, its agents are cut off (fail closed). While the
+    database is away, the last policy and agents stay in force, even across a restart.
     """
     from egress.gateway.supervisor import supervisor
 

@@ -84,10 +84,11 @@ def command(
     output: str,
     config: Path | None,
 ) -> None:
-    """Search stored flows for patterns that are too slow to be detected inline, and store them as findings.
+    """Search stored flows for slow patterns, and store findings.
 
-    These findings refuse nothing; `egress query effect:none` shows their flows. The same history gives the same
-    findings, stored once. Exit codes: 0 nothing found, 3 something found, 1 error, 2 wrong usage.
+    Such patterns cannot be detected inline. The findings refuse nothing; `egress query effect:none` shows their flows.
+    The same history gives the same findings, stored once. Exit codes: 0 nothing found, 3 something found, 1 error, 2
+    wrong usage.
     """
     hunters = load(only)
     if listing:

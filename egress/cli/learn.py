@@ -50,10 +50,11 @@ def command(
     output: str,
     config: Path | None,
 ) -> None:
-    """Propose the fewest rules that cover AGENT's recorded flows, as YAML to review and import.
+    """Propose rules for AGENT's recorded flows.
 
-    Rules prefer names to addresses, and leave out flows with findings. The policy is not changed. To learn what an
-    agent needs, let it work in mode monitor for a while.
+    The fewest rules that cover them are written as YAML, to review and import. They prefer names to addresses, and
+    leave out flows with findings. The policy is not changed. To learn what an agent needs, let it work in mode monitor
+    for a while.
     """
     if since is None and not chosen_case():
         raise click.UsageError("--since is required: how far back to learn from")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import pkgutil
 import signal
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -28,37 +30,19 @@ Examples:
 """
 
 
-COMMANDS = {
-    "gateway": "egress.cli.gateway",
-    "run": "egress.cli.run",
-    "agent": "egress.cli.agent",
-    "allow": "egress.cli.allow",
-    "deny": "egress.cli.deny",
-    "allowlist": "egress.cli.allowlist",
-    "check": "egress.cli.check",
-    "policy": "egress.cli.policy",
-    "simulate": "egress.cli.simulate",
-    "learn": "egress.cli.learn",
-    "approvals": "egress.cli.approvals",
-    "fleet": "egress.cli.fleet",
-    "token": "egress.cli.token",
-    "audit": "egress.cli.audit",
-    "serve": "egress.cli.serve",
-    "db": "egress.cli.db",
-    "doctor": "egress.cli.doctor",
-    "replay": "egress.cli.replay",
-    "case": "egress.cli.case",
-    "query": "egress.cli.query",
-    "show": "egress.cli.show",
-    "hunt": "egress.cli.hunt",
-    "episodes": "egress.cli.episodes",
-    "timeline": "egress.cli.timeline",
-    "observe": "egress.cli.observe",
-    "evidence": "egress.cli.evidence",
-    "report": "egress.cli.report",
-    "schema": "egress.cli.schema",
-    "completion": "egress.cli.completion",
-}
+# The order of commands in the help. A command that is not listed here comes after them.
+ORDER = (
+    "gateway", "run", "agent", "allow", "deny", "allowlist", "check", "policy", "simulate", "learn", "approvals",
+    "fleet", "token", "audit", "serve", "db", "doctor", "replay", "case", "query", "show", "hunt", "episodes",
+    "timeline", "observe", "evidence", "report", "schema", "completion",
+)  # fmt: skip
+
+
+def command_names() -> list[str]:
+    """Find the commands, without importing them: every module beside this one is a command."""
+    here = Path(__file__)
+    found = {info.name for info in pkgutil.iter_modules([str(here.parent)]) if not info.ispkg} - {here.stem}
+    return sorted(found, key=lambda name: (ORDER.index(name) if name in ORDER else len(ORDER), name))
 
 
 class Commands(click.Group):
@@ -75,14 +59,13 @@ class Commands(click.Group):
             raise DamagedDataError(error.why, f"case {case}") from error
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(COMMANDS)
+        return command_names()
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        module = COMMANDS.get(cmd_name)
-        if module is None:
+        if cmd_name not in command_names():
             return None
         try:
-            command: click.Command = importlib.import_module(module).command
+            command: click.Command = importlib.import_module(f"egress.cli.{cmd_name}").command
         except ImportError as error:
             if error.name is None or error.name.split(".")[0] in ("egress", "signatures"):
                 raise

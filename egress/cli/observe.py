@@ -41,10 +41,10 @@ Examples:
 @click.option("-o", "--output", type=click.Choice(["human", "jsonl"]), default="human", show_default=True)
 @config_option
 def command(*, words: tuple[str, ...], follow: bool, limit: int, output: str, config: Path | None) -> None:
-    """Show the newest flows, their processes and findings, one a line, newest last. -f follows new records.
+    """Show the newest records; -f follows new ones.
 
-    QUERY is as in `egress query`. A flow is shown again when it changes. Without a query, refused packets that belong
-    to no flow are shown too. Times are UTC.
+    Flows, their processes and findings are shown one a line, newest last. QUERY is as in `egress query`. A flow is
+    shown again when it changes. Without a query, refused packets that belong to no flow are shown too. Times are UTC.
     """
     now = time.time()
     wanted = Filter(query=checked(words, now), now=now)

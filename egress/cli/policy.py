@@ -13,7 +13,7 @@ from egress.cli.input.params import Listing, case_option
 from egress.cli.input.ruleoptions import sentence
 from egress.cli.output.tables import as_json, output_option, table
 from egress.cli.output.text import plain
-from egress.cli.simulation import show, simulation_options
+from egress.cli.simulate import print_simulation, simulation_options
 from egress.policy.file import document_yaml
 
 EXAMPLES = """\b
@@ -58,7 +58,10 @@ def list_(*, api: ApiClient, limit: int, output: str) -> None:
 @case_option
 @api_options
 def show_(*, api: ApiClient, version: int | None, output: str) -> None:
-    """Print the rules of VERSION (default: the current one) as a document that `egress allowlist import` reads."""
+    """Print the rules of VERSION as a document.
+
+    VERSION defaults to the current version. `egress allowlist import` reads the document.
+    """
     found = api.get("/policy/current" if version is None else f"/policy/versions/{version}")
     if output == "json":
         as_json(found)
@@ -75,7 +78,10 @@ def show_(*, api: ApiClient, version: int | None, output: str) -> None:
 @case_option
 @api_options
 def diff(*, api: ApiClient, a: int, b: int | None, output: str) -> None:
-    """Show the changes from version A to version B (default: the current one). Version 0 has no rules."""
+    """Show the changes from version A to version B.
+
+    B defaults to the current version. Version 0 has no rules.
+    """
     found = api.get("/policy/diff", from_=str(a), to=None if b is None else str(b))
     if output == "json":
         as_json(found)
@@ -91,13 +97,14 @@ def diff(*, api: ApiClient, a: int, b: int | None, output: str) -> None:
 @simulation_options
 @api_options
 def replay(*, api: ApiClient, version: int, params: dict[str, object], output: str) -> None:
-    """Re-judge the stored flows by the rules of a version, and show which verdicts would differ.
+    """Re-judge the stored flows by the rules of a version.
 
-    Agents are taken as they are now; expiry is ignored. Of names it knows what records keep: the last name in the
-    bytes, and at most eight names bound to an address. Exit code 3: a flow that passed would be refused.
+    The verdicts that would differ are shown. Agents are taken as they are now; expiry is ignored. Of names it knows
+    what records keep: the last name in the bytes, and at most eight names bound to an address. Exit code 3: a flow that
+    passed would be refused.
     """
     found = api.call("POST", f"/policy/versions/{version}/replay", params=params, seconds=PATIENCE)
-    sys.exit(show(found, params["default"], output))
+    sys.exit(print_simulation(found, params["default"], output))
 
 
 def _lines(found: dict[str, Any]) -> list[str]:

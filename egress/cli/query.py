@@ -165,7 +165,7 @@ def command(
         if page != 1:
             raise click.UsageError("--page applies to flows; for counts use --limit")
         with records(config) as engine:
-            counts.show(engine, wanted, count_by, sort, output, HUMAN_LIMIT if human else None)
+            counts.print_counts(engine, wanted, count_by, sort, output, HUMAN_LIMIT if human else None)
         return
     if limit is None and human:
         wanted = replace(wanted, limit=HUMAN_LIMIT)

@@ -80,10 +80,11 @@ def command(
     output: str,
     config: Path | None,
 ) -> None:
-    """Judge capture files (pcap, pcapng) as the gateway would have, at their own timestamps.
+    """Judge capture files as the gateway would have.
 
-    With --into-db the records are stored in a case, for all commands that read records: egress query --case CASE. An
-    existing case is added to; a file that is already in it is not stored twice.
+    Files are pcap or pcapng, judged at their own timestamps. With --into-db the records are stored in a case, for all
+    commands that read records: egress query --case CASE. An existing case is added to; a file that is already in it is
+    not stored twice.
 
     Exit code: 0 nothing found, 3 something found, 1 a file could not be read, 2 wrong usage.
     """

@@ -60,9 +60,10 @@ Examples:
 @click.option("-w", "--write", "target", required=True, metavar="FILE", help="The file; -: standard output.")
 @config_option
 def command(*, agent: str, since: float | None, until: float | None, target: str, config: Path | None) -> None:
-    """Write one HTML page on an agent: summary, timeline, destinations, beacons' intervals, findings with their bytes.
+    """Write an HTML report about an agent.
 
-    The page is self-contained: it loads nothing and runs no scripts. Times are UTC.
+    It has a summary, a timeline, destinations, intervals of beacons, and findings with their bytes. The page is
+    self-contained: it loads nothing and runs no scripts. Times are UTC.
     """
     now = time.time()
     with records(config) as engine:

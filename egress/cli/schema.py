@@ -28,7 +28,7 @@ Examples:
     help="Output format.",
 )
 def command(event: str | None, output: str) -> None:
-    """Show the schema of records, which are journalled, stored and shown in the same form."""
+    """Show the schema of records."""
     if event is not None and event not in EVENTS:
         raise click.UsageError(f"{event} is not a valid event_type; it must be one of {', '.join(EVENTS)}")
     if output == "json":

@@ -27,10 +27,11 @@ Stop it with Ctrl-C or SIGTERM: running requests are completed. The OpenAPI docu
 @click.option("--port", type=click.IntRange(1, 65535), help="Port to listen on; overrides the config's.")
 @click.option("--access-log", is_flag=True, help="Log every request: caller, path, status, time.")
 def command(config_file: Path | None, host: str | None, port: int | None, access_log: bool) -> None:
-    """Serve the allowlist, agents, approvals and records over HTTP, in the foreground, until SIGTERM or Ctrl-C.
+    """Serve the REST API until SIGTERM or Ctrl-C.
 
-    Root on this host needs no token on the unix socket; all other callers need one (`egress token create`). The server
-    needs write access to the database and no other privilege. It works without a running gateway.
+    It runs in the foreground and serves the allowlist, agents, approvals and records. Root on this host needs no token
+    on the unix socket; all other callers need one (`egress token create`). The server needs write access to the
+    database and no other privilege. It works without a running gateway.
     """
     from api import server
     from api.app import create_app

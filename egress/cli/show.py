@@ -42,7 +42,7 @@ class _FlowByDefault(click.Group):
 
 @click.group("show", cls=_FlowByDefault, epilog=EXAMPLES)
 def command() -> None:
-    """Show everything recorded about one flow, finding, agent or episode. The first digits of an id are enough."""
+    """Show everything about a flow, finding, agent or episode. The first digits of an id are enough."""
 
 
 @command.command("flow", epilog=EXAMPLES)
@@ -50,7 +50,10 @@ def command() -> None:
 @output_option
 @config_option
 def flow(*, flow_id: str, output: str, config: Path | None) -> None:
-    """Show a flow: names, verdict, rule, findings, packets, and the agent's other flows of the minute before."""
+    """Show a flow.
+
+    That is its names, verdict, rule, findings and packets, and the agent's other flows of the minute before.
+    """
     with records(config) as engine:
         story = flow_story(engine, chosen_flow(engine, flow_id))
     if output == "json":
@@ -65,7 +68,7 @@ def flow(*, flow_id: str, output: str, config: Path | None) -> None:
 @output_option
 @config_option
 def finding(*, finding_id: str, output: str, config: Path | None) -> None:
-    """Show a finding: its flow, the bytes it is based on, and whether packets are kept."""
+    """Show a finding: its bytes, its flow, and if packets are kept."""
     with records(config) as engine:
         story = finding_story(engine, chosen_finding(engine, finding_id))
         told = flow_story(engine, story.finding.flow_id) if story.flow is not None else None
@@ -92,7 +95,10 @@ def finding(*, finding_id: str, output: str, config: Path | None) -> None:
 @output_option
 @config_option
 def agent(*, name: str, output: str, config: Path | None) -> None:
-    """Show an agent: attachment, mode, budgets, counts, destinations, names, findings, last activity."""
+    """Show an agent.
+
+    That is its attachment, mode and budgets, counts, destinations, names, findings and last activity.
+    """
     with records(config) as engine:
         story = agent_story(engine, name)
     if output == "json":
@@ -108,9 +114,10 @@ def agent(*, name: str, output: str, config: Path | None) -> None:
 @output_option
 @config_option
 def episode(*, episode: str, agent: str, output: str, config: Path | None) -> None:
-    """Show an episode: each tool call in order, with the flows that began during it or while no tool was running.
+    """Show an episode, tool call by tool call.
 
-    Tool calls are reported by the agent's framework (docs/operations.md), and matched with flows by time.
+    Each call has the flows that began during it; flows that began while no tool was running are shown too. Tool calls
+    are reported by the agent's framework (docs/operations.md), and matched with flows by time.
     """
     with records(config) as engine, engine.connect() as connection:
         whose = agents_of(connection, episode)

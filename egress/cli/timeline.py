@@ -76,9 +76,10 @@ def command(
     output: str,
     config: Path | None,
 ) -> None:
-    """Draw flows and bytes of each agent over time; below them x marks refusals, ! findings. Times are UTC.
+    """Draw each agent's flows and bytes over time.
 
-    QUERY is as in `egress query`. A flow and all its bytes are drawn at the time it began.
+    Below them x marks refusals, ! findings. Times are UTC. QUERY is as in `egress query`. A flow and all its bytes are
+    drawn at the time it began.
     """
     now = time.time()
     wanted = Filter(query=checked(words, now), now=now, agent=agent)

@@ -21,7 +21,7 @@ COLUMNS = ("id", "name", "role", "agents", "created", "created_by", "expires", "
 
 @click.group("token", epilog=EXAMPLES)
 def command() -> None:
-    """Create, list and revoke the tokens that callers of the API need."""
+    """Create, list and revoke the tokens of API callers."""
 
 
 @command.command("create", epilog=EXAMPLES)

@@ -11,7 +11,7 @@ import pytest
 from click.shell_completion import ShellComplete
 
 from api.app import create_app
-from egress.cli.main import COMMANDS, egress
+from egress.cli.main import ORDER, egress
 from egress.config import load_config
 from tests.api.serving import served
 from tests.cli.conftest import Cli
@@ -114,4 +114,4 @@ def test_completion(shell: str) -> None:
 
 def test_completion_offers_every_command() -> None:
     offered = ShellComplete(egress, {}, "egress", "_EGRESS_COMPLETE").get_completions([], "")
-    assert {each.value for each in offered} == set(COMMANDS)
+    assert [each.value for each in offered] == list(ORDER)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from sqlalchemy.engine import Engine
 
-from egress.cli.fleetcheck import fleet
+from egress.cli.doctor import fleet
 from egress.config import Config
 from egress.gateway.supervisor.checks import Check
 from egress.model import Action, Agent, Rule
@@ -41,7 +41,7 @@ def test_doctor_names_who_is_silent_behind_or_nobodys(database: Engine, monkeypa
         with database.connect() as connection:
             now = clock(connection)[0]
             with monkeypatch.context() as patched:
-                patched.setattr("egress.cli.fleetcheck.clock", lambda _: (now + after, skew))
+                patched.setattr("egress.cli.doctor.clock", lambda _: (now + after, skew))
                 return {each.name: each for each in fleet(connection, Config(host="gpu-1"))}
 
     with writing(database) as connection:
@@ -58,4 +58,4 @@ def test_doctor_names_who_is_silent_behind_or_nobodys(database: Engine, monkeypa
     assert "agents old belong to no host" in found["fleet agents"].text
     assert "this host's clock is 0.8 s behind the database's" in found["clock"].text
     late = said(after=gateways.SILENT_SECONDS + 1)["fleet"]
-    assert (late.ok, late.text.partition("; ")[2]) == (False, "nothing is heard of gpu-1, gpu-2: see egress fleet")
+    assert (late.ok, late.text.partition("; ")[2]) == (False, "silent: gpu-1, gpu-2, see egress fleet")

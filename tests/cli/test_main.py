@@ -7,6 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import click
+
+from egress.cli.main import egress as egress_group
 from egress.store.database.database import open_database
 
 
@@ -37,3 +40,20 @@ def test_usage_errors_are_one_line_with_exit_code_2() -> None:
         done = egress(*words)
         assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1), done.stderr
         assert done.stderr.startswith("egress: ")
+
+
+def test_the_first_sentence_of_a_help_fits_into_the_list_of_commands() -> None:
+    """The list cuts what is longer, and a cut sentence explains nothing."""
+    context = click.Context(egress_group)
+    groups = [("egress", egress_group)]
+    for name in egress_group.list_commands(context):
+        found = egress_group.get_command(context, name)
+        groups += [(f"egress {name}", found)] if isinstance(found, click.Group) else []
+    for path, group in groups:
+        context = click.Context(group)
+        names = group.list_commands(context)
+        room = 80 - 6 - max(map(len, names))
+        for name in names:
+            command = group.get_command(context, name)
+            assert command is not None
+            assert not command.get_short_help_str(room).endswith("..."), f"{path} {name}: at most {room} characters"

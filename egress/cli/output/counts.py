@@ -17,10 +17,12 @@ from egress.store.database.handles import Engine
 from egress.store.query.counting import ORDERS, Count, count_by
 from egress.store.query.reader import Filter
 
-__all__ = ["ORDERS", "show"]
+__all__ = ["ORDERS", "print_counts"]
 
 
-def show(engine: Engine, wanted: Filter, keys: tuple[str, ...], order: str, output: str, most: int | None) -> None:
+def print_counts(
+    engine: Engine, wanted: Filter, keys: tuple[str, ...], order: str, output: str, most: int | None
+) -> None:
     """Print the groups, greatest first; at most `most` of them, unless the filter has a limit."""
     limit = wanted.limit or most
     one_more = None if limit is None else limit + 1
