@@ -14,7 +14,7 @@ from click.testing import CliRunner, Result
 from sqlalchemy.exc import DBAPIError
 
 from egress.cli.input.params import case_option
-from egress.cli.main import COMMANDS, egress, main
+from egress.cli.main import egress, main
 from egress.errors import EgressError
 from tests.cli.conftest import Cli
 from tests.test_house import ROOT
@@ -177,7 +177,7 @@ def test_a_case_that_was_tampered_with_is_said_so_in_one_line(incident: Cli, har
 
 
 def test_an_error_of_ours_is_not_blamed_on_the_case(incident: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(COMMANDS, "buggy", __name__)
+    monkeypatch.setattr(egress, "get_command", lambda *_: command)
     with pytest.raises(TypeError, match="a bug"):
         egress.main(["buggy", "--case", "incident"], standalone_mode=False)
 

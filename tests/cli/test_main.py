@@ -45,7 +45,7 @@ def test_usage_errors_are_one_line_with_exit_code_2() -> None:
 def test_the_first_sentence_of_a_help_fits_into_the_list_of_commands() -> None:
     """The list cuts what is longer, and a cut sentence explains nothing."""
     context = click.Context(egress_group)
-    groups = [("egress", egress_group)]
+    groups: list[tuple[str, click.Group]] = [("egress", egress_group)]
     for name in egress_group.list_commands(context):
         found = egress_group.get_command(context, name)
         groups += [(f"egress {name}", found)] if isinstance(found, click.Group) else []
