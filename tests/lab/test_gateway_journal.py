@@ -184,7 +184,7 @@ def _torn(stage: Stage) -> None:
     stage.start("--workers", "1")
     assert status(stage)["journal"]["healed"] == 1
     assert segment.read_bytes() == whole
-    assert f"journal {segment.name} ended in 16 bytes of a record" in log(stage)
+    assert f"journal {segment.name} ended with 16 bytes of an unfinished record" in log(stage)
     assert "1 torn ends cut off" in stage.egress("doctor", check=False).stdout
     assert stage.stop() == 0
     assert len(flows(stage)) == before
