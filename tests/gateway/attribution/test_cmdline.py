@@ -1,4 +1,4 @@
-"""Command lines that never come keep nobody waiting for long: a pipe without bytes stands for such memory."""
+"""Command lines that never come delay no other agent for long. A pipe without bytes stands for such memory."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from egress.records.shape import PROCESS_CMDLINE
 
 @contextmanager
 def directory(path: Path, content: bytes | None) -> Iterator[tuple[int, int]]:
-    """A descriptor of a directory with a cmdline (None: one whose bytes do not come), and what to write them to."""
+    """A directory with a cmdline (None: one whose bytes do not come): its descriptor, and the pipe to write them to."""
     path.mkdir()
     writer = -1
     if content is None:
@@ -48,7 +48,7 @@ def end() -> None:
 
 @pytest.fixture(autouse=True)
 def no_reader_of_another_test() -> None:
-    """A closed one ends a moment later."""
+    """Wait until the reader threads of other tests have ended: a closed one ends a moment later."""
     end()
 
 

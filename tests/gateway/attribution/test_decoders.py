@@ -1,4 +1,4 @@
-"""Answers of the kernel and files of /proc, whole, cut and garbled: a value or nothing, and no exception."""
+"""Answers of the kernel and files of /proc, whole, cut and garbled: a value or None, and no exception."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_an_agent_with_a_million_addresses_is_not_read_to_the_end() -> None:
 
 
 def test_a_udp_request_is_the_other_way_round() -> None:
-    """As the kernel looks up a packet that arrives: from the other end to ours."""
+    """The kernel looks up a packet that arrives: from the other end to ours."""
     straight, swapped = diag.request(NOTE, 3), diag.request(NOTE._replace(proto=UDP), 3)
     at = HEADER.size + 8
     assert straight[at : at + 4] == struct.pack(">HH", 40000, 443) and straight[at + 4 : at + 8] == NOTE.local

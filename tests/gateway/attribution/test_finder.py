@@ -1,4 +1,4 @@
-"""What one agent's flows may cost, so that others' are looked up in time."""
+"""Bounds on the cost of one agent's flows, so that those of others are looked up in time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who holds a socket: found by its inode among the real processes of this machine, or not."""
+"""The holder of a socket is found by its inode among the real processes of this machine, or not."""
 
 from __future__ import annotations
 

@@ -27,12 +27,12 @@ def record(number: int, detail: str = "x") -> AnomalyRecord:
 
 
 def healthy(journal: JournalWriter) -> bool:
-    """Asked anew each time: mypy believes an attribute stays what an assertion found."""
+    """Read the attribute anew each time: mypy believes it keeps the value that an assertion found."""
     return journal.healthy
 
 
 def stored(directory: Path) -> list[float]:
-    """Times of all records, in the order of segments and lines; every line has to be whole."""
+    """Read the times of all records, in the order of segments and lines; every line must be whole."""
     files = sorted(directory.glob("*.jsonl"), key=lambda path: int(path.stem.rpartition("-")[2]))
     data = b"".join(path.read_bytes() for path in files)
     assert data.endswith(b"\n") or not data
@@ -214,7 +214,7 @@ def test_what_waits_in_memory_when_it_is_closed_is_counted_as_lost(tmp_path: Pat
 
 
 class Disk:
-    """Counts what is brought to it, and fails when told to."""
+    """A disk that counts syncs, and fails on request."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.synced: list[str] = []
@@ -260,7 +260,7 @@ def test_fsync_record_has_each_on_the_disk_before_append_returns(
 def test_what_may_not_be_on_the_disk_is_written_again_into_a_new_segment(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """After a failure the kernel may believe that a page is clean; another fsync would say that all is well."""
+    """After a failure the kernel may believe that a page is clean; another fsync would report success."""
     disk, journal = Disk(monkeypatch), JournalWriter(tmp_path, 0, Settings(fsync="record"))
     assert journal.append([record(1)], 1.0)
     disk.broken = True
@@ -319,7 +319,7 @@ def test_a_disk_that_failed_is_heard_of_a_second_later(tmp_path: Path, monkeypat
 
 
 def eventually(condition: Callable[[], bool]) -> bool:
-    """Another thread has to come to it."""
+    """Wait for a condition that another thread brings about."""
     end = time.monotonic() + 10
     while not condition():
         if time.monotonic() > end:

@@ -47,7 +47,7 @@ def test_a_file_that_is_closed_elsewhere_is_not_handed_over(tmp_path: Path) -> N
 
 
 def test_without_work_there_is_no_thread(tmp_path: Path) -> None:
-    """It would keep the privileges of the moment at which it starts."""
+    """A thread would keep the privileges of the moment at which it starts."""
     syncer = Syncer(tmp_path)
     syncer.second()
     assert syncer._thread is None

@@ -1,4 +1,4 @@
-"""Messages of the connection table, byte by byte; the kernel itself is asked in tests/lab/test_kernel_conntrack.py."""
+"""Messages of the connection table, byte by byte. tests/lab/test_kernel_conntrack.py uses a real kernel."""
 
 from __future__ import annotations
 

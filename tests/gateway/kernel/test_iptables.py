@@ -1,4 +1,4 @@
-"""The text of the kernel rules, and how it changes what is there. The kernel itself is asked in tests/lab."""
+"""The text of the kernel rules, and of changes to them. tests/lab applies it to a real kernel."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ State = dict[str, list[str]]
 
 
 def restore(state: State, text: str) -> State:
-    """The state (as iptables-save prints it) after a restore; KeyError or ValueError where iptables would refuse it."""
+    """Apply a restore to a state, as iptables-save prints it. KeyError or ValueError where iptables would refuse it."""
     chains = {table: _by_chain(lines) for table, lines in state.items()}
     table = ""
     for line in text.splitlines():

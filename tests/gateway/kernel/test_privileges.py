@@ -1,4 +1,4 @@
-"""What is left of root after `drop`, asked of the kernel in a process of its own."""
+"""The privileges that are left after `drop`, read from the kernel in a process of their own."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def test_the_user_must_exist_and_not_be_root() -> None:
 
 
 def _runs(pid: int) -> bool:
-    """Alive, and not only waiting to be collected."""
+    """Return True for a process that is alive and not a zombie."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
     except FileNotFoundError:

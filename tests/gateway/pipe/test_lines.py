@@ -15,7 +15,7 @@ from egress.gateway.pipe.lines import LineReader, LineWriter
 
 
 def ended(reader: LineReader) -> bool:
-    """Asked anew each time: mypy believes an attribute stays what an assertion found."""
+    """Read the attribute anew each time: mypy believes it keeps the value that an assertion found."""
     return reader.ended
 
 
@@ -73,7 +73,7 @@ def test_a_reader_that_sleeps_blocks_nobody_and_misses_nothing() -> None:
 
 
 def test_a_long_line_takes_time_in_proportion() -> None:
-    """Eight times as long takes about eight times, and not 64; the machine has other things to do, too."""
+    """A line eight times as long takes about eight times the time, and not 64; the machine may be busy."""
 
     def seconds(size: int) -> float:
         read, write = os.pipe()

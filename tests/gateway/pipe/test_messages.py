@@ -1,4 +1,4 @@
-"""What the supervisor tells a worker is what the worker hears, to the last field."""
+"""Messages of the supervisor reach a worker unchanged, to the last field."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_a_setup_comes_back_as_it_was() -> None:
 
 
 def heard(message: dict[str, object]) -> dict[str, Any]:
-    """As it is at the other end."""
+    """Decode a message as the other end does."""
     found: dict[str, Any] = json.loads(encode(message))
     return found
 

@@ -1,4 +1,4 @@
-"""What workers say of new flows: what is said comes back, what nobody said is None, and nothing waits."""
+"""Notes of new flows: each comes back unchanged, other bytes are None, and the sender never waits."""
 
 from __future__ import annotations
 

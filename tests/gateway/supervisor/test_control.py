@@ -20,7 +20,7 @@ needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="the socket is root's"
 
 
 class Gateway:
-    """A server in a thread; `held` are the leases that live."""
+    """A server in a thread; `held` are the open leases."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

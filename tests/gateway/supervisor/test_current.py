@@ -1,4 +1,4 @@
-"""What workers are told of the policy: applied in order, it makes theirs the one in force."""
+"""Orders for workers: applied in order, they give each worker the policy in force."""
 
 from __future__ import annotations
 

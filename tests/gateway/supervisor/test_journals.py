@@ -1,4 +1,4 @@
-"""The journals' bound: refused from 7/8 on, passed again below 3/4, granted by share; and what dead workers left."""
+"""The journals' bound: flows refused from 7/8 on, passed below 3/4, shares granted; and segments of dead workers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MAX = 8 * 1024 * 1024
 
 
 class Told:
-    """A pool's part in it: two workers that say something of their journals and are told something."""
+    """A pool as the journals see it: two workers with reports, and the orders that they get."""
 
     def __init__(self) -> None:
         self.entries: list[dict[str, Any]] = [{"index": index, "pid": 70 + index, "counters": {}} for index in range(2)]

@@ -1,4 +1,4 @@
-"""The policy on disk: whole and ours, or refused."""
+"""The policy on disk: a whole file of egress, or refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whose packet it is: by interface, then by the longest network; never by what the packet says of another interface."""
+"""The agent of a packet: by interface, then by the longest network, never by addresses of other interfaces."""
 
 from __future__ import annotations
 

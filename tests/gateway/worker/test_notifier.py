@@ -1,4 +1,4 @@
-"""Refusals wait for the look-up, for a moment, and each is answered exactly once."""
+"""Refusals wait briefly for the look-up, and each is answered exactly once."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ def bound(judge, failed=lambda error: DISCARD, settled=False, copy=65531, length
 
 @pytest.fixture(scope="module")
 def lab() -> Iterator[tuple[Lab, str]]:
-    """UDP to port 9999 is queued in mangle OUTPUT; what has our refusal mark then is dropped in filter OUTPUT."""
+    """Queue UDP to port 9999 in mangle OUTPUT; then drop packets with our refusal mark in filter OUTPUT."""
     with Lab() as network:
         namespace = network.ns("queue")
         for rule in (
@@ -153,7 +153,7 @@ print(json.dumps([got, received()]))
 
 @needs_root
 def test_an_answer_for_a_packet_that_the_kernel_has_dropped_changes_nothing(lab: tuple[Lab, str]) -> None:
-    """Its interface is gone: of a sandbox that ends while it waits."""
+    """The packet's interface is gone: its sandbox has ended while it waited."""
     got, errors, waiting = run(
         lab,
         """

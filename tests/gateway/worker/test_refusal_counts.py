@@ -1,4 +1,4 @@
-"""The numbers behind the one line of `egress run`."""
+"""The counts behind the summary line of `egress run`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The worker without queues: orders, and what waits for a person. The queues are real in test_queue and tests/lab."""
+"""The worker without queues: orders, and packets on hold. The queues are real in test_queue and tests/lab."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ REFUSED, PASSED, WAITS = "refused", "passed", "waits"
 
 
 class Queued:
-    """A packet of the kernel's, and what it was answered."""
+    """A queued packet, and the answers to it."""
 
     def __init__(self, indev: int) -> None:
         self.indev, self.outdev, self.mark = indev, 9, 0x70000000
@@ -54,7 +54,7 @@ class Queued:
 
 
 class Bench:
-    """A worker, what it said, and packets for it."""
+    """A worker, the messages it sent, and packets for it."""
 
     def __init__(self, directory: Path, *agents: Agent, on_full: str = "refuse", **limits: float) -> None:
         directory.mkdir(exist_ok=True)
@@ -89,7 +89,7 @@ class Bench:
         return queued
 
     def told(self) -> list[tuple[str, str]]:
-        """(id, what became of it) in order, "" for a hold that began."""
+        """List (id, outcome) in order; "" for a hold that began."""
         return [(m["hold"]["id"], "") if m["type"] == "hold" else (m["id"], m["state"]) for m in self.said]
 
 
@@ -305,7 +305,7 @@ def test_without_room_for_its_record_a_flow_passes_only_where_that_was_asked_for
 
 @contextmanager
 def attributed(bench: Bench) -> Iterator[None]:
-    """Somebody is told of flows, who never answers."""
+    """Give the worker a reader of notes that never answers."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     bench.worker.notifier = Notifier([ours.detach()], bench.worker._refuse)
     with theirs:
@@ -316,7 +316,7 @@ def attributed(bench: Bench) -> Iterator[None]:
 
 
 def test_only_what_is_refused_waits_to_be_attributed(tmp_path: Path) -> None:
-    """Where the mode is monitor the record says refused, and the packet passes: at once, before those that follow."""
+    """In monitor mode the record says refused and the packet passes: at once, before those that follow."""
     for mode, first in ((Mode.ENFORCE, WAITS), (Mode.MONITOR, PASSED)):
         bench = Bench(tmp_path / mode, agent(mode=mode, default=Action.REJECT))
         with attributed(bench):

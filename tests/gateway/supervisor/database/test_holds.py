@@ -25,7 +25,7 @@ def hold(name: str) -> Hold:
 
 
 class Desk:
-    """Holds over a real database, and what was refused to which worker."""
+    """Holds over a real database, and the refusals of each worker."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

@@ -1,4 +1,4 @@
-"""Holds while the database is away: an agent that asks on and on fills nobody's memory."""
+"""Holds while the database is away: an agent that goes on asking fills no memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The gateway's database: away, back, and not the one it was."""
+"""The gateway's database: away, back, and replaced by another."""
 
 from __future__ import annotations
 

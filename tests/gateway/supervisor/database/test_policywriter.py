@@ -1,4 +1,4 @@
-"""The policy file of a host: synced under its name, and never in the way of another's."""
+"""The policy file of a host: synced under its name, without conflict with other hosts' files."""
 
 from __future__ import annotations
 

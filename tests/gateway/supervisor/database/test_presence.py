@@ -1,4 +1,4 @@
-"""A gateway's name: taken once, waited for, refused to a second machine, kept through the database's absence."""
+"""A gateway's name: claimed once, waited for, refused to a second machine, kept while the database is away."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def machine(tmp_path: Path) -> Iterator[Callable[..., Machine]]:
 
 @pytest.fixture
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A silence is noticed in half a second."""
+    """Shorten the times: a silence is noticed in half a second."""
     monkeypatch.setattr(gateways, "SILENT_SECONDS", 0.5)
 
 

@@ -25,7 +25,7 @@ sys.stdin.read()
 
 
 class Silent(AttributionProcess):
-    """A real process that says nothing, and ends when its input does."""
+    """A real process that reports nothing, and ends when its input does."""
 
     def __init__(self) -> None:
         super().__init__(Config(), 0, lambda _: JournalGrant(1, False))
@@ -44,7 +44,7 @@ class Silent(AttributionProcess):
 
 @contextmanager
 def held(pid: int) -> Iterator[None]:
-    """Killed, it stays until its tracer lets it go: as one with a thread that waits in the kernel for an agent."""
+    """Trace a process: killed, it stays until released, like one whose thread waits in the kernel for an agent."""
     pipe = subprocess.PIPE
     with subprocess.Popen([sys.executable, "-c", HOLD, str(pid)], stdin=pipe, stdout=pipe) as tracer:
         assert tracer.stdout is not None
