@@ -15,8 +15,8 @@ from sqlalchemy.sql import visitors
 
 from egress.cli.output.story import finding_lines, flow_lines
 from egress.errors import InputError
-from egress.records.eve import FORMS
-from egress.records.kinds import Base64, Kind, Number, OrNull, Texts, Time, Word
+from egress.records.eve import LAYOUTS
+from egress.records.kinds import Base64, Kind, Number, OrNull, Texts, Timestamp, Word
 from egress.records.shape import ADDRESS, FlowRecord, Record
 from egress.store.database.tables import findings, flows
 from egress.store.query.reader import SORTS
@@ -63,7 +63,7 @@ def other(kind: Kind, value: Any) -> Any:
     if isinstance(kind, Word):
         words = list(kind.enumeration or kind.words)
         return words[(words.index(value) + 1) % len(words)]
-    if isinstance(kind, Number | Time):
+    if isinstance(kind, Number | Timestamp):
         return value + 100
     if isinstance(kind, Texts):
         return (*value, "other.example")
@@ -75,7 +75,7 @@ def other(kind: Kind, value: Any) -> Any:
 def hidden(record: Any, shown: Callable[[Any], object]) -> set[str]:
     """The fields of a record whose change does not change what is shown."""
     found = set()
-    for field in FORMS[type(record)].stored:
+    for field in LAYOUTS[type(record)].stored:
         changed = replace(record, **{field.name: other(field.at.kind, getattr(record, field.name))})
         if shown(changed) == shown(record):
             found.add(field.name)

@@ -7,21 +7,21 @@ from __future__ import annotations
 
 from typing import Any, get_args
 
-from egress.records.form import Form
+from egress.records.layout import Layout
 from egress.records.shape import ProcessRecord, Record
 
-FORMS: dict[type[Record], Form] = {shape: Form(shape) for shape in get_args(Record)}
-EVENTS: dict[str, Form] = {shape.event_type: form for shape, form in FORMS.items()}
+LAYOUTS: dict[type[Record], Layout] = {shape: Layout(shape) for shape in get_args(Record)}
+EVENTS: dict[str, Layout] = {shape.event_type: layout for shape, layout in LAYOUTS.items()}
 
 
 def to_eve(record: Record) -> dict[str, Any]:
     """The record as a mapping, ready for JSON."""
-    return FORMS[type(record)].write(record)
+    return LAYOUTS[type(record)].write(record)
 
 
 def line(record: Record) -> bytes:
     """The record as one line of ASCII JSON, with its newline."""
-    return FORMS[type(record)].encode(record).encode("ascii") + b"\n"
+    return LAYOUTS[type(record)].encode(record).encode("ascii") + b"\n"
 
 
 def process_part(record: ProcessRecord | None) -> dict[str, Any] | None:

@@ -108,7 +108,7 @@ class Number(Kind):
         return value
 
 
-class Time(Kind):
+class Timestamp(Kind):
     """Seconds since the epoch, written as UTC with microseconds."""
 
     name = "UTC time"

@@ -38,7 +38,7 @@ def from_eve(document: object) -> Record:
     if not isinstance(document, dict):
         raise MalformedError("not an object")
     event = document.get("event_type")
-    form = EVENTS.get(event) if isinstance(event, str) else None
-    if form is None:
+    layout = EVENTS.get(event) if isinstance(event, str) else None
+    if layout is None:
         raise MalformedError("unknown event_type")
-    return cast(Record, form.read(document))
+    return cast(Record, layout.read(document))

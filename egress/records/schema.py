@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from egress.records.eve import EVENTS
-from egress.records.form import OBJECTS, Form, Objects
 from egress.records.kinds import Schema
+from egress.records.layout import OBJECTS, Layout, Objects
 
 WIDTH = 120  # of the lines of docs/records.md
 
@@ -32,7 +32,7 @@ def schema() -> Schema:
         "type": "object",
         "required": ["timestamp", "event_type"],
         "oneOf": [{"$ref": f"#/$defs/{event}"} for event in EVENTS],
-        "$defs": {event: form.schema() for event, form in EVENTS.items()},
+        "$defs": {event: layout.schema() for event, layout in EVENTS.items()},
     }
 
 
@@ -41,10 +41,10 @@ def text() -> str:
     return json.dumps(schema(), indent=2, ensure_ascii=False) + "\n"
 
 
-def keys(form: Form, before: str = "") -> Iterator[Key]:
-    """Every key of a form, in the order of a line; `before` begins their paths."""
+def keys(layout: Layout, before: str = "") -> Iterator[Key]:
+    """Every key of a layout, in the order of a line; `before` begins their paths."""
     part = ""
-    for field in form.fields:
+    for field in layout.fields:
         if field.part != part:
             part = field.part
             yield Key(part, "object", OBJECTS[part])
@@ -52,14 +52,14 @@ def keys(form: Form, before: str = "") -> Iterator[Key]:
         path = f"{before}{field.at.path}[]" if kind.schema.get("type") == "array" else before + field.at.path
         yield Key(path, kind.name, field.at.meaning)
         if isinstance(kind, Objects):
-            yield from keys(kind.form, f"{path}.")
+            yield from keys(kind.layout, f"{path}.")
 
 
 def markdown() -> str:
     """All keys of all events, as docs/records.md has them."""
     return "\n".join(
-        "\n".join([f"## {event}", "", _wrapped(form.about), "", *map(_item, keys(form)), ""])
-        for event, form in EVENTS.items()
+        "\n".join([f"## {event}", "", _wrapped(layout.about), "", *map(_item, keys(layout)), ""])
+        for event, layout in EVENTS.items()
     )
 
 

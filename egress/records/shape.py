@@ -1,7 +1,7 @@
 """The records: each field is declared once, with its key in JSON, its kind and bound, and its meaning.
 
 The engine and the attribution process make records. Everything else about them is derived from here: the lines of the
-journal (`egress.records.form`), the JSON Schema and docs/records.md (`schema`), and the columns of the database.
+journal (`egress.records.layout`), the JSON Schema and docs/records.md (`schema`), and the columns of the database.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from typing import Annotated, ClassVar
 
 from egress.limits import EVIDENCE_PACKETS
 from egress.model import EVIDENCE_BYTES, Action, Direction, Effect, Mode, Reason, Severity
-from egress.records.form import At, Objects
-from egress.records.kinds import MAX_LINE, Base64, IndexedText, Number, OrNull, Text, Texts, Time, Word
+from egress.records.kinds import MAX_LINE, Base64, IndexedText, Number, OrNull, Text, Texts, Timestamp, Word
+from egress.records.layout import At, Objects
 
 FLOW_STATES = ("new", "established", "closed", "timeout", "evicted", "shutdown")
 DIRECTIONS = ("out", "in")  # by Direction
@@ -33,7 +33,7 @@ class ProcessStatus(StrEnum):
 # --- Kinds of value ------------------------------------------------------------------------------------------
 
 TEXT, NAME, PATH = Text(), IndexedText(), Text(most=PROCESS_PATH)
-TIME, COUNT, PORT, NUMBER = Time(), Number(), Number("port", 0xFFFF), Number(most=0xFFFFFFFF)
+TIME, COUNT, PORT, NUMBER = Timestamp(), Number(), Number("port", 0xFFFF), Number(most=0xFFFFFFFF)
 ID = IndexedText("16 hex digits", pattern="^[0-9a-f]{16}$")
 COMMUNITY_ID = Text("Community ID", pattern="^1:[A-Za-z0-9+/]{27}=$")
 ADDRESS = IndexedText("IP address", anyOf=[{"format": "ipv4"}, {"format": "ipv6"}])

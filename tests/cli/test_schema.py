@@ -26,8 +26,8 @@ def test_people_get_every_key_of_an_event() -> None:
     text = run("anomaly")
     assert "anomaly.count" in text and "alert." not in text
     everything = run()
-    for form in EVENTS.values():
-        assert all(key.path in everything for key in schema.keys(form))
+    for layout in EVENTS.values():
+        assert all(key.path in everything for key in schema.keys(layout))
 
 
 def test_an_unknown_event_is_refused_with_the_known_ones() -> None:

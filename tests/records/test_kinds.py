@@ -20,7 +20,7 @@ from egress.records.kinds import (
     OrNull,
     Text,
     Texts,
-    Time,
+    Timestamp,
     Word,
 )
 from egress.records.times import MAX_MICROS
@@ -34,10 +34,10 @@ KINDS: list[tuple[Kind, st.SearchStrategy[object]]] = [
     (Word(("out", "in")), st.sampled_from(["out", "in"])),
     (Word(("out", "in"), Direction), st.sampled_from(Direction)),
     (Number(), st.integers(0, MAX_COUNT)),
-    (Time(), times),
+    (Timestamp(), times),
     (Base64(64), st.binary(max_size=64)),
     (Texts(3), st.lists(st.text(), max_size=3).map(tuple)),
-    (OrNull(Time()), st.none() | times),
+    (OrNull(Timestamp()), st.none() | times),
     (OrNull(Number()), st.none() | st.integers(0, MAX_COUNT)),
 ]
 
@@ -64,7 +64,7 @@ def test_a_value_is_read_as_it_was_written(kind: Kind, values: st.SearchStrategy
         (Number("port", 65535), 65536),
         (Number(), -1),
         (Number(), "1"),
-        (Time(), "yesterday"),
+        (Timestamp(), "yesterday"),
         (Base64(3), "AAAAAA=="),
         (Base64(3), "A"),
         (Base64(3), "ä"),

@@ -8,9 +8,9 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from egress.records.eve import FORMS
-from egress.records.form import Objects
-from egress.records.kinds import Base64, IndexedText, Kind, Number, OrNull, Text, Texts, Time, Word, to_json
+from egress.records.eve import LAYOUTS
+from egress.records.kinds import Base64, IndexedText, Kind, Number, OrNull, Text, Texts, Timestamp, Word, to_json
+from egress.records.layout import Objects
 from egress.records.shape import PORT, Record
 from egress.store.database.columns import Micros, Names, Packets, Plain
 
@@ -45,7 +45,7 @@ _TYPES: dict[type[Kind], type[sa.types.TypeEngine[Any]]] = {
     Text: Plain,
     IndexedText: Plain,
     Texts: Names,
-    Time: Micros,
+    Timestamp: Micros,
     Base64: sa.LargeBinary,
     Objects: Packets,
 }
@@ -55,7 +55,7 @@ def record_columns(
     shape: type[Record], key: tuple[str, ...], comments: Mapping[str, str]
 ) -> Iterator[sa.Column[Any] | sa.CheckConstraint]:
     """Yield a column for each field of a record, as it is declared, and the constraint of a list of words."""
-    for field in FORMS[shape].stored:
+    for field in LAYOUTS[shape].stored:
         name, kind, absent = field.name, field.at.kind, field.at.absent
         yield sa.Column(
             name,

@@ -1,4 +1,4 @@
-"""Forms: a declaration is written, read and described, wherever its key is."""
+"""Layouts: a declaration is written, read and described, wherever its key is."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Annotated, ClassVar
 import pytest
 
 from egress.errors import MalformedError
-from egress.records.form import OBJECTS, At, Form, Objects
 from egress.records.kinds import Number, OrNull, Text, Texts, Word
+from egress.records.layout import OBJECTS, At, Layout, Objects
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ class Tree:
     tags: Annotated[tuple[str, ...], At("tags", Texts(2), "its tags", absent=["old"])] = ("old",)
 
 
-FORM = Form(Tree)
+LAYOUT = Layout(Tree)
 OAK = Tree(None, "100 % oak", (Leaf(1), Leaf(2, "red")), ())
 WRITTEN = {
     "event_type": "tree",
@@ -46,19 +46,19 @@ WRITTEN = {
 
 
 def test_a_record_is_written_in_the_declared_places() -> None:
-    assert FORM.write(OAK) == WRITTEN
-    assert list(FORM.write(OAK)) == list(WRITTEN)
-    assert FORM.encode(OAK) == json.dumps(WRITTEN, separators=(",", ":"))
+    assert LAYOUT.write(OAK) == WRITTEN
+    assert list(LAYOUT.write(OAK)) == list(WRITTEN)
+    assert LAYOUT.encode(OAK) == json.dumps(WRITTEN, separators=(",", ":"))
 
 
 def test_a_record_is_read_back() -> None:
-    assert FORM.read(WRITTEN) == OAK
-    assert FORM.read({**WRITTEN, "root": 1}) == OAK
+    assert LAYOUT.read(WRITTEN) == OAK
+    assert LAYOUT.read({**WRITTEN, "root": 1}) == OAK
 
 
 def test_a_key_that_older_lines_lack_is_read_as_declared() -> None:
     older = {key: value for key, value in WRITTEN.items() if key != "tags"}
-    assert FORM.read(older).tags == ("old",)
+    assert LAYOUT.read(older).tags == ("old",)
 
 
 @pytest.mark.parametrize(
@@ -73,12 +73,12 @@ def test_a_key_that_older_lines_lack_is_read_as_declared() -> None:
 )
 def test_what_was_not_written_is_malformed(change: dict[str, object], message: str) -> None:
     with pytest.raises(MalformedError) as found:
-        FORM.read({**WRITTEN, **change})
+        LAYOUT.read({**WRITTEN, **change})
     assert str(found.value) == message
 
 
 def test_the_schema_has_the_bounds_and_the_meanings() -> None:
-    schema = FORM.schema()
+    schema = LAYOUT.schema()
     assert schema["description"] == "A tree with leaves."
     assert schema["required"] == ["event_type", "proto", "flow", "tags"]
     assert schema["properties"]["flow"]["description"] == OBJECTS["flow"]

@@ -1,4 +1,4 @@
-"""The form of a record in JSON, derived from the declarations of its fields: it writes records and reads them back.
+"""The layout of a record in JSON, derived from the declarations of its fields: it writes records and reads them back.
 
 A field is declared in its type: `dport: Annotated[int, At("dest_port", PORT, "0 if the protocol has none")]` has the
 path of its key, its kind, and its meaning. A `ClassVar` is a key with the same value in all records.
@@ -45,7 +45,7 @@ class At(NamedTuple):
     absent: object = ...  # the JSON value that a line of an older gateway, without the key, is read as; ...: refused
 
 
-class Field(NamedTuple):
+class DeclaredField(NamedTuple):
     """A declared field."""
 
     name: str
@@ -55,8 +55,8 @@ class Field(NamedTuple):
     key: str
 
 
-class Form:
-    """The form of one dataclass, of two fields or more."""
+class Layout:
+    """The layout of one dataclass, of two fields or more."""
 
     def __init__(self, shape: type) -> None:
         declared = list(_declared(shape))
@@ -97,7 +97,7 @@ class Form:
         return self._shape(*values)
 
     def schema(self) -> Schema:
-        """The JSON Schema of the form."""
+        """The JSON Schema of the layout."""
         properties: Schema = {}
         for field in self.fields:
             inside = properties.setdefault(field.part, {}) if field.part else properties
@@ -123,15 +123,15 @@ class Objects(Kind):
     name = "list of object"
 
     def __init__(self, shape: type, most: int) -> None:
-        form = self.form = Form(shape)
-        self.schema = {"type": "array", "maxItems": most, "items": form.schema()}
-        self.write = lambda values: [form.write(value) for value in values]
-        self.encode = lambda values: f"[{','.join(map(form.encode, values))}]"
+        layout = self.layout = Layout(shape)
+        self.schema = {"type": "array", "maxItems": most, "items": layout.schema()}
+        self.write = lambda values: [layout.write(value) for value in values]
+        self.encode = lambda values: f"[{','.join(map(layout.encode, values))}]"
 
     def read(self, value: object) -> tuple[Any, ...]:
         if not isinstance(value, list) or not all(isinstance(each, dict) for each in value):
             raise MalformedError("is not a list of objects")
-        return tuple(map(self.form.read, value))
+        return tuple(map(self.layout.read, value))
 
 
 def _object(properties: Schema, about: str) -> Schema:
@@ -141,10 +141,10 @@ def _object(properties: Schema, about: str) -> Schema:
     return {"type": "object", "description": about, **closed}
 
 
-def _declared(shape: type) -> Iterator[Field]:
+def _declared(shape: type) -> Iterator[DeclaredField]:
     """The fields in the order of their declaration."""
     for name, hint in typing.get_type_hints(shape, include_extras=True).items():
         constant = typing.get_origin(hint) is ClassVar
         _, at = typing.get_args(typing.get_args(hint)[0] if constant else hint)
         part, _, key = at.path.rpartition(".")
-        yield Field(name, constant, at, part, key)
+        yield DeclaredField(name, constant, at, part, key)
