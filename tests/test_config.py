@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
 from egress.config import Config, Journal, load_config
 from egress.errors import InputError
-
-DOCS = Path(__file__).parents[1] / "docs" / "operations.md"
 
 
 def _load(directory: Path, text: str) -> Config:
@@ -43,8 +40,3 @@ def test_a_wrong_setting_is_refused_by_name(tmp_path: Path, text: str, said: str
     with pytest.raises(InputError) as caught:
         _load(tmp_path, text)
     assert said in str(caught.value)
-
-
-def test_every_setting_of_the_journal_is_documented() -> None:
-    text = DOCS.read_text()
-    assert [field.name for field in fields(Journal) if f"`journal.{field.name}`" not in text] == []

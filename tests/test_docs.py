@@ -1,12 +1,23 @@
-"""House rules for the documentation: lines that a diff can show, and links that lead somewhere."""
+"""House rules for the documentation: lines that a diff can show, links that lead somewhere, and nothing left out.
+
+Every command is in docs/operations.md, every setting too, and every route in docs/api.md; and what these pages name
+exists. Alternatives are written with a bar: `egress case list|show`, `GET|PUT /allowlist/{rule_id}`.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 
-from tests.test_house import FILES, ROOT, where
+import click
+
+from api.app import create_app
+from api.auth import PREFIX
+from egress.cli.main import egress
+from egress.config import Config
+from tests.test_house import FILES, ROOT, commands, where
 
 PAGES = [path for path in FILES if path.suffix == ".md"]
 MAX_WIDTH = 120
@@ -50,3 +61,54 @@ def test_every_link_leads_to_a_file_and_a_heading() -> None:
                     dead.append(f"{where(page)}:{number}: {path}#{anchor} does not exist")
     assert (ROOT / "README.md") in PAGES
     assert not dead, "\n".join(dead)
+
+
+def section(page: str, heading: str) -> str:
+    """The text of one section of a page in docs/."""
+    text = (ROOT / "docs" / page).read_text()
+    return text.split(f"\n## {heading}\n", 1)[1].split("\n## ", 1)[0]
+
+
+def expanded(text: str) -> Iterator[str]:
+    """The alternatives of `egress case list|show`, `GET|PUT /policy`."""
+    words = [word.split("|") for word in text.split()]
+    found = [""]
+    for alternatives in words:
+        found = [f"{before} {word}".strip() for before in found for word in alternatives]
+    return iter(found)
+
+
+def settings(config: object, prefix: str = "") -> Iterator[str]:
+    for field in fields(config):  # type: ignore[arg-type]
+        value = getattr(config, field.name)
+        if is_dataclass(value):
+            yield from settings(value, f"{prefix}{field.name}.")
+        else:
+            yield f"{prefix}{field.name}"
+
+
+def test_every_command_is_documented_and_every_documented_one_exists() -> None:
+    every = {path for path, command in commands(egress, "egress", click.Context(egress))
+             if not isinstance(command, click.Group)}  # fmt: skip
+    named = re.findall(r"^- `(egress [^`]*)`", section("operations.md", "Commands"), re.MULTILINE)
+    assert {path for text in named for path in expanded(text)} == every
+
+
+def test_every_setting_is_documented_and_every_documented_one_exists() -> None:
+    named = set()
+    for bullet in re.findall(r"^- (`[^(:]*)", section("operations.md", "Configuration"), re.MULTILINE):
+        keys = re.findall(r"`([^`]*)`", bullet)  # `limits.max_flows`, `.max_flows_agent`
+        group = keys[0].partition(".")[0]
+        named |= {f"{group}{key}" if key.startswith(".") else key for key in keys}
+    assert named == set(settings(Config()))
+
+
+def test_every_route_is_documented_and_every_documented_one_exists() -> None:
+    document = create_app(Config()).openapi()
+    every = {
+        f"{method.upper()} {path.removeprefix(PREFIX)}"
+        for path, operations in document["paths"].items()
+        for method in operations
+    }
+    named = re.findall(r"`((?:GET|POST|PUT|PATCH|DELETE)[A-Z|]* /[^`]*)`", section("api.md", "Routes"))
+    assert {route for text in named for route in expanded(text)} == every
