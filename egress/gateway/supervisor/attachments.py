@@ -59,6 +59,11 @@ class Attachments:
         return any(map(_attachable, self._waiting))
 
 
+def places(agents: Iterable[StoredAgent]) -> set[tuple[object, ...]]:
+    """Return the attachments of agents, to compare. Sandboxes are attached when they are opened."""
+    return {(each.agent.name, each.kind, each.value, each.agent.networks) for each in agents if each.kind != SANDBOX}
+
+
 def _attachable(stored: StoredAgent) -> bool:
     try:
         _entry(stored)

@@ -21,9 +21,10 @@ from egress.control import NotRunningError
 from egress.errors import EgressError
 from egress.gateway.kernel import iptables
 from egress.gateway.pipe.messages import Setup
-from egress.gateway.supervisor import checks, rulekeeper, startup, unmark
+from egress.gateway.supervisor import attachments, checks, rulekeeper, startup, unmark
 from egress.gateway.supervisor.attachments import Attachments
 from egress.gateway.supervisor.coalesce import Coalesced
+from egress.gateway.supervisor.complaint import Complaint
 from egress.gateway.supervisor.control import Server, Session
 from egress.gateway.supervisor.database import policywriter
 from egress.gateway.supervisor.database.holds import HoldDesk
@@ -42,7 +43,6 @@ from egress.store.policy.agents import StoredAgent
 SECOND = 1.0
 RULES_SECONDS = 2.0  # between two checks that our kernel rules are still in place
 IDLE_SECONDS = 15.0  # a gateway that ends when idle waits this long for its first sandbox
-SAY_SECONDS = 30.0  # between two log lines about the same trouble
 PATIENCE = 10.0  # and this long for a predecessor that is ending
 
 log = logging.getLogger("egress.gateway")
@@ -89,7 +89,7 @@ class Gateway:
         self._last_sandbox = time.monotonic() + IDLE_SECONDS
         self._tasks: set[asyncio.Task[None]] = set()
         self._agents_ordered: asyncio.Task[None] | None = None
-        self._trouble, self._said = "", 0.0
+        self._complaint = Complaint()
 
     async def run(self) -> None:
         """Run from start to clean stop. Raises EgressError when the gateway cannot start."""
@@ -176,9 +176,8 @@ class Gateway:
                 await step()
             except (EgressError, OSError) as error:
                 trouble = str(error)
-        if trouble and (trouble != self._trouble or time.monotonic() > self._said + SAY_SECONDS):
+        if trouble and self._complaint.due(trouble):
             log.error("%s; trying again", trouble)
-            self._trouble, self._said = trouble, time.monotonic()
         if self.sandboxes.open:
             self._last_sandbox = time.monotonic()
         elif self.options.exit_when_idle and time.monotonic() > self._last_sandbox + SECOND:
@@ -268,7 +267,7 @@ class Gateway:
         if self.roster.adopt(self._agents()):
             self._order_agents()
             self._unmarking.schedule()
-        if _places(before) != _places(self.policy.current.agents):
+        if attachments.places(before) != attachments.places(self.policy.current.agents):
             self._attaching.schedule()
 
     def _order_agents(self) -> asyncio.Task[None]:
@@ -374,11 +373,6 @@ class Gateway:
             "worker": self.roster.worker(agent.name),
             "sandbox": agent.name in self.sandboxes.open,
         }
-
-
-def _places(agents: tuple[StoredAgent, ...]) -> set[tuple[object, ...]]:
-    """The attachments of agents. Sandboxes are attached when they are opened."""
-    return {(each.agent.name, each.kind, each.value, each.agent.networks) for each in agents if each.kind != SANDBOX}
 
 
 def run(config: Config, options: Options) -> None:

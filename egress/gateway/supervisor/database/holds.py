@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from egress.gateway.supervisor.coalesce import Coalesced
+from egress.gateway.supervisor.complaint import Complaint
 from egress.gateway.supervisor.database.link import DatabaseAwayError, DatabaseLink
 from egress.model import Hold
 from egress.store.database.handles import Connection
 from egress.store.policy import approvals
 
-SAY_SECONDS = 30.0  # between two log lines
 EXPIRED, WITHDRAWN = "expired", "withdrawn"
 
 log = logging.getLogger("egress.gateway")
@@ -37,7 +37,7 @@ class HoldDesk:
         self._link, self._refuse = link, refuse
         self._unwritten: list[Hold | _Over] = []
         self._writing = Coalesced(self._write)
-        self._said = 0.0
+        self._complaint = Complaint()
 
     def heard(self, worker: int, message: dict[str, Any]) -> None:
         """Take a worker's message: {"type": "hold", "hold"} or {"type": "hold.ended", "id", "state"}."""
@@ -98,8 +98,7 @@ class HoldDesk:
             for identifier in unasked:  # the database never had it, so its end need not be written
                 self.pending.pop(identifier, None)
             self.refused += len(unasked)
-            if unasked and time.monotonic() > self._said + SAY_SECONDS:
-                self._said = time.monotonic()
+            if unasked and self._complaint.due():
                 log.error("%d holds are refused, since no one can be asked: %s", len(unasked), error)
 
     def _answer(self, ids: Iterable[str]) -> None:

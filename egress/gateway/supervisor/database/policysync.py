@@ -17,6 +17,7 @@ from egress.config import Config
 from egress.errors import EgressError
 from egress.gateway.supervisor import snapshot
 from egress.gateway.supervisor.coalesce import Coalesced
+from egress.gateway.supervisor.complaint import Complaint
 from egress.gateway.supervisor.current import Current
 from egress.gateway.supervisor.database import policywriter
 from egress.gateway.supervisor.database.holds import HoldDesk
@@ -31,7 +32,6 @@ from egress.store.policy.agents import StoredAgent
 
 POLL_SECONDS = 0.04  # between two checks for commits: the check is cheap, waking the process is not
 MAINTAIN_SECONDS = 1.0  # between two rounds of other work
-SAY_SECONDS = 30.0  # between two log lines about the same trouble
 SAVE_SECONDS = 0.2  # from a change to the write of its snapshot
 REMEMBERED = 100  # edits whose propagation time is remembered
 
@@ -66,7 +66,7 @@ class PolicySync:
         self._catching = Coalesced(self._try_catch_up)
         self._ended = False
         self._measuring: set[asyncio.Task[None]] = set()
-        self._said = 0.0
+        self._complaint = Complaint()
 
     async def start(self) -> None:
         """Load policy and agents from the database, or from disk if it is away. Raises EgressError, InputError."""
@@ -157,9 +157,9 @@ class PolicySync:
         with contextlib.suppress(DatabaseAwayError):  # `_maintain` logs it
             await self.catch_up()
 
-    def _measure(self, told: asyncio.Task[None], made: float | None) -> None:
+    def _measure(self, applying: asyncio.Task[None], made: float | None) -> None:
         async def wait() -> None:
-            await asyncio.wait([told])
+            await asyncio.wait([applying])
             if made is not None:
                 self._milliseconds.append((time.time() - made) * 1000)
 
@@ -187,7 +187,7 @@ class PolicySync:
             if known is None:
                 raise EgressError("; ".join(filter(None, (self.link.error, problem)))) from None
             self.current.replace(known)
-            self._said = time.monotonic()
+            self._complaint.due()
             log.error(
                 "THE DATABASE IS AWAY: %s. Policy version %d and %d agents of %s are in force until it is back",
                 *(self.link.error, known.version, len(known.agents), self._path),
@@ -238,7 +238,7 @@ class PolicySync:
         await self.presence.renew(self.current.host)
         self.current.host = self.link.host
         log.warning("the database is back after %.0f s", time.time() - since)
-        self._said = 0.0
+        self._complaint.over()
         try:
             listed = await asyncio.to_thread(self._file.read)
             await self.link.write(lambda connection: self._settle(connection, listed))
@@ -250,8 +250,7 @@ class PolicySync:
         self._holds.catch_up()
 
     def _complain(self) -> None:
-        if time.monotonic() > self._said + SAY_SECONDS or not self._said:
-            self._said = time.monotonic()
+        if self._complaint.due():
             log.error(
                 "the database is away: %s; policy version %d stays in force; trying again",
                 *(self.link.error, self.current.version),

@@ -1,0 +1,27 @@
+"""Log lines about trouble that lasts: at once when it begins or changes, then every REPEAT_SECONDS."""
+
+from __future__ import annotations
+
+import time
+
+REPEAT_SECONDS = 30.0
+
+
+class Complaint:
+    """Decides when a lasting trouble is logged."""
+
+    def __init__(self) -> None:
+        self._trouble: str | None = None
+        self._next = 0.0
+
+    def due(self, trouble: str = "") -> bool:
+        """Return True if this trouble is to be logged now; then it is not due again for REPEAT_SECONDS."""
+        now = time.monotonic()
+        if trouble == self._trouble and now <= self._next:
+            return False
+        self._trouble, self._next = trouble, now + REPEAT_SECONDS
+        return True
+
+    def over(self) -> None:
+        """Forget the trouble: the next one is logged at once."""
+        self._trouble = None
