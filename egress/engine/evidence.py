@@ -1,7 +1,7 @@
-"""The packets of an undecided flow that are kept in case it ends in a finding: its first ones and its last ones.
+"""Packets of an undecided flow that are kept in case it ends in a finding: the first ones and the last ones.
 
-A finding may rest on the first bytes or on those that came just now, after thousands of others; what lies between is
-given up. Half of the packets and bytes (`Limits.evidence_packets`, `evidence_bytes`) are for each end.
+A finding may rest on the first bytes or on those that came just now, after thousands of others; the packets between
+are dropped. Half of the packets and bytes (`Limits.evidence_packets`, `evidence_bytes`) are for each end.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ Kept = tuple[float, bytes, int, Direction]  # time, IP packet, its length on the
 
 
 class Evidence:
-    """Of one flow; `size` is the bytes it holds."""
+    """The kept packets of one flow; `size` is the number of bytes held."""
 
     __slots__ = ("_bytes", "_first", "_head", "_last", "_packets", "_tail", "size")
 
@@ -28,7 +28,7 @@ class Evidence:
         self._head = self._tail = self.size = 0
 
     def keep(self, raw: bytes, length: int, ts: float, direction: Direction) -> None:
-        """Take in a packet of `length` bytes on the wire, of which `raw` are the first."""
+        """Keep a packet of `length` bytes on the wire, of which `raw` are the first."""
         if len(self._first) < self._packets and self._head < self._bytes and not self._last:
             raw = raw[: self._bytes - self._head]
             self._first.append((ts, raw, length, direction))
@@ -42,7 +42,7 @@ class Evidence:
         self.size = self._head + self._tail
 
     def record(self, finding: FindingRecord) -> EvidenceRecord:
-        """What is kept, for this finding."""
+        """Make the record of the kept packets for a finding."""
         packets = tuple(
             EvidencePacket(ts, direction, max(length, len(raw)), raw)
             for ts, raw, length, direction in chain(self._first, self._last)

@@ -1,10 +1,9 @@
-"""A flow, one per agent and 5-tuple, and the bounded table that holds them.
+"""A flow, one for each agent and 5-tuple, and the bounded table of the flows of an agent.
 
-The table keeps flows roughly in order of last use. When an agent's share is full the oldest flow that is
-decided and harmless to forget makes room: settled, closed, or refused by policy alone (it would be refused
-again). A flow refused for a finding is never given up early, and an undecided one only after it has been
-idle; if nothing can go, the new flow is refused. So an agent can fill only its own share, and by filling
-it can only lock itself out.
+The table keeps flows roughly in order of last use. When an agent's share is full, the oldest flow that is decided and
+harmless to forget makes room: settled, closed, or refused by policy alone (it would be refused again). A flow refused
+for a finding is never forgotten early, and an undecided flow only after it has been idle; if no flow can make room,
+the new flow is refused. So an agent can fill only its own share, and by filling it can only lock itself out.
 """
 
 from __future__ import annotations
@@ -39,8 +38,8 @@ from egress.model import (
 Key = tuple[int, bytes, int, bytes, int]  # proto, agent's address and port, remote address and port
 
 BOTH = 1 << Direction.OUT | 1 << Direction.IN
-EVICT_LOOK = 64  # oldest flows looked at for one that may go
-EVICT_IDLE = 30.0  # seconds of silence after which an undecided flow may go
+EVICT_LOOK = 64  # oldest flows that are looked at for one that may make room
+EVICT_IDLE = 30.0  # seconds of silence after which an undecided flow may make room
 
 
 class Flow(Life):
@@ -132,7 +131,7 @@ class Flow(Life):
 
     @property
     def server_port(self) -> int:
-        """The port of the side that was called."""
+        """The port of the side that did not open the flow."""
         return self.rport if self.outbound else self.lport
 
     def scratch(self, signature: str) -> dict[str, object]:
@@ -140,7 +139,7 @@ class Flow(Life):
         return self.scratches.setdefault(signature, {})
 
     def count(self, packet: Packet, ts: float, direction: Direction) -> None:
-        """Book one packet."""
+        """Count one packet."""
         self.last = ts
         if direction is Direction.OUT:
             self.packets_out += 1
@@ -150,7 +149,7 @@ class Flow(Life):
             self.bytes_in += packet.length
 
     def uncount(self, packet: Packet, direction: Direction) -> None:
-        """Take a packet out of the books again: it waits, and comes a second time."""
+        """Take back the count of a packet that has to wait: it is counted when it comes again."""
         if direction is Direction.OUT:
             self.packets_out -= 1
             self.bytes_out -= packet.length
@@ -159,10 +158,10 @@ class Flow(Life):
             self.bytes_in -= packet.length
 
     def client_first(self, packet: Packet, ts: float, direction: Direction, idle_gap: float) -> bool:
-        """Whether this packet is the agent speaking first after both sides were silent.
+        """Return True if with this packet the agent is the first to send data after both sides were silent.
 
-        A settled flow's replies are not queued: there the agent's own acknowledgements tell that the
-        other side spoke, and how much.
+        The replies of a settled flow are not queued: there the agent's own acknowledgements show that the other side
+        sent data, and how much.
         """
         size = len(packet.payload) + packet.missing
         if direction is Direction.IN:
@@ -188,10 +187,10 @@ class Flow(Life):
         return first
 
     def advance(self, flags: int, direction: Direction) -> bool:
-        """TCP state as far as timeouts need it; True when the flow has just been closed."""
+        """Follow the state of a TCP connection as far as timeouts need it; True if the connection was just closed."""
         if flags & FIN:
             self.finished |= 1 << direction
-        # A half-closed connection may wait long for its answer. Of a settled one the other side's FIN is not queued.
+        # A half-closed connection may wait long for its answer. The FIN of a settled flow's other side is not queued.
         if flags & RST or (flags & FIN and (self.finished == BOTH or self.verdict.settled)):
             closing = self.state != "closed"
             self.state = "closed"
@@ -222,7 +221,7 @@ class Flow(Life):
         self.app = App.UNKNOWN
 
     def heard(self, enough: int) -> tuple[bool, bool]:
-        """Whether this many bytes of each direction (out, in) have been inspected."""
+        """Return for each direction (out, in) True if at least this many of its bytes were inspected."""
         if self.streams is None:
             return False, False
         out, back = self.streams
@@ -249,7 +248,7 @@ class Flow(Life):
             self.streams = out, Stream(strict=back.strict, capacity=back.capacity, early=True)
 
     def charge(self) -> int:
-        """Book the bytes now under inspection; returns the change. Readers hold at most twice the streams."""
+        """Count the bytes held for inspection; returns the change. Readers hold at most twice the streams' bytes."""
         held = 3 * sum(stream.held() for stream in self.streams) if self.streams else 0
         held += self.evidence.size if self.evidence is not None else 0
         change = held - self.charged
@@ -286,7 +285,7 @@ class Flow(Life):
         return deferred
 
     def release(self) -> None:
-        """Give up inspection: streams and readers."""
+        """Drop what inspection holds: streams, readers, evidence."""
         if self.streams is not None:
             self.unseen += sum(stream.unseen for stream in self.streams)
         self.streams = self.dissector = self.evidence = None
@@ -307,7 +306,7 @@ class Flow(Life):
         return limits.tcp_handshake if self.state == "new" else limits.tcp_established
 
     def forgettable(self, ts: float) -> bool:
-        """Whether the flow can be forgotten now without loss of protection."""
+        """Return True if the flow can be forgotten now without loss of protection."""
         if self.condemned:
             return False
         decided = self.verdict.settled or self.state == "closed" or self.refused
@@ -321,17 +320,17 @@ class FlowTable:
 
     def __init__(self) -> None:
         self.flows: OrderedDict[Key, Flow] = OrderedDict()
-        self.ended: set[Key] = set()  # TCP flows forgotten so far: they cannot be older than we are
+        self.ended: set[Key] = set()  # TCP flows forgotten so far: they began after the engine was started
         self.buffered = 0  # bytes under inspection
 
     def touch(self, flow: Flow, ts: float) -> None:
-        """Keep the order of last use, to about a second (a move costs more than a packet's counters)."""
+        """Keep the order of last use, to about a second (a move costs more than the counters of a packet)."""
         if ts - flow.moved > 1.0:
             flow.moved = ts
             self.flows.move_to_end(flow.key)
 
     def evictable(self, ts: float, *, forced: bool = False) -> Flow | None:
-        """An old flow that may make room, if there is one; `forced`: one that is undecided if need be."""
+        """The oldest flow that may make room, or None; `forced`: an undecided flow may make room, too."""
         for flow, _ in zip(self.flows.values(), range(EVICT_LOOK), strict=False):
             if flow.forgettable(ts) or (forced and not flow.condemned):
                 return flow
@@ -345,7 +344,7 @@ class FlowTable:
 
 
 def repeated_handshake(flow: Flow, packet: Packet, direction: Direction) -> bool:
-    """Whether this SYN is the one that began the flow, sent again."""
+    """Return True if this SYN is the one that began the flow, sent again."""
     if flow.streams is None or flow.picked_up or flow.outbound is not (direction is Direction.OUT):
         return False
     return flow.streams[direction].base == (packet.seq + 1) & 0xFFFFFFFF

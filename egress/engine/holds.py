@@ -1,22 +1,23 @@
-"""What waits for a person (mode ask): one hold for each thing that is asked, however many flows wait for it.
+"""Holds (mode ask): one for each question that a person has to answer, however many flows wait for it.
 
-No packet is kept here. The engine says HOLD, and says it again for each packet of a flow that waits, without looking at
-it. Its caller keeps those packets (`Engine.hold_of` tells what for), learns from `Engine.ended_holds` that the wait is
-over, presents them again through `Engine.packet` and applies what comes then.
+The engine keeps no packets. It answers HOLD to each packet of a flow that waits, without a look at its bytes. The
+caller keeps those packets (`Engine.hold_of` returns the id of their hold), learns from `Engine.ended_holds` that the
+hold is over, presents the packets again through `Engine.packet`, and applies the verdicts that come then.
 
-A hold's id is 16 hex digits of what is asked, so a client's second try, from another port, waits for the same answer:
+The id of a hold is 16 hex digits of the question, so a client's second try, from another port, waits for the same
+answer:
 
     a flow     agent, protocol, destination address and port
     a query    agent and name, whatever its type
 
-It is pending from the first flow that asks until one of
+A hold is pending from the first flow that asks until it is
 
-    approved    the rules admit it now: a rule was added, or the agent's default was changed
-    denied      a person said no, or a rule does
-    expired     nobody answered within `Limits.ask_timeout`
+    approved    the rules now allow the flow or query: a rule was added, or the agent's default was changed
+    denied      by a person or by a rule
+    expired     timed out after `Limits.ask_timeout`
     withdrawn   the agent is gone, is quarantined, or is no longer in mode ask
 
-and may be asked again after that, under the same id.
+After that the same question may be asked again, under the same id.
 """
 
 from __future__ import annotations
@@ -36,9 +37,9 @@ APPROVED, DENIED, EXPIRED, WITHDRAWN = "approved", "denied", "expired", "withdra
 
 
 class Holds:
-    """`pending` by id; `due` is when the first of them times out, infinity if none does.
+    """The pending holds by id; `due` is the time at which the first of them times out, or infinity.
 
-    It counts the holds that were made, and the refusals because an agent had too many.
+    Counts the holds that were made, and the refusals because an agent had too many.
     """
 
     def __init__(self, limits: Limits, outbox: Outbox) -> None:
@@ -51,9 +52,9 @@ class Holds:
         self._ended: list[tuple[str, str]] = []
 
     def ask(self, flow: Flow, query: str, ts: float) -> str:
-        """The id of the hold that this flow waits for from now on: because of a query for this name, or of itself ("").
+        """Return the id of the hold for a flow (`query` is empty) or for a query for a name; made if not pending.
 
-        Empty: its agent has `Limits.ask_holds` of them already.
+        Empty if the agent has `Limits.ask_holds` holds already.
         """
         identifier = identity(flow, query)
         if identifier in self.pending:
@@ -69,7 +70,7 @@ class Holds:
         return identifier
 
     def first(self, identifier: str) -> Flow:
-        """The flow that asked first: the rules are asked again by it."""
+        """The flow that asked first: the rules are asked again with it."""
         return self._first[identifier]
 
     def of(self, agent: str) -> list[Hold]:
@@ -79,11 +80,11 @@ class Holds:
         return [hold for hold in self.pending.values() if hold.agent == agent]
 
     def late(self, ts: float) -> list[Hold]:
-        """The pending holds whose time is up."""
+        """The pending holds that have timed out."""
         return [hold for hold in self.pending.values() if hold.until <= ts] if self.due <= ts else []
 
     def end(self, identifier: str, state: str) -> Hold | None:
-        """A hold is over; None if it is not pending (any more)."""
+        """End a hold; None if it is not pending (any more)."""
         hold = self.pending.pop(identifier, None)
         if hold is None:
             return None
@@ -102,11 +103,12 @@ class Holds:
 
 
 def asks(agent: Agent) -> bool:
-    """Whether this agent's unruled flows wait for a person."""
+    """Return True if flows of this agent that no rule matches wait for an approval."""
     return agent.mode is Mode.ASK and not agent.quarantined
 
 
 def identity(flow: Flow, query: str) -> str:
+    """The id of a hold."""
     ends = f"query|{query}" if query else f"{flow.proto}|{flow.remote.hex()}|{flow.rport}"
     return hashlib.blake2b(f"{flow.agent}|{ends}".encode(), digest_size=8).hexdigest()
 

@@ -1,18 +1,18 @@
-"""The judge of flows: rules, names, refused destinations and budgets, in one written order.
+"""The judge: the verdict of quarantine, rules, names, refused destinations and budgets for a flow, in this order.
 
     quarantine                                a person's order, above everything
     a budget, a query or an approval that     stands until the rules change
     was refused
     deny rules, allow rules, the default      `egress.policy.rulebook`; names are those bound to the address for this
-                                              agent, and the one that the bytes say
+                                              agent, and the name in the bytes
     a destination refused for a finding       above every allow
-    a budget                                  asked last, of what would pass
+    a budget                                  asked last, for flows that would pass
 
-A finding on the flow itself is above all of it, and is the engine's business; so is mode ask, which keeps waiting what
-the default refuses (`egress.engine.verdicts`).
+Two things come on top, and are the engine's business: a finding on the flow itself, and mode ask, which puts on hold
+the flows that the default refuses (`egress.engine.verdicts`).
 
-What a `once` rule has admitted it keeps to its end, for such a rule goes as soon as it is used: the flow must go on
-keeping to it, and its expiry, a deny rule, a finding, a budget or a quarantine still end it.
+A `once` rule is gone as soon as it is used. The flow that it admitted keeps its verdict as long as it matches the
+rule; the rule's expiry, a deny rule, a finding, a budget or a quarantine still end it.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from egress.wire.dns import addresses_of
 
 
 class Judge:
-    """What it knows of an agent is forgotten with the agent."""
+    """The judge of all flows of one engine. Its knowledge of an agent is forgotten with the agent."""
 
     def __init__(self, limits: Limits, policy: Policy, *, gate_queries: bool) -> None:
         self.rules = Rulebook(policy)
@@ -42,7 +42,7 @@ class Judge:
         self._budgets = Budgets()
 
     def admit(self, flow: Flow, ts: float) -> Verdict:
-        """The verdict of a flow not admitted so far; one that passes is counted: its rule, its agent's budgets."""
+        """Judge a flow that is not admitted yet; a flow that passes is counted for its rule and its agent's budgets."""
         verdict = self.verdict(flow, ts)
         if verdict.action is not Action.ACCEPT:
             return verdict
@@ -59,7 +59,7 @@ class Judge:
         return verdict
 
     def verdict(self, flow: Flow, ts: float) -> Verdict:
-        """The verdict of a flow under what is known now."""
+        """The verdict of a flow as far as its names, protocol and rules are known now."""
         if flow.who.quarantined:
             return self.refusal(Reason.QUARANTINE)
         if flow.objection is not None:
@@ -74,7 +74,7 @@ class Judge:
         return verdict
 
     def preview(self, flow: Flow, query: str, ts: float) -> Verdict:
-        """What the rules alone say now of a flow that waits, for itself or for a query's name; nothing is counted."""
+        """The verdict of the rules alone for a flow on hold, or for the name of its query; nothing is counted."""
         if query:
             return self._resolves(flow, query, ts)
         flow.names |= self._bindings.names_of(flow.agent, flow.remote, ts)
@@ -84,12 +84,12 @@ class Judge:
         """Record a fact from the bytes; True if the flow must be judged again."""
         if isinstance(event, Named):
             if flow.refused:
-                return False  # by a name before it, in the same segment perhaps: no later one makes that good
+                return False  # an earlier name, perhaps in the same segment, refused it: no later one makes that good
             flow.said, flow.hidden = event.name, event.hidden
             return True
         if isinstance(event, DnsAsked) and event.direction is Direction.OUT and self._gate_queries:
             if event.query is None and flow.rule is not None and flow.rule.app not in ("", App.DNS):
-                return False  # another protocol on the DNS's port, by a rule that says so
+                return False  # another protocol on the DNS port, which its rule allows
             return self._asked(flow, event.query.name if event.query else "", ts)
         if isinstance(event, DnsAnswered):
             for bound in addresses_of(event.answer):
@@ -97,7 +97,7 @@ class Judge:
         return False
 
     def refuses_destination(self, flow: Flow, ts: float) -> bool:
-        """Whether an earlier finding refused the flow's destination to its agent."""
+        """Return True if an earlier finding refused the flow's destination to its agent."""
         return self.destinations.refused(flow.agent, flow.remote, ts)
 
     def refuse_destination(self, flow: Flow, ts: float) -> None:
@@ -105,7 +105,7 @@ class Judge:
         self.destinations.remember(flow.agent, flow.remote, ts)
 
     def by_name(self, flow: Flow) -> bool:
-        """Whether the rule that admits a flow names its destination."""
+        """Return True if the rule that admits the flow has a name as its destination."""
         return flow.rule is not None and self.rules.named(flow.rule)
 
     def count_bytes(self, flow: Flow, size: int, ts: float) -> bool:
@@ -130,7 +130,7 @@ class Judge:
         return scope
 
     def affected(self, flow: Flow, scope: ChangeScope, ts: float) -> bool:
-        """Whether a change of the rules may give this flow another verdict, with the names its address has now."""
+        """Return True if a change of the rules may give a flow another verdict, with the names its address has now."""
         return scope.includes(flow, self._bindings.names_of(flow.agent, flow.remote, ts))
 
     def next_expiry(self, ts: float) -> float:
@@ -153,9 +153,9 @@ class Judge:
         self._budgets.forget(agent)
 
     def _asked(self, flow: Flow, name: str, ts: float) -> bool:
-        """A query itself carries data out: one for a name that no rule allows is refused before it leaves, or waits.
+        """Refuse or put on hold a query for a name that no rule allows, before it leaves: a query carries data out.
 
-        One that cannot be read is judged as one for the root: only who may ask anything may ask that.
+        A query that cannot be read is judged as one for the root: only an agent that may ask for any name may send it.
         """
         verdict = self._resolves(flow, name, ts)
         if verdict.action is Action.ACCEPT:
@@ -173,7 +173,7 @@ class Judge:
         return self.rules.may_resolve(flow.who, name, ts, names)[0]
 
     def _once_admitted(self, flow: Flow, admitted: Rule, verdict: Verdict, ts: float) -> tuple[Verdict, Rule | None]:
-        """The verdict of a flow that a `once` rule admitted and no other does."""
+        """The verdict of a flow that a `once` rule admitted and no other rule admits."""
         if verdict.reason is Reason.RULE:
             return verdict, None  # a deny rule
         alone, rule = Rulebook(Policy(self.rules.version, (admitted,))).decide(flow.who, flow, ts)

@@ -1,4 +1,4 @@
-"""What leaves the engine: the answer to each packet, and the records and counters of all its parts."""
+"""The output of the engine: the answer to each packet, and the records and counters of all its parts."""
 
 from __future__ import annotations
 
@@ -29,6 +29,7 @@ class Outbox:
         self.counts: Counter[str] = Counter()
 
     def put(self, *records: Record) -> None:
+        """Add records."""
         self.records += records
 
     def take(self) -> tuple[Record, ...]:

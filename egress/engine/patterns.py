@@ -1,8 +1,7 @@
 """Byte patterns over opaque streams, by Hyperscan in stream mode.
 
-A settled flow is no longer dissected, but every packet of it is still scanned for what the signatures name in
-`patterns`: a hit makes the engine take the flow back and look closely. Matches across packets are found, the
-state is a few hundred bytes a flow.
+A settled flow is no longer dissected, but each of its packets is scanned for the `patterns` of the signatures: a match
+moves the flow back to full inspection. Matches across packets are found; the state of a flow is a few hundred bytes.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ TAIL = 1024  # bytes; the first messages of the protocols looked for are shorter
 
 
 class Patterns:
-    """The compiled patterns of all signatures; where they name none, `scan()` is None."""
+    """The compiled patterns of all signatures; without any, `scan()` returns None."""
 
     def __init__(self, signatures: Sequence[Signature]) -> None:
         expressions = sorted({pattern for signature in signatures for pattern in signature.patterns})
@@ -29,17 +28,17 @@ class Patterns:
             self._database.compile(expressions=expressions, ids=list(range(len(expressions))), flags=flags)
 
     def scan(self) -> Scan | None:
-        """State for one direction of one flow."""
+        """Begin a scan of one direction of one flow."""
         return None if self._database is None else Scan(self._database)
 
 
 class Scan:
-    """One direction of one flow being scanned. `tail`: the bytes before the next one; a text may have begun in them."""
+    """The scan of one direction of one flow. `tail`: the bytes before the next one; a text may begin in them."""
 
     __slots__ = ("_database", "_hits", "_stream", "tail")
 
     def __init__(self, database: hyperscan.Database) -> None:
-        # Hyperscan's streams own neither their database nor the context of their callback: both are kept here.
+        # A Hyperscan stream owns neither its database nor the context of its callback: both are kept here.
         self._database = database
         self._hits: list[int] = []
         self._stream = database.stream(match_event_handler=_matched, context=self._hits)
@@ -47,14 +46,14 @@ class Scan:
         self.tail = b""
 
     def follow(self, before: bytes | bytearray) -> None:
-        """These bytes came before the next ones."""
+        """Set the bytes that came before the next ones."""
         self.tail = bytes(before[-TAIL:])
 
     def hit(self, packet: Packet) -> bool:
-        """Scan what a packet brings, as it arrives; True once a pattern has matched, and then `tail` ends before it.
+        """Scan the payload of a packet as it arrives; True once a pattern has matched, and then `tail` ends before it.
 
-        Arrival, because neighbouring segments often come in another order than they were sent (each CPU of the agent
-        has its own way to us), and a settled flow holds nothing back.
+        Segments are scanned in the order of arrival: neighbours often change places (each CPU of the agent's machine
+        has its own way to the queue), and a settled flow holds nothing back.
         """
         data = packet.payload
         self._stream.scan(data)
@@ -68,7 +67,7 @@ class Scan:
 
 
 def with_beginning(tail: bytes, packet: Packet) -> Packet:
-    """A TCP segment that showed a pattern, with the line it goes on with: from `tail`, unless one begins in it."""
+    """Put the beginning of the line, from `tail`, before a TCP segment that showed a pattern in mid-line."""
     if packet.proto != TCP or packet.payload.startswith((b"SSH-", b"{", b"[")):
         return packet
     begun = tail[tail.rfind(b"\n") + 1 :]

@@ -1,4 +1,4 @@
-"""From packets of an undecided flow to events: TCP segments in order through both streams, the rest as it comes."""
+"""Turns packets of an undecided flow into events: TCP segments in order through both streams, others as they come."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from egress.model import ACK, RST, SYN, TCP, URG, Direction, Mode, Packet
 def events(
     flow: Flow, packet: Packet, ts: float, direction: Direction, capacity: int, *, burst: bool
 ) -> Iterator[Event]:
-    """What this packet tells; `capacity` bounds the out-of-order bytes held a direction.
+    """Yield the events of a packet; `capacity` bounds the out-of-order bytes held for each direction.
 
-    Raises SegmentOverflowError for a segment that cannot be put in order and so must not pass.
+    Raises SegmentOverflowError for a segment that cannot be put in order, and so must not pass.
     """
     if packet.proto != TCP:
         if not flow.opened:
@@ -73,9 +73,9 @@ def _segment(
 
 
 def answers(flow: Flow, packet: Packet, direction: Direction, caller: Stream) -> bool:
-    """Whether this segment shows that the connection was accepted: a failed one never opens.
+    """Return True if this segment shows that the connection was accepted: a failed connection never opens.
 
-    Without the handshake (a capture's gap, a flow picked up in mid-stream) data of either side shows it.
+    Without the handshake (a gap in a capture, a flow picked up in mid-stream) data of either side shows it.
     """
     if packet.flags & RST:
         return False

@@ -1,4 +1,4 @@
-"""From flows and findings to records: text addresses, Community IDs, stable ids."""
+"""Makes records of flows and findings: text addresses, Community IDs, stable ids."""
 
 from __future__ import annotations
 
@@ -55,6 +55,7 @@ def flow_record(flow: Flow, ts: float, ended: str = "") -> FlowRecord:
 
 
 def finding_record(flow: Flow, finding: Finding, ts: float, action: Action) -> FindingRecord:
+    """A finding on a flow; `action` is the decision that it led to."""
     src, sport, dst, dport, identity = endpoints(flow)
     text = f"{flow.id}|{finding.signature}|{ts:.6f}"
     return FindingRecord(

@@ -51,7 +51,7 @@ class Settling:
             self._verdicts.refuse(flow, Reason.MEMCAP)
             self._outbox.put(flow_record(flow, ts))
         if flow.outcome.verdict.action is Action.ACCEPT:
-            # QUIC opens other connections, with other names, on a pair of ports in use: it is listened to for ever.
+            # QUIC may open further connections, with other names, on a pair of ports in use: always listen.
             self._settle(flow, listening=not done or flow.app == App.QUIC)
 
     def reopen(self, flow: Flow) -> None:
@@ -64,7 +64,7 @@ class Settling:
         flow.reopen()
 
     def _is_asked_again(self, flow: Flow) -> bool:
-        """Whether the next message may ask for another name, and there is room to go on reading."""
+        """Return True if the next message may ask for another name, and there is room to go on reading."""
         if flow.dissector is None or not flow.dissector.asks_again(by_name=self._judge.by_name(flow)):
             return False
         flow.trim()

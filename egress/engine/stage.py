@@ -58,7 +58,7 @@ AT_EASE = frozenset((Stage.LISTENING, Stage.SETTLED))  # settled for the kernel:
 
 
 class MoveError(RuntimeError):
-    """A move that the table does not have: a fault of ours."""
+    """A move that the table does not have: a bug in egress."""
 
 
 class Life:
@@ -93,11 +93,12 @@ class Life:
 
     @property
     def refused(self) -> bool:
+        """Return True if the verdict does not let the flow pass (now)."""
         return self.verdict.action is not Action.ACCEPT
 
     @property
     def monitored(self) -> bool:
-        """Whether a refusal is only recorded."""
+        """Return True if a refusal is only recorded."""
         return self.who.mode is Mode.MONITOR and not self.who.quarantined
 
     def decide(self, verdict: Verdict, hold: str = "") -> bool:

@@ -1,21 +1,21 @@
 """One direction of a TCP connection as an ordered byte stream.
 
 Every byte delivered since the stream began is kept until the flow settles (the caller bounds that), so a
-retransmission or overlap with other content is always noticed: the classic way to show an inspector one
-thing and the receiver another (Ptacek & Newsham 1998, section 5.3). Out-of-order segments wait, bounded.
+retransmission or overlap with other content is always noticed: the classic way to show an inspector one thing and the
+receiver another (Ptacek & Newsham 1998, section 5.3). Out-of-order segments wait; their number is bounded.
 
-A *strict* stream is inline: each segment passes us before the receiver can have it, so a hole can only be
-filled by bytes yet to come, and what does not fit the buffer is refused (its sender will retransmit). A lenient
-stream follows a capture or a monitored agent: bytes may be missing for ever, and it skips them, counted in `unseen`.
+A *strict* stream is inline: each segment is inspected before the receiver can have it, so a hole can only be filled by
+bytes yet to come, and a segment that does not fit the buffer is refused (its sender will retransmit). A lenient stream
+follows a capture or a monitored agent: bytes may be missing for ever; it skips them, counted in `unseen`.
 """
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
-MAX_PENDING = 512  # out-of-order segments held a direction
-PENDING_COST = 128  # bytes that a waiting segment takes besides its data
-WINDOW = 1 << 30  # RFC 7323: the largest window; anything farther away is not of this connection
+MAX_PENDING = 512  # out-of-order segments held for each direction
+PENDING_COST = 128  # bytes of memory for a waiting segment besides its data
+WINDOW = 1 << 30  # RFC 7323: the largest window; a segment farther away does not belong to this connection
 
 
 class Overlap(NamedTuple):
@@ -31,7 +31,7 @@ class SegmentOverflowError(Exception):
 
 
 def distance(seq: int, base: int) -> int:
-    """How far `seq` lies after `base`, modulo 2**32 (negative: before)."""
+    """The distance from `base` to `seq`, modulo 2**32 (negative: before)."""
     return ((seq - base + 0x80000000) & 0xFFFFFFFF) - 0x80000000
 
 
@@ -55,7 +55,7 @@ class Stream:
     def __init__(self, *, strict: bool, capacity: int, early: bool = False) -> None:
         self.strict = strict
         self.capacity = capacity
-        self.early = early  # picked up in mid-stream: bytes before our beginning are news, not repetition
+        self.early = early  # picked up in mid-stream: bytes before the first one seen are new, not repeated
         self.base = -1  # sequence number of history[0]; -1: not started
         self.next = 0  # sequence number expected next
         self.acked = -1  # the highest acknowledgement of the other side; -1: none yet
@@ -66,14 +66,14 @@ class Stream:
         self.unseen = 0
 
     def start(self, seq: int) -> None:
-        """The first byte of the stream has this sequence number."""
+        """Begin the stream with the sequence number of its first byte."""
         self.base = self.next = seq
         self.history.clear()
         self.pending.clear()
         self.waiting = 0
 
     def feed(self, seq: int, data: bytes, missing: int = 0) -> bytes:
-        """Take a segment (with `missing` uncaptured bytes at its end); return what became readable in order.
+        """Take a segment (with `missing` uncaptured bytes at its end); return the bytes that became readable in order.
 
         Raises SegmentOverflowError if the stream is strict and cannot hold the segment. A contradiction sets
         `conflict`.
@@ -96,7 +96,7 @@ class Stream:
         return fresh + self._drain() if self.pending else fresh
 
     def acknowledge(self, ack: int) -> bytes:
-        """The receiver has everything before `ack`; a lenient stream gives up waiting for what it never saw."""
+        """Note that the receiver has everything before `ack`; a lenient stream skips the bytes that it never saw."""
         if self.acked < 0 or distance(ack, self.acked) > 0:
             self.acked = ack
         if self.strict or self.base < 0 or distance(ack, self.next) <= 0 or not self.pending:
@@ -108,14 +108,14 @@ class Stream:
         return self._drain()
 
     def trim(self) -> None:
-        """Forget what the receiver has acknowledged: nobody can send it other bytes in that place."""
+        """Forget the bytes that the receiver has acknowledged: no others can be sent to it in that place."""
         done = distance(self.acked, self.base) if self.acked >= 0 and self.base >= 0 else 0
         if 0 < done <= len(self.history):
             del self.history[:done]
             self.base = self.acked
 
     def held(self) -> int:
-        """Bytes of memory under this stream."""
+        """The bytes of memory that this stream takes."""
         return len(self.history) + self.waiting + len(self.pending) * PENDING_COST
 
     def _extend(self, data: bytes) -> None:
@@ -123,7 +123,7 @@ class Stream:
         self.next = (self.next + len(data)) & 0xFFFFFFFF
 
     def _skip(self, seq: int) -> None:
-        """Bytes up to `seq` will never be seen; what came before cannot be compared any more."""
+        """Skip the bytes up to `seq`, which will never be seen; earlier ones cannot be compared any more."""
         self.unseen += max(0, distance(seq, self.next))
         self.base = self.next = seq
         self.history.clear()
@@ -145,7 +145,7 @@ class Stream:
         return b""
 
     def _drain(self) -> bytes:
-        """Deliver held segments that now follow on."""
+        """Deliver the held segments that are next in order now."""
         out = bytearray()
         for seq in sorted(self.pending, key=lambda key: distance(key, self.next)):
             gap = distance(seq, self.next)
@@ -159,7 +159,7 @@ class Stream:
         return bytes(out)
 
     def _after_overlap(self, seq: int, data: bytes, overlap: int) -> bytes:
-        """Compare the part of a segment that was seen before; return the part that was not."""
+        """Compare the part of a segment that was seen before with its first version; return the part that is new."""
         if len(data) == 1 and overlap == 1 and self.acked >= 0 and distance(self.acked, self.next) >= 0:
             return b""  # a keep-alive probe may carry one garbage octet (RFC 9293 section 3.8.4)
         offset = distance(seq, self.base)

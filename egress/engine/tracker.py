@@ -1,7 +1,7 @@
 """The flows of all agents of one engine: bounded tables, room for new flows, timeouts.
 
-An agent can fill only its own share. What may be given up for a new flow is decided in `Flow.forgettable`; if
-nothing may, there is no room and the new flow is refused (Suricata calls this the memcap exception policy).
+An agent can fill only its own share. `Flow.forgettable` decides which flows may make room for a new one; if there is
+none, the new flow is refused (Suricata calls this the memcap exception policy).
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class Timers:
 
 
 class Tracker:
-    """Who talks to whom; `live` counts the flows of all agents."""
+    """The flows of all agents; `live` is their number."""
 
     def __init__(self, limits: Limits, outbox: Outbox) -> None:
         self._limits, self._outbox = limits, outbox
@@ -78,7 +78,7 @@ class Tracker:
         return table
 
     def owns(self, agent: Agent, address: bytes) -> bool:
-        """Whether a packed source address is the agent's own."""
+        """Return True if a packed source address belongs to the agent."""
         networks = self._networks.get(agent.networks)
         if networks is None:
             networks = self._networks[agent.networks] = Networks(agent.networks)
@@ -98,7 +98,7 @@ class Tracker:
         return self._timers.next()
 
     def may_pick_up(self, table: FlowTable, key: Key, uptime: float) -> bool:
-        """Whether a connection may begin in mid-stream; its first bytes were not inspected.
+        """Return True if a connection may be picked up in mid-stream, though its first bytes were not inspected.
 
         After a restart of the gateway such connections are picked up for a time. Later, or if the connection was seen
         before, only a forgotten flow looks like this, and one that waits to be forgotten between two halves of a
@@ -115,7 +115,9 @@ class Tracker:
         if len(table) < self._limits.max_flows_agent:
             if self.live < self._limits.max_flows:
                 return True
-            forced = len(table) < self._limits.max_flows // len(self._tables)  # a fair share is not to be kept away
+            forced = len(table) < self._limits.max_flows // len(
+                self._tables
+            )  # an agent below its fair share always gets room
             table = max(self._tables.values(), key=len)
         victim = table.evictable(ts, forced=forced)
         if victim is None:
@@ -124,13 +126,13 @@ class Tracker:
         return True
 
     def charge(self, flow: Flow) -> bool:
-        """Book the bytes now held for inspecting a flow; False if its agent holds too many."""
+        """Count the bytes now held for inspecting a flow; False if its agent holds too many."""
         table = self.table(flow.agent)
         table.buffered += flow.charge()
         return table.buffered <= self._limits.max_buffered
 
     def release(self, flow: Flow) -> None:
-        """Give up inspecting a flow."""
+        """End the inspection of a flow."""
         flow.release()
         self.charge(flow)
 
@@ -161,7 +163,7 @@ class Tracker:
         return list(self._tables)
 
     def flows(self, agent: str | None = None) -> list[Flow]:
-        """The live flows (of one agent), as a list: forgetting some while walking it is fine."""
+        """The live flows (of one agent), as a list: some may be forgotten while it is walked."""
         tables = self._tables.values() if agent is None else [self.table(agent)]
         return [flow for table in tables for flow in table]
 

@@ -48,7 +48,7 @@ class Verdicts:
         self._judge_anew(flow, ts)
 
     def refuse(self, flow: Flow, reason: Reason) -> None:
-        """Refuse a flow for a reason that no rule knows."""
+        """Refuse a flow for a reason that is not in the rules."""
         self._decide(flow, self._judge.refusal(reason, flow.verdict.rule_id))
 
     def object(self, flow: Flow, reason: Reason, ts: float) -> None:
@@ -59,7 +59,7 @@ class Verdicts:
         self._outbox.put(flow_record(flow, ts))
 
     def waits(self, flow: Flow) -> bool:
-        """Whether a flow's hold is still pending."""
+        """Return True if the flow's hold is still pending."""
         return flow.hold in self._holds.pending
 
     def _judge_anew(self, flow: Flow, ts: float) -> bool:
@@ -206,5 +206,5 @@ class Verdicts:
 
 
 def _is_new(flow: Flow) -> bool:
-    """Whether this is the beginning of a flow that the agent opens."""
+    """Return True at the beginning of a flow that the agent opens."""
     return flow.outbound and not (flow.picked_up or flow.admitted or flow.packets_out or flow.packets_in)

@@ -1,4 +1,4 @@
-"""Is a series of moments more regular than an agent's own work can be? An anytime-valid test on the gaps between them.
+"""An anytime-valid test: is a series of moments more regular than an agent's own work can be?
 
 The null hypothesis is "gaps are Gamma distributed with shape at most k0 = 4, at any rate": we take an agent's own turn
 loop to have a coefficient of variation (CV) of 0.5 and more (an assumption: no labelled agent traffic is public), and
@@ -14,7 +14,7 @@ it *ever* reaches c is at most 1/c: one may look after each gap and stop when on
 is proved for fixed n (monotone likelihood ratio) and checked by simulation for all n (tests/engine/test_window.py).
 
 A beacon may begin after irregular traffic, so a new process starts every `SPACING` gaps, and process j has the prior
-weight w_j = 1/((j+1)(j+2)), which sums to 1. What is reported is the *largest* w_j E_j, not the sum. Each E_j is a
+weight w_j = 1/((j+1)(j+2)), which sums to 1. The *largest* w_j E_j is reported, not the sum. Each E_j is a
 martingale in the ratios of its own gaps only: earlier gaps betray the rate, so the sum need not be an e-process when
 the moment to stop may depend on all of them. The maximum needs no more than a union bound, and loses almost nothing:
 
@@ -46,7 +46,7 @@ _LOG_SHAPES = math.log(len(SHAPES))
 
 
 class Estimate(NamedTuple):
-    """What the report says of a series; period, cv and shape are of `gaps`, the last of the n gaps."""
+    """The evidence of a series; period, cv and shape are those of `gaps`, the last of the n gaps."""
 
     n: int  # gaps the evidence rests on
     period: float  # median gap, seconds
@@ -79,12 +79,12 @@ def shape_of(gaps: Iterable[float]) -> float:
 
 
 def clamp(gap: float) -> float:
-    """A gap as the logarithms can take it; not-a-number counts as the shortest."""
+    """Clamp a gap so that its logarithm is finite; not-a-number counts as the shortest."""
     return min(gap, GAP_MAX) if gap > GAP_MIN else GAP_MIN
 
 
 class _Start:
-    """One process: the gaps since its start as three numbers."""
+    """One process: the gaps since its start, as three numbers."""
 
     __slots__ = ("log_weight", "n", "score", "total", "total_log")
 
@@ -103,7 +103,7 @@ class _Start:
 
 
 class GapProcess:
-    """The test of the module's docstring, fed one gap at a time; three numbers a start, KEPT starts.
+    """The test described above, fed one gap at a time; three numbers for each start, KEPT starts.
 
     `dead_time` is the shortest gap the source can deliver (seconds). It is taken off each gap before the test: a
     stream of random moments whose gaps are cut off below looks regular, its excess over the cut does not (for a
@@ -157,7 +157,7 @@ class GapProcess:
 
 
 class _Clusters:
-    """Moments closer than `window` to the one before are one event, dated by the first of them."""
+    """Groups moments: those closer than `window` to the one before are one event, dated by its first moment."""
 
     __slots__ = ("first", "last", "process", "window")
 
@@ -179,9 +179,9 @@ class _Clusters:
 
 
 class Rhythm:
-    """The moments of one key: parallel connections and retries collapsed, and the gaps tested.
+    """The moments of one key: parallel connections and retries are collapsed, and the gaps tested.
 
-    What belongs together depends on the period: three connections within 2 s are one visit of a 60 s beacon and three
+    The moments of one event depend on the period: three connections within 2 s are one visit of a 60 s beacon and three
     of a 1 s beacon. So three windows run side by side, of about a tenth of a period of 1 s, 10 s and 100 s, each with
     a third of the weight. They are fixed: a window that followed the gaps seen so far could be led by the agent, and
     would choose its data. A cluster lasts as long as its moments keep coming within the window, so that bulk traffic

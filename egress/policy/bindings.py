@@ -1,9 +1,8 @@
-"""Which names an agent's addresses have, by the DNS answers that this agent itself received.
+"""Bindings of names to addresses, from the DNS answers that an agent itself received.
 
-A binding says no more than that: who controls the resolver controls the bindings, so allow DNS only towards resolvers
-you trust; and addresses are shared, so the name is checked again in the bytes (`egress.policy.rulebook`). Bindings of
-one agent say nothing about another's. A binding that lapses takes nothing from a flow it has admitted: the engine
-keeps in the flow the names it was admitted by, and judges it by those again.
+The operator of a resolver controls the bindings, so allow DNS only to resolvers that you trust. Addresses are shared,
+so the name is checked again in the bytes (`egress.policy.rulebook`). Each agent has its own bindings. A binding that
+lapses takes nothing from a flow it has admitted: the engine keeps the names in the flow, and judges it by those again.
 """
 
 from __future__ import annotations
@@ -13,29 +12,29 @@ from collections.abc import Iterable
 
 from egress.policy.domain import canonical
 
-# Programs use an answer longer than its TTL says. getaddrinfo hides the TTL, so those that cache choose a time:
+# Programs use an answer longer than its TTL. getaddrinfo hides the TTL, so programs that cache choose a time:
 # Chromium 60 s, the JVM 30 s; and a resolver that counts a TTL down hands out answers of 0 and 1 s.
-FLOOR = 60.0  # seconds a binding holds at least, whatever its TTL
+FLOOR = 60.0  # seconds; the shortest life of a binding, whatever its TTL
 GRACE = 30.0  # beyond its TTL: the time from an answer to the last connection tried with it (slow or many addresses)
-MAX_TTL = 86400.0  # what unbound and BIND cap a TTL at or below; a year's TTL must not outlive what it says
+MAX_TTL = 86400.0  # unbound and BIND cap a TTL at this or less; a TTL of a year must not outlive the facts
 
-MAX_BINDINGS = 16384  # pairs of address and name an agent; past it the one bound longest ago goes
-MAX_NAMES = 64  # of one address; past it the one bound longest ago goes
+MAX_BINDINGS = 16384  # pairs of address and name of one agent; past it the oldest is dropped
+MAX_NAMES = 64  # of one address; past it the oldest is dropped
 
 _NONE: frozenset[str] = frozenset()
 
 
 class Bindings:
-    """Address to names, for each agent. Times are seconds, `address` is packed."""
+    """Maps addresses to names, for each agent. Times are seconds, addresses are packed."""
 
     def __init__(self) -> None:
         self._agents: dict[str, _Table] = {}
 
     def bind(self, agent: str, names: Iterable[str], address: bytes, ttl: float, ts: float) -> None:
-        """The agent was told at `ts` that each of `names` (the one asked and its CNAME chain) has this address.
+        """Record an answer at `ts` that gives each of `names` (the one asked for and its CNAME chain) this address.
 
-        `ttl` is the smallest of the chain's. One above 2^31 - 1 counts as 0 (RFC 2181 section 8). An answer never
-        shortens what an earlier one gave.
+        `ttl` is the smallest of the chain. A TTL above 2^31 - 1 counts as 0 (RFC 2181 section 8). An answer never
+        shortens the life that an earlier one gave.
         """
         table = self._agents.get(agent)
         if table is None:
@@ -45,25 +44,25 @@ class Bindings:
             table.put(address, canonical(name), ts + max(span, FLOOR) + GRACE)
 
     def names_of(self, agent: str, address: bytes, ts: float) -> frozenset[str]:
-        """The names bound to this address for this agent now, as `domain.canonical` spells them."""
+        """The names bound to this address for this agent now, in the spelling of `domain.canonical`."""
         table = self._agents.get(agent)
         names = table.names.get(address) if table is not None else None
         return frozenset(name for name, until in names.items() if ts < until) if names else _NONE
 
     def forget(self, agent: str) -> None:
-        """The agent is gone."""
+        """Forget an agent that is gone."""
         self._agents.pop(agent, None)
 
     def size(self, agent: str) -> int:
-        """Pairs held for an agent, lapsed ones included."""
+        """The number of pairs held for an agent, lapsed ones included."""
         table = self._agents.get(agent)
         return len(table.order) if table is not None else 0
 
 
 class _Table:
-    """One agent's bindings; `order` has the one bound longest ago first.
+    """The bindings of one agent; `order` has the oldest first.
 
-    Lapsed ones are not searched for: they leave from the old end, or with the agent.
+    Lapsed bindings are not searched for: they are dropped as the oldest, or with the agent.
     """
 
     __slots__ = ("names", "order")

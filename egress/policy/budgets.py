@@ -1,10 +1,10 @@
-"""What an agent has used of what it may: bytes, connections and distinct destinations, a minute, hour or episode.
+"""Budgets in use: bytes, connections and distinct destinations of an agent in a minute, an hour or an episode.
 
-Minutes and hours are fixed windows, aligned to the epoch: one number to keep each, the same after a restart, and easy
-to explain. Their price: across a boundary an agent may use up to twice its limit within one span. An episode lasts
-until `forget`. What goes over the limit is counted too, so that a budget once exceeded stays so until its window ends
-and a small packet cannot slip through after a large one was refused. A clock that steps back by less than a span keeps
-its window; by more, begins another.
+Minutes and hours are fixed windows, aligned to the epoch: one number for each, the same after a restart, and easy to
+explain. Their price: across a boundary an agent may use up to twice its limit within one span. An episode lasts until
+`forget`. Use above the limit is counted too, so that an exceeded budget stays exceeded until its window ends, and a
+small packet cannot slip through after a large one was refused. A clock that steps back by less than a span keeps its
+window; a larger step begins another.
 """
 
 from __future__ import annotations
@@ -17,28 +17,28 @@ SECONDS: dict[BudgetSpan, float] = {BudgetSpan.MINUTE: 60.0, BudgetSpan.HOUR: 36
 
 
 class Budgets:
-    """The meters of all agents of one engine. Cost does not grow with use: a few comparisons a packet."""
+    """The meters of all agents of one engine. A packet costs a few comparisons, however much was used."""
 
     def __init__(self) -> None:
         self._meters: dict[str, _Meter] = {}
 
     def note_flow(self, agent: Agent, remote: bytes, ts: float) -> Budget | None:
-        """The agent opens a flow to `remote` (packed): the budget that this exceeds, if any.
+        """Count a flow that the agent opens to `remote` (packed); return the budget that it exceeds, if any.
 
         A destination that is refused for a budget does not count as visited.
         """
         return self._meter(agent).opened(remote, ts) if agent.budgets else None
 
     def note_bytes(self, agent: Agent, size: int, ts: float) -> Budget | None:
-        """The agent sends `size` IP bytes: the budget that this exceeds, if any."""
+        """Count `size` IP bytes that the agent sends; return the budget that they exceed, if any."""
         return self._meter(agent).sent(size, ts) if agent.budgets else None
 
     def used(self, agent: Agent, ts: float) -> tuple[tuple[Budget, int], ...]:
-        """Each budget with what is used of it in its present window (destinations: at most the limit)."""
+        """Each budget with its use in the present window (destinations: at most the limit)."""
         return tuple((count.budget, count.used(ts)) for count in self._meter(agent).counts) if agent.budgets else ()
 
     def forget(self, agent: str) -> None:
-        """The agent is gone, its episode over."""
+        """Forget an agent that is gone; its episode is over."""
         self._meters.pop(agent, None)
 
     def _meter(self, agent: Agent) -> _Meter:
@@ -49,13 +49,13 @@ class Budgets:
 
 
 def renews(budget: Budget, ts: float) -> float:
-    """When a budget exceeded at `ts` begins anew, in seconds since the epoch; infinity for an episode's."""
+    """The time at which a budget exceeded at `ts` begins anew, in seconds since the epoch; infinity for an episode."""
     span = SECONDS[budget.span]
     return (ts // span + 1) * span if math.isfinite(span) else math.inf
 
 
 class _Meter:
-    """One agent's counts. Of two budgets that count the same thing the stricter one speaks."""
+    """The counts of one agent. Of two budgets for the same measure and span the stricter one counts."""
 
     __slots__ = ("_bytes", "_connections", "_destinations", "budgets", "counts")
 
@@ -87,7 +87,7 @@ class _Meter:
 
 
 def _add(counts: tuple[_Count, ...], size: int, ts: float) -> Budget | None:
-    """Count in every window; the first budget that is exceeded."""
+    """Count in every window; return the first budget that is exceeded."""
     exceeded = None
     for count in counts:
         if count.add(size, ts) and exceeded is None:
@@ -96,7 +96,7 @@ def _add(counts: tuple[_Count, ...], size: int, ts: float) -> Budget | None:
 
 
 class _Count:
-    """One budget's use in its present window; an agent whose limit is edited keeps what it has used."""
+    """The use of one budget in its present window; it is kept when the limit is edited."""
 
     __slots__ = ("_begin", "_end", "_seen", "_span", "_total", "budget")
 
@@ -116,13 +116,13 @@ class _Count:
         return self._total > self.budget.limit
 
     def has_room(self, remote: bytes, ts: float) -> bool:
-        """Whether this destination is within the limit."""
+        """Return True if this destination is within the limit."""
         if not self._begin <= ts < self._end:
             self._renew(ts)
         return remote in self._seen or len(self._seen) < self.budget.limit
 
     def visit(self, remote: bytes) -> None:
-        """Remember a destination that has room; so never more than the limit."""
+        """Remember a destination that has room: so there are never more than the limit."""
         self._seen.add(remote)
 
     def used(self, ts: float) -> int:

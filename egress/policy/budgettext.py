@@ -1,6 +1,6 @@
-"""A budget as people write it, `MEASURE=LIMIT/SPAN` (bytes=10mb/hour), and as JSON: strict reading, and writing back.
+"""Budgets as text, `MEASURE=LIMIT/SPAN` (bytes=10mb/hour), and as JSON: strict reading, and writing.
 
-Errors are ValueErrors: phrases that follow the value and say what is right.
+Errors are ValueErrors: phrases that follow the value and state the right form.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from egress.model import Budget, BudgetSpan, Measure
 
 FORM = "MEASURE=LIMIT/SPAN, such as bytes=10mb/hour, connections=100/minute or destinations=20/episode"
-MAX_LIMIT = (1 << 53) - 1  # what every reader of JSON holds exactly; 9 petabytes
+MAX_LIMIT = (1 << 53) - 1  # every reader of JSON holds this exactly; 9 petabytes
 
 _TEXT = re.compile(r"([a-z]+)=([0-9]{1,16})([A-Za-z]*)/([a-z]+)", re.ASCII)
 _AMOUNT = re.compile(r"([0-9]{1,16})([A-Za-z]*)", re.ASCII)
@@ -21,26 +21,26 @@ _SPANS = {span.value: span for span in BudgetSpan}
 
 
 def parse_budget(text: str) -> Budget:
-    """`bytes=10mb/hour`: sizes are decimal (1k = 1000), in either case, with or without the b; only bytes have them."""
+    """Read `bytes=10mb/hour`. Units are decimal (1k = 1000), in either case, with or without b; for bytes only."""
     match = _TEXT.fullmatch(text)
     if match is None:
         raise ValueError(f"must be {FORM}")
     measure, span = _MEASURES.get(match[1]), _SPANS.get(match[4])
     if measure is None:
-        raise ValueError(f"counts nothing we know: must be {' or '.join(_MEASURES)}, as in bytes=10mb/hour")
+        raise ValueError(f"is not a valid measure: must be {' or '.join(_MEASURES)}, as in bytes=10mb/hour")
     if span is None:
-        raise ValueError(f"has no span we know: must end with /{' or /'.join(_SPANS)}")
+        raise ValueError(f"has no valid span: must end with /{' or /'.join(_SPANS)}")
     unit = _UNITS.get(match[3].lower())
     if unit is None or (match[3] and measure is not Measure.BYTES):
         sizes = "a whole number, for bytes also with k, m or g (10mb)"
-        raise ValueError(f"has a limit that is no number: must be {sizes}")
+        raise ValueError(f"has a limit that is not a number: must be {sizes}")
     budget = Budget(measure, int(match[2]) * unit, span)
     check_budgets((budget,))
     return budget
 
 
 def parse_bytes(text: str) -> int:
-    """`10mb`: an amount of bytes, written as in a budget."""
+    """Read an amount of bytes, written as in a budget: `10mb`."""
     match = _AMOUNT.fullmatch(text)
     unit = None if match is None else _UNITS.get(match[2].lower())
     if match is None or unit is None or not 0 < int(match[1]) * unit <= MAX_LIMIT:
@@ -49,31 +49,33 @@ def parse_bytes(text: str) -> int:
 
 
 def budget_text(budget: Budget) -> str:
-    """The shortest text that reads as this budget."""
+    """Write a budget as the shortest text that reads as it."""
     sizes = ("gb", "mb", "kb", "") if budget.measure is Measure.BYTES else ("",)
     unit = next(unit for unit in sizes if budget.limit % _UNITS[unit] == 0)
     return f"{budget.measure}={budget.limit // _UNITS[unit]}{unit}/{budget.span}"
 
 
 def check_budgets(budgets: Iterable[Budget]) -> None:
-    """What the budgets of one agent must be: within bounds, and one for each measure and span."""
+    """Check that the budgets of one agent are within bounds, and one for each measure and span."""
     seen = set()
     for budget in budgets:
         kind = f"{budget.measure}/{budget.span}"
         if not 0 < budget.limit <= MAX_LIMIT:
-            raise ValueError(f"has a limit out of range: must be from 1 to {MAX_LIMIT} (who may nothing has no rule)")
+            raise ValueError(
+                f"has a limit out of range: must be from 1 to {MAX_LIMIT} (to allow nothing, have no rule)"
+            )
         if kind in seen:
             raise ValueError(f"limits {kind} twice: give one budget for each measure and span")
         seen.add(kind)
 
 
 def budgets_to_json(budgets: Iterable[Budget]) -> list[dict[str, object]]:
-    """[{"measure": "bytes", "limit": 10000000, "span": "hour"}, …]."""
+    """Write budgets as [{"measure": "bytes", "limit": 10000000, "span": "hour"}, …]."""
     return [{"measure": str(budget.measure), "limit": budget.limit, "span": str(budget.span)} for budget in budgets]
 
 
 def budgets_from_json(document: object) -> tuple[Budget, ...]:
-    """The budgets `budgets_to_json` made this of."""
+    """Read the output of `budgets_to_json`."""
     if not isinstance(document, list):
         raise ValueError("must be a list of budgets")
     budgets = tuple(map(_from_json, document))

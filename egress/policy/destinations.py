@@ -1,4 +1,4 @@
-"""Destinations refused to an agent after a finding, remembered while they are tried and for a time after."""
+"""Destinations refused to an agent after a finding; remembered while the agent tries them, and for a time after."""
 
 from __future__ import annotations
 
@@ -8,21 +8,24 @@ MAX_DESTINATIONS = 4096  # of one agent; each cost it a proven finding, and no o
 
 
 class Destinations:
+    """The refused destinations of all agents; `timeout` in seconds."""
+
     def __init__(self, timeout: float) -> None:
         self._timeout = timeout
-        self._agents: dict[str, OrderedDict[bytes, float]] = {}  # until when, the first to expire first
+        self._agents: dict[str, OrderedDict[bytes, float]] = {}  # address to expiry, the first to expire first
 
     def remember(self, agent: str, remote: bytes, ts: float) -> None:
-        """From now on `agent` may not open flows to this (packed) address."""
+        """Refuse flows of `agent` to this (packed) address from now on."""
         known = self._current(agent, ts)
         if remote in known or len(known) < MAX_DESTINATIONS:
             known[remote] = ts + self._timeout
             known.move_to_end(remote)
 
     def refused(self, agent: str, remote: bytes, ts: float) -> bool:
-        """Whether it is refused; trying keeps it so. An agent with a full list is refused every destination.
+        """Return True if the address is refused to the agent, and remember it longer, since it was tried.
 
-        Were the oldest given up instead, beacons to addresses that do not matter would free the one that does.
+        An agent with a full list is refused every destination. If the oldest were dropped instead, beacons to addresses
+        that do not matter would free the one that does.
         """
         if agent not in self._agents:
             return False
@@ -39,5 +42,5 @@ class Destinations:
         return known
 
     def forget(self, agent: str) -> None:
-        """The agent is gone."""
+        """Forget an agent that is gone."""
         self._agents.pop(agent, None)

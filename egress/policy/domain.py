@@ -1,8 +1,8 @@
 """Domain names and name patterns: one spelling, one way to compare.
 
 A pattern is an exact name, `*.x` (exactly one label more than x) or `**.x` (one label or more). People write names in
-any case, with a trailing dot, or in their own script; on the wire a name comes in whatever case a resolver gave it
-(0x20 mixing). Both become the spelling of the DNS: lower-case ASCII labels, A-labels for other scripts (UTS #46,
+any case, with a trailing dot, or in their own script; on the wire a name may come in mixed case (0x20 mixing of
+resolvers). Both become the spelling of the DNS: lower-case ASCII labels, A-labels for other scripts (UTS #46,
 non-transitional, then IDNA 2008, RFC 5891), no trailing dot. Limits are those of RFC 1035 section 2.3.4.
 """
 
@@ -17,9 +17,9 @@ from typing import NamedTuple
 
 import idna
 
-MAX_NAME = 255  # octets on the wire: a length byte a label, and the root's
+MAX_NAME = 255  # octets on the wire: a length byte for each label, and that of the root
 MAX_LABEL = 63
-RESERVED = "any"  # the word for every destination; no pattern may come to be spelled like it
+RESERVED = "any"  # the word for every destination; no pattern may have this spelling
 
 _LABEL = re.compile(r"[a-z0-9_-]+")
 _HOST = re.compile(rf"(?=.{{1,{MAX_NAME - 2}}}\Z)[a-z0-9_-]{{1,63}}(?:\.[a-z0-9_-]{{1,63}})*")
@@ -30,7 +30,7 @@ _WILDCARD_FORM = "a wildcard stands only as the whole first label: *.example.org
 
 
 class Depth(Enum):
-    """How many labels a pattern wants in front of its base."""
+    """The number of labels that a pattern matches in front of its base."""
 
     EXACT = ""
     ONE = "*."
@@ -38,6 +38,8 @@ class Depth(Enum):
 
 
 class Pattern(NamedTuple):
+    """An exact name, or all names one or more labels below it."""
+
     base: str  # normalised
     depth: Depth
 
@@ -46,11 +48,11 @@ class Pattern(NamedTuple):
 
 
 def normalise(name: str) -> str:
-    """The one spelling of a host name. Raises ValueError: a phrase that says what is wrong with it."""
+    """Return a host name in its one spelling. Raises ValueError: a phrase that states the mistake."""
     if len(name) > MAX_NAME:
         raise ValueError(_TOO_LONG)
     if _HOST.fullmatch(name) and "xn--" not in name and not name[-1].isdigit() and "0x" not in name:
-        return name  # as most come; what follows gives the same
+        return name  # the common case; the code below would return the same
     if not name.isascii():
         try:
             name = idna.uts46_remap(name, std3_rules=False, transitional=False)
@@ -60,13 +62,13 @@ def normalise(name: str) -> str:
     if sum(len(label) + 1 for label in labels) + 1 > MAX_NAME:
         raise ValueError(_TOO_LONG)
     if _NUMBER.fullmatch(labels[-1]):
-        raise ValueError("ends in a number, so it is no name, and it is no address either")
+        raise ValueError("ends in a number, but is not a valid address")
     return ".".join(labels)
 
 
 def _label(label: str) -> str:
     if not label:
-        raise ValueError("has an empty label: a dot too many, or nothing at all")
+        raise ValueError("has an empty label: a dot too many, or no text at all")
     try:
         ascii_label = label if label.isascii() else idna.alabel(label).decode("ascii")
         if ascii_label.startswith("xn--"):
@@ -81,25 +83,25 @@ def _label(label: str) -> str:
 
 
 def parse_pattern(text: str) -> Pattern:
-    """Read an exact name, `*.x` or `**.x`. Raises ValueError: a phrase that says what is wrong with it."""
+    """Read an exact name, `*.x` or `**.x`. Raises ValueError: a phrase that states the mistake."""
     if not text:
         raise ValueError("is empty; write a name, or any")
     if not text.strip("*."):
-        raise ValueError("would be every name there is; write any instead")
+        raise ValueError("would match every name; write any instead")
     depth = next((depth for depth in (Depth.DEEP, Depth.ONE) if text.startswith(depth.value)), Depth.EXACT)
     rest = text[len(depth.value) :]
     if "*" in rest:
         raise ValueError(f"has a wildcard in the wrong place; {_WILDCARD_FORM}")
     base = normalise(rest)
     if depth is Depth.EXACT and base == RESERVED:
-        raise ValueError("is no host's name but the word for every destination; write any")
+        raise ValueError("is not a host name but the word for every destination; write any")
     if depth is not Depth.EXACT and len(base) + 4 > MAX_NAME:
         raise ValueError(f"leaves no room for another label in {MAX_NAME} octets")
     return Pattern(base, depth)
 
 
 def matches(pattern: Pattern, name: str) -> bool:
-    """Whether a normalised (or `canonical`) name is what the pattern speaks of."""
+    """Return True if the pattern matches a normalised (or `canonical`) name."""
     if pattern.depth is Depth.EXACT:
         return name == pattern.base
     if pattern.depth is Depth.ONE:
@@ -108,10 +110,10 @@ def matches(pattern: Pattern, name: str) -> bool:
 
 
 def canonical(name: str) -> str:
-    """The spelling under which a name from the wire is compared. Never raises.
+    """Return the spelling under which a name from the wire is compared. Never raises.
 
-    What no host can be called keeps its form, in lower case without the last dot: a deny pattern may still find it,
-    and `is_host` tells that an allow pattern must not.
+    A name that no host can have keeps its form, in lower case without the last dot: a deny pattern may still match it,
+    an allow pattern must not (`is_host`).
     """
     return _canonical(name) if len(name) <= MAX_NAME else _plain(name)
 
@@ -129,21 +131,21 @@ def _plain(name: str) -> str:
 
 
 def is_host(name: str) -> bool:
-    """Whether a canonical name is one that a host can have; others must not be allowed by a wildcard."""
+    """Return True if a host can have this canonical name; a wildcard must not allow others."""
     return _HOST.fullmatch(name) is not None
 
 
 def is_address(name: str) -> bool:
-    """Whether a canonical name is an address written out, as in `Host: 192.0.2.7`: it names nobody."""
+    """Return True if a canonical name is an address as text, as in `Host: 192.0.2.7`: then it is not a name."""
     if ":" in name:
         return _parses(IPv6Address, name.removeprefix("[").removesuffix("]"))
     return name[-1:].isdigit() and _parses(IPv4Address, name)
 
 
 def reverse_address(name: str) -> bytes | None:
-    """The packed address that a canonical reverse name (RFC 1035 section 3.5, RFC 3596 section 2.5) asks about.
+    """Return the packed address in a canonical reverse name (RFC 1035 section 3.5, RFC 3596 section 2.5).
 
-    None where it is no reverse name, or one of a whole network.
+    None for another name, and for the reverse name of a whole network.
     """
     if not name.endswith(".arpa"):
         return None

@@ -1,4 +1,4 @@
-"""The policy document (a YAML file, or the same as JSON) and its strict reading into `model.Rule`s.
+"""The policy document (a YAML file, or the same as JSON), read strictly into rules (`model.Rule`).
 
     rules:
       - action: allow              # or deny; deny beats allow beats the agent's default
@@ -7,16 +7,16 @@
         protocol: tcp              # tcp, udp, icmp, … or a number; default any
         ports: [22, 8000-8100]     # a port, a range or a list of them; default any
         app: ssh                   # application protocol; default any
-        exempt: [ssh.*]            # signatures this allow rule silences
+        exempt: [ssh.*]            # signatures that this allow rule exempts
         unnamed: true              # a name rule: also where the bytes hide the name (ECH, no SNI); default false
-        expires: 2030-01-31T12:00:00Z  # from then on the rule says nothing; default forever
+        expires: 2030-01-31T12:00:00Z  # the rule is ignored from then on; default forever
         comment: backups
         author: ops
         id: backups                # default: a hash of the rule, so that it stays the same between reloads
 
-What is not understood is refused, with the file, the rule's number and the field: a policy half read is a hole.
-A file is read again and again, so `expires` there is an instant: a duration would begin anew with each reading, and a
-`once` rule be good again. Whoever imports a document at a known moment passes that moment, and may use both.
+Anything that is not understood is refused, with the file, the rule's number and the field: a policy of which a part is
+ignored is a hole. A file is read again and again, so `expires` is an instant there: a duration would begin anew with
+each reading, and a `once` rule would be valid again. In an import, which has a known moment, both may be used.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _Safe: type[yaml.SafeLoader] = yaml.CSafeLoader if _FAST else yaml.SafeLoader  #
 
 @dataclass(frozen=True, slots=True)
 class Mistake:
-    """What is wrong in a document."""
+    """A mistake in a document."""
 
     index: int | None  # of the rule, from 0; None: the document as a whole
     field: str  # "": the rule as a whole
@@ -51,7 +51,7 @@ class Mistake:
 
 
 class _Loader(_Safe):  # type: ignore[misc, valid-type]
-    """YAML without its habit of letting the last of two equal keys win, and without merge keys, which can explode."""
+    """A YAML loader that refuses equal keys (of which YAML takes the last) and merge keys (which can explode)."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[object, object]:
         seen = set()
@@ -59,14 +59,14 @@ class _Loader(_Safe):  # type: ignore[misc, valid-type]
             if isinstance(key, yaml.ScalarNode) and key.value in seen:
                 raise yaml.constructor.ConstructorError(None, None, f"{key.value!r} is given twice", key.start_mark)
             if key.tag == "tag:yaml.org,2002:merge":
-                raise yaml.constructor.ConstructorError(None, None, "<< (a merge) is not for policies", key.start_mark)
+                raise yaml.constructor.ConstructorError(None, None, "<< (a merge) is not supported", key.start_mark)
             seen.add(key.value if isinstance(key, yaml.ScalarNode) else id(key))
         made: dict[object, object] = super().construct_mapping(node, deep)
         return made
 
 
 def load_policy(path: Path) -> tuple[Rule, ...]:
-    """The rules in a policy file, in its order. Raises InputError, one line: file, rule number, field, right form."""
+    """Read the rules of a policy file, in its order. Raises InputError: file, rule number, field, right form."""
     try:
         with path.open("rb") as file:
             raw = file.read(MAX_BYTES + 1)
@@ -78,7 +78,7 @@ def load_policy(path: Path) -> tuple[Rule, ...]:
 
 
 def parse_policy(text: str | bytes, name: str, now: float | None = None) -> tuple[Rule, ...]:
-    """The rules in a policy document; `name` is what errors call it. Raises InputError.
+    """Read the rules of a policy document; errors call it `name`. Raises InputError.
 
     `now` (seconds since the epoch): the document is imported at that moment, so durations and `once` make sense.
     """
@@ -89,7 +89,7 @@ def parse_policy(text: str | bytes, name: str, now: float | None = None) -> tupl
 
 
 def parse_yaml(text: str | bytes, name: str) -> object:
-    """A YAML document as plain Python. Raises InputError."""
+    """Read a YAML document into plain Python values. Raises InputError."""
     try:
         _refuse_depth(text)
         return yaml.load(text, _Loader)  # noqa: S506 - a SafeLoader, made stricter
@@ -98,7 +98,7 @@ def parse_yaml(text: str | bytes, name: str) -> object:
 
 
 def read_document(document: object, name: str, now: float | None = None) -> tuple[Rule, ...]:
-    """The rules in a document that is parsed already (YAML or JSON); otherwise as `parse_policy`."""
+    """Read the rules of a document that is parsed already (YAML or JSON); otherwise as `parse_policy`."""
     rules, mistakes = check_document(document, now)
     for first in mistakes:
         where = f"{name}: " if first.index is None else f"{name}: rule {first.index + 1}: "
@@ -109,7 +109,7 @@ def read_document(document: object, name: str, now: float | None = None) -> tupl
 def check_document(
     document: object, now: float | None = None, most: int = MAX_RULES
 ) -> tuple[tuple[Rule, ...], tuple[Mistake, ...]]:
-    """The rules in a document of at most `most` rules, and everything that is wrong with it."""
+    """Return the rules of a document of at most `most` rules, and all its mistakes."""
     if not isinstance(document, dict) or set(document) != {"rules"}:
         return (), (Mistake(None, "", "expected `rules:` and nothing else at the top, followed by a list of rules"),)
     listed = document["rules"]
@@ -132,29 +132,31 @@ def check_document(
 
 
 def to_document(rules: Iterable[Rule]) -> dict[str, list[dict[str, object]]]:
-    """The document that reads as these rules (`created` aside), of plain JSON types; defaults are left out."""
+    """Write rules (without `created`) as a document of plain JSON types; defaults are left out."""
     return {"rules": [to_mapping(rule) for rule in rules]}
 
 
 def dump_yaml(rules: Iterable[Rule]) -> str:
+    """Write rules as a YAML document."""
     return document_yaml(to_document(rules))
 
 
 def document_yaml(document: object) -> str:
-    """A document of plain JSON types as YAML."""
+    """Write a document of plain JSON types as YAML."""
     dumper = yaml.CSafeDumper if _FAST else yaml.SafeDumper
     text: str = yaml.dump(document, Dumper=dumper, sort_keys=False, allow_unicode=True, width=120)
     return text
 
 
 def dump_json(rules: Iterable[Rule]) -> str:
+    """Write rules as a JSON document."""
     return json.dumps(to_document(rules), indent=2, ensure_ascii=False)
 
 
 def _refuse_depth(text: str | bytes) -> None:
-    """libyaml's composer recurses on the C stack, which nothing bounds; its parser, asked here, does not."""
+    """Refuse deep nesting: libyaml's composer recurses on the C stack without a bound, its parser does not."""
     if not _FAST:
-        return  # Python's raises RecursionError
+        return  # the composer in Python raises RecursionError
     depth = 0
     for event in yaml.parse(text, yaml.CSafeLoader):
         if isinstance(event, yaml.CollectionStartEvent):

@@ -1,9 +1,9 @@
-"""Rules by destination: from an address and its names to the few rules that may speak of it, however many there are.
+"""An index of rules by destination: finds the few rules that may match an address and its names, among any number.
 
 Names are found by their own spelling and by each of their suffixes, addresses by their prefix under each prefix length
-in use, and `any` is always a candidate. What else a rule asks for (protocol, ports, application, time) is compared on
-the candidates alone, so that cost grows with the rules of one destination and not with the policy. So does that of
-taking a rule out again, and what has become empty is dropped.
+in use, and rules for `any` are always candidates. The other conditions of a rule (protocol, ports, application, time)
+are compared on the candidates alone, so the cost grows with the rules for one destination and not with the policy. The
+same is true for the removal of a rule; empty parts are dropped.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Destination = Pattern | Network | None  # None: any
 class IndexedRule(NamedTuple):
     """A rule, ready to be compared."""
 
-    position: tuple[int, int]  # the rule's own, and when it came: of no two entries the same
+    position: tuple[int, int]  # the rule's own, and a serial number: different for any two rules
     rule: Rule
     destination: Destination
     proto: int  # -1: any
@@ -35,11 +35,11 @@ POSITION = attrgetter("position")
 
 
 def parse_destination(text: str) -> Destination:
-    """Compile what the policy reader has accepted. Raises ValueError for what is no destination."""
+    """Compile a destination that the policy reader has accepted. Raises ValueError if it is not a valid one."""
     if text == "any":
         return None
     if text[-1:].isalpha() and ":" not in text:
-        return parse_pattern(text)  # spared the slow way to find out that it is no address
+        return parse_pattern(text)  # not an address: saves the slow attempt to parse it as one
     try:
         return Network.parse(text)
     except ValueError:
@@ -47,21 +47,21 @@ def parse_destination(text: str) -> Destination:
 
 
 def parse_protocol(text: str) -> int:
-    """The number of a protocol by name or number, -1 for any. Raises ValueError for what is none."""
+    """Return the number of a protocol given by name or number, -1 for any. Raises ValueError for an invalid one."""
     if not text:
         return -1
     return PROTOCOL_NUMBERS[text] if text in PROTOCOL_NUMBERS else int(text)
 
 
 def depth(destination: Destination) -> int:
-    """Labels in the base of a ** pattern; 0 for every other destination."""
+    """Return the number of labels in the base of a ** pattern; 0 for every other destination."""
     if isinstance(destination, Pattern) and destination.depth is Depth.DEEP:
         return destination.base.count(".") + 1
     return 0
 
 
 class DestinationKeys(NamedTuple):
-    """A destination taken apart into the keys that rules are found by; made once, asked of many indexes."""
+    """The keys under which an index finds the rules for a destination; made once, used for many indexes."""
 
     size: int  # of the packed address
     value: int  # the address as a number
@@ -70,10 +70,11 @@ class DestinationKeys(NamedTuple):
     suffixes: tuple[str, ...]  # the parents, and the parents of those
 
 
-def place(address: bytes, names: Iterable[str], deepest: int) -> DestinationKeys:
-    """The keys of a packed address (b"": none) and its canonical names.
+def destination_keys(address: bytes, names: Iterable[str], deepest: int) -> DestinationKeys:
+    """Return the keys of a packed address (b"": none) and its canonical names.
 
-    `deepest`: no suffix of more labels is anybody's base, so that a name of 127 labels costs what its last ones do.
+    `deepest`: the most labels in the base of a pattern. Longer suffixes are left out, so that a name of 127 labels
+    costs no more than its last ones.
     """
     names = tuple(names)
     parents = tuple(name.partition(".")[2] for name in names)
@@ -88,7 +89,7 @@ def place(address: bytes, names: Iterable[str], deepest: int) -> DestinationKeys
 
 
 class Index:
-    """Some rules, by destination."""
+    """Rules by destination."""
 
     __slots__ = ("_any", "_count", "_deep", "_exact", "_networks", "_one")
 
@@ -112,33 +113,33 @@ class Index:
             table = self._networks[destination.size].setdefault(destination.shift, {})
             _insert(table.setdefault(destination.prefix, []), entry)
         else:
-            _insert(self._called(destination).setdefault(destination.base, []), entry)
+            _insert(self._names(destination).setdefault(destination.base, []), entry)
 
     def remove(self, entry: IndexedRule) -> None:
-        """Take out an entry that is in here."""
+        """Remove a rule that is in the index."""
         destination = entry.destination
         self._count -= 1
         if destination is None:
-            _take(self._any, entry)
+            _remove(self._any, entry)
         elif isinstance(destination, Network):
             tables = self._networks[destination.size]
             table = tables[destination.shift]
-            if not _take(table[destination.prefix], entry):
+            if not _remove(table[destination.prefix], entry):
                 del table[destination.prefix]
             if not table:
                 del tables[destination.shift]
         else:
-            names = self._called(destination)
-            if not _take(names[destination.base], entry):
+            names = self._names(destination)
+            if not _remove(names[destination.base], entry):
                 del names[destination.base]
 
     def anywhere(self) -> list[Bucket]:
-        """The rules whose destination is everything: `any`, and the networks of prefix length 0."""
+        """The rules for every destination: `any`, and networks of prefix length 0."""
         whole = [tables.get(8 * size, {}).get(0) for size, tables in self._networks.items()]
         return [bucket for bucket in (self._any, *whole) if bucket]
 
-    def about(self, where: DestinationKeys) -> list[Bucket]:
-        """Every rule that may speak of this destination, those of `any` aside; the same bucket may come twice."""
+    def specific(self, where: DestinationKeys) -> list[Bucket]:
+        """The rules that may match this destination, without those for `any`; the same bucket may come twice."""
         found: list[Bucket] = []
         for shift, table in self._networks.get(where.size, {}).items():
             if bucket := table.get(where.value >> shift):
@@ -154,10 +155,10 @@ class Index:
         return found
 
     def reaching(self, where: DestinationKeys) -> list[Bucket]:
-        """Every rule that may speak of this destination."""
-        return [self._any, *self.about(where)] if self._any else self.about(where)
+        """The rules that may match this destination."""
+        return [self._any, *self.specific(where)] if self._any else self.specific(where)
 
-    def _called(self, pattern: Pattern) -> dict[str, Bucket]:
+    def _names(self, pattern: Pattern) -> dict[str, Bucket]:
         if pattern.depth is Depth.EXACT:
             return self._exact
         return self._one if pattern.depth is Depth.ONE else self._deep
@@ -170,7 +171,7 @@ def _insert(bucket: Bucket, entry: IndexedRule) -> None:
         bucket.append(entry)
 
 
-def _take(bucket: Bucket, entry: IndexedRule) -> Bucket:
-    """Take an entry out of its bucket; what is left."""
+def _remove(bucket: Bucket, entry: IndexedRule) -> Bucket:
+    """Remove a rule from its bucket; return the bucket."""
     del bucket[bisect_left(bucket, entry.position, key=POSITION)]
     return bucket

@@ -1,22 +1,22 @@
-"""Rules to verdicts. One written order: deny, allow, the agent's default; a finding overrides an allow.
+"""From rules to verdicts, in one order: deny rules, allow rules, the agent's default.
 
-Among several rules of one kind that of the lowest position speaks. A rule that asks for what cannot be known yet admits
-a flow and is asked again when it is known, for nobody can send a byte through a connection that may not open:
+Among several matching rules of one kind the one with the lowest position decides. A condition that cannot be checked
+yet admits the flow and is checked later, since a connection that may not open never sends a byte to check:
 
-    application   unknown: admits. Identified, or past identifying (`App.UNKNOWN`): must be the rule's
-    name          admits where the address is bound to a name of the rule (`egress.policy.bindings`). Once the bytes say
-                  a name (SNI, QUIC, Host, :authority) it must be one of the same rule's, for addresses are shared.
-                  Bytes that hide it (ECH, no SNI, an address for a name) are refused unless the rule is `unnamed`.
-                  Protocols that carry no name (SSH) are left to the binding; an address without a binding is an
-                  address only
+    application   not identified yet: admits. Identified, or past identifying (`App.UNKNOWN`): must be the rule's
+    name          admits if the address is bound to a name that the rule matches (`egress.policy.bindings`). Once the
+                  bytes carry a name (SNI, QUIC, Host, :authority) the same rule must match it, since addresses are
+                  shared. Bytes that hide the name (ECH, no SNI, an address in place of a name) are refused unless the
+                  rule is `unnamed`. For protocols that carry no name (SSH) the binding decides; an address without a
+                  binding has no name
 
-A deny rule with a name speaks where a bound name or the name in the bytes is its own.
+A deny rule with a name matches if it matches a bound name or the name in the bytes.
 
-A query tells its name to whoever runs the name's servers, so it is judged too (`may_resolve`). Where the default is to
-refuse, a name may be resolved if a rule could admit a flow by it: a rule with a pattern that matches, or one that goes
-everywhere and not to DNS servers only (else the rule that lets an agent ask would allow every question). Rules with an
-address make no name resolvable, but the reverse name of each address they reach. What is denied whole, whatever its
-protocol, ports and application, is not resolved either.
+A query carries its name to the operators of the name's servers, so it is judged too (`may_resolve`). If the default is
+to refuse, a name may be resolved if a rule could admit a flow by it: a rule with a pattern that matches the name, or a
+rule for every destination that is not for DNS servers only (else the rule that lets an agent query would allow every
+name). Rules with an address make no name resolvable, except the reverse names of the addresses they match. A name that
+is denied for any protocol, port and application is not resolved either.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ from egress.policy.index import (
     DestinationKeys,
     Index,
     IndexedRule,
+    destination_keys,
     parse_destination,
     parse_protocol,
-    place,
 )
 from egress.policy.selectors import Catalogue, reaching
 
@@ -47,7 +47,7 @@ _NO_NAMES: frozenset[str] = frozenset()
 
 
 class Subject(Protocol):
-    """What policy looks at: the part of a flow that rules speak of."""
+    """The part of a flow that rules look at."""
 
     proto: int
     remote: bytes
@@ -55,51 +55,51 @@ class Subject(Protocol):
     outbound: bool
     app: str
     names: frozenset[str]  # bound to `remote` for this agent when the flow was opened, and since
-    said: str | None  # the name in the bytes; None: not read (yet), "": read, and there is none
-    hidden: bool  # the bytes hold an encrypted name (ECH), whatever they say in the clear
-    rule: Rule | None  # that admitted it before: one that is spent stays good for it
+    said: str | None  # the name in the bytes; None: not read (yet), "": the bytes carry no name
+    hidden: bool  # the bytes hold an encrypted name (ECH), perhaps besides one in clear text
+    rule: Rule | None  # the rule that admitted it: even when spent it stays valid for this flow
 
 
 class Rulebook:
-    """A policy compiled. `before`, the one it replaces, hands on hits and spent rules, and saves half of the work.
+    """A compiled policy. `before`, the one it replaces, hands on hits and spent rules, and saves half of the work.
 
-    Among rules of a kind the lower `Rule.position` speaks first, among equal ones that which came first. The id of a
-    rule is its own: ValueError for two of one id, and for what is no destination or protocol.
+    Among rules of a kind the lower `Rule.position` decides, among equal ones the first. Raises ValueError for two rules
+    with one id, and for an invalid destination or protocol.
     """
 
     def __init__(self, policy: Policy, before: Rulebook | None = None) -> None:
         self.version = policy.version
-        self.hits: dict[str, tuple[int, float]] = {}  # rule id to how often, and when last
+        self.hits: dict[str, tuple[int, float]] = {}  # rule id to the number of flows, and the time of the last
         self._spent: dict[str, Rule] = {}
         self._entries: dict[str, IndexedRule] = {}  # by rule id
         self._catalogue = Catalogue()
-        self._arrived = 0  # rules so far, those that are gone included
-        self._expiries: list[float] = []  # sorted, one a rule that has one
+        self._arrived = 0  # rules so far, removed ones included
+        self._expiries: list[float] = []  # sorted; one for each rule that expires
         entries = before._entries.values() if before is not None else ()
         known = {entry.rule.destination: entry.destination for entry in entries}
         for rule in policy.rules:
             if rule.id in self._entries:
-                raise ValueError(f"the policy has two rules of the id {rule.id}")
+                raise ValueError(f"the policy has two rules with the id {rule.id}")
             self._enter(self._compiled(rule, known))
         self._expiries = sorted(rule.expires_at for rule in policy.rules if rule.expires_at is not None)
         if before is not None:
             self._inherit(policy, before)
 
-    def moved(self, change: PolicyChange) -> list[IndexedRule]:
-        """The rules that a change takes out and those that it brings, compiled. Raises ValueError as `apply`."""
+    def changed(self, change: PolicyChange) -> list[IndexedRule]:
+        """The rules that a change removes and adds, compiled. Raises ValueError as `apply`."""
         added = self._fitting(change)
         return [self._entries[rule_id] for rule_id in change.removed] + added
 
     def decide(self, agent: Agent, subject: Subject, ts: float) -> tuple[Verdict, Rule | None]:
-        """The verdict of the rules, with the allow rule that admits the flow (None: the default, or refused)."""
+        """Return the verdict of the rules, and the allow rule that admits the flow (None: the default, or refused)."""
         said = subject.said
         if said:
             said = canonical(said)
             said = "" if is_address(said) else said
         mine = self._catalogue.rules_of(agent)
         names = subject.names | {said} if said else subject.names
-        where = place(subject.remote, names, self._catalogue.deepest)
-        for entry in self._speaking(mine.deny, subject, where, ts):
+        where = destination_keys(subject.remote, names, self._catalogue.deepest)
+        for entry in self._matching(mine.deny, subject, where, ts):
             if entry.rule.app in ("", subject.app):
                 return Verdict(entry.rule.action, Reason.RULE, entry.rule.id, self.version), None
         accepts = agent.default is Action.ACCEPT
@@ -107,59 +107,59 @@ class Rulebook:
             return Verdict(agent.default, Reason.DEFAULT if accepts else Reason.INBOUND, "", self.version), None
         near: tuple[Reason, str] | None = None
         if names:
-            where = place(subject.remote, filter(is_host, subject.names), self._catalogue.deepest)
-        for entry in self._speaking(mine.allow, subject, where, ts):
-            lacking = _lacking(entry, subject, said)
-            if lacking is None:
+            where = destination_keys(subject.remote, filter(is_host, subject.names), self._catalogue.deepest)
+        for entry in self._matching(mine.allow, subject, where, ts):
+            obstacle = _obstacle(entry, subject, said)
+            if obstacle is None:
                 return Verdict(Action.ACCEPT, Reason.RULE, entry.rule.id, self.version), entry.rule
-            near = near or (lacking, entry.rule.id)
+            near = near or (obstacle, entry.rule.id)
         reason, rule_id = (Reason.DEFAULT, "") if near is None or accepts else near
         return Verdict(agent.default, reason, rule_id, self.version), None
 
     def may_resolve(
         self, agent: Agent, name: str, ts: float, names: frozenset[str] = _NO_NAMES
     ) -> tuple[Verdict, Rule | None]:
-        """Whether the agent may ask the DNS for this name, with the rule that allows it.
+        """Return the verdict on a DNS query of the agent for this name, and the rule that allows it.
 
-        `names`: for a reverse lookup, those bound to the address that it asks about (`domain.reverse_address`).
+        `names`: for a reverse lookup, the names bound to its address (`domain.reverse_address`).
         """
         name = canonical(name)
         address = reverse_address(name)
         mine = self._catalogue.rules_of(agent)
-        where = place(address or b"", {name} | names, self._catalogue.deepest)
-        for entry in self._about(mine.deny, where, ts):
-            if _whole(entry):
+        where = destination_keys(address or b"", {name} | names, self._catalogue.deepest)
+        for entry in self._matching_names(mine.deny, where, ts):
+            if _matches_all_traffic(entry):
                 return Verdict(entry.rule.action, Reason.QUERY, entry.rule.id, self.version), None
         if agent.default is Action.ACCEPT:
             return Verdict(Action.ACCEPT, Reason.DEFAULT, "", self.version), None
-        where = place(address or b"", filter(is_host, {name} | names), self._catalogue.deepest)
-        for entry in self._about(mine.allow, where, ts):
+        where = destination_keys(address or b"", filter(is_host, {name} | names), self._catalogue.deepest)
+        for entry in self._matching_names(mine.allow, where, ts):
             if isinstance(entry.destination, Pattern) or address is not None or not _dns_only(entry.rule):
                 return Verdict(Action.ACCEPT, Reason.RULE, entry.rule.id, self.version), entry.rule
         return Verdict(agent.default, Reason.QUERY, "", self.version), None
 
     def named(self, rule: Rule) -> bool:
-        """Whether a rule speaks of a name; it may be gone from the policy already, spent by a flow that lives."""
+        """Return True if a rule's destination is a name; the rule may be gone already, spent by a flow that lives."""
         entry = self._entries.get(rule.id)
         destination = parse_destination(rule.destination) if entry is None else entry.destination
         return isinstance(destination, Pattern)
 
     def next_expiry(self, ts: float) -> float:
-        """The first moment after `ts` at which a rule falls silent (live flows must be judged again); or infinity."""
+        """The first moment after `ts` at which a rule expires (live flows must be judged again then); or infinity."""
         at = bisect_right(self._expiries, ts)
         return self._expiries[at] if at < len(self._expiries) else float("inf")
 
     def hit(self, rule_id: str, ts: float) -> None:
-        """Count a flow that this rule decided."""
+        """Count a flow that this rule admitted."""
         self.hits[rule_id] = self.hits.get(rule_id, (0, 0.0))[0] + 1, ts
 
     def spend(self, rule: Rule) -> None:
-        """A flow was admitted by this rule: if it is a `once` rule it admits no other."""
+        """Note that a flow was admitted by this rule: a `once` rule admits no other."""
         if rule.once:
             self._spent[rule.id] = rule
 
     def forget(self, agent: str) -> None:
-        """The agent is gone."""
+        """Forget an agent that is gone."""
         self._catalogue.forget(agent)
 
     # --- compiling --------------------------------------------------------------------------------------
@@ -167,8 +167,8 @@ class Rulebook:
     def apply(self, change: PolicyChange) -> None:
         """Become the next version in place, at the cost of the change.
 
-        An edited rule (out and in again) keeps its hits, and if it is a `once` rule it may be used once again.
-        ValueError, and nothing is changed: the change is of another version, or does not fit this one.
+        An edited rule (removed and added) keeps its hits; an edited `once` rule may be used once again. Raises
+        ValueError, and changes nothing, if the change is of another version or does not fit this one.
         """
         added = self._fitting(change)
         gone = [self._entries.pop(rule_id) for rule_id in change.removed]
@@ -189,24 +189,24 @@ class Rulebook:
         self.version = change.version
 
     def _fitting(self, change: PolicyChange) -> list[IndexedRule]:
-        """The added rules, compiled, if the change leads from this version to a policy."""
+        """The added rules, compiled. Raises ValueError if the change does not fit this version."""
         if change.base != self.version:
             raise ValueError(f"the change is of policy version {change.base}, but version {self.version} is in force")
         gone = set(change.removed)
         if len(gone) < len(change.removed):
             raise ValueError("the change removes a rule twice")
         if missing := [rule_id for rule_id in change.removed if rule_id not in self._entries]:
-            raise ValueError(f"the change removes rules that version {self.version} has not: {', '.join(missing)}")
+            raise ValueError(f"the change removes rules that are not in version {self.version}: {', '.join(missing)}")
         known: dict[str, Destination] = {}
         added: dict[str, IndexedRule] = {}
         for rule in change.added:
             if rule.id in added or (rule.id in self._entries and rule.id not in gone):
-                raise ValueError(f"the change adds a second rule of the id {rule.id}")
+                raise ValueError(f"the change adds a second rule with the id {rule.id}")
             added[rule.id] = self._compiled(rule, known)
         return list(added.values())
 
     def _compiled(self, rule: Rule, known: dict[str, Destination]) -> IndexedRule:
-        """`known`: destinations by their text, so that equal ones are parsed and kept once."""
+        """Compile a rule. `known`: destinations by their text, so that equal ones are parsed and kept once."""
         text = rule.destination
         if text not in known:
             known[text] = parse_destination(text)
@@ -218,7 +218,7 @@ class Rulebook:
         self._catalogue.add(entry)
 
     def _inherit(self, policy: Policy, before: Rulebook) -> None:
-        """A rule that was edited is another rule: it may be used once again, but keeps its hits."""
+        """Take over hits and spent rules. An edited rule keeps its hits, but is not spent any more."""
         for rule in policy.rules:
             if rule.id in before.hits:
                 self.hits[rule.id] = before.hits[rule.id]
@@ -227,30 +227,30 @@ class Rulebook:
 
     # --- choosing ---------------------------------------------------------------------------------------
 
-    def _speaking(
+    def _matching(
         self, indexes: tuple[Index, ...], subject: Subject, where: DestinationKeys, ts: float
     ) -> Iterable[IndexedRule]:
-        """The live rules that speak of the subject's destination, protocol and port, in the policy's order."""
+        """The live rules that match the subject's destination, protocol and port, in the policy's order."""
         found = reaching(indexes, where, subject.proto, subject.rport)
         return _ordered([entry for entry in found if self._alive(entry.rule, ts, subject.rule)]) if found else found
 
-    def _about(self, indexes: tuple[Index, ...], where: DestinationKeys, ts: float) -> Iterable[IndexedRule]:
-        """The live rules that speak of these names and this address or of everything, in the policy's order."""
+    def _matching_names(self, indexes: tuple[Index, ...], where: DestinationKeys, ts: float) -> Iterable[IndexedRule]:
+        """The live rules that match these names, this address or every destination, in the policy's order."""
         buckets: list[Bucket] = []
         for index in indexes:
             buckets += index.anywhere()
-            buckets += index.about(where)
+            buckets += index.specific(where)
         return _ordered([entry for bucket in buckets for entry in bucket if self._alive(entry.rule, ts)])
 
     def _alive(self, rule: Rule, ts: float, admitted: Rule | None = None) -> bool:
-        """Whether a rule still says something, to the flow it has admitted or to others."""
+        """Return True if a rule is neither expired nor spent; for the flow that it admitted it is never spent."""
         if rule.expires_at is not None and ts >= rule.expires_at:
             return False
         return not rule.once or rule.id not in self._spent or (admitted is not None and admitted.id == rule.id)
 
 
 def exempt(rule: Rule | None, signature: str) -> bool:
-    """Whether the rule that admitted a flow silences this signature (by id or `family.*`)."""
+    """Return True if the rule that admitted a flow exempts this signature (by id or `family.*`)."""
     return rule is not None and any(fnmatchcase(signature, pattern) for pattern in rule.exempt)
 
 
@@ -260,8 +260,8 @@ def _ordered(found: list[IndexedRule]) -> list[IndexedRule]:
     return found
 
 
-def _lacking(entry: IndexedRule, subject: Subject, said: str | None) -> Reason | None:
-    """What keeps an allow rule from admitting the subject; None: nothing that is known."""
+def _obstacle(entry: IndexedRule, subject: Subject, said: str | None) -> Reason | None:
+    """The reason why an allow rule does not admit the subject; None: it does, as far as is known."""
     if subject.app and entry.rule.app not in ("", subject.app):
         return Reason.APPLICATION
     pattern = entry.destination
@@ -274,8 +274,8 @@ def _lacking(entry: IndexedRule, subject: Subject, said: str | None) -> Reason |
     return Reason.NAME
 
 
-def _whole(entry: IndexedRule) -> bool:
-    """Whether a rule speaks of everything at its destination."""
+def _matches_all_traffic(entry: IndexedRule) -> bool:
+    """Return True if a rule matches all traffic to its destination (any protocol, port, application)."""
     return entry.proto == -1 and not entry.rule.ports and not entry.rule.app
 
 

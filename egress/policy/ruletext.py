@@ -1,6 +1,6 @@
-"""A rule as people write it: strict reading of its fields into `model.Rule`, and writing it back.
+"""Rules as text: strict reading of the fields of a rule into `model.Rule`, and writing.
 
-Errors are phrases that follow the value: what is wrong with it, and what is right.
+Errors are phrases that follow the value: they state the mistake, and the right form.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ _RANGE = re.compile(r"([0-9]{1,5})(?:\s*-\s*([0-9]{1,5}))?", re.ASCII)
 
 
 class _FieldError(Exception):
-    """What is wrong with a value; the caller knows where."""
+    """A mistake in a value; the caller adds the field."""
 
 
 class InvalidRuleError(ValueError):
-    """A rule that is not understood, in one line. `field` is "" where the rule as a whole is wrong."""
+    """A rule that is not valid, in one line. `field` is "" if the rule as a whole is wrong."""
 
     def __init__(self, field: str, reason: str) -> None:
         super().__init__(f"{field}: {reason}" if field else reason)
@@ -49,7 +49,7 @@ class InvalidRuleError(ValueError):
 
 
 def read_rule(item: object, now: float | None = None) -> Rule:
-    """One rule of a document. Raises InvalidRuleError, which names the field."""
+    """Read one rule of a document. Raises InvalidRuleError, which names the field."""
     if not isinstance(item, dict):
         raise InvalidRuleError("", "expected a mapping such as {action: allow, destination: 10.0.0.0/8}")
     values: dict[str, object] = {"id": ""}
@@ -70,15 +70,15 @@ def read_rule(item: object, now: float | None = None) -> Rule:
 
 
 def parse_expiry(text: str, now: float | None) -> tuple[float | None, bool]:
-    """(expires_at, once) of `forever`, an instant or, if `now` is known, `once` or a duration: 5m, 1h, 1d, 1w.
+    """Read `forever`, an instant or, if `now` is known, `once` or a duration (5m, 1h, 1d, 1w) as (expires_at, once).
 
-    Raises ValueError: a phrase that says what is right.
+    Raises ValueError: a phrase that states the right form.
     """
     if text == "forever":
         return None, False
     duration = _DURATION.fullmatch(text)
     if now is None and (text == "once" or duration):
-        raise ValueError(f"belongs to a rule made by command or API; in a file write {_INSTANT} or forever")
+        raise ValueError(f"is for rules made by a command or the API; in a file write {_INSTANT} or forever")
     if text == "once":
         return None, True
     if duration and now is not None and int(duration[1]):
@@ -91,7 +91,7 @@ def parse_expiry(text: str, now: float | None) -> tuple[float | None, bool]:
 
 
 def to_mapping(rule: Rule) -> dict[str, object]:
-    """The mapping that reads as this rule (`created` aside), of plain JSON types; defaults are left out."""
+    """Write a rule (without `created`) as a mapping of plain JSON types; defaults are left out."""
     written: dict[str, object] = {"id": rule.id, "action": "allow" if rule.action is Action.ACCEPT else "deny"}
     written |= {"destination": rule.destination, "agent": rule.agent}
     if rule.ports:
@@ -109,24 +109,24 @@ def to_mapping(rule: Rule) -> dict[str, object]:
 
 
 def _check(rule: Rule) -> None:
-    """What no field can know alone."""
+    """Check the conditions between fields."""
     if rule.ports and rule.protocol not in _WITH_PORTS:
         raise InvalidRuleError(
             "ports", f"{rule.protocol} has no ports; leave them out or use protocol tcp, udp or sctp"
         )
     if rule.action is Action.ACCEPT:
         if rule.unnamed and not _is_name(rule.destination):
-            raise InvalidRuleError("unnamed", "only a rule whose destination is a name can say this; leave it out")
+            raise InvalidRuleError("unnamed", "only a rule whose destination is a name can have this; leave it out")
         return
     if rule.exempt:
         raise InvalidRuleError("exempt", "only a rule with action allow can exempt signatures; leave it out")
     if rule.unnamed or rule.once:
         field = "unnamed" if rule.unnamed else "expires"
-        raise InvalidRuleError(field, "only a rule with action allow can say this; leave it out")
+        raise InvalidRuleError(field, "only a rule with action allow can have this; leave it out")
 
 
 def _content_id(rule: Rule) -> str:
-    """12 hex digits of the rule's meaning: neither its place in the file nor its comment change it."""
+    """Return 12 hex digits of the rule's meaning: its place in the file and its comment do not change them."""
     content = asdict(replace(rule, id="", comment="", author="", created=0.0))
     del content["position"]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
@@ -153,7 +153,7 @@ def _destination(value: object) -> str:
     if "/" not in value:
         return str(network.network_address)
     if ipaddress.ip_address(value.partition("/")[0]) != network.network_address:
-        raise _FieldError(f"has bits set behind its prefix; did you mean {network}?")
+        raise _FieldError(f"has bits set after its prefix; did you mean {network}?")
     return str(network)
 
 
@@ -167,7 +167,7 @@ def _name(value: str, form: str) -> str:
 
 
 def _is_name(destination: str) -> bool:
-    """Whether a destination as read is a name: an address in text has no letter without a colon, a name always one."""
+    """Return True if a destination is a name: a name has a letter, and an address with letters has a colon."""
     return destination != "any" and ":" not in destination and bool(re.search("[a-z_-]", destination))
 
 
@@ -184,7 +184,7 @@ def _flag(value: object) -> bool:
 
 
 def _expires(value: object, now: float | None) -> tuple[float | None, bool]:
-    """YAML makes a time of what looks like one; JSON leaves it text."""
+    """Read an expiry: YAML has parsed an instant already, in JSON it is text."""
     try:
         if isinstance(value, datetime):
             return _instant(value), False
@@ -212,7 +212,7 @@ def _protocol(value: object) -> str:
 def _ports(value: object) -> tuple[tuple[int, int], ...]:
     listed = value if isinstance(value, list) else [value]
     if not listed:
-        raise _FieldError("names no port; leave ports out for any")
+        raise _FieldError("has no port; leave ports out for any port")
     if len(listed) > MAX_PORTS:
         raise _FieldError(f"has {len(listed)} entries, at most {MAX_PORTS}; write ranges (8000-8100), or another rule")
     return tuple(_range(part) for part in listed)

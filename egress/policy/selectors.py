@@ -1,4 +1,4 @@
-"""Rules by the agents they speak of, then by destination: what is left to compare is few rules, and cheap to change."""
+"""A catalogue of rules by the agents they select, then by destination: few rules to compare, and cheap to change."""
 
 from __future__ import annotations
 
@@ -10,38 +10,38 @@ from typing import NamedTuple
 from egress.model import TCP, UDP, Action, Agent
 from egress.policy.index import DestinationKeys, Index, IndexedRule, depth
 
-LABEL = "label:"  # begins an agent selector that speaks of labels
+LABEL = "label:"  # the beginning of a selector over labels
 
 
-class Selected(NamedTuple):
+class SelectorRules(NamedTuple):
     """The rules of one agent selector."""
 
     deny: Index
     allow: Index
 
 
-class Mine(NamedTuple):
-    """The rules of one agent: those of each selector that speaks of it."""
+class AgentRules(NamedTuple):
+    """The rules of one agent: those of each selector that matches it."""
 
     deny: tuple[Index, ...]
     allow: tuple[Index, ...]
 
 
 class Catalogue:
-    """Some rules, by agent selector. What holds no rule any more is dropped, so that edits leave nothing behind."""
+    """Rules by agent selector. Empty parts are dropped, so that edits leave nothing behind."""
 
     def __init__(self) -> None:
         self.deepest = 0  # most labels in the base of a ** pattern
         self._depths: Counter[int] = Counter()
-        self._selectors: dict[str, Selected] = {}
-        self._globs: dict[str, None] = {}  # those of the selectors that are no agent's name; a set, in order
-        self._agents: dict[str, tuple[Agent, Mine]] = {}
+        self._selectors: dict[str, SelectorRules] = {}
+        self._globs: dict[str, None] = {}  # the selectors that are not the name of one agent; a set, in order
+        self._agents: dict[str, tuple[Agent, AgentRules]] = {}
 
     def add(self, entry: IndexedRule) -> None:
         selector = entry.rule.agent
         selected = self._selectors.get(selector)
         if selected is None:
-            selected = self._selectors[selector] = Selected(Index(), Index())
+            selected = self._selectors[selector] = SelectorRules(Index(), Index())
             if not _is_name(selector):
                 self._globs[selector] = None
             self._forget_selected(selector)
@@ -51,7 +51,7 @@ class Catalogue:
             self.deepest = max(self.deepest, labels)
 
     def remove(self, entry: IndexedRule) -> None:
-        """Take out a rule that is in here."""
+        """Remove a rule that is in the catalogue."""
         selector = entry.rule.agent
         selected = self._selectors[selector]
         _side(selected, entry).remove(entry)
@@ -65,23 +65,24 @@ class Catalogue:
                 del self._depths[labels]
                 self.deepest = max(self._depths, default=0)
 
-    def rules_of(self, agent: Agent) -> Mine:
+    def rules_of(self, agent: Agent) -> AgentRules:
+        """The rules whose selectors match an agent."""
         cached = self._agents.get(agent.name)
         if cached is not None and (cached[0] is agent or cached[0].labels == agent.labels):
             return cached[1]
         names = [agent.name] if _is_name(agent.name) and agent.name in self._selectors else []
         names += [selector for selector in self._globs if selects(selector, agent)]
         selected = [self._selectors[name] for name in names]
-        mine = Mine(tuple(each.deny for each in selected), tuple(each.allow for each in selected))
+        mine = AgentRules(tuple(each.deny for each in selected), tuple(each.allow for each in selected))
         self._agents[agent.name] = agent, mine
         return mine
 
     def forget(self, agent: str) -> None:
-        """The agent is gone."""
+        """Forget an agent that is gone."""
         self._agents.pop(agent, None)
 
     def _forget_selected(self, selector: str) -> None:
-        """A selector came or went: those it speaks of have other rules."""
+        """Forget the cached rules of the agents that a new or removed selector matches."""
         if _is_name(selector):
             self._agents.pop(selector, None)
             return
@@ -90,21 +91,21 @@ class Catalogue:
 
 
 def selects(selector: str, agent: Agent) -> bool:
-    """Whether an agent selector (`model.Rule.agent`) speaks of this agent."""
+    """Return True if an agent selector (`model.Rule.agent`) matches this agent."""
     if selector.startswith(LABEL):
         return any(fnmatchcase(label, selector[len(LABEL) :]) for label in agent.labels)
     return fnmatchcase(agent.name, selector)
 
 
 def reaching(indexes: Iterable[Index], where: DestinationKeys, proto: int, port: int) -> list[IndexedRule]:
-    """The rules that speak of this destination, protocol and port, in no order; one may come twice."""
+    """The rules that match this destination, protocol and port, in no order; a rule may come twice."""
     return [
         entry
         for index in indexes
         for bucket in index.reaching(where)
         for entry in bucket
         if entry.proto in (-1, proto)
-        and (not entry.rule.app or proto in (TCP, UDP))  # nothing is identified in other protocols
+        and (not entry.rule.app or proto in (TCP, UDP))  # no application is identified in other protocols
         and (not entry.rule.ports or any(low <= port <= high for low, high in entry.rule.ports))
     ]
 
@@ -113,5 +114,5 @@ def _is_name(selector: str) -> bool:
     return not selector.startswith(LABEL) and not any(sign in selector for sign in "*?[")
 
 
-def _side(selected: Selected, entry: IndexedRule) -> Index:
+def _side(selected: SelectorRules, entry: IndexedRule) -> Index:
     return selected.allow if entry.rule.action is Action.ACCEPT else selected.deny

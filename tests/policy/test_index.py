@@ -10,7 +10,16 @@ from hypothesis import strategies as st
 
 from egress.model import Action, Rule
 from egress.policy.domain import Pattern, matches
-from egress.policy.index import POSITION, Bucket, Index, IndexedRule, depth, parse_destination, parse_protocol, place
+from egress.policy.index import (
+    POSITION,
+    Bucket,
+    Index,
+    IndexedRule,
+    depth,
+    destination_keys,
+    parse_destination,
+    parse_protocol,
+)
 
 destinations = st.one_of(
     st.just("any"),
@@ -52,11 +61,11 @@ def test_it_finds_what_a_walk_finds(
     for number in data.draw(st.lists(st.sampled_from(sorted(entries)), unique=True)) if entries else ():
         index.remove(entries.pop(number))
     assert len(index) == len(entries)
-    where = place(address, called, max((depth(each.destination) for each in entries.values()), default=0))
+    where = destination_keys(address, called, max((depth(each.destination) for each in entries.values()), default=0))
     texts = {number: each.rule.destination for number, each in entries.items()}
     found = {number for number, text in texts.items() if reaches(text, address, called)}
     assert numbers(index.reaching(where)) == found
-    assert numbers(index.about(where)) == {number for number in found if texts[number] != "any"}
+    assert numbers(index.specific(where)) == {number for number in found if texts[number] != "any"}
     everywhere = {number for number, text in texts.items() if text in ("any", "0.0.0.0/0", "::/0")}
     assert numbers(index.anywhere()) == everywhere
 
@@ -80,15 +89,15 @@ def test_the_depth_of_a_destination() -> None:
 
 
 def test_a_name_of_127_labels_is_not_walked_to_the_end() -> None:
-    where = place(b"", ["a." * 126 + "x"], 2)
+    where = destination_keys(b"", ["a." * 126 + "x"], 2)
     assert set(where.suffixes) == {"a.x", "x"} and where.parents == ("a." * 125 + "x",)
-    assert place(b"", ["a." * 126 + "x"], 0).suffixes == ("x",)
+    assert destination_keys(b"", ["a." * 126 + "x"], 0).suffixes == ("x",)
 
 
 def test_no_address_is_in_no_network() -> None:
     index = Index()
     index.add(entry(0, "0.0.0.0/0"))
-    assert not index.reaching(place(b"", (), 0)) and not index.reaching(place(b"abc", (), 0))
+    assert not index.reaching(destination_keys(b"", (), 0)) and not index.reaching(destination_keys(b"abc", (), 0))
 
 
 @pytest.mark.parametrize("text", ["", "*", "10.0.0.0/33", "a b", "300.0.0.1"])

@@ -29,10 +29,10 @@ def test_the_lower_position_speaks_first_and_of_equal_ones_the_older() -> None:
     [
         (PolicyChange(2, 4), "is of policy version 2, but version 3 is in force"),
         (PolicyChange(4, 5), "is of policy version 4"),
-        (PolicyChange(3, 4, ("allow", "other")), "removes rules that version 3 has not: other"),
+        (PolicyChange(3, 4, ("allow", "other")), "removes rules that are not in version 3: other"),
         (PolicyChange(3, 4, ("allow", "allow")), "removes a rule twice"),
-        (PolicyChange(3, 4, (), (allow(),)), "a second rule of the id allow"),
-        (PolicyChange(3, 4, (), (allow(id="new"), allow(id="new"))), "a second rule of the id new"),
+        (PolicyChange(3, 4, (), (allow(),)), "a second rule with the id allow"),
+        (PolicyChange(3, 4, (), (allow(id="new"), allow(id="new"))), "a second rule with the id new"),
         (PolicyChange(3, 4, ("allow",), (allow(destination="10.0.0.0/33"),)), "ends in a number|wildcard|label"),
         (PolicyChange(3, 4, ("allow",), (allow(id="x"), allow(protocol="smoke"))), "smoke"),
     ],
@@ -54,7 +54,7 @@ def decide_with(book: Rulebook, who: Agent = DENIED) -> Action:
 
 
 def test_a_policy_with_two_rules_of_one_id_is_none() -> None:
-    with pytest.raises(ValueError, match="two rules of the id allow"):
+    with pytest.raises(ValueError, match="two rules with the id allow"):
         Rulebook(Policy(1, (allow(), allow(destination="8.8.8.8"))))
 
 

@@ -39,7 +39,7 @@ def test_what_is_no_expiry_says_what_is(text: str) -> None:
 
 @pytest.mark.parametrize("text", ["once", "5m", "1w"])
 def test_nothing_relative_without_a_moment(text: str) -> None:
-    with pytest.raises(ValueError, match="belongs to a rule made by command or API"):
+    with pytest.raises(ValueError, match="is for rules made by a command or the API"):
         parse_expiry(text, None)
 
 

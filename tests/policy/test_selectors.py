@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from egress.model import ICMP, TCP, UDP, Action, Agent, Rule
-from egress.policy.index import IndexedRule, parse_destination, place
-from egress.policy.selectors import Catalogue, Mine, reaching, selects
+from egress.policy.index import IndexedRule, destination_keys, parse_destination
+from egress.policy.selectors import AgentRules, Catalogue, reaching, selects
 
 SELECTORS = ["*", "a1", "a?", "b*", "label:gpu", "label:team-*", "label:a1"]
 AGENTS = [Agent("a1"), Agent("a1", labels=("gpu",)), Agent("a2", labels=("team-red", "gpu")), Agent("b1"), Agent("*")]
@@ -39,7 +39,7 @@ def test_whom_a_selector_speaks_of(selector: str, agents: list[int]) -> None:
     assert [number for number, agent in enumerate(AGENTS) if catalogue.rules_of(agent).allow] == agents
 
 
-def rules(mine: Mine) -> tuple[set[str], set[str]]:
+def rules(mine: AgentRules) -> tuple[set[str], set[str]]:
     anywhere = [{each.rule.id for index in side for bucket in index.anywhere() for each in bucket} for side in mine]
     return anywhere[0], anywhere[1]
 
@@ -98,6 +98,6 @@ def test_an_agent_that_is_gone_is_forgotten() -> None:
 def test_what_reaches_a_protocol_and_port(rule: dict[str, object], proto: int, port: int, reached: bool) -> None:
     catalogue = Catalogue()
     catalogue.add(entry(1, "*", "10.0.0.0/8", **rule))
-    where = place(b"\x0a\1\1\1", (), 0)
+    where = destination_keys(b"\x0a\1\1\1", (), 0)
     assert bool(reaching(catalogue.rules_of(AGENTS[0]).allow, where, proto, port)) == reached
-    assert not reaching(catalogue.rules_of(AGENTS[0]).allow, place(b"\x0b\1\1\1", (), 0), proto, port)
+    assert not reaching(catalogue.rules_of(AGENTS[0]).allow, destination_keys(b"\x0b\1\1\1", (), 0), proto, port)
