@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, RootModel
 
 from egress.model import Action
-from egress.records.eve import process_part
+from egress.records.eve import LAYOUTS, process_part
 from egress.records.shape import AnomalyRecord, FlowRecord, ProcessRecord
 from egress.records.times import iso
 
@@ -21,20 +21,10 @@ class Eve(BaseModel):
     event_type: str
 
 
-class ProcessOut(BaseModel):
+class ProcessOut(RootModel[dict[str, Any]]):
     """The process that opened a flow, at that time."""
 
-    status: Literal["found", "gone", "unknown"]
-    reason: str = Field(description="Why it was not found")
-    pid: int = Field(description="Its pid on the host; 0: not found")
-    inner_pid: int = Field(description="Its pid in its own pid namespace")
-    uid: int | None
-    exe: str = Field(description="Path of its executable, in its own file system")
-    cmdline: str = Field(description="Its command line, which the process itself can change")
-    cgroup: str
-    runtime: str = Field(description="docker, podman, …; empty: not in a container")
-    container: str = Field(description="Id of the container")
-    started: str | None
+    model_config = ConfigDict(json_schema_extra=LAYOUTS[ProcessRecord].schema()["properties"]["process"])
 
 
 class FlowOut(Eve):

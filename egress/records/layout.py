@@ -30,7 +30,7 @@ OBJECTS = {
     "alert": "the finding",
     "anomaly": "the refusals",
     "evidence": "the packets of the finding",
-    "process": "the process",
+    "process": "the process that opened the flow",
 }
 _RANK = {path: rank for rank, path in enumerate(ORDER)}
 _SLOT = "%s"  # the place of a value in a template
