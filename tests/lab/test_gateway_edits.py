@@ -166,7 +166,7 @@ def test_without_its_database_the_gateway_keeps_the_policy_and_loses_no_record(s
     assert not list(stage.config.state_dir.glob("egress.db*")), "nobody makes a new one in its place"
     bring_back(stage, hidden)
     eventually(lambda: not away(stage), "it is back")
-    assert "the database is back after" in log(stage)
+    eventually(lambda: "the database is back after" in log(stage), "the log says it")
     disallow(stage, OPENING.id)
     in_force(stage)
     assert not opens(stage)
