@@ -63,8 +63,9 @@ from egress.model import (
 )
 from egress.policy.rulebook import exempt
 from egress.records.shape import Record
+from egress.wire.fragments import fragmented
 from egress.wire.icmp import answers_known
-from egress.wire.packet import decode, fragmented
+from egress.wire.packet import decode
 
 OUT, IN = Direction.OUT, Direction.IN
 REFUSED, SETTLED = Stage.REFUSED, Stage.SETTLED

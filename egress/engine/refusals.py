@@ -9,7 +9,7 @@ from egress.engine.anomalies import Anomalies
 from egress.engine.outcome import Outbox
 from egress.model import Action, Agent, Mode, Packet, Reason, Verdict, protocol_name
 from egress.records.shape import AnomalyRecord
-from egress.wire.packet import addresses
+from egress.wire.ip import addresses
 
 # These refuse a connection, visibly; every other reason is about one packet, which is dropped and marks nothing.
 CONNECTION_REASONS = frozenset((Reason.MEMCAP, Reason.RECORDER, Reason.MIDSTREAM))

@@ -29,7 +29,9 @@ from scapy.packet import Raw
 
 from egress.errors import MalformedError
 from egress.model import Packet
-from egress.wire.packet import MAX_EXTENSIONS, Fragment, addresses, decode, fragment
+from egress.wire.fragments import Fragment, fragment
+from egress.wire.ip import MAX_EXTENSIONS, addresses
+from egress.wire.packet import decode
 
 PORT, WORD = st.integers(0, 65535), st.integers(0, 2**32 - 1)
 PAYLOAD = st.binary(max_size=64)

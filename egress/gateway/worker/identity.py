@@ -5,12 +5,13 @@ Nothing inside the packet but its address counts. The worker drops a packet with
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from operator import itemgetter
 
 from egress.addresses import Networks
 from egress.gateway.pipe.messages import Watched
 from egress.model import Agent, Direction
+from egress.wire.ip import destination, source
 
 MAX_CACHED = 65536  # addresses remembered on shared interfaces
 
@@ -30,19 +31,19 @@ class Identity:
 
     def find(self, raw: bytes, indev: int, outdev: int) -> tuple[Agent, Direction] | None:
         """Return the agent and the direction. Between two agents the sender counts: the packet is in its queue."""
-        agent = self._alone.get(indev) or self._by_address(raw, indev, 12, 8)
+        agent = self._alone.get(indev) or self._by_address(raw, indev, source)
         if agent is not None:
             return agent, Direction.OUT
         if indev in self._shared:
             return None  # sent by one of the agents, with an address of another host
-        agent = self._alone.get(outdev) or self._by_address(raw, outdev, 16, 24)
+        agent = self._alone.get(outdev) or self._by_address(raw, outdev, destination)
         return None if agent is None else (agent, Direction.IN)
 
-    def _by_address(self, raw: bytes, interface: int, offset4: int, offset6: int) -> Agent | None:
+    def _by_address(self, raw: bytes, interface: int, end: Callable[[bytes], bytes]) -> Agent | None:
         agents = self._shared.get(interface)
         if agents is None or not raw:
             return None
-        address = raw[offset4 : offset4 + 4] if raw[0] >> 4 == 4 else raw[offset6 : offset6 + 16]
+        address = end(raw)
         key = interface, address
         if key not in self._cache:
             if len(self._cache) >= MAX_CACHED:

@@ -34,6 +34,7 @@ from egress.gateway.worker.queue import DISCARD, PARKED, PacketQueue
 from egress.gateway.worker.refusal_counts import RefusalCounts
 from egress.model import Action, Agent, Direction, Policy, Reason, Verdict
 from egress.records.shape import AnomalyRecord, Record
+from egress.wire.ip import total_length
 
 MAX_ANOMALIES = 256  # different ones a second; the rest are one record for each reason
 
@@ -101,7 +102,7 @@ class Worker:
             return DISCARD
         agent, direction = found
         self._agent = agent.name
-        length = ip_length(raw) if len(raw) >= (self._cut if settled else nfnetlink.MAX_COPY) else None
+        length = total_length(raw) if len(raw) >= (self._cut if settled else nfnetlink.MAX_COPY) else None
         if self.capture is not None:
             self.capture.packet(raw, length or len(raw), ts, agent.name, direction, settled)
         verdict, records = self.engine.packet(raw, ts, agent, direction, length, settled=settled)
@@ -305,12 +306,3 @@ class Worker:
                 return self._settled
             return self._recheck if settled else self._undecided  # the connection's settled mark has to be replaced
         return self._refused if verdict.action is Action.REJECT else self._dropped
-
-
-def ip_length(raw: bytes) -> int:
-    """A cut packet's length as its header has it (0: a super-packet past 64 KiB); without a header what we hold."""
-    if len(raw) >= 40 and raw[0] >> 4 == 6:
-        return 40 + int.from_bytes(raw[4:6], "big")
-    if len(raw) >= 20 and raw[0] >> 4 == 4:
-        return int.from_bytes(raw[2:4], "big")
-    return len(raw)

@@ -1,0 +1,81 @@
+"""IP fragments: which part of its datagram a packet is (RFC 791, RFC 8200 section 4.5), and taking it apart."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from egress.errors import MalformedError
+from egress.model import AH
+from egress.wire.ip import EXTENSIONS, FRAGMENT, header
+
+_UNCUT = 1 << 32  # bytes on the wire of a packet whose copy may be cut anywhere
+
+
+class Fragment(NamedTuple):
+    """The place of a fragment in its datagram."""
+
+    offset: int  # bytes into the fragmentable part
+    more: bool  # not the last one
+
+
+class Part(NamedTuple):
+    """A fragment, taken apart."""
+
+    key: tuple[bytes, ...]  # equal in all fragments of a datagram
+    head: bytes  # the header(s) of the whole datagram
+    data: bytes
+
+
+def fragment(raw: bytes) -> Fragment | None:
+    """The part of its datagram that a packet is, None for all of it. MalformedError where `decode` raises it.
+
+    An IPv6 atomic fragment (RFC 6946: offset 0, no more) is a whole packet.
+    """
+    ip = header(raw, _UNCUT)
+    return Fragment(ip.offset, ip.more) if ip.offset or ip.more else None
+
+
+def fragmented(raw: bytes) -> bool:
+    """Whether a packet that `decode` accepted is a part of its datagram. Cheap: asked for every packet."""
+    if raw[0] >> 4 == 4:
+        return bool(raw[6] & 0x3F or raw[7])
+    return raw[6] in EXTENSIONS and fragment(raw) is not None
+
+
+def may_be_fragment(raw: bytes) -> bool:
+    """Test cheaply whether any packet may be a fragment: hardly one is, and a full check is slow."""
+    if len(raw) < 8:
+        return True
+    if raw[0] >> 4 == 4:
+        return bool(raw[6] & 0x3F or raw[7])
+    return raw[6] in EXTENSIONS
+
+
+def take_apart(raw: bytes) -> Part:
+    """Split a packet for which `fragment` returned a part. Raises MalformedError if its capture was cut."""
+    if raw[0] >> 4 == 4:
+        start, end = (raw[0] & 15) << 2, raw[2] << 8 | raw[3]
+        key: tuple[bytes, ...] = (raw[12:20], raw[9:10], raw[4:6])
+        head = raw[:6] + b"\0\0" + raw[8:start]
+    else:
+        link, at = 6, 40  # the offset of the next-header field, and of the next header
+        while raw[link] != FRAGMENT:
+            link, at = at, at + (raw[at + 1] + 2 << 2 if raw[link] == AH else raw[at + 1] + 1 << 3)
+        start, end = at + 8, 40 + (raw[4] << 8 | raw[5])
+        key = (raw[8:40], raw[at + 4 : at + 8])
+        head = raw[:link] + raw[at : at + 1] + raw[link + 1 : at]
+    if len(raw) < end:
+        raise MalformedError("an IP fragment was not captured whole")
+    return Part(key, head, raw[start:end])
+
+
+def whole(head: bytes, body: bytes) -> bytes:
+    """Join the headers and the fragmentable part of a datagram; the checksum stays that of a fragment."""
+    made = bytearray(head)
+    four = made[0] >> 4 == 4
+    length = len(body) + len(made) - (0 if four else 40)
+    if length > 0xFFFF:
+        raise MalformedError("IP fragments make more than the largest datagram")
+    at = 2 if four else 4
+    made[at : at + 2] = length.to_bytes(2)
+    return bytes(made) + body
