@@ -29,13 +29,13 @@ class Metrics(Collector):
         self._control, self._engine, self._steps = control, engine, steps
 
     def collect(self) -> Iterable[Metric]:
-        with contextlib.suppress(SQLAlchemyError):  # away just now: what the gateway says of that follows
+        with contextlib.suppress(SQLAlchemyError):  # unavailable: the gateway's own metrics report that
             if self._engine is not None:
                 yield from _stored(self._engine)
-        told = CounterMetricFamily("egress_steps", "steps that frameworks reported, by result", labels=["what"])
+        reported = CounterMetricFamily("egress_steps", "steps that frameworks reported, by result", labels=["what"])
         for what, count in self._steps.items():
-            told.add_metric([what], count)
-        yield told
+            reported.add_metric([what], count)
+        yield reported
         try:
             with Client(self._control, ANSWER_SECONDS) as client:
                 status = client.call("status")

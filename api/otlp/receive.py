@@ -61,11 +61,11 @@ def receive(connection: Connection, caller: Caller, spans: Iterable[Span], *, a_
             named.setdefault((agent, span.trace_id), span.episode)
         found.append((agent, span))
     steps.adopt(connection, named)  # first, so that repeated reports find their stored steps there
-    told = list(_steps(connection, caller, found, named, received, now))
-    for telling in steps.report(connection, told, a_day) if told else ():
-        received.counts[telling.result] += 1
-        if telling.result in (StepResult.CONFLICT, StepResult.TOO_MANY):
-            received.reject(telling.why)
+    found_steps = list(_steps(connection, caller, found, named, received, now))
+    for report in steps.report(connection, found_steps, a_day) if found_steps else ():
+        received.counts[report.result] += 1
+        if report.result in (StepResult.CONFLICT, StepResult.TOO_MANY):
+            received.reject(report.why)
     return received
 
 

@@ -41,7 +41,7 @@ def list_agents(
     after = decode(cursor, str)
     with engine.connect() as connection:
         found = [each for each in agents.list_agents(connection, host) if caller.sees(each.agent.name)]
-    found.sort(key=lambda each: each.agent.name)  # as the cursor compares, whatever the database's collation
+    found.sort(key=lambda each: each.agent.name)  # in the cursor's order; the database's collation may differ
     later = [each for each in found if after is None or each.agent.name > after[0]]
     shown, following = page(later, limit, lambda each: [each.agent.name])
     return JSONResponse({"items": [agent_out(each) for each in shown], "next": following})

@@ -40,14 +40,14 @@ def report_step(
     now = time.time()
     with storing(engine) as connection:
         step = _read(connection, caller, agent, body, now)
-        (telling,) = steps.report(connection, [step], config.api.steps)
-    request.app.state.steps[telling.result] += 1
-    match telling.result:
+        (report,) = steps.report(connection, [step], config.api.steps)
+    request.app.state.steps[report.result] += 1
+    match report.result:
         case StepResult.CONFLICT:
-            raise ProblemError(409, telling.why)
+            raise ProblemError(409, report.why)
         case StepResult.TOO_MANY:
-            raise ProblemError(429, f"{telling.why}; see api.steps", headers={"Retry-After": "3600"})
-    return JSONResponse(step_mapping(telling.step), 201 if telling.result is StepResult.NEW else 200)
+            raise ProblemError(429, f"{report.why}; see api.steps", headers={"Retry-After": "3600"})
+    return JSONResponse(step_mapping(report.step), 201 if report.result is StepResult.NEW else 200)
 
 
 @router.get("", response_model=Page[StepOut], summary="Steps, newest first")

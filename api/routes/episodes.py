@@ -46,7 +46,7 @@ def get_episode(
     engine: Store,
     agent: Annotated[str, Query(max_length=64, description="The agent, if several have an episode of this id.")] = "",
 ) -> Response:
-    """Each part has up to ten flows, refused ones and ones with findings included; `/flows?q=step:ID` has all."""
+    """A part has up to ten flows, refused ones and ones with findings included; `/flows?q=step:ID` has all."""
     with engine.connect() as connection:
         whose = [name for name in episodes.agents_of(connection, episode) if caller.sees(name)]
         chosen = [name for name in whose if not agent or name == agent]

@@ -30,7 +30,7 @@ IfNoneMatch = Annotated[str | None, Header(description="Answer 304 if this is st
 
 @router.get("/current", response_model=PolicyOut, summary="The policy in force")
 def current_policy(_: ViewerOrGateway, engine: Store, if_none_match: IfNoneMatch = None) -> Response:
-    """All rules, whatever their source, in evaluation order within each action. The first version, 0, has no rules."""
+    """Returns the rules of every source, in evaluation order within each action. Version 0, the first, has no rules."""
     with engine.connect() as connection:
         tag = etags.etag(ruleset.current(connection))
         if (same := etags.not_modified(if_none_match, tag)) is not None:

@@ -22,7 +22,7 @@ EXAMPLE: dict[str, Any] = {
     "comment": "packages for the nightly run",
 }
 Port = int | str
-STORED_ID = r"^[A-Za-z0-9][A-Za-z0-9._:~-]{0,199}$"  # a file's or sandbox's begins with its host's or agent's name
+STORED_ID = r"^[A-Za-z0-9][A-Za-z0-9._:~-]{0,199}$"  # of a file or sandbox: prefixed with its host or agent
 ID = r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$"
 APP = r"^[a-z0-9][a-z0-9_.+-]{0,31}$"
 

@@ -202,7 +202,7 @@ def _human(engine: Engine, wanted: Filter, page: int, *, processes: bool) -> Non
         while chunk := list(islice(found, TABLE_ROWS)):
             console.print(flow_table(chunk, console.width, processes=processes))
             count += len(chunk)
-            refused += sum(told.flow.action is not Action.ACCEPT for told in chunk)
+            refused += sum(details.flow.action is not Action.ACCEPT for details in chunk)
     if not count:
         click.echo(_nothing(engine, wanted))
         return
@@ -227,26 +227,26 @@ def _json(found: Iterable[FlowDetails]) -> None:
     """Write one document, while records are read: {"flows": [EVE flow with its findings and process, …]}."""
     click.echo('{"flows": [', nl=False)
     separator = "\n"
-    for told in found:
-        click.echo(separator + json.dumps(flow_mapping(told)), nl=False)
+    for details in found:
+        click.echo(separator + json.dumps(flow_mapping(details)), nl=False)
         separator = ",\n"
     click.echo("\n]}")
 
 
 def _jsonl(found: Iterable[FlowDetails]) -> None:
-    for told in found:
-        click.echo(json.dumps(flow_mapping(told)))
+    for details in found:
+        click.echo(json.dumps(flow_mapping(details)))
 
 
 def _csv(found: Iterable[FlowDetails]) -> None:
     csvtext.write((*_CSV, "signatures", "process", *_PROCESS), map(_row, found))
 
 
-def _row(told: FlowDetails) -> list[object]:
-    signatures = " ".join(dict.fromkeys(finding.signature for finding in told.findings))
-    status = "" if told.process is None else told.process.status
-    process = ["" if told.process is None else getattr(told.process, name) for name in _PROCESS]
-    return [*(_field(told.flow, name) for name in _CSV), signatures, status, *process]
+def _row(details: FlowDetails) -> list[object]:
+    signatures = " ".join(dict.fromkeys(finding.signature for finding in details.findings))
+    status = "" if details.process is None else details.process.status
+    process = ["" if details.process is None else getattr(details.process, name) for name in _PROCESS]
+    return [*(_field(details.flow, name) for name in _CSV), signatures, status, *process]
 
 
 def _field(flow: FlowRecord, name: str) -> object:

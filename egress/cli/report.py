@@ -112,11 +112,11 @@ def _totals(engine: Engine, wanted: Filter) -> list[tuple[str, str]]:
     by_reason = list(count_by(engine, wanted, ("action", "reason")))
     by_signature = list(count_by(engine, wanted, ("signature",)))
     flows, refused = (sum(getattr(each, field) for each in by_reason) for field in ("flows", "refused"))
-    told = ", ".join(f"{each.values[0]} ({each.values[1]}) {each.flows}" for each in by_reason)
+    verdicts = ", ".join(f"{each.values[0]} ({each.values[1]}) {each.flows}" for each in by_reason)
     signed = ", ".join(f"{each.values[0]} {each.findings}" for each in by_signature[:ROWS])
     return [
         ("flows begun", f"{flows}, {refused} of them refused, {size(sum(each.bytes for each in by_reason))}"),
-        ("verdicts", told or "none"),
+        ("verdicts", verdicts or "none"),
         ("findings", signed or "none"),
     ]
 

@@ -71,9 +71,9 @@ def finding(*, finding_id: str, output: str, config: Path | None) -> None:
     """Show a finding: its bytes, its flow, and if packets are kept."""
     with records(config) as engine:
         story = finding_story(engine, chosen_finding(engine, finding_id))
-        told = flow_story(engine, story.finding.flow_id) if story.flow is not None else None
+        of_flow = flow_story(engine, story.finding.flow_id) if story.flow is not None else None
     if output == "json":
-        process = None if told is None else process_part(told.process)
+        process = None if of_flow is None else process_part(of_flow.process)
         click.echo(json.dumps({**_finding_document(story), "process": process}))
         return
     click.echo(labelled("finding", f"{story.finding.finding_id}  (agent {story.finding.agent})"))
@@ -83,10 +83,10 @@ def finding(*, finding_id: str, output: str, config: Path | None) -> None:
         click.echo(doing_line(story.context, story.finding.time))
     click.echo(kept_line(story.finding.finding_id, story.kept))
     click.echo()
-    if told is None:
+    if of_flow is None:
         click.echo(labelled("flow", f"{plain(story.finding.flow_id)}, which is not recorded (yet)"))
         return
-    for line in flow_lines(told, but=story.finding.finding_id):
+    for line in flow_lines(of_flow, but=story.finding.finding_id):
         click.echo(line)
 
 

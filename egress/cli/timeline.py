@@ -25,7 +25,7 @@ AGENTS = 50  # drawn, unless --limit says otherwise
 STEPS = 10_000  # columns at most, as JSON
 LABEL = 11  # columns, left of the line
 NUMBERS = 16  # columns, right of it
-DEFAULT_WIDTH = 100  # columns, where there is no terminal
+DEFAULT_WIDTH = 100  # columns, without a terminal
 
 _NUMBER = re.compile(r"[1-9][0-9]{0,5}", re.ASCII)
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}

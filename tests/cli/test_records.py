@@ -201,7 +201,7 @@ def test_the_story_of_a_flow(filled: Engine, run: Run) -> None:
         store(connection, [*before, replace(samples.FINDING, finding_id="0b", flow_id=before[-1].flow_id)])
     told = run("show", LATE.flow_id).stdout
     assert "the last 20 flows of the 60 s before" in told and "- 2.000 s" in told and "mining.stratum" in told
-    assert "git.example.com  (what the agent had resolved" in run("show", "flow", SSH.flow_id).stdout
+    assert "git.example.com  (resolved by the agent" in run("show", "flow", SSH.flow_id).stdout
     assert "2 are kept (42 B): egress evidence 00000000 -w" in run("show", samples.FLOW.flow_id).stdout
     document = json.loads(run("show", LATE.flow_id, "-o", "json").stdout)
     assert len(document["before"]) == 20 and document["more_before"] and from_eve(document) == LATE

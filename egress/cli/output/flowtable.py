@@ -28,51 +28,51 @@ class _Column:
     folds: bool = False  # folded if even the fewest columns are too wide
 
 
-def _action(told: FlowDetails) -> str:
-    flow = told.flow
+def _action(details: FlowDetails) -> str:
+    flow = details.flow
     return f"{flow.action} ({flow.mode})" if flow.mode is Mode.MONITOR else flow.action
 
 
-def _short_action(told: FlowDetails) -> str:
-    flow = told.flow
+def _short_action(details: FlowDetails) -> str:
+    flow = details.flow
     return f"({flow.action})" if flow.mode is Mode.MONITOR else flow.action
 
 
-def _why(told: FlowDetails) -> str:
+def _why(details: FlowDetails) -> str:
     """Name the signatures of the findings, and the verdict's reason if it is another one."""
-    flow, signatures = told.flow, list(dict.fromkeys(finding.signature for finding in told.findings))
+    flow, signatures = details.flow, list(dict.fromkeys(finding.signature for finding in details.findings))
     if flow.reason is Reason.FINDING and signatures:
         return ", ".join(signatures)
     reason = f"{flow.reason} {flow.rule_id}".rstrip()
     return ", ".join([reason, *signatures])
 
 
-def _moment(told: FlowDetails) -> str:
-    return when(told.flow.start)[5:19]
+def _moment(details: FlowDetails) -> str:
+    return when(details.flow.start)[5:19]
 
 
-def _minute(told: FlowDetails) -> str:
-    return when(told.flow.start)[:16]
+def _minute(details: FlowDetails) -> str:
+    return when(details.flow.start)[:16]
 
 
 _ALL = (
-    _Column("flow", lambda told: told.flow.flow_id[:8]),
-    _Column("time (UTC)", lambda told: when(told.flow.start)),
-    _Column("agent", lambda told: told.flow.agent, folds=True),
+    _Column("flow", lambda details: details.flow.flow_id[:8]),
+    _Column("time (UTC)", lambda details: when(details.flow.start)),
+    _Column("agent", lambda details: details.flow.agent, folds=True),
     _Column("action", _action),
-    _Column("proto", lambda told: told.flow.proto),
-    _Column("source", lambda told: told.flow.src, folds=True),
-    _Column("destination", lambda told: endpoint(told.flow.dst, told.flow.dport), folds=True),
-    _Column("app", lambda told: told.flow.app_proto, folds=True),
-    _Column("name", lambda told: told.flow.server_name, folds=True),
-    _Column("bytes", lambda told: size(told.flow.bytes_out + told.flow.bytes_in), right=True),
+    _Column("proto", lambda details: details.flow.proto),
+    _Column("source", lambda details: details.flow.src, folds=True),
+    _Column("destination", lambda details: endpoint(details.flow.dst, details.flow.dport), folds=True),
+    _Column("app", lambda details: details.flow.app_proto, folds=True),
+    _Column("name", lambda details: details.flow.server_name, folds=True),
+    _Column("bytes", lambda details: size(details.flow.bytes_out + details.flow.bytes_in), right=True),
     _Column("why", _why, folds=True),
 )
-_PROCESS = _Column("process", lambda told: process_cell(told.process), folds=True)
+_PROCESS = _Column("process", lambda details: process_cell(details.process), folds=True)
 # On a narrow terminal these columns are shortened or, with None, dropped, in this order. `egress show` has everything.
 _LESS: tuple[tuple[str, Callable[[FlowDetails], str] | None], ...] = (
     ("source", None),
-    ("time (UTC)", lambda told: when(told.flow.start)[:19]),
+    ("time (UTC)", lambda details: when(details.flow.start)[:19]),
     ("action", _short_action),
     ("bytes", None),
     ("app", None),
@@ -84,7 +84,7 @@ def flow_table(shown: Sequence[FlowDetails], width: int, *, processes: bool = Fa
     """Build the table. Its cells are Text, because rich would read a string as markup."""
     columns = [*_ALL, _PROCESS] if processes else list(_ALL)
     cells = {column.name: _cells(column, shown) for column in columns}
-    one_year = len({when(told.flow.start)[:4] for told in shown}) == 1
+    one_year = len({when(details.flow.start)[:4] for details in shown}) == 1
     for name, cell in (*_LESS, ("time (UTC)", _moment if one_year else _minute)):
         if _needed(columns, cells) <= width:
             break
@@ -99,15 +99,15 @@ def flow_table(shown: Sequence[FlowDetails], width: int, *, processes: bool = Fa
     for column in columns:
         side: Literal["left", "right"] = "right" if column.right else "left"
         table.add_column(column.name, justify=side, overflow="fold", no_wrap=not column.folds)
-    for number, told in enumerate(shown):
+    for number, details in enumerate(shown):
         row = {column.name: Text(cells[column.name][number]) for column in columns}
-        row["action"].stylize(_COLOURS[told.flow.action])
+        row["action"].stylize(_COLOURS[details.flow.action])
         table.add_row(*row.values())
     return table
 
 
 def _cells(column: _Column, shown: Sequence[FlowDetails]) -> list[str]:
-    return [plain(column.cell(told)) for told in shown]
+    return [plain(column.cell(details)) for details in shown]
 
 
 def _needed(columns: Sequence[_Column], cells: dict[str, list[str]]) -> int:

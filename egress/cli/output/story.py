@@ -53,7 +53,7 @@ def flow_lines(story: FlowStory, but: str = "") -> Iterator[str]:
     if found.app_proto or found.server_name:
         yield labelled("protocol", f"{found.app_proto or 'unknown'}  {found.server_name}".rstrip())
     if found.names:
-        yield labelled("names", f"{', '.join(found.names)}  (what the agent had resolved to that address)")
+        yield labelled("names", f"{', '.join(found.names)}  (resolved by the agent to that address)")
     yield labelled("time", _span(found))
     yield from process_lines(story.process)
     yield labelled("verdict", _verdict(found.action, found.mode, REASONS[found.reason]))
