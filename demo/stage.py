@@ -83,7 +83,7 @@ class Stage:
     def config(self) -> Config:
         return load_config(self.config_file)
 
-    def egress(self, *words: str, check: bool = True, timeout: float = 30.0) -> subprocess.CompletedProcess[str]:
+    def egress(self, *words: str, check: bool = True, timeout: float = 60.0) -> subprocess.CompletedProcess[str]:
         """Run `egress WORDS --config …` in the gateway's namespace."""
         command = [sys.executable, "-m", "egress", *words, "--config", str(self.config_file)]
         return self.lab.run(self.gateway, command, timeout, check=check)
@@ -96,7 +96,7 @@ class Stage:
             self.daemon = subprocess.Popen(
                 ["ip", "netns", "exec", self.gateway, *command], stdout=log, stderr=log, cwd=ROOT
             )
-        eventually(self._guards, "the gateway is up", 30.0)
+        eventually(self._guards, "the gateway is up", 60.0)
 
     def _guards(self) -> bool:
         assert self.daemon is not None

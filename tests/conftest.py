@@ -5,14 +5,32 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
+from typing import TextIO
 
 import pytest
 from hypothesis import settings
+
+from tests.turns import LOCK, needs_turn, take_turn
 
 # Two busy cores make any deadline flaky. CI repeats the same examples; elsewhere new ones are tried each time.
 settings.register_profile("egress", deadline=None, derandomize=bool(os.environ.get("CI")))
 settings.register_profile("fast", settings.get_profile("egress"), max_examples=20)  # make test FAST=1
 settings.load_profile("egress")
+
+
+TURN = pytest.StashKey[TextIO]()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionstart(session: pytest.Session) -> None:
+    if needs_turn(session.config):
+        reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+        session.config.stash[TURN] = take_turn(LOCK, reporter.write_line if reporter else lambda _: None)
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if TURN in config.stash:
+        config.stash[TURN].close()
 
 
 @pytest.fixture(scope="session", autouse=True)
