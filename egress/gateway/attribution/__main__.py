@@ -33,7 +33,7 @@ TURN = 0.01  # seconds of searches before new notes are read
 PRIORITY = -10  # a process may end within a millisecond; the work for one agent is bounded
 MAX_WAITING = 4096
 LAST_SECONDS = 1.0  # for notes that were sent before the end
-KEPT = frozenset({privileges.CAP_DAC_READ_SEARCH, privileges.CAP_SYS_PTRACE, privileges.CAP_SYS_ADMIN})
+CAPABILITIES = frozenset({privileges.CAP_DAC_READ_SEARCH, privileges.CAP_SYS_PTRACE, privileges.CAP_SYS_ADMIN})
 _IN, _OUT = 0, 1  # stdin, stdout
 
 
@@ -162,7 +162,7 @@ def main() -> int:
         setup = setup_from(reader.first())
         with contextlib.suppress(PermissionError):  # a container may forbid it
             os.setpriority(os.PRIO_PROCESS, 0, PRIORITY)
-        privileges.drop(setup.config.user, setup.parent, KEPT)
+        privileges.drop(setup.config.user, setup.parent, CAPABILITIES)
         attribution = Attribution(setup)
     except (EgressError, OSError) as error:
         sys.stderr.write(f"egress attribution: {error}\n")

@@ -4,8 +4,8 @@
 
 The command sees only its own processes, fresh /proc and /sys (read-only except its network's settings), its own
 resolv.conf, and an empty /run, run_dir and state_dir: the host's D-Bus, container engines and our control socket are
-not there. Root inside keeps the capabilities in `KEPT`, in the sandbox's user namespace only: it may configure its
-network, and cannot enter the host's, mount over what is hidden, trace the init or load modules. Sockets are of the
+not there. Root inside has only `CAPABILITIES`, and only in the sandbox's user namespace: it may configure its network,
+and cannot enter the host's, mount over hidden directories, trace the init or load modules. Sockets are of the
 families a network namespace confines: no AF_VSOCK, no io_uring, none at all for i386 programs. When the command ends,
 the kernel ends all processes it left; when `egress run` is killed, all processes end.
 
@@ -33,7 +33,7 @@ from egress.gateway.sandbox.sandbox import Sandbox
 
 NOT_EXECUTABLE, NOT_FOUND = 126, 127  # env(1), POSIX shell
 # capabilities(7): CHOWN DAC_OVERRIDE FOWNER FSETID KILL SETGID SETUID NET_BIND_SERVICE NET_ADMIN NET_RAW SYS_CHROOT
-KEPT = frozenset({0, 1, 3, 4, 5, 6, 7, 10, 12, 13, 18})
+CAPABILITIES = frozenset({0, 1, 3, 4, 5, 6, 7, 10, 12, 13, 18})
 _WRITABLE = "/proc/sys/net"
 _READ_ONLY = ("/proc/sys", "/proc/irq", "/proc/bus", "/proc/fs", "/proc/sysrq-trigger", "/proc/acpi")
 
@@ -61,13 +61,13 @@ def launch(sandbox: Sandbox, command: Sequence[str], config: Config, user: str |
     old_mask = signal.pthread_sigmask(signal.SIG_BLOCK, PASSED)
     job = _Job(sandbox, command, config, account, old_mask)
     try:
-        complaint, said = os.pipe()
+        errors, report = os.pipe()
         waiter = os.fork()
         if waiter == 0:
-            os.close(complaint)
-            _child(said, lambda: _wait_inside(job, said))
-        os.close(said)
-        with os.fdopen(complaint, "rb") as pipe:
+            os.close(errors)
+            _child(report, lambda: _wait_inside(job, report))
+        os.close(report)
+        with os.fdopen(errors, "rb") as pipe:
             trouble = pipe.read(500).decode("utf-8", "replace")
         code = relay(waiter)
     finally:
@@ -79,7 +79,7 @@ def launch(sandbox: Sandbox, command: Sequence[str], config: Config, user: str |
     return code
 
 
-def _wait_inside(job: _Job, said: int) -> int:
+def _wait_inside(job: _Job, report: int) -> int:
     """Run the waiter: enter the network, fork the init, stay outside its pid namespace and wait for it."""
     linux.prctl(linux.PR_SET_PDEATHSIG, signal.SIGKILL)
     namespace = os.open(f"/run/netns/{job.sandbox.netns}", os.O_RDONLY | os.O_CLOEXEC)
@@ -88,12 +88,12 @@ def _wait_inside(job: _Job, said: int) -> int:
     linux.unshare(linux.CLONE_NEWNS | linux.CLONE_NEWPID)
     init = os.fork()
     if init == 0:
-        _child(said, lambda: _init(job, users, said))
-    os.close(said)
+        _child(report, lambda: _init(job, users, report))
+    os.close(report)
     return relay(init)
 
 
-def _init(job: _Job, users: int, said: int) -> int:
+def _init(job: _Job, users: int, report: int) -> int:
     """Run pid 1 of the sandbox. It has only the standard files open, and no process inside may trace it."""
     linux.prctl(linux.PR_SET_PDEATHSIG, signal.SIGKILL)
     linux.prctl(linux.PR_SET_DUMPABLE, 0)
@@ -107,7 +107,7 @@ def _init(job: _Job, users: int, said: int) -> int:
         os.chdir("/")
     main = os.fork()
     if main == 0:
-        _child(said, lambda: _execute(job, users, said))
+        _child(report, lambda: _execute(job, users, report))
     os.closerange(3, os.sysconf("SC_OPEN_MAX"))
     return relay(main, reap=True)
 
@@ -135,7 +135,7 @@ def _mounts(sandbox: Sandbox, config: Config) -> None:
             linux.mount("none", path, "", linux.MS_BIND | linux.MS_REMOUNT | linux.MS_RDONLY | strict | linux.MS_NOEXEC)
 
 
-def _execute(job: _Job, users: int, said: int) -> int:
+def _execute(job: _Job, users: int, report: int) -> int:
     """Become the command. The order matters: capabilities are needed up to the change of user, and for it."""
     linux.setns(users, linux.CLONE_NEWUSER)
     command, account = job.command, job.account
@@ -144,18 +144,18 @@ def _execute(job: _Job, users: int, said: int) -> int:
         os.initgroups(account.pw_name, account.pw_gid)
         os.setresgid(account.pw_gid, account.pw_gid, account.pw_gid)
         environment |= {"HOME": account.pw_dir, "USER": account.pw_name, "LOGNAME": account.pw_name}
-    linux.limit_bounding(KEPT)
+    linux.limit_bounding(CAPABILITIES)
     if account:
         os.setresuid(account.pw_uid, account.pw_uid, account.pw_uid)
-    linux.limit_capabilities(frozenset() if account and account.pw_uid else KEPT)
+    linux.limit_capabilities(frozenset() if account and account.pw_uid else CAPABILITIES)
     linux.prctl(linux.PR_SET_NO_NEW_PRIVS, 1)
     linux.limit_calls()  # the terminal is shared: keys typed into it would run in the caller's shell
     for number in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores them, and ignoring is inherited
         signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, job.mask)
-    # An inherited file would be a way out, e.g. a socket of the host's network. `said` closes itself at exec.
-    os.closerange(3, said)
-    os.closerange(said + 1, os.sysconf("SC_OPEN_MAX"))
+    # An inherited file would be a way out, e.g. a socket of the host's network. `report` closes itself at exec.
+    os.closerange(3, report)
+    os.closerange(report + 1, os.sysconf("SC_OPEN_MAX"))
     try:
         os.execvpe(command[0], list(command), environment)
     except (FileNotFoundError, NotADirectoryError):
@@ -166,13 +166,13 @@ def _execute(job: _Job, users: int, said: int) -> int:
         return NOT_EXECUTABLE
 
 
-def _child(said: int, body: Callable[[], int]) -> NoReturn:
+def _child(report: int, body: Callable[[], int]) -> NoReturn:
     """Run `body` in a forked child, which always ends here. An error is reported to `launch`."""
     code = 1
     try:
         code = body()
     except (OSError, EgressError) as error:
-        os.write(said, f"cannot enter the sandbox: {error}".encode("utf-8", "replace"))
+        os.write(report, f"cannot enter the sandbox: {error}".encode("utf-8", "replace"))
     finally:
         os._exit(code)
 

@@ -80,7 +80,7 @@ class Journals:
     def stopped(self, pool: Pool) -> None:
         """Report lost records, once all workers have ended in order and reported for the last time."""
         for entry in pool.status():
-            self._hear(entry)
+            self._log_health(entry)
         if lost := self.status()["lost"]:
             log.error("%d records were lost since the gateway started: the journal could not be written", lost)
 
@@ -92,7 +92,7 @@ class Journals:
         """Measure the journals, grant the workers their shares, log changes. Raises OSError."""
         before: dict[object, dict[str, Any]] = {entry["index"]: entry for entry in pool.status()}
         for entry in before.values():
-            self._hear(entry)
+            self._log_health(entry)
         self._bytes = await asyncio.to_thread(usage, self._config.journal_dir)
         self._judge()
         for entry in pool.status():
@@ -143,7 +143,7 @@ class Journals:
             log.warning("the journal has room again (%d of %d bytes): new flows pass, on record", used, most)
             self._full, self._since = False, None
 
-    def _hear(self, entry: dict[str, Any]) -> None:
+    def _log_health(self, entry: dict[str, Any]) -> None:
         """Log when a worker's journal fails, and when it works again."""
         index, now = entry["index"], entry["counters"].get("journal")
         if not now:

@@ -76,7 +76,7 @@ class Gateway:
         self.roster = Roster(size)
         self.rules = rulekeeper.RuleKeeper(config, self.roster)
         self.journals = Journals(config, writers)
-        hooks = Hooks(self._setup, self.policy.current.orders, self.holds.heard, self._worker_gone)
+        hooks = Hooks(self._setup, self.policy.current.orders, self.holds.take_message, self._worker_gone)
         self.pool = Pool(size, hooks, base=config.queue.base, watchdog=config.watchdog)
         self.recorder = RecorderProcess(config)
         self.attribution = AttributionProcess(config, size, self.journals.grant)

@@ -71,7 +71,7 @@ def main() -> int:
     gc.disable()  # until the worker begins: a large policy is read in two thirds of the time
     reader, writer = LineReader(_IN), LineWriter(_OUT)
 
-    def say(message: dict[str, object]) -> bool:
+    def send(message: dict[str, object]) -> bool:
         if writer.full and message["type"] == "hold":
             return False
         writer.write(encode(message))
@@ -81,7 +81,7 @@ def main() -> int:
         line = reader.first()
         if not line:
             return 1
-        worker = Worker(setup_from(line), say)
+        worker = Worker(setup_from(line), send)
         while not (worker.begun or reader.ended):
             listen(worker, reader, writer)
     except EgressError as error:

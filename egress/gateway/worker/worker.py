@@ -45,9 +45,9 @@ def now() -> float:
 
 
 class Worker:
-    """Connects queues, engine and journal. `judge` is the packet path; `say` reports to the supervisor."""
+    """Connects queues, engine and journal. `judge` is the packet path; `send` reports to the supervisor."""
 
-    def __init__(self, setup: Setup, say: Callable[[dict[str, object]], bool]) -> None:
+    def __init__(self, setup: Setup, send: Callable[[dict[str, object]], bool]) -> None:
         config = setup.config
         self.setup = setup
         self.index = setup.index
@@ -71,8 +71,8 @@ class Worker:
         self.begun = self.stopping = False
         self.parked = for_holds(config.queue.length)
         self._over: deque[ParkedPacket] = deque()  # waited for holds that are over
-        self._asked: set[str] = set()  # holds that were reported to the supervisor
-        self._say = say
+        self._reported: set[str] = set()  # holds that were reported to the supervisor
+        self._send = send
         self._draft = Draft()
         self._agent = ""
         self._cut = config.queue.settled_copy
@@ -89,7 +89,7 @@ class Worker:
         gc.freeze()  # policy and code stay: the collector need not scan them
         gc.enable()
         self.begun = True
-        self._say({"type": "ready", "pid": os.getpid(), "host": socket.gethostname()})
+        self._send({"type": "ready", "pid": os.getpid(), "host": socket.gethostname()})
 
     def judge(self, raw: bytes, indev: int, outdev: int, settled: bool, packet: QueuedPacket) -> int:
         """Judge a packet: find its agent, ask the engine, journal the records. Returns the mark for the kernel."""
@@ -131,9 +131,9 @@ class Worker:
         hold = self.engine.hold_of(parked.raw, agent, direction)
         if hold not in self.engine.holds:
             return DISCARD
-        if hold not in self._asked:
-            if self._say({"type": "hold", "hold": self.engine.holds[hold]}):
-                self._asked.add(hold)
+        if hold not in self._reported:
+            if self._send({"type": "hold", "hold": self.engine.holds[hold]}):
+                self._reported.add(hold)
             else:
                 self.record(self.engine.answer(hold, Action.REJECT, ts), ts)
         return PARKED if self.parked.park(hold, parked) else DISCARD
@@ -142,9 +142,9 @@ class Worker:
         """Report holds that are over, and release their packets."""
         for hold, state in self.engine.ended_holds():
             self._over += self.parked.release(hold)
-            if hold in self._asked:
-                self._asked.discard(hold)
-                self._say({"type": "hold.ended", "id": hold, "state": state})
+            if hold in self._reported:
+                self._reported.discard(hold)
+                self._send({"type": "hold.ended", "id": hold, "state": state})
 
     def resume(self) -> None:
         """Judge the packets of holds that are over again, as if they came now. Their agent may be gone."""

@@ -39,7 +39,7 @@ class HoldDesk:
         self._writing = Coalesced(self._write)
         self._complaint = Complaint()
 
-    def heard(self, worker: int, message: dict[str, Any]) -> None:
+    def take_message(self, worker: int, message: dict[str, Any]) -> None:
         """Take a worker's message: {"type": "hold", "hold"} or {"type": "hold.ended", "id", "state"}."""
         if message["type"] == "hold":
             hold = Hold(**{**message["hold"], "names": tuple(message["hold"]["names"])})

@@ -68,7 +68,7 @@ class Presence:
             return
         alive = lambda connection: gateways.beat(connection, self.host, self._run, version, agents)  # noqa: E731
         if not await self._link.store(alive):
-            await self.renew(None)  # a person removed it, or another gateway took it while we were not heard
+            await self.renew(None)  # a person removed it, or another gateway took it while the database was away
             await self._link.store(alive)
         self._shown, self._next = version, time.monotonic() + gateways.BEAT_SECONDS
 

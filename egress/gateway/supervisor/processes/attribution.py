@@ -54,7 +54,7 @@ class AttributionProcess(Companion):
     async def watch(self) -> None:
         if not self._config.attribution:
             return
-        patience = self._config.watchdog if self._facts else START_SECONDS
+        patience = self._config.watchdog if self._report else START_SECONDS
         if self._process is not None and self.pid is not None and self.silent > patience:
             log.warning("the attribution process (pid %d) gave no sign of life for %.0f s", self.pid, self.silent)
             await self._kill(self._process)
@@ -63,8 +63,8 @@ class AttributionProcess(Companion):
         self._left = [each for each in self._left if each.returncode is None]
         if len(self._left) < MAX_LEFT:
             await super().watch()
-        if self.pid is not None and self._process is not None and self._process.stdin is not None and self._facts:
-            self._process.stdin.write(encode(self._grant(self._facts["journal"]["bytes"])))
+        if self.pid is not None and self._process is not None and self._process.stdin is not None and self._report:
+            self._process.stdin.write(encode(self._grant(self._report["journal"]["bytes"])))
 
     async def stop(self) -> None:
         await super().stop()
@@ -78,13 +78,13 @@ class AttributionProcess(Companion):
             "pid": self.pid,
             "restarts": self.restarts,
             "silent": round(self.silent, 1),
-            "counters": self._facts,
+            "counters": self._report,
         }
 
     async def _start(self) -> asyncio.subprocess.Process:
         command, environment = python("egress.gateway.attribution")
         ends = tuple(ours.fileno() for _, ours in self._pairs)
-        self._facts = {}
+        self._report = {}
         process = await asyncio.create_subprocess_exec(
             *command,
             stdin=asyncio.subprocess.PIPE,

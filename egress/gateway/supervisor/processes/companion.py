@@ -25,8 +25,8 @@ class Companion:
         self.restarts = 0
         self._process: asyncio.subprocess.Process | None = None
         self._listening: asyncio.Task[None] | None = None
-        self._facts: dict[str, Any] = {}  # its last report
-        self._heard = time.monotonic()
+        self._report: dict[str, Any] = {}  # the last one
+        self._last_report = time.monotonic()
         self._next = 0.0
 
     @property
@@ -36,11 +36,11 @@ class Companion:
     @property
     def silent(self) -> float:
         """Seconds since its last report, or its start."""
-        return time.monotonic() - self._heard
+        return time.monotonic() - self._last_report
 
     def status(self) -> dict[str, object]:
         """Return its state: its last report, which is `silent` seconds old."""
-        return {"pid": self.pid, "restarts": self.restarts, "silent": round(self.silent, 1), **self._facts}
+        return {"pid": self.pid, "restarts": self.restarts, "silent": round(self.silent, 1), **self._report}
 
     async def watch(self) -> None:
         """Start the process if it does not run. Call this about once a second."""
@@ -51,7 +51,7 @@ class Companion:
             log.warning("the %s ended (status %s); it is restarted", self.name, self._process.returncode)
         self._next = time.monotonic() + RESTART_SECONDS
         self._process = await self._start()
-        self._heard = time.monotonic()
+        self._last_report = time.monotonic()
         if self._process.stdout is not None:
             self._listening = asyncio.create_task(self._listen(self._process.stdout))
 
@@ -80,5 +80,5 @@ class Companion:
         """Read its reports. Lines that are not JSON are ignored."""
         while line := await stdout.readline():
             with suppress(ValueError):
-                self._facts = dict(json.loads(line))
-                self._heard = time.monotonic()
+                self._report = dict(json.loads(line))
+                self._last_report = time.monotonic()

@@ -28,7 +28,7 @@ class Hooks:
 
     setup: Callable[[int], Setup]  # how a worker starts now
     policy: Callable[[], Orders]  # the policy it starts with
-    heard: Callable[[int, dict[str, Any]], None]  # a message that it sent unasked
+    message: Callable[[int, dict[str, Any]], None]  # a message that it sent unasked
     gone: Callable[[int], None]  # it has ended, and a successor will follow
 
 
@@ -143,7 +143,7 @@ class Pool:
         return [self._entry(index) for index in range(self.size)]
 
     def _new(self, index: int) -> WorkerProcess:
-        made = WorkerProcess(self._hooks.setup(index), self._hooks.policy(), self._hooks.heard)
+        made = WorkerProcess(self._hooks.setup(index), self._hooks.policy(), self._hooks.message)
         self._successors[index] = made
         return made
 

@@ -27,10 +27,10 @@ class WorkerProcess:
     """One start of one worker. `await start()`, then `order()` until `alive` is False.
 
     `setup` and `policy` are the state when this object is made; later orders reach the worker after them, also while it
-    still starts. `hear` gets the messages that it sends unasked.
+    still starts. `receive` gets the messages that it sends unasked.
     """
 
-    def __init__(self, setup: Setup, policy: Orders, hear: Callable[[int, dict[str, Any]], None]) -> None:
+    def __init__(self, setup: Setup, policy: Orders, receive: Callable[[int, dict[str, Any]], None]) -> None:
         self.index = setup.index
         self.started = self.last_beat = time.monotonic()
         self.counters: dict[str, Any] = {}
@@ -39,7 +39,7 @@ class WorkerProcess:
         self.version = policy.version  # of the policy it judges by, once it is ready
         self._setup = setup
         self._policy: Orders | None = policy
-        self._hear = hear
+        self._receive = receive
         self._behind: list[bytes] = []  # orders that wait for the setup to be sent
         self._awaited: dict[tuple[str, int], asyncio.Future[dict[str, Any]]] = {}  # (type, number) of the answer
         self._numbers = itertools.count(1)
@@ -151,13 +151,13 @@ class WorkerProcess:
     async def _read(self) -> None:
         stdout = self._process.stdout
         while stdout is not None and (line := await stdout.readline()):
-            self._heard(json.loads(line))
+            self._handle(json.loads(line))
         self._bound.set()
         for waiting in tuple(self._awaited.values()):
             if not waiting.done():
                 waiting.set_exception(ConnectionResetError())
 
-    def _heard(self, message: dict[str, Any]) -> None:
+    def _handle(self, message: dict[str, Any]) -> None:
         kind = message.pop("type")
         self.last_beat = time.monotonic()
         if kind == "beat":
@@ -172,7 +172,7 @@ class WorkerProcess:
         elif kind == "error":
             self.error = message["text"]
         else:
-            self._hear(self.index, {"type": kind, **message})
+            self._receive(self.index, {"type": kind, **message})
 
     def _judges_by(self, message: dict[str, Any]) -> None:
         error = message.get("error")

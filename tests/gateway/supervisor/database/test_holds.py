@@ -58,11 +58,11 @@ def desk(tmp_path: Path) -> Desk:
 
 
 def asks(worker: int, name: str) -> Callable[[HoldDesk], None]:
-    return lambda holds: holds.heard(worker, {"type": "hold", "hold": json.loads(encode(hold(name)))})
+    return lambda holds: holds.take_message(worker, {"type": "hold", "hold": json.loads(encode(hold(name)))})
 
 
 def ends(worker: int, name: str, state: str) -> Callable[[HoldDesk], None]:
-    return lambda holds: holds.heard(worker, {"type": "hold.ended", "id": name, "state": state})
+    return lambda holds: holds.take_message(worker, {"type": "hold.ended", "id": name, "state": state})
 
 
 def test_what_waits_is_asked_as_it_is(desk: Desk) -> None:
