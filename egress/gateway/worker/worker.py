@@ -246,7 +246,7 @@ class Worker:
         return {}
 
     def _commit(self, message: dict[str, Any], ts: float) -> None:
-        self.notifier.flush()  # their marks are on their connections before those are pardoned
+        self.notifier.flush()  # their marks must be on their connections before marks are removed
         change = self._draft.finish(message)
         try:
             if change.base < 0:

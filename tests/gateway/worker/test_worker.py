@@ -323,7 +323,7 @@ def test_only_what_is_refused_waits_to_be_attributed(tmp_path: Path) -> None:
             assert answers(bench.send(syn())) == [first]
 
 
-def test_a_refusal_that_waits_is_over_before_the_connections_are_pardoned(tmp_path: Path) -> None:
+def test_a_refusal_that_waits_is_answered_before_marks_are_removed(tmp_path: Path) -> None:
     """A mark that came later would refuse in the kernel what an edit has just allowed."""
     bench = Bench(tmp_path, agent(default=Action.REJECT))
     with attributed(bench):
