@@ -227,7 +227,7 @@ class Engine:
         flow.condemn()
         flow.identify()
         evidence = flow.evidence
-        self._verdicts.refuse(flow, Reason.FINDING)
+        self._verdicts.refuse(flow, Reason.FINDING, ts)
         record = finding_record(flow, finding, ts, Action.REJECT)
         self._outbox.put(record)
         if evidence is not None:
@@ -306,7 +306,7 @@ class Engine:
         flow = self._find(raw, agent, direction)
         if flow is None or flow.packets_out + flow.packets_in > 1 or flow.refused:
             return ()
-        self._verdicts.refuse(flow, Reason.RECORDER)
+        self._verdicts.refuse(flow, Reason.RECORDER, ts)
         self._tracker.forget(flow, ts, "closed")
         self._tracker.table(agent.name).ended.discard(flow.key)
         return self._outbox.take()

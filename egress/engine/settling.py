@@ -48,7 +48,7 @@ class Settling:
             flow.give_up_identifying()
             self._verdicts.rejudge(flow, ts)
         if full and flow.who.mode is not Mode.MONITOR and flow.outcome.verdict.action is Action.ACCEPT:
-            self._verdicts.refuse(flow, Reason.MEMCAP)
+            self._verdicts.refuse(flow, Reason.MEMCAP, ts)
             self._outbox.put(flow_record(flow, ts))
         if flow.outcome.verdict.action is Action.ACCEPT:
             # QUIC may open further connections, with other names, on a pair of ports in use: always listen.

@@ -30,7 +30,8 @@ class Verdicts:
 
     def admit(self, flow: Flow, ts: float) -> None:
         """Set the first verdict of a new flow."""
-        self._decide(flow, *self._held_back(flow, self._judge.admit(flow, ts), ts))
+        verdict, hold = self._held_back(flow, self._judge.admit(flow, ts), ts)
+        self._decide(flow, verdict, ts, hold)
 
     def rejudge(self, flow: Flow, ts: float) -> bool:
         """Judge a flow again after its rules, agent, protocol or name changed; flows on hold are left alone.
@@ -39,7 +40,7 @@ class Verdicts:
         """
         if flow.condemned:
             if flow.monitored is (flow.stage is Stage.REFUSED):  # the agent's mode has changed
-                self._decide(flow, flow.verdict)
+                self._decide(flow, flow.verdict, ts)
             return False
         return not flow.hold and self._judge_anew(flow, ts)
 
@@ -47,15 +48,15 @@ class Verdicts:
         """Judge a flow whose hold is over."""
         self._judge_anew(flow, ts)
 
-    def refuse(self, flow: Flow, reason: Reason) -> None:
+    def refuse(self, flow: Flow, reason: Reason, ts: float) -> None:
         """Refuse a flow for a reason that is not in the rules."""
-        self._decide(flow, self._judge.refusal(reason, flow.verdict.rule_id))
+        self._decide(flow, self._judge.refusal(reason, flow.verdict.rule_id), ts)
 
     def object(self, flow: Flow, reason: Reason, ts: float) -> None:
         """Refuse a flow until the rules change, and record that."""
         objection = self._judge.refusal(reason)
         flow.object(objection)
-        self._decide(flow, objection)
+        self._decide(flow, objection, ts)
         self._outbox.put(flow_record(flow, ts))
 
     def waits(self, flow: Flow) -> bool:
@@ -66,18 +67,19 @@ class Verdicts:
         old = flow.verdict
         verdict = self._judge.verdict(flow, ts) if flow.admitted else self._judge.admit(flow, ts)
         verdict, hold = self._held_back(flow, verdict, ts)
-        self._decide(flow, verdict, hold)
+        self._decide(flow, verdict, ts, hold)
         changed = (old.action, old.reason, old.rule_id) != (verdict.action, verdict.reason, verdict.rule_id)
         if changed:
             self._outbox.put(flow_record(flow, ts))
         return changed
 
-    def _decide(self, flow: Flow, verdict: Verdict, hold: str = "") -> None:
+    def _decide(self, flow: Flow, verdict: Verdict, ts: float, hold: str = "") -> None:
         """Set a flow's verdict, and give up the inspection of a refused flow."""
         if flow.decide(verdict, hold):
             self._outbox.counts["refused"] += 1
-        if flow.rule is not None and flow.rule.expires_at is not None:  # a clock set back revives rules
-            self._expiry = min(self._expiry, flow.rule.expires_at)
+        expires_at = None if flow.rule is None else flow.rule.expires_at
+        if expires_at is not None and ts < expires_at:  # a clock set back revives rules
+            self._expiry = min(self._expiry, expires_at)
         if flow.stage is Stage.REFUSED:
             self._tracker.release(flow)
             self._tracker.watch(flow)

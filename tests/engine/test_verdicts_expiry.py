@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from egress.model import SYN, Action, Direction, Policy, PolicyChange, Rule
+from egress.model import SYN, Action, Budget, BudgetSpan, Direction, Measure, Policy, PolicyChange, Reason, Rule
 from egress.policy.rulebook import Rulebook
 from tests.traffic import AGENT4, SERVER4, START, agent, engine, tcp
 
@@ -39,3 +39,15 @@ def test_a_name_rule_that_is_gone_is_still_about_a_name() -> None:
     book.apply(PolicyChange(1, 2, ("single",), ()))
     assert book.named(rule)
     assert not book.named(Rule("other", Action.ACCEPT, destination="192.0.2.0/24"))
+
+
+def test_a_flow_that_stays_refused_after_its_rule_has_expired_keeps_nothing_due() -> None:
+    """A tick that finds no work asks for none at once, or the gateway would do nothing else."""
+    until = START + 100
+    budget = Budget(Measure.BYTES, 10, BudgetSpan.HOUR)
+    gate = engine(Rule("short", Action.ACCEPT, expires_at=until))
+    who = agent(default=Action.REJECT, budgets=(budget,))
+    refused = gate.packet(syn(40000), until - 1, who, OUT).verdict
+    assert (refused.action, refused.reason) == (Action.REJECT, Reason.BUDGET)
+    gate.tick(until)
+    assert gate.next_tick() > until
