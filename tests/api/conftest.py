@@ -1,4 +1,4 @@
-"""The application over a real database, asked as root on the unix socket asks it or with tokens of every role."""
+"""The application over a real database, with clients: root on the unix socket, and tokens of every role."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ OUTSIDE = ("192.0.2.1", 4711)
 
 
 class Client:
-    """Asks the application in this process; safe to share between threads."""
+    """Send requests to the application in this process; safe to share between threads."""
 
     def __init__(self, app: FastAPI, peer: tuple[str, int] = ROOT, token: str = "") -> None:
         self.app, self.peer = app, peer
@@ -65,7 +65,7 @@ def config(tmp_path: Path) -> Config:
 
 @pytest.fixture(scope="session")
 def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An empty database: a copy is there at once, a migration takes half a second."""
+    """An empty database, copied: a copy takes no time, a migration half a second."""
     path = tmp_path_factory.mktemp("database") / "egress.db"
     open_database(f"sqlite:///{path}").dispose()
     return path
@@ -86,7 +86,7 @@ def app(config: Config, engine: Engine) -> FastAPI:
 
 @pytest.fixture
 def root(app: FastAPI) -> Client:
-    """Root on this host."""
+    """A client that is root on this host."""
     return Client(app)
 
 
@@ -111,7 +111,7 @@ def as_role(app: FastAPI, engine: Engine) -> Callable[..., Client]:
 
 
 def assert_problem(answer: httpx.Response, status: int, *places: str, detail: str = "") -> dict[str, Any]:
-    """The answer is a problem document of this status that names these places (pointers or parameters)."""
+    """Check that the answer is a problem document of this status that names these places (pointers or parameters)."""
     assert answer.status_code == status, answer.text
     assert answer.headers["content-type"] == "application/problem+json"
     body: dict[str, Any] = answer.json()

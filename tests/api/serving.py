@@ -14,7 +14,7 @@ from fastapi import FastAPI
 
 @contextmanager
 def served(app: FastAPI) -> Iterator[str]:
-    """Its URL."""
+    """Run a server with this application; yields its URL."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         settings = uvicorn.Config(app, log_config=None, access_log=False, ws="none", lifespan="off", http="h11")
         server = uvicorn.Server(settings)

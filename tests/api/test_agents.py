@@ -1,4 +1,4 @@
-"""/agents: who may do what to whom, edits that cannot be lost, and what the audit trail says of them."""
+"""/agents: roles and scopes, edits that cannot be lost, and their entries in the audit trail."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def add(engine: Engine, *names: str, kind: str = "netns") -> None:
 
 
 def noted(engine: Engine) -> list[audit.AuditEntry]:
-    """Oldest first."""
+    """The audit trail's entries, oldest first."""
     with engine.connect() as connection:
         return [each for each in reversed(audit.entries(connection, limit=100)) if each.action.startswith("agent.")]
 

@@ -1,4 +1,4 @@
-"""/approvals: who may decide, that the first decision wins, and what an approval makes."""
+"""/approvals: roles that may decide, the first decision wins, and the rules that an approval makes."""
 
 from __future__ import annotations
 
@@ -160,13 +160,13 @@ def test_pages_and_filters(engine: Engine, root: Client) -> None:
     begun = time.time() - 100
     ids = [f"{number:016x}" for number in range(7)]
     for number, each in enumerate(ids):
-        hold(engine, each, "rome-7" if number % 2 else "ci-1", time=begun + number // 2)  # two of a moment
+        hold(engine, each, "rome-7" if number % 2 else "ci-1", time=begun + number // 2)  # two with the same time
     root.post(f"/approvals/{ids[1]}/deny")
     seen, cursor = [], None
     while True:
         page = root.get("/approvals", params={"limit": 2, **({"cursor": cursor} if cursor else {})}).json()
         seen += [each["id"] for each in page["items"]]
-        hold(engine, f"{100 + len(seen):016x}")  # newer ones come meanwhile
+        hold(engine, f"{100 + len(seen):016x}")  # newer ones arrive between two pages
         cursor = page["next"]
         if cursor is None:
             break

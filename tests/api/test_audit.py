@@ -1,4 +1,4 @@
-"""The audit trail over HTTP: who changed what, and whether it is whole."""
+"""The audit trail over HTTP: its entries, and the check that it is complete."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who may call: tokens and roles, scope, expiry, revocation, and root on the unix socket."""
+"""Authentication: tokens and roles, scope, expiry, revocation, and root on the unix socket."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_what_the_roles_may(as_role: Callable[..., Client]) -> None:
 
 
 def test_no_route_forgets_to_ask_for_a_role() -> None:
-    """Each one either is public or has a dependency that checks a role."""
+    """Each route is public or has a dependency that checks a role."""
     routes = [route for router in discovered() for route in router.routes if isinstance(route, APIRoute)]
     assert len(routes) > 15
     open_ = [f"{PREFIX}{route.path}" for route in routes if not _asks_for_a_role(route.dependant)]
@@ -165,7 +165,7 @@ def test_what_a_scope_covers(globs: tuple[str, ...], selector: str, covered: boo
 
 @given(st.text(max_size=90))
 def test_no_text_is_a_token(engine_text: str) -> None:
-    """The store answers None to whatever a header can hold; here nothing is stored."""
+    """The store returns None for any text that a header can hold; it holds no token here."""
     import sqlalchemy as sa
 
     from egress.store.database.tables import metadata

@@ -1,4 +1,4 @@
-"""/check: what the rules say of what nobody has tried, kept up with every edit."""
+"""/check: the verdict that a flow would get, by the rules after every edit."""
 
 from __future__ import annotations
 

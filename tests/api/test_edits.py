@@ -1,4 +1,4 @@
-"""Every change: once for a key, not at all for show, all of it or nothing."""
+"""Edits: made once for each Idempotency-Key, not at all in a dry run, and as a whole or not at all."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""/gateways: who runs where and how far behind; a host is forgotten or renamed only while it does not run."""
+"""/gateways: hosts, states and policy versions; a gateway is deleted or renamed only while it does not run."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ GATEWAY = Actor("gateway")
 
 
 def runs(engine: Engine, *hosts: str) -> None:
-    """Gateways that judge by version 1, each with an agent of its own and a rule in its file."""
+    """Start gateways that judge by version 1, each with an agent of its own and a rule in its file."""
     with writing(engine) as connection:
         for host in hosts:
             gateways.claim(connection, host, f"run of {host}", host, "0.1.0")

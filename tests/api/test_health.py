@@ -1,4 +1,4 @@
-"""/healthz, /readyz, /metrics: what supervisors ask, with and without a database."""
+"""/healthz, /readyz, /metrics: health checks with and without a database."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_it_is_not_ready_while_the_database_is_away(tmp_path: Path) -> None:
     assert (answer.status_code, answer.json()) == (503, {"status": "not ready", "database": "away"})
     assert answer.headers["retry-after"]
     assert client.get("/healthz").status_code == 200
-    assert "egress_up 0.0" in client.get("/metrics").text, "what the gateway says needs no database"
+    assert "egress_up 0.0" in client.get("/metrics").text, "the gateway's own figures need no database"
     for path in ("/agents", "/flows", "/approvals", "/stream"):
         assert_problem(client.get(path), 503)
     state.mkdir()
@@ -81,8 +81,8 @@ def test_a_directory_that_is_no_database_is_said(tmp_path: Path) -> None:
     assert_problem(client.get("/agents"), 503, detail="cannot use database")
 
 
-def test_a_database_that_was_moved_is_not_made_anew(tmp_path: Path) -> None:
-    """A gateway has run here, so there was one: an empty one in its place would know no agent and no rule."""
+def test_a_database_that_was_moved_is_not_created_again(tmp_path: Path) -> None:
+    """A gateway has run here, so there was a database: a new, empty one would have no agent and no rule."""
     config = Config(state_dir=tmp_path, run_dir=tmp_path)
     config.policy_snapshot.write_text("{}")
     client = Client(create_app(config))

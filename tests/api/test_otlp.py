@@ -1,4 +1,4 @@
-"""OTLP/HTTP: what the SDK's own exporter sends becomes steps; any bytes get an answer, in bounded time and memory."""
+"""OTLP/HTTP: spans of the SDK's own exporter become steps; any bytes get an answer, in bounded time and memory."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def stored(engine: Engine, agent: str = "rome-7") -> list[Step]:
 
 
 def span(attributes: dict[str, Any] | None = None, **fields: Any) -> dict[str, Any]:
-    """One of OTLP's JSON, a second long and over."""
+    """A span in OTLP's JSON, one second long and ended."""
     now = time.time_ns()
     given = {"traceId": TRACE, "spanId": SPAN, "name": "execute_tool bash", "kind": 1, "droppedAttributesCount": 0}
     times = {"startTimeUnixNano": str(now - 2 * 10**9), "endTimeUnixNano": now - 10**9}
@@ -94,7 +94,7 @@ def url(app: FastAPI) -> Iterator[str]:
 def test_the_sdk_reports_tool_calls_of_a_conversation(
     url: str, as_role: AsRole, engine: Engine, compression: Compression, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As instrumentations do: the conversation's id stands on the span around the tool call, which ends last."""
+    """Instrumentations set the conversation's id on the span around the tool call, which ends last."""
     authorization = as_role("reporter", "rome-7").headers["Authorization"]
     for name, value in {  # as docs/operations.md says
         "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": f"{url}/v1/traces",
@@ -132,7 +132,7 @@ def test_the_sdk_hears_that_it_may_not(url: str, engine: Engine) -> None:
     assert stored(engine) == []
 
 
-# --- what a span says -----------------------------------------------------------------------------------------
+# --- the fields of a span ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -185,7 +185,7 @@ def test_a_trace_is_its_conversations_whatever_comes_first(root: Client, engine:
 
 
 def test_a_step_under_way_ends_in_the_conversation_that_its_trace_turns_out_to_be(root: Client, engine: Engine) -> None:
-    """It must not stay open as well, as a step of the trace, and explain an hour of traffic."""
+    """Otherwise the step would also stay open under the trace, and explain an hour of traffic."""
     begun = span(endTimeUnixNano="0")
     send(root, begun)
     over = begun | {"endTimeUnixNano": str(int(begun["startTimeUnixNano"]) + 10**9)}
@@ -211,7 +211,7 @@ def test_a_name_that_no_agent_can_have_spoils_no_other_span(
 
 
 def test_a_request_of_as_much_as_it_may_hold_keeps_no_writer_waiting_for_long(engine: Engine) -> None:
-    """Whoever has a token of a reporter must not keep others from a quarantine."""
+    """A caller with a reporter's token must not delay another caller's quarantine."""
     now = time.time_ns()
     chat = {"gen_ai.operation.name": "chat", "gen_ai.conversation.id": "c"}
     spans = [
@@ -270,7 +270,7 @@ def test_a_span_that_is_under_way_and_then_over(root: Client, engine: Engine) ->
 
 
 def binary(*spans: dict[str, Any]) -> bytes:
-    """The same as protobuf, made by the generated classes."""
+    """The same request as protobuf, by the generated classes."""
     made = ExportTraceServiceRequest()
     resource = made.resource_spans.add()
     resource.resource.attributes.add(key="egress.agent").value.string_value = "rome-7"
@@ -330,8 +330,8 @@ def test_a_database_that_is_away_is_worth_another_try(config: Config, root: Clie
     assert answer.headers["content-type"] == PROTOBUF
 
 
-def test_what_another_try_may_mend_is_told_so(root: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Clients of OTLP throw spans away after 409; and a message that is cut must still be text."""
+def test_an_error_that_a_retry_may_fix_is_answered_503(root: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    """OTLP clients discard spans after a 409; and a message that is cut must still be text."""
 
     def collide(*_: object, **__: object) -> None:
         raise IntegrityError("UPDATE", {}, sqlite3.IntegrityError("UNIQUE"))

@@ -86,7 +86,7 @@ def test_the_walk_finds_what_the_generated_classes_find(spans: list[tuple[str, b
 
 
 def test_ten_million_empty_spans_end_soon() -> None:
-    """20 MiB of them as objects would be gigabytes."""
+    """20 MiB of empty spans would take gigabytes as objects."""
     empty = b"\x12\x00" * (10 << 20)
     length = bytearray()
     number = len(empty)

@@ -1,4 +1,4 @@
-"""A parameter that an operation does not know changes nothing and is named, on every operation there is."""
+"""Unknown parameters are refused by name and change nothing, on every operation."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.api.conftest import Client, assert_problem
 
 
 def operations(root: Client) -> Iterator[tuple[str, str, list[str]]]:
-    """Method, a path of it, and the names of its query parameters."""
+    """List for each operation its method, a path, and the names of its query parameters."""
     for path, methods in root.get("/openapi.json").json()["paths"].items():
         for method, operation in methods.items():
             known = [each["name"] for each in operation.get("parameters", ()) if each["in"] == "query"]

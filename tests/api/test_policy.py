@@ -1,4 +1,4 @@
-"""Versions of the policy: read, compare, go back."""
+"""Versions of the policy: read, compared, restored."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_going_back_is_a_new_version(root: Client) -> None:
     assert done.status_code == 200 and done.json()["version"] == 4
     assert [each["id"] for each in root.get("/policy/current").json()["rules"]] == [one]
     again = root.post("/policy/rollback", {"version": 1})
-    assert again.json()["version"] == 4, "it is so already"
+    assert again.json()["version"] == 4, "the policy equals that version already"
 
 
 def test_what_cannot_be_gone_back_to(root: Client, as_role: Callable[..., Client]) -> None:

@@ -1,4 +1,4 @@
-"""What is wrong with a request is said in one shape, names the place, changes nothing and is never our own failure."""
+"""Errors in requests: one shape for all, the place named, nothing changed, and never a 5xx."""
 
 from __future__ import annotations
 

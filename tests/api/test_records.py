@@ -29,7 +29,7 @@ def keep(engine: Engine, *records: Record) -> None:
 
 
 def pages(client: Client, path: str, limit: int, then: Callable[[], None] = lambda: None) -> list[dict[str, Any]]:
-    """All items; `then` is done between two pages."""
+    """Fetch all pages and return their items; `then` is called between two pages."""
     found: list[dict[str, Any]] = []
     cursor = None
     while True:
@@ -76,7 +76,7 @@ def test_another_ones_records_are_not_there(engine: Engine, as_role: AsRole) -> 
 
 
 def test_pages_have_no_gap_and_no_repeat_while_rows_come(engine: Engine, root: Client) -> None:
-    old = [flow(start=START + number // 3, updated=START + number) for number in range(11)]  # three of a moment
+    old = [flow(start=START + number // 3, updated=START + number) for number in range(11)]  # three with the same time
     made = [finding(each, time=each.start) for each in old]
     odd = [AnomalyRecord("a", START + number // 2, Reason.SPOOFED, f"{number}", 1) for number in range(6)]
     keep(engine, *old, *made, *odd)

@@ -1,4 +1,4 @@
-"""The OpenAPI document is what the API does, for every role: schemathesis asks all of it, rightly and wrongly."""
+"""The OpenAPI document matches the API, for every role: schemathesis sends valid and invalid requests."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ WRITERS = ("approver", "editor", "admin")
 
 @pytest.fixture
 def app(config: Config, engine: Engine) -> FastAPI:
-    """One that bears many failures."""
+    """An application that keeps answering after many failed logins."""
     return create_app(dataclasses.replace(config, api=Api(failures=10**6)), engine)
 
 
@@ -74,7 +74,7 @@ def test_every_operation_keeps_to_the_document(
             before = noted(engine)
             for client in readers:
                 case.validate_response(send(client, case), checks=CHECKS)
-            assert noted(engine) == before, "who may only read has changed something"
+            assert noted(engine) == before, "a role that may only read has changed something"
             for client in writers:
                 case.validate_response(send(client, case), checks=CHECKS)
 
@@ -120,11 +120,11 @@ def test_what_succeeds_is_as_the_document_says(root: Client, engine: Engine) -> 
 
 
 def operations(root: Client) -> list[Any]:
-    """All but the one that does not end."""
+    """All operations but /stream, which does not end."""
     document = root.get("/openapi.json").json()
     for path in document["paths"].values():
         for operation in path.values():
-            operation.pop("security", None)  # the tokens are ours to give, not schemathesis' to leave out
+            operation.pop("security", None)  # the test sends the tokens; schemathesis must not omit them
     loaded = schemathesis.openapi.from_dict(document)
     found = [result.ok() for result in loaded.get_all_operations()]  # type: ignore[union-attr]
     return [operation for operation in found if operation.path != ENDLESS]

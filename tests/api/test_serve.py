@@ -1,4 +1,4 @@
-"""`egress serve` as a process of its own: TCP, TLS, the unix socket and who the kernel says is on it."""
+"""`egress serve` as a process of its own: TCP, TLS, and the unix socket with the peer's identity by the kernel."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def test_tcp_and_unix_socket_together(tmp_path: Path) -> None:
 
 
 def as_nobody(path: Path, headers: dict[str, str]) -> int:
-    """The status of a request that a process of user 65534 makes over the unix socket."""
+    """The status that a process of user 65534 gets over the unix socket."""
     program = (
         "import http.client, json, os, socket, sys\n"
         "s = socket.socket(socket.AF_UNIX); os.setuid(65534); s.connect('api.sock')\n"
@@ -285,7 +285,7 @@ def test_tls_and_client_certificates(tmp_path: Path) -> None:
         with pytest.raises(httpx.TransportError):
             get(trust)
         trust.load_cert_chain(*client)
-        assert get(trust).status_code == 401, "a certificate comes besides the token, not instead"
+        assert get(trust).status_code == 401, "a certificate is needed besides the token, not instead of it"
         old = ssl.create_default_context(cafile=str(ours.file))
         old.load_cert_chain(*client)
         old.minimum_version, old.maximum_version = ssl.TLSVersion.MINIMUM_SUPPORTED, ssl.TLSVersion.TLSv1_2

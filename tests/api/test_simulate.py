@@ -1,4 +1,4 @@
-"""/simulate: a candidate policy over stored flows; whatever is wrong with it is listed, and nothing is changed."""
+"""/simulate: a candidate policy over stored flows; all its errors are listed, and nothing is changed."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ YAML = {"content": b"rules:\n- action: allow\n  destination: a.example\n", "head
 
 @pytest.fixture
 def lived(engine: Engine) -> Engine:
-    """An hour ago `trainer` reached a.example thrice and b.example once, was refused c.example, and mined."""
+    """Stored flows of an hour ago: `trainer` reached a.example thrice, b.example once, not c.example, and mined."""
     ago: dict[str, Any] = {
         "start": time.time() - 3600,
         "updated": time.time() - 3599,

@@ -1,4 +1,4 @@
-"""POST /agents/{agent}/steps and /episodes: told begun and ended, joined with what left meanwhile, within scopes."""
+"""POST /agents/{agent}/steps and /episodes: steps begun and ended, joined with the flows between, by scope."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_the_same_step_told_twice_is_one_and_another_story_a_conflict(root: Clie
     whole = CALL | {"start": stamp(time.time() - 2), "end": stamp(time.time() - 1)}
     assert [root.post(STEPS, whole).status_code for _ in range(3)] == [201, 200, 200]
     assert_problem(root.post(STEPS, whole | {"end": "now"}), 409, detail="has end")
-    assert_problem(root.post(STEPS, whole | {"tool": "curl"}), 409, detail="has tool bash already")
+    assert_problem(root.post(STEPS, whole | {"tool": "curl"}), 409, detail="already has tool bash")
     assert len(root.get(STEPS).json()["items"]) == 1
 
 
@@ -125,8 +125,8 @@ def test_a_framework_that_floods_is_told_to_wait(config: Config, engine: Engine)
     assert 'egress_steps_total{what="too many"} 3.0' in metrics and 'egress_steps_total{what="new"} 2.0' in metrics
 
 
-def told(root: Client) -> float:
-    """One step of ten seconds, and another one long after it; returns when the first began."""
+def report_steps(root: Client) -> float:
+    """Report a step of ten seconds, and another one long after it; returns when the first began."""
     start = round(time.time()) - 1000.0
     root.post(STEPS, CALL | {"start": stamp(start), "end": stamp(start + 10)})
     root.post(STEPS, CALL | {"id": "call_2", "tool": "python", "start": stamp(start + 60), "end": stamp(start + 65)})
@@ -134,7 +134,7 @@ def told(root: Client) -> float:
 
 
 def test_an_episode_with_what_left_meanwhile(root: Client, engine: Engine) -> None:
-    start = told(root)
+    start = report_steps(root)
     during = flow(agent="rome-7", start=start + 1, updated=start + 1, end=start + 62)
     between = flow(agent="rome-7", start=start + 30, updated=start + 30, end=start + 30, dst="203.0.113.9")
     with writing(engine) as connection:
@@ -154,7 +154,7 @@ def test_an_episode_with_what_left_meanwhile(root: Client, engine: Engine) -> No
 
 
 def test_an_episode_is_seen_by_whoever_sees_its_agent(root: Client, as_role: AsRole) -> None:
-    told(root)
+    report_steps(root)
     root.post("/agents/ci-1/steps", CALL)
     assert_problem(root.get("/episodes/run-17"), 409, "agent", detail="ci-1, rome-7")
     assert root.get("/episodes/run-17?agent=ci-1").json()["agent"] == "ci-1"

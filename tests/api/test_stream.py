@@ -27,7 +27,7 @@ from tests.api.serving import served
 from tests.whatif.recording import finding, flow
 
 AsRole = Callable[..., Client]
-LATE = 3.0  # seconds; a second is promised, and machines that run tests are busy
+LATE = 3.0  # seconds; the docs promise one, but machines that run tests are busy
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def url(app: FastAPI) -> Iterator[str]:
 
 
 class Stream:
-    """A stream that is read in a thread."""
+    """A client of the stream, which reads in a thread."""
 
     def __init__(self, url: str, client: Client, **params: str) -> None:
         self.events: queue.Queue[tuple[float, str, dict[str, Any]]] = queue.Queue()
@@ -69,7 +69,7 @@ class Stream:
         return self.events.get(timeout=LATE)
 
     def ids(self, seconds: float) -> list[str]:
-        """Of all events that come within these seconds."""
+        """Collect the ids of all events that arrive within these seconds."""
         time.sleep(seconds)
         return [self.events.get_nowait()[2]["flow_id"] for _ in range(self.events.qsize())]
 
@@ -105,7 +105,7 @@ def test_events_come_within_a_second_each_once(engine: Engine, as_role: AsRole, 
         assert sorted(took)[2] < 1.0, took
         late = replace(fresh(), updated=time.time() - 5)  # recorded late
         objected = finding(new, time=time.time())
-        changed = replace(new, action=Action.REJECT, reason=Reason.FINDING)  # within the same microsecond
+        changed = replace(new, action=Action.REJECT, reason=Reason.FINDING)  # in the same microsecond
         keep(engine, late, objected, changed)
         found = sorted((name, event["flow_id"]) for _, name, event in (stream.next() for _ in range(3)))
         assert found == sorted([("alert", new.flow_id), ("flow", late.flow_id), ("flow", new.flow_id)])
@@ -143,7 +143,7 @@ def test_a_revoked_token_ends_the_stream(engine: Engine, as_role: AsRole, url: s
         keep(engine, new)
         assert still.ids(1.0) == [new.flow_id]
         assert stream.events.empty()
-        app.state.stopping.set()  # as at the end of `egress serve`
+        app.state.stopping.set()  # the end of `egress serve` does the same
         assert still.over.wait(LATE)
     assert not app.state.streams
 

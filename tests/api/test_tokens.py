@@ -1,4 +1,4 @@
-"""Tokens over HTTP: shown once, never more than their maker has, revoked at once."""
+"""Tokens over HTTP: shown once, no role above their creator's, revoked at once."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_a_wrong_field_is_named(root: Client, change: dict[str, object], pointer
 
 def test_nobody_gives_more_than_they_have(as_role: Callable[..., Client], root: Client) -> None:
     admin = as_role("admin", "ci-*")
-    assert admin.post("/tokens", BODY).json()["agents"] == ["ci-*"], "their own scope unless told"
+    assert admin.post("/tokens", BODY).json()["agents"] == ["ci-*"], "by default the creator's own scope"
     assert admin.post("/tokens", {**BODY, "agents": ["ci-1"]}).status_code == 201
     for agents in (["*"], ["ci-1", "prod"], ["c*"], ["label:ci"]):
         assert_problem(admin.post("/tokens", {**BODY, "agents": agents}), 403, detail="scope")
