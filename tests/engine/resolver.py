@@ -38,18 +38,20 @@ def _record(owner: str, value: str, ttl: int) -> bytes:
 
 
 def framed(*messages: bytes) -> bytes:
-    """As they go over TCP."""
+    """Frame messages as they go over TCP."""
     return b"".join(len(each).to_bytes(2) + each for each in messages)
 
 
 def ask(engine: Engine, who: Agent, message: bytes, ts: float = START, sport: int = 5353, v6: bool = False) -> Verdict:
-    """One datagram to the resolver."""
+    """Send one datagram to the resolver."""
     local, resolver = (AGENT6, RESOLVER6) if v6 else (AGENT4, RESOLVER4)
     return engine.packet(udp(local, resolver, sport, 53, message), ts, who, Direction.OUT).verdict
 
 
-def told(engine: Engine, who: Agent, message: bytes, ts: float = START, sport: int = 5353, v6: bool = False) -> Verdict:
-    """One datagram from the resolver."""
+def answered(
+    engine: Engine, who: Agent, message: bytes, ts: float = START, sport: int = 5353, v6: bool = False
+) -> Verdict:
+    """Deliver one datagram from the resolver."""
     local, resolver = (AGENT6, RESOLVER6) if v6 else (AGENT4, RESOLVER4)
     return engine.packet(udp(resolver, local, 53, sport, message), ts, who, Direction.IN).verdict
 
@@ -58,8 +60,8 @@ def resolve(
     engine: Engine, who: Agent, name: str, *answers: Answer, ts: float = START, sport: int = 5353, v6: bool = False,
     ttl: int = 5,
 ) -> Verdict:  # fmt: skip
-    """Ask and be told; the verdict on the question."""
+    """Ask and receive the answer; returns the verdict on the question."""
     rtype = AAAA if v6 else A
     verdict = ask(engine, who, question(name, rtype), ts, sport, v6)
-    told(engine, who, reply(name, *answers, rtype=rtype, ttl=ttl), ts, sport, v6)
+    answered(engine, who, reply(name, *answers, rtype=rtype, ttl=ttl), ts, sport, v6)
     return verdict

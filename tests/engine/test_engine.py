@@ -1,4 +1,4 @@
-"""The engine from packet to verdict: what passes, what is refused, and that nothing an agent does undoes it."""
+"""The engine from packet to verdict: packets that pass, packets that are refused, and refusals that no agent can undo."""
 
 from __future__ import annotations
 

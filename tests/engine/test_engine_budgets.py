@@ -1,4 +1,4 @@
-"""What runs out, through the engine: budgets in mid-flow, rules that expire at an instant, rules that are good once."""
+"""Limits that run out, through the engine: budgets in mid-flow, rules that expire, rules that are valid once."""
 
 from __future__ import annotations
 

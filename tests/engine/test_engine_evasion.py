@@ -1,4 +1,4 @@
-"""What a programmer with root in the sandbox would try: each test is an attack that an honest receiver would take."""
+"""Attacks of a programmer with root in the sandbox: each test sends bytes that an honest receiver would accept."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The life of flows in the engine: what ends them, what undoes them."""
+"""The life of flows in the engine: their ends, and the withdrawal of a flow."""
 
 from __future__ import annotations
 

@@ -15,12 +15,12 @@ from tests.engine.resolver import (
     RESOLVER6,
     A,
     Answer,
+    answered,
     ask,
     framed,
     question,
     reply,
     resolve,
-    told,
 )
 from tests.traffic import AGENT4, AGENT6, SERVER4, SERVER6, START, Talk, agent, client_hello, udp
 from tests.wire.test_quic import Client, crypto, hello
@@ -57,7 +57,7 @@ Short = tuple[Action, Reason]
 
 
 def outcome(engine: Engine, made: Talk, ts: float = START) -> Short:
-    """How a conversation ends, for the agent that is denied by default."""
+    """Play a conversation of an agent that is denied by default; returns its end."""
     verdict = made.play(engine, DENIED, ts).outcomes[-1].verdict
     return verdict.action, verdict.reason
 
@@ -123,7 +123,7 @@ def test_an_answer_to_no_question_binds_nothing(v6: bool, wrong: str) -> None:
         "type": reply(GOOD, where, rtype=rtype ^ A ^ AAAA),
         "late record": reply(GOOD, ("elsewhere.test", server(v6)), rtype=rtype),
     }.get(wrong, reply(GOOD, where, rtype=rtype))
-    told(engine, DENIED, spoofed, sport=5354 if wrong == "port" else 5353, v6=v6)
+    answered(engine, DENIED, spoofed, sport=5354 if wrong == "port" else 5353, v6=v6)
     assert outcome(engine, talk(v6).open()) == BY_DEFAULT
 
 
@@ -305,7 +305,7 @@ def test_quic_is_refused_at_the_initial_with_another_name(v6: bool) -> None:
 @FAMILIES
 @pytest.mark.parametrize("first", [initial(GOOD), b"\x17hello", b"\0"], ids=["QUIC", "junk", "a byte"])
 def test_quic_that_begins_on_a_settled_flow_is_still_read(v6: bool, first: bytes) -> None:
-    """What a server of QUIC throws away must not talk the inspection away."""
+    """Datagrams that a QUIC server discards must not end the inspection."""
     engine = bound(v6=v6)
     verdicts = quic(engine, v6, first, *[SHORT] * 20, initial(EVIL, bytes(8)), SHORT, initial(GOOD))
     assert verdicts == [ACCEPTED] * 21 + [BY_NAME] * 3

@@ -1,4 +1,4 @@
-"""What must hold for every input: order and segmentation change nothing, nothing raises, memory stays bounded."""
+"""Properties that hold for every input: order and segmentation change nothing, nothing raises, memory stays bounded."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is kept of an undecided flow: both its ends, within bounds, and handed over with a finding."""
+"""Evidence of an undecided flow: its first and last packets, within bounds, recorded with a finding."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Counters, states and who spoke first."""
+"""Counters, states, and the side that spoke first."""
 
 from __future__ import annotations
 

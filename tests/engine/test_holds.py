@@ -1,4 +1,4 @@
-"""Mode ask: what waits for a person, what each way out of it does, and that nothing passes meanwhile."""
+"""Mode ask: flows and queries on hold, each way in which a hold ends, and that nothing passes meanwhile."""
 
 from __future__ import annotations
 
@@ -150,7 +150,7 @@ def test_an_agent_whose_default_is_now_to_allow_needs_no_answer() -> None:
     gate = keeper()
     gate.packet(syn(), START, ASKER)
     now = replace(ASKER, default=Action.ACCEPT)
-    gate.packet(syn(2), START + 1, now)  # nobody said so, but another packet shows it
+    gate.packet(syn(2), START + 1, now)  # no call announced it, but another packet shows it
     assert gate.engine.holds
     gate.engine.change_agent(now, START + 1)
     assert said(*gate.settle(START + 1, now)) == [(Action.ACCEPT, Reason.DEFAULT)] and gate.states == ["approved"]

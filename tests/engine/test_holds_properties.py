@@ -99,6 +99,6 @@ def test_equal_input_gives_equal_records(seed: int) -> None:
 
 
 def test_the_storm_reaches_every_way_out() -> None:
-    """Else the two above would prove little."""
+    """Check that the scenarios of the two tests above are reached."""
     states = {state for seed in range(12) for state in storm(seed)[0].states}
     assert states == {"approved", "denied", "expired", "withdrawn"}

@@ -1,4 +1,4 @@
-"""The judge: in which order rules, names, refused destinations and budgets speak, and what stands once it is said."""
+"""The judge: the order of rules, names, refused destinations and budgets, and the refusals that stand."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def flow(who: Agent, port: int = 443, remote: str = SERVER4) -> Flow:
 
 
 def admit(judge: Judge, made: Flow, ts: float = START) -> tuple[Action, Reason, str]:
-    """As the engine does it: the verdict is the flow's from then on."""
+    """Admit a flow as the engine does: it has the verdict from then on."""
     made.verdict = judge.admit(made, ts)
     return made.verdict.action, made.verdict.reason, made.verdict.rule_id
 
@@ -215,7 +215,7 @@ def test_quarantine_is_above_everything_and_takes_nothing_from_what_stood() -> N
     ],
 )
 def test_which_queries_wait(name: str | None, mode: Mode, waits: bool) -> None:
-    """Not one that a deny rule is about, nor one for what no rule could allow."""
+    """A query waits unless a deny rule matches its name or no rule could allow it."""
     asked = judge(rule("dns", RESOLVER), rule("no", "never.test", action=Action.REJECT))
     made = flow(agent(default=Action.REJECT, mode=mode), 53, RESOLVER)
     admit(asked, made)

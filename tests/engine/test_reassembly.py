@@ -1,4 +1,4 @@
-"""Segments to events: when a connection counts as opened, and what may not pass."""
+"""Segments to events: the moment at which a connection counts as opened, and segments that may not pass."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Refusals without a flow: what is dropped silently, what is refused visibly, what monitor mode lets pass."""
+"""Refusals without a flow: dropped silently, refused visibly, or passed in monitor mode."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""When flows settle, and when they are taken back."""
+"""Conditions under which flows settle, and under which they are reopened."""
 
 from __future__ import annotations
 

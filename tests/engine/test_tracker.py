@@ -1,4 +1,4 @@
-"""Whose addresses are whose, who makes room for whom; timers follow the flow, and do not outgrow the flows."""
+"""Bounded tables: which flows make room; timers that follow their flows and do not outgrow them."""
 
 from __future__ import annotations
 

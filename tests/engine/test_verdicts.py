@@ -1,4 +1,4 @@
-"""Verdicts that change: quarantine and release, an agent that is another now, policies edited under live flows."""
+"""Verdicts that change: quarantine and release, an agent with other settings, policies edited under live flows."""
 
 from __future__ import annotations
 
@@ -172,7 +172,7 @@ def some_packet(rng: random.Random, ports: int) -> tuple[bytes, Direction]:
 
 
 def play(judge: Engine, seed: int, ts: float, ports: int) -> list[tuple[str, Action, Reason, str]]:
-    """What an engine says to traffic of new flows."""
+    """Play traffic of new flows; returns the verdicts."""
     rng, made = random.Random(seed), []
     for _ in range(40):
         who: Agent = rng.choice(AGENTS)

@@ -1,4 +1,4 @@
-"""What a rule admits ends with it, whatever became of clock and policy meanwhile."""
+"""A flow ends with the rule that admitted it, even if clock or policy changed meanwhile."""
 
 from __future__ import annotations
 

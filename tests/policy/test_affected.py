@@ -1,4 +1,4 @@
-"""Which flows a change of policy can affect: every flow whose verdict it changes, and few others."""
+"""The scope of a policy change: every flow whose verdict it changes, and few others."""
 
 from __future__ import annotations
 

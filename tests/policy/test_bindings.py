@@ -1,4 +1,4 @@
-"""Bindings: what an agent was told, for as long as it holds, and never more than there is room for."""
+"""Bindings: the answers that an agent received, for as long as they are valid, within bounds."""
 
 from __future__ import annotations
 

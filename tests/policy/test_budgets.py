@@ -1,4 +1,4 @@
-"""Budgets: what is used is counted in its window, exactly up to the limit and not beyond."""
+"""Budgets: use is counted in its window, and is allowed exactly up to the limit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Budgets as text and as JSON: what is written is what is read; what is not understood says the right form."""
+"""Budgets as text and as JSON: they read as they were written; errors state the right form."""
 
 from __future__ import annotations
 

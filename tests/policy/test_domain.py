@@ -1,4 +1,4 @@
-"""Names and patterns: many spellings, one name; and what is no name says why."""
+"""Names and patterns: many spellings, one name; an invalid name is refused with the reason."""
 
 from __future__ import annotations
 
@@ -151,7 +151,7 @@ def test_what_comes_from_the_wire_is_never_refused(text: str) -> None:
 
 
 def test_long_text_costs_little() -> None:
-    """Names of a megabyte come from a Host field that somebody wrote to hurt."""
+    """A hostile Host field may hold a name of a megabyte."""
     for text in ("ü" * 1_000_000, "a." * 500_000, "ü." * 500_000):
         assert not is_host(canonical(text))
 

@@ -1,4 +1,4 @@
-"""The policy file: what it says is what the rules are, and what it cannot say is refused by name."""
+"""The policy file: its rules are read exactly, and mistakes are refused with their field."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ policies = st.lists(rules.map(_legal), max_size=5, unique_by=lambda rule: rule.i
 
 @given(policies)
 def test_what_is_written_is_what_is_read(wanted: list[Rule]) -> None:
-    """As YAML, as JSON, and as what a JSON body is parsed to."""
+    """Compare YAML, JSON, and the parsed form of a JSON body."""
     made = (
         parse_policy(dump_yaml(wanted), "p", now=0.0),
         parse_policy(yaml.safe_dump(to_document(wanted)), "p", now=0.0),

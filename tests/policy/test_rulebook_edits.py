@@ -1,4 +1,4 @@
-"""A policy edited in place: what an edit leaves, what it refuses, and that nothing adds up."""
+"""A policy edited in place: the effect of an edit, edits that are refused, and that nothing accumulates."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_what_was_remembered_of_an_agent_follows_an_edit() -> None:
 
 
 def test_edits_leave_nothing_behind() -> None:
-    """A gateway is edited for months: whatever every edit added a little to would be its end."""
+    """A gateway is edited for months: nothing may grow with each edit."""
     destinations = ["any", "10.{}.0.0/16", "10.0.0.{}", "h{}.x.org", "*.z{}.org", "**.b.d{}.org", "2001:db8:{}::/48"]
     book, empty = Rulebook(Policy(0)), Rulebook(Policy(0))
     version = 0

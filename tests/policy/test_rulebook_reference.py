@@ -84,7 +84,7 @@ def host(name: str) -> bool:
 
 
 def spelt(name: str) -> str:
-    """As `SPELT` needs it: lower case, no last dot, and an address names nobody."""
+    """Spell a name as `SPELT` needs it: lower case, no last dot; an address is not a name."""
     name = name.lower().removesuffix(".")
     return "" if name in ("203.0.113.9", "::1") else name
 
@@ -114,7 +114,7 @@ def at(rule: Rule, address: bytes) -> bool:
 
 
 def fits(rule: Rule, target: Target, said: str | None) -> bool:
-    """Whether the name in the bytes is the rule's, or not read yet, or hidden where it may be."""
+    """Return True if the rule matches the name in the bytes, or it is not read yet, or hidden where it may be."""
     if target.hidden or said == "":
         return rule.unnamed
     return said is None or (host(said) and called(rule.destination, said))

@@ -1,4 +1,4 @@
-"""Rules by agent: who a selector speaks of, and a catalogue that edits keep true and small."""
+"""Rules by agent: the agents that a selector matches, and a catalogue that edits keep correct and small."""
 
 from __future__ import annotations
 
