@@ -1,4 +1,4 @@
-"""The engine from packet to verdict: packets that pass, packets that are refused, and refusals that no agent can undo."""
+"""The engine from packet to verdict: packets that pass, packets that are refused, refusals that no agent can undo."""
 
 from __future__ import annotations
 

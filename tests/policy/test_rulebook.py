@@ -1,4 +1,4 @@
-"""The written order of verdicts: deny, allow, default; names and applications asked for again; the agents that a rule selects."""
+"""The order of verdicts: deny, allow, default; names and applications asked for again; agents that a rule selects."""
 
 from __future__ import annotations
 
