@@ -33,7 +33,7 @@ class Dissector:
         self._heard = 0  # packets that are not TCP
 
     def feed(self, direction: Direction, data: bytes) -> Iterator[Event]:
-        """The next bytes of one direction of a TCP flow, in order."""
+        """Dissect the next bytes of one direction of a TCP flow, in order."""
         for protocol in self._at_port:
             yield from self._events(protocol.segment(direction, data))
         side = self._sides[direction]
@@ -45,7 +45,7 @@ class Dissector:
             yield from self._events(facts)
 
     def datagram(self, packet: Packet, direction: Direction) -> Iterator[Event]:
-        """One packet of a flow that is not TCP."""
+        """Dissect one packet of a flow that is not TCP."""
         self._heard += 1
         data = packet.payload
         if not data:
@@ -60,22 +60,22 @@ class Dissector:
         yield from self._events(self._datagrams.feed(data, direction))
 
     def opaque(self, proto: int) -> bool:
-        """Whether nothing more can be learnt from the bytes of this flow."""
+        """Return whether nothing more can be learnt from the bytes of this flow."""
         if proto == TCP:
             return all(side is not None and side.opaque for side in self._sides)
         return proto == UDP and not self._at_port and self._heard >= DATAGRAMS
 
     def asks_again(self, *, by_name: bool) -> bool:
-        """Whether the next message may ask for another name, however many came before.
+        """Return whether the next message may ask for another name, however many came before.
 
-        So it is on a resolver's flow, and where a name rule admits the flow (`by_name`) and its requests can be read.
+        It may on a resolver's flow, and where a name rule admits the flow (`by_name`) and its requests can be read.
         """
         if any(protocol.asked for protocol in self._at_port):
             return True
         return by_name and self.app in self._shared.registry.many_names
 
     def _events(self, facts: Iterable[Fact]) -> Iterator[Event]:
-        """The events among the facts; what was identified is noted before the next event is seen."""
+        """Yield the events among the facts; an identification is noted before the next event is yielded."""
         for fact in facts:
             if isinstance(fact, Identified):
                 self.app = fact.app

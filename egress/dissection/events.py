@@ -1,4 +1,4 @@
-"""Events: the facts that dissection states about a flow, in the order the bytes came. Signatures listen to them."""
+"""Events: the facts that dissection states about a flow, in the order of its bytes. Signatures listen to them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from egress.wire.tls import ClientHello
 
 
 class Opened(NamedTuple):
-    """The peer answered: TCP handshake completed, or the first reply of any other protocol (UDP: the first packet)."""
+    """The peer answered: the TCP handshake was answered; of any other protocol the first packet was seen."""
 
     start: float  # when the flow's first packet was seen, seconds
     ts: float  # when it was answered
@@ -26,37 +26,47 @@ class Burst(NamedTuple):
 
 
 class SshSpoken(NamedTuple):
+    """An SSH identification."""
+
     direction: Direction
     ident: SshIdent
 
 
 class SshPacket(NamedTuple):
-    """An SSH binary packet before encryption starts."""
+    """An SSH packet before encryption starts."""
 
     direction: Direction
     message: SshMessage
 
 
 class StratumSpoken(NamedTuple):
+    """A mining message."""
+
     direction: Direction
     call: StratumCall
-    text: bytes  # the JSON as it was on the wire, cut to EVIDENCE_BYTES
+    text: bytes  # the JSON as sent, cut to EVIDENCE_BYTES
     carrier: str  # "tcp" for JSON lines, "http" for a request body
 
 
 class TlsOpened(NamedTuple):
+    """A ClientHello, over TCP or in QUIC."""
+
     direction: Direction
     hello: ClientHello
 
 
 class HttpAsked(NamedTuple):
+    """The head of an HTTP/1 request."""
+
     direction: Direction
     request: HttpRequest
 
 
 class DnsAsked(NamedTuple):
+    """A message of the agent to a resolver."""
+
     direction: Direction
-    query: DnsQuery | None  # None: bytes for a resolver that could not be read; it may read them
+    query: DnsQuery | None  # None: it could not be read here; the resolver may be able to
 
 
 class DnsAnswered(NamedTuple):
@@ -67,17 +77,17 @@ class DnsAnswered(NamedTuple):
 
 
 class Named(NamedTuple):
-    """The bytes say whom this connection is for (SNI, Host, :authority): `name` is "" where they say it to nobody."""
+    """The name of the server in the agent's bytes (SNI, Host, :authority): "" if they have none."""
 
     name: str
-    hidden: bool  # it is there, encrypted (ECH), or in bytes that could not be read
+    hidden: bool  # the name is encrypted (ECH), or in bytes that could not be read
 
 
 class Inconsistent(NamedTuple):
-    """A TCP segment repeats bytes already seen with other content (Ptacek & Newsham 1998, section 5.3)."""
+    """A TCP segment that repeats bytes with other content (Ptacek & Newsham 1998, section 5.3)."""
 
     direction: Direction
-    seq: int  # where the first differing byte stands
+    seq: int  # sequence number of the first byte that differs
     before: bytes
     after: bytes
 

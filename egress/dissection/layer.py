@@ -23,7 +23,7 @@ class Layer:
     __slots__ = ()
 
     def feed(self, data: bytes, direction: Direction) -> list[Fact]:
-        """The next bytes of a stream, in order, or the next datagram; the facts that they complete, oldest first."""
+        """Dissect the next bytes of a stream, in order, or the next datagram; return the facts that they complete."""
         raise NotImplementedError
 
 
@@ -39,14 +39,14 @@ class Shared:
         self.left = 0
 
     def follow(self, protocol: type[StreamProtocol], head: bytes, place: Place) -> Follower:
-        """The follower of one direction, from the instance of its protocol that serves the whole flow."""
+        """Return the follower of one direction, from the instance of its protocol that serves the whole flow."""
         instance = self.protocols.get(protocol)
         if instance is None:
             instance = self.protocols[protocol] = protocol()
         return instance.follow(head, place)
 
     def afford(self, size: int) -> bool:
-        """Spend this many bytes of the flow's account, unless it has fewer."""
+        """Spend this many bytes of the flow's account; False if it has fewer."""
         if size > self.left:
             return False
         self.left -= size

@@ -85,7 +85,7 @@ class Follower:
     beside: frozenset[App] | None = None
 
     def feed(self, data: bytes) -> list[Step]:
-        """The next bytes, in order; never raises. Nothing may follow a Rest or a Lost."""
+        """Take the next bytes, in order; never raises. Nothing may follow a Rest or a Lost."""
         raise NotImplementedError
 
 
@@ -100,7 +100,7 @@ class Reader:
     opaque: bool = False
 
     def feed(self, data: bytes, carrier: Carrier) -> list[Fact]:
-        """The next bytes, in order, and the protocol that carries them so far; never raises."""
+        """Take the next bytes, in order, and the protocol that carries them so far; never raises."""
         raise NotImplementedError
 
 
@@ -121,7 +121,7 @@ class StreamProtocol(Protocol):
         raise NotImplementedError
 
     def follow(self, head: bytes, place: Place) -> Follower:
-        """The follower of a direction that was identified by `head`, with which it is fed first."""
+        """Return the follower of a direction that was identified by `head`, with which it is fed first."""
         raise NotImplementedError
 
 
@@ -130,6 +130,7 @@ class LineProtocol(Protocol):
 
     @staticmethod
     def reader(place: Place) -> Reader:
+        """Make the reader for one direction in a place."""
         raise NotImplementedError
 
 
@@ -145,11 +146,11 @@ class DatagramProtocol(Protocol):
 
     @staticmethod
     def reopens(data: bytes) -> bool:
-        """Whether this datagram of the agent may begin another connection on a flow that nobody inspects any more."""
+        """Return whether this datagram may begin another connection on a flow that is no longer inspected."""
         return False
 
     def datagram(self, direction: Direction, data: bytes) -> list[Step]:
-        """The next datagram; never raises."""
+        """Take the next datagram; never raises."""
         raise NotImplementedError
 
 
@@ -160,14 +161,14 @@ class PortProtocol(Protocol):
     asked: bool = False  # a message was read; later ones may ask for other names
 
     def segment(self, direction: Direction, data: bytes) -> list[Fact]:
-        """The next bytes of one direction over TCP; never raises."""
+        """Take the next bytes of one direction over TCP; never raises."""
         raise NotImplementedError
 
     def datagram(self, direction: Direction, data: bytes) -> list[Fact]:
-        """The next datagram over UDP, which no other protocol is looked for in; never raises."""
+        """Take the next datagram over UDP, in which no other protocol is looked for; never raises."""
         raise NotImplementedError
 
 
 def named(place: Place, name: str, *, hidden: bool = False) -> list[Step]:
-    """The server's name as stated in these bytes: only the agent's side can state it."""
+    """Return the event for a server's name in these bytes, if they are the agent's: only its side can state it."""
     return [Named(name, hidden)] if place.direction is Direction.OUT else []

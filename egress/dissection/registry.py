@@ -22,7 +22,7 @@ ATTRIBUTES = ("app", "forms")
 
 
 def load() -> list[type[Protocol]]:
-    """The protocols in `egress.dissection.protocols`: one class in one file, found by walking the package."""
+    """Return the protocols in `egress.dissection.protocols`: one class in each file, found by walking the package."""
     return [protocol for _, protocol in detectors(protocols, ATTRIBUTES)]
 
 
@@ -50,12 +50,12 @@ class Registry:
                 self.ports[protocol.port] = (*self.ports.get(protocol.port, ()), protocol)
 
     def readers(self, place: Place, beside: frozenset[App] | None) -> list[Reader]:
-        """New readers of the line protocols that can occur there; `beside`: at most these, None: all."""
+        """Make readers of the line protocols that can occur in a place; `beside`: at most these, None: all."""
         return [each.reader(place) for each in self.lines[place.form] if beside is None or each.app in beside]
 
     def reopens(self, data: bytes) -> bool:
-        """Whether a datagram of the agent may begin another connection on a flow that is not inspected any more."""
-        for protocol in self.datagrams:  # noqa: SIM110 - in the way of every datagram: no generator
+        """Return whether a datagram of the agent may begin another connection on a flow that is no longer inspected."""
+        for protocol in self.datagrams:  # noqa: SIM110 - called for every datagram: no generator
             if protocol.reopens(data):
                 return True
         return False

@@ -1,4 +1,4 @@
-"""Community ID version 1: one short name for a flow, equal in every tool that sees it.
+"""Community ID version 1: a short name for a flow, the same in every tool that computes it.
 
 Source: the specification and its reference implementation (github.com/corelight/community-id-spec, pycommunityid).
 """
@@ -19,7 +19,7 @@ def _both_ways(*pairs: tuple[int, int]) -> dict[int, int]:
     return {kind: answer for ask, reply in pairs for kind, answer in ((ask, reply), (reply, ask))}
 
 
-# Message types that ask and answer. Every other type is one-way: it is not paired with a flow in the other direction.
+# Message types of requests and replies. Any other type is one-way: it has no counterpart in the other direction.
 _ANSWERS = {
     ICMP: _both_ways((8, 0), (10, 9), (13, 14), (15, 16), (17, 18)),
     ICMPV6: _both_ways((128, 129), (130, 131), (133, 134), (135, 136), (139, 140), (144, 145)),
@@ -27,7 +27,7 @@ _ANSWERS = {
 
 
 def community_id(proto: int, src: bytes, dst: bytes, sport: int, dport: int) -> str:
-    """`1:` and the base64 of a SHA-1 over the flow's tuple, the same for both directions.
+    """Return `1:` and the base64 of a SHA-1 over the flow's tuple, the same for both directions.
 
     Addresses are packed (both 4 or both 16 bytes). For ICMP and ICMPv6 `sport` is the message type and `dport` the
     code; for protocols without ports both are ignored.

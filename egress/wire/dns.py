@@ -1,10 +1,10 @@
 """DNS queries and answers (RFC 1035), over UDP and behind TCP's length prefix.
 
-A compression pointer must point below what was read of its name so far and not into the header: so reading a name
-ends, and the question's name, the first thing after the header, is always spelled out.
+A compression pointer must point below the part of its name that was read so far, and not into the header. So reading a
+name ends, and the question's name, the first field after the header, is never compressed.
 
-A query is read for the name it asks for; names of its records are only stepped over. An answer is read for what it
-binds: addresses, and the aliases that lead to them from the question.
+Of a query the name in its question is read; the names of its records are skipped. Of an answer the bindings are read:
+addresses, and the aliases that lead to them from the question.
 """
 
 from __future__ import annotations
@@ -34,33 +34,40 @@ _PLAIN = frozenset(b"abcdefghijklmnopqrstuvwxyz0123456789-_")
 
 
 class DnsQuery(NamedTuple):
+    """The question of a query."""
+
     name: str  # lower case, no trailing dot, "" for the root; bytes besides [a-z0-9-_] as \DDD (RFC 1035 section 5.1)
     rtype: int  # 1 A, 28 AAAA, 16 TXT, …
     id: int
 
 
 class DnsRecord(NamedTuple):
+    """One resource record."""
+
     name: str  # of the owner, like DnsQuery.name
     rtype: int
     ttl: int  # seconds
-    value: bytes | str  # A, AAAA: the packed address; else the target's name, "" where there is none
+    value: bytes | str  # A, AAAA: the packed address; else the target's name, "" without one
     ech: bool = False  # SVCB, HTTPS: an ECH configuration is offered
 
 
 class DnsAnswer(NamedTuple):
+    """An answer: its question, and the records that bind the question's name."""
+
     id: int
     name: str  # of the question, like DnsQuery.name
     rtype: int  # of the question
     rcode: int  # with the upper bits that EDNS adds (RFC 6891 section 6.1.3)
-    records: tuple[
-        DnsRecord, ...
-    ]  # IN records of the types above; of other sections only addresses the question leads to
+    # IN records of the types above. From other sections: only addresses that the question leads to
+    records: tuple[DnsRecord, ...]
 
 
 class Bound(NamedTuple):
+    """An address that an answer binds to names."""
+
     names: tuple[str, ...]  # the question's name, then each alias up to the owner of the address
     address: bytes  # packed
-    ttl: int  # seconds; the least on the way
+    ttl: int  # seconds; the smallest on the way
 
 
 class _Message(NamedTuple):
@@ -69,16 +76,13 @@ class _Message(NamedTuple):
 
 
 def query(payload: bytes) -> DnsQuery:
-    """Read a message that is a standard query with one question, and nothing after its last record; else
-    MalformedError.
-    """
+    """Read a standard query with one question, and nothing after its last record. Raises MalformedError."""
     _check_query(payload)
     return _read(payload).question
 
 
 def answer(payload: bytes) -> DnsAnswer:
-    """Read a message that is an answer to a standard query with one question, and nothing after it; else
-    MalformedError.
+    """Read an answer to a standard query with one question, and nothing after it. Raises MalformedError.
 
     A service binding (RFC 9460) counts as an alias from its owner to its target; its address hints become A and
     AAAA records of the target.
@@ -103,10 +107,10 @@ def answer(payload: bytes) -> DnsAnswer:
 
 
 def addresses_of(answer: DnsAnswer) -> tuple[Bound, ...]:
-    """The addresses that the question's name leads to, in the order of the records.
+    """Return the addresses that the question's name leads to, in the order of the records.
 
     Aliases are followed as a stub resolver does: CNAME (a DNAME comes with the CNAME it stands for) and service
-    bindings, at most MAX_CHAIN names. A name reached twice keeps its first, shortest way, so a loop ends.
+    bindings, at most MAX_CHAIN names. A name that is reached twice keeps its first, shortest path, so a loop ends.
     """
     reached = _reach(answer.name, answer.records)
     found = []
@@ -120,7 +124,7 @@ def addresses_of(answer: DnsAnswer) -> tuple[Bound, ...]:
 class DnsStream:
     """The messages of one direction of a TCP connection (RFC 7766 section 8). Mutable; keeps less than one message.
 
-    MalformedError, for good, where a length is shorter than a header: nothing after it can be read.
+    A length that is shorter than a header raises MalformedError, now and with each further call.
     """
 
     __slots__ = ("_kept",)
@@ -129,7 +133,7 @@ class DnsStream:
         self._kept = bytearray()
 
     def feed(self, chunk: bytes) -> list[bytes]:
-        """The messages that `chunk` completes, without their length; what they say is for `query` and `answer`."""
+        """Return the messages that `chunk` completes, without their length prefix; `query` and `answer` read them."""
         self._kept += chunk
         messages, at = [], 0
         while len(self._kept) - at >= 2:
@@ -146,7 +150,7 @@ class DnsStream:
 
 
 def _check_header(payload: bytes) -> int:
-    """The flags of a message with opcode 0 and one question."""
+    """Return the flags of a message with opcode 0 and one question."""
     if len(payload) < MIN_MESSAGE:
         raise MalformedError("DNS message is too short")
     _, flags, questions, _, _, _ = _HEADER(payload)
@@ -182,7 +186,7 @@ def _question(payload: bytes) -> tuple[_Message, int]:
 
 
 def _section(payload: bytes, at: int, count: int) -> tuple[int, list[DnsRecord], int]:
-    """(offset after `count` records, those that bind something, upper bits of the rcode) of a part of an answer."""
+    """Read `count` records: return the offset after them, the records that bind, and the upper bits of the rcode."""
     found: list[DnsRecord] = []
     upper = 0
     if count > MAX_RECORDS:
@@ -204,7 +208,7 @@ def _section(payload: bytes, at: int, count: int) -> tuple[int, list[DnsRecord],
 
 
 def _add_record(found: list[DnsRecord], payload: bytes, at: int, record: DnsRecord) -> None:
-    """Add what the data of a record say, from `at` to the end of `payload`."""
+    """Add a record with the value that its data have, from `at` to the end of `payload`."""
     if record.rtype in _SIZES:
         if len(payload) - at != _SIZES[record.rtype]:
             raise MalformedError("DNS address of a wrong length")
@@ -221,10 +225,10 @@ def _add_record(found: list[DnsRecord], payload: bytes, at: int, record: DnsReco
 
 
 def _add_service(found: list[DnsRecord], payload: bytes, at: int, record: DnsRecord) -> None:
-    """A service binding: priority, target, parameters in ascending order of their keys (RFC 9460 section 2.2)."""
+    """Add a service binding: priority, target, parameters in ascending order of their keys (RFC 9460 section 2.2)."""
     if at + 2 > len(payload):
         raise MalformedError("DNS service binding is cut off")
-    service = payload[at : at + 2] != b"\0\0"  # priority 0 is an alias only: its parameters are to be ignored
+    service = payload[at : at + 2] != b"\0\0"  # priority 0 is an alias only: its parameters are ignored
     target, at = _name(payload, at + 2, lowest=len(payload))  # never compressed
     target = target or (record.name if service else "")  # "." is the owner itself; of an alias: no such service
     hints: list[DnsRecord] = []
@@ -250,7 +254,7 @@ def _addresses(name: str, rtype: int, ttl: int, data: bytes) -> list[DnsRecord]:
 
 
 def _reach(name: str, records: Iterable[DnsRecord]) -> dict[str, tuple[tuple[str, ...], int]]:
-    """Every name that aliases lead to, with the names on the way there and the least TTL."""
+    """Return every name that aliases lead to, with the names on the way there and the smallest TTL."""
     aliases: dict[str, list[DnsRecord]] = {}
     for record in records:
         if record.rtype in (CNAME, SVCB, HTTPS) and record.value:
@@ -268,9 +272,9 @@ def _reach(name: str, records: Iterable[DnsRecord]) -> dict[str, tuple[tuple[str
 
 
 def _name(payload: bytes, at: int, lowest: int = HEADER) -> tuple[str, int]:
-    """(name, offset after it). Pointers lead to `lowest` or above it, and each below the one before."""
+    """Read a name: return it and the offset after it. Pointers lead to `lowest` or above, each below the one before."""
     labels: list[str] = []
-    start, size, after = at, 1, 0  # start of this stretch; octets of the whole name; offset after its first stretch
+    start, size, after = at, 1, 0  # start of this run of labels; octets of the name; offset after the first run
     hops = 0
     while length := _label(payload, at):
         if length > MAX_LABEL:
@@ -290,7 +294,7 @@ def _name(payload: bytes, at: int, lowest: int = HEADER) -> tuple[str, int]:
 
 
 def _skip_name(payload: bytes, at: int) -> int:
-    """The offset after a name that may end in a pointer."""
+    """Return the offset after a name that may end in a pointer."""
     start = at
     while size := _label(payload, at):
         if size > MAX_LABEL:
@@ -304,7 +308,7 @@ def _skip_name(payload: bytes, at: int) -> int:
 
 
 def _label(payload: bytes, at: int) -> int:
-    """The length byte of the label at an offset, or the first byte of a pointer (0xC0 and above)."""
+    """Return the length byte of the label at an offset, or the first byte of a pointer (0xC0 and above)."""
     if at >= len(payload):
         raise MalformedError("DNS name is cut off")
     size = payload[at]

@@ -27,7 +27,7 @@ class Part(NamedTuple):
 
 
 def fragment(raw: bytes) -> Fragment | None:
-    """The part of its datagram that a packet is, None for all of it. MalformedError where `decode` raises it.
+    """Return the place of a packet in its datagram, None for a whole one. Raises MalformedError where `decode` does.
 
     An IPv6 atomic fragment (RFC 6946: offset 0, no more) is a whole packet.
     """
@@ -36,7 +36,7 @@ def fragment(raw: bytes) -> Fragment | None:
 
 
 def fragmented(raw: bytes) -> bool:
-    """Whether a packet that `decode` accepted is a part of its datagram. Cheap: asked for every packet."""
+    """Return whether a packet that `decode` accepted is a fragment. Cheap: called for every packet."""
     if raw[0] >> 4 == 4:
         return bool(raw[6] & 0x3F or raw[7])
     return raw[6] in EXTENSIONS and fragment(raw) is not None

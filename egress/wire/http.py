@@ -1,13 +1,13 @@
-"""HTTP/1.x (RFC 9112): which bytes of a connection are heads, which are content, and where HTTP ends.
+"""HTTP/1.x (RFC 9112): the heads and the content of a connection, and the place where HTTP ends.
 
-A message is a head (start line, fields, an empty line) and a body. How long the body is stands in the head, and
-whoever reads that differently from the server reads other messages than the server: that is request smuggling.
-So the reading here is the strict one. Two length statements that disagree, a length beside a transfer coding, a
-folded field or a space before a colon end the walk with MalformedError instead of a guess.
+A message is a head (start line, fields, an empty line) and a body. The head states the length of the body. A reader
+that takes another length than the server does reads other messages than the server: request smuggling. So the reading
+here is strict. Two lengths that disagree, a length beside a transfer coding, a folded field or a space before a colon
+raise MalformedError; nothing is guessed.
 
-`RequestStream` and `ResponseStream` each walk one direction; bytes go in, facts come out. Bodies are handed on
-as they come and never kept. Where a direction stops being HTTP (CONNECT, Upgrade, or bytes at a message boundary
-that no HTTP message starts with) the rest of it is `Opaque`. Segmentation never changes what is found.
+`RequestStream` and `ResponseStream` each read one direction: bytes in, facts out. Bodies are passed on as they come and
+never kept. Where a direction stops to be HTTP (CONNECT, Upgrade, or bytes at a message boundary that begin no HTTP
+message) the rest of it is `Opaque`. Segmentation never changes the facts.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from egress.errors import MalformedError
 MAX_HEAD = 65536  # bytes of start line and fields, or of a trailer section; servers allow 8 to 64 KiB
 MAX_FIELDS = 256  # fields of one head; Apache allows 100
 MAX_METHOD = 24
-MAX_START_LINE = 8192  # of a method we do not know; RFC 9112 section 3 asks for 8000
+MAX_START_LINE = 8192  # with a method that is not in METHODS; RFC 9112 section 3 asks for 8000
 MAX_CHUNK_LINE = 4096  # a chunk's size with its extensions
 MAX_PENDING = 1024  # requests remembered until they are answered
 MAX_BLANK = 4  # empty lines tolerated before a start line (RFC 9112 section 2.2)
@@ -44,7 +44,7 @@ _LENGTH = re.compile(rb"\d{1,18}")
 _AUTHORITY = re.compile(rb"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9._~!$&'()*+,;=%-]*))(?::\d*)?")
 _ABSOLUTE = re.compile(rb"[A-Za-z][A-Za-z0-9+.-]*://([^/?#]*)")
 _USED_FIELDS = frozenset({b"host", b"connection", b"upgrade", b"content-length", b"transfer-encoding"})
-_CHUNKED, _UNTIL_CLOSE = -1, -2  # body lengths that are no number
+_CHUNKED, _UNTIL_CLOSE = -1, -2  # body lengths that are not a number
 
 
 class HttpRequest(NamedTuple):
@@ -61,23 +61,25 @@ class HttpResponse(NamedTuple):
 
 
 class Body(NamedTuple):
+    """A piece of the content of the message whose head came last."""
+
     data: bytes
-    last: bool  # the message ends here; never said of a body that lasts until the connection closes
+    last: bool  # the message ends here; never true for a body that lasts until the connection closes
 
 
 class Opaque(NamedTuple):
     data: bytes
-    desync: bool  # not HTTP where a message should start; False: the protocol was changed
+    desync: bool  # a message should start here and does not; False: the protocol was changed
 
 
 def starts_http(data: bytes) -> bool | None:
-    """Whether a direction starts with an HTTP/1 request or answer; None: too short to tell. Answers are final."""
+    """Return whether a direction starts with an HTTP/1 request or answer; None: too short to tell."""
     request, answer = _starts_request(data), _starts_answer(data)
     return True if request or answer else None if request is None or answer is None else False
 
 
 def _after_blank(data: bytes) -> bytes | None:
-    """What follows the empty lines at the start; None: another empty line may be on its way."""
+    """Return the bytes after the empty lines at the start; None: another empty line may follow."""
     blank = _BLANK.match(data)
     end = blank.end() if blank else 0
     rest = data[end : end + MAX_START_LINE]
@@ -85,7 +87,7 @@ def _after_blank(data: bytes) -> bytes | None:
 
 
 def _starts_request(data: bytes) -> bool | None:
-    """A known method and a path or a web address, or any method and a whole `TOKEN target HTTP/1.`."""
+    """Recognise a known method with a path or a web address, or any method in a whole `TOKEN target HTTP/1.`."""
     line = _after_blank(data)
     if not line:
         return None
@@ -123,7 +125,7 @@ _Fields = dict[bytes, list[bytes]]
 
 
 def _read_fields(lines: list[bytes]) -> _Fields:
-    """The values of the fields that matter here, by lower-case name; every field is checked (RFC 9112 section 5)."""
+    """Check every field (RFC 9112 section 5); return the values of those in _USED_FIELDS, by lower-case name."""
     if len(lines) > MAX_FIELDS:
         raise MalformedError("too many HTTP fields")
     fields: _Fields = {}
@@ -137,12 +139,12 @@ def _read_fields(lines: list[bytes]) -> _Fields:
 
 
 def _list(fields: _Fields, name: bytes) -> list[bytes]:
-    """The lower-case members of a comma-separated field, over all its lines."""
+    """Return the lower-case members of a comma-separated field, over all its lines."""
     return [part.strip(b" \t").lower() for value in fields.get(name, ()) for part in value.split(b",")]
 
 
 def _body_length(fields: _Fields, version: bytes, absent: int) -> int:
-    """Bytes of the body, _CHUNKED or _UNTIL_CLOSE; `absent` where the head says nothing (RFC 9112 section 6)."""
+    """Return the length of the body, _CHUNKED or _UNTIL_CLOSE; `absent` if the head has none (RFC 9112 section 6)."""
     codings, lengths = _list(fields, b"transfer-encoding"), _list(fields, b"content-length")
     if codings:
         if lengths:
@@ -157,12 +159,12 @@ def _body_length(fields: _Fields, version: bytes, absent: int) -> int:
     if not lengths:
         return absent
     if not all(_LENGTH.fullmatch(length) for length in lengths) or len({int(length) for length in lengths}) > 1:
-        raise MalformedError("HTTP Content-Length is no single number")
+        raise MalformedError("HTTP Content-Length is not a single number")
     return int(lengths[0])
 
 
 def host_of(authority: bytes) -> str:
-    """The host of `host[:port]`, lower case; brackets of an IPv6 address and the trailing dot are dropped."""
+    """Return the host of `host[:port]`, lower case, without the brackets of an IPv6 address and the trailing dot."""
     match = _AUTHORITY.fullmatch(authority)
     if not match:
         raise MalformedError("HTTP host does not parse")
@@ -170,7 +172,7 @@ def host_of(authority: bytes) -> str:
 
 
 def _request_host(method: bytes, target: bytes, fields: _Fields) -> str:
-    """Whom a request is for. RFC 9112 section 3.2: one Host at most, and an absolute target must agree with it."""
+    """Return the host of a request: at most one Host, with which an absolute target agrees (RFC 9112 section 3.2)."""
     hosts = fields.get(b"host", [])
     if len(hosts) > 1:
         raise MalformedError("two HTTP Host fields")
@@ -198,16 +200,16 @@ class _Stream(Generic[Head]):
         self._events: list[Head | Body | Opaque] = []
         self._step: Callable[[_Stream[Head]], bool] = _Stream._boundary  # bound, it would be a reference cycle
         self._fault = ""
-        self._searched = 0  # bytes of the buffer known to hold no end of head
+        self._searched = 0  # bytes of the buffer that were searched for the end of the head
         self._left = 0  # bytes of the sized body or chunk still to come
         self._chunked = False
         self._trailer = 0  # bytes of the trailer section so far
-        self._tunnel = False  # the protocol changes when this message is over
+        self._tunnel = False  # the protocol changes after this message
 
     def feed(self, chunk: bytes) -> list[Head | Body | Opaque]:
-        """The next bytes of the direction, in order and without gaps. After a MalformedError each call raises it.
+        """Take the next bytes, in order and without gaps; return the facts. After a MalformedError each call raises it.
 
-        What was found in the same chunk before the fault is left in `salvage`.
+        The facts of the same chunk before the fault are in `salvage`.
         """
         if self._fault:
             raise MalformedError(self._fault)
@@ -226,7 +228,7 @@ class _Stream(Generic[Head]):
         raise NotImplementedError
 
     def _read_head(self, line: bytes, lines: list[bytes]) -> int:
-        """Append the head, return the length of its body; sets `_tunnel`."""
+        """Append the head and set `_tunnel`; return the length of the body."""
         raise NotImplementedError
 
     def _take(self, size: int) -> bytes:
@@ -235,7 +237,7 @@ class _Stream(Generic[Head]):
         return data
 
     def _line(self, limit: int) -> bytes | None:
-        """The next line without its end; None: not here yet."""
+        """Take the next line, without its end; None: it is not whole yet."""
         end = self._buffer.find(b"\n", 0, limit)
         if end < 0:
             if len(self._buffer) >= limit:
@@ -336,14 +338,14 @@ class _Stream(Generic[Head]):
         return self._rest(Opaque, True)
 
     def _rest(self, kind: type[Body] | type[Opaque], flag: bool) -> bool:
-        """Everything up to the end of the connection."""
+        """Take all bytes up to the end of the connection."""
         if self._buffer:
             self._events.append(kind(self._take(len(self._buffer)), flag))
         return False
 
 
 class RequestStream(_Stream[HttpRequest]):
-    """The client's direction. After a CONNECT head, and after an Upgrade request (with its body), it is opaque."""
+    """The client's direction; opaque after a CONNECT head, and after an Upgrade request with its body."""
 
     def _starts(self, data: bytes) -> bool | None:
         return _starts_request(data)
@@ -364,9 +366,9 @@ class RequestStream(_Stream[HttpRequest]):
 
 
 class ResponseStream(_Stream[HttpResponse]):
-    """The server's direction. It is opaque after a 101, and after a 2xx that answers CONNECT.
+    """The server's direction; opaque after a 101, and after a 2xx that answers CONNECT.
 
-    An answer cannot be read without its request: tell each one with `asked` (HEAD has no body, CONNECT a tunnel).
+    An answer cannot be read without its request: pass each one to `asked` (HEAD has no body, CONNECT a tunnel).
     """
 
     def __init__(self) -> None:
@@ -374,7 +376,7 @@ class ResponseStream(_Stream[HttpResponse]):
         self._pending: deque[str] = deque()
 
     def asked(self, request: HttpRequest) -> None:
-        """Note a request whose answer is still to come; past MAX_PENDING they are taken to be like GET."""
+        """Note a request whose answer is still to come; past MAX_PENDING answers are read like those to GET."""
         if len(self._pending) < MAX_PENDING:
             self._pending.append(request.method)
 

@@ -1,11 +1,11 @@
-"""HTTP/2 requests in the clear (RFC 9113): whom each stream of a connection asks for.
+"""HTTP/2 requests in the clear (RFC 9113): the authority that each stream of a connection asks for.
 
-One direction is walked, the client's, from the end of its preface. Header blocks change the state of the
-compression (HPACK, RFC 7541), so each one is decoded, trailers too; everything else is stepped over and never kept.
-The decoder is the `hpack` package's: its table and its lists are bounded here, its errors become MalformedError.
+Only the client's direction is read, from the end of its preface. Header blocks change the state of the compression
+(HPACK, RFC 7541), so each one is decoded, trailers too; all other frames are skipped and never kept. The decoder is
+the `hpack` package: its table and its lists are bounded here, and its errors become MalformedError.
 
-A server may take its name from `:authority` or from `host`: where the two disagree, or one is there twice, it is
-MalformedError instead of a guess. After MalformedError the direction cannot be read any more.
+A server may take its name from `:authority` or from `host`. If the two disagree, or one is repeated, MalformedError is
+raised; nothing is guessed. After it the direction cannot be read any more.
 """
 
 from __future__ import annotations
@@ -33,6 +33,8 @@ _PSEUDO = frozenset({b":method", b":scheme", b":authority", b":path", b":protoco
 
 
 class H2Request(NamedTuple):
+    """The header list of a request."""
+
     stream: int
     method: str
     authority: str  # lower case, without port, brackets or trailing dot; of :authority, else of host, else ""
@@ -40,30 +42,30 @@ class H2Request(NamedTuple):
 
 
 def starts_http2(data: bytes) -> bool | None:
-    """Whether a client starts HTTP/2 with prior knowledge; None: too short to tell."""
+    """Return whether a client starts HTTP/2 with prior knowledge; None: too short to tell."""
     if len(data) < len(PREFACE):
         return None if PREFACE.startswith(data) else False
     return data.startswith(PREFACE)
 
 
 class H2RequestStream:
-    """Mutable; feed it the bytes that follow the client's preface, in order."""
+    """The requests of one connection. Mutable; feed it the bytes after the client's preface, in order."""
 
     __slots__ = ("_begun", "_block", "_decoder", "_ended", "_kept", "_last", "_open", "_skip")
 
     def __init__(self) -> None:
         self._decoder = Decoder(max_header_list_size=MAX_LIST)
-        self._decoder.max_allowed_table_size = MAX_TABLE  # the server's SETTINGS say less; it enforces that
+        self._decoder.max_allowed_table_size = MAX_TABLE  # the server's SETTINGS allow less, and the server enforces it
         self._kept = bytearray()  # less than a frame
-        self._skip = 0  # bytes left of a frame that does not matter
+        self._skip = 0  # bytes left of a frame that is skipped
         self._block = bytearray()  # header block so far
         self._open = 0  # stream whose header block has not ended, 0: none
         self._last = 0  # the highest stream that was opened
         self._begun = False  # the first frame, which must be SETTINGS, has been seen
-        self._ended = False  # MalformedError before
+        self._ended = False  # MalformedError was raised before
 
     def feed(self, chunk: bytes) -> list[H2Request]:
-        """The requests whose header block `chunk` completes, oldest first; else MalformedError."""
+        """Return the requests whose header block `chunk` completes, oldest first. Raises MalformedError."""
         if self._ended:
             raise MalformedError("HTTP/2 was malformed before")
         requests: list[H2Request] = []
@@ -86,7 +88,7 @@ class H2RequestStream:
         return requests
 
     def _frame(self, header: bytes) -> int:
-        """The size of the frame if it must be read, else 0, and it is stepped over."""
+        """Return the size of a frame that must be read; 0 for one that is skipped."""
         size, kind, stream = int.from_bytes(header[:3]), header[3], int.from_bytes(header[5:9]) & 0x7FFFFFFF
         if not self._begun and (kind != _SETTINGS or stream or header[4] & 1):
             raise MalformedError("HTTP/2 does not begin with SETTINGS")
@@ -94,18 +96,18 @@ class H2RequestStream:
         if (kind == _CONTINUATION) != bool(self._open) or (self._open and stream != self._open):
             raise MalformedError("HTTP/2 header block is interrupted or continued out of place")
         if kind == _PUSH_PROMISE:
-            raise MalformedError("a client that sends PUSH_PROMISE")
+            raise MalformedError("HTTP/2 PUSH_PROMISE from a client")
         if kind not in (_HEADERS, _CONTINUATION):
             self._skip = _FRAME_HEADER + size
             return 0
         if kind == _HEADERS and not stream & 1:
-            raise MalformedError("HTTP/2 request on a stream that is not the client's")
+            raise MalformedError("HTTP/2 request on a stream of the server")
         if len(self._block) + size > MAX_BLOCK:
             raise MalformedError("HTTP/2 header block is too long")
         return _FRAME_HEADER + size
 
     def _headers(self, frame: bytes) -> Sequence[H2Request]:
-        """A whole HEADERS or CONTINUATION frame (RFC 9113 sections 6.2, 6.10)."""
+        """Read a whole HEADERS or CONTINUATION frame (RFC 9113 sections 6.2, 6.10)."""
         kind, flags, stream = frame[3], frame[4], int.from_bytes(frame[5:9]) & 0x7FFFFFFF
         fragment = frame[_FRAME_HEADER:]
         if kind == _HEADERS:
@@ -121,7 +123,7 @@ class H2RequestStream:
 
     def _decode(self, block: bytes) -> list[tuple[bytes, bytes]]:
         if _RESIZED.match(block):  # `hpack` would resize its table once a byte
-            raise MalformedError("HTTP/2 header block resizes the table again and again")
+            raise MalformedError("HTTP/2 header block resizes the table more than twice")
         try:
             return [(bytes(name), bytes(value)) for name, value in self._decoder.decode(block, raw=True)]
         except HPACKError as error:
@@ -152,7 +154,7 @@ def _unpadded(payload: bytes, flags: int) -> bytes:
 
 
 def _request(stream: int, fields: list[tuple[bytes, bytes]]) -> H2Request:
-    """RFC 9113 section 8.3.1: pseudo fields come first, each once; `host` may only repeat `:authority`."""
+    """Read a request: pseudo fields first, each once; `host` may only repeat `:authority` (RFC 9113 section 8.3.1)."""
     pseudo: dict[bytes, bytes] = {}
     hosts: list[bytes] = []
     regular = False

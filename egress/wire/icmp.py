@@ -13,7 +13,7 @@ ERRORS_V6 = frozenset((1, 2, 3, 4))
 
 
 def answers_known(packet: Packet, flows: Container[tuple[int, bytes, int, bytes, int]]) -> bool:
-    """Whether this is an ICMP error about a flow in the table (keys as in `egress.engine.flow`)."""
+    """Return whether this is an ICMP error about a flow in the table (keys as in `egress.engine.flow`)."""
     if packet.flags >> 8 not in (ERRORS if packet.proto == ICMP else ERRORS_V6):
         return False
     inner = quoted(packet.payload, packet.version)

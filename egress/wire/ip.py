@@ -43,17 +43,17 @@ class Quoted(NamedTuple):
 
 
 def source(raw: bytes) -> bytes:
-    """The source address of a packet that is not empty, which is cut or not an address where the packet is not IP."""
+    """Return the source address of a packet; it is cut if the packet is. The packet is IP and not empty."""
     return raw[12:16] if raw[0] >> 4 == 4 else raw[8:24]
 
 
 def destination(raw: bytes) -> bytes:
-    """The destination address of a packet that is not empty; like `source`."""
+    """Return the destination address of a packet, like `source`."""
     return raw[16:20] if raw[0] >> 4 == 4 else raw[24:40]
 
 
 def total_length(raw: bytes) -> int:
-    """The length of a cut packet by its header (0: a super-packet past 64 KiB); without a header, the bytes at hand."""
+    """Return the length of a cut packet by its header (0: a super-packet past 64 KiB), or without one of its bytes."""
     if len(raw) >= 40 and raw[0] >> 4 == 6:
         return 40 + int.from_bytes(raw[4:6])
     if len(raw) >= 20 and raw[0] >> 4 == 4:
@@ -62,7 +62,7 @@ def total_length(raw: bytes) -> int:
 
 
 def addresses(raw: bytes) -> tuple[int, bytes, bytes, int]:
-    """(version, src, dst, proto) of a packet that `decode` refused, as far as they can be read; never raises.
+    """Return (version, src, dst, proto) of a packet that `decode` refused, as far as they can be read; never raises.
 
     The rest is 0 or b"". The protocol of IPv6 is that of the first header after the fixed one.
     """
@@ -152,7 +152,7 @@ def _ip6(raw: bytes, whole: int) -> Header:
 
 
 def _jumbo_length(raw: bytes) -> int:
-    """The payload length from the jumbo option of a hop-by-hop header at 40 (RFC 2675 section 2)."""
+    """Return the payload length in the jumbo option of a hop-by-hop header at 40 (RFC 2675 section 2)."""
     need(raw, 48, len(raw), "IPv6 extension header")
     at, end = 42, 40 + ((raw[41] + 1) << 3)
     need(raw, end, len(raw), "IPv6 extension header")
@@ -168,6 +168,6 @@ def _jumbo_length(raw: bytes) -> int:
 
 def _check_fragment(offset: int, more: bool, size: int) -> None:
     if more and (size & 7 or not size):
-        raise MalformedError("a fragment that is not the last is no multiple of 8 bytes")
+        raise MalformedError("a fragment that is not the last is not a multiple of 8 bytes")
     if offset + size > 0xFFFF:
         raise MalformedError("a fragment reaches past the largest datagram")

@@ -1,17 +1,17 @@
 r"""Framing of JSON objects and arrays in one direction of a byte stream (RFC 8259; one or several per line).
 
-A text counts where it starts: at the start of the stream, at the start of a line, or right after the previous
-text. It is complete at its closing bracket; the newline is not waited for, because the segment that carries the
-bracket is the one a gateway still can refuse. NUL separates like a newline.
+A text may start at the start of the stream, at the start of a line, or right after the previous text. It is complete at
+its closing bracket. Its newline is not awaited, because the segment with the bracket is the last one that a gateway can
+still refuse. NUL separates like a newline.
 
-Two kinds of reader sit at the other end, and we must see what either of them sees:
+Receivers read in two ways, and the texts of both are reported:
 
-- one that cuts lines first: `{` alone on a line is rubbish to it, and the next line is a message. So an object that
-  starts a line is yielded even while an earlier one is still open. A raw newline inside a string breaks the text.
-- one that reads a stream of values (Go's json.Decoder): a text may span lines.
+- cut lines first: `{` alone on a line is skipped, and the next line is a message. So an object that starts a line is
+  reported even while an earlier one is still open. A raw newline inside a string breaks the text.
+- read a stream of values (Go's json.Decoder): a text may span lines.
 
-Kept bytes are bounded by leaving out what cannot matter: blanks after the first RAW_BYTES, and whatever a string holds
-beyond MAX_STRING. A text that still outgrows MAX_TEXT is read through a window for the members in MEMBERS.
+The bytes that are kept are bounded: blanks after the first RAW_BYTES, and the part of a string beyond MAX_STRING, are
+left out. A text that still grows beyond MAX_TEXT is searched for the members in MEMBERS through a window.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ MAX_DIGITS = 40  # longer integers become floats: Python refuses 4301 digits and
 
 QUOTE = ord('"')
 
-# What a text that cannot be parsed is searched for, at any depth.
+# Keys that a text which cannot be parsed is searched for, at any depth.
 MEMBERS = frozenset(
     {"method", "type", "login", "pass", "agent", "user", "worker", "wallet", "rigid", "site_key"}
     | {"blob", "job_id", "target", "nonce", "result", "pre_pow"}
@@ -39,16 +39,16 @@ _BLANK = re.compile(rb"[ \t\r\n\v\f\0\xef\xbb\xbf]*")  # with the bytes of a UTF
 _BEGIN = re.compile(rb"[\n\0][ \t\r\v\f\xef\xbb\xbf]*+(?:(?=[{[])|\Z)")
 _MARK = re.compile(rb'[\[{]+|[\]}]|"(?:[^"\\\n\0]*")?|[\n\0]+')  # a string without escapes is taken whole
 _STRING_MARK = re.compile(rb'["\\\n\0]')
-# A string that is never closed goes on to the end, so that no byte is tried twice.
+# A string that is not closed extends to the end, so that no byte is tried twice.
 _STRING = re.compile(rb'"([^"\\]*+(?:\\.[^"\\]*+)*+)(?:"|\\?\Z)(\s*:\s*)?', re.DOTALL)
 
 
 class JsonText(NamedTuple):
     """One JSON object or array.
 
-    `value` is what `json.loads` would give, objects with repeated keys as `Members`. Where the text does not parse or
-    outgrew MAX_TEXT, it is the `Members` that were found: every `method` and `type`, and under `params` all of MEMBERS.
-    `text` is the text as sent (the members as sent where it was overlong).
+    `value` is the result of `json.loads`, with objects that repeat a key as `Members`. For a text that does not parse,
+    or is longer than MAX_TEXT, it is the `Members` that were found: every `method` and `type`, and under `params` all
+    of MEMBERS. `text` is the text as sent (of an overlong one: the members as sent).
     """
 
     value: object
@@ -56,7 +56,7 @@ class JsonText(NamedTuple):
 
 
 class Members(dict[str, object]):
-    """A JSON object that named a key twice; `pairs` has all members in order (the dict: the last of each)."""
+    """A JSON object that repeats a key; `pairs` has all members in order (the dict: the last of each)."""
 
     def __init__(self, pairs: list[tuple[str, object]]) -> None:
         super().__init__(pairs)
@@ -64,7 +64,7 @@ class Members(dict[str, object]):
 
 
 def every(value: object, key: str) -> list[object]:
-    """All values of `key` (lower case) in a JSON object, in order; none where `value` is no object.
+    """Return all values of `key` (lower case) in a JSON object, in order; [] if `value` is not an object.
 
     Keys compare without case, as Go's encoding/json and .NET decoders do.
     """
@@ -75,9 +75,9 @@ def every(value: object, key: str) -> list[object]:
 
 
 class JsonStream:
-    """Mutable; feed it the bytes of one direction in order. Raises nothing.
+    """The texts of one direction. Mutable; feed it the bytes in order. Raises nothing.
 
-    Texts of fewer than `shortest` bytes are left out: parsing thousands of `{}` a packet costs more than they can say.
+    Texts of fewer than `shortest` bytes are left out: parsing thousands of `{}` a packet costs much and states nothing.
     """
 
     __slots__ = (
@@ -87,25 +87,25 @@ class JsonStream:
 
     def __init__(self, shortest: int = 0) -> None:
         self._shortest = shortest
-        self._skipping = False  # inside a line that is no JSON
+        self._skipping = False  # inside a line that is not JSON
         self._reset()
 
     def _reset(self) -> None:
         self._open = False  # inside a text
-        self._text = bytearray()  # what is kept of it
+        self._text = bytearray()  # the bytes of it that are kept
         self._depth = 0
         self._in_string = False
         self._escaped = False
-        self._string_at = 0  # where in _text the last string began
-        self._room = 0  # bytes the open string may still keep
+        self._string_at = 0  # the offset in _text at which the last string began
+        self._room = 0  # bytes of the open string that may still be kept
         self._fresh = False  # only blanks since the last newline
-        self._line_at = -1  # where in _text the bracket stands that started a line, -1: nowhere
+        self._line_at = -1  # the offset in _text of the bracket that started a line; -1: none did
         self._line_depth = 0
         self._overlong = False
         self._found: list[tuple[str, str]] = []
 
     def feed(self, chunk: bytes) -> list[JsonText]:
-        """The texts that `chunk` completes, oldest first."""
+        """Return the texts that `chunk` completes, oldest first."""
         texts: list[JsonText] = []
         at = 0
         while at < len(chunk):
@@ -132,7 +132,7 @@ class JsonStream:
         return at
 
     def _structure(self, chunk: bytes, at: int, texts: list[JsonText]) -> int:
-        """Outside strings: up to the end of the text, or into a string whose end is not at hand."""
+        """Read outside strings: up to the end of the text, or into a string whose end is not in the chunk."""
         for found in _MARK.finditer(chunk, at):
             start, end = found.span()
             if start > at:
@@ -169,7 +169,7 @@ class JsonStream:
         self._keep(piece, texts)
 
     def _string(self, chunk: bytes, at: int, texts: list[JsonText]) -> int:
-        """Inside a string: up to and with the next quote, escape or newline."""
+        """Read inside a string: through the next quote, escape or newline."""
         if self._escaped and chunk[at] not in b"\n\0":
             self._escaped = False
             self._keep_string(chunk[at : at + 1], texts)
@@ -204,7 +204,7 @@ class JsonStream:
         if size + len(piece) < MAX_TEXT:
             self._text += piece
             return
-        while piece:  # cut where the limit stands, so that segmentation cannot move it
+        while piece:  # cut at the limit, wherever segments end
             room = MAX_TEXT - len(self._text)
             self._text += piece[:room]
             piece = piece[room:]
@@ -235,10 +235,10 @@ class JsonStream:
             self._reset()
 
     def _overflow(self, texts: list[JsonText]) -> None:
-        """Make room: read what is there for members, keep only what the next bytes may complete."""
+        """Make room: search the kept bytes for members, and keep only the part that the next bytes may complete."""
         self._overlong = True
         cut = self._line_at
-        if cut > 0:  # a line that may yet parse as a whole stays
+        if cut > 0:  # a line that may still parse as a whole stays
             self._window(cut, texts)
             self._line_at = 0
         else:
@@ -248,12 +248,12 @@ class JsonStream:
         self._string_at -= cut
 
     def _window(self, end: int, texts: list[JsonText]) -> int:
-        """Yield the members in the first `end` kept bytes; return where the undecided rest begins."""
+        """Report the members in the first `end` kept bytes; return the offset of the undecided rest."""
         text = bytes(self._text[:end])
         rest = min(end, self._string_at) if self._in_string else end
-        pairs, last = _members(text[:rest])  # an open string is no pair yet
+        pairs, last = _members(text[:rest])  # an open string is not a pair yet
         if last is not None and not text[last.end() : rest].strip():
-            rest = last.start()  # a key whose colon or value is yet to come
+            rest = last.start()  # a key whose colon or value is still to come
         pairs = [pair for pair in pairs if pair not in self._found]
         if pairs:
             pairs = self._found + pairs
@@ -264,7 +264,7 @@ class JsonStream:
 
 
 def parse(text: bytes) -> JsonText:
-    """Read one text as well as it can be read."""
+    """Read one text; one that is not valid JSON is searched for members."""
     decoded = text.replace(b"\0", b" ").decode("utf-8", "replace")
     try:
         value: object = _DECODER.decode(decoded)
@@ -287,7 +287,7 @@ _STRINGS = json.JSONDecoder(strict=False)  # made once: `json.loads` makes one a
 
 
 def _members(text: bytes) -> tuple[list[tuple[str, str]], re.Match[bytes] | None]:
-    """`"key": "value"` pairs with a key in MEMBERS, among the strings of a text; and the last of its strings."""
+    """Return the `"key": "value"` pairs of a text whose key is in MEMBERS, and the last of its strings."""
     pairs = []
     last = None
     for token in _STRING.finditer(text):

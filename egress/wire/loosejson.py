@@ -1,8 +1,8 @@
-"""JSON lines as lenient readers take them: strings in single quotes, and comments.
+"""JSON lines in the form that lenient readers accept: strings in single quotes, and comments.
 
-json-c, which C pools read each line with, takes both by default; jsoncpp takes comments. `egress.wire.jsonrpc` counts
-brackets and quotes as RFC 8259 has them, so such a line is read here a second time, whole: those readers wait for its
-end too.
+json-c, with which pools in C read each line, accepts both by default; jsoncpp accepts comments. `egress.wire.jsonrpc`
+counts brackets and quotes by RFC 8259, so such a line is read here a second time, as a whole: lenient readers wait for
+its end, too.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ _LOOSE = re.compile(rb"'|/[*/]")
 _LINE_END = re.compile(rb"[\n\0]")
 # A line that can be an object or begins with a comment, up to there: the others are passed over in one search.
 _BEGIN = re.compile(rb"[\n\0][ \t\r\v\f\xef\xbb\xbf]*+(?:(?=[{[/])|\Z)")
-# What is never closed goes on to the end, so that no byte is tried twice.
+# A string or comment that is not closed extends to the end, so that no byte is tried twice.
 _PIECE = re.compile(
     rb""""(?:[^"\\]|\\.)*+(?:"|\\?\Z)|'((?:[^'\\]|\\.)*+)(?:'|\\?\Z)|/\*.*?(?:\*/|\Z)|//.*""", re.DOTALL
 )
 
 
 class LooseLines:
-    """Mutable; feed it the bytes of one direction in order. Raises nothing."""
+    """The lenient lines of one direction. Mutable; feed it the bytes in order. Raises nothing."""
 
     __slots__ = ("_line", "_skipping")
 
@@ -33,7 +33,7 @@ class LooseLines:
         self._skipping = False  # inside a line that is not an object, is too long, or has been read
 
     def feed(self, chunk: bytes) -> list[JsonText]:
-        """The lines that `chunk` completes and that only a lenient reader understands."""
+        """Return the lines that `chunk` completes and that only a lenient reader understands."""
         texts: list[JsonText] = []
         at = 0
         while True:
@@ -71,7 +71,7 @@ def _read(line: bytes) -> JsonText | None:
 
 
 def _piece(found: re.Match[bytes]) -> bytes:
-    """A string in double quotes; a comment becomes a blank."""
+    """Return a string in double quotes, or a blank for a comment."""
     whole = found.group()
     if whole[:1] == b'"':
         return whole

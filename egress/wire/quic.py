@@ -1,18 +1,17 @@
 """QUIC: the ClientHello in a client's Initial packets (RFC 9000, RFC 9001; version 2: RFC 9369).
 
-Initial packets are encrypted, but with keys that follow from the connection ID the client chose first, so whoever
-sees them can read them. A hello comes in CRYPTO frames, in any order, over as many packets as the client likes.
+Initial packets are encrypted with keys that follow from the first connection ID of the client, so every observer can
+read them. A hello comes in CRYPTO frames, in any order, in any number of packets.
 
-What is read must be what the server reads, and one pair of ports can carry several connections. Hence:
+The result must be the hello that the server reads, and one pair of ports can carry several connections. Hence:
 
-- Only the client's datagrams are fed. A packet belongs to the connection whose keys open it, never to the one it
-  claims. After a Retry or a Version Negotiation the client starts over with other keys: a connection like any other.
-  A change of version on the way (RFC 9368) keeps the connection ID, so the keys of both versions are tried.
-- What a server could read and we cannot is MalformedError: an Initial that no key opens, a version besides 1 and 2
-  (reserved ones excepted: no server speaks them), a connection that goes on although no hello was seen.
-- What two servers could read differently is MalformedError: other bytes at an offset that was sent before, a packet
-that
-  two keys open.
+- Only the client's datagrams are fed. A packet belongs to the connection whose keys open it, whatever connection ID it
+  has. After a Retry or a Version Negotiation the client starts again with other keys: another connection. A change of
+  version on the way (RFC 9368) keeps the connection ID, so the keys of both versions are tried.
+- Packets that a server could read and this reader cannot raise MalformedError: an Initial that no key opens, a version
+  other than 1 and 2 (except reserved ones, which no server supports), a connection that continues without a hello.
+- Packets that two servers could read differently raise MalformedError: other bytes at an offset that was sent before,
+  an Initial that two keys open.
 """
 
 from __future__ import annotations
@@ -59,17 +58,17 @@ _OPENING = tuple(version.to_bytes(4) for version in _VERSIONS)
 
 
 def has_long_header(datagram: bytes) -> bool:
-    """Whether a datagram, which is not empty, begins with a packet of the handshake (RFC 9000 section 17.2)."""
+    """Return whether a datagram, which is not empty, begins with a long header (RFC 9000 section 17.2)."""
     return datagram[0] & _LONG > 0
 
 
 def may_be_initial(datagram: bytes) -> bool:
-    """Whether a datagram is long enough for an Initial and begins like one, of any version."""
+    """Return whether a datagram is long enough for an Initial and begins like one, of any version."""
     return len(datagram) >= MIN_INITIAL and datagram[0] & (_LONG | _FIXED) == _LONG | _FIXED
 
 
 def opens_connection(datagram: bytes) -> bool:
-    """Whether a datagram may open a QUIC connection of a version that servers speak."""
+    """Return whether a datagram may open a QUIC connection of a version that servers support."""
     return may_be_initial(datagram) and datagram[1:5] in _OPENING
 
 
@@ -102,7 +101,7 @@ class _Reader:
         return piece
 
     def varint(self) -> int:
-        """RFC 9000 section 16."""
+        """Take a variable-length integer (RFC 9000 section 16)."""
         first = self.take(1)[0]
         return (first & 0x3F) << 8 * ((1 << (first >> 6)) - 1) | int.from_bytes(self.take((1 << (first >> 6)) - 1))
 
@@ -120,7 +119,7 @@ class _Keys:
         self._mask = Cipher(algorithms.AES(_expand(secret, label + b" hp", 16)), modes.ECB())
 
     def open(self, packet: _Packet, largest: int) -> tuple[int, bytes] | None:
-        """(packet number, frames), None where the keys do not fit. `largest`: the highest number so far, or -1."""
+        """Return (packet number, frames); None if the keys do not fit. `largest`: the highest number so far, or -1."""
         data, at = packet.data, packet.number_at
         mask = self._mask.encryptor().update(data[at + 4 : at + 4 + _SAMPLE])
         first = data[0] ^ mask[0] & 0x0F
@@ -138,14 +137,14 @@ class _Keys:
 
 
 def _expand(secret: bytes, label: bytes, size: int) -> bytes:
-    """HKDF-Expand-Label of at most one block (RFC 8446 section 7.1)."""
+    """Derive a secret: HKDF-Expand-Label of at most one block (RFC 8446 section 7.1)."""
     name = b"tls13 " + label
     info = size.to_bytes(2) + bytes([len(name)]) + name + b"\0"
     return digest(secret, info + b"\1", sha256)[:size]
 
 
 def _whole_number(number: int, bits: int, largest: int) -> int:
-    """The packet number whose low bits were sent (RFC 9000 appendix A.3)."""
+    """Return the packet number whose low bits were sent (RFC 9000 appendix A.3)."""
     window = 1 << bits
     near = (largest + 1) & -window | number
     if near <= largest + 1 - window // 2 and near < (1 << 62) - window:
@@ -154,16 +153,16 @@ def _whole_number(number: int, bits: int, largest: int) -> int:
 
 
 class _Connection:
-    """One connection's handshake bytes, joined from pieces that come in any order."""
+    """The handshake bytes of one connection, joined from pieces that come in any order."""
 
     __slots__ = ("_data", "_keys", "_known", "_read_to", "dcid", "largest")
 
     def __init__(self, dcid: bytes) -> None:
-        self.dcid = dcid  # the one its keys come from
+        self.dcid = dcid  # its keys come from this connection ID
         self.largest = -1  # packet number
         self._keys: dict[int, _Keys] = {}
         self._data = bytearray()
-        self._known = bytearray()  # 1 where _data has been sent, 0 where it is still a gap
+        self._known = bytearray()  # 1 for a byte of _data that was sent, 0 for a gap
         self._read_to = 0
 
     def __len__(self) -> int:
@@ -192,7 +191,7 @@ class _Connection:
         self._known[offset:end] = b"\1" * len(piece)
 
     def hellos(self) -> Iterator[ClientHello]:
-        """The hellos that are whole by now; a second one answers a HelloRetryRequest."""
+        """Return the hellos that are whole now; a second one answers a HelloRetryRequest."""
         gap = self._known.find(0, self._read_to)
         ready = len(self._data) if gap < 0 else gap
         while ready - self._read_to >= 4:
@@ -220,9 +219,9 @@ class QuicHello:
         self._datagrams = 0  # since the last hello
 
     def feed(self, datagram: bytes) -> ClientHello | None:
-        """The hello that a client's datagram completes, None where there is none (yet); else MalformedError.
+        """Return the hello that a client's datagram completes, if it completes one. Raises MalformedError.
 
-        A further connection and a repeated handshake give a further hello, which may bear another name.
+        A further connection and a repeated handshake give a further hello, which may have another name.
         """
         try:
             if self.failed:
@@ -235,7 +234,7 @@ class QuicHello:
 
     def _feed(self, datagram: bytes) -> ClientHello | None:
         if self.done and not (datagram and datagram[0] & _LONG):
-            return None  # encrypted with keys we do not have: the connection at work
+            return None  # data of the connection, encrypted with keys that only its ends have
         self._datagrams += 1
         hellos: list[ClientHello] = []
         packets = list(_packets(datagram))
@@ -245,7 +244,7 @@ class QuicHello:
             if packet.kind == _INITIAL:
                 hellos += self._initial(packet)
             elif packet.kind == _RETRY or (packet.kind == _HANDSHAKE and not (self.done or hellos)):
-                raise MalformedError("QUIC goes on without a ClientHello")
+                raise MalformedError("QUIC continues without a ClientHello")
         if hellos:
             self.done, self._datagrams = True, 0
             if len({(hello.server_name, hello.ech) for hello in hellos}) > 1:
@@ -270,7 +269,7 @@ class QuicHello:
         yield from connection.hellos()
 
     def _keep(self, connection: _Connection) -> None:
-        """Let go of the oldest connections beyond the bounds, never of the one at hand."""
+        """Drop the oldest connections beyond the bounds, but never this one."""
         if connection not in self._connections:
             self._connections.append(connection)
         while len(self._connections) > MAX_CONNECTIONS or sum(map(len, self._connections)) > MAX_CRYPTO:
@@ -278,7 +277,7 @@ class QuicHello:
 
 
 def _packets(datagram: bytes) -> Iterator[_Packet]:
-    """The packets with a long header; what follows the last one is a short packet or padding."""
+    """Yield the packets with a long header; a short packet or padding may follow the last one."""
     at = 0
     for _ in range(MAX_PACKETS):
         if at >= len(datagram) or not datagram[at] & _LONG:
@@ -301,7 +300,7 @@ def _packets(datagram: bytes) -> Iterator[_Packet]:
 
 
 def _long_packet(datagram: bytes, start: int, reader: _Reader, version: int) -> tuple[_Packet, int]:
-    """(packet, offset after it) of a packet whose version has been read (RFC 9000 section 17.2)."""
+    """Return a packet whose version has been read, and the offset after it (RFC 9000 section 17.2)."""
     kind = ((datagram[start] >> 4 & 3) - _VERSIONS[version].shift) % 4
     dcid = reader.take(_cid_length(reader))
     reader.take(_cid_length(reader))
@@ -326,7 +325,7 @@ def _cid_length(reader: _Reader) -> int:
 
 
 def _crypto(frames: bytes) -> Iterator[tuple[int, bytes]]:
-    """(offset, bytes) of each CRYPTO frame; no frames besides those an Initial may have (RFC 9000 section 17.2.2)."""
+    """Yield (offset, bytes) of each CRYPTO frame; only frames that are allowed in an Initial pass (section 17.2.2)."""
     reader = _Reader(frames)
     if not frames:
         raise MalformedError("QUIC packet without frames")
@@ -346,13 +345,13 @@ def _crypto(frames: bytes) -> Iterator[tuple[int, bytes]]:
             reader.varint()
             reader.take(reader.varint())
         elif kind != _PING:
-            raise MalformedError("a frame that no QUIC Initial may have")
+            raise MalformedError("a frame that is not allowed in a QUIC Initial")
     if reader:
         raise MalformedError("too many frames in a QUIC packet")
 
 
 def _skip_ack(reader: _Reader, counters: int) -> None:
-    """RFC 9000 section 19.3: largest, delay, how many ranges, first range, ranges of two numbers, ECN counters."""
+    """Skip an ACK frame: largest, delay, count, first range, ranges of two numbers, ECN counters (section 19.3)."""
     reader.varint()
     reader.varint()
     ranges = reader.varint()

@@ -1,7 +1,7 @@
-"""SOCKS 4, 4a and 5: where the handshake ends and the proxied bytes begin (RFC 1928, RFC 1929, Ylonen's SOCKS 4).
+"""SOCKS 4, 4a and 5: the length of the handshake, after which proxied bytes begin (RFC 1928, RFC 1929, Ylonen).
 
-Binary and without a newline at its end, so that whatever follows it would not stand at the start of a line. Each
-direction is read by itself; who is the client shows in the bytes.
+The handshake has no newline at its end, so the bytes after it would not be at the start of a line. Each direction is
+read by itself; the bytes show which side is the client.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ from collections.abc import Callable
 
 MAX_TEXT = 512  # bytes of a SOCKS 4 user or host name; RFC 1928 has a length byte
 _CONNECT, _BIND, _ASSOCIATE = 1, 2, 3
-_ADDRESS_SIZES = {1: 4, 4: 16}  # type 3, a name, says its own length
+_ADDRESS_SIZES = {1: 4, 4: 16}  # type 3, a name, has a length byte
 
 
 def handshake(data: bytes) -> int | None:
-    """Length of the SOCKS handshake that a direction starts with; 0: there is none; None: too short to tell."""
+    """Return the length of the SOCKS handshake at the start of a direction; 0: not SOCKS; None: too short to tell."""
     ends = [_end(read, data) for read in (_client5, _server5, _client4, _server4)]
     found = next((end for end in ends if end), 0)
     return found or (None if None in ends else 0)
@@ -23,13 +23,13 @@ def handshake(data: bytes) -> int | None:
 def _end(read: Callable[[bytes], int], data: bytes) -> int | None:
     try:
         end = read(data)
-    except IndexError:  # a length or a code beyond what is here
+    except IndexError:  # a length or a code that has not come yet
         return None
     return end if end <= len(data) else None
 
 
 def _client5(data: bytes) -> int:
-    """Methods, user and password where they are asked for, request. A client may send them all at once."""
+    """Read the methods, user and password if present, and the request. A client may send them all at once."""
     if data[0] != 5 or not data[1]:
         return 0
     at = 2 + data[1]
@@ -51,7 +51,7 @@ def _server5(data: bytes) -> int:
 
 
 def _address5(data: bytes, at: int, codes: range) -> int:
-    """The end of a request or reply, whose second byte must be one of `codes`."""
+    """Return the end of a request or reply, whose second byte must be one of `codes`."""
     if data[at] != 5 or data[at + 1] not in codes or data[at + 2]:
         return 0
     kind = data[at + 3]

@@ -1,12 +1,12 @@
 """SSH before it is encrypted: identification (RFC 4253 section 4.2), KEXINIT (section 7.1), SSH-1.5's first packet.
 
-Both directions are read alike, because who opened the connection does not say who is the server. Lines before the
-identification are allowed to either side: a server may send them (RFC 4253), and an agent that plays the server will.
-The identification is reported as soon as `SSH-x.y-` stands there; its line may be cut short by the segment.
+Both directions are read alike, because either side may be the server, whichever opened the connection. Lines before
+the identification are allowed on both sides: a server may send them (RFC 4253), and an agent can act as the server. The
+identification is reported as soon as `SSH-x.y-` has come; its line may be cut short by the segment.
 
-Read is what implementations accept, not only what the RFC allows: LF alone ends a line, and OpenSSH reads the version
-with sscanf("SSH-%d.%d-"), so blanks, signs and leading zeros pass. Go's reader accepts any line that begins with
-`SSH-` (chisel says `SSH-chisel-v3-client`); that is taken at the first line only, where text hardly begins so.
+The reader accepts more than the RFC, since implementations do: LF alone ends a line, and OpenSSH reads the version with
+sscanf("SSH-%d.%d-"), so blanks, signs and leading zeros pass. Go's reader accepts any line that begins with `SSH-`
+(chisel sends `SSH-chisel-v3-client`); that is accepted at the first line only, where other text hardly begins so.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ _NAME_LISTS = 10
 
 
 class SshIdent(NamedTuple):
-    """An identification line, as much of it as was there when it was recognised."""
+    """An identification line, or the part of it that had come when it was recognised."""
 
-    proto: str  # "2.0", "1.99", "1.5", … with what sscanf would skip taken out
+    proto: str  # "2.0", "1.99", "1.5", … without the characters that sscanf would skip
     software: str  # with the comment; may be cut short
     line: bytes  # without its line end
     line_number: int  # 1-based
 
 
 class KexInit(NamedTuple):
-    """RFC 4253 section 7.1: preferences, best first."""
+    """The preferences of one side, best first (RFC 4253 section 7.1)."""
 
     kex: tuple[str, ...]
     host_keys: tuple[str, ...]
@@ -56,8 +56,8 @@ class SshMessage(NamedTuple):
     """An unencrypted binary packet."""
 
     number: int
-    kex: KexInit | None = None  # of a KEXINIT that parses
-    version: int = 2  # 1: the number is one of SSH-1's, e.g. 2 SSH_SMSG_PUBLIC_KEY, 3 SSH_CMSG_SESSION_KEY
+    kex: KexInit | None = None  # the lists of a KEXINIT that parses
+    version: int = 2  # 1: the number is from SSH-1, e.g. 2 SSH_SMSG_PUBLIC_KEY, 3 SSH_CMSG_SESSION_KEY
 
 
 SshFact = SshIdent | SshMessage
@@ -70,10 +70,10 @@ class _State(Enum):
 
 
 class SshStream:
-    """Mutable; feed it the bytes of one direction in order. Raises nothing.
+    """The facts of one direction. Mutable; feed it the bytes in order. Raises nothing.
 
-    `identified`: an identification was seen. `done`: nothing more will come (NEWKEYS, a limit, or it is no SSH).
-    `exact`: only the RFC's own form counts, and only at the very start, as in bytes that another protocol carries.
+    `identified`: an identification was seen. `done`: nothing more will come (NEWKEYS, a limit, or it is not SSH).
+    `exact`: only the form of the RFC counts, and only at the very start, as in bytes that another protocol carries.
     """
 
     __slots__ = (
@@ -97,12 +97,12 @@ class SshStream:
         self._state = _State.LINES
         self._head = 0  # bytes taken by lines so far
         self._line = 1
-        self._scanned = 0  # bytes of the open line known to hold no line feed
+        self._scanned = 0  # bytes of the open line that were searched for a line feed
         self._proto = ""
         self._messages = 0
 
     def feed(self, chunk: bytes) -> list[SshFact]:
-        """The facts that `chunk` completes, oldest first."""
+        """Return the facts that `chunk` completes, oldest first."""
         facts: list[SshFact] = []
         if not self.done:
             self._buffer += chunk
@@ -174,7 +174,7 @@ class SshStream:
         while not self.done and len(self._buffer) - start >= 6:
             length = int.from_bytes(self._buffer[start : start + 4])
             old = self._is_version_1(start)
-            # SSH-1 (protocol 1.5): `length` counts type, data and CRC; 1 to 8 bytes of padding stand before them.
+            # SSH-1 (protocol 1.5): `length` counts type, data and CRC; 1 to 8 bytes of padding precede them.
             padding = 8 - length % 8 if old else self._buffer[start + 4]
             size = 4 + length + (padding if old else 0)
             if size > 4 + MAX_PACKET or length < (5 if old else padding + 2):
@@ -190,7 +190,7 @@ class SshStream:
         del self._buffer[:start]
 
     def _is_version_1(self, start: int) -> bool:
-        """Whether the packet at `start` is SSH-1's; 1.99 leaves that to the other side's choice."""
+        """Return whether the packet at `start` is of SSH-1; with 1.99 the other side chooses."""
         if not self._proto.startswith("1."):
             return False
         looks_new = self._buffer[start + 4] >= 4 and self._buffer[start + 5] == KEXINIT
@@ -212,7 +212,7 @@ def _message(packet: bytes, padding: int, *, old: bool) -> SshMessage:
 
 
 def _kexinit(payload: bytes) -> KexInit | None:
-    """Parse a KEXINIT payload; None where its lists overrun it."""
+    """Parse a KEXINIT payload; None if its lists exceed it."""
     at = 17  # message number and cookie
     lists: list[tuple[str, ...]] = []
     for _ in range(_NAME_LISTS):

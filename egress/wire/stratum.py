@@ -1,8 +1,8 @@
-"""Mining protocols over JSON: which message is this, from which side, and does it prove mining by itself?
+"""Mining protocols over JSON: the dialect and the side of a message, and whether it proves mining by itself.
 
-Parsed values are classified by structure, never by text: a message that quotes Stratum inside a string is none.
-Repeated keys count with each of their values, because parsers differ in which one they take; keys and method names
-compare without case. Dialects and where they are written down:
+Parsed values are classified by structure, never by text: a message that quotes Stratum inside a string does not count.
+A repeated key counts with each of its values, because parsers take different ones. Keys and method names compare
+without case. The dialects, and their sources:
 
 - stratum-v1: mining.* of cgminer and slush0's stratum, BIP 310; KawPow and other coins use the same verbs
 - ethereum-stratum: EthereumStratum/1.0.0 (NiceHash) and 2.0.0 (EIP-1571)
@@ -68,11 +68,11 @@ _BOUNDARY = re.compile(r"0x0{5,24}[1-9a-fA-F]")
 
 
 class StratumCall(NamedTuple):
-    """One mining message. `proof`: it proves mining alone; otherwise only together with the other side's message."""
+    """One mining message. `proof`: it proves mining alone; else only together with a message of the other side."""
 
     dialect: str  # stratum-v1, cryptonote, ethproxy, ethereum-stratum, zcash, getwork
-    method: str  # as the dialect spells it; of an answer: what it answers with, e.g. "job"
-    side: str  # "client" (the miner) or "server" (the pool): who sends such a message
+    method: str  # as the dialect spells it; of an answer: its content, e.g. "job"
+    side: str  # the side that sends such a message: "client" (the miner) or "server" (the pool)
     proof: bool
     worker: str = ""  # login, wallet or user it names
     pool: str = ""  # host or host:port it names
@@ -80,7 +80,7 @@ class StratumCall(NamedTuple):
 
 
 def classify(value: object) -> StratumCall | None:
-    """The mining message in a parsed JSON value; of a batch (array) the first proof, or else the first hint."""
+    """Return the mining message in a parsed JSON value; of a batch (array) the first proof, or else the first hint."""
     hint = None
     for message in value[:MAX_BATCH] if isinstance(value, list) else [value]:
         for call in _calls(message):
@@ -110,14 +110,14 @@ def _calls(message: object) -> Iterator[StratumCall]:
 
 
 def _methods(message: object) -> list[str]:
-    """The known names among all `method` members, each once; or one unknown name of the mining family."""
+    """Return the known names among all `method` members, each once; or one unknown name of the mining family."""
     names = dict.fromkeys(name.strip().casefold() for name in every(message, "method") if isinstance(name, str))
     known = [name for name in names if name in KNOWN]
     return known or [name for name in names if name.startswith("mining.")][:1]
 
 
 def _request(name: str, params: object) -> Iterator[StratumCall]:
-    """A call or notification named `name` (case-folded)."""
+    """Classify a call or notification named `name` (case-folded)."""
     if params is not None and not isinstance(params, (list, dict)):
         return
     if name.startswith("mining."):
@@ -134,7 +134,7 @@ def _request(name: str, params: object) -> Iterator[StratumCall]:
     elif name in WEAK_METHODS:
         yield StratumCall("cryptonote", name, CLIENT, False)
     elif name in TEMPLATE_METHODS or name == "getwork":
-        # getwork asks with no parameter and submits one block header of 128 bytes; anything else may be another's call
+        # getwork asks without a parameter and submits one block header of 128 bytes; other calls may have the same name
         plain = params == [] or _is_hex(_item(params, 0), 256)
         yield StratumCall("getwork", name, CLIENT, name != "getwork" or plain)
     elif name in POOL_REQUESTS:
@@ -169,7 +169,7 @@ def _mining(name: str, params: object) -> Iterator[StratumCall]:
 
 
 def _login(params: object) -> Iterator[StratumCall]:
-    """Cryptonote's login is a generic name: it takes a miner's agent or algorithms, or a wallet, to prove mining."""
+    """Classify a Cryptonote login. Its name is generic: a miner's agent or algorithms, or a wallet, proves mining."""
     login, password = _text(params, "login"), every(params, "pass")
     agent = _text(params, "agent")
     named = bool(agent or every(params, "rigid")) or any(
@@ -182,7 +182,7 @@ def _login(params: object) -> Iterator[StratumCall]:
 
 
 def _share(params: object) -> Iterator[StratumCall]:
-    """A found share: Cryptonote {job_id, nonce, result}, Grin {job_id, nonce, pow}."""
+    """Classify a share that was found: Cryptonote {job_id, nonce, result}, Grin {job_id, nonce, pow}."""
     if not (every(params, "job_id") and every(params, "nonce")):
         return
     if _is_hex(_text(params, "result"), 32) or any(isinstance(pow_, list) for pow_ in every(params, "pow")):
@@ -190,7 +190,7 @@ def _share(params: object) -> Iterator[StratumCall]:
 
 
 def _work(item: object) -> Iterator[StratumCall]:
-    """Work that a pool hands out, in a notification's params or an answer's result."""
+    """Classify work that a pool hands out, in a notification's params or an answer's result."""
     if isinstance(item, list):
         if 3 <= len(item) <= 6 and all(isinstance(part, str) and _HASH.match(part) for part in item[:3]):
             yield StratumCall("ethproxy", "work", SERVER, _BOUNDARY.match(str(item[2])) is not None)
@@ -216,7 +216,7 @@ def _answer(result: object) -> Iterator[StratumCall]:
 
 
 def _subscription(result: list[object]) -> Iterator[StratumCall]:
-    """The answer to mining.subscribe: [[["mining.notify", id], …], extranonce1, size] or [["mining.notify", id], …]."""
+    """Classify an answer to mining.subscribe, such as [[["mining.notify", id], …], extranonce1, size]."""
     lists = [part for part in result[:4] if isinstance(part, list)]
     lists += [inner for part in lists for inner in part[:4] if isinstance(inner, list)]
     for part in lists:
@@ -231,12 +231,12 @@ def _ends(values: list[object]) -> list[object]:
 
 
 def _text(value: object, key: str) -> str:
-    """The last non-empty string under `key` of an object."""
+    """Return the last non-empty string under `key` of an object."""
     return next((item for item in reversed(every(value, key)) if isinstance(item, str) and item), "")
 
 
 def _item(value: object, index: int) -> str:
-    """Element `index` of a list as text; "" where there is none or it is neither string nor number."""
+    """Return element `index` of a list as text; "" if it is missing or neither a string nor a number."""
     if not isinstance(value, list) or index >= len(value):
         return ""
     item = value[index]

@@ -1,9 +1,9 @@
 """TLS: the ClientHello that opens a connection, from the first bytes of its direction (RFC 8446, RFC 5246, RFC 6066).
 
-A hello is a handshake message; records carry it in pieces of any size, and TCP carries records in pieces of any
-size. So the records are joined first and the message is read from the whole. struct rather than a library: each
-length is checked against what encloses it, and nothing is guessed. Every answer is final: more bytes turn None
-into a value or MalformedError, never one of those into another.
+A hello is a handshake message; records carry it in pieces of any size, and TCP carries records in pieces of any size.
+So the records are joined first, and the message is read as a whole. Each length is checked against the span that
+encloses it, and nothing is guessed. Every result is final: more bytes turn None into a value or MalformedError, never
+one of those into another.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from egress.errors import MalformedError
 
 MAX_HELLO = 65536  # bytes of the message; hellos with post-quantum key shares measure some 2 KB
 MAX_RECORD = 16384  # RFC 8446 section 5.1
-MAX_RECORDS = 1024  # records one hello may be spread over; bounds the time of a call
+MAX_RECORDS = 1024  # records of one hello; bounds the time of a call
 _ALERT, _HANDSHAKE = 21, 22
 _CLIENT_HELLO, _SERVER_HELLO = 1, 2
 _SERVER_NAME, _ALPN, _SUPPORTED_VERSIONS = 0, 16, 43
@@ -22,15 +22,17 @@ _ENCRYPTED_HELLOS = frozenset({0xFE0D, 0xFFCE})  # ECH (RFC 9849) and its predec
 
 
 class ClientHello(NamedTuple):
-    server_name: str  # lower case, without trailing dot; "" where none is sent
+    """The facts of a ClientHello."""
+
+    server_name: str  # lower case, without trailing dot; "" if none is sent
     alpn: tuple[str, ...]  # Latin-1, since GREASE values are not text
     version: int  # the highest offered, e.g. 0x0304 for TLS 1.3
-    ciphers: tuple[int, ...]  # in the client's order; SSLv2 format: 24-bit kinds
+    ciphers: tuple[int, ...]  # in the client's order; SSLv2 format: 24-bit numbers
     ech: bool  # sent an encrypted hello, real or GREASE (they are made to look the same)
 
 
 def client_hello(data: bytes) -> ClientHello | None:
-    """Read the ClientHello at the start of a direction; None needs more bytes, MalformedError: this is none.
+    """Read the ClientHello at the start of a direction; None: more bytes are needed. Raises MalformedError.
 
     Bytes after the hello are ignored. An SSLv2-format hello (RFC 5246 appendix E.2) has no extensions: no SNI.
     """
@@ -41,23 +43,21 @@ def client_hello(data: bytes) -> ClientHello | None:
 
 
 def handshake_hello(message: bytes) -> ClientHello:
-    """Read one whole ClientHello message without records, as QUIC carries it (RFC 9001 section 4); else
-    MalformedError.
-    """
+    """Read one whole ClientHello message without records, as in QUIC (RFC 9001 section 4). Raises MalformedError."""
     if message[:1] != bytes([_CLIENT_HELLO]) or int.from_bytes(message[1:4]) != len(message) - 4:
         raise MalformedError("not a TLS ClientHello")
     return _read_hello(message[4:])
 
 
 def looks_like_tls(data: bytes) -> bool | None:
-    """Whether a direction starts as a TLS client does; None: too short to tell. Needs 11 bytes at most."""
+    """Return whether a direction starts like that of a TLS client; None: too short to tell. Needs at most 11 bytes."""
     if data and data[0] & 0x80:
         return _ssl2_start(data)
     return _record_start(data, _CLIENT_HELLO)
 
 
 def server_hello(data: bytes) -> bool | None:
-    """Whether a direction starts as a TLS server does, with a ServerHello or an alert; None: too short to tell."""
+    """Return whether a direction starts with a ServerHello or an alert; None: too short to tell."""
     if data[:1] == b"\x15":
         shape = data[1:2] in (b"", b"\x03") and data[2:3] <= b"\x04" and data[3:5] == b"\x00\x02"[: len(data[3:5])]
         if not shape or data[5:6] not in (b"", b"\x01", b"\x02"):
@@ -67,7 +67,7 @@ def server_hello(data: bytes) -> bool | None:
 
 
 def _record_start(data: bytes, kind: int) -> bool | None:
-    """Whether a handshake record whose first message is of this kind begins; False as soon as a byte is wrong."""
+    """Return whether a handshake record with a first message of this kind begins; False as soon as a byte is wrong."""
     if data[:1] not in (b"", b"\x16") or data[1:2] not in (b"", b"\x03") or data[2:3] > b"\x04":
         return False
     if len(data) < 5:
@@ -78,7 +78,7 @@ def _record_start(data: bytes, kind: int) -> bool | None:
 
 
 def _handshake_message(data: bytes) -> bytes | None:
-    """The body of the first handshake message, which must be a ClientHello, joined from its records."""
+    """Return the body of the first handshake message, which must be a ClientHello, joined from its records."""
     if _record_start(data, _CLIENT_HELLO) is False:
         raise MalformedError("not a TLS ClientHello")
     message, at, wanted = bytearray(), 0, 4
@@ -118,7 +118,7 @@ class _Reader:
     def take(self, size: int) -> bytes:
         end = self._at + size
         if end > len(self._data):
-            raise MalformedError("a length in the TLS ClientHello exceeds what holds it")
+            raise MalformedError("a length in the TLS ClientHello exceeds its enclosing span")
         piece = self._data[self._at : end]
         self._at = end
         return piece
@@ -127,7 +127,7 @@ class _Reader:
         return int.from_bytes(self.take(size))
 
     def vector(self, size: int) -> bytes:
-        """Bytes behind a length of `size` bytes (RFC 8446 section 3.4)."""
+        """Take the bytes after a length of `size` bytes (RFC 8446 section 3.4)."""
         return self.take(self.number(size))
 
 
@@ -160,15 +160,13 @@ def _extensions(data: bytes) -> dict[int, bytes]:
     while reader:
         kind = reader.number(2)
         if kind in found:
-            raise MalformedError(
-                "a TLS extension stands twice"
-            )  # RFC 8446 section 4.2: which one would the server read?
+            raise MalformedError("a TLS extension is repeated")  # the server might read the other one (RFC 8446, 4.2)
         found[kind] = reader.vector(2)
     return found
 
 
 def _whole(data: bytes, size: int) -> bytes:
-    """A vector that must fill its extension."""
+    """Return a vector that must fill its extension."""
     reader = _Reader(data)
     inner = reader.vector(size)
     if reader:
@@ -183,7 +181,7 @@ def _numbers(data: bytes) -> tuple[int, ...]:
 
 
 def _server_name(extension: bytes) -> str:
-    """The host name of RFC 6066 section 3. At most one, printable ASCII, at most 255 bytes."""
+    """Return the host name of RFC 6066 section 3: at most one, printable ASCII, at most 255 bytes."""
     reader = _Reader(_whole(extension, 2))
     names = []
     while reader:
@@ -210,7 +208,7 @@ def _protocols(extension: bytes) -> tuple[str, ...]:
 
 
 def _ssl2_start(data: bytes) -> bool | None:
-    """An SSLv2-format hello: its five lengths must agree (RFC 5246 appendix E.2)."""
+    """Return whether an SSLv2-format hello begins: its five lengths must agree (RFC 5246 appendix E.2)."""
     if data[2:3] not in (b"", b"\x01") or data[3:4] not in (b"", b"\x00", b"\x03"):
         return False
     if len(data) < 11:

@@ -56,7 +56,7 @@ class Lookup:
         self._streams: dict[Direction, dns.DnsStream | None] = {side: dns.DnsStream() for side in Direction}
 
     def segment(self, direction: Direction, data: bytes) -> Iterator[DnsAsked | DnsAnswered]:
-        """The next bytes of one direction over TCP; after a wrong length the rest of it cannot be read."""
+        """Read the next bytes of one direction over TCP; after a wrong length the rest of it cannot be read."""
         stream = self._streams[direction]
         if stream is None:
             return
@@ -71,7 +71,7 @@ class Lookup:
             yield from self.message(direction, message)
 
     def message(self, direction: Direction, message: bytes) -> Iterator[DnsAsked | DnsAnswered]:
-        """One DNS message; bytes that are not an answer, or answer no query of this flow, state nothing."""
+        """Read one DNS message; bytes that are not an answer, or answer no query of this flow, state nothing."""
         if direction is Direction.OUT:
             yield self._asked(message)
             return

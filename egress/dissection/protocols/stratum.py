@@ -11,7 +11,7 @@ from egress.wire.jsonrpc import JsonStream, JsonText
 from egress.wire.loosejson import LooseLines
 from egress.wire.stratum import classify
 
-SHORTEST = 20  # bytes of a JSON text; `{"method":"getwork"}`, the shortest that says anything, has 20
+SHORTEST = 20  # bytes of a JSON text; `{"method":"getwork"}`, the shortest that states anything, has 20
 
 
 class Stratum(LineProtocol):
