@@ -49,9 +49,8 @@ class MiningStratum(Signature):
     severity = Severity.CRITICAL
     technique = "T1496.001"  # Resource Hijacking: Compute Hijacking
     listens = (StratumSpoken,)
-    patterns = tuple(
-        _spelled(word) for word in ("mining.", "eth_getWork", "eth_submit", "login", "job_id")
-    )  # in settled flows
+    # Searched for in settled flows.
+    patterns = tuple(_spelled(word) for word in ("mining.", "eth_getWork", "eth_submit", "login", "job_id"))
 
     def see(self, event: Event, flow: FlowView) -> Finding | None:
         if not isinstance(event, StratumSpoken):

@@ -1,1 +1,1 @@
-"""Looking back: slow detectors over stored history, whose findings refuse nothing."""
+"""Hunts: slow detectors over stored history. Their findings refuse nothing."""

@@ -1,1 +1,1 @@
-"""What a policy would say: of a destination nobody has tried yet, of flows that were, and which rules they need."""
+"""The effect of a policy: check a destination, simulate it on stored flows, learn the rules that flows need."""

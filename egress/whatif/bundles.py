@@ -1,5 +1,6 @@
-"""From what was done to few rules: the wants of one destination in one rule, siblings under a wildcard, addresses in
-networks; and taken apart again where a rule would reach what it must not.
+"""Bundles wants into few rules: one for a destination, a wildcard for siblings, a network for addresses.
+
+A bundle is split again if its rule would admit an objection.
 """
 
 from __future__ import annotations
@@ -18,27 +19,27 @@ from egress.policy.ruletext import MAX_PORTS, read_rule
 from egress.records.times import iso
 
 AUTHOR = "egress learn"
-SIBLINGS = 3  # names under one parent that make a wildcard of it
+SIBLINGS = 3  # names under one parent that become a wildcard
 
 _Address = IPv4Address | IPv6Address
 
 
 @dataclass(frozen=True, slots=True)
 class Want:
-    """What was done at one destination, in one way. Times are seconds."""
+    """The need for a rule: flows to one destination with the same protocol, port and application. Times are seconds."""
 
     destination: str  # a name or an address
-    proto: str  # as records write it; "": whatever carries the application
-    port: int  # 0: the protocol has none
+    proto: str  # as in records; "": any protocol that carries the application
+    port: int  # 0: the protocol has no ports
     app: str
-    unnamed: bool  # a name, and the bytes held none
+    unnamed: bool  # the destination is a name, and the bytes contain none
     count: int  # flows
     first: float
     last: float
 
     @property
     def kind(self) -> str:
-        """Wants of one kind may share a rule: `dns`, `ports`, or a protocol that has none."""
+        """Wants of one kind may share a rule: `dns`, `ports`, or a protocol without ports."""
         if self.app == App.DNS:
             return App.DNS.value
         return "ports" if self.proto in ("tcp", "udp") else self.proto
@@ -46,13 +47,13 @@ class Want:
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
-    """Wants of one kind that one rule covers."""
+    """Wants of one kind, covered by one rule."""
 
     destination: str  # a name, a wildcard, an address or a network
     wants: tuple[Want, ...]
 
     def rule(self, agent: str, now: float) -> Rule:
-        """The narrowest rule with this destination for all of them; raises InvalidRuleError where none can say it."""
+        """The narrowest rule with this destination for all wants. Raises InvalidRuleError if none can express them."""
         protocol, ports, app = self.shape
         count = sum(want.count for want in self.wants)
         first, last = min(want.first for want in self.wants), max(want.last for want in self.wants)
@@ -76,7 +77,7 @@ class Bundle:
 
     @property
     def shape(self) -> tuple[str, tuple[tuple[int, int], ...], str]:
-        """Protocol and application where they are uniform (a flow that said too little goes with any), and ports."""
+        """Protocol and application if they are uniform (an unidentified application fits any), and the ports."""
         protocols = {want.proto for want in self.wants}
         apps = {want.app for want in self.wants} - {""}
         protocol = protocols.pop() if len(protocols) == 1 else ""
@@ -88,20 +89,20 @@ class Bundle:
         return any(want.unnamed for want in self.wants)
 
     def parts(self) -> tuple[Bundle, ...]:
-        """The next smaller bundles: a name each, then a way each; none: it cannot be split."""
+        """The next smaller bundles, by name, then by protocol, port and application; none if it cannot be split."""
         by_name = tuple(_bundled(self.wants))
         if len(by_name) > 1 or (by_name and by_name[0].destination != self.destination):
-            return _sayable(by_name)
-        by_way: dict[tuple[str, int, str, bool], list[Want]] = defaultdict(list)
+            return _expressible(by_name)
+        by_use: dict[tuple[str, int, str, bool], list[Want]] = defaultdict(list)
         for want in self.wants:
-            by_way[want.proto, want.port, want.app, want.unnamed].append(want)
-        if len(by_way) > 1:
-            return tuple(Bundle(self.destination, tuple(wants)) for wants in by_way.values())
+            by_use[want.proto, want.port, want.app, want.unnamed].append(want)
+        if len(by_use) > 1:
+            return tuple(Bundle(self.destination, tuple(wants)) for wants in by_use.values())
         return ()
 
 
 def bundle(wants: Iterable[Want]) -> list[Bundle]:
-    """As few bundles as cover the wants, names and addresses apart, siblings together; networks come later."""
+    """The fewest bundles that cover the wants: names and addresses apart, siblings together, no networks yet."""
     single = list(_bundled(wants))
     families: dict[tuple[str, str, bool], list[Bundle]] = defaultdict(list)
     found = []
@@ -115,15 +116,15 @@ def bundle(wants: Iterable[Want]) -> list[Bundle]:
             found.append(Bundle(f"*.{parent}", tuple(want for member in members for want in member.wants)))
         else:
             found += members
-    return list(_sayable(found))
+    return list(_expressible(found))
 
 
 def safe(
     bundles: Iterable[Bundle], offending: Callable[[list[Bundle]], dict[int, str]]
 ) -> tuple[list[Bundle], dict[Want, str]]:
-    """Those that may stand, split where that helps, and the wants that may not be met, with the reason.
+    """The bundles that may become rules, split where needed, and the wants that must not be met, with the reason.
 
-    `offending` tells which of some bundles, by index, reach what they must not, and what; it need not find all at once.
+    `offending` returns the bundles that admit an objection, index → reason; it need not find all at once.
     """
     good, refused = list(bundles), dict[Want, str]()
     while wrong := offending(good):
@@ -138,7 +139,7 @@ def safe(
 
 
 def networks(bundles: Iterable[Bundle]) -> list[Bundle]:
-    """The same, with addresses that are wanted in the same way in as few networks as hold exactly them."""
+    """The bundles with addresses of equal use merged into the fewest networks that contain exactly these addresses."""
     found = []
     alike: dict[tuple[object, ...], dict[_Address, Bundle]] = defaultdict(dict)
     for each in bundles:
@@ -163,6 +164,7 @@ def _collapsed(members: dict[_Address, Bundle]) -> Iterator[Bundle]:
 
 
 def address_of(destination: str) -> _Address | None:
+    """The destination as an address; None if it is a name."""
     try:
         return ip_address(destination)
     except ValueError:
@@ -177,8 +179,8 @@ def _bundled(wants: Iterable[Want]) -> Iterator[Bundle]:
         yield Bundle(destination, tuple(members))
 
 
-def _sayable(bundles: Iterable[Bundle]) -> tuple[Bundle, ...]:
-    """The same, taken apart where one rule cannot say it: a rule has at most MAX_PORTS ranges of ports."""
+def _expressible(bundles: Iterable[Bundle]) -> tuple[Bundle, ...]:
+    """The bundles, split where they have more ranges of ports than a rule can have (MAX_PORTS)."""
     found: list[Bundle] = []
     for each in bundles:
         ranges = each.shape[1]
@@ -194,7 +196,7 @@ def _sayable(bundles: Iterable[Bundle]) -> tuple[Bundle, ...]:
 
 
 def _parent(name: str) -> str:
-    """The parent that may be made a wildcard of; "" where it is no name, or one that strangers share."""
+    """The parent that may become a wildcard; "" for an address, or if the parent is a public suffix."""
     if address_of(name) is not None:
         return ""
     parent = name.partition(".")[2]
@@ -213,7 +215,7 @@ def _suffixes() -> PublicSuffixList:
 
 
 def _ranges(ports: set[int]) -> tuple[tuple[int, int], ...]:
-    """Ports as inclusive ranges that hold exactly them."""
+    """The ports as inclusive ranges that contain exactly these ports."""
     found: list[tuple[int, int]] = []
     for port in sorted(ports):
         if found and found[-1][1] == port - 1:

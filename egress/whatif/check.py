@@ -1,4 +1,4 @@
-"""Would an agent be allowed to reach a destination? Asked of the rules alone: nothing is sent, spent or written."""
+"""Checks whether the rules allow an agent to reach a destination; nothing is sent, spent or written."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ MAX_TEXT = 1024  # characters of a destination
 _TARGET = re.compile(
     r"(?:\[(?P<v6>[^\[\]]*)\]|(?P<host>[^/:\[\]]*))(?::(?P<port>[0-9]{1,5}))?(?:/(?P<proto>[a-z0-9]+))?"
 )
-_SPOKEN = {
+_REASONS = {
     Reason.APPLICATION: "rule {rule} allows it for another application protocol only",
     Reason.NAME: "rule {rule} allows this address by another name only",
     Reason.DEFAULT: "no rule allows it, and the agent's default is to refuse",
-    Reason.APPROVAL: "no rule speaks of it, and the agent is in mode ask",
+    Reason.APPROVAL: "no rule matches, and the agent is in mode ask",
     Reason.QUARANTINE: "the agent is in quarantine",
 }
 
 
 class InvalidQuestionError(InputError):
-    """A question that is not understood; `field` is the one at fault."""
+    """A question is not valid; `field` names the wrong field."""
 
     def __init__(self, field: str, reason: str) -> None:
         super().__init__(f"{field}: {reason}")
@@ -38,31 +38,31 @@ class InvalidQuestionError(InputError):
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """May a flow to this destination be opened?"""
+    """A question: may the agent open a flow to this destination?"""
 
     destination: str  # a name in any spelling, or an address
     protocol: str = "tcp"  # tcp, udp, icmp, … or a number
-    port: int = 0  # 0: where the protocol has none
-    app: str = ""  # what the flow turns out to be: ssh, tls, …; "": not known yet
-    address: str = ""  # of a name: the one that the agent has resolved it to; "": some address
+    port: int = 0  # 0: the protocol has no ports
+    app: str = ""  # application protocol: ssh, tls, …; "": not known yet
+    address: str = ""  # with a name: the address that the agent has resolved it to; "": any
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What the rules say. `action` is the verdict: in mode monitor what is refused passes all the same."""
+    """The answer of the rules. `action` is the verdict; in mode monitor a refused flow passes nevertheless."""
 
     allowed: bool
     action: Action
     reason: Reason
     rule_id: str
     policy_version: int
-    resolvable: bool | None  # a name: whether the agent may ask the DNS for it; None: an address was asked about
+    resolvable: bool | None  # whether the agent may query the name; None: the question has an address
     explanation: str  # one sentence
-    conditions: tuple[str, ...]  # sentences: under what the answer holds, and what was not looked at
+    conditions: tuple[str, ...]  # sentences: the conditions of the answer, and what it does not consider
 
 
 def check(rules: Rulebook, agent: Agent, question: Question, ts: float, gate_queries: bool = True) -> Answer:
-    """Judge a flow that nobody opens. Raises InvalidQuestionError."""
+    """Judge a hypothetical flow. Raises InvalidQuestionError."""
     target, name = _target(question)
     verdict, rule = rules.decide(agent, target, ts)
     resolvable = None
@@ -77,9 +77,9 @@ def check(rules: Rulebook, agent: Agent, question: Question, ts: float, gate_que
     if allowed:
         conditions += _about_rule(rule, question)
         conditions += _refused_later(rules, agent, target, ts)
-        conditions.append("Budgets, findings and destinations refused for earlier findings are not looked at.")
+        conditions.append("Budgets, findings and destinations refused for earlier findings are not considered.")
     elif agent.mode is Mode.MONITOR and verdict.reason is not Reason.QUARANTINE:
-        conditions.append("The agent is in mode monitor: this is written down, but passes all the same.")
+        conditions.append("The agent is in mode monitor: the refusal is recorded, but the flow passes.")
     explanation = _explain(agent, question, name, verdict)
     return Answer(
         allowed, verdict.action, verdict.reason, verdict.rule_id, rules.version, resolvable, explanation,
@@ -88,19 +88,19 @@ def check(rules: Rulebook, agent: Agent, question: Question, ts: float, gate_que
 
 
 def read_target(text: str, app: str = "") -> Question:
-    """HOST:PORT, [IPV6]:PORT, either with /udp after it, or HOST/icmp. Raises InputError."""
+    """Parse HOST:PORT or [IPV6]:PORT, either with a suffix like /udp, or HOST/icmp. Raises InputError."""
     form = "write HOST:PORT, [IPV6]:PORT or HOST:PORT/udp, such as example.org:443"
     bare, slash, protocol = text.rpartition("/")
     if slash and protocol in PROTOCOL_NUMBERS and _is_v6(bare):
         text = f"[{bare}]/{protocol}"
     match = _TARGET.fullmatch(text) if len(text) <= MAX_TEXT else None
     if match is None or (match["v6"] is not None and not _is_v6(match["v6"])):
-        raise InputError(f"{ascii(text)[:80]} is no destination with a port: {form}")
+        raise InputError(f"{ascii(text)[:80]} is not a destination with a port: {form}")
     protocol = match["proto"] or "tcp"
-    if protocol not in PROTOCOL_NUMBERS:  # a number would be mistaken for a network's prefix length
+    if protocol not in PROTOCOL_NUMBERS:  # a number could be meant as a prefix length
         raise InputError(f"{ascii(text)[:80]}: {protocol} must be one of {', '.join(sorted(PROTOCOL_NUMBERS))}; {form}")
     if match["port"] is None and PROTOCOL_NUMBERS[protocol] in (TCP, UDP, SCTP):
-        raise InputError(f"{ascii(text)[:80]} names no port: {form}")
+        raise InputError(f"{ascii(text)[:80]} has no port: {form}")
     question = Question(match["v6"] or match["host"] or "", protocol, int(match["port"] or 0), app)
     _target(question)
     return question
@@ -111,17 +111,17 @@ def _is_v6(text: str) -> bool:
 
 
 def _target(question: Question) -> tuple[Target, str]:
-    """What policy is asked, and the name in its one spelling ("": an address was given)."""
+    """The target of a question, and the name in its canonical spelling ("" for an address)."""
     proto = _protocol(question.protocol)
     _port(question.port, proto)
     _app(question.app, proto)
     text = question.destination
     if not text or len(text) > MAX_TEXT:
-        raise InvalidQuestionError("destination", "is empty or far too long; write a name or an address")
+        raise InvalidQuestionError("destination", "is empty or too long; write a name or an address")
     address = _address(text)
     if address is not None:
         if question.address and _address(question.address) != address:
-            raise InvalidQuestionError("address", "the destination is an address already; leave this out")
+            raise InvalidQuestionError("address", "the destination is an address; leave this out")
         return Target(proto, address, question.port, question.app), ""
     try:
         name = normalise(text)
@@ -129,7 +129,9 @@ def _target(question: Question) -> tuple[Target, str]:
         raise InvalidQuestionError("destination", f"{ascii(text)[:80]} {error}") from None
     bound = _address(question.address) if question.address else b""
     if bound is None:
-        raise InvalidQuestionError("address", f"{ascii(question.address)[:80]} is no address; write one like 192.0.2.7")
+        raise InvalidQuestionError(
+            "address", f"{ascii(question.address)[:80]} is not an address; write one like 192.0.2.7"
+        )
     said = name if question.app in NAMING else None
     return Target(proto, bound, question.port, question.app, frozenset((canonical(name),)), said), name
 
@@ -152,11 +154,11 @@ def _port(port: int, proto: int) -> None:
 
 
 def _app(app: str, proto: int) -> None:
-    """The rules' own reader knows what an application protocol can be called."""
+    """Raise InvalidQuestionError for an application protocol that a rule could not have."""
     if not app:
         return
     if proto not in (TCP, UDP):
-        raise InvalidQuestionError("app", "nothing but tcp and udp carries an application protocol; leave it out")
+        raise InvalidQuestionError("app", "only tcp and udp carry an application protocol; leave it out")
     try:
         read_rule({"action": "deny", "app": app})
     except InvalidRuleError as error:
@@ -173,7 +175,7 @@ def _address(text: str) -> bytes | None:
 
 
 def _overruled(agent: Agent, verdict: Verdict) -> Verdict:
-    """What stands above the rules, and what waits for a person where no rule speaks."""
+    """The verdict after quarantine, which overrides rules, and mode ask, which holds flows without a rule."""
     if agent.quarantined:
         return replace(verdict, action=Action.REJECT, reason=Reason.QUARANTINE, rule_id="")
     if agent.mode is Mode.ASK and verdict.action is Action.REJECT and verdict.reason is Reason.DEFAULT:
@@ -185,19 +187,21 @@ def _about_name(
     rules: Rulebook, rule: Rule | None, question: Question, name: str, resolvable: bool | None, allowed: bool
 ) -> list[str]:
     if not name:
-        said = "It was judged as an address; if the agent has resolved a name to it, rules by name may speak too."
+        said = "It was judged as an address; if the agent has resolved a name to it, rules by name may match, too."
         return [said]
     conditions = []
     if allowed and rule is not None and rules.named(rule):
         conditions.append(f"Only at an address that the agent itself has resolved {name} to.")
         if rule.unnamed:
-            conditions.append(f"If the bytes say a name (SNI, Host) it must be one of {rule.destination}.")
+            conditions.append(f"If the bytes contain a name (SNI, Host) it must match {rule.destination}.")
         elif question.app in ("", *NAMING):
-            conditions.append(f"The name in the bytes (SNI, Host), where there is one, must be {rule.destination}.")
+            conditions.append(f"The name in the bytes (SNI, Host), if there is one, must match {rule.destination}.")
     if not question.address:
-        conditions.append("Rules by address could not speak: the name's address is not known here; it can be given.")
+        conditions.append(
+            "Rules by address were not considered: the name's address is not known here; it can be given."
+        )
     if allowed and not resolvable:
-        conditions.append(f"The agent may not ask the DNS for {name}, so it must know the address from elsewhere.")
+        conditions.append(f"The agent may not query {name}, so it must know the address from elsewhere.")
     return conditions
 
 
@@ -206,17 +210,17 @@ def _about_rule(rule: Rule | None, question: Question) -> list[str]:
         return []
     conditions = []
     if rule.app and not question.app:
-        conditions.append(f"Only if the application protocol turns out to be {rule.app}.")
+        conditions.append(f"Only if the application protocol is identified as {rule.app}.")
     if rule.expires_at is not None:
         until = datetime.fromtimestamp(rule.expires_at, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
         conditions.append(f"The rule expires at {until}.")
     if rule.once:
-        conditions.append("The rule admits one flow and is spent then.")
+        conditions.append("The rule admits one flow and is then spent.")
     return conditions
 
 
 def _refused_later(rules: Rulebook, agent: Agent, target: Target, ts: float) -> list[str]:
-    """Deny rules that ask for an application protocol speak only once it is identified."""
+    """Sentences on deny rules for an application protocol, which match only once it is identified."""
     if target.app or target.proto not in (TCP, UDP):
         return []
     conditions = []
@@ -235,7 +239,7 @@ def _explain(agent: Agent, question: Question, name: str, verdict: Verdict) -> s
     if verdict.action is Action.ACCEPT:
         why = f"rule {rule} allows it" if verdict.reason is Reason.RULE else "no rule forbids it; its default is allow"
         return f"{agent.name} may reach {where}: {why}."
-    why = f"rule {rule} denies it" if verdict.reason is Reason.RULE else _SPOKEN[verdict.reason].format(rule=rule)
+    why = f"rule {rule} denies it" if verdict.reason is Reason.RULE else _REASONS[verdict.reason].format(rule=rule)
     if verdict.action is Action.HOLD:
         return f"{agent.name} would wait for a person's approval to reach {where}: {why}."
     return f"{agent.name} may not reach {where}: {why}."

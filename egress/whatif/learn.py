@@ -1,18 +1,19 @@
-"""The rules that what an agent did would have needed: few, narrow, and none that reaches what anything objected to.
+"""Learns rules from the flows of an agent: few and narrow rules that would have allowed them, and no objection.
 
-Learnt from is what passed, and what was refused or held only because no rule spoke of it. A flow's destination is
+It learns from flows that passed, and from flows that were refused or held only because no rule matched. The destination
+of a flow is
 
-    a name      where one is bound to its address: the one in the bytes if that is bound; where the bytes say none, the
-                bound one that most other flows need too, the first in the alphabet among equals
+    a name      if one is bound to its address: the name in the bytes if it is bound; if the bytes have none, the bound
+                name that most other flows need as well, among equals the first in the alphabet
     an address  otherwise; a name in the bytes that the agent never resolved proves nothing (addresses are shared)
 
-A destination's ports share a rule, which keeps protocol and application where they are uniform; three names or more
-under one parent that is no public suffix become a wildcard; addresses wanted alike become networks that hold exactly
-them. Queries to a resolver are a rule of their own, by address. A name that was only asked for (an agent whose default
-is to refuse gets no further) becomes a rule that opens the question and nothing else: DNS to that name.
+The ports of a destination share a rule, which keeps protocol and application if they are uniform. Three or more names
+under one parent that is not a public suffix become a wildcard; addresses with equal needs become networks that contain
+exactly these. Queries to a resolver get a rule of their own, by address. A name that was only queried (an agent whose
+default is to refuse gets no further) gets a rule that allows the query and nothing else: DNS to that name.
 
-Left out and listed: whatever a signature ever objected to, by address and port, by name, and under any rule that would
-reach it; what a person denied; what a rule or something else than the lack of one refused.
+Left out, with the reason: all that a signature ever objected to, by address and port, by name, and under any rule that
+would admit it; all that a person denied; flows that were refused for another reason than the lack of a rule.
 """
 
 from __future__ import annotations
@@ -33,14 +34,16 @@ from egress.whatif.bundles import Bundle, Want, bundle, networks, safe
 from egress.whatif.objections import Objections, address_text
 from egress.whatif.subject import DNS_PORT, Target, destination_of, packed, protocol_number, query_of, target_of
 
-MAX_GROUPS = 50_000  # distinct ones; nobody reviews what more would lead to
+MAX_GROUPS = 50_000  # distinct groups; more would give too many rules to review
 
-_LEARNT = frozenset((Reason.DEFAULT, Reason.QUERY, Reason.NAME, Reason.APPROVAL))  # refused because no rule spoke
+_LEARNT = frozenset((Reason.DEFAULT, Reason.QUERY, Reason.NAME, Reason.APPROVAL))  # refused because no rule matched
 _PORTED = ("tcp", "udp", "sctp")
 
 
 @dataclass(frozen=True, slots=True)
 class LeftOut:
+    """A destination without a rule, and the reason."""
+
     what: str  # destination, protocol and port
     why: str
     flows: int
@@ -48,13 +51,13 @@ class LeftOut:
 
 @dataclass(frozen=True, slots=True)
 class Proposal:
-    """Rules to review; counts are flows: recorded = covered + already + those left out."""
+    """Rules to review. Counts are flows: recorded = covered + already + the sum of left_out."""
 
     agent: str
     rules: tuple[Rule, ...]
     recorded: int
-    covered: int  # that these rules allow, and none did
-    already: int  # that rules in force allow
+    covered: int  # allowed by these rules, and by none before
+    already: int  # allowed by rules in force
     left_out: tuple[LeftOut, ...]  # most flows first
 
 
@@ -69,36 +72,38 @@ def learn(
     everything: bool = False,
     gate_queries: bool = True,
 ) -> Proposal:
-    """Propose rules for what `agent` did between `since` and `until` beyond what `policy` allows it at `now`.
+    """Propose rules for the flows of `agent` between `since` and `until` that `policy` does not allow at `now`.
 
-    `everything`: as if there were no allow rules. Raises EgressError where that is more than anyone can review.
+    `everything`: as if there were no allow rules. Raises EgressError if there is more to learn than can be reviewed.
     """
     objections = Objections(connection, agent, now)
     lesson = _Lesson(agent, policy, objections, now, everything, gate_queries)
     for number, group in enumerate(flow_groups(connection, since=since, until=until, agent=escape(agent.name)), 1):
         if number > MAX_GROUPS:
-            raise EgressError(f"agent {agent.name} did more than {MAX_GROUPS} different things; learn from less time")
+            raise EgressError(
+                f"agent {agent.name} did more than {MAX_GROUPS} different things; learn from a shorter time"
+            )
         lesson.see(group)
     return lesson.proposal()
 
 
 @dataclass(frozen=True, slots=True)
 class _Pending:
-    """A group that may need a rule: for its flow, for its query, or for both."""
+    """A group that may need a rule: for its flows, for its query, or for both."""
 
     group: FlowGroup
-    names: tuple[str, ...]  # a rule may name its destination so; empty: by address only
-    flow: bool  # no rule in force allows it
+    names: tuple[str, ...]  # possible names for the destination; empty: by address only
+    flow: bool  # no rule in force allows the flows
     unnamed: bool  # the bytes hide the name
 
 
 class _Lesson:
-    """One run of `learn`."""
+    """A run of `learn`."""
 
     def __init__(
         self, agent: Agent, policy: Policy, objections: Objections, now: float, everything: bool, gate_queries: bool
     ) -> None:
-        self._agent = replace(agent, default=Action.REJECT)  # the default is what a rule would do without
+        self._agent = replace(agent, default=Action.REJECT)  # so that only rules allow
         self._objections = objections
         self._now = now
         self._gate_queries = gate_queries
@@ -109,7 +114,7 @@ class _Lesson:
         self._pending: list[_Pending] = []
         self._left_out: Counter[tuple[str, str]] = Counter()
         self._recorded = self._already = 0
-        self._bound: dict[bytes, frozenset[str]] = {}  # names that flows to an address show, for reverse lookups
+        self._bound: dict[bytes, frozenset[str]] = {}  # address → names in flows to it, for reverse lookups
 
     def see(self, group: FlowGroup) -> None:
         self._recorded += group.count
@@ -150,7 +155,7 @@ class _Lesson:
         return Proposal(self._agent.name, rules, self._recorded, covered, self._already, left_out)
 
     def _refused(self, group: FlowGroup, target: Target, names: tuple[str, ...]) -> str:
-        """Why nothing may be learnt from a group, whatever the rules in force say; "": it may."""
+        """The reason why nothing may be learnt from a group, whatever rules are in force; "" without one."""
         if group.signatures:
             return f"{', '.join(sorted(group.signatures))} objected"
         if why := self._objections.at(group.proto, group.dst, group.dport):
@@ -163,11 +168,11 @@ class _Lesson:
         if group.reason is Reason.QUERY and not query_of(group):
             return "the query could not be read"
         if not target.remote or protocol_number(group.proto) < 0 or (group.proto in _PORTED and not group.dport):
-            return "no rule can say this destination, protocol and port"
+            return "no rule can express this destination, protocol and port"
         return ""
 
     def _wants(self) -> Iterator[Want | None]:
-        """What each pending flow needs; of several names the one that serves most."""
+        """The want of each pending group, None if its flows need no rule. Of several names, the most common one."""
         settled = {pending.names[0] for pending in self._pending if len(pending.names) == 1}
         popular = Counter(name for pending in self._pending for name in pending.names)
         for pending in self._pending:
@@ -182,7 +187,7 @@ class _Lesson:
             yield Want(destination, group.proto, port, app, pending.unnamed, group.count, group.first, group.last)
 
     def _lookups(self, flows: list[Bundle]) -> tuple[dict[int, Want], dict[int, str]]:
-        """Names that were asked for and that no rule makes resolvable yet; and what cannot be allowed, with why."""
+        """The wants of queries that no rule allows yet, and the reasons for those that cannot be allowed, by group."""
         rules = tuple(replace(each.rule(self._agent.name, 0.0), id=f":{n}") for n, each in enumerate(flows))
         book = Rulebook(Policy(0, (*self._rules, *rules)))
         asked: dict[int, Want] = {}
@@ -198,13 +203,13 @@ class _Lesson:
             if denied_by:
                 refused[index] = f"rule {denied_by} denies it"
             elif not _rulable(name):
-                refused[index] = "no host can be called that, so no rule can allow it"
+                refused[index] = "it is not a valid host name, so no rule can allow it"
             else:
                 asked[index] = Want(name, "", DNS_PORT, App.DNS.value, False, group.count, group.first, group.last)
         return asked, refused
 
     def _resolvable(self, book: Rulebook, group: FlowGroup) -> tuple[bool, str]:
-        """Whether the query was or would be let through, and the rule that denies it."""
+        """Whether the query is allowed, and the rule that denies it."""
         if not self._gate_queries:
             return True, ""
         name = canonical(query_of(group))
@@ -224,7 +229,7 @@ class _Lesson:
 
 
 def _names(group: FlowGroup, target: Target) -> tuple[tuple[str, ...], bool]:
-    """Names a rule may use for a flow, and whether its bytes hide the name; no names: only the address will do."""
+    """The names that a rule may use for a flow (empty: the address only), and whether its bytes hide the name."""
     if _is_dns(group):
         return (), False
     usable = tuple(name for name in sorted(target.names) if _rulable(name))
@@ -241,7 +246,7 @@ def _is_dns(group: FlowGroup) -> bool:
 
 
 def _rulable(name: str) -> bool:
-    """Whether an allow rule can name it, and then means it."""
+    """True if an allow rule can contain the name literally."""
     try:
         return is_host(name) and not packed(name) and str(parse_pattern(name)) == name
     except ValueError:
@@ -249,10 +254,10 @@ def _rulable(name: str) -> bool:
 
 
 def _written(bundles: list[Bundle], agent: str, now: float) -> tuple[Rule, ...]:
-    """The bundles as rules, names first, in a stable order."""
+    """The bundles as rules, names before addresses, in a stable order."""
     if len(bundles) > MAX_RULES:
         raise EgressError(
-            f"this would take {len(bundles)} rules, a policy has at most {MAX_RULES}; learn from less time"
+            f"this would take {len(bundles)} rules, a policy has at most {MAX_RULES}; learn from a shorter time"
         )
     ordered = sorted(bundles, key=lambda each: (bool(packed(each.destination.partition("/")[0])), each.destination))
     return tuple({rule.id: rule for each in ordered for rule in (each.rule(agent, now),)}.values())

@@ -1,12 +1,12 @@
-"""What would a candidate policy have changed? It is asked of every stored flow, as its record tells of it.
+"""Simulates a candidate policy: judges each stored flow again, as far as its record shows it.
 
-Only the policy is another: agents are as they are now (those that are gone have the default that is given, and no
-labels), and expiry is not looked at, for it would say something about
-the hour of the flow and not about the rule; a `once` rule admits its first flow. What the rules did not decide
-(budgets, refused destinations, quarantine, packets that made no sense) stays refused; a finding stands unless the
-candidate's rule exempts every signature that objected, and one that was exempted then refuses where it is not exempted
-now. A query is judged by the last name it asked for. A flow that was refused at its first packet has said nothing: it
-is taken for what a rule asks for. `egress.whatif.subject.recorded` says what else a record does not tell.
+Only the policy differs. Agents are as they are now; agents that are gone have the given default and no labels. Expiry
+is ignored, because it depends on the hour of the flow and not on the rule. A `once` rule admits its first flow.
+Refusals that the rules did not decide (budgets, refused destinations, quarantine, malformed packets) stay. A finding
+refuses the flow unless the candidate's rule exempts every signature that objected; a finding that was exempted then
+refuses if it is not exempted now. A query is judged by its last name. A flow that was refused at its first packet has
+shown no bytes: it is assumed to match a rule's application and name. `egress.whatif.subject.recorded` lists what else
+a record does not show.
 """
 
 from __future__ import annotations
@@ -23,49 +23,49 @@ from egress.store.database.handles import Connection
 from egress.store.query.flowgroups import FlowGroup, flow_groups, names_of
 from egress.whatif.subject import destination_of, forgotten, query_of, target_of
 
-MAX_GROUPS = 50_000  # destinations whose change is told apart; past it they are in the totals alone
+MAX_GROUPS = 50_000  # changed destinations that are listed; more count in the totals only
 LIMIT = 100  # groups returned unless asked for more
 STEP = 1000  # groups between two reports of progress
 
-# What rules decide; every other reason would refuse the flow again. FINDING depends on the rule that admits.
+# Decisions of rules; for any other reason the flow would be refused again. FINDING depends on the admitting rule.
 _RULED = frozenset((Reason.RULE, Reason.DEFAULT, Reason.APPLICATION, Reason.NAME, Reason.QUERY, Reason.APPROVAL))
 
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Flows of one agent to one destination that would be decided otherwise."""
+    """Flows of one agent to one destination whose decision changes."""
 
     agent: str
-    destination: str  # the name in the bytes or bound, a query's name, or the address
+    destination: str  # the name in the bytes or bound to the address, the queried name, or the address
     proto: str
     port: int
-    query: bool  # DNS queries for `destination`, rather than flows to it
+    query: bool  # DNS queries for `destination`, not flows to it
     newly_refused: int  # flows
     newly_allowed: int
-    reason: Reason  # of the candidate's verdict, the first one's where they differ
+    reason: Reason  # of the candidate's verdict, of the first flow if they differ
     rule_id: str
 
 
 @dataclass(frozen=True, slots=True)
 class Simulation:
-    """Counts are flows."""
+    """The result of a simulation; counts are flows."""
 
     flows: int
-    newly_refused: int  # passed then, refused now
+    newly_refused: int  # passed then, would be refused now
     newly_allowed: int
     same: int
     groups: tuple[Group, ...]  # most flows first
-    more: int  # changed flows that are in no group, `limit` or MAX_GROUPS being reached
-    gone: int  # agents among them that are not attached any more
+    more: int  # changed flows in no group, beyond `limit` or MAX_GROUPS
+    gone: int  # number of their agents that are not attached any more
 
 
 @dataclass(frozen=True, slots=True)
 class Apart:
-    """What keeps the hosts of a fleet apart: rules that concern agents of one host only, and where agents are."""
+    """The hosts of a fleet: rules that apply to agents of one host only, and the hosts of agents."""
 
     rules: Mapping[str, str]  # rule id -> host
     agents: Mapping[str, str]  # name -> host
-    here: str  # where agents were that are gone, for all that is known
+    here: str  # the assumed host of agents that are gone
 
 
 @dataclass(slots=True)
@@ -99,10 +99,10 @@ def simulate(
     apart: Apart | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Simulation:
-    """Judge what agents (`agent`: a glob) did between `since` and `until` (seconds) again.
+    """Judge the flows of agents (`agent`: a glob) between `since` and `until` (seconds) again.
 
-    `default` is what agents that are gone had, where no rule speaks. `progress` is told now and then how many flows
-    are judged.
+    `default` is the default of agents that are gone. `progress` is called from time to time with the number of flows
+    judged.
     """
     judge = _Candidate(connection, candidate, gate_queries, apart or Apart({}, {}, ""))
     totals = _Totals()
@@ -114,7 +114,7 @@ def simulate(
         left = group.count
         while left:
             verdict, spent = judge.decide(who, group)
-            times = 1 if spent else left  # the next one finds the rule spent
+            times = 1 if spent else left  # for the next flow the rule is spent
             _count(totals, group, verdict, times)
             left -= times
         if progress is not None and number % STEP == 0:
@@ -123,7 +123,7 @@ def simulate(
 
 
 class _Candidate:
-    """The candidate policy, asked about groups of flows in the order of their first start."""
+    """The candidate policy; groups of flows are judged in the order of their first start."""
 
     def __init__(self, connection: Connection, rules: tuple[Rule, ...], gate_queries: bool, apart: Apart) -> None:
         self._eternal = tuple(replace(rule, expires_at=None) for rule in rules)
@@ -133,7 +133,7 @@ class _Candidate:
         self._names = lru_cache(maxsize=4096)(lambda agent, address: names_of(connection, agent, address))
 
     def decide(self, agent: Agent, group: FlowGroup) -> tuple[Verdict, bool]:
-        """The verdict of one of these flows, and whether that has spent a `once` rule."""
+        """The verdict of one of these flows, and whether it has spent a `once` rule."""
         if group.action is not Action.ACCEPT and group.reason not in _RULED and group.reason is not Reason.FINDING:
             return Verdict(group.action, group.reason, group.rule_id), False
         rules = self._book(agent)
@@ -143,7 +143,7 @@ class _Candidate:
         if not all(exempt(rule, signature) for signature in group.signatures):
             return replace(verdict, action=Action.REJECT, reason=Reason.FINDING), False
         if group.reason is Reason.FINDING and not group.signatures:
-            return Verdict(group.action, group.reason, group.rule_id), False  # what objected is not on file
+            return Verdict(group.action, group.reason, group.rule_id), False  # the finding that objected is not stored
         if self._gate_queries and (query_of(group) or group.reason is Reason.QUERY):
             asked = self._may_resolve(agent, group)
             if asked.action is not Action.ACCEPT:
@@ -161,7 +161,7 @@ class _Candidate:
         return self._book(agent).may_resolve(agent, query_of(group), group.first, names)[0]
 
     def _book(self, agent: Agent) -> Rulebook:
-        """The rules for the agents of this one's host; one book where no rule keeps hosts apart."""
+        """The rules for agents of the agent's host; one rulebook for all if no rule is limited to a host."""
         apart = self._apart
         host = apart.agents.get(agent.name, apart.here) if apart.rules else ""
         if host not in self._books:

@@ -1,4 +1,4 @@
-"""What policy is asked about when no packet is at hand: a question, or a flow as its record tells of it."""
+"""Subjects that a policy is asked about without a packet: a question, or a stored flow."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ DNS_PORT = 53
 
 @dataclass(slots=True)
 class Target:
-    """A `policy.Subject` that is no flow: nothing has admitted it before."""
+    """A `policy.Subject` without a flow behind it: nothing has admitted it before."""
 
-    proto: int  # IANA number; -1: one we have no number for
-    remote: bytes  # packed; b"": unknown, rules by address cannot speak
+    proto: int  # IANA number; -1: unknown
+    remote: bytes  # packed; b"": unknown, no rule by address matches
     rport: int
     app: str = ""
     names: frozenset[str] = frozenset()
@@ -30,7 +30,7 @@ class Target:
 
 
 def packed(address: str) -> bytes:
-    """4 or 16 bytes; b"" for what is no address."""
+    """The address as 4 or 16 bytes; b"" if the text is not an address."""
     try:
         return ip_address(address).packed
     except ValueError:
@@ -38,7 +38,7 @@ def packed(address: str) -> bytes:
 
 
 def protocol_number(name: str) -> int:
-    """The number of a record's protocol, -1 for what is none."""
+    """The number of a record's protocol; -1 if it is unknown."""
     number = PROTOCOL_NUMBERS.get(name)
     if number is not None:
         return number
@@ -48,11 +48,11 @@ def protocol_number(name: str) -> int:
 def recorded(
     proto: str, dst: str, dport: int, app: str, server_name: str, names: tuple[str, ...], action: Action
 ) -> Target:
-    """A stored flow as policy saw it last.
+    """A stored flow as the policy saw it last.
 
-    A record does not tell everything: of several names that the bytes said it has the last one, it does not know
-    whether they hid another one (ECH), and it keeps at most RECORD_NAMES of the names bound to an address. Where it is
-    full and the flow passed, the name in the bytes counts as bound too.
+    A record is incomplete: of several names in the bytes it has the last, it does not show whether they hid another one
+    (ECH), and it keeps at most RECORD_NAMES of the names bound to an address. If it has that many and the flow passed,
+    the name in the bytes counts as bound, too.
     """
     number = protocol_number(proto)
     said = server_name if app in NAMING and number in (TCP, UDP) else None
@@ -83,5 +83,5 @@ def destination_of(group: FlowGroup) -> tuple[str, bool]:
 
 
 def forgotten(name: str, mode: Mode = Mode.ENFORCE, default: Action = Action.REJECT) -> Agent:
-    """An agent of which only records are left: without labels, and refused unless its default is known."""
+    """An agent of which only records are left: without labels, and with the default to refuse unless it is known."""
     return Agent(name, mode=mode, default=default)

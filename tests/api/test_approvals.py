@@ -138,14 +138,14 @@ def test_the_first_decision_wins(engine: Engine, as_role: AsRole) -> None:
         won = next(verb for verb, each in answers.items() if each.status_code == 200)
         lost = answers["deny" if won == "approve" else "approve"]
         state = {"approve": "approved", "deny": "denied"}[won]
-        assert_problem(lost, 409, detail=f"is {state} already by {answers[won].json()['decided_by']}")
+        assert_problem(lost, 409, detail=f"is already {state} by {answers[won].json()['decided_by']}")
         made = [each for each in in_force(engine) if each.rule.destination == f"host{number}.example"]
         assert len(made) == (won == "approve")
 
 
 def test_too_late_is_a_conflict(engine: Engine, root: Client) -> None:
     hold(engine, until=time.time() - 1)
-    assert_problem(root.post(f"/approvals/{ID}/approve"), 409, detail="nobody answered in time")
+    assert_problem(root.post(f"/approvals/{ID}/approve"), 409, detail="no decision came in time")
     assert in_force(engine) == ()
 
 

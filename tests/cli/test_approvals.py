@@ -23,7 +23,7 @@ def test_holds_are_listed_and_decided(cli: Cli, database: Engine) -> None:
     assert [each["expires"] == "once" for each in rules] == [True, False]
     assert [each["id"][:2] for each in cli.ok("approvals", "list", "--state", "denied", "-o", "json").json] == ["1f"]
     again = cli("approvals", "approve", "1f00000000000000")
-    assert (again.code, again.err) == (1, "approval 1f00000000000000 is denied already by uid:0 (root)")
+    assert (again.code, again.err) == (1, "approval 1f00000000000000 is already denied by uid:0 (root)")
 
 
 def test_a_doubtful_answer_decides_nothing(cli: Cli, database: Engine) -> None:

@@ -223,7 +223,7 @@ def test_what_a_person_denied_is_left_out() -> None:
 
 def test_too_much_is_said_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(learning, "MAX_GROUPS", 3)
-    with pytest.raises(EgressError, match="less time"):
+    with pytest.raises(EgressError, match="shorter time"):
         propose([flow(dport=port) for port in range(1, 5)])
     monkeypatch.setattr(learning, "MAX_GROUPS", 9)
     monkeypatch.setattr(learning, "MAX_RULES", 1)

@@ -13,7 +13,7 @@ from egress.config import Config
 from egress.errors import EgressError
 from egress.model import Rule
 from egress.replay import Network, Report, replay
-from egress.store.cases.caseimport import Keeper, begin, examine
+from egress.store.cases.caseimport import CaptureWriter, begin, examine
 from egress.store.cases.cases import case_path, close_case, make_case
 
 
@@ -34,13 +34,13 @@ class CaseOutput:
         if begun.stored:
             click.echo(f"egress: {plain(str(path))} is in case {self._case} already; nothing is stored twice", err=True)
             return replay(path, begun.policy, self._networks, progress)
-        keeper = Keeper(self._engine, begun)
+        writer = CaptureWriter(self._engine, begun)
         try:
-            report = replay(path, begun.policy, self._networks, progress, keeper.keep)
+            report = replay(path, begun.policy, self._networks, progress, writer.add)
         except EgressError:  # it is not a capture, or it cannot be read to its end
-            keeper.give_up()
+            writer.abort()
             raise
-        shared = keeper.finish(
+        shared = writer.finish(
             source,
             packets=report.packets,
             flows=report.flows,

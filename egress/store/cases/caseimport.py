@@ -1,4 +1,4 @@
-"""Putting a capture into a case: what file it is, the rules it is judged by, and its records, in bounded batches."""
+"""Adds a capture to a case: the file, the rules it is judged by, and its records, in bounded batches."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from egress.store.policy.ruleset import FILE, snapshot
 from egress.store.recording.writer import store, upsert
 
 BATCH = 2000  # records stored in one transaction
-BATCH_BYTES = 4 << 20  # of packets among them
+BATCH_BYTES = 4 << 20  # bytes of packets in one transaction
 
 _PACKETS = flows.c.packets_out + flows.c.packets_in
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A capture file as it was when it was looked at."""
+    """The state of a capture file when it was examined."""
 
     path: Path
     size: int
@@ -42,20 +42,20 @@ class Source:
 
 
 @dataclass(frozen=True, slots=True)
-class Begun:
-    """How a capture is to be judged."""
+class CaseImport:
+    """A capture in a case, and the policy it is judged by."""
 
     capture: Capture
     policy: Policy
-    stored: bool  # all of it is in the case already
+    stored: bool  # the whole capture is already in the case
 
 
 def examine(path: Path) -> Source:
-    """Read all of a file for its hash. Raises EgressError, InputError for what is no regular file."""
+    """Read a whole file for its hash. Raises EgressError; InputError if it is not a regular file."""
     try:
         found = path.stat()
         if not stat.S_ISREG(found.st_mode):
-            raise InputError(f"{path} is no regular file: a case is made of files that can be read again")
+            raise InputError(f"{path} is not a regular file: a case is made of files that can be read again")
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
@@ -63,8 +63,8 @@ def examine(path: Path) -> Source:
     return Source(path, found.st_size, found.st_mtime_ns, digest)
 
 
-def begin(engine: Engine, source: Source, rules: Sequence[Rule], networks: Sequence[str]) -> Begun:
-    """Note the capture in the case. Raises EgressError where it is there, judged otherwise: one verdict a flow."""
+def begin(engine: Engine, source: Source, rules: Sequence[Rule], networks: Sequence[str]) -> CaseImport:
+    """Add the capture to the case. Raises EgressError if the case has it under another policy."""
     now, wanted = time.time(), tuple(networks)
     with writing(engine) as connection:
         known = decode_first(Capture, connection.execute(sa.select(captures).where(captures.c.sha256 == source.sha256)))
@@ -72,22 +72,22 @@ def begin(engine: Engine, source: Source, rules: Sequence[Rule], networks: Seque
             policy = snapshot(connection, known.policy_version) or Policy()
             if known.networks != wanted or to_document(policy.rules) != to_document(rules):
                 raise EgressError(
-                    f"{source.path} is in this case already (as {known.file}), judged by another policy or for other "
+                    f"{source.path} is already in this case (as {known.file}), judged by another policy or for other "
                     "agents; a flow has one verdict: give it another case"
                 )
-            return Begun(known, policy, known.finished is not None)
+            return CaseImport(known, policy, known.finished is not None)
         Edit(connection, local_actor(), now).sync(FILE, rules)
         policy = snapshot(connection) or Policy()
         number = (connection.scalar(sa.select(sa.func.max(captures.c.id))) or 0) + 1
         made = Capture(number, str(source.path), source.size, source.sha256, now, None, policy.version, wanted)
         connection.execute(captures.insert(), {name: getattr(made, name) for name in Capture.__slots__})
-    return Begun(made, policy, False)
+    return CaseImport(made, policy, False)
 
 
-class Keeper:
-    """Stores the records of one capture. Until `finish` the case says that it is not complete."""
+class CaptureWriter:
+    """Stores the records of one capture. Until `finish` the case marks the capture as incomplete."""
 
-    def __init__(self, engine: Engine, begun: Begun) -> None:
+    def __init__(self, engine: Engine, begun: CaseImport) -> None:
         self.findings = 0
         self._engine = engine
         self._capture = begun.capture
@@ -95,7 +95,8 @@ class Keeper:
         self._bytes = 0
         self._stored = False
 
-    def keep(self, records: Iterable[Record]) -> None:
+    def add(self, records: Iterable[Record]) -> None:
+        """Add records; they are stored in batches."""
         for record in records:
             self._waiting.append(record)
             if isinstance(record, EvidenceRecord):
@@ -106,13 +107,13 @@ class Keeper:
             self._flush()
 
     def finish(self, source: Source, *, packets: int, flows: int, unread: int, truncated: str) -> int:
-        """The rest, and what the whole file came to; returns how many of its flows other captures hold as well.
+        """Store the rest and the totals of the file; returns how many of its flows other captures contain as well.
 
-        Raises EgressError where the file was changed meanwhile.
+        Raises EgressError if the file was changed meanwhile.
         """
         self._flush()
         if not _unchanged(source):
-            raise EgressError(f"{source.path} was changed while it was read; replay it again, into another case")
+            raise EgressError(f"{source.path} changed while it was read; replay it again, into another case")
         values = {
             "finished": time.time(), "packets": packets, "flows": flows, "findings": self.findings, "unread": unread,
             "truncated": truncated,
@@ -125,8 +126,8 @@ class Keeper:
             connection.execute(captures.update().where(captures.c.id == self._capture.id).values(values))
             return connection.scalar(shared) or 0
 
-    def give_up(self) -> None:
-        """Forget a file that said nothing; of another what was read stays, and that it is not complete."""
+    def abort(self) -> None:
+        """End an import that failed: a capture without records is removed; otherwise it stays, marked as incomplete."""
         if self._waiting or self._stored:
             self._flush()
             return
@@ -157,9 +158,9 @@ def _unchanged(source: Source) -> bool:
 
 
 def _stronger(connection: Connection, records: Sequence[Record]) -> list[Record]:
-    """Of a flow that another capture holds too, the record that saw more packets is kept, whichever is later.
+    """The records without those of flows of which another capture has seen more packets.
 
-    A capture that was cut off, or taken elsewhere, must not put its part of a flow in place of the whole.
+    A truncated capture, or one taken elsewhere, must not replace a whole flow by a part of it, even if it is later.
     """
     ids = {record.flow_id for record in records if isinstance(record, FlowRecord)}
     query = sa.select(flows.c.flow_id, _PACKETS, flows.c.updated).where(flows.c.flow_id.in_(ids))

@@ -1,8 +1,8 @@
-"""Cases: captures from elsewhere in a database of their own, which every tool that reads records can take.
+"""Cases: captures from elsewhere, judged into a database of their own, which every command that reads records accepts.
 
-A case is one SQLite file, whatever the live database is: `cases/NAME.db` in the state directory, or a path that ends in
-`.db`. Nothing live is ever in it, so it can be handed on and deleted; it holds the rules its captures were judged by,
-and what each of these files was.
+A case is one SQLite file, also if the live database is PostgreSQL: `cases/NAME.db` in the state directory, or a path
+that ends in `.db`. It contains no live records, so it can be passed on and deleted. It keeps the rules by which its
+captures were judged, and the path, size and hash of each capture file.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from egress.store.database.sqlite import BUSY, seal
 from egress.store.database.tables import captured_flows, captures
 
 SUFFIX = ".db"
-BESIDE = ("", "-wal", "-shm", "-journal")  # what SQLite makes of a file's name
+BESIDE = ("", "-wal", "-shm", "-journal")  # suffixes of the files that SQLite makes
 
-# What egress makes, as SQLite spells it whoever writes it; the triggers keep the audit chain.
-_MADE_UP = """
+# Finds schema objects that egress does not make; its own triggers protect the audit chain.
+_FOREIGN = """
     SELECT substr(type, 1, 20), substr(name, 1, 60) FROM sqlite_master WHERE NOT (sql IS NULL
     OR sql GLOB 'CREATE TABLE *' OR sql GLOB 'CREATE INDEX *' OR sql GLOB 'CREATE UNIQUE INDEX *'
     OR (sql GLOB 'CREATE TRIGGER audit_*' AND tbl_name = 'audit')) LIMIT 1
@@ -39,26 +39,26 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", re.ASCII)
 
 @dataclass(frozen=True, slots=True)
 class Capture:
-    """A file that a case was made from."""
+    """A capture file in a case."""
 
     id: int
     file: str
     size: int  # bytes
     sha256: str
     added: float  # seconds
-    finished: float | None  # None: reading it was interrupted, or goes on
+    finished: float | None  # None: being read, or interrupted
     policy_version: int
     networks: tuple[str, ...]
     packets: int = 0
     flows: int = 0
     findings: int = 0
-    unread: int = 0  # frames that do not parse or are of no agent
+    unread: int = 0  # frames that do not parse or belong to no agent
     truncated: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Contents:
-    """What a case holds. Times are seconds."""
+    """The contents of a case. Times are seconds."""
 
     captures: tuple[Capture, ...]
     flows: int
@@ -66,60 +66,60 @@ class Contents:
     anomalies: int
     begin: float | None
     end: float | None
-    shared: int  # flows that several captures hold
+    shared: int  # flows that several captures contain
 
 
 def case_path(config: Config, wanted: str) -> Path:
-    """Where the case of this name is, or would be. Raises InputError."""
+    """The path of the case with this name, whether it exists or not. Raises InputError."""
     if wanted.endswith(SUFFIX):
         return Path(wanted).absolute()
     if not _NAME.fullmatch(wanted):
         raise InputError(
-            f"{wanted[:80]!a} is no name of a case: up to 63 letters, digits, . _ -, or a path that ends in {SUFFIX}"
+            f"{wanted[:80]!a} is not a valid case name: up to 63 letters, digits, . _ -, or a path ending in {SUFFIX}"
         )
     return config.cases_dir / f"{wanted}{SUFFIX}"
 
 
 def open_case(config: Config, wanted: str) -> Engine:
-    """To read. Raises InputError, EgressError where there is none."""
+    """Open a case to read it. Raises InputError; EgressError if it does not exist."""
     path = case_path(config, wanted)
     if not _exists(path):
         raise EgressError(
-            f"there is no case {wanted} ({path}); `egress case list` shows which there are, "
+            f"there is no case {wanted} ({path}); `egress case list` lists the cases, "
             f"`egress replay --into-db {wanted} FILE` makes it"
         )
     _refuse_live(config, path)
-    _refuse_made_up(path)
+    _refuse_foreign(path)
     return open_database(_url(path), create=False)
 
 
 def make_case(config: Config, wanted: str) -> tuple[Engine, bool]:
-    """To add captures to; and whether it was there. Raises InputError, EgressError, also where it is no case."""
+    """Open or create a case to add captures; also returns whether it existed. Raises InputError, EgressError."""
     path = case_path(config, wanted)
     _refuse_live(config, path)
     there = _named(config, path) if path.parent == config.cases_dir else _exists(path)
     if there:
-        _refuse_made_up(path)
+        _refuse_foreign(path)
     engine = open_database(_url(path))
     try:
         with engine.connect() as connection:
             if not _is_case(connection):
-                raise EgressError(f"{path} is no case: it holds other records, which captures must not be mixed with")
-    except BaseException:  # whatever it is, it goes on; the engine must not stay open
+                raise EgressError(f"{path} is not a case: it holds other records, never mixed with captures")
+    except BaseException:  # raised again below; the engine must not stay open
         engine.dispose()
         raise
     return engine, there
 
 
 def close_case(engine: Engine) -> None:
-    """After writing: leaves one file that is whole in itself."""
+    """Close a case after writing, and leave one file without a log beside it."""
     path = Path(engine.url.database or "")
     engine.dispose()
     seal(path)
 
 
 def list_cases(config: Config) -> list[str]:
-    """Names of the cases in the state directory. Raises EgressError."""
+    """The names of the cases in the state directory. Raises EgressError."""
     try:
         found = sorted(path.stem for path in config.cases_dir.iterdir() if path.suffix == SUFFIX and path.is_file())
     except FileNotFoundError:
@@ -130,13 +130,14 @@ def list_cases(config: Config) -> list[str]:
 
 
 def remove_case(config: Config, wanted: str) -> Path:
-    """Delete the file. Raises InputError, EgressError; also where it is no case."""
+    """Delete the file of a case. Raises InputError; EgressError, also if it is not a case."""
     path = case_path(config, wanted)
     _refuse_live(config, path)
     try:
         engine = open_case(config, wanted)
     except EgressError:
-        if path.parent != config.cases_dir or not _exists(path):  # a damaged one there can be deleted, too
+        # A damaged file in the directory of cases can be deleted, too.
+        if path.parent != config.cases_dir or not _exists(path):
             raise
     else:
         try:
@@ -145,7 +146,7 @@ def remove_case(config: Config, wanted: str) -> Path:
         finally:
             engine.dispose()
         if not known:
-            raise EgressError(f"{path} is no case: it holds other records; nothing was deleted")
+            raise EgressError(f"{path} is not a case: it holds other records; nothing was deleted")
     try:
         for suffix in BESIDE:
             path.with_name(path.name + suffix).unlink(missing_ok=True)
@@ -155,12 +156,13 @@ def remove_case(config: Config, wanted: str) -> Path:
 
 
 def disk_size(path: Path) -> int:
-    """Bytes, with what SQLite keeps beside the file."""
+    """The size of a case, with the files that SQLite keeps beside it, bytes."""
     found = (path.with_name(path.name + suffix) for suffix in BESIDE)
     return sum(each.stat().st_size for each in found if each.exists())
 
 
 def contents(connection: Connection) -> Contents:
+    """The contents of an open case."""
     flows, findings, anomalies = tables.flows, tables.findings, tables.anomalies
     begin, end, count = connection.execute(
         sa.select(sa.func.min(flows.c.start), sa.func.max(flows.c.updated), sa.func.count())
@@ -178,32 +180,32 @@ def contents(connection: Connection) -> Contents:
 
 
 def _refuse_live(config: Config, path: Path) -> None:
-    """The gateway's own database is no case, also where nothing is in it yet, or under another name."""
+    """Raise InputError if the path is the live database, also if that is still empty or has a second name."""
     live = sa.make_url(config.database_url)
     if live.get_backend_name() != "sqlite" or not live.database:
         return
     try:
         same = path.samefile(live.database)
-    except OSError:  # there is no file yet, or none that can be looked at
+    except OSError:  # one of the files does not exist or is not accessible
         same = path.resolve() == Path(live.database).resolve()
     if same:
-        raise InputError(f"{path} is the database of the gateway, which no case may be: leave --case out to read it")
+        raise InputError(f"{path} is the database of the gateway, not a case: leave --case out to read it")
 
 
-def _refuse_made_up(path: Path) -> None:
-    """A view in place of a table may never end, and a trigger do what nobody asked for. Raises EgressError."""
+def _refuse_foreign(path: Path) -> None:
+    """Raise EgressError if the schema has other objects than egress makes: views may never end, triggers may write."""
     try:
         with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=BUSY)) as plain:
             plain.execute("PRAGMA trusted_schema=OFF")
-            made_up = plain.execute(_MADE_UP).fetchone()
-    except sqlite3.Error:  # no database, or one that cannot be read: whoever opens it says so
+            foreign = plain.execute(_FOREIGN).fetchone()
+    except sqlite3.Error:  # not a database, or not readable: opening it reports that
         return
-    if made_up is not None:
-        raise EgressError(f"{path} was not made by egress alone: it has the {made_up[0]} {made_up[1]!a}; not read")
+    if foreign is not None:
+        raise EgressError(f"{path} was not made by egress alone: it has the {foreign[0]} {foreign[1]!a}; not read")
 
 
 def _is_case(connection: Connection) -> bool:
-    """One that has captures, or nothing at all."""
+    """True if the database has captures, or no rows at all."""
     if _count(connection, captures):
         return True
     listed = sa.inspect(connection).get_table_names()
@@ -216,7 +218,7 @@ def _count(connection: Connection, table: sa.Table) -> int:
 
 
 def _named(config: Config, path: Path) -> bool:
-    """Whether the case is there already; its directory is, afterwards."""
+    """Create the directory of cases if needed; returns whether the case exists. Raises EgressError."""
     try:
         config.cases_dir.mkdir(mode=0o750, parents=True, exist_ok=True)
         there = path.exists()

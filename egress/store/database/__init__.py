@@ -1,1 +1,1 @@
-"""The database itself: opening it, its tables and column types, days, commits of other processes."""
+"""The database: opening it, its tables and column types, checked rows, partitions, commits of other processes."""

@@ -1,4 +1,4 @@
-"""Column types: how the model's values are kept, on every database the same."""
+"""Column types: how values of the model are stored, the same on every database."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Micros(TypeDecorator[float]):
 
 
 class Plain(TypeDecorator[str]):
-    r"""Text from the network: NUL and lone surrogates, which databases refuse, are stored as `\x00` and `\ud800`."""
+    r"""Text from the network. NUL and lone surrogates, which databases refuse, are stored as `\x00` and `\ud800`."""
 
     impl = sa.Text
     cache_ok = True
@@ -91,7 +91,7 @@ class Ports(TypeDecorator[tuple[tuple[int, int], ...]]):
 
 
 class Packets(TypeDecorator[tuple[EvidencePacket, ...]]):
-    """Captured packets, one after another: microseconds, direction, length, bytes held, the bytes (`_PACKET`)."""
+    """Captured packets in a row: time, direction, length on the wire, number of bytes kept (`_PACKET`), the bytes."""
 
     impl = sa.LargeBinary
     cache_ok = True

@@ -1,8 +1,8 @@
-"""Noticing what others commit, cheaply enough to look fifty times a second.
+"""Detects commits by other processes; cheap enough to poll 50 times a second.
 
-SQLite counts commits: `PRAGMA data_version` moves with those of any other connection, records included. PostgreSQL
-tells who listens: `database.writing` ends with a NOTIFY, which arrives when the edit is committed; records are silent.
-After `changed()`, `audit.latest` says whether it was an edit.
+SQLite counts commits: `PRAGMA data_version` changes with a commit of any other connection, also of records. PostgreSQL
+notifies: `database.writing` ends with a NOTIFY, which arrives once the edit is committed; records send none. After
+`changed()`, `audit.latest` tells whether the commit was an edit.
 """
 
 from __future__ import annotations
@@ -29,21 +29,22 @@ RETRY_SECONDS = 1.0  # between two attempts to listen again
 
 
 class Watch:
-    """A connection of its own beside the engine's pool. Any thread may look, one after another.
+    """Watches a database over its own connection, outside of the engine's pool. Safe to call from every thread.
 
-    Raises EgressError where it cannot begin.
+    Raises EgressError if it cannot start.
     """
 
     def __init__(self, engine: Engine) -> None:
         self._lock = threading.Lock()
-        self._source: _Counted | _Told = _Counted(engine) if engine.dialect.name == "sqlite" else _Told(engine)
+        self._source: _CommitCount | _Listener
+        self._source = _CommitCount(engine) if engine.dialect.name == "sqlite" else _Listener(engine)
 
     def changed(self) -> bool:
-        """Whether anybody has committed since the last call (the first: since the watch began), this process included.
+        """True if any process, also this one, has committed since the last call (at first: since the watch began).
 
-        Microseconds, never waits. Raises EgressError while it cannot know. SQLite: the file was moved, replaced or
-        damaged; for a new file make a new engine and a new watch. PostgreSQL: the connection is lost, and is made
-        again in the background; the first call after that gives True, for what was missed.
+        Takes microseconds and never waits. Raises EgressError while it cannot tell. SQLite: the file was moved,
+        replaced or damaged; a new file needs a new engine and a new watch. PostgreSQL: the connection is lost. It is
+        made again in the background, and the first call after that returns True for commits that were missed.
         """
         with self._lock:
             return self._source.changed()
@@ -53,7 +54,9 @@ class Watch:
             self._source.close()
 
 
-class _Counted:
+class _CommitCount:
+    """The watch on SQLite."""
+
     def __init__(self, engine: Engine) -> None:
         self._path = Path(engine.url.database or "")
         self._connection = cast(sqlite3.Connection, _own(engine))
@@ -64,7 +67,7 @@ class _Counted:
 
     def changed(self) -> bool:
         if self._identity() != self._file:
-            raise EgressError(f"database {self._path} was replaced; what is there now must be opened anew")
+            raise EgressError(f"database {self._path} was replaced; open the new one")
         before, self._version = self._version, self._read()
         return self._version != before
 
@@ -75,25 +78,25 @@ class _Counted:
         try:
             found = self._path.stat()
         except OSError as error:
-            raise EgressError(f"database {self._path} is gone: {error.strerror}; bring it back") from None
+            raise EgressError(f"database {self._path} is missing: {error.strerror}; restore it") from None
         return found.st_dev, found.st_ino
 
     def _read(self) -> int:
         try:
             return int(self._connection.execute("PRAGMA data_version").fetchone()[0])
         except sqlite3.Error as error:
-            if (
-                getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY
-            ):  # recovering: the next look will see it
-                return self._version
+            if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY:
+                return self._version  # SQLite recovers the file; the next call will see the change
             raise EgressError(f"cannot watch database {self._path}: {error}") from None
 
 
-class _Told:
+class _Listener:
+    """The watch on PostgreSQL."""
+
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._lost = ""  # why there is no connection
-        self._coming: Future[psycopg.Connection] | None = None
+        self._lost = ""  # the reason why there is no connection
+        self._connecting: Future[psycopg.Connection] | None = None
         self._next = 0.0
         self._listening: psycopg.Connection | None = _listen(engine)
 
@@ -118,27 +121,27 @@ class _Told:
         if self._listening is not None:
             self._listening.close()
             self._listening = None
-        if self._coming is not None:
-            self._coming.add_done_callback(_discard)
+        if self._connecting is not None:
+            self._connecting.add_done_callback(_discard)
 
     def _returned(self) -> bool:
-        """True once it listens again."""
-        if self._coming is None and time.monotonic() >= self._next:
-            self._coming = Future()
-            threading.Thread(target=_try, args=(self._engine, self._coming), daemon=True).start()
-        if self._coming is not None and self._coming.done():
-            coming, self._coming = self._coming, None
+        """True once it listens again, else raises EgressError."""
+        if self._connecting is None and time.monotonic() >= self._next:
+            self._connecting = Future()
+            threading.Thread(target=_try, args=(self._engine, self._connecting), daemon=True).start()
+        if self._connecting is not None and self._connecting.done():
+            connecting, self._connecting = self._connecting, None
             self._next = time.monotonic() + RETRY_SECONDS
-            error = coming.exception()
+            error = connecting.exception()
             if error is None:
-                self._listening = coming.result()
+                self._listening = connecting.result()
                 return True
             self._lost = str(error)
         raise EgressError(f"the connection to the database is lost: {self._lost}")
 
 
 def _own(engine: Engine) -> object:
-    """A connection of the driver's, which the pool forgets. Raises EgressError."""
+    """A connection of the driver, detached from the pool. Raises EgressError."""
     try:
         connection = engine.connect()
     except DBAPIError as error:
@@ -148,7 +151,7 @@ def _own(engine: Engine) -> object:
 
 
 def _driver_error() -> type[Exception]:
-    from psycopg import Error  # only where there is PostgreSQL: it takes a tenth of a second to import
+    from psycopg import Error  # only needed on PostgreSQL, and takes a tenth of a second to import
 
     return Error
 
@@ -164,13 +167,13 @@ def _listen(engine: Engine) -> psycopg.Connection:
     return connection
 
 
-def _try(engine: Engine, coming: Future[psycopg.Connection]) -> None:
+def _try(engine: Engine, connecting: Future[psycopg.Connection]) -> None:
     try:
-        coming.set_result(_listen(engine))
-    except BaseException as error:  # noqa: BLE001 - whoever looks next gets it
-        coming.set_exception(error)
+        connecting.set_result(_listen(engine))
+    except BaseException as error:  # noqa: BLE001 - `_returned` raises it
+        connecting.set_exception(error)
 
 
-def _discard(coming: Future[psycopg.Connection]) -> None:
-    if coming.exception() is None:
-        coming.result().close()
+def _discard(connecting: Future[psycopg.Connection]) -> None:
+    if connecting.exception() is None:
+        connecting.result().close()

@@ -1,4 +1,4 @@
-"""Opening the database, SQLite or PostgreSQL: made and migrated on first use, by however many processes at once."""
+"""Opens the database, SQLite or PostgreSQL; creates and migrates it on first use, also by several processes at once."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ HEAD = "0009"  # the newest revision in migrations/versions
 _URLS = "use a URL like sqlite:////var/lib/egress/egress.db or postgresql://user:password@host/egress"
 
 
-class _Place(Protocol):
-    """What a URL names."""
+class _Backend(Protocol):
+    """A database that a URL names."""
 
     name: str  # for messages
 
@@ -33,7 +33,7 @@ class _Place(Protocol):
     def alone(self, engine: Engine) -> AbstractContextManager[Connection]: ...
 
 
-_KINDS: dict[str, Callable[[URL], _Place]] = {
+_KINDS: dict[str, Callable[[URL], _Backend]] = {
     "sqlite": sqlite.SQLite,
     "sqlite+pysqlite": sqlite.SQLite,
     "postgresql": postgresql.PostgreSQL,
@@ -44,22 +44,24 @@ _KINDS: dict[str, Callable[[URL], _Place]] = {
 def open_database(url: str, *, create: bool = True) -> Engine:
     """The engine for `url` (`sqlite:///path`, `postgresql://user:password@host/name`), its schema at `HEAD`.
 
-    Without `create` a missing file, or a database without tables, is an error. Raises EgressError: no or unwritable
-    directory, not a database, another program's, a newer egress's, no such server, user or password; InputError for
-    any other URL. No message holds the password.
+    Without `create` a missing file or a database without tables is an error. Raises EgressError: the directory is
+    missing or not writable, the file is not a database, another program or a newer egress made it, the server is not
+    reachable or refuses user or password. Raises InputError for any other URL. No message contains the password.
     """
-    place = _place(url)
-    engine = place.engine(create=create)
+    backend = _backend(url)
+    engine = backend.engine(create=create)
     try:
-        revision = _revision(engine, place)
+        revision = _revision(engine, backend)
         if not revision and not create:
-            raise EgressError(f"no database at {place.name} yet: start `egress gateway`, or name another with --config")
+            raise EgressError(
+                f"no database at {backend.name} yet: start `egress gateway`, or name another with --config"
+            )
         if revision != HEAD:
-            _migrate(engine, place)
+            _migrate(engine, backend)
     except DBAPIError as error:
         engine.dispose()
-        raise EgressError(f"cannot use database {place.name}: {explain(error)}") from None
-    except BaseException:  # whatever it is, it goes on; the engine must not stay open
+        raise EgressError(f"cannot use database {backend.name}: {explain(error)}") from None
+    except BaseException:  # raised again below; the engine must not stay open
         engine.dispose()
         raise
     return engine
@@ -67,32 +69,32 @@ def open_database(url: str, *, create: bool = True) -> Engine:
 
 @dataclass(frozen=True, slots=True)
 class Schema:
-    """What a database's tables are like."""
+    """The schema of a database."""
 
-    name: str  # of the database, for messages: without its password
-    revision: str  # empty: there are none yet
-    missing: tuple[tuple[str, str], ...]  # revisions up to HEAD and what each is about, in their order
+    name: str  # of the database, for messages, without its password
+    revision: str  # empty: no tables yet
+    missing: tuple[tuple[str, str], ...]  # the revisions up to HEAD and their summaries, in order
 
 
 def schema(url: str) -> Schema:
-    """Look, and change nothing. Raises EgressError as `open_database` does."""
-    place = _place(url)
+    """The schema of the database at a URL; changes nothing. Raises EgressError like `open_database`."""
+    backend = _backend(url)
     try:
-        engine = place.engine(create=False)
+        engine = backend.engine(create=False)
     except EgressError:
-        return Schema(place.name, "", _missing("", place))
+        return Schema(backend.name, "", _missing("", backend))
     try:
-        found = _revision(engine, place)
+        found = _revision(engine, backend)
     except DBAPIError as error:
-        raise EgressError(f"cannot use database {place.name}: {explain(error)}") from None
+        raise EgressError(f"cannot use database {backend.name}: {explain(error)}") from None
     finally:
         engine.dispose()
-    return Schema(place.name, found, _missing(found, place) if found != HEAD else ())
+    return Schema(backend.name, found, _missing(found, backend) if found != HEAD else ())
 
 
 @contextmanager
 def writing(engine: Engine) -> Iterator[Connection]:
-    """A transaction that takes the write lock at its start, so that what it reads first cannot change under it."""
+    """Open a transaction that takes the write lock at its start, so that the rows it reads cannot change meanwhile."""
     kind = sqlite if engine.dialect.name == "sqlite" else postgresql
     with kind.writing(engine) as connection:
         yield connection
@@ -100,7 +102,7 @@ def writing(engine: Engine) -> Iterator[Connection]:
 
 @contextmanager
 def storing(engine: Engine) -> Iterator[Connection]:
-    """A transaction for records, which on PostgreSQL waits for no edit."""
+    """Open a transaction for records. On PostgreSQL it does not wait for edits."""
     store = sqlite.writing if engine.dialect.name == "sqlite" else postgresql.storing
     with store(engine) as connection:
         yield connection
@@ -108,7 +110,7 @@ def storing(engine: Engine) -> Iterator[Connection]:
 
 @contextmanager
 def unhurried(engine: Engine) -> Iterator[Connection]:
-    """A transaction to read in that takes its time; it sees one moment."""
+    """Open a transaction for long reads, without a time limit; it sees the database as of its start."""
     with engine.begin() as connection:
         if engine.dialect.name != "sqlite":
             postgresql.unhurried(connection)
@@ -116,21 +118,21 @@ def unhurried(engine: Engine) -> Iterator[Connection]:
 
 
 def require_schema(connection: Connection) -> None:
-    """Raise EgressError where a newer egress has migrated the tables under us: what we write may mean another thing."""
+    """Raise EgressError if a newer egress has migrated the tables: rows of ours could get another meaning."""
     found = _schema(connection)
     if found != HEAD:
         raise EgressError(f"a newer egress has migrated the database (schema {found}): upgrade this one too")
 
 
 def explain(error: DBAPIError) -> str:
-    """The driver's own words, one line, and what to do where we know it."""
+    """The driver's message in one line, with a hint what to do if there is one."""
     text = " ".join(str(error.orig).split())
     state = getattr(error.orig, "sqlstate", None)
     hints = postgresql.HINTS if hasattr(error.orig, "sqlstate") else sqlite.HINTS
     return text + next((f"; {hint}" for words, hint in hints.items() if words in text or words == state), "")
 
 
-def _place(url: str) -> _Place:
+def _backend(url: str) -> _Backend:
     try:
         parsed = sa.make_url(url)
     except (ArgumentError, ValueError):
@@ -140,18 +142,18 @@ def _place(url: str) -> _Place:
     return _KINDS[parsed.drivername](parsed)
 
 
-def _revision(engine: Engine, place: _Place) -> str:
-    """The schema's revision; empty where there is none yet. Raises EgressError for another program's database."""
+def _revision(engine: Engine, backend: _Backend) -> str:
+    """The schema's revision; empty without tables. Raises EgressError for another program's database."""
     with engine.connect() as connection:
-        return _found(connection, place)
+        return _found(connection, backend)
 
 
-def _found(connection: Connection, place: _Place) -> str:
-    tables = place.tables(connection)
+def _found(connection: Connection, backend: _Backend) -> str:
+    tables = backend.tables(connection)
     if "alembic_version" in tables:
         return _schema(connection)
     if tables:
-        raise EgressError(f"{place.name} is another program's database; name another in the config (database)")
+        raise EgressError(f"{backend.name} is another program's database; name another in the config (database)")
     return ""
 
 
@@ -159,30 +161,30 @@ def _schema(connection: Connection) -> str:
     return connection.scalar(sa.text("SELECT version_num FROM alembic_version")) or ""
 
 
-def _missing(found: str, place: _Place) -> tuple[tuple[str, str], ...]:
+def _missing(found: str, backend: _Backend) -> tuple[tuple[str, str], ...]:
     from alembic.script import ScriptDirectory
 
     every = list(ScriptDirectory.from_config(alembic_config()).walk_revisions())[::-1]
     known = [script.revision for script in every]
     if found and found not in known:
-        raise EgressError(f"{place.name} was made by a newer egress (schema {found}); upgrade this program")
+        raise EgressError(f"{backend.name} was made by a newer egress (schema {found}); upgrade this program")
     first = known.index(found) + 1 if found else 0
     return tuple((script.revision, (script.doc or "").partition("\n")[0]) for script in every[first:])
 
 
-def _migrate(engine: Engine, place: _Place) -> None:
-    # Alembic takes a third of a second to import, and is needed once in the life of a database.
+def _migrate(engine: Engine, backend: _Backend) -> None:
+    # Alembic takes a third of a second to import, and is rarely needed.
     from alembic import command
 
     config = alembic_config()
-    with place.alone(engine) as connection:
-        _missing(_found(connection, place), place)
+    with backend.alone(engine) as connection:
+        _missing(_found(connection, backend), backend)
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
 
 
 def alembic_config() -> AlembicConfig:
-    """Alembic's config for the packaged migrations, without an ini file; put a `connection` into its attributes."""
+    """Alembic's config for the packaged migrations, without an ini file. The caller adds a `connection` attribute."""
     from alembic.config import Config
 
     config = Config()

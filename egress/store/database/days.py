@@ -1,10 +1,9 @@
-"""The days of the record tables on PostgreSQL: a partition for each (UTC), and one for the rest.
+"""The partitions of the record tables on PostgreSQL: one for each day (UTC), and one for the rest.
 
-A day is made by whoever first has something for it, and ahead of time by the recorder
-(egress.store.recording.maintenance). Only days around the present are made, so that times from a broken clock or a
-hostile capture make none. The rest takes what no day is for: those times, records of days that are gone, and what
-comes while a day cannot be made because somebody has been reading for long. It gives the rows back once the day is
-made.
+The recorder makes days ahead of time (egress.store.recording.maintenance); otherwise the first writer of a record makes
+its day. Only days around the present are made, so that times from a broken clock or a hostile capture make none. The
+rest takes all records without a day: those of such times, of days that were pruned, and those that arrive while a long
+read keeps a day from being made. Their rows move to the day once it is made.
 """
 
 from __future__ import annotations
@@ -20,19 +19,19 @@ from sqlalchemy.exc import DBAPIError
 from egress.store.database.tables import DAYED
 
 DAY = 86_400_000_000  # microseconds
-PAST, AHEAD = 7, 2  # days before and after today that are made on demand
-PATIENCE = 0.2  # seconds to wait for readers, before the rest takes the records
-MAKING = 0x6567_6461_7973  # "egdays": the advisory lock of those that make and drop days
+PAST, AHEAD = 7, 2  # days before and after today that may be made
+PATIENCE = 0.2  # seconds to wait for readers before the records go to the rest
+MAKING = 0x6567_6461_7973  # "egdays": the advisory lock for making and dropping days
 _EPOCH = date(1970, 1, 1).toordinal()
 _DAY_NAME = re.compile(r".+_d([0-9]{8})", re.ASCII)
-_BUSY = ("55P03", "40P01")  # the lock was not to be had; it would have been a deadlock
+_BUSY = ("55P03", "40P01")  # lock_not_available, deadlock_detected
 
 _EXISTING = """
     SELECT part.relname FROM pg_inherits
     JOIN pg_class part ON part.oid = inhrelid JOIN pg_class whole ON whole.oid = inhparent
     WHERE whole.oid = to_regclass(:table) ORDER BY part.relname
 """
-# Not by to_regclass: what another session has made meanwhile it may not know yet.
+# Not by to_regclass, which may not see yet what another session has just made.
 _MISSING = """
     SELECT name FROM unnest(CAST(:names AS text[])) AS each (name) WHERE NOT EXISTS (
         SELECT FROM pg_class WHERE relname = name AND relnamespace = to_regnamespace(quote_ident(current_schema()))
@@ -41,28 +40,28 @@ _MISSING = """
 
 
 def name(table: str, day: int) -> str:
-    """The partition of a day, counted from 1970-01-01."""
+    """The name of a day's partition; the day is counted from 1970-01-01."""
     return f"{table}_d{date.fromordinal(_EPOCH + day):%Y%m%d}"
 
 
 def rest(table: str) -> str:
-    """The partition of what no day is for."""
+    """The name of the partition for all other times."""
     return f"{table}_rest"
 
 
 def day_of(partition: str) -> int | None:
-    """The day that a partition is for; None where it is for none."""
+    """The day of a partition; None if the name is not that of a day."""
     found = _DAY_NAME.fullmatch(partition)
     return None if found is None else date.fromisoformat(found[1]).toordinal() - _EPOCH
 
 
 def is_partition(table: str) -> bool:
-    """Whether that is a day or the rest of a table: of no concern to those who compare tables with the model."""
+    """True for the partition of a day or the rest, which a comparison of tables with the model must leave out."""
     return table in {rest(each.name) for each in DAYED} or day_of(table) is not None
 
 
 def existing(connection: Connection, table: sa.Table) -> list[int]:
-    """The days that a table has, in order; on SQLite none."""
+    """The days that have a partition, in order; none on SQLite."""
     if connection.dialect.name != "postgresql":
         return []
     found = connection.scalars(sa.text(_EXISTING), {"table": table.name})
@@ -70,15 +69,15 @@ def existing(connection: Connection, table: sa.Table) -> list[int]:
 
 
 def near(moments: Iterable[int], now: float) -> set[int]:
-    """The days of these moments (microseconds) that may be made."""
+    """The days of these times (microseconds) that may be made."""
     today = int(now // 86400)
     return {day for day in {moment // DAY for moment in moments} if today - PAST <= day <= today + AHEAD}
 
 
 def ensure(connection: Connection, table: sa.Table, days: Iterable[int], patience: float = PATIENCE) -> bool:
-    """Make those days of a table that are missing; False where somebody's reading kept one from being made.
+    """Make the missing days of a table; False if a reader kept one from being made.
 
-    Within the caller's transaction, which can store its records whatever comes of it.
+    Runs in the caller's transaction, which stays usable either way.
     """
     names = {name(table.name, day): day for day in sorted(days)}
     made = True
@@ -94,18 +93,18 @@ def ensure(connection: Connection, table: sa.Table, days: Iterable[int], patienc
     return made
 
 
-def as_it_is(connection: Connection, table: sa.Table) -> None:
-    """Have nobody make a day of this table until the end of the transaction, for rows that the rest shall take.
+def freeze(connection: Connection, table: sa.Table) -> None:
+    """Keep other sessions from making days of a table until the end of the transaction, for rows that go to the rest.
 
-    Otherwise a day made just then would take them, which PostgreSQL notices when it has chosen the rest, and refuses.
+    If a day for such a row was made after PostgreSQL has chosen the rest for it, PostgreSQL would refuse the row.
     """
     connection.exec_driver_sql(f"LOCK TABLE ONLY {table.name} IN SHARE UPDATE EXCLUSIVE MODE")
 
 
 def drop(connection: Connection, table: sa.Table, day: int, living: float, patience: float) -> int:
-    """Take a day away; returns the number of rows gone. Rows `updated` at `living` (seconds) or later go to the rest.
+    """Drop a day; returns the number of deleted rows. Rows `updated` at `living` (seconds) or later go to the rest.
 
-    Raises DBAPIError where the table is being read for longer than the patience.
+    Raises DBAPIError if readers use the table for longer than `patience`.
     """
     partition = name(table.name, day)
     _alone(connection, patience)
@@ -121,14 +120,14 @@ def drop(connection: Connection, table: sa.Table, day: int, living: float, patie
 
 
 def busy(error: DBAPIError) -> bool:
-    """Whether somebody's reading kept a day from being made or dropped."""
+    """True if a reader kept a day from being made or dropped."""
     return getattr(error.orig, "sqlstate", None) in _BUSY
 
 
 def _make(connection: Connection, table: sa.Table, day: int, patience: float) -> None:
     partition = name(table.name, day)
     _alone(connection, patience)
-    if _missing(connection, partition):  # else somebody was first
+    if _missing(connection, partition):  # another session may have made it meanwhile
         for statement in _statements(table.name, DAYED[table].name, partition, day):
             connection.exec_driver_sql(statement)
     connection.exec_driver_sql("SET LOCAL lock_timeout TO DEFAULT")
@@ -136,7 +135,7 @@ def _make(connection: Connection, table: sa.Table, day: int, patience: float) ->
 
 
 def _statements(table: str, column: str, partition: str, day: int) -> Iterator[str]:
-    """Attached, rather than made as a partition at once, which would wait for everybody who reads the table at all."""
+    """The SQL that makes a day. It is made apart and attached: CREATE … PARTITION OF would wait for all readers."""
     first, last = day * DAY, (day + 1) * DAY
     yield f"LOCK TABLE {rest(table)} IN ACCESS EXCLUSIVE MODE"
     yield f"CREATE TABLE {partition} (LIKE {table} INCLUDING ALL)"
@@ -146,8 +145,10 @@ def _statements(table: str, column: str, partition: str, day: int) -> Iterator[s
 
 
 def _alone(connection: Connection, patience: float) -> None:
-    """Have nobody else make or drop a day until the end of the transaction. What moves a whole one takes its time:
-    stopped, it would be begun again by every batch, and no batch be stored.
+    """Keep other sessions from making or dropping days until the end of the transaction.
+
+    Moving the rows of a whole day has no time limit: if it was stopped, every batch would begin it again, and no batch
+    would be stored.
     """
     connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{round(patience * 1000)}ms'")
     connection.exec_driver_sql("SET LOCAL statement_timeout = 0")

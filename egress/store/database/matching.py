@@ -1,4 +1,4 @@
-"""Conditions that databases spell differently: globs, networks, names in a list."""
+"""Conditions that each database expresses in its own way: globs, networks, names in a list."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ _WILD = frozenset("*?[")
 
 
 def glob(column: sa.ColumnElement[str], pattern: str) -> sa.ColumnElement[bool]:
-    """Whether text matches a glob of the shell: `*`, `?`, `[a-z]`, `[!a-z]`; case matters.
+    """The condition that text matches a shell glob: `*`, `?`, `[a-z]`, `[!a-z]`; case matters.
 
-    PostgreSQL knows how many match, and may go by an index up to the first wildcard. SQLite does not, and asks each row
-    (`(… GLOB …) = 1`): sorting all flows of rome-* for the newest hundred takes it a hundred times as long.
-    A set without an end matches nothing.
+    PostgreSQL estimates how many rows match, and may use an index up to the first wildcard. SQLite cannot estimate it,
+    so the glob is tested on each row (`(… GLOB …) = 1`): by an index it would sort all flows of rome-* for the newest
+    hundred, which takes a hundred times as long. A set without an end matches nothing.
     """
     if not _WILD & set(pattern):
         return column == pattern
@@ -33,33 +33,33 @@ def glob(column: sa.ColumnElement[str], pattern: str) -> sa.ColumnElement[bool]:
 
 
 def any_name(names: sa.ColumnElement[Any], pattern: str) -> sa.ColumnElement[bool]:
-    """Whether one of the texts in a column of type Names matches a glob."""
+    """The condition that one of the strings in a column of type Names matches a glob."""
     return _AnyMatches(names, sa.literal(pattern, _Glob()))
 
 
 def inside(column: sa.ColumnElement[str], network: _Network) -> sa.ColumnElement[bool]:
-    """Whether an address, kept as text, is in a network; what is no address is in none."""
+    """The condition that an address, stored as text, is in a network; other text is in no network."""
     if network.prefixlen == network.max_prefixlen:
         address = network.network_address
-        # Two spellings of an IPv4-mapped IPv6 address are about: Python's and the C library's.
+        # An IPv4-mapped IPv6 address has two spellings: Python's and the C library's.
         family = socket.AF_INET if address.version == 4 else socket.AF_INET6
         return column.in_(sorted({str(address), socket.inet_ntop(family, address.packed)}))
     within = sa.func.in_network(column, str(network), type_=sa.Boolean()).is_(sa.true())
     whole = network.prefixlen // 8
     if network.version == 6 or not whole:
         return within
-    # The whole octets are a beginning of the text: an index finds it, and few addresses are looked at closely.
+    # Whole octets are a prefix of the text, which an index finds; in_network then tests the few addresses left.
     begin = ".".join(str(octet) for octet in network.network_address.packed[:whole]) + "."
     return sa.and_(column >= begin, column < begin[:-1] + chr(ord(".") + 1), within)
 
 
-def spelled(*, sqlite: sa.ColumnElement[bool], postgresql: sa.ColumnElement[bool]) -> sa.ColumnElement[bool]:
-    """One condition in two forms: each database gets the one that it has an index for."""
-    return _Spelled(sqlite, postgresql)
+def for_dialect(*, sqlite: sa.ColumnElement[bool], postgresql: sa.ColumnElement[bool]) -> sa.ColumnElement[bool]:
+    """One condition in two forms, for each database the form that uses an index."""
+    return _ForDialect(sqlite, postgresql)
 
 
 class _Glob(TypeDecorator[str]):
-    """A glob, in PostgreSQL as the regular expression that says the same."""
+    """A glob; on PostgreSQL it is sent as an equivalent regular expression."""
 
     impl = sa.Text
     cache_ok = True
@@ -69,7 +69,7 @@ class _Glob(TypeDecorator[str]):
             return None
         if dialect.name == "postgresql":
             return f"^{expression(plain(value))}$"
-        return plain(value).replace("[!", "[^")  # the one sign that SQLite's GLOB has otherwise
+        return plain(value).replace("[!", "[^")  # SQLite's GLOB negates a set with ^
 
 
 class _Matches(FunctionElement[bool]):
@@ -88,28 +88,28 @@ class _AnyMatches(FunctionElement[bool]):
     inherit_cache = True
 
 
-class _Spelled(FunctionElement[bool]):
-    """The condition for SQLite, and the one for PostgreSQL."""
+class _ForDialect(FunctionElement[bool]):
+    """The condition for SQLite and the one for PostgreSQL."""
 
-    name = "spelled"
+    name = "for_dialect"
     type = sa.Boolean()
     inherit_cache = True
 
-    # It is a condition and no function whose value is one: SQLite has no index for `(…) = 1`.
+    # Compiled as a condition, not as a function's value: SQLite uses no index for `(…) = 1`.
     def self_group(self, against: Any = None) -> Any:
         return self
 
     def _negate(self) -> Any:
-        return _Spelled(*(sa.not_(each) for each in self.clauses))
+        return _ForDialect(*(sa.not_(each) for each in self.clauses))
 
 
-@compiles(_Spelled, "sqlite")
-def _first(element: _Spelled, compiler: SQLCompiler, **options: Any) -> str:
+@compiles(_ForDialect, "sqlite")
+def _first(element: _ForDialect, compiler: SQLCompiler, **options: Any) -> str:
     return f"({compiler.process(next(iter(element.clauses)), **options)})"
 
 
-@compiles(_Spelled, "postgresql")
-def _second(element: _Spelled, compiler: SQLCompiler, **options: Any) -> str:
+@compiles(_ForDialect, "postgresql")
+def _second(element: _ForDialect, compiler: SQLCompiler, **options: Any) -> str:
     return f"({compiler.process(list(element.clauses)[1], **options)})"
 
 
@@ -143,13 +143,13 @@ _PART = re.compile(r"\*+|\[\^?+\]?+[^]]*\]|.", re.DOTALL)  # a ] that comes firs
 
 
 def expression(pattern: str) -> str:
-    """A glob as a regular expression of PostgreSQL's, not anchored."""
+    """A glob as a regular expression for PostgreSQL, not anchored."""
     parts = _parts(pattern)
     return "(?!)" if "[" in parts else "".join(map(_translated, parts))
 
 
 def unclosed(pattern: str) -> bool:
-    """Whether a set in it has no end."""
+    """True if a set in the glob has no end."""
     return "[" in _parts(pattern)
 
 
@@ -170,7 +170,7 @@ def _translated(part: str) -> str:
 
 
 def _items(members: str) -> list[str]:
-    """What a set lists, as SQLite reads it: a range's start counts even where the range is empty."""
+    """The members of a set as SQLite reads it: the start of a range is a member even if the range is empty."""
     items, at = [], 0
     while at < len(members):
         first, rest = members[at], members[at + 1 : at + 3]
@@ -184,5 +184,5 @@ def _items(members: str) -> list[str]:
 
 
 def _literal(character: str) -> str:
-    """The character itself, whatever it means to a regular expression, also within a set."""
+    """A character escaped for a regular expression, inside or outside of a set."""
     return character if character.isascii() and character.isalnum() else f"\\U{ord(character):08x}"

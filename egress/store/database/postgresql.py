@@ -1,8 +1,9 @@
-"""PostgreSQL, for more than one host: a database of its own, by psycopg 3.
+"""PostgreSQL, for more than one host: a database that only egress uses, over psycopg 3.
 
-A transaction sees one moment (REPEATABLE READ), as on SQLite. Whoever edits holds the advisory lock `EDITING` until
-the commit, so that edits come one after another, and tells everybody who listens to `CHANNEL`; records are stored
-without it, beside them. Text is compared by code point whatever the database's own collation is (migrations/env.py).
+A transaction sees the database as of its start (REPEATABLE READ), as on SQLite. An edit holds the advisory lock
+`EDITING` until its commit, so that edits run one after another, and notifies the listeners of `CHANNEL`. Records are
+stored without the lock, beside edits. Text is compared by code point, independent of the database's collation
+(migrations/env.py).
 """
 
 from __future__ import annotations
@@ -21,15 +22,15 @@ if TYPE_CHECKING:
 
 CHANNEL = "egress_changes"
 EDITING = 0x6567_7265_7373  # "egress": the advisory lock of edits and migrations
-LOCK = 10  # seconds to wait for another's lock before giving up
+LOCK = 10  # seconds to wait for a lock before giving up
 STATEMENT = 60  # seconds that one statement may take
-IDLE = 60  # seconds that a transaction with the edit lock may do nothing: then it is undone, and others can go on
+IDLE = 60  # seconds that a transaction with the edit lock may be idle before the server rolls it back
 CONNECT = 5  # seconds
 _POOL = {"pool_size": 5, "max_overflow": 20, "pool_timeout": LOCK, "pool_pre_ping": True}
-# A record is looked up in the index of each day, of which the upper pages are in memory: cheaper than a disk of old.
-# And a plan over many days costs more than it takes: compiling each part of it would cost as much again.
+# A record is looked up in the index of each day, whose upper pages are in memory: cheaper than the default assumes.
+# JIT is off: a plan over many days has a high estimated cost but a short run time, and compiling it takes longer.
 _PLANS = "-c random_page_cost=1.1 -c jit=off"
-# A server that is gone without a word is noticed within half a minute, not after the kernel's quarter of an hour.
+# A server that vanished is noticed within half a minute, not after the kernel's quarter of an hour.
 _DRIVER: dict[str, str | int] = {
     "connect_timeout": CONNECT,
     "keepalives_idle": 10,
@@ -39,7 +40,7 @@ _DRIVER: dict[str, str | int] = {
     "application_name": "egress",
     "options": f"-c statement_timeout={STATEMENT}s -c lock_timeout={LOCK}s {_PLANS}",
 }
-# By SQLSTATE where the server speaks its own language, by libpq's words where there is no connection yet.
+# By SQLSTATE, as the server's messages may be in any language; without a connection by the words of libpq.
 HINTS = {
     "Connection refused": "start the server, or correct host and port in the config (database)",
     "No such file or directory": "start the server, or correct host and port in the config (database)",
@@ -49,17 +50,17 @@ HINTS = {
     "translate host": "correct the host in the config (database)",
     "password": "correct user and password in the config (database)",
     "pg_hba.conf": "allow this user and host in the server's pg_hba.conf",
-    '" does not exist': "make it first: CREATE ROLE …, CREATE DATABASE … OWNER …",
+    '" does not exist': "create it first: CREATE ROLE …, CREATE DATABASE … OWNER …",
     "connection slots": "raise the server's max_connections",
     "too many clients": "raise the server's max_connections",
     "invalid connection option": "correct the URL in the config (database)",
     "permission denied for database": "GRANT CONNECT on it to this user, or make the user its owner",
     "42501": "make this user the owner of the database (ALTER DATABASE … OWNER TO …)",
-    "3F000": "make a schema that is in the user's search_path, such as public",
-    "25006": "this server only follows another; name the primary in the config (database)",
+    "3F000": "create a schema that is in the user's search_path, such as public",
+    "25006": "this server is a standby; name the primary in the config (database)",
     "55P03": f"another program held the lock for {LOCK} s",
     "57014": f"it was stopped after {STATEMENT} s; ask for less",
-    "25P03": f"it had done nothing for {IDLE} s",
+    "25P03": f"the transaction was idle for {IDLE} s",
     "53100": "free space on the server's file system",
     "53200": "raise the server's max_locks_per_transaction, see docs/operations.md",
     "53300": "raise the server's max_connections",
@@ -67,7 +68,7 @@ HINTS = {
 
 
 class PostgreSQL:
-    """The database that a URL names. Without a host: by the local socket."""
+    """The database that a URL names; without a host it is reached over the local socket."""
 
     def __init__(self, url: URL) -> None:
         if not url.database:
@@ -75,7 +76,7 @@ class PostgreSQL:
         if "@" in (url.host or ""):
             raise InputError("database: write an @ in the password as %40 (and : / ? # % as %3A %2F %3F %23 %25)")
         self._url = url.set(drivername="postgresql+psycopg")
-        # For messages: never the password, which the query can hold as well.
+        # For messages, without the password, which the URL's query may contain as well.
         where = URL.create("postgresql", url.username, None, url.host, url.port, url.database)
         self.name = where.render_as_string()
 
@@ -93,7 +94,7 @@ class PostgreSQL:
 
     @contextmanager
     def alone(self, engine: Engine) -> Iterator[Connection]:
-        """A transaction to migrate in, which takes its time; others wait for it."""
+        """Open a transaction for migrations, without a time limit; other processes wait for it."""
         with engine.execution_options(isolation_level="READ COMMITTED").begin() as connection:
             connection.exec_driver_sql("SET LOCAL statement_timeout = 0")
             connection.exec_driver_sql("SET LOCAL lock_timeout = 0")
@@ -105,29 +106,29 @@ class PostgreSQL:
         if encoding != "UTF8":
             connection.close()
             raise EgressError(
-                f"{self.name} has encoding {encoding}, which cannot hold all text; make it with:"
+                f"{self.name} has encoding {encoding}, which cannot hold all text; create it with:"
                 " CREATE DATABASE … ENCODING 'UTF8' TEMPLATE template0"
             )
 
 
 @contextmanager
 def storing(engine: Engine) -> Iterator[Connection]:
-    """A transaction that takes what others commit meanwhile as it is: a row of theirs is updated, not refused."""
+    """Open a transaction that does not fail when it updates a row that another session changed meanwhile."""
     with engine.execution_options(isolation_level="READ COMMITTED").begin() as connection:
         yield connection
 
 
 def unhurried(connection: Connection) -> None:
-    """Let the statements of this transaction take longer than STATEMENT."""
+    """Remove the time limit from the statements of this transaction."""
     connection.exec_driver_sql("SET LOCAL statement_timeout = 0")
 
 
 @contextmanager
 def writing(engine: Engine) -> Iterator[Connection]:
-    """A transaction that has the edit lock from its start on, and tells listeners at its end."""
+    """Open a transaction that holds the edit lock from its start and notifies listeners at its end."""
     with storing(engine) as connection:
         idle = sa.func.set_config("idle_in_transaction_session_timeout", f"{IDLE}s", sa.true())
         connection.execute(sa.select(idle, sa.func.pg_advisory_xact_lock(EDITING)))
         yield connection
-        if connection.in_transaction():  # else the caller took it back
+        if connection.in_transaction():  # else the caller rolled it back
             connection.exec_driver_sql(f"NOTIFY {CHANNEL}")

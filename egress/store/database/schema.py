@@ -1,4 +1,4 @@
-"""What the tables are made with: their metadata, how constraints are called, columns and indexes of several kinds."""
+"""Building blocks of the tables: metadata that names constraints, columns of records, common columns and indexes."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ from egress.store.database.columns import Micros, Names, Packets, Plain
 
 
 def enum(known: type[StrEnum], name: str) -> sa.Enum:
+    """The type of a column with the values of an enum."""
     return sa.Enum(
         known,
         name=name,
-        native_enum=False,  # a CHECK, on every database the same
+        native_enum=False,  # a CHECK instead, the same on every database
         create_constraint=True,
         length=16,
         values_callable=lambda members: [member.value for member in members],
@@ -27,17 +28,18 @@ def enum(known: type[StrEnum], name: str) -> sa.Enum:
 
 
 def one_of(column: str, known: tuple[str, ...]) -> sa.CheckConstraint:
+    """The constraint that a column holds one of these words."""
     return sa.CheckConstraint(f"{column} IN ({', '.join(repr(value) for value in known)})", name=column)
 
 
 def live(name: str, *columns: str, unique: bool = False) -> sa.Index:
-    """An index of the rules in force: however many there were, it has only these."""
+    """An index over the rules in force alone, however many old ones the table has."""
     live = sa.text("removed IS NULL")
     return sa.Index(f"ix_rules_live_{name}", *columns, unique=unique, sqlite_where=live, postgresql_where=live)
 
 
 def host(comment: str, *, primary_key: bool = False) -> sa.Column[str]:
-    """A name in `gateways`, which may have no row there yet; empty in rows made before hosts were told apart."""
+    """The host of a row: a name that need not be in `gateways` yet; empty in rows from before there were hosts."""
     return sa.Column("host", sa.Text, primary_key=primary_key, nullable=False, server_default="", comment=comment)
 
 
@@ -90,10 +92,10 @@ metadata = sa.MetaData(
 
 
 def by_day(column: str) -> dict[str, Any]:
-    """The options of a table that PostgreSQL divides into days by a column of its primary key, of type Micros."""
+    """The options of a table that PostgreSQL partitions by day, by a column of its primary key of type Micros."""
     return {"postgresql_partition_by": f"RANGE ({column})"}
 
 
 def day_column(table: sa.Table) -> str:
-    """The column of a `by_day` table; empty for any other."""
+    """The column by which a table is partitioned; empty if it is not."""
     return str(table.dialect_options["postgresql"].get("partition_by") or "").removeprefix("RANGE (").rstrip(")")

@@ -1,14 +1,14 @@
-"""The tables (SQLAlchemy Core): the model's dataclasses, column for field, in the order of the fields.
+"""The tables (SQLAlchemy Core): the dataclasses of the model, column for field, in the order of the fields.
 
-Times are integers, microseconds since the epoch, UTC: order, equality and ranges are then exact on every database,
-which REAL does not promise (PostgreSQL and SQLite print and compare floats differently) and SQLite's text dates do
-only by convention. The dataclasses' floats come back to the microsecond.
+Times are integers, microseconds since the epoch in UTC: their order, equality and ranges are exact on every database.
+REAL does not guarantee this (PostgreSQL and SQLite print and compare floats differently), and SQLite's text dates only
+by convention. The floats of the dataclasses are restored to the microsecond.
 
 On PostgreSQL the tables of records (`DAYED`) have a partition for each day, by a column of their primary key
 (egress.store.database.days).
 
-There are no foreign keys between records: a finding may be journalled before its flow, a sandbox of `egress run` is
-in no agents row, and a record must never be refused for what another one says.
+There are no foreign keys between records: a finding may be journalled before its flow, an agent may be gone by the time
+its records are stored, and a record must never be refused because of another one.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from egress.store.database import schema
 from egress.store.database.columns import BudgetList, Micros, Names, Plain, Ports
 
 ATTACHMENTS = ("netns", "interface", "cidr")
-SANDBOX = "sandbox"  # the kind of an agent that `egress run` made: its row lives as long as it does
+SANDBOX = "sandbox"  # the kind of an agent that `egress run` makes; its row is removed with it
 ROLES = ("viewer", "approver", "editor", "admin", "gateway", "reporter")
 HOLD_STATES = ("pending", "approved", "denied", "expired", "withdrawn")
 
@@ -64,13 +64,13 @@ flows = sa.Table(
             "names": "bound to dst for this agent then",
         },
     ),
-    # `egress query`: newest first, alone or within an agent, a destination, an action; --since asks `updated`.
+    # `egress query`: newest first, for all or for an agent, a destination, an action; --since uses `updated`.
     sa.Index(None, "start"),
     sa.Index(None, "updated"),
     sa.Index(None, "agent", "start"),
     sa.Index(None, "dst", "start"),
     sa.Index(None, "action", "start"),
-    sa.Index(None, "rule_id", "start"),  # a rule's hits and when it was last used
+    sa.Index(None, "rule_id", "start"),  # hits of a rule and the time of the last one
     comment="The latest record of each flow",
     **schema.by_day("start"),
 )
@@ -94,7 +94,7 @@ findings = sa.Table(
 anomalies = sa.Table(
     "anomalies",
     metadata,
-    # Anomalies have no id: all but the count is the key, so that a record read twice is stored once.
+    # Anomalies have no id: the key is all but the count, so that a record read twice is stored once.
     *_columns(
         AnomalyRecord,
         key=("agent", "time", "reason", "detail", "src", "dst", "proto"),
@@ -158,11 +158,11 @@ steps = sa.Table(
     sa.Column("span_id", Plain, nullable=False),
     sa.Column("reporter", Plain, nullable=False, comment="the actor that told of it"),
     sa.Column("reported", Micros, nullable=False, comment="when, by our clock"),
-    sa.Index(None, "agent", "start", "until"),  # which were under way at a time
-    sa.Index(None, "agent", "reported"),  # how many an agent told of today
-    sa.Index(None, "agent", "trace_id"),  # to which conversation a trace belongs
+    sa.Index(None, "agent", "start", "until"),  # the steps under way at a time
+    sa.Index(None, "agent", "reported"),  # how many steps of an agent were reported in a day
+    sa.Index(None, "agent", "trace_id"),  # the conversation of a trace
     sa.Index(None, "episode", "start"),
-    sa.Index(None, "start"),  # of retention
+    sa.Index(None, "start"),  # for retention
     comment="Tool calls that agent frameworks told of",
 )
 
@@ -197,7 +197,7 @@ rules = sa.Table(
     sa.Column("added", sa.Integer, primary_key=True, autoincrement=False, comment="policy version that brought it"),
     sa.Column("removed", sa.Integer, comment="policy version that took it away; null: in force"),
     _host("of a policy file or sandbox: where the agents are that it concerns; of the allowlist: empty, everywhere"),
-    # Of the rules in force: one of an id, the next page, the same rule again, those good once.
+    # Rules in force: by id, by page, equal rules, `once` rules.
     _live("id", "id", unique=True),
     _live("position", "position", "id"),
     _live("destination", "destination", "agent"),
@@ -207,7 +207,7 @@ rules = sa.Table(
         sqlite_where=sa.text("removed IS NULL AND once = 1"),
         postgresql_where=sa.text("removed IS NULL AND once"),
     ),
-    # What a version brought and took. Not of the rules in force: SQLite would take it for those.
+    # Rules that a version added and removed. Partial, so that SQLite does not use it for the rules in force.
     sa.Index(None, "added"),
     sa.Index(
         "ix_rules_removed",
@@ -356,7 +356,7 @@ pruned = sa.Table(
     comment="What was taken away for its age or size",
 )
 
-# Every table of records → the column of its day.
+# Each table of records → the column by which it is partitioned.
 DAYED: dict[sa.Table, sa.Column[float]] = {
     table: table.c[column] for table in metadata.tables.values() if (column := schema.day_column(table))
 }

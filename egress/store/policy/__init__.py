@@ -1,1 +1,1 @@
-"""The policy in the database: rules and their edits, agents, approvals, tokens, gateways, and the audit chain."""
+"""The stored policy: rules and their edits, agents, approvals, tokens, gateways, and the audit chain."""

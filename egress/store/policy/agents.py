@@ -1,4 +1,4 @@
-"""The agents: those that `egress agent add` attached and, while they live, the sandboxes of `egress run`."""
+"""The agents: those attached by `egress agent add`, and the running sandboxes of `egress run`."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ _FIELDS = [field.name for field in fields(Agent)]
 
 @dataclass(frozen=True, slots=True)
 class StoredAgent:
-    """An agent and its attachment: a network namespace, an interface (veth, bridge), a CIDR behind an interface.
+    """An agent and its attachment: a network namespace, an interface (veth, bridge), or a CIDR behind an interface.
 
-    Or a sandbox, which the gateway attaches itself.
+    A sandbox is attached by the gateway itself.
     """
 
     agent: Agent
     kind: str  # netns, interface, cidr, sandbox
     value: str
-    created: float = 0.0  # seconds since the epoch; 0: now, when it is added
-    host: str = ""  # where it is attached; its name is its own over all hosts, for records know agents by name
+    created: float = 0.0  # seconds since the epoch; 0: the time when it is added
+    host: str = ""  # where it is attached; names are unique over all hosts, because records refer to agents by name
 
 
 def add_agent(connection: Connection, actor: Actor, stored: StoredAgent, ts: float | None = None) -> StoredAgent:
-    """Add a row and return it as it is. Raises ConflictError where the name is taken, InputError for a bad name,
+    """Add an agent and return it as stored. Raises ConflictError where the name is taken, InputError for a bad name,
     network,
     label, budget or attachment.
     """
@@ -57,7 +57,7 @@ def add_agent(connection: Connection, actor: Actor, stored: StoredAgent, ts: flo
 
 
 def list_agents(connection: Connection, host: str | None = None) -> tuple[StoredAgent, ...]:
-    """Those of a host, or all of them, by name."""
+    """The agents of a host, or of all hosts, by name."""
     query = sa.select(agents).order_by(agents.c.name)
     rows = connection.execute(query if host is None else query.where(agents.c.host == host))
     return tuple(_stored(row) for row in rows)
@@ -69,14 +69,15 @@ def count_quarantined(connection: Connection) -> int:
 
 
 def agent(connection: Connection, name: str) -> StoredAgent | None:
+    """The agent with this name."""
     row = connection.execute(sa.select(agents).where(agents.c.name == name)).first()
     return None if row is None else _stored(row)
 
 
 def remove_agent(connection: Connection, actor: Actor, name: str, ts: float | None = None) -> StoredAgent:
-    """Take an agent out and return what it was; its records stay.
+    """Remove an agent and return it; its records stay.
 
-    Raises NotFoundError; ConflictError for a sandbox, which only the gateway takes out.
+    Raises NotFoundError; ConflictError for a sandbox, which only the gateway removes.
     """
     gone = _known(connection, name)
     if gone.kind == SANDBOX and actor.name != GATEWAY:
@@ -98,9 +99,9 @@ def update_agent(
     quarantined: bool | None = None,
     ts: float,
 ) -> StoredAgent:
-    """Change what is given, where it is another, and return the agent as it is then. Raises NotFoundError, InputError.
+    """Change the given settings, and return the agent as it is then. Raises NotFoundError, InputError.
 
-    Noted as agent.quarantine or agent.release, and as agent.update what else changed.
+    The audit gets agent.quarantine or agent.release, and agent.update for other changes.
     """
     old = _known(connection, name)
     wanted: dict[str, Any] = {"mode": mode, "default": default, "labels": labels, "budgets": budgets}
@@ -120,13 +121,13 @@ def update_agent(
 
 
 def to_mapping(stored: StoredAgent) -> dict[str, object]:
-    """As the audit says it, of plain JSON types."""
+    """The agent as the audit has it, in plain JSON types."""
     written = asdict(stored.agent) | {"budgets": budgets_to_json(stored.agent.budgets)}
     return written | {"kind": stored.kind, "value": stored.value, "created": stored.created, "host": stored.host}
 
 
 def check(stored: StoredAgent) -> None:
-    """Raises InputError for a bad name, network, label, budget, default or attachment."""
+    """Raise InputError for a bad name, network, label, budget, default or attachment."""
     if not AGENT_NAME.fullmatch(stored.agent.name):
         raise InputError(f"agent name {stored.agent.name!r} must be letters, digits, . _ - and at most 63 long")
     if stored.kind not in (*ATTACHMENTS, SANDBOX):

@@ -1,4 +1,4 @@
-"""Holds of mode ask as people see them: what waits for an approval, and what was decided. The first decision wins."""
+"""Approvals: the holds of mode `ask`, pending and decided. The first decision counts."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PENDING, APPROVED, DENIED, EXPIRED, WITHDRAWN = HOLD_STATES
 
 @dataclass(frozen=True, slots=True)
 class Approval:
-    """A hold (`model.Hold`, its fields) and what became of it."""
+    """A hold (the fields of `model.Hold`) and its decision."""
 
     id: str
     flow_id: str
@@ -41,8 +41,8 @@ class Approval:
     destination: str
     state: str = PENDING  # one of HOLD_STATES
     decided_at: float | None = None
-    decided_by: str | None = None  # the actor; None where nobody decided
-    rule_id: str | None = None  # the rule that an approval made, or found
+    decided_by: str | None = None  # the actor; None without a decision
+    rule_id: str | None = None  # the rule that an approval made, or an equal one that was in force
     host: str = ""  # where it waits
 
 
@@ -60,7 +60,7 @@ _HOLD = [field.name for field in fields(Hold)]
 
 
 def ask(connection: Connection, hold: Hold, host: str = "") -> None:
-    """Somebody is to decide. A hold that is known (id and time) stays as it is."""
+    """Add a pending hold. A hold that is stored already (id and time) stays as it is."""
     known = sa.select(approvals.c.id).where(approvals.c.id == hold.id, approvals.c.time == hold.time)
     if connection.scalar(known) is None:
         row = {name: getattr(hold, name) for name in _HOLD}
@@ -75,7 +75,7 @@ def listed(
     limit: int = 100,
     scope: Sequence[str] = ("*",),
 ) -> tuple[Approval, ...]:
-    """Newest first, those behind (time, id) `before`. `agent` is a glob, `scope` globs of which one must match."""
+    """Approvals, newest first, after `before` (time, id). `agent`: a glob; `scope`: globs of which one must match."""
     terms = []
     if state:
         terms.append(approvals.c.state == state)
@@ -97,7 +97,7 @@ def count_pending(connection: Connection) -> int:
 
 
 def get(connection: Connection, id: str) -> Approval | None:  # noqa: A002 - its name
-    """The newest of this id: a flow may have waited before."""
+    """The newest approval with this id: a flow may have waited before."""
     query = sa.select(approvals).where(approvals.c.id == id).order_by(approvals.c.time.desc()).limit(1)
     return decode_first(Approval, connection.execute(query))
 
@@ -110,9 +110,9 @@ def approve(
     expires: tuple[float | None, bool],
     ts: float,
 ) -> Approval:
-    """Let it pass: makes the rule for exactly that agent and destination (and, a query aside, protocol and port).
+    """Approve: makes a rule for exactly this agent and destination (and protocol and port, unless it is a query).
 
-    `expires` is what `ruletext.parse_expiry` gives. Where a rule in force says the same, that is it.
+    `expires` comes from `ruletext.parse_expiry`. If an equal rule is in force, that one is used.
     Raises NotFoundError; ConflictError, which names who decided first, or after its time; InputError where no rule
     can say it.
     """
@@ -126,27 +126,27 @@ def approve(
 
 
 def deny(connection: Connection, actor: Actor, id: str, ts: float) -> Approval:  # noqa: A002 - its name
-    """Refuse it; the next try is asked about again. Raises NotFoundError, ConflictError."""
+    """Refuse; the next attempt makes a new hold. Raises NotFoundError, ConflictError."""
     return _decide(connection, actor, replace(_undecided(connection, id, ts), state=DENIED), ts)
 
 
 def close(connection: Connection, id: str, state: str, ts: float, host: str = "") -> bool:  # noqa: A002 - its name
-    """It no longer waits at this host, and nobody decided it: expired, withdrawn, or settled by an edit.
+    """Close a hold of this host without a decision: expired, withdrawn, or settled by an edit.
 
-    False: it was over. Not in the audit, like `ask`: an agent makes these by itself.
+    Returns False if it was closed already. Like `ask` it is not audited, because agents cause it by themselves.
     """
     query = approvals.update().where(approvals.c.id == id, approvals.c.state == PENDING, approvals.c.host == host)
     return connection.execute(query.values(state=state, decided_at=ts)).rowcount > 0
 
 
 def withdraw_all(connection: Connection, ts: float, host: str = "") -> int:
-    """Nothing waits at this host any more: the gateway that held it is gone. Returns how many there were."""
+    """Withdraw all pending holds of a host, whose gateway is gone. Returns their number."""
     query = approvals.update().where(approvals.c.state == PENDING, approvals.c.host == host)
     return connection.execute(query.values(state=WITHDRAWN, decided_at=ts)).rowcount
 
 
 def denied(connection: Connection, ids: Collection[str]) -> set[str]:
-    """Those of `ids` that were refused, by what is newest of each."""
+    """The ids among `ids` whose newest approval was denied."""
     found: set[str] = set()
     for chunk in chunks(ids):
         newer = approvals.alias()
@@ -165,7 +165,7 @@ def denials(connection: Connection, agent: str) -> tuple[Denial, ...]:
 
 
 def rule_of(approval: Approval) -> Rule:
-    """The rule, without id, that an approval makes. The name comes from the agent: it must be one name, no pattern.
+    """The rule, without an id, that an approval makes. The name comes from the agent: it must not be a pattern.
 
     Raises InputError.
     """
@@ -177,7 +177,7 @@ def rule_of(approval: Approval) -> Rule:
     try:
         rule = read_rule(mapping)
         if rule.destination == "any" or "/" in rule.destination:
-            raise ValueError("is no single destination")
+            raise ValueError("is not a single destination")
         if "*" in rule.destination and parse_pattern(rule.destination).depth is not Depth.EXACT:
             raise ValueError("is a pattern, not a name")
     except InvalidRuleError as error:
@@ -191,12 +191,12 @@ def rule_of(approval: Approval) -> Rule:
 def _undecided(connection: Connection, id: str, ts: float) -> Approval:  # noqa: A002 - its name
     found = get(connection, id)
     if found is None:
-        raise NotFoundError(f"there is no approval {id}; `egress approvals` shows what waits", id)
+        raise NotFoundError(f"there is no approval {id}; `egress approvals` lists them", id)
     if found.state != PENDING:
         who = f" by {found.decided_by}" if found.decided_by else ""
-        raise ConflictError(f"approval {id} is {found.state} already{who}", id)
+        raise ConflictError(f"approval {id} is already {found.state}{who}", id)
     if found.until <= ts:
-        raise ConflictError(f"approval {id} is expired: nobody answered in time", id)
+        raise ConflictError(f"approval {id} has expired: no decision came in time", id)
     return found
 
 

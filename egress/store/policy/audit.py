@@ -1,7 +1,7 @@
-"""The audit chain: every change made by people and programs, each entry bound to the one before by its hash.
+"""The audit chain: all edits by people and programs, each entry bound to the one before by its hash.
 
-A row is never changed or deleted (triggers of the database refuse it); whoever owns the database can take the triggers
-away, and then `verify` shows where the chain breaks.
+Triggers of the database refuse to change or delete an entry. The owner of the database can remove the triggers; then
+`verify` finds where the chain breaks.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from egress.store.database.matching import glob
 from egress.store.database.rows import decoding
 from egress.store.database.tables import audit
 
-START = "0" * 64  # what stands in the first entry for the hash before
+START = "0" * 64  # `previous` of the first entry
 GATEWAY = "gateway"  # the gateway as actor
 _CHUNK = 1000  # entries that `verify` holds at a time
 _TEXTS = ("actor", "request_id", "action", "target", "before", "after", "previous", "hash")
@@ -31,7 +31,7 @@ _TEXTS = ("actor", "request_id", "action", "target", "before", "after", "previou
 
 @dataclass(frozen=True, slots=True)
 class Actor:
-    """Who changes something: `token:ID (name)`, `uid:N (user)` or `gateway`, and in which request."""
+    """The author of an edit: `token:ID (name)`, `uid:N (user)` or `gateway`, and the id of the request."""
 
     name: str
     request_id: str = ""
@@ -39,7 +39,7 @@ class Actor:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What is to be noted: `before` and `after` are JSON-able, None where the target was not there or is gone."""
+    """A change to be audited: `before` and `after` are JSON values, None if the target did not exist."""
 
     action: str  # noun.verb
     target: str  # id or name
@@ -49,7 +49,7 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class AuditEntry:
-    """One row; `before` and `after` as JSON says them."""
+    """An entry; `before` and `after` are JSON values."""
 
     seq: int
     time: float
@@ -65,20 +65,20 @@ class AuditEntry:
 
 @dataclass(frozen=True, slots=True)
 class Verified:
-    """How far the chain holds. `broken` is the first entry that does not (None: all do), `why` says how.
+    """The result of a verification. `broken` is the first entry that is not valid (None: all are), `why` the reason.
 
-    The chain cannot show that its last entries were deleted, nor that all of it was written anew: note `count` and
-    `head` somewhere else from time to time, and look later whether entry `count` still has the hash `head`.
+    The chain cannot show that its last entries were deleted, or that it was rewritten as a whole: note `count` and
+    `head` elsewhere from time to time, and check later that entry `count` still has the hash `head`.
     """
 
-    count: int  # entries that hold
+    count: int  # valid entries
     head: str  # hash of the last of them
     broken: int | None = None
     why: str = ""
 
 
 def local_actor() -> Actor:
-    """The user this process runs as."""
+    """The user of this process."""
     uid = os.getuid()
     try:
         return Actor(f"uid:{uid} ({pwd.getpwuid(uid).pw_name})")
@@ -89,7 +89,7 @@ def local_actor() -> Actor:
 def note(
     connection: Connection, actor: Actor, ts: float, action: str, target: str, before: object, after: object
 ) -> None:
-    """Write one entry, within the caller's write transaction."""
+    """Write one entry, in the caller's write transaction."""
     note_all(connection, actor, ts, [Change(action, target, before, after)])
 
 
@@ -109,7 +109,7 @@ def note_all(connection: Connection, actor: Actor, ts: float, changes: Iterable[
 
 
 def latest(connection: Connection) -> int:
-    """The number of the newest entry, 0 where there is none."""
+    """The number of the newest entry, 0 without entries."""
     return connection.scalar(sa.select(sa.func.max(audit.c.seq))) or 0
 
 
@@ -123,7 +123,7 @@ def entries(
     actor: str = "",
     action: str = "",
 ) -> tuple[AuditEntry, ...]:
-    """Newest first, those below `before_seq`. `actor` and `action` are globs; empty: any."""
+    """Entries, newest first, those below `before_seq`. `actor` and `action` are globs; empty matches any."""
     terms = []
     if before_seq is not None:
         terms.append(audit.c.seq < before_seq)
@@ -137,9 +137,9 @@ def entries(
 
 
 def verify(connection: Connection) -> Verified:
-    """Compute the chain anew, in bounded memory. Raises nothing, whatever the rows hold."""
+    """Compute the chain again, in bounded memory. Never raises an error because of the content of rows."""
     count, head = 0, START
-    # A typeless row: a damaged value must be found here, not fail in the driver.
+    # Without types: a damaged value must be found here, and not fail in the driver.
     query = sa.select(_raw("seq"), _raw("time"), *(_bytes(connection, name) for name in _TEXTS)).order_by(audit.c.seq)
     with connection.execute(query.select_from(audit).execution_options(yield_per=_CHUNK)) as rows:
         for row in rows:
@@ -182,7 +182,7 @@ def _raw(name: str) -> sa.ColumnElement[Any]:
 
 
 def _bytes(connection: Connection, name: str) -> sa.ColumnElement[Any]:
-    """SQLite takes any bytes for text, and its driver stumbles over those that are none."""
+    """A text column as bytes on SQLite, where it may hold bytes that the driver cannot decode."""
     if connection.dialect.name != "sqlite":
         return _raw(name)
     return sa.cast(_raw(name).element, sa.LargeBinary).label(name)

@@ -1,4 +1,4 @@
-"""Editing the policy: every edit is one new version, made within the transaction of whoever edits."""
+"""Edits of the policy: each edit makes one new version, in the transaction of the caller."""
 
 from __future__ import annotations
 
@@ -33,24 +33,24 @@ from egress.store.policy.ruleset import (
 
 
 class Edit:
-    """One version of the policy in the making; nothing it refuses changes anything.
+    """An edit, which becomes one version of the policy. An operation that raises an error has changed nothing.
 
-    Rules keep the order in which they were listed together; of the allowlist and of sandboxes the newest speak first.
-    Every rule that changes is noted in the audit: rule.create, rule.update, rule.delete.
+    Rules that are added together keep their order. In the allowlist and in sandboxes newer rules come first.
+    Each changed rule is audited: rule.create, rule.update, rule.delete.
     """
 
     def __init__(self, connection: Connection, actor: Actor, ts: float) -> None:
-        self.version = current(connection)  # the next one as soon as something changes
+        self.version = current(connection)  # becomes the next one with the first change
         self._connection = connection
         self._actor = actor
         self._ts = _exact(ts)
         self._made = False
 
     def add(self, added: Iterable[Rule], source: str = ALLOWLIST) -> tuple[StoredRule, ...]:
-        """Put rules in force, above all others. One without id gets a random one, one without `created` this moment.
+        """Add rules before all others. A rule without an id gets a random one, without `created` the current time.
 
-        Raises ConflictError where an id is taken or, `once` rules aside, a rule in force says the same; it names
-        that rule.
+        Raises ConflictError, with the id of the rule in the way, if an id is taken or an equal rule is in force. Equal
+        `once` rules are allowed.
         """
         new = [
             _storable(replace(rule, id=rule.id or secrets.token_hex(6), created=rule.created or self._ts))
@@ -63,9 +63,9 @@ class Edit:
         return self._change([], self._on_top(new), source)
 
     def replace(self, id: str, rule: Rule) -> StoredRule:  # noqa: A002 - its name
-        """Make the rule of this id say something else; id, position and time of creation stay.
+        """Replace the rule with this id; id, position and time of creation stay.
 
-        Only where it becomes good for one flow, its time is this moment: flows of before do not count.
+        A rule that becomes a `once` rule gets the current time, so that earlier flows do not count.
         Raises NotFoundError; ConflictError where it is not of the allowlist, or a rule in force says the same.
         """
         (old,) = self._editable([id])
@@ -77,7 +77,7 @@ class Edit:
         return self._change([old], [new], ALLOWLIST)[0]
 
     def remove(self, ids: Iterable[str]) -> tuple[StoredRule, ...]:
-        """Take rules of the allowlist out of force. Raises NotFoundError, ConflictError where one is not of the
+        """Remove rules from the allowlist. Raises NotFoundError, ConflictError where one is not of the
         allowlist.
         """
         gone = self._editable(list(dict.fromkeys(ids)))
@@ -85,7 +85,7 @@ class Edit:
         return gone
 
     def sync(self, source: str, listed: Sequence[Rule], host: str = "") -> bool:
-        """Make these the rules of a source, a file or a sandbox of one host, in this order; False: they are already.
+        """Make these the rules of a source (the file or a sandbox of one host), in this order; False: no change.
 
         Raises ConflictError where an id is taken by a rule of another source.
         """
@@ -106,7 +106,7 @@ class Edit:
         return True
 
     def restore(self, version: int) -> bool:
-        """Make the allowlist what it was in a version; False where it is so already.
+        """Restore the allowlist of a version; False if nothing changes.
 
         Raises NotFoundError for a version there was not, ConflictError where another source has taken the id of a rule.
         """
@@ -128,11 +128,11 @@ class Edit:
     def _change(
         self, gone: Sequence[StoredRule], come: Sequence[Rule], source: str, host: str = ""
     ) -> tuple[StoredRule, ...]:
-        """Out with some, in with others; all ids are known to be free."""
+        """Remove some rules and add others, whose ids are known to be free."""
         if not gone and not come:
             return ()
         version = self._begin()
-        now = rules.c.added == version  # never in force under any version: as if it had not been
+        now = rules.c.added == version  # added in this very version: delete it, as if it had never existed
         for chunk in chunks(each.rule.id for each in gone):
             mine = (rules.c.id.in_(chunk), LIVE)
             self._connection.execute(rules.delete().where(*mine, now))
@@ -167,12 +167,12 @@ class Edit:
         return tuple(live[wanted] for wanted in ids)
 
     def _refuse_taken(self, new: Sequence[Rule], own: Container[str] = ()) -> None:
-        """`own`: ids of rules in force that these replace."""
+        """Raise ConflictError if an id is taken. `own`: ids of rules in force that the new ones replace."""
         live = by_id(self._connection, (rule.id for rule in new if rule.id not in own))
         seen: set[str] = set()
         for rule in new:
             if rule.id in live:
-                raise ConflictError(f"there is a rule {rule.id} already, {_of(live[rule.id])}", rule.id)
+                raise ConflictError(f"rule {rule.id} already exists, {_of(live[rule.id])}", rule.id)
             if rule.id in seen:
                 raise ConflictError(f"the id {rule.id} is given twice", rule.id)
             seen.add(rule.id)
@@ -182,7 +182,7 @@ class Edit:
         for each in self._like(asked.values()):
             rule = asked.get(_meaning(each.rule))
             if rule is not None and rule.id != each.rule.id:
-                raise ConflictError(f"rule {each.rule.id}, {_of(each)}, says the same already", each.rule.id)
+                raise ConflictError(f"rule {each.rule.id}, {_of(each)}, already says the same", each.rule.id)
         for rule in new:
             first = rule if rule.once else asked[_meaning(rule)]
             if first.id != rule.id:
@@ -191,7 +191,7 @@ class Edit:
                 )
 
     def _like(self, asked: Iterable[Rule]) -> Iterator[StoredRule]:
-        """Rules in force that may say the same, everywhere: what one host's file says is said of that host only."""
+        """Rules in force that may be equal, without those of a file or sandbox, which apply to one host only."""
         keys = ("destination", "agent", "action", "protocol", "app")  # the first two have an index
         for chunk in chunks(dict.fromkeys(tuple(getattr(rule, key) for key in keys) for rule in asked)):
             everywhere = among(keys, chunk).where(rules.c.host == "")
@@ -199,7 +199,7 @@ class Edit:
 
 
 def _storable(rule: Rule) -> Rule:
-    """The rule as the database gives it back."""
+    """The rule as the database will return it."""
     expires = None if rule.expires_at is None else _exact(rule.expires_at)
     return replace(
         rule,
@@ -216,7 +216,7 @@ def _exact(ts: float) -> float:
 
 
 def _meaning(rule: Rule) -> Rule:
-    """The same for rules that say the same."""
+    """The rule reduced to its meaning: equal for rules that allow or deny the same."""
     ports, exempt = tuple(sorted(set(rule.ports))), tuple(sorted(set(rule.exempt)))
     return replace(rule, id="", comment="", author="", created=0.0, position=0, ports=ports, exempt=exempt)
 
@@ -235,7 +235,7 @@ def _row(each: StoredRule) -> dict[str, Any]:
 
 
 def _notes(old: dict[str, Rule], come: Sequence[Rule], source: str) -> Iterator[Change]:
-    """An entry for each rule; those that only moved share one."""
+    """An audit entry for each changed rule; rules that only moved share one."""
     moved, new = 0, {rule.id for rule in come}
     for rule in old.values():
         if rule.id not in new:

@@ -1,9 +1,9 @@
-"""The gateways that share this database: who has which host's name, how far each has come, and what a host leaves.
+"""The gateways that share this database: their names, their progress, and the rows that a host leaves behind.
 
-A name is taken by a row here, renewed every few seconds. Whoever wants it waits until its holder has been silent for
-`SILENT_SECONDS`, unless the holder stopped in order or was in the very place the new one is (the same boot of a
-machine, the same run_dir, whose lock only one process has): then it is gone for certain. Times are the database's: the
-clocks of the hosts need not agree.
+A gateway claims the name of its host by a row, which it renews every few seconds. Another one that wants the name waits
+until the holder has been silent for `SILENT_SECONDS`. It does not wait if the holder stopped in order, or ran in the
+same place (the same boot of a machine and the same run_dir, whose lock only one process has): then it is gone for
+certain. Times are those of the database, so the clocks of the hosts need not agree.
 """
 
 from __future__ import annotations
@@ -24,35 +24,36 @@ from egress.store.policy.audit import GATEWAY, Actor, note
 from egress.store.policy.edits import Edit
 from egress.store.policy.ruleset import ALLOWLIST, LIVE
 
-BEAT_SECONDS = 5.0  # between two signs of life
-SILENT_SECONDS = 20.0  # without one: it is gone, or cannot reach the database
+BEAT_SECONDS = 5.0  # between two heartbeats
+SILENT_SECONDS = 20.0  # without a heartbeat: the gateway is gone, or cannot reach the database
 
 UP, SILENT, STOPPED = "up", "silent", "stopped"
 
 
 @dataclass(frozen=True, slots=True)
 class StoredGateway:
-    """A row: who has the name of a host."""
+    """A gateway and the name of its host."""
 
     host: str
-    run: str  # random, of one life of a gateway
-    place: str  # where it runs: two of one place are never there at a time
+    run: str  # random, new with each start of a gateway
+    place: str  # where it runs: two gateways never run in one place at the same time
     program: str  # version of egress
     started: float
     seen: float
     stopped: float | None
     skew: float  # seconds that its clock is ahead of the database's
-    policy_version: int  # that all its workers judge by
-    agents: int  # that it watches
+    policy_version: int  # in force in all its workers
+    agents: int  # number of its agents
 
     def state(self, now: float) -> str:
+        """UP, SILENT or STOPPED at a time of the database's clock."""
         if self.stopped is not None:
             return STOPPED
         return UP if abs(now - self.seen) < SILENT_SECONDS else SILENT  # a clock may have been set back
 
 
 def listed(connection: Connection) -> tuple[StoredGateway, ...]:
-    """All there have been and were not forgotten, by host."""
+    """All gateways that were not removed, by host."""
     return tuple(decode(StoredGateway, connection.execute(sa.select(gateways).order_by(gateways.c.host))))
 
 
@@ -63,9 +64,10 @@ def get(connection: Connection, host: str) -> StoredGateway | None:
 def claim(
     connection: Connection, host: str, run: str, place: str, program: str, *, had: bool = False
 ) -> StoredGateway | None:
-    """Take the name of a host, in a transaction that writes; None: it is ours. Else who has it: look again later.
+    """Claim the name of a host, in a write transaction. Returns None on success, else the holder: try again later.
 
-    `had`: this run had it before. Another run of our place is then no earlier one, but on a copy of this machine.
+    `had`: this run had the name before. Then another run in the same place is not an earlier one, but a copy of this
+    machine.
     """
     now, skew = clock(connection)
     there = get(connection, host)
@@ -79,14 +81,14 @@ def claim(
 
 
 def beat(connection: Connection, host: str, run: str, policy_version: int, watched: int) -> bool:
-    """A sign of life; False where the name is not ours any more."""
+    """Send a heartbeat. Returns False if this run does not have the name any more."""
     now, skew = clock(connection)
     alive = {"seen": now, "skew": skew, "policy_version": policy_version, "agents": watched, "stopped": None}
     return connection.execute(gateways.update().where(*_mine(host, run)).values(**alive)).rowcount > 0
 
 
 def leave(connection: Connection, host: str, run: str) -> None:
-    """The end in order: the name is free at once."""
+    """Stop in order and release the name at once."""
     now, _ = clock(connection)
     connection.execute(gateways.update().where(*_mine(host, run)).values(seen=now, stopped=now, agents=0))
 
@@ -117,7 +119,7 @@ def rename(connection: Connection, actor: Actor, old: str, new: str, ts: float) 
     """Move all rows of a host to another name. No gateway may run under either. Raises NotFoundError, ConflictError."""
     _unused(connection, old)
     if get(connection, new) is not None or _attached(connection, new):
-        raise ConflictError(f"there is a host {new} already; `egress fleet rm {new}` forgets it", new)
+        raise ConflictError(f"host {new} already exists; `egress fleet rm {new}` removes it", new)
     _move(connection, old, new)
     connection.execute(gateways.delete().where(gateways.c.host == old))
     note(connection, actor, ts, "host.rename", new, {"host": old}, {"host": new})
@@ -132,7 +134,7 @@ def forget(connection: Connection, actor: Actor, host: str, ts: float) -> int:
     _unused(connection, host)
     gone = list_agents(connection, host)
     for each in gone:
-        # As the gateway, which alone may take out sandboxes; the entry below says by whose order.
+        # As the gateway, which alone may remove sandboxes; the entry below names the author.
         remove_agent(connection, Actor(GATEWAY, actor.request_id), each.agent.name, ts)
     edit = Edit(connection, actor, ts)
     sources = sa.select(rules.c.source).where(LIVE, rules.c.host == host, rules.c.source != ALLOWLIST).distinct()
@@ -158,7 +160,7 @@ def _require_alone(connection: Connection, host: str) -> None:
 def _unused(connection: Connection, host: str) -> None:
     there = get(connection, host)
     if there is None and not _attached(connection, host):
-        raise NotFoundError(f"there is no host {host}; `egress fleet list` shows them", host)
+        raise NotFoundError(f"there is no host {host}; `egress fleet list` lists them", host)
     if there is not None and there.state(clock(connection)[0]) == UP:
         raise ConflictError(f"a gateway runs on host {host}; stop it first", host)
 
@@ -168,7 +170,10 @@ def _attached(connection: Connection, host: str) -> int:
 
 
 def _move(connection: Connection, old: str | None, new: str) -> None:
-    """`old`: a name, or None for any. Segments of one name are read again, which stores nothing twice."""
+    """Move all rows from `old` (None: any host) to `new`.
+
+    Segments with a checkpoint under both names are read again, which stores no record twice.
+    """
     marks = journal_checkpoints.c
     theirs = sa.true() if old is None else marks.host.in_((old, new))
     several = sa.select(marks.segment).where(theirs).group_by(marks.segment).having(sa.func.count() > 1)

@@ -1,4 +1,4 @@
-"""Answers kept for requests that carry an Idempotency-Key, so that one sent twice is done once."""
+"""Stored responses to requests with an Idempotency-Key, so that a request sent twice is executed once."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from sqlalchemy.engine import Connection
 
 from egress.store.database.tables import idempotency
 
-LIFE = 86400.0  # seconds an answer is good for
+LIFE = 86400.0  # seconds that a response is kept
 
 
 @dataclass(frozen=True, slots=True)
 class StoredResponse:
-    """What was answered, and to which request: SHA-256 of method, path, query and body."""
+    """A response, and the request: SHA-256 of method, path, query and body."""
 
     request: str
     status: int
@@ -26,7 +26,7 @@ class StoredResponse:
 
 
 def recall(connection: Connection, key: str, caller: str, ts: float) -> StoredResponse | None:
-    """What the caller got for this key in the day before `ts`."""
+    """The response that the caller got for this key in the day before `ts`."""
     row = connection.execute(
         sa.select(idempotency).where(
             idempotency.c.key == key, idempotency.c.caller == caller, idempotency.c.created > ts - LIFE
@@ -48,9 +48,9 @@ def keep(
     body: str,
     ts: float,
 ) -> None:
-    """Keep an answer, within the transaction of what it answers; one that has outlived its day gives way.
+    """Keep a response, in the transaction of its request; replaces one that is older than a day.
 
-    Raises sqlalchemy.exc.IntegrityError where `recall` would find one.
+    Raises IntegrityError if `recall` would find one.
     """
     mine = (idempotency.c.key == key, idempotency.c.caller == caller)
     connection.execute(idempotency.delete().where(*mine, idempotency.c.created <= ts - LIFE))
@@ -60,5 +60,5 @@ def keep(
 
 
 def forget_old(connection: Connection, before: float) -> int:
-    """Delete the answers given before a moment; returns how many."""
+    """Delete the responses from before a time; returns their number."""
     return connection.execute(idempotency.delete().where(idempotency.c.created < before)).rowcount

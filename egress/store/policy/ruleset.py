@@ -1,6 +1,6 @@
-"""The policy as the database keeps it: what is in force, what was, what changed between, and how rules are used.
+"""The stored rules: those in force, those of a version, the changes between versions, and how rules are used.
 
-Rows are temporal: a rule counts in the versions from `added` up to, not including, `removed`.
+Rows are temporal: a rule belongs to the versions from `added` up to, not including, `removed`.
 `egress.store.policy.edits` writes them.
 """
 
@@ -24,7 +24,7 @@ from egress.store.policy.agents import agent as stored_agent
 
 ALLOWLIST = "allowlist"
 FILE = "file"
-CHUNK = 500  # ids or destinations asked for together
+CHUNK = 500  # ids or destinations in one query
 
 _FIELDS = len(fields(Rule))
 _COLUMNS = (*get_type_hints(Rule).values(), str, int, int | None, str)  # of a rule, then those of StoredRule
@@ -34,32 +34,32 @@ LIVE: sa.ColumnElement[bool] = rules.c.removed.is_(None)
 
 @dataclass(frozen=True, slots=True)
 class StoredRule:
-    """A rule, where it comes from, and in which versions of the policy it counts."""
+    """A rule, its source, and the versions of the policy that it belongs to."""
 
     rule: Rule
     source: str  # allowlist, file, or sandbox:NAME
     added: int
     removed: int | None = None  # None: in force
-    host: str = ""  # of the policy file or sandbox: only agents there are concerned; "": agents everywhere
+    host: str = ""  # of the policy file or sandbox: applies to agents there only; "": to all agents
 
 
 @dataclass(frozen=True, slots=True)
 class RuleFilter:
-    """Which rules in force; None or empty: any."""
+    """A filter for rules in force; None or empty matches any."""
 
-    agent: str = ""  # glob over the selector as it is written
-    applies_to: str = ""  # name of an agent that the selector speaks of
-    destination: str = ""  # part of it
+    agent: str = ""  # a glob for the text of the selector
+    applies_to: str = ""  # the name of an agent that the selector matches
+    destination: str = ""  # a part of the destination
     action: Action | None = None
     source: str = ""  # allowlist, file, sandbox:NAME or a glob
-    text: str = ""  # part of comment or author, in any case
+    text: str = ""  # a part of comment or author, ignoring case
     expired: bool | None = None  # as of `now`
     now: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class Hits:
-    """How often a rule decided a flow, and the start of the newest."""
+    """The number of flows that a rule decided, and the start of the newest."""
 
     count: int = 0
     last: float | None = None
@@ -67,7 +67,7 @@ class Hits:
 
 @dataclass(frozen=True, slots=True)
 class PolicyVersion:
-    """A version and how many rules came and went with it; an edited rule does both."""
+    """A version and the numbers of rules it added and removed; an edited rule counts as both."""
 
     version: int
     created: float
@@ -78,7 +78,7 @@ class PolicyVersion:
 
 @dataclass(frozen=True, slots=True)
 class PolicyDiff:
-    """What leads from one version to another, by rule id; `changed` are pairs of before and after."""
+    """The difference between two versions, by rule id; `changed` has pairs of before and after."""
 
     added: tuple[StoredRule, ...]
     removed: tuple[StoredRule, ...]
@@ -86,7 +86,7 @@ class PolicyDiff:
 
 
 def current(connection: Connection) -> int:
-    """The newest version, 0 where there is none."""
+    """The newest version, 0 without one."""
     return connection.scalar(sa.select(sa.func.max(policies.c.version))) or 0
 
 
@@ -96,23 +96,23 @@ def count_live(connection: Connection) -> int:
 
 
 def made(connection: Connection, version: int) -> float | None:
-    """When the first version after `version` was made."""
+    """The time of the first version after `version`."""
     query = sa.select(policies.c.created).where(policies.c.version > version).order_by(policies.c.version).limit(1)
     return connection.scalar(query)
 
 
 def concerning(host: str | None) -> sa.ColumnElement[bool]:
-    """Rules for agents of this host (None: of any): the allowlist, and those of the host's own file and sandboxes.
+    """The condition that a rule applies to agents of a host (None: of any): the allowlist, its own file and sandboxes.
 
-    What was made before hosts were told apart concerns nobody until it is adopted (`egress.store.policy.gateways`).
+    A rule of a file or sandbox without a host applies to no agent until it is adopted (`egress.store.policy.gateways`).
     """
     return sa.true() if host is None else sa.or_(rules.c.source == ALLOWLIST, rules.c.host == host)
 
 
 def snapshot(connection: Connection, version: int | None = None, host: str | None = None) -> Policy | None:
-    """The rules of a version, of the newest without `version`, in their order; None where there is no such one.
+    """The rules of a version (by default the newest), in their order; None if the version does not exist.
 
-    All of them, or those for the agents of one host.
+    All of them, or those that apply to agents of one host.
     """
     newest = current(connection)
     wanted = newest if version is None else version
@@ -124,15 +124,15 @@ def snapshot(connection: Connection, version: int | None = None, host: str | Non
 
 
 def bound(connection: Connection, version: int) -> dict[str, str]:
-    """Which rules of a version concern the agents of one host only: id -> host."""
+    """The rules of a version that apply to agents of one host only: id -> host."""
     query = sa.select(rules.c.id, rules.c.host).where(live_at(version), rules.c.host != "")
     return {row.id: row.host for row in connection.execute(query)}
 
 
 def changes(connection: Connection, since: int, host: str | None = None) -> PolicyChange:
-    """What leads from version `since` to the newest, for the agents of one host if it is given.
+    """The change from version `since` to the newest, of all rules or of those that apply to agents of one host.
 
-    Raises NotFoundError where `since` is newer than that.
+    Raises NotFoundError if `since` is newer than the newest.
     """
     version = current(connection)
     if since > version:
@@ -143,29 +143,30 @@ def changes(connection: Connection, since: int, host: str | None = None) -> Poli
 
 
 def live_at(version: int) -> sa.ColumnElement[bool]:
-    then = sa.literal(version, sa.BigInteger)  # a flow's record may name any number, which PostgreSQL must not refuse
+    """The condition that a rule belongs to a version."""
+    then = sa.literal(version, sa.BigInteger)  # BigInteger: a flow's record may contain any number
     return sa.and_(rules.c.added <= then, sa.or_(LIVE, rules.c.removed > then))
 
 
 def rule(connection: Connection, id: str) -> StoredRule | None:  # noqa: A002 - its name
-    """The rule in force of this id."""
+    """The rule in force with this id."""
     return next(iter(find(connection, rules.c.id == id, LIVE)), None)
 
 
 def rule_at(connection: Connection, id: str, version: int) -> StoredRule | None:  # noqa: A002 - its name
-    """The rule of this id as it stood in a version of the policy."""
+    """The rule with this id in a version of the policy."""
     return next(iter(find(connection, rules.c.id == id, live_at(version))), None)
 
 
 def find(connection: Connection, *terms: sa.ColumnElement[bool]) -> tuple[StoredRule, ...]:
     """Rules in their order."""
-    # Sorted here: to spare itself the sorting, SQLite would walk all rules in their order.
+    # Sorted here: SQLite would avoid sorting by walking all rules in their order.
     found = list(stored(connection.execute(sa.select(rules).where(*terms))))
     return tuple(sorted(found, key=lambda each: (each.rule.position, each.rule.id)))
 
 
 def by_id(connection: Connection, ids: Iterable[str]) -> dict[str, StoredRule]:
-    """Those in force among `ids`."""
+    """The rules in force with these ids, by id."""
     found: dict[str, StoredRule] = {}
     for chunk in chunks(dict.fromkeys(ids)):
         for each in stored(connection.execute(among(("id",), [(wanted,) for wanted in chunk]))):
@@ -174,9 +175,9 @@ def by_id(connection: Connection, ids: Iterable[str]) -> dict[str, StoredRule]:
 
 
 def among(keys: Sequence[str], wanted: Sequence[tuple[str, ...]]) -> sa.Select[*tuple[Any, ...]]:
-    """Rules in force whose columns `keys` hold one of the rows of text `wanted`.
+    """The query for rules in force whose columns `keys` equal one of the tuples `wanted`.
 
-    A join: PostgreSQL would try the members of a long list one by one on every row.
+    It is a join: for IN, PostgreSQL would compare every row with each member of a long list.
     """
     given = sa.values(*(sa.column(key, sa.Text) for key in keys), name="wanted").data(wanted).cte("wanted")
     same = (sa.type_coerce(rules.c[key], sa.Text) == given.c[key] for key in keys)
@@ -186,7 +187,7 @@ def among(keys: Sequence[str], wanted: Sequence[tuple[str, ...]]) -> sa.Select[*
 def list_rules(
     connection: Connection, wanted: RuleFilter, after: tuple[int, str] | None, limit: int
 ) -> tuple[StoredRule, ...]:
-    """Rules in force in their order, those behind (position, id) `after`."""
+    """Rules in force in their order, those that follow `after` (position, id)."""
     terms: list[sa.ColumnElement[bool]] = [LIVE]
     if after is not None:
         position, last = after
@@ -197,14 +198,14 @@ def list_rules(
     if wanted.source:
         terms.append(glob(rules.c.source, wanted.source))
     if wanted.applies_to:
-        terms += _speaking_of(connection, wanted.applies_to)
+        terms += _applying_to(connection, wanted.applies_to)
     if wanted.destination:
         terms.append(rules.c.destination.contains(wanted.destination, autoescape=True))
     if wanted.action is not None:
         terms.append(rules.c.action == wanted.action)
     if wanted.text:
-        spoken = (rules.c.comment, rules.c.author)
-        terms.append(sa.or_(*(column.icontains(wanted.text, autoescape=True) for column in spoken)))
+        searched = (rules.c.comment, rules.c.author)
+        terms.append(sa.or_(*(column.icontains(wanted.text, autoescape=True) for column in searched)))
     if wanted.expired is not None:
         past = sa.and_(rules.c.expires_at.is_not(None), rules.c.expires_at <= wanted.now)
         terms.append(past if wanted.expired else sa.not_(past))
@@ -212,7 +213,7 @@ def list_rules(
 
 
 def hits(connection: Connection, ids: Collection[str]) -> dict[str, Hits]:
-    """Of each of these rules."""
+    """The hits of each of these rules."""
     counted = dict.fromkeys(ids, Hits())
     for chunk in chunks(counted):
         query = sa.select(flows.c.rule_id, sa.func.count(), sa.func.max(flows.c.start))
@@ -222,10 +223,10 @@ def hits(connection: Connection, ids: Collection[str]) -> dict[str, Hits]:
 
 
 def spent(connection: Connection, host: str | None = None) -> tuple[str, ...]:
-    """Ids of the allowlist's `once` rules that have admitted their flow.
+    """The ids of the allowlist's `once` rules that have admitted their flow.
 
-    With a host: of an agent that no other host has. The gateway where that flow may still live must be the one that
-    takes the rule out, for it knows not to end the flow with it.
+    With a host, without flows of agents of other hosts: the rule must be removed by the gateway where the flow may
+    still be alive, because that gateway knows not to end the flow with the rule.
     """
     admitted = sa.exists().where(
         flows.c.rule_id == rules.c.id, flows.c.start >= rules.c.created, flows.c.action == Action.ACCEPT
@@ -237,13 +238,13 @@ def spent(connection: Connection, host: str | None = None) -> tuple[str, ...]:
 
 
 def unused(connection: Connection, since: float) -> tuple[StoredRule, ...]:
-    """The allowlist's rules in force, created before `since`, that have decided no flow begun since."""
+    """The allowlist's rules in force, created before `since`, that have decided no flow since."""
     used = sa.exists().where(flows.c.rule_id == rules.c.id, flows.c.start >= since)
     return find(connection, LIVE, rules.c.source == ALLOWLIST, rules.c.created < since, sa.not_(used))
 
 
 def versions(connection: Connection, before: int | None, limit: int) -> tuple[PolicyVersion, ...]:
-    """Newest first, those below `before`."""
+    """Versions, newest first, those below `before`."""
     query = sa.select(policies).order_by(policies.c.version.desc()).limit(limit)
     listed = connection.execute(query if before is None else query.where(policies.c.version < before)).all()
     numbers = [row.version for row in listed]
@@ -255,7 +256,7 @@ def versions(connection: Connection, before: int | None, limit: int) -> tuple[Po
 
 
 def diff(connection: Connection, a: int, b: int) -> PolicyDiff:
-    """What leads from version `a` to `b`, whichever is newer. Raises NotFoundError."""
+    """The difference from version `a` to `b`; either may be newer. Raises NotFoundError."""
     for version in (a, b):
         if version and not connection.scalar(sa.select(sa.exists().where(policies.c.version == version))):
             raise NotFoundError(f"there is no version {version} of the policy", str(version))
@@ -273,6 +274,7 @@ def diff(connection: Connection, a: int, b: int) -> PolicyDiff:
 
 
 def chunks(values: Iterable[Any]) -> Iterable[list[Any]]:
+    """Lists of at most CHUNK values."""
     left = iter(values)
     while chunk := list(islice(left, CHUNK)):
         yield chunk
@@ -284,8 +286,8 @@ def stored(rows: Iterable[Sequence[Any]]) -> Iterator[StoredRule]:
         yield StoredRule(Rule(*row[:_FIELDS]), *row[_FIELDS:])
 
 
-def _speaking_of(connection: Connection, name: str) -> list[sa.ColumnElement[bool]]:
-    """That a rule in force speaks of this agent; one that is not attached has no labels, and may be anywhere."""
+def _applying_to(connection: Connection, name: str) -> list[sa.ColumnElement[bool]]:
+    """The conditions that a rule in force applies to an agent; one that is not attached has no labels and any host."""
     found = stored_agent(connection, name)
     agent = found.agent if found else Agent(name)
     listed = connection.scalars(sa.select(rules.c.agent).where(LIVE).distinct())

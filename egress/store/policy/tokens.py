@@ -1,4 +1,4 @@
-"""Bearer tokens of the API: shown once, kept as a hash, scoped to agents, revoked at once."""
+"""Bearer tokens of the API: shown once, stored as a hash, limited to agents, revoked at once."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ MAX_TEXT = 128  # characters of a name or glob
 # "egress_", 8 hex digits that name it, 256 random bits in base64url
 _TEXT = re.compile(r"egress_([0-9a-f]{8})_([A-Za-z0-9_-]{43})", re.ASCII)
 _SECRET_BYTES = 32
-_NOBODY = hashlib.sha256(b"").hexdigest()  # compared with where there is no such token; 43 characters never hash to it
+_NOBODY = hashlib.sha256(b"").hexdigest()  # compared with if the token is unknown; no secret has this hash
 
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """All that is known of a token but its secret."""
+    """A token without its secret."""
 
     id: str  # 8 hex digits
     name: str
     role: str  # one of ROLES
-    agents: tuple[str, ...]  # globs of the agents it may concern; ("*",): all
+    agents: tuple[str, ...]  # globs of the agents it may access; ("*",): all
     created: float
     created_by: str
     expires_at: float | None = None
@@ -54,7 +54,7 @@ def create(
     expires_at: float | None = None,
     ts: float,
 ) -> tuple[Token, str]:
-    """Make a token; returns it and its text, which nobody can show again. Raises InputError."""
+    """Create a token; returns it and its text, which is not stored. Raises InputError."""
     _check(name, role, agents, expires_at, ts)
     secret = secrets.token_urlsafe(_SECRET_BYTES)
     token = Token(_free_id(connection), name, role, agents, ts, actor.name, expires_at)
@@ -64,7 +64,7 @@ def create(
 
 
 def authenticate(connection: Connection, text: str, ts: float) -> Token | None:
-    """Whose text this is; None where it is no token's, or one that is revoked or has expired. Never raises."""
+    """The token with this text; None if it is unknown, revoked or expired. Never raises an error."""
     match = _TEXT.fullmatch(text)
     if match is None:
         return None
@@ -78,17 +78,17 @@ def authenticate(connection: Connection, text: str, ts: float) -> Token | None:
 
 
 def listed(connection: Connection) -> tuple[Token, ...]:
-    """All there ever were, oldest first."""
+    """All tokens, also revoked ones, oldest first."""
     return tuple(decode(Token, connection.execute(sa.select(*_COLUMNS).order_by(tokens.c.created, tokens.c.id))))
 
 
 def revoke(connection: Connection, actor: Actor, id: str, ts: float) -> Token:  # noqa: A002 - its name
-    """End a token, from this commit on. Raises NotFoundError, ConflictError where it was revoked before."""
+    """Revoke a token. Raises NotFoundError; ConflictError if it was revoked before."""
     old = decode_first(Token, connection.execute(sa.select(*_COLUMNS).where(tokens.c.id == id)))
     if old is None:
-        raise NotFoundError(f"there is no token {id}; `egress token list` shows them", id)
+        raise NotFoundError(f"there is no token {id}; `egress token list` lists them", id)
     if old.revoked_at is not None:
-        raise ConflictError(f"token {id} is revoked already", id)
+        raise ConflictError(f"token {id} is already revoked", id)
     connection.execute(tokens.update().where(tokens.c.id == id).values(revoked_at=ts))
     new = Token(**(asdict(old) | {"revoked_at": ts}))
     note(connection, actor, ts, "token.revoke", id, asdict(old), asdict(new))
@@ -96,7 +96,7 @@ def revoke(connection: Connection, actor: Actor, id: str, ts: float) -> Token:  
 
 
 def touch(connection: Connection, id: str, ts: float) -> None:  # noqa: A002 - its name
-    """It was used at `ts`: kept to the minute, so that callers can spare the write (see `Token.last_used`)."""
+    """Note that a token was used at `ts`; stored to the minute, so that callers can skip the write."""
     minute = ts // 60 * 60
     older = sa.or_(tokens.c.last_used.is_(None), tokens.c.last_used < minute)
     connection.execute(tokens.update().where(tokens.c.id == id, older).values(last_used=minute))
@@ -112,10 +112,10 @@ def _check(name: str, role: str, agents: tuple[str, ...], expires_at: float | No
     for pattern in agents:
         if not _is_text(pattern):
             raise InputError(f"agent {ascii(pattern)[:60]} must be a name or glob of at most {MAX_TEXT} characters")
-        if "[^" in pattern:  # a database reads it as [!, we do not: the scope would be another in listings
+        if "[^" in pattern:  # databases read it as [!, fnmatch does not: the scope in listings would differ
             raise InputError(f"agent {ascii(pattern)[:60]}: write [!…] for all characters but these")
     if expires_at is not None and expires_at <= ts:
-        raise InputError("a token that expires in the past opens nothing; give a later time")
+        raise InputError("a token that expires in the past is useless; give a later time")
 
 
 def _is_text(text: str) -> bool:

@@ -13,7 +13,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import array
 
-from egress.store.database.matching import spelled
+from egress.store.database.matching import for_dialect
 from egress.store.database.tables import steps
 
 Expression = sa.ColumnElement[bool]
@@ -23,7 +23,7 @@ def during(table: sa.FromClause, times: sa.FromClause) -> Expression:
     """The condition that joins rows of flows or findings (or an alias of either) with the `_times` of steps."""
     agent, happened = table.c.agent, table.c.get("time", table.c.get("start"))
     when, start, until = (sa.type_coerce(column, sa.BigInteger) for column in (happened, times.c.start, times.c.until))
-    return spelled(
+    return for_dialect(
         # An expression on the side of the steps leaves only the index of the other side.
         sqlite=sa.and_(agent == times.c.agent.concat(""), when.between(start + 0, until + 0)),
         # With a plain = the planner would sort or hash both sides by agent.
@@ -37,7 +37,7 @@ def happened_during(table: sa.Table, found: Expression) -> Expression:
     there = table.alias()
     inside = sa.select(there.c[key.name]).where(during(there, _times(found)))
     apart = inside.offset(0).subquery()  # OFFSET keeps it a subquery that is run once
-    return spelled(sqlite=key.in_(inside), postgresql=sa.exists().where(apart.c[key.name] == key).correlate(table))
+    return for_dialect(sqlite=key.in_(inside), postgresql=sa.exists().where(apart.c[key.name] == key).correlate(table))
 
 
 def with_steps(table: sa.Table, names: list[str]) -> sa.Subquery:

@@ -1,1 +1,1 @@
-"""From journals to rows: segments, the recorder, the writer, retention, and the steps that frameworks report."""
+"""Moves journals into the database: segments, the recorder, the writer; retention; and steps from frameworks."""

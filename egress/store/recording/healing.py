@@ -1,5 +1,7 @@
-"""Healing what a killed writer left: the beginning of a line, whose packet was never answered, is taken off and kept
-aside. Call it while the writer is not there; whole lines are never touched, so the recorder may read meanwhile.
+"""Removes the torn last line of a journal whose writer was killed; the packet of that line was never answered.
+
+Call it while the writer is not running. The torn bytes go to the quarantine. Whole lines are never touched, so the
+recorder may read meanwhile.
 """
 
 from __future__ import annotations
@@ -11,23 +13,23 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from egress.config import Config
-from egress.store.recording.quarantine import keep_aside, quarantine_file
+from egress.store.recording.quarantine import quarantine, quarantine_file
 from egress.store.recording.segments import BATCH_BYTES, segments
 
-# O_NONBLOCK: the recorder may hold a lease for a moment (segments.finished), and a pipe would never open.
+# O_NONBLOCK: the recorder may hold a lease for a moment (segments.finished), and opening a pipe would block.
 _FLAGS = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 @dataclass(frozen=True, slots=True)
 class Healed:
-    """One torn end."""
+    """A segment whose torn end was removed."""
 
     segment: str
     torn: int  # bytes
 
 
 def heal(config: Config, writer: str = "") -> list[Healed]:
-    """Of one writer's segments, or of all. What cannot be healed is left to the recorder. Raises OSError."""
+    """Heal the segments of one writer, or of all; leaves to the recorder what it cannot heal. Raises OSError."""
     found = []
     for segment in segments(config.journal_dir):
         if segment.size and writer in ("", segment.writer):
@@ -37,8 +39,8 @@ def heal(config: Config, writer: str = "") -> list[Healed]:
     return found
 
 
-def _heal(path: Path, quarantine: Path) -> int:
-    """Bytes taken off."""
+def _heal(path: Path, aside: Path) -> int:
+    """Remove the torn end of a file; returns the number of bytes removed."""
     try:
         descriptor = os.open(path, _FLAGS)
     except OSError as error:
@@ -47,7 +49,7 @@ def _heal(path: Path, quarantine: Path) -> int:
         raise
     try:
         facts = os.fstat(descriptor)
-        # The directory is the workers': a second name for another file of the host must not get that one cut.
+        # Workers own the directory: a hard link to another file of the host must not get that file cut.
         if not stat.S_ISREG(facts.st_mode) or facts.st_nlink != 1 or not facts.st_size:
             return 0
         if os.pread(descriptor, 1, facts.st_size - 1) == b"\n":
@@ -57,7 +59,7 @@ def _heal(path: Path, quarantine: Path) -> int:
         end = tail.rfind(b"\n") + 1
         if not end and begin:
             return 0
-        keep_aside(quarantine, path.name, begin + end, [("torn line", tail[end:])])
+        quarantine(aside, path.name, begin + end, [("torn line", tail[end:])])
         os.ftruncate(descriptor, begin + end)
         return len(tail) - end
     finally:

@@ -1,4 +1,4 @@
-"""What the recorder does besides: days made ahead of time, and records past their time taken away, a step at a time."""
+"""Maintenance by the recorder: makes days ahead of time and prunes old records, in small steps."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from egress.store.database.tables import DAYED
 from egress.store.recording import retention
 
 EVERY = 300.0  # seconds between two rounds
-PATIENCE = 1.0  # seconds that a day to come waits for readers; it is tried again with the next round
+PATIENCE = 1.0  # seconds to wait for readers when making a day; the next round tries again
 
 
-class Upkeep:
-    """A round at once, then one every EVERY seconds, each in steps of one short transaction."""
+class Maintenance:
+    """Runs a round at once, then one every EVERY seconds, each in steps of one short transaction."""
 
     def __init__(self, engine: Engine, kept: Retention) -> None:
         self._engine, self._kept = engine, kept
@@ -28,7 +28,7 @@ class Upkeep:
         self._round: Iterator[object] | None = None
 
     def step(self) -> str:
-        """The next piece of what is due, if anything is. Returns what went wrong, for people."""
+        """Run the next step if one is due. Returns an error for people, or an empty string."""
         if self._round is None:
             if time.monotonic() < self._next:
                 return ""
@@ -39,7 +39,7 @@ class Upkeep:
                 self._round = None
         except SQLAlchemyError as error:
             self._round = None
-            return f"upkeep: {explain(error) if isinstance(error, DBAPIError) else error}"
+            return f"maintenance: {explain(error) if isinstance(error, DBAPIError) else error}"
         return ""
 
     def _steps(self) -> Iterator[object]:
@@ -50,6 +50,7 @@ class Upkeep:
                     days.ensure(connection, table, (today, today + 1), PATIENCE)
                 yield table
         with self._engine.connect() as connection:
-            now, _ = clock(connection)  # the database's: one host's clock must not take away what all have
+            # By the database's clock: a wrong clock of one host must not delete the records of all.
+            now, _ = clock(connection)
             wanted = retention.cuts(connection, self._kept, now)
         yield from retention.prune(self._engine, wanted)

@@ -1,4 +1,4 @@
-"""What lay in the journal and is no record, kept aside in `quarantine.jsonl`: hostile, torn or damaged bytes."""
+"""The quarantine, `quarantine.jsonl`: hostile, torn or damaged bytes from the journal that are not a record."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from pathlib import Path
 
 from egress.config import Config
 
-QUARANTINE_BYTES = 16 << 20  # past this garbage is only counted
+QUARANTINE_BYTES = 16 << 20  # beyond this size garbage is only counted
 
 
 def quarantine_file(config: Config) -> Path:
     return config.state_dir / "quarantine.jsonl"
 
 
-def keep_aside(path: Path, segment: str, offset: int, aside: Sequence[tuple[str, bytes]]) -> None:
-    """Append (why, bytes) found at or after `offset` of a segment, while there is room. Raises OSError."""
+def quarantine(path: Path, segment: str, offset: int, aside: Sequence[tuple[str, bytes]]) -> None:
+    """Append (reason, bytes) found at or after `offset` of a segment, while there is room. Raises OSError."""
     room = QUARANTINE_BYTES - size(path)
     if not aside or room <= 0:
         return
     with open(path, "ab", opener=_private) as file:
-        for why, raw in aside:  # one by one: a batch may be nothing but newlines
+        for why, raw in aside:  # one by one: a batch may consist of newlines
             entry = {"segment": segment, "batch": offset, "error": why, "line": raw.decode("latin-1")}
             room -= file.write(json.dumps(entry).encode("ascii") + b"\n")
             if room <= 0:

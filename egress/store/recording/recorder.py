@@ -1,7 +1,7 @@
-"""The recorder moves the workers' journals into the database, each record exactly once, whenever it is killed.
+"""The recorder moves the workers' journals into the database, each record exactly once, even if it is killed.
 
-How far a segment is read (its checkpoint) is stored in the transaction that stores its records. What cannot be a
-record is kept aside in `quarantine.jsonl` and counted; it never stops the rest.
+The checkpoint of a segment (the number of bytes stored) is written in the transaction that stores the records. Lines
+that are not a record go to the quarantine and are counted; they never stop the rest.
 """
 
 from __future__ import annotations
@@ -29,59 +29,59 @@ from egress.records.read import TIME_BYTES, parse_line, record_time
 from egress.records.shape import Record
 from egress.store.database.database import explain, open_database, require_schema, storing
 from egress.store.database.tables import journal_checkpoints
-from egress.store.recording.maintenance import Upkeep
-from egress.store.recording.quarantine import keep_aside, quarantine_file, size
+from egress.store.recording.maintenance import Maintenance
+from egress.store.recording.quarantine import quarantine, quarantine_file, size
 from egress.store.recording.segments import Segment, finished, read, segments, whole_lines
 from egress.store.recording.writer import store, upsert
 
 POLL_SECONDS = 0.1
 COMPLAIN_SECONDS = 10.0
-GRACE = 60.0  # seconds a finished segment is left lying, for whoever looks into the directory
+GRACE = 60.0  # seconds that a finished segment is kept, for a person who looks into the directory
 BEATS = "--beats"
 BEAT_SECONDS = 1.0
-PASS_SECONDS = 3.0  # then it says how far it is, and does what else there is to do, however much is left
-MAX_TROUBLE = 500  # characters of it in a beat, so that one is written whole into a pipe or not at all
+PASS_SECONDS = 3.0  # the longest pass; between two passes it reports its progress and runs maintenance
+MAX_TROUBLE = 500  # characters of an error in a beat, so that a beat is written into the pipe whole or not at all
 
 
 @dataclass(frozen=True, slots=True)
 class Lag:
-    """How far the recorder is behind."""
+    """The part of the journal that is not in the database yet."""
 
     segments: int  # files in the journal directory
     unread: int  # bytes not in the database yet
-    seconds: float  # since the oldest record among them
-    quarantined: int  # bytes of garbage kept aside
+    seconds: float  # age of the oldest record among them
+    quarantined: int  # bytes in the quarantine
 
 
 class Recorder:
-    """Reads `config.journal_dir`, writes `config.database_url`; one process at a time."""
+    """Reads `config.journal_dir` and writes to `config.database_url`; one process at a time."""
 
     def __init__(self, config: Config, *, grace: float = GRACE) -> None:
         self.stored = 0  # records
-        self.garbage = 0  # lines that are no record, and torn ends of segments whose writer died
-        self.trouble = ""  # the last segment that could not be read, and why
+        self.garbage = 0  # lines that are not a record, and torn ends of segments whose writer died
+        self.trouble = ""  # the last error in reading a segment
         self._directory = config.journal_dir
         self._quarantine = quarantine_file(config)
         self._grace, self._pressing = grace, config.journal.max_bytes // 2
-        # Not in place of one that is gone: the gateway has what was in force there on disk, and waits for it.
+        # If a gateway has run here, a missing database was moved away: the gateway waits for it, so none is created.
         self._engine = open_database(config.database_url, create=not config.policy_snapshot.exists())
         self._host = config.host_name
         _adopt(self._engine, self._host, self._directory)
         self._offsets = checkpoints(self._engine, self._host)
-        self._upkeep = Upkeep(self._engine, config.retention)
+        self._maintenance = Maintenance(self._engine, config.retention)
 
     def run_once(self, seconds: float = math.inf) -> int:
-        """Store what the journal held when the call began, or what can be in so long; returns the number of records.
+        """Store what is in the journal now, for at most `seconds`; returns the number of records stored.
 
-        Raises SQLAlchemyError where the database fails, OSError where the directory does; a single segment's trouble
-        is left in `trouble`. Nothing is lost either way: call again.
+        Raises SQLAlchemyError if the database fails, OSError if the directory cannot be read; the error of a single
+        segment is left in `trouble`. Nothing is lost: call again.
         """
         before, stuck, end = self.stored, set[str](), time.monotonic() + seconds
         self.trouble = ""
         listed = segments(self._directory)
         pressed = sum(each.size for each in listed) >= self._pressing
         for segment in listed:
-            if segment.writer in stuck:  # what a writer wrote later is stored later
+            if segment.writer in stuck:  # the records of a writer are stored in their order
                 continue
             try:
                 if not self._drain(segment, end, pressed=pressed):
@@ -97,15 +97,15 @@ class Recorder:
         """Segment name → bytes stored."""
         return dict(self._offsets)
 
-    def keep_up(self) -> str:
-        """A short piece of what else there is to do, see Upkeep. Returns what went wrong."""
-        return self._upkeep.step()
+    def maintain(self) -> str:
+        """Run a step of Maintenance. Returns an error for people, or an empty string."""
+        return self._maintenance.step()
 
     def close(self) -> None:
         self._engine.dispose()
 
     def _drain(self, segment: Segment, end: float, *, pressed: bool) -> bool:
-        """Returns whether there is time for more."""
+        """Store the rest of a segment. Returns False if the time is up."""
         while (offset := self._offsets.get(segment.name, 0)) < segment.size:
             data = read(segment, offset)
             last = offset + len(data) >= segment.size and not data.endswith(b"\n") and finished(segment)
@@ -116,19 +116,19 @@ class Recorder:
             if time.monotonic() > end:
                 return False
         grace, age = 0.0 if pressed else self._grace, time.time() - segment.modified
-        # Without grace where the clock was set back; pressed, also what a worker left of which there is none any more.
+        # No grace if the clock was set back. Under pressure also segments whose worker does not exist any more.
         if not 0.0 <= age <= grace and finished(segment, abandoned=pressed):
             self._discard(segment)
         return True
 
     def _take(self, segment: Segment, offset: int, lines: list[bytes], torn: bytes) -> None:
-        """One transaction: the records of these lines, and the checkpoint behind them."""
+        """Store the records of these lines and the checkpoint after them in one transaction."""
         records, aside = _parse(lines)
         if torn:
             aside.append(("torn line", torn))
         after = offset + sum(map(len, lines)) + len(lines) + len(torn)
-        # Before the commit: killed in between, garbage is kept twice rather than never.
-        keep_aside(self._quarantine, segment.name, offset, aside)
+        # Before the commit: if it is killed in between, garbage is kept twice, and not lost.
+        quarantine(self._quarantine, segment.name, offset, aside)
         with storing(self._engine) as connection:
             require_schema(connection)
             store(connection, records)
@@ -138,7 +138,7 @@ class Recorder:
         self.garbage += len(aside)
 
     def _discard(self, segment: Segment) -> None:
-        """File first: killed in between, a checkpoint without a file harms nobody, the reverse would read it again."""
+        """Delete a segment, first the file: a checkpoint without a file is harmless, a file without one is not."""
         segment.path.unlink()
         with storing(self._engine) as connection:
             this = (journal_checkpoints.c.host == self._host, journal_checkpoints.c.segment == segment.name)
@@ -147,12 +147,12 @@ class Recorder:
 
 
 def lag(config: Config, engine: Engine) -> Lag:
-    """What the journal holds beyond the database, for `doctor`. Raises OSError, SQLAlchemyError."""
+    """The lag of the recorder, for `doctor`. Raises OSError, SQLAlchemyError."""
     return behind(config, checkpoints(engine, config.host_name))
 
 
 def behind(config: Config, offsets: dict[str, int]) -> Lag:
-    """The same where one knows how far the segments are stored."""
+    """The lag behind known checkpoints (`offsets`). Raises OSError."""
     listed = segments(config.journal_dir)
     unread = [each for each in listed if offsets.get(each.name, 0) < each.size]
     now = time.time()
@@ -162,7 +162,7 @@ def behind(config: Config, offsets: dict[str, int]) -> Lag:
 
 
 def _oldest(segment: Segment, offset: int) -> float:
-    """When the record at `offset` was made; where that is no record, when the segment was last written to."""
+    """The time of the record at `offset`; if it is not a record, the time of the last write to the segment."""
     try:
         return record_time(read(segment, offset, TIME_BYTES))
     except (OSError, MalformedError):
@@ -170,7 +170,7 @@ def _oldest(segment: Segment, offset: int) -> float:
 
 
 def stalled(config: Config, engine: Engine, seconds: float = 1.0) -> list[str]:
-    """Names of segments that hold what is not stored, and of which nothing more is stored `seconds` later."""
+    """Names of segments that have unread bytes and do not progress within `seconds`."""
     before = checkpoints(engine, config.host_name)
     unread = [each.name for each in segments(config.journal_dir) if before.get(each.name, 0) < each.size]
     if not unread:
@@ -181,18 +181,18 @@ def stalled(config: Config, engine: Engine, seconds: float = 1.0) -> list[str]:
 
 
 def checkpoints(engine: Engine, host: str) -> dict[str, int]:
-    """Segment name → bytes stored, of one host's journal: segments of several may have the same name."""
+    """Segment name → bytes stored, of one host's journal; segments of two hosts may have the same name."""
     table = journal_checkpoints
     query = sa.select(table.c.segment, table.c.offset).where(table.c.host == host)
     with engine.connect() as connection:
         return {row.segment: row.offset for row in connection.execute(query)}
 
 
-ARGUMENTS = (sys.executable, "-P", "-m", "egress.store.recording.recorder")  # of a recorder process
+ARGUMENTS = (sys.executable, "-P", "-m", "egress.store.recording.recorder")  # the command line of a recorder process
 
 
 def config_line(config: Config) -> str:
-    """What such a process reads first on its standard input; an argument would show the database's password."""
+    """The line that the process reads first from its standard input; an argument would show the database's password."""
     return json.dumps(dataclasses.asdict(config), default=str) + "\n"
 
 
@@ -217,7 +217,7 @@ def _parse(lines: list[bytes]) -> tuple[list[Record], list[tuple[str, bytes]]]:
 
 
 def _adopt(engine: Engine, host: str, directory: Path) -> None:
-    """Checkpoints from before hosts were told apart are ours where their segments are; all in a file of one host's."""
+    """Take over checkpoints without a host if their segments are here; in a SQLite file those of any host."""
     table = journal_checkpoints
     others = table.c.host != host if engine.dialect.name == "sqlite" else table.c.host == ""
     with engine.connect() as connection:
@@ -225,7 +225,7 @@ def _adopt(engine: Engine, host: str, directory: Path) -> None:
     ours = {each.name for each in segments(directory)}.intersection(found) if found else ()
     for name in ours:
         with storing(engine) as connection:
-            # One of ours by that name came when a recorder of our former name still ran: either is true.
+            # If this host has a checkpoint too, a recorder still ran under the former name; both are valid.
             connection.execute(table.delete().where(table.c.host == host, table.c.segment == name))
             connection.execute(table.update().where(others, table.c.segment == name).values(host=host))
 
@@ -243,7 +243,7 @@ def _move(connection: Connection, host: str, segment: str, offset: int) -> None:
 
 
 class _Process:
-    """Polls until SIGTERM, then looks once more. While the database fails it says so and keeps trying."""
+    """Runs passes until SIGTERM, then a last one. While the database fails it reports so and keeps trying."""
 
     def __init__(self, config: Config, *, beats: bool) -> None:
         self._config, self._beats = config, beats
@@ -254,11 +254,12 @@ class _Process:
         self._said, self._beat = -COMPLAIN_SECONDS, 0.0
 
     def run(self) -> int:
-        """Exit code: 0, or 1 if the last look failed (the journal still holds what is missing)."""
+        """Run until SIGTERM. Returns the exit code: 0, or 1 if the last pass failed (the journal keeps the records)."""
         signal.signal(signal.SIGTERM, self._stop)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})  # our parent starts us with it blocked
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches us too, but our parent decides when we end
-        signal.signal(signal.SIGIO, signal.SIG_IGN)  # a broken lease (segments.finished) must not end us
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})  # the parent starts us with it blocked
+        # Ctrl-C reaches this process, too; the parent decides when it ends.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGIO, signal.SIG_IGN)  # a broken lease (segments.finished) must not end the process
         if self._beats:
             os.set_blocking(1, False)
         while not self._stopping:
@@ -274,22 +275,22 @@ class _Process:
             if self._recorder is None:
                 self._recorder = Recorder(self._config)
             self._recorder.run_once(math.inf if self._stopping else PASS_SECONDS)
-            upkeep = "" if self._stopping else self._recorder.keep_up()  # whatever one segment's trouble is
-            trouble = self._recorder.trouble or upkeep
+            maintenance = "" if self._stopping else self._recorder.maintain()  # also if a segment has an error
+            trouble = self._recorder.trouble or maintenance
         except (SQLAlchemyError, OSError, EgressError) as error:
             trouble = explain(error) if isinstance(error, DBAPIError) else " ".join(str(error).split())
-            self._begin_anew()
+            self._restart()
         if trouble and (self._stopping or time.monotonic() - self._said >= COMPLAIN_SECONDS):
             self._said = time.monotonic()
             sys.stderr.write(f"egress recorder: {trouble}; records wait in {self._config.journal_dir}\n")
             sys.stderr.flush()
         if self._beats and time.monotonic() - self._beat >= BEAT_SECONDS:
             self._beat = time.monotonic()
-            self._tell(trouble)
+            self._report(trouble)
         return not trouble
 
-    def _begin_anew(self) -> None:
-        """A commit may or may not have happened: what is stored is asked of the database again."""
+    def _restart(self) -> None:
+        """Drop the recorder. A commit may or may not have happened: the next one reads the checkpoints again."""
         if self._recorder is None:
             return
         self._stored += self._recorder.stored
@@ -298,8 +299,8 @@ class _Process:
         self._recorder.close()
         self._recorder = None
 
-    def _tell(self, trouble: str) -> None:
-        """One line for the parent, which reads our standard output; it may be busy, or gone."""
+    def _report(self, trouble: str) -> None:
+        """Write a line of progress for the parent to standard output; the parent may be busy, or gone."""
         now = self._recorder
         facts: dict[str, object] = {
             "stored": self._stored + (now.stored if now else 0),
@@ -314,15 +315,15 @@ class _Process:
 
 
 def _die_with_parent() -> None:
-    """Get SIGTERM when the process that started us ends, however it ends (prctl(2), PR_SET_PDEATHSIG)."""
+    """Have the kernel send SIGTERM when the parent ends, however it ends (prctl(2), PR_SET_PDEATHSIG)."""
     parent = os.getppid()
     ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGTERM, 0, 0, 0)
-    if os.getppid() != parent:  # it ended before we asked
+    if os.getppid() != parent:  # it had ended before the call
         os.kill(os.getpid(), signal.SIGTERM)
 
 
 def main(line: str, *, beats: bool = False) -> int:
-    """Record until SIGTERM, as a `config_line` says; `beats`: and say each second how far. Returns the exit code."""
+    """Record until SIGTERM with the config in `line`; `beats`: report progress each second. Returns the exit code."""
     _die_with_parent()
     try:
         config = parse_config(line)

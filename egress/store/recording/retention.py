@@ -1,7 +1,7 @@
-"""How long records are kept. What is too old or too much is taken away in small steps, between which others write.
+"""Retention: prunes records that are too old or too many, in small steps between which other processes can write.
 
-A day goes whole on PostgreSQL; rows go a few at a time. A flow is as old as its latest record: one that still lives
-is never taken away. Audit, policies, rules, agents, approvals and tokens are no records and stay.
+On PostgreSQL a whole day is dropped at once; rows are deleted a few at a time. The age of a flow is that of its latest
+record: a flow that still lives is never pruned. Audit entries, policies, rules, agents, approvals and tokens stay.
 """
 
 from __future__ import annotations
@@ -23,35 +23,35 @@ from egress.store.database.tables import DAYED, evidence, flows, pruned, steps
 from egress.store.recording.evidence import oversize
 from egress.store.recording.writer import upsert
 
-RECORDS: dict[sa.Table, sa.Column[float]] = {**DAYED, steps: steps.c.start}  # table → the time that counts
-ROWS = 1000  # taken away in one transaction: some tens of milliseconds
-PATIENCE = 1.0  # seconds that a day waits for those who read it; who comes after it waits as long
+RECORDS: dict[sa.Table, sa.Column[float]] = {**DAYED, steps: steps.c.start}  # table → the time that decides
+ROWS = 1000  # deleted in one transaction, which takes some tens of milliseconds
+PATIENCE = 1.0  # seconds to wait for readers of a day; later readers wait as long
 DAY = 86400.0
 
-Cuts = Mapping[sa.Table, float]  # what is older (seconds since the epoch) goes
+Cuts = Mapping[sa.Table, float]  # older records (seconds since the epoch) are pruned
 
 
 @dataclass(frozen=True, slots=True)
 class PruneStep:
-    """One transaction."""
+    """The result of one transaction."""
 
     table: str
-    count: int  # rows gone
-    busy: str = ""  # the day that somebody reads: it stays for now
+    count: int  # rows deleted
+    busy: str = ""  # a day that is being read: it stays for now
 
 
 @dataclass(frozen=True, slots=True)
 class Pruned:
-    """What was taken away of a table, ever."""
+    """The sum of all that was ever pruned from a table."""
 
     table: str
     count: int  # rows
-    before: float  # seconds; what is older is gone
-    time: float  # when rows were last taken away
+    before: float  # seconds; older records are gone
+    time: float  # of the last deletion
 
 
 def cuts(connection: Connection, kept: Retention, now: float) -> Cuts:
-    """What these settings say at this moment: whole days (UTC) of records, and the evidence that is too much."""
+    """The limits that the settings give now: whole days (UTC) of records, and evidence beyond its size limit."""
     records = _whole_days(now, kept.days)
     found = dict.fromkeys(RECORDS, records) if kept.days else {}
     size = oversize(connection, kept.evidence_bytes) if kept.evidence_bytes else 0.0
@@ -60,12 +60,12 @@ def cuts(connection: Connection, kept: Retention, now: float) -> Cuts:
 
 
 def older(before: float) -> Cuts:
-    """All records of before a moment."""
+    """The limits that prune all records before a time."""
     return dict.fromkeys(RECORDS, before)
 
 
 def count(connection: Connection, wanted: Cuts) -> dict[str, int]:
-    """How many rows of each table would go."""
+    """The number of rows of each table that would be pruned."""
     counted = {}
     for table, before in wanted.items():
         query = sa.select(sa.func.count()).select_from(table).where(*_old(table, before))
@@ -74,21 +74,21 @@ def count(connection: Connection, wanted: Cuts) -> dict[str, int]:
 
 
 def behind(connection: Connection, kept: Retention, now: float) -> bool:
-    """Whether there are flows two days past their time: nobody prunes, or cannot."""
+    """True if there are flows two days past their retention: pruning does not run, or fails."""
     before = _whole_days(now, kept.days) - 2 * DAY
     late = sa.select(sa.literal(1)).where(*_old(flows, before)).limit(1)
     return bool(kept.days and connection.scalar(late))
 
 
 def prune(engine: Engine, wanted: Cuts, patience: float = PATIENCE) -> Iterator[PruneStep]:
-    """Take away what is older, a step at each call. Stopped anywhere it can be begun again. Raises DBAPIError."""
+    """Prune older records step by step. It may be stopped after any step and started again. Raises DBAPIError."""
     for table, before in wanted.items():
         if (yield from _days(engine, table, before, patience)):
             yield from _rows(engine, table, before)
 
 
 def gone(connection: Connection) -> dict[str, Pruned]:
-    """By table, what was taken away so far."""
+    """What was pruned so far, by table."""
     query = sa.select(pruned.c.records, pruned.c.count, pruned.c.before, pruned.c.time)
     return {each.table: each for each in decode(Pruned, connection.execute(query))}
 
@@ -103,7 +103,7 @@ def _old(table: sa.Table, before: float) -> list[sa.ColumnElement[bool]]:
 
 
 def _days(engine: Engine, table: sa.Table, before: float, patience: float) -> Generator[PruneStep, None, bool]:
-    """Returns whether all of them are gone, so that only rows are left to take away."""
+    """Drop whole days. Returns True if no day is left to drop, so that single rows can follow."""
     with engine.connect() as connection:
         there = days.existing(connection, table)
     for day in there:
@@ -128,7 +128,7 @@ def _rows(engine: Engine, table: sa.Table, before: float) -> Iterator[PruneStep]
     number = ROWS
     while number == ROWS:
         with storing(engine) as connection:
-            # Asked again: PostgreSQL chooses before it waits for whoever writes to a row, which may live on by then.
+            # The condition again: PostgreSQL chooses rows before it waits for a writer, whose flow may live on by then.
             gone = sa.delete(table).where(sa.tuple_(*key).in_(chosen), *_old(table, before))
             number = connection.execute(gone).rowcount
             _note(connection, table, number, before)

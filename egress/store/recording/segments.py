@@ -1,8 +1,8 @@
 """The journal as the recorder sees it: append-only segments `<writer>-<start µs>.jsonl` and their whole lines.
 
-A writer (`worker-0`, …) that is started again begins a new segment and never touches an older one, so a segment
-with a successor has said all it will ever say. The files belong to unprivileged workers: what is in the directory
-may be a hostile worker's, so links, devices and pipes are passed over, and names that no database could hold.
+A writer (`worker-0`, …) that is restarted begins a new segment and never touches an older one, so a segment with a
+successor is complete. The files belong to unprivileged workers, and a hostile worker may put anything into the
+directory: links, devices, pipes and names that no database can hold are skipped.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import stat
 from dataclasses import dataclass
 from pathlib import Path
 
-BATCH_BYTES = 1 << 20  # read and stored at once; also the longest line there can be
-MAX_START = 1 << 62  # µs; a later one is nobody's clock
+BATCH_BYTES = 1 << 20  # read and stored at once; also the longest line
+MAX_START = 1 << 62  # µs; a later start does not come from a clock
 
 _NAME = re.compile(r"(?P<writer>.+)-(?P<start>[0-9]{1,20})\.jsonl", re.ASCII)
 
@@ -37,7 +37,7 @@ class Segment:
 
 
 def segments(directory: Path) -> list[Segment]:
-    """The segments in a journal directory, oldest first; empty where there is no directory. Raises OSError."""
+    """The segments in a journal directory, oldest first; none if it does not exist. Raises OSError."""
     found: list[tuple[int, str, os.DirEntry[str]]] = []
     try:
         with os.scandir(directory) as entries:
@@ -52,7 +52,7 @@ def segments(directory: Path) -> list[Segment]:
         latest[writer] = max(start, latest.get(writer, 0))
     listed = []
     for start, writer, entry in sorted(found, key=lambda item: (item[0], item[2].name)):
-        # The size is read after the listing: a segment that had a successor then has its last byte now.
+        # The size is read after the listing: a segment that has a successor is complete by now.
         try:
             facts = entry.stat(follow_symlinks=False)
         except FileNotFoundError:
@@ -68,7 +68,7 @@ def segment_name(writer: str, start: int) -> str:
 
 
 def newest(directory: Path, writer: str) -> int:
-    """When the writer's newest segment was begun, in µs; 0 where there is none, or nobody can tell."""
+    """The start of the writer's newest segment, in µs; 0 if there is none or the directory cannot be read."""
     try:
         names = [path.name for path in directory.iterdir()]
     except OSError:
@@ -78,7 +78,7 @@ def newest(directory: Path, writer: str) -> int:
 
 
 def usage(directory: Path) -> int:
-    """Bytes of all files in a journal directory; 0 where there is none. Raises OSError."""
+    """The size of all files in a journal directory; 0 if it does not exist. Raises OSError."""
     total = 0
     try:
         with os.scandir(directory) as entries:
@@ -102,12 +102,13 @@ def read(segment: Segment, offset: int, most: int = BATCH_BYTES) -> bytes:
 
 
 def finished(segment: Segment, *, abandoned: bool = False) -> bool:
-    """Nothing will be appended any more: it has a successor, nobody has it open for writing, it did not grow.
+    """True if nothing will be appended: it has a successor, no process has it open for writing, it did not grow.
 
-    `abandoned`: or it has none, and the kernel says that nobody has it open: writers open a segment only once.
+    `abandoned`: true as well without a successor if no process has it open: writers open a segment only once.
 
-    The successor alone does not prove it: names are wall-clock times, and clocks are set back. The kernel grants a
-    read lease only on a file that nobody writes to; where we may not ask (another user's file), the names decide.
+    A successor alone proves nothing: names are wall-clock times, and clocks are set back. The kernel grants a read
+    lease only on a file that no process has open for writing. Without permission for a lease (the file of another
+    user) the names decide.
     """
     if not segment.final and not abandoned:
         return False
@@ -128,9 +129,9 @@ def finished(segment: Segment, *, abandoned: bool = False) -> bool:
 
 
 def whole_lines(data: bytes, *, last: bool) -> tuple[list[bytes], bytes]:
-    """Split into lines that ended (without their newline) and the torn bytes that will never become a line.
+    """Split data into whole lines (without their newline) and torn bytes, which will never become a line.
 
-    `last`: nothing will be appended to this data. A full batch without any newline is torn, too: no line is as long.
+    `last`: nothing will be appended to this data. A full batch without a newline is torn, too: no line is so long.
     """
     end = data.rfind(b"\n") + 1
     torn = data[end:] if last or (end == 0 and len(data) >= BATCH_BYTES) else b""

@@ -1,4 +1,4 @@
-"""What the database holds: its size, rows, days, the oldest and the newest of each kind, and what was pruned."""
+"""The size of the database, and of each kind of record the rows, days, oldest and newest, and what was pruned."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ _PARTS = """
 
 @dataclass(frozen=True, slots=True)
 class TableSize:
-    """One kind of record."""
+    """The size of a table of records."""
 
     table: str
     rows: int
-    exact: bool  # PostgreSQL's is of its last ANALYZE
-    days: int  # partitions, besides that of the rest
+    exact: bool  # False: an estimate of PostgreSQL's last ANALYZE
+    days: int  # partitions, without the rest
     oldest: float | None  # seconds
     newest: float | None
     pruned: Pruned | None
@@ -39,29 +39,29 @@ class TableSize:
 
 @dataclass(frozen=True, slots=True)
 class Holdings:
-    """All of it."""
+    """The size of the database and of its tables of records."""
 
     bytes: int  # of the database
-    free: int  # of which the next records can use; SQLite's file never shrinks by itself
+    free: int  # reused by the next records; SQLite's file never shrinks by itself
     evidence_bytes: int
     records: tuple[TableSize, ...]
 
 
 def holdings(connection: Connection) -> Holdings:
-    """As of now. Counts every row on SQLite, which takes some seconds for tens of millions."""
+    """The current sizes. Counts every row on SQLite, which takes seconds for tens of millions."""
     size, free = sizes(connection)
     gone = retention.gone(connection)
     return Holdings(size, free, evidence.held(connection), tuple(_held(connection, table, gone) for table in RECORDS))
 
 
 def sizes(connection: Connection) -> tuple[int, int]:
-    """Bytes of the database, and those of them that are free for records to come."""
+    """The size of the database and the part of it that new records can reuse, bytes."""
     size, free = connection.execute(sa.text(_SIZES[connection.dialect.name])).one()
     return int(size), int(free)
 
 
 def oldest(connection: Connection) -> float | None:
-    """When the oldest flow began, seconds."""
+    """The start of the oldest flow, seconds."""
     found: float | None = connection.scalar(sa.select(sa.func.min(flows.c.start)))
     return found
 
@@ -78,7 +78,7 @@ def _rows(connection: Connection, table: sa.Table) -> tuple[int, bool]:
         return connection.scalar(sa.select(sa.func.count()).select_from(table)) or 0, True
     total, exact = 0, True
     for name, estimate in connection.execute(sa.text(_PARTS), {"table": table.name}).all():
-        if estimate < 0:  # never analyzed: a new day, or a server that does not
+        if estimate < 0:  # never analyzed, as a new day
             total += connection.scalar(sa.select(sa.func.count()).select_from(sa.table(name))) or 0
         else:
             total, exact = total + int(estimate), False

@@ -1,8 +1,8 @@
-"""Storing records: each kind into its table, so that storing the same record twice changes nothing.
+"""Stores records, each kind in its table; storing the same record twice changes nothing.
 
-Records become rows as the database has them, and of those with one key the one that counts is chosen, before the
-database is asked; it then only compares with what it has. SQLite takes the rows one by one, PostgreSQL by COPY into a
-table of the session's own, from which one statement takes them over.
+Records are converted to rows, and of several rows with the same key one is chosen, before the database is involved; the
+database then only compares with its own row. SQLite takes the rows one by one, PostgreSQL by COPY into a temporary
+table, from which one statement inserts them.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ Insert = sqlite.Insert | postgresql.Insert
 _INSERT: dict[str, Callable[[sa.Table], Insert]] = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
 _Row = tuple[Any, ...]
 
-# The table of a kind and, of records with one key, the column whose greatest value counts: of equals the one stored
-# later. Without a column the first one stays.
+# The table of a kind and the column that decides between records with the same key: the greatest value stays, of equal
+# values the one stored later. Without a column the first record stays.
 _KINDS: dict[type[Record], tuple[sa.Table, str]] = {
     FlowRecord: (flows, "updated"),
     FindingRecord: (findings, ""),
@@ -40,15 +40,15 @@ _KINDS: dict[type[Record], tuple[sa.Table, str]] = {
 
 
 def upsert(connection: Connection, table: sa.Table) -> Insert:
-    """An INSERT that knows ON CONFLICT, in the connection's dialect."""
+    """An INSERT with ON CONFLICT, in the connection's dialect."""
     return _INSERT[connection.dialect.name](table)
 
 
 def store(connection: Connection, records: Iterable[Record]) -> None:
-    """Write records, in their order, within the connection's transaction.
+    """Store records, in their order, within the connection's transaction.
 
-    A flow keeps its latest record (by `updated`), an anomaly its highest count; findings, their evidence
-    and processes are never replaced.
+    A flow keeps its latest record (by `updated`), an anomaly its highest count; findings, evidence and processes are
+    never replaced.
     """
     kinds: dict[type[Record], list[Record]] = {}
     for record in records:
@@ -58,13 +58,13 @@ def store(connection: Connection, records: Iterable[Record]) -> None:
         for table, column, batch in batches:
             connection.exec_driver_sql(_statement(table, column), batch)
         return
-    for table, _, batch in batches:  # all days first: whoever makes one waits for others, and should hold no rows then
+    for table, _, batch in batches:  # days first: making one waits for other sessions, and must hold no rows then
         when = itemgetter(list(table.c).index(DAYED[table]))
         if not days.ensure(connection, table, days.near(map(when, batch), time.time())):
-            days.as_it_is(connection, table)
+            days.freeze(connection, table)
     for table, column, batch in batches:
         _copy(connection, table, batch)
-        _take_over(connection, table, column)
+        _insert_copied(connection, table, column)
 
 
 def rows(records: Sequence[Record | Step]) -> list[dict[str, object]]:
@@ -75,7 +75,7 @@ def rows(records: Sequence[Record | Step]) -> list[dict[str, object]]:
 
 
 def _rows(records: Sequence[Record], kind: type[Record], dialect: Dialect) -> list[_Row]:
-    """As the database has them, one for each key."""
+    """The records as rows of database values, one for each key."""
     table, column = _KINDS[kind]
     values = attrgetter(*(field.name for field in fields(kind)))
     processors = [each.type.dialect_impl(dialect).bind_processor(dialect) for each in table.columns]
@@ -95,7 +95,7 @@ def _rows(records: Sequence[Record], kind: type[Record], dialect: Dialect) -> li
 
 
 def _counting(statement: Insert, table: sa.Table, column: str) -> Insert:
-    """What becomes of a row whose key is there already."""
+    """The INSERT with its rule for a key that is already stored."""
     if not column:
         return statement.on_conflict_do_nothing()
     new = statement.excluded
@@ -111,7 +111,7 @@ def _counting(statement: Insert, table: sa.Table, column: str) -> Insert:
 
 @cache
 def _statement(table: sa.Table, column: str) -> str:
-    """Of rows as they are: the values need no conversion any more."""
+    """The SQL that inserts rows of database values, which need no conversion."""
     statement = _counting(sqlite.insert(table), table, column)
     return str(statement.compile(dialect=sqlite.dialect(), column_keys=list(table.c.keys())))
 
@@ -124,7 +124,7 @@ def _incoming(table: sa.Table) -> sa.TableClause:
 
 
 def _copy(connection: Connection, table: sa.Table, rows: Iterable[_Row]) -> None:
-    from psycopg import Error  # SQLite needs none
+    from psycopg import Error  # not needed on SQLite
 
     quote = connection.dialect.identifier_preparer.quote
     name, names = f"pg_temp.incoming_{table.name}", ", ".join(map(quote, table.c.keys()))
@@ -135,12 +135,12 @@ def _copy(connection: Connection, table: sa.Table, rows: Iterable[_Row]) -> None
         with driver.cursor() as cursor, cursor.copy(statement) as copy:
             for row in rows:
                 copy.write_row(row)
-    except Error as error:  # as SQLAlchemy has it, for all who expect that
+    except Error as error:  # as SQLAlchemy raises it elsewhere
         raise DBAPIError.instance(statement, None, error, Error) from error
 
 
-def _take_over(connection: Connection, table: sa.Table, column: str) -> None:
+def _insert_copied(connection: Connection, table: sa.Table, column: str) -> None:
     incoming = _incoming(table)
     statement = postgresql.insert(table).from_select(list(table.c.keys()), sa.select(*incoming.c))
     connection.execute(_counting(statement, table, column))
-    connection.execute(sa.delete(incoming))  # the same transaction may store more
+    connection.execute(sa.delete(incoming))  # the transaction may store more records

@@ -17,7 +17,7 @@ from egress.errors import EgressError, InputError
 from egress.model import Action, Rule
 from egress.records.shape import FlowRecord, Record
 from egress.store.cases import cases
-from egress.store.cases.caseimport import BATCH, Keeper, begin, examine
+from egress.store.cases.caseimport import BATCH, CaptureWriter, begin, examine
 from egress.store.database import tables
 from egress.store.database.database import open_database, writing
 from egress.store.policy.ruleset import rule_at
@@ -51,9 +51,9 @@ def keep(case: Engine, path: Path, records: list[Record], *rules: Rule, finish: 
     source = examine(path)
     begun = begin(case, source, rules, [])
     assert not begun.stored
-    keeper = Keeper(case, begun)
-    keeper.keep(records)
-    return keeper.finish(source, packets=9, flows=1, unread=2, truncated="") if finish else 0
+    writer = CaptureWriter(case, begun)
+    writer.add(records)
+    return writer.finish(source, packets=9, flows=1, unread=2, truncated="") if finish else 0
 
 
 def stored(case: Engine) -> list[FlowRecord]:
@@ -134,15 +134,15 @@ def test_records_are_stored_as_they_come_in_batches(case: Engine, tmp_path: Path
 def test_a_file_that_changes_while_it_is_read_is_not_finished(case: Engine, tmp_path: Path) -> None:
     path = capture(tmp_path / "a", "a")
     source = examine(path)
-    keeper = Keeper(case, begin(case, source, [], []))
+    writer = CaptureWriter(case, begin(case, source, [], []))
     os.utime(path, (1, 1))
-    with pytest.raises(EgressError, match="was changed while it was read"):
-        keeper.finish(source, packets=1, flows=1, unread=0, truncated="")
+    with pytest.raises(EgressError, match="changed while it was read"):
+        writer.finish(source, packets=1, flows=1, unread=0, truncated="")
 
 
 def test_what_cannot_be_read_again_is_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(InputError, match="no regular file"):
+    with pytest.raises(InputError, match="not a regular file"):
         examine(tmp_path / "pipe")
     with pytest.raises(EgressError, match="cannot read"):
         examine(tmp_path / "absent")
@@ -150,7 +150,7 @@ def test_what_cannot_be_read_again_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["", "a/b", "../a", ".hidden", "a b", "x" * 64, "-rf", "a\n", "ä"])
 def test_names_are_plain(config: Config, name: str) -> None:
-    with pytest.raises(InputError, match="no name of a case"):
+    with pytest.raises(InputError, match="is not a valid case name"):
         cases.case_path(config, name)
 
 
@@ -184,7 +184,7 @@ def test_live_records_are_never_mixed_with_a_case(config: Config) -> None:
             row(connection)
         live.dispose()
         for refused in (cases.make_case, cases.remove_case):
-            with pytest.raises(EgressError, match="is no case: it holds other records"):
+            with pytest.raises(EgressError, match="is not a case: it holds other records"):
                 refused(config, path)
         assert Path(path).exists()
 

@@ -110,7 +110,7 @@ def test_a_file_that_is_gone_or_another(sqlite_engine: Engine, tmp_path: Path) -
     path, aside = tmp_path / "egress.db", tmp_path / "aside.db"
     watch = Watch(sqlite_engine)
     path.rename(aside)
-    with pytest.raises(EgressError, match="gone: No such file"):
+    with pytest.raises(EgressError, match="missing: No such file"):
         watch.changed()
     path.write_bytes(b"")
     with pytest.raises(EgressError, match="replaced"):

@@ -220,7 +220,7 @@ def test_a_host_gets_another_name(engine: Engine, at: Callable[[float], None]) -
             with pytest.raises(ConflictError, match=why):
                 gateways.rename(connection, ROOT, "gpu-1", new, NOW)
         gateways.leave(connection, "gpu-1", "a")
-        with pytest.raises(ConflictError, match="there is a host gpu-2 already"):
+        with pytest.raises(ConflictError, match="host gpu-2 already exists"):
             gateways.rename(connection, ROOT, "gpu-1", "gpu-2", NOW)
         gateways.rename(connection, ROOT, "gpu-1", "gpu-3", NOW)
         assert [each.agent.name for each in list_agents(connection, "gpu-3")] == ["a", "a-run"]

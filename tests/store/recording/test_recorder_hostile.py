@@ -155,7 +155,7 @@ def test_a_segment_that_cannot_be_recorded_does_not_keep_what_is_old(sqlite_url:
     (config.journal_dir / NAME).write_bytes(b"garbage\n")
     process = _Process(config, beats=False)
     assert not any(process._pass() for _ in range(3))
-    process._begin_anew()
+    process._restart()
     assert _count(config, tables.flows) == 0
 
 

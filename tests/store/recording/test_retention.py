@@ -25,7 +25,7 @@ from egress.store.policy.audit import Actor
 from egress.store.policy.edits import Edit
 from egress.store.recording import retention
 from egress.store.recording.evidence import SIZE, held, oversize
-from egress.store.recording.maintenance import Upkeep
+from egress.store.recording.maintenance import Maintenance
 from egress.store.recording.sizes import holdings, oldest
 from egress.store.recording.writer import store
 from tests.store import samples
@@ -202,7 +202,7 @@ def test_a_day_that_is_read_stays_and_the_rest_of_the_work_is_done(postgresql_en
 
 def test_upkeep_makes_days_ahead_and_prunes_a_step_at_a_time(engine: Engine) -> None:
     _store(engine, [_flow(number, 100) for number in range(retention.ROWS + 5)])
-    upkeep = Upkeep(engine, Retention(days=10))
+    upkeep = Maintenance(engine, Retention(days=10))
     for _ in range(40):
         assert upkeep.step() == ""
     assert _ids(engine, tables.flows.c.flow_id) == []
@@ -219,7 +219,7 @@ def test_upkeep_says_what_went_wrong_and_goes_on(engine: Engine) -> None:
     with writing(engine) as connection:
         connection.exec_driver_sql("ALTER TABLE pruned RENAME TO elsewhere")
     _store(engine, [_flow(1, 100)])
-    upkeep = Upkeep(engine, Retention(days=10))
+    upkeep = Maintenance(engine, Retention(days=10))
     assert any("pruned" in upkeep.step() for _ in range(20))
     assert upkeep.step() == ""
 
@@ -250,7 +250,7 @@ def test_a_flow_that_lives_on_while_its_row_is_chosen_stays(postgresql_engine: E
 def test_a_hosts_wrong_clock_takes_nothing_away(postgresql_engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     _store(postgresql_engine, [_flow(1, 0)])
     monkeypatch.setattr(time, "time", lambda: NOW + 200 * DAY)
-    upkeep = Upkeep(postgresql_engine, Retention(days=90))
+    upkeep = Maintenance(postgresql_engine, Retention(days=90))
     for _ in range(20):
         assert upkeep.step() == ""
     assert _ids(postgresql_engine, tables.flows.c.flow_id) == [1]
