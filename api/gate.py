@@ -67,7 +67,7 @@ class Gate:
             log.exception("request %s failed", state["request_id"])
             if not status:
                 status = 500
-                await problems.response(problems.of(RuntimeError()), scope)(scope, receive, sending)
+                await problems.response(problems.from_exception(RuntimeError()), scope)(scope, receive, sending)
         who = state["caller"].actor.name if "caller" in state else (scope.get("client") or ("-",))[0]
         took = (time.monotonic() - began) * 1000
         path = quote(scope["path"], safe="/:@!$&'()*+,;=")
@@ -83,7 +83,7 @@ class Gate:
         except _ClientGoneError:
             return
         except Exception as error:  # expected errors are answered, others raised again
-            problem = problems.of(error)
+            problem = problems.from_exception(error)
             if problem.status == 500:
                 raise
             problem.headers.setdefault("Connection", "close")  # the rest of the body is not read

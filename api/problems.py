@@ -95,10 +95,10 @@ def install(app: FastAPI) -> None:
 
 
 async def _handle(request: Request, error: Exception) -> Response:
-    return response(of(error), request.scope)
+    return response(from_exception(error), request.scope)
 
 
-def of(error: Exception) -> ProblemError:
+def from_exception(error: Exception) -> ProblemError:
     """Convert an exception to the problem that the caller gets."""
     match error:
         case ProblemError():

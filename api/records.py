@@ -21,7 +21,7 @@ from egress.store.query.selection import InvalidTermError, Selection
 FILTERS = ("agent", "signature", "action", "dest", "name")
 
 
-class Wanted:
+class RecordFilter:
     """The filter of a listing. Each parameter has the syntax of the query language; `q` is a whole query."""
 
     def __init__(
@@ -65,7 +65,7 @@ def _checked(condition: Callable[[], Condition]) -> Condition:
         raise wrong_parameter("q", f"column {error.column}: {error.reason}") from None
 
 
-Filters = Annotated[Wanted, Depends()]
+Filters = Annotated[RecordFilter, Depends()]
 
 
 def flow_documents(connection: Connection, records: Iterable[FlowRecord]) -> list[dict[str, object]]:
@@ -87,5 +87,5 @@ def finding_document(record: FindingRecord) -> dict[str, object]:
     return to_eve(record)
 
 
-def missing(what: str, id: str) -> ProblemError:  # noqa: A002 - its name
+def not_found(what: str, id: str) -> ProblemError:  # noqa: A002 - its name
     return ProblemError(404, f"there is no {what} {id}, or it is outside your scope")

@@ -47,11 +47,11 @@ def receive(connection: Connection, caller: Caller, spans: Iterable[Span], *, a_
         if not span.broken and not span.is_tool:
             received.counts["ignored"] += 1
             names_episode = span.trace_id and _is_name(span.episode) and len(named) < MAX_STEPS
-            if names_episode and (agent := agents.quietly(span)):
+            if names_episode and (agent := agents.find_or_empty(span)):
                 named.setdefault((agent, span.trace_id), span.episode)
             continue
         try:
-            agent = agents.of(span)
+            agent = agents.find(span)
             if len(found) >= MAX_STEPS:
                 raise _RejectedError(f"a request may hold at most {MAX_STEPS} tool calls")
         except _RejectedError as rejected:
@@ -86,7 +86,7 @@ class _Agents:
         self._known = dict.fromkeys(steps.attached(connection), True)
         self._others = MAX_OTHERS
 
-    def of(self, span: Span) -> str:
+    def find(self, span: Span) -> str:
         if span.broken:
             raise _RejectedError(f"a span is rejected: {span.broken}")
         for name, ours in span.agents():
@@ -101,9 +101,9 @@ class _Agents:
             return self._caller.agents[0]
         raise _RejectedError(f"a span names no agent: set OTEL_RESOURCE_ATTRIBUTES={AGENT}=NAME")
 
-    def quietly(self, span: Span) -> str:
+    def find_or_empty(self, span: Span) -> str:
         try:
-            return self.of(span)
+            return self.find(span)
         except _RejectedError:
             return ""
 

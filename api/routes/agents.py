@@ -110,15 +110,15 @@ def delete_agent(name: Name, caller: Admin, edits: Edits) -> Response:
 
 @router.post("/{name}/quarantine", response_model=AgentOut, summary="Cut an agent off, in any mode")
 def quarantine_agent(name: Name, caller: Editor, edits: Edits) -> Response:
-    return _cut(name, caller, edits, quarantined=True)
+    return _set_quarantine(name, caller, edits, quarantined=True)
 
 
 @router.post("/{name}/release", response_model=AgentOut, summary="End a quarantine")
 def release_agent(name: Name, caller: Editor, edits: Edits) -> Response:
-    return _cut(name, caller, edits, quarantined=False)
+    return _set_quarantine(name, caller, edits, quarantined=False)
 
 
-def _cut(name: str, caller: Caller, edits: Edits, *, quarantined: bool) -> Response:
+def _set_quarantine(name: str, caller: Caller, edits: Edits, *, quarantined: bool) -> Response:
     def change(connection: Connection) -> Reply:
         edits.match(_tag(_get_or_404(connection, caller, name)))
         new = agents.update_agent(connection, caller.actor, name, quarantined=quarantined, ts=edits.ts)

@@ -12,7 +12,7 @@ from api.auth import Viewer
 from api.database import Store
 from api.paging import Cursor, Limit, Page, decode, page
 from api.problems import wrong_parameter
-from api.records import missing
+from api.records import not_found
 from api.shapes.steps import EpisodeOut, EpisodeStoryOut
 from api.times import Since, moment
 from egress.store.query import episodes
@@ -51,7 +51,7 @@ def get_episode(
         whose = [name for name in episodes.agents_of(connection, episode) if caller.sees(name)]
         chosen = [name for name in whose if not agent or name == agent]
         if not chosen:
-            raise missing("episode", ascii(episode)[1:-1])
+            raise not_found("episode", ascii(episode)[1:-1])
         if len(chosen) > 1:
             raise wrong_parameter("agent", f"several agents have an episode of this id: {', '.join(chosen[:20])}", 409)
         return JSONResponse(story_mapping(episodes.episode_story(connection, chosen[0], episode)))

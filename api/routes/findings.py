@@ -11,7 +11,7 @@ from api.auth import Caller, Viewer
 from api.database import Store
 from api.paging import Cursor, Limit, Page, decode, page
 from api.problems import ProblemError
-from api.records import Filters, finding_document, missing
+from api.records import Filters, finding_document, not_found
 from api.shapes.records import Eve
 from egress.capture.evidence import to_pcapng
 from egress.records.shape import FindingRecord
@@ -68,5 +68,5 @@ def _get_or_404(finding_id: str, caller: Caller, engine: Store) -> FindingRecord
     with engine.connect() as connection:
         found = finding(connection, finding_id)
     if found is None or not caller.sees(found.agent):
-        raise missing("finding", finding_id)
+        raise not_found("finding", finding_id)
     return found

@@ -10,7 +10,7 @@ from starlette.responses import JSONResponse, Response
 from api.auth import Viewer
 from api.database import Store
 from api.paging import Cursor, Limit, Page, decode, page
-from api.records import Filters, flow_documents, missing
+from api.records import Filters, flow_documents, not_found
 from api.shapes.records import FlowOut
 from egress.store.query.listing import list_flows as listing
 from egress.store.query.reader import flow as find_flow
@@ -34,6 +34,6 @@ def list_flows(caller: Viewer, engine: Store, wanted: Filters, limit: Limit = 10
 def get_flow(flow_id: Id, caller: Viewer, engine: Store) -> Response:
     found = find_flow(engine, flow_id)
     if found is None or not caller.sees(found.agent):
-        raise missing("flow", flow_id)
+        raise not_found("flow", flow_id)
     with engine.connect() as connection:
         return JSONResponse(flow_documents(connection, [found])[0])

@@ -15,7 +15,7 @@ from starlette.responses import StreamingResponse
 from api.auth import Authenticator, Viewer
 from api.database import Store
 from api.problems import ProblemError
-from api.records import Filters, Wanted
+from api.records import Filters, RecordFilter
 from egress.records.eve import to_eve
 from egress.records.shape import FindingRecord, FlowRecord
 from egress.records.times import iso
@@ -97,7 +97,7 @@ async def _events(tail: StreamTail, request: Request) -> AsyncIterator[bytes]:
 class StreamTail:
     """Reads new records. They may be stored late: the last seconds are read again, and each record is sent once."""
 
-    def __init__(self, engine: Engine, wanted: Wanted, scope: tuple[str, ...], kinds: frozenset[str]) -> None:
+    def __init__(self, engine: Engine, wanted: RecordFilter, scope: tuple[str, ...], kinds: frozenset[str]) -> None:
         self._engine, self._scope = engine, scope
         since, now = wanted.selection.since, wanted.selection.now
         self._begun = since is not None

@@ -22,16 +22,16 @@ from egress.store.database.database import storing
 
 otlp = APIRouter()
 
-AT_ONCE = 2  # requests read at a time: each may need several hundred megabytes
-PATIENCE = 1.0  # seconds that further requests wait
+MAX_PARALLEL = 2  # requests read at a time: each may need several hundred megabytes
+WAIT_SECONDS = 1.0  # seconds that further requests wait
 
-_turns = threading.BoundedSemaphore(AT_ONCE)
+_slots = threading.BoundedSemaphore(MAX_PARALLEL)
 
 
 @otlp.post(answers.PATH, include_in_schema=False)
 def export_traces(request: Request, caller: Reporter, engine: Store, config: Settings) -> Response:
     """Store the tool calls as steps; accept and ignore all other spans."""
-    if not _turns.acquire(timeout=PATIENCE):
+    if not _slots.acquire(timeout=WAIT_SECONDS):
         raise unavailable("too many traces arrive at once")
     try:
         kind, body = unpacked(request)
@@ -41,7 +41,7 @@ def export_traces(request: Request, caller: Reporter, engine: Store, config: Set
     except MalformedSpanError as error:
         raise ProblemError(400, f"the body is not a valid ExportTraceServiceRequest: {error}") from None
     finally:
-        _turns.release()
+        _slots.release()
     request.app.state.steps.update(received.counts)
     request.app.state.steps["rejected"] += received.rejected
     return answers.accepted(kind, received.rejected, received.message)

@@ -41,11 +41,24 @@ def command() -> None:
 
 @command.command("add", epilog=EXAMPLES)
 @click.argument("name")
-@click.option("--netns", help="A network namespace, by name (ip netns).")
-@click.option("--interface", help="A veth, tap or bridge interface of this host.")
+@click.option("--netns", metavar="NAME", help="A network namespace (ip netns).")
+@click.option("--interface", metavar="IF", help="A veth, tap or bridge interface of this host.")
 @click.option("--cidr", metavar="CIDR@IF", help="A network behind an interface.")
-@click.option("--mode", type=_MODES, default="enforce", show_default=True)
-@click.option("--default", "default", type=_DEFAULTS, default="deny", show_default=True)
+@click.option(
+    "--mode",
+    type=_MODES,
+    default="enforce",
+    show_default=True,
+    help="enforce; monitor: record refusals, but let packets pass; ask: unmatched flows wait for approval.",
+)
+@click.option(
+    "--default",
+    "default",
+    type=_DEFAULTS,
+    default="deny",
+    show_default=True,
+    help="The action for flows that match no rule.",
+)
 @click.option("--label", "labels", multiple=True, help="A label that rules can match (label:GLOB); may be repeated.")
 @budget_option
 @api_options

@@ -48,7 +48,7 @@ def command() -> None:
 @click.option("--agent", default="", metavar="GLOB", help="Rules whose agent selector is this, or matches this glob.")
 @click.option("--applies-to", default="", metavar="NAME", help="Rules that apply to this agent.")
 @click.option("--destination", default="", metavar="TEXT", help="Rules whose destination contains this.")
-@click.option("--action", type=click.Choice(["allow", "deny"]))
+@click.option("--action", type=click.Choice(["allow", "deny"]), help="Rules with this action.")
 @click.option("--source", default="", help="allowlist, file, or sandbox:NAME.")
 @click.option("--search", "q", default="", metavar="TEXT", help="Rules whose comment or author contains this.")
 @click.option("--limit", type=click.IntRange(1), help="At most this many.")
@@ -94,7 +94,11 @@ def rm(*, api: ApiClient, rule_ids: tuple[str, ...], dry_run: bool) -> None:
 @command.command("import", epilog=EXAMPLES)
 @click.argument("file", type=click.Path(path_type=Path, allow_dash=True))
 @click.option(
-    "--mode", type=click.Choice(MODES), default="add", show_default=True, help="merge: replace rules of the same id."
+    "--mode",
+    type=click.Choice(MODES),
+    default="add",
+    show_default=True,
+    help="add: ids must be new; merge: replace rules of the same id; replace: also remove all other rules.",
 )
 @click.option("--dry-run", is_flag=True, help="Check only; change nothing.")
 @output_option
@@ -116,7 +120,14 @@ def import_(*, api: ApiClient, file: Path, mode: str, dry_run: bool, output: str
 
 
 @command.command("export", epilog=EXAMPLES)
-@click.option("--format", "format_", type=click.Choice(["yaml", "json"]), default="yaml", show_default=True)
+@click.option(
+    "--format",
+    "format_",
+    type=click.Choice(["yaml", "json"]),
+    default="yaml",
+    show_default=True,
+    help="Format of the document.",
+)
 @click.option(
     "-w", "--write", "file", type=click.Path(path_type=Path), help="Write to this file instead of standard output."
 )

@@ -31,9 +31,9 @@ def command() -> None:
 
 
 @command.command("list", epilog=EXAMPLES)
-@click.option("--state", type=click.Choice(STATES), default="pending", show_default=True)
-@click.option("--agent", default="", metavar="NAME")
-@click.option("--limit", type=click.IntRange(1), default=100, show_default=True)
+@click.option("--state", type=click.Choice(STATES), default="pending", show_default=True, help="Holds in this state.")
+@click.option("--agent", default="", metavar="GLOB", help="Only matching agents.")
+@click.option("--limit", type=click.IntRange(1), default=100, show_default=True, help="The newest N.")
 @output_option
 @api_options
 def list_(*, api: ApiClient, state: str, agent: str, limit: int, output: str) -> None:
@@ -57,8 +57,8 @@ def approve(*, api: ApiClient, hold: str, expires: str, output: str) -> None:
 
     The rule that is made allows exactly this agent and this destination.
     """
-    done = api.post(f"/approvals/{segment(_whole(api, hold))}/approve", {"for": expires})
-    _say(done, output)
+    done = api.post(f"/approvals/{segment(_complete_id(api, hold))}/approve", {"for": expires})
+    _print_decision(done, output)
 
 
 @command.command("deny", epilog=EXAMPLES)
@@ -67,10 +67,10 @@ def approve(*, api: ApiClient, hold: str, expires: str, output: str) -> None:
 @api_options
 def deny(*, api: ApiClient, hold: str, output: str) -> None:
     """Deny a hold: the flow is refused."""
-    _say(api.post(f"/approvals/{segment(_whole(api, hold))}/deny"), output)
+    _print_decision(api.post(f"/approvals/{segment(_complete_id(api, hold))}/deny"), output)
 
 
-def _whole(api: ApiClient, digits: str) -> str:
+def _complete_id(api: ApiClient, digits: str) -> str:
     """Return the id of the pending hold that begins with these digits; or the digits, for the API to reject."""
     if not re.fullmatch("[0-9a-f]{1,32}", digits):
         raise InputError(f"{ascii(digits)[:60]} is not a valid id: give its first digits, 0-9 a-f")
@@ -80,7 +80,7 @@ def _whole(api: ApiClient, digits: str) -> str:
     return found[0] if len(found) == 1 else digits
 
 
-def _say(done: dict[str, object], output: str) -> None:
+def _print_decision(done: dict[str, object], output: str) -> None:
     if output == "json":
         as_json(done)
         return

@@ -25,11 +25,13 @@ def command() -> None:
 
 
 @command.command("list", epilog=EXAMPLES)
-@click.option("--since", default="", metavar="TIME")
-@click.option("--until", default="", metavar="TIME")
-@click.option("--actor", default="", metavar="GLOB")
-@click.option("--action", default="", metavar="GLOB", help="rule.*, agent.quarantine, token.create, …")
-@click.option("--limit", type=click.IntRange(1), default=100, show_default=True)
+@click.option("--since", default="", metavar="TIME", help="Changes made then or later: 1d, an instant.")
+@click.option("--until", default="", metavar="TIME", help="Changes made by then.")
+@click.option("--actor", default="", metavar="GLOB", help="Changes by these actors: token:*, uid:0*.")
+@click.option(
+    "--action", default="", metavar="GLOB", help="Changes of this kind: rule.*, agent.quarantine, token.create, …"
+)
+@click.option("--limit", type=click.IntRange(1), default=100, show_default=True, help="The newest N.")
 @output_option
 @api_options
 def list_(*, api: ApiClient, output: str, limit: int, **filters: object) -> None:

@@ -21,7 +21,7 @@ Examples:
 
 @click.command("check", epilog=EXAMPLES)
 @click.argument("target", metavar="HOST:PORT[/PROTOCOL]")
-@click.option("--agent", required=True, metavar="NAME")
+@click.option("--agent", required=True, metavar="NAME", help="The agent to ask about.")
 @click.option("--app", default="", help="Application protocol: tls, ssh, http, …")
 @click.option("--address", default="", help="If HOST is a name: the address it resolves to.")
 @output_option

@@ -161,7 +161,7 @@ def _revision(found: Schema) -> str:
     return found.revision or "nothing"
 
 
-def _kept(settings: Config) -> str:
+def _retention_text(settings: Config) -> str:
     kept = settings.retention
     records = f"{kept.days} days" if kept.days else "for ever"
     packets = f"{kept.evidence_days} days" if kept.evidence_days else "as long as records"
@@ -179,7 +179,7 @@ def _show(settings: Config, found: Schema, held: Holdings | None, behind: Lag | 
     click.echo(f"schema     {found.revision}, current")
     click.echo(f"size       {size(held.bytes)}{free}; evidence {size(held.evidence_bytes)}")
     click.echo(f"journal    {behind.segments} segments, {size(behind.unread)} not stored yet")
-    click.echo(f"retention  {_kept(settings)}\n")
+    click.echo(f"retention  {_retention_text(settings)}\n")
     rows = []
     for each in held.records:
         times = ["" if moment is None else when(moment)[:19] for moment in (each.oldest, each.newest)]

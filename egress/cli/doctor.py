@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 from typing import Any
 
 import click
 
+from egress.cli.output.tables import as_json, output_option
 from egress.cli.output.text import size, when
 from egress.config import Config, load_config
 from egress.control import Client, NotRunningError
@@ -39,7 +39,7 @@ Examples:
 
 
 @click.command("doctor", epilog=EXAMPLES)
-@click.option("-o", "output", type=click.Choice(["human", "json"]), default="human", show_default=True)
+@output_option
 @click.option("--config", "config_file", type=click.Path(path_type=Path), help="Config file.")
 def command(output: str, config_file: Path | None) -> int:
     """Check the machine, the gateway and the database. Some checks need root."""
@@ -48,7 +48,7 @@ def command(output: str, config_file: Path | None) -> int:
     if checks.root().ok:
         found += [*_gateway(config), *_database(config)]
     if output == "json":
-        click.echo(json.dumps([check._asdict() for check in found], indent=2))
+        as_json([check._asdict() for check in found])
     else:
         for check in found:
             click.echo(f"{'ok  ' if check.ok else 'FAIL'}  {check.name:18} {check.text}")
@@ -249,7 +249,7 @@ def _database(config: Config) -> list[Check]:
         stuck = stalled(config, database) if behind.unread else []
         with database.connect() as connection:
             others = fleet(connection, config)
-            kept = _kept(config, connection)
+            kept = _retention(config, connection)
     except (OSError, SQLAlchemyError) as error:
         return [Check("database", False, f"cannot be read: {' '.join(str(error).split())[:200]}")]
     finally:
@@ -282,7 +282,7 @@ def fleet(connection: Connection, config: Config) -> list[Check]:
     return found
 
 
-def _kept(config: Config, connection: Connection) -> Check:
+def _retention(config: Config, connection: Connection) -> Check:
     """Check that records past their retention are pruned, and report the size."""
     bytes_, free = sizes.sizes(connection)
     first = sizes.oldest(connection)

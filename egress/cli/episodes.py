@@ -24,7 +24,7 @@ MOST = 100
 
 
 @click.command("episodes", epilog=EXAMPLES)
-@click.option("--agent", default="", metavar="GLOB", help="Only this agent, or those that match.")
+@click.option("--agent", default="", metavar="GLOB", help="Only matching agents.")
 @click.option(
     "--since", type=Time(), metavar="TIME", help="Only episodes with a step active then or later: 2h, 2026-11-23T15:00."
 )

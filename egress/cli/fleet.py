@@ -38,7 +38,7 @@ def list_(*, api: ApiClient, output: str) -> None:
         table(COLUMNS, [[each[column] for column in COLUMNS] for each in found])
     else:
         click.echo("no gateway has run at this database yet; start one with: egress gateway", err=True)
-    sys.exit(0 if all(map(_well, found)) else 3)
+    sys.exit(0 if all(map(_is_current, found)) else 3)
 
 
 @command.command("rm", epilog=EXAMPLES)
@@ -63,5 +63,5 @@ def rename(*, api: ApiClient, host: str, name: str) -> None:
     click.echo(f"host {host} is now {name}; set `host: {name}` in its config before you start it")
 
 
-def _well(gateway: dict[str, Any]) -> bool:
+def _is_current(gateway: dict[str, Any]) -> bool:
     return gateway["state"] == "stopped" or (gateway["state"] == "up" and not gateway["behind"])

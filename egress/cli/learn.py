@@ -11,6 +11,7 @@ import click
 
 from egress.cli.input.params import Time, case_words, chosen_case
 from egress.cli.input.queries import config_option, records
+from egress.cli.output.tables import output_option
 from egress.cli.output.text import plain, when
 from egress.config import load_config
 from egress.errors import EgressError
@@ -39,7 +40,7 @@ LISTED = 50  # omissions that the file's header names
 @click.option(
     "-w", "--write", "file", type=click.Path(path_type=Path), metavar="FILE", help="Write to this file instead."
 )
-@click.option("-o", "--output", type=click.Choice(["human", "json"]), default="human", show_default=True)
+@output_option
 @config_option
 def command(
     agent: str,

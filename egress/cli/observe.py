@@ -38,7 +38,9 @@ Examples:
 @query_argument
 @click.option("-f", "--follow", is_flag=True, help="Keep showing new records, until Ctrl-C.")
 @click.option("-n", "--limit", type=click.IntRange(0), default=20, show_default=True, help="Begin with the newest N.")
-@click.option("-o", "--output", type=click.Choice(["human", "jsonl"]), default="human", show_default=True)
+@click.option(
+    "-o", "--output", type=click.Choice(["human", "jsonl"]), default="human", show_default=True, help="Output format."
+)
 @config_option
 def command(*, words: tuple[str, ...], follow: bool, limit: int, output: str, config: Path | None) -> None:
     """Show the newest records; -f follows new ones.

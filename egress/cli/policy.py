@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from egress.cli.input.client import PATIENCE, ApiClient, api_options
+from egress.cli.input.client import LONG_SECONDS, ApiClient, api_options
 from egress.cli.input.params import Listing, case_option
 from egress.cli.input.ruleoptions import sentence
 from egress.cli.output.tables import as_json, output_option, table
@@ -54,7 +54,9 @@ def list_(*, api: ApiClient, limit: int, output: str) -> None:
 
 @command.command("show", epilog=EXAMPLES)
 @click.argument("version", type=click.IntRange(0), required=False)
-@click.option("-o", "--output", type=click.Choice(["yaml", "json"]), default="yaml", show_default=True)
+@click.option(
+    "-o", "--output", type=click.Choice(["yaml", "json"]), default="yaml", show_default=True, help="Output format."
+)
 @case_option
 @api_options
 def show_(*, api: ApiClient, version: int | None, output: str) -> None:
@@ -99,11 +101,11 @@ def diff(*, api: ApiClient, a: int, b: int | None, output: str) -> None:
 def replay(*, api: ApiClient, version: int, params: dict[str, object], output: str) -> None:
     """Re-judge the stored flows by the rules of a version.
 
-    The verdicts that would differ are shown. Agents are taken as they are now; expiry is ignored. Of names it knows
-    what records keep: the last name in the bytes, and at most eight names bound to an address. Exit code 3: a flow that
-    passed would be refused.
+    The verdicts that would differ are shown. Agents are taken as they are now; expiry is ignored. Records keep only the
+    last name in the bytes, and at most eight names bound to an address. Exit code 3: a flow that passed would be
+    refused.
     """
-    found = api.call("POST", f"/policy/versions/{version}/replay", params=params, seconds=PATIENCE)
+    found = api.call("POST", f"/policy/versions/{version}/replay", params=params, seconds=LONG_SECONDS)
     sys.exit(print_simulation(found, params["default"], output))
 
 

@@ -138,7 +138,7 @@ def command(
     output: str,
     config: Path | None,
 ) -> None:
-    """Show flows with their verdicts and findings, the newest last. Times are UTC.
+    """Show flows with their verdicts and findings, newest last. Times are UTC.
 
     QUERY is terms like agent:rome-*, dest:203.0.113.0/24, port:8000-8100, bytes>1mb, since:2h, joined with and, or,
     not (or -) and parentheses; adjacent terms must all match. Quote characters that the shell interprets. Options

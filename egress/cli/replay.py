@@ -68,7 +68,9 @@ def _networks(_: click.Context, __: click.Parameter, values: tuple[str, ...]) ->
     metavar="CASE",
     help="Store all records in this case, a separate database: a name, or a path that ends in .db.",
 )
-@click.option("-o", "--output", type=click.Choice(["human", "json"]), default="human", show_default=True)
+@click.option(
+    "-o", "--output", type=click.Choice(["human", "json"]), default="human", show_default=True, help="Output format."
+)
 @click.option("--config", type=click.Path(path_type=Path), metavar="FILE", help="Config file: cases are in state_dir.")
 @click.pass_context
 def command(

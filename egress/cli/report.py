@@ -155,7 +155,7 @@ def _counted(
     heads = (*names, "flows", "refused", "bytes", "first", "last")
     counted = ("flows", "refused", "bytes")
     head = tag("tr", *(tag("th", name, class_="number" if name in counted else "whole") for name in heads))
-    return [tag("div", tag("table", head, *rows), class_="wide"), *_cut(len(groups), what)]
+    return [tag("div", tag("table", head, *rows), class_="wide"), *_truncation(len(groups), what)]
 
 
 def _beacons(engine: Engine, wanted: Filter) -> list[Html]:
@@ -188,18 +188,18 @@ def _findings(engine: Engine, found: Sequence[FindingRecord]) -> list[Html]:
         parts += [
             tag("h3", f"{each.signature} ({each.severity}, {each.technique})"),
             tag("p", f"{when(each.time)} UTC, {each.proto} to {endpoint(each.dst, each.dport)}: {each.summary}"),
-            tag("p", f"{_led_to(each)}; finding {each.finding_id}, flow {each.flow_id}, {each.community_id}"),
+            tag("p", f"{_effect_text(each)}; finding {each.finding_id}, flow {each.flow_id}, {each.community_id}"),
             tag("pre", Html("\n".join(str(tag("span", line)) for line in hexdump(each.evidence)))),
         ]
         if kept is not None and kept.packets:
             command = f"egress evidence {each.finding_id} -w {each.finding_id}.pcapng{case_words()}"
             parts.append(tag("p", f"{len(kept.packets)} packets are kept: ", tag("code", command)))
-    return [*parts, *_cut(len(found), "newest findings")]
+    return [*parts, *_truncation(len(found), "newest findings")]
 
 
-def _led_to(found: FindingRecord) -> str:
+def _effect_text(found: FindingRecord) -> str:
     return REACH[found.effect] if found.effect is Effect.NONE else f"{found.action} ({found.mode})"
 
 
-def _cut(count: int, what: str) -> list[Html]:
+def _truncation(count: int, what: str) -> list[Html]:
     return [tag("p", f"Only the {ROWS} {what} are shown.", class_="cut")] if count > ROWS else []

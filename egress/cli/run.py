@@ -32,8 +32,21 @@ Examples:
 
 @click.command("run", epilog=EXAMPLES, context_settings={"allow_interspersed_args": False})
 @click.option("--agent", default="", help="The agent's name [generated].")
-@click.option("--mode", type=click.Choice([mode.value for mode in Mode]), default="enforce", show_default=True)
-@click.option("--default", "default", type=click.Choice(["allow", "deny"]), default="deny", show_default=True)
+@click.option(
+    "--mode",
+    type=click.Choice([mode.value for mode in Mode]),
+    default="enforce",
+    show_default=True,
+    help="enforce; monitor: record refusals, but let packets pass; ask: unmatched flows wait for approval.",
+)
+@click.option(
+    "--default",
+    "default",
+    type=click.Choice(["allow", "deny"]),
+    default="deny",
+    show_default=True,
+    help="The action for flows that match no rule.",
+)
 @click.option(
     "--policy", type=click.Path(path_type=Path), help="Policy file of this sandbox, besides the gateway's rules."
 )
@@ -84,7 +97,7 @@ def _open(config: Config, config_file: Path | None, wanted: dict[str, object]) -
         except NotRunningError:
             started = started or _start_gateway(config, config_file)
         if started.read(1) == b"":
-            raise EgressError(f"cannot start a gateway: {_last_words(_log(config))}")
+            raise EgressError(f"cannot start a gateway: {_last_log_line(_log(config))}")
         if time.monotonic() > deadline:
             raise EgressError(f"the gateway did not come up in {START_SECONDS:.0f} s; see {_log(config)}")
         time.sleep(0.1)
@@ -123,7 +136,7 @@ def _log(config: Config) -> Path:
     return config.run_dir / "gateway.log"
 
 
-def _last_words(path: Path) -> str:
+def _last_log_line(path: Path) -> str:
     lines = path.read_text(errors="replace").strip().splitlines()
     return lines[-1].removeprefix("egress: ") if lines else f"no message in {path}"
 

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import click
 
-from egress.cli.input.client import PATIENCE, ApiClient, api_options
+from egress.cli.input.client import LONG_SECONDS, ApiClient, api_options
 from egress.cli.input.params import case_option, chosen_case, read_document
 from egress.cli.output.tables import as_json, output_option, table
 
@@ -70,7 +70,7 @@ def command(*, api: ApiClient, file: Path, params: dict[str, object], output: st
     refused.
     """
     data, kind = read_document(file)
-    found = api.call("POST", "/simulate", params=params, content=data, kind=kind, seconds=PATIENCE)
+    found = api.call("POST", "/simulate", params=params, content=data, kind=kind, seconds=LONG_SECONDS)
     sys.exit(print_simulation(found, params["default"], output))
 
 

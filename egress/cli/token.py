@@ -26,9 +26,15 @@ def command() -> None:
 
 @command.command("create", epilog=EXAMPLES)
 @click.option("--name", required=True, help="The holder; shown in the audit trail.")
-@click.option("--role", type=click.Choice(ROLES), required=True)
-@click.option("--agent", "agents", multiple=True, metavar="GLOB", help="Only these agents; may be repeated.")
-@click.option("--for", "expires", default="", metavar="TIME", help="5m, 1h, 30d, an instant, forever (the default).")
+@click.option("--role", type=click.Choice(ROLES), required=True, help="What the token may do (docs/api.md).")
+@click.option("--agent", "agents", multiple=True, metavar="GLOB", help="Only matching agents; may be repeated.")
+@click.option(
+    "--for",
+    "expires",
+    default="",
+    metavar="TIME",
+    help="Lifetime: 5m, 1h, 30d, until an instant, or forever [forever].",
+)
 @output_option
 @api_options
 def create(*, api: ApiClient, name: str, role: str, agents: tuple[str, ...], expires: str, output: str) -> None:

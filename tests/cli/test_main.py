@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
 
-from egress.cli.main import egress as egress_group
+from egress.cli.main import egress as program
 from egress.store.database.database import open_database
+from tests.test_house import commands
 
 
 def egress(*words: str) -> subprocess.CompletedProcess[str]:
@@ -42,14 +44,16 @@ def test_usage_errors_are_one_line_with_exit_code_2() -> None:
         assert done.stderr.startswith("egress: ")
 
 
+def groups() -> Iterator[tuple[str, click.Group]]:
+    yield "egress", program
+    for path, command in commands(program, "egress", click.Context(program)):
+        if isinstance(command, click.Group):
+            yield path, command
+
+
 def test_the_first_sentence_of_a_help_fits_into_the_list_of_commands() -> None:
     """The list cuts what is longer, and a cut sentence explains nothing."""
-    context = click.Context(egress_group)
-    groups: list[tuple[str, click.Group]] = [("egress", egress_group)]
-    for name in egress_group.list_commands(context):
-        found = egress_group.get_command(context, name)
-        groups += [(f"egress {name}", found)] if isinstance(found, click.Group) else []
-    for path, group in groups:
+    for path, group in groups():
         context = click.Context(group)
         names = group.list_commands(context)
         room = 80 - 6 - max(map(len, names))
@@ -57,3 +61,13 @@ def test_the_first_sentence_of_a_help_fits_into_the_list_of_commands() -> None:
             command = group.get_command(context, name)
             assert command is not None
             assert not command.get_short_help_str(room).endswith("..."), f"{path} {name}: at most {room} characters"
+
+
+def test_every_option_explains_itself() -> None:
+    silent = [
+        f"{path} {option.opts[0]}"
+        for path, command in commands(program, "egress", click.Context(program))
+        for option in command.params
+        if isinstance(option, click.Option) and not option.help
+    ]
+    assert not silent

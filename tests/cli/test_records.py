@@ -239,7 +239,7 @@ def test_the_story_of_an_agent(filled: Engine, run: Run) -> None:
     document = json.loads(run("show", "agent", "rome-7", "-o", "json").stdout)
     assert document["attached"]["quarantined"] and document["summary"]["flows"] == 2
     assert document["destinations"][0]["dest"] and len(document["newest"]) == 2
-    assert "nothing is known of an agent 'rome-*'" in str(run("show", "agent", "rome-*", code=1).exception)
+    assert "no agent 'rome-*' is known" in str(run("show", "agent", "rome-*", code=1).exception)
 
 
 def test_evidence(filled: Engine, run: Run, tmp_path: Path) -> None:

@@ -85,7 +85,7 @@ def test_it_tells_what_happened(filled: Engine, run: Run, tmp_path: Path) -> Non
         assert part in shown, part
     assert page.count("<circle") == 29
     run("report", "--agent", "train-1", "--since", "2026-11-23", "--until", "2026-11-22", "-w", "-", code=2)
-    assert "nothing is known" in str(run("report", "--agent", "x", "-w", "-", code=1).exception)
+    assert "no agent 'x' is known" in str(run("report", "--agent", "x", "-w", "-", code=1).exception)
     assert "cannot write" in str(run("report", "--agent", "train-1", "-w", str(tmp_path), code=1).exception)
 
 

@@ -28,7 +28,7 @@ from egress.config import Config, load_config
 from egress.errors import EgressError, InputError
 
 SECONDS = 60.0
-PATIENCE = 900.0  # for requests that read all stored flows
+LONG_SECONDS = 900.0  # for requests that read all stored flows
 PAGE = 1000
 MAX_TOKEN = 256  # characters
 
@@ -42,29 +42,29 @@ class ApiClient:
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         self.control_socket = config.control_socket  # of the gateway on this host
         self.host = config.host_name
-        self._where = url
-        self._sync: httpx.Client | None = None
+        self._location = url
+        self._remote: httpx.Client | None = None
         if case:
             if url:
                 raise InputError("--case names a file of this host, --api a server: give only one of them")
-            self._here = _Here(config, {}, case)
+            self._in_process = _InProcess(config, {}, case)
         elif url:
             try:
-                self._sync = httpx.Client(base_url=url, headers=headers, verify=_trust(ca), timeout=SECONDS)
+                self._remote = httpx.Client(base_url=url, headers=headers, verify=_trust(ca), timeout=SECONDS)
             except httpx.InvalidURL as error:
                 raise InputError(f"--api {plain(url)}: {error}; write one like http://127.0.0.1:7477") from None
         elif _listens(config.api_socket):
-            self._where = str(config.api_socket)
-            transport = httpx.HTTPTransport(uds=self._where)
-            self._sync = httpx.Client(transport=transport, base_url="http://egress", headers=headers, timeout=SECONDS)
+            self._location = str(config.api_socket)
+            transport = httpx.HTTPTransport(uds=self._location)
+            self._remote = httpx.Client(transport=transport, base_url="http://egress", headers=headers, timeout=SECONDS)
         else:
-            self._here = _Here(config, headers)
+            self._in_process = _InProcess(config, headers)
 
     def close(self) -> None:
-        if self._sync is not None:
-            self._sync.close()
+        if self._remote is not None:
+            self._remote.close()
         else:
-            self._here.close()
+            self._in_process.close()
 
     def __enter__(self) -> ApiClient:
         return self
@@ -102,7 +102,7 @@ class ApiClient:
         if answer.status_code == 204 or not answer.content:
             return None
         if "json" not in answer.headers.get("content-type", ""):
-            raise EgressError(f"the server at {self._where} is not the API of egress")
+            raise EgressError(f"the server at {self._location} is not the API of egress")
         return answer.json()
 
     def raw(
@@ -114,20 +114,20 @@ class ApiClient:
         given = {key.rstrip("_"): _text(value) for key, value in params.items() if value not in (None, "", False)}
         headers = {"Content-Type": kind} if data is not None else {}
         try:
-            if self._sync is not None:
-                answer = self._sync.request(
+            if self._remote is not None:
+                answer = self._remote.request(
                     method, f"/api/v1{path}", params=given, content=data, headers=headers, timeout=seconds
                 )
             else:
-                answer = self._here.request(method, f"/api/v1{path}", given, data, headers)
+                answer = self._in_process.request(method, f"/api/v1{path}", given, data, headers)
         except httpx.HTTPError as error:
-            raise EgressError(f"cannot reach the API at {self._where}: {error or type(error).__name__}") from None
+            raise EgressError(f"cannot reach the API at {self._location}: {error or type(error).__name__}") from None
         if answer.is_success:
             return answer
         raise _problem(answer)
 
 
-class _Here:
+class _InProcess:
     """Runs the application in this process; the caller is the user who runs the command."""
 
     def __init__(self, config: Config, headers: dict[str, str], case: str | None = None) -> None:
