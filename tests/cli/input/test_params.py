@@ -27,7 +27,7 @@ def test_a_moment_is_in_utc_where_it_names_no_zone(text: str) -> None:
 
 @pytest.mark.parametrize("text", ["", "yesterday", "5", "5y", "-1h", "2026-13-01", "1234567890d", "٣h"])
 def test_what_is_no_time_is_refused(text: str) -> None:
-    with pytest.raises(click.BadParameter, match="is no time; write 2026-11-23T15:00"):
+    with pytest.raises(click.BadParameter, match="is not a valid time; write 2026-11-23T15:00"):
         Time().convert(text, None, None)
 
 
@@ -47,7 +47,7 @@ def test_the_chosen_case_and_how_to_name_it_again(words: list[str], output: str)
 def test_an_empty_case_is_refused() -> None:
     """As of a variable that is not set: it must not be the live records."""
     done = CliRunner().invoke(asked, ["--case", ""])
-    assert done.exit_code == 2 and "it has no name" in done.output
+    assert done.exit_code == 2 and "the name is empty" in done.output
     assert chosen_case() is None, "outside a command"
 
 
