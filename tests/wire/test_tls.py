@@ -134,7 +134,7 @@ def test_a_trailing_dot_is_no_part_of_the_name() -> None:
         (records(FULL, 9)[:14] + b"\x16\x03\x01\0\0", "out of range"),
         (records(b"\x01" + (MAX_HELLO + 1).to_bytes(3) + bytes(8)), "ClientHello length"),
         (records(hello(bytes(MAX_RECORDS)), 1), "too many records"),
-        (records(hello(sni(b"a.example") + sni(b"b.example"))), "twice"),
+        (records(hello(sni(b"a.example") + sni(b"b.example"))), "repeated"),
         (records(hello(sni(b"a.example", b"b.example"))), "two TLS server names"),
         (records(hello(sni(b"a\0.example"))), "host name"),
         (records(hello(sni(b"\xc3\xa4.example"))), "host name"),
