@@ -21,7 +21,7 @@ from egress.store.database.database import open_database
 
 @dataclass(frozen=True)
 class Done:
-    """What a command did. `err` has the one line of an error as well."""
+    """Exit code and output of a command. `err` includes the one line of an EgressError."""
 
     code: int
     out: str
@@ -57,7 +57,7 @@ class Cli:
 
 
 class Run:
-    """Runs commands that read, and looks at their exit code."""
+    """Runs commands that read, and checks their exit code."""
 
     def __init__(self, config: Path) -> None:
         self.config = config

@@ -1,4 +1,4 @@
-"""`egress replay --into-db` and `--case`: a capture from elsewhere, seen with every tool that reads records."""
+"""`egress replay --into-db` and `--case`: a capture from elsewhere, read by every command that reads records."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def incident(cli: Cli) -> Cli:
     return cli
 
 
-def plainly(*words: str) -> Result:
-    """Without a config: what somebody has who is not root and has no /var/lib/egress."""
+def without_config(*words: str) -> Result:
+    """Run a command without a config, like a user who is not root and has no /var/lib/egress."""
     return CliRunner().invoke(egress, list(words))
 
 
@@ -92,7 +92,7 @@ def test_cases_are_listed_shown_and_deleted(incident: Cli) -> None:
 def test_a_case_is_added_to_and_no_file_is_stored_twice(incident: Cli) -> None:
     again = incident("replay", "--into-db", "incident", MINER)
     assert again.code == 3 and "exists already" in again.err and "nothing is stored twice" in again.err
-    assert "1 finding" in again.out, "it is judged all the same"
+    assert "1 finding" in again.out, "the capture is judged, although it is not stored again"
     assert incident("replay", "--into-db", "incident", WEB6).code == 0
     assert incident.ok("case", "show", "incident", "-o", "json").json["flows"] == 4
     other = incident("replay", "--into-db", "incident", "--agent-net", "10.0.0.0/8", MINER)
@@ -131,9 +131,9 @@ def test_what_another_policy_would_have_done(incident: Cli) -> None:
 
 def test_without_root_a_case_is_a_file_of_ones_own(tmp_path: Path) -> None:
     path = str(tmp_path / "mine.db")
-    assert plainly("replay", "--into-db", path, WEB).exit_code == 0
-    assert "1 flow, 0 refused" in plainly("query", "--case", path).output
-    assert plainly("policy", "list", "--case", path).exit_code == 0, "whoever can read it may ask"
+    assert without_config("replay", "--into-db", path, WEB).exit_code == 0
+    assert "1 flow, 0 refused" in without_config("query", "--case", path).output
+    assert without_config("policy", "list", "--case", path).exit_code == 0, "any user who can read it may query it"
 
 
 def test_where_the_state_directory_is_another_s_a_path_is_suggested(cli: Cli) -> None:
@@ -171,7 +171,7 @@ def test_a_case_that_was_tampered_with_is_said_so_in_one_line(incident: Cli, har
         try:
             done = incident(*words, "--case", "incident")
         except DBAPIError:
-            continue  # which `main` says in one line, as of every database
+            continue  # `main` reports it in one line, as for every database
         assert done.code in (0, 1), (words, done)
         assert not done.code or "case incident holds what egress does not write" in done.err, (words, done)
 
@@ -185,7 +185,7 @@ def test_an_error_of_ours_is_not_blamed_on_the_case(incident: Cli, monkeypatch: 
 @click.command()
 @case_option
 def command() -> None:
-    """Fail as a command with a bug does."""
+    """Raise the exception of a bug."""
     raise TypeError("a bug")
 
 

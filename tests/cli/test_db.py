@@ -1,4 +1,4 @@
-"""`egress db`: what it says, what it does, and that it does nothing when it only looks."""
+"""`egress db`: its output, its changes, and none at all from a command that only reads."""
 
 from __future__ import annotations
 

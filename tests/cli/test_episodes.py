@@ -1,4 +1,4 @@
-"""`egress show episode`, `egress episodes`, and what other stories say of steps."""
+"""`egress show episode`, `egress episodes`, and steps in other stories."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_whose_and_which(filled: Engine, run: Run) -> None:
 
 
 def test_what_an_agent_writes_moves_no_cursor(database: Engine, run: Run) -> None:
-    """Tool names and arguments are the agent's; ids are checked, and shown escaped all the same."""
+    """Agents write tool names and arguments. Ids are checked on entry, and still shown escaped."""
     step = make("a", episode="e", id="s", tool=HOSTILE, summary=HOSTILE * 300, start=START, end=START + 1,
                 source=StepSource.OTLP, call_id=HOSTILE, reporter="x", now=START)  # fmt: skip
     keep(

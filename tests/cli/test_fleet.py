@@ -1,4 +1,4 @@
-"""`egress fleet`: is everybody there, and does everybody judge by the newest policy?"""
+"""`egress fleet`: the gateways that run, and the policy version that each one enforces."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_a_fleet_is_well_or_not(cli: Cli, database: Engine) -> None:
         gateways.leave(connection, "gpu-1", "a")
     assert "stopped" in cli.ok("fleet").out
     assert cli.ok("fleet", "rename", "gpu-1", "gpu-2").out.startswith("host gpu-1 is now gpu-2; set `host: gpu-2`")
-    assert "there is no host gpu-2" in cli("fleet", "rm", "gpu-2").err, "nothing is left of it"
+    assert "there is no host gpu-2" in cli("fleet", "rm", "gpu-2").err, "a deleted gateway leaves nothing"
 
 
 def test_doctor_names_who_is_silent_behind_or_nobodys(database: Engine, monkeypatch: pytest.MonkeyPatch) -> None:

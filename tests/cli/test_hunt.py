@@ -1,4 +1,4 @@
-"""`egress hunt`: what people and programs get, what is stored, and what the other commands make of it."""
+"""`egress hunt`: output for people and programs, stored findings, and other commands that show them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ WINDOW = ("--since", "2026-11-23T00:00", "--until", "2026-11-30T00:00")
 
 @pytest.fixture
 def hunted(database: Engine) -> Engine:
-    """A beacon of half an hour, and somebody's work."""
+    """A database with a beacon every half hour, and another agent's irregular work."""
     rng = np.random.default_rng(1)
     work = np.cumsum(rng.gamma(2, 900, 300))
     records = flows(beacon(rng, 1800, 0.2, 300), agent="rome-7", **named("c2.example.net"))

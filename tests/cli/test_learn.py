@@ -1,4 +1,4 @@
-"""`egress learn`: a file that can be imported as it is, with a head that says what was left out and why."""
+"""`egress learn`: a file that can be imported unchanged; its header lists the omissions and their reasons."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every error of a command is one line, whatever raised it."""
+"""Every error of a command is one line, for any cause."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def groups() -> Iterator[tuple[str, click.Group]]:
 
 
 def test_the_first_sentence_of_a_help_fits_into_the_list_of_commands() -> None:
-    """The list cuts what is longer, and a cut sentence explains nothing."""
+    """The list of commands cuts longer sentences, and a cut sentence explains nothing."""
     for path, group in groups():
         context = click.Context(group)
         names = group.list_commands(context)

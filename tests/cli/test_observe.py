@@ -1,4 +1,4 @@
-"""`egress observe`: the newest records, those that come, and its end."""
+"""`egress observe`: the newest records, new ones as they arrive, and its end."""
 
 from __future__ import annotations
 

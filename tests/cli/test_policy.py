@@ -1,4 +1,4 @@
-"""`egress policy`: versions, the rules of each, and what one would have done."""
+"""`egress policy`: versions, the rules of each, and simulations of a version on stored flows."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.whatif.recording import refused, tls
 
 @pytest.fixture
 def edited(cli: Cli) -> Cli:
-    """Version 1 allows a.example, 2 also b.example, 3 with a comment, 4 no longer a.example."""
+    """Edit the policy: version 1 allows a.example, 2 also b.example, 3 adds a comment, 4 drops a.example."""
     cli.ok("allow", "a.example", "--id", "a")
     cli.ok("allow", "b.example", "--id", "b", "--port", "443")
     text = cli.ok("allowlist", "export").out.replace(

@@ -1,4 +1,4 @@
-"""`egress query` and `egress show` on a real database: what people see, what programs get, and what errors say."""
+"""`egress query` and `egress show` on a real database: output for people, output for programs, error messages."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def test_programs_get_eve(filled: Engine, tmp_path: Path) -> None:
     assert [from_eve(each) for each in listed[0]["findings"]] == [samples.FINDING]
     assert len(listed) == 3
     shown = json.loads(_show(tmp_path, samples.FLOW.flow_id, "-o", "json"))
-    assert shown["agent"].items() >= listed[0]["agent"].items()  # and the tool call meanwhile
+    assert shown["agent"].items() >= listed[0]["agent"].items()  # and the tool call at that time
     assert {**shown, "agent": listed[0]["agent"]}.items() >= listed[0].items()
 
 

@@ -1,4 +1,4 @@
-"""`egress replay` as a person or a script meets it."""
+"""`egress replay`: output for people and for scripts, exit codes, errors."""
 
 from __future__ import annotations
 

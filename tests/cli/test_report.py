@@ -1,4 +1,4 @@
-"""`egress report`: complete, self-contained, and deaf to what agents write."""
+"""`egress report`: complete, self-contained, and safe with text that agents write."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ EMPTY = {"meta"}
 
 
 class Reader(HTMLParser):
-    """What a browser would see."""
+    """The elements and the text that a browser would see."""
 
     def __init__(self, page: str) -> None:
         super().__init__()

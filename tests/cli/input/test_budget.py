@@ -1,4 +1,4 @@
-"""`--budget` and `--label`: read strictly, listed again, and every mistake one line that names the right form."""
+"""`--budget` and `--label`: strict forms, shown as they were given, and each mistake one line with the right form."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ def test_the_chosen_case_and_how_to_name_it_again(words: list[str], output: str)
 
 
 def test_an_empty_case_is_refused() -> None:
-    """As of a variable that is not set: it must not be the live records."""
+    """An empty name comes from a variable that is not set: it must not mean the live records."""
     done = CliRunner().invoke(asked, ["--case", ""])
     assert done.exit_code == 2 and "the name is empty" in done.output
     assert chosen_case() is None, "outside a command"

@@ -51,7 +51,7 @@ def test_columns_give_way_before_anything_is_folded() -> None:
     assert "(reject)" in narrow[1] and "11-23 15:06:02" in narrow[1] and "mining.stratum" in narrow[1]
     smallest = drawn(TOLD, 80)
     assert smallest[0].split() == ["flow", "time", "(UTC)", "agent", "action", "destination", "name", "why"]
-    assert samples.FLOW.flow_id[:8] in smallest[1], "what other commands are given is never folded"
+    assert samples.FLOW.flow_id[:8] in smallest[1], "output for other commands is never folded"
 
 
 @given(st.integers(40, 300), st.text(max_size=60))
@@ -81,7 +81,7 @@ def test_in_a_real_terminal(database: Engine, run: Run, columns: int) -> None:
 
 
 def in_terminal(columns: int, *words: str) -> list[str]:
-    """What a command writes to a terminal of this width, without colours."""
+    """Run a command in a terminal of this width; returns its lines, without colours."""
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
     command = [sys.executable, "-m", "egress", *words]

@@ -1,4 +1,4 @@
-"""The process behind a flow, as people and programs are shown it."""
+"""The process behind a flow, in output for people and for programs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Text for people: nothing hostile reaches the terminal."""
+"""Text for people: no hostile character reaches the terminal."""
 
 from __future__ import annotations
 
