@@ -1,4 +1,4 @@
-"""The engine's caller in mode ask, as the gateway is one: keeps packets that wait, presents them when that is over."""
+"""The engine's caller in mode ask, like the gateway: parks packets on hold, presents them when the hold ends."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Keeper:
         return outcome
 
     def settle(self, ts: float, now: Agent | None = None) -> list[Outcome]:
-        """Present what waited for holds that are over, as packets of the agent `now`."""
+        """Present the packets of holds that have ended, as packets of the agent `now`."""
         outcomes = []
         for identifier, state in self.engine.ended_holds():
             self.states.append(state)

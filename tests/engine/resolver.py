@@ -1,4 +1,4 @@
-"""DNS messages for the engine's tests, and an agent that resolves. `tests/wire` holds their reader against others."""
+"""DNS messages for the engine's tests, and an agent that resolves. `tests/wire` compares their reader with others."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Repeated refusals are folded, none is lost."""
+"""Repeated refusals are folded into one record; none is lost."""
 
 from __future__ import annotations
 

@@ -74,8 +74,8 @@ def test_in_monitor_mode_a_budget_is_written_down() -> None:
 
 
 @FAMILIES
-def test_a_rule_falls_silent_at_its_instant(v6: bool) -> None:
-    """Living flows are judged at that moment by the tick, new ones by their own time."""
+def test_a_rule_expires_at_its_instant(v6: bool) -> None:
+    """The tick re-judges living flows at that moment; new flows are judged by their own time."""
     inline, who = engine(Rule("soon", Action.ACCEPT, expires_at=START + 2)), agent(default=Action.REJECT)
     made = talk(v6, 1).open()
     made.play(inline, who)

@@ -18,14 +18,14 @@ BEGINNINGS = [
 
 
 def resumed(talk: Talk) -> Talk:
-    """The same connection, to be gone on with later."""
+    """The same connection without its steps so far, to be continued later."""
     rest = Talk(sport=talk.sport)
     rest.seq, rest.ack = talk.seq, talk.ack
     return rest
 
 
 def test_urgent_data_does_not_pass_uninspected() -> None:
-    """Linux takes the urgent byte out of the stream: its application reads SSH-2.0."""
+    """Linux removes the urgent byte from the stream: the application reads SSH-2.0."""
     talk = Talk().open()
     raw = tcp(AGENT4, SERVER4, 40000, 443, PSH | ACK | URG, talk.seq, talk.ack, b"SSXH-2.0-Go\r\n")
     talk.steps.append(Step(raw, OUT, 0.001))
@@ -36,7 +36,7 @@ def test_urgent_data_does_not_pass_uninspected() -> None:
 
 @pytest.mark.parametrize("first", BEGINNINGS)
 def test_no_forged_beginning_turns_the_connection_around(first: bytes) -> None:
-    """From port 22, a SYN-ACK or a stray segment first: the flow is still no call to the agent's own sshd."""
+    """A SYN-ACK or a stray segment from port 22 comes first: the flow still counts as opened by the agent."""
     talk = Talk(sport=22)
     talk.steps.append(Step(first, OUT, 0.001))
     talk.open().server(SSH).client(SSH)

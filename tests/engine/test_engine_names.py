@@ -140,7 +140,7 @@ def test_answers_over_tcp_bind(v6: bool, segment: int) -> None:
 
 @FAMILIES
 def test_a_lapsed_binding_takes_nothing_from_the_flow_it_admitted(v6: bool) -> None:
-    """The kernel cannot wait 90 s in a test of the lab; the constants are the engine's own."""
+    """Tested here because the lab cannot wait 90 s; the constants are the engine's own."""
     engine, lapse = bound(v6=v6), START + FLOOR + GRACE
     made = talk(v6, 1).open().client(client_hello(GOOD))
     assert outcome(engine, made) == ACCEPTED
@@ -218,7 +218,7 @@ def test_another_name_at_the_same_address_is_refused(data: bytes, segment: int, 
     if segment == 1400:
         assert played.passed(made.steps) == b""
     made.steps.clear()
-    assert outcome(engine, made.client(asked(GOOD)), START + 1) == BY_NAME  # nothing makes it good again
+    assert outcome(engine, made.client(asked(GOOD)), START + 1) == BY_NAME  # no later name lifts the refusal
 
 
 PASSES = {
@@ -354,8 +354,8 @@ UNREADABLE = {
 
 
 @pytest.mark.parametrize("message", UNREADABLE.values(), ids=UNREADABLE)
-def test_what_cannot_be_read_is_refused_as_a_query_for_anything(message: bytes) -> None:
-    """A resolver may read it."""
+def test_an_unreadable_message_is_refused_like_a_query_for_any_name(message: bytes) -> None:
+    """A resolver may still be able to read the message."""
     verdict = ask(guarded(), DENIED, message)
     assert (verdict.action, verdict.reason) == BY_QUERY
     made = Talk(remote=RESOLVER4, dport=53).open().client(framed(question(GOOD), message))

@@ -54,7 +54,7 @@ def test_extra_ticks_change_nothing(message: bytes) -> None:
 
 
 def garbage(rng: random.Random) -> bytes:
-    """A packet that is valid, nearly valid or noise."""
+    """Return a packet that is valid, nearly valid or noise."""
     local, remote = rng.choice([(AGENT4, SERVER4), (AGENT6, SERVER6)])
     data = rng.choice([*MESSAGES, rng.randbytes(rng.randrange(0, 300)), b""])
     kind = rng.randrange(5)

@@ -98,7 +98,7 @@ def test_equal_input_gives_equal_records(seed: int) -> None:
     assert (one.records, one.states, seen) == (two.records, two.states, again)
 
 
-def test_the_storm_reaches_every_way_out() -> None:
+def test_the_storm_ends_holds_in_every_way() -> None:
     """Check that the scenarios of the two tests above are reached."""
     states = {state for seed in range(12) for state in storm(seed)[0].states}
     assert states == {"approved", "denied", "expired", "withdrawn"}

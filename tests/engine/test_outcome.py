@@ -1,4 +1,4 @@
-"""The outbox keeps records in order and gives each away once."""
+"""The outbox keeps records in order and hands out each one once."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from signatures import load
 from tests.traffic import AGENT4, SERVER4, tcp
 
 PATTERNS = Patterns(load())
-SEQ = 2**32 - 40  # wraps on the way
+SEQ = 2**32 - 40  # the sequence number wraps on the way
 
 
 def segment(seq: int, data: bytes) -> Packet:

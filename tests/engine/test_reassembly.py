@@ -57,6 +57,6 @@ def test_data_before_the_answer_is_not_taken() -> None:
     assert [type(event) for event in feed(talk, Mode.MONITOR)] == [Opened]
 
 
-def test_bytes_come_in_order_and_a_contradiction_is_told() -> None:
+def test_bytes_come_in_order_and_a_contradiction_is_an_event() -> None:
     talk = Talk().open().raw_client(4, b"2.0-x\r\n").raw_client(0, b"SSH-").raw_client(0, b"ssh-")
     assert [type(event) for event in feed(talk)] == [Opened, SshSpoken, Inconsistent]

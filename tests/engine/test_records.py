@@ -1,4 +1,4 @@
-"""Records name the opener as source, whichever side the agent is."""
+"""Records name the opener as source, on either side of the agent."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Text from the wire comes out printable and short; addresses as people write them."""
+"""Quoted text from the wire is printable and short; addresses have their usual form."""
 
 from __future__ import annotations
 

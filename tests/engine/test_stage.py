@@ -1,4 +1,4 @@
-"""The life of a flow: which moves its table has, what each does to the answer, and who may make them."""
+"""The stages of a flow: the table of moves, the answer after each, and the modules that may make them."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ STEPS = {
 
 
 @given(st.sampled_from(list(Mode)), st.lists(st.sampled_from(sorted(STEPS)), max_size=12))
-def test_answer_and_stage_agree_whatever_comes(mode: Mode, steps: list[str]) -> None:
+def test_answer_and_stage_agree_after_any_moves(mode: Mode, steps: list[str]) -> None:
     """An illegal move raises and changes nothing; after a legal one the answer is the stage's."""
     one = life(mode)
     for step in steps:
@@ -110,13 +110,13 @@ def test_answer_and_stage_agree_whatever_comes(mode: Mode, steps: list[str]) -> 
 # --- who writes a flow ----------------------------------------------------------------------------------
 
 WRITERS = {  # attributes of a flow that one other module writes, and why
-    "judge.py": {"hidden", "names", "rule", "said", "wants"},  # what rules look at
+    "judge.py": {"hidden", "names", "rule", "said", "wants"},  # the fields that rules match
     "reassembly.py": {"dissector", "streams"},  # the readers of its bytes
 }
 
 
 def _written(path: Path, *, own: bool) -> set[str]:
-    """The attributes that a module assigns, to `self` (`own`) or to anything else."""
+    """The attributes that a module assigns, on `self` (`own`) or on other objects."""
     nodes = ast.walk(ast.parse(path.read_text()))
     stored = [node for node in nodes if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store)]
     return {node.attr for node in stored if own is (isinstance(node.value, ast.Name) and node.value.id == "self")}

@@ -1,4 +1,4 @@
-"""Reassembly: whatever the order, the overlaps and the repetitions, the same bytes come out once."""
+"""Reassembly: the same bytes come out once, for any order, overlap and repetition of segments."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def test_a_strict_stream_takes_no_more_than_it_can_hold() -> None:
     with pytest.raises(SegmentOverflowError):
         other.feed(5000, b"x")
     assert len(other.pending) <= MAX_PENDING
-    assert other.held() >= MAX_PENDING * 64  # what a tiny waiting segment really takes
+    assert other.held() >= MAX_PENDING * 64  # the memory that a tiny waiting segment really takes
 
 
 def test_a_strict_stream_believes_no_acknowledgement_of_bytes_it_has_not_seen() -> None:

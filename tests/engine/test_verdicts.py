@@ -156,7 +156,7 @@ AGENTS = [
 
 
 def some_packet(rng: random.Random, ports: int) -> tuple[bytes, Direction]:
-    """Openings, hellos with names, queries and the answers to them, of few flows; their agents' ports from `ports`."""
+    """Return an opening, a hello with a name, a query or an answer of few flows; the agent's ports start at `ports`."""
     kind, remote, name, local = rng.randrange(5), rng.choice(SERVERS), rng.choice(NAMES), ports + rng.randrange(3)
     port = rng.choice([22, 53, 443, 8080])
     if kind == 0:
@@ -183,7 +183,7 @@ def play(judge: Engine, seed: int, ts: float, ports: int) -> list[tuple[str, Act
 
 
 def passing(judge: Engine) -> dict[str, tuple[Reason, str]]:
-    """Flows that may go on, and why."""
+    """The flows that may go on, and the reason for each."""
     flows = judge._tracker.flows()
     return {flow.id: (flow.verdict.reason, flow.verdict.rule_id) for flow in flows if not flow.refused}
 
@@ -191,7 +191,7 @@ def passing(judge: Engine) -> dict[str, tuple[Reason, str]]:
 @settings(max_examples=60, deadline=None)
 @given(st.lists(rules, max_size=8), st.integers(0, 2**32), st.data())
 def test_an_edit_and_the_whole_policy_give_equal_verdicts(live: list[Rule], seed: int, data: st.DataObject) -> None:
-    """Live flows are cut or go on alike, and new ones are judged alike. DNS is allowed, so that there are bindings."""
+    """Both cut the same live flows and judge new flows alike. DNS is allowed, so that there are bindings."""
     dns = allow("dns", RESOLVER4, ports=((53, 53),), position=-9)
     one, two = (Engine(Limits(), Policy(0, (dns, *live)), []) for _ in range(2))
     for version in range(4):

@@ -36,7 +36,7 @@ NULLS: dict[str, Draw] = {
 
 
 def subtractive(jitter: float) -> Draw:
-    """Sleep between (1 - jitter) and 1 periods, as Cobalt Strike does."""
+    """Sleep between (1 - jitter) and 1 periods, like Cobalt Strike."""
     return lambda r: 1 - jitter * r.random()
 
 
@@ -64,7 +64,7 @@ def gaps_needed(draw: Draw, rng: random.Random, level: float, history: int = 0) 
 
 @pytest.mark.parametrize("name", NULLS)
 def test_irregular_gaps_alarm_no_more_often_than_promised(name: str) -> None:
-    """Ville: P(E ever reaches c) <= 1/c, looked at after each of 60 gaps. The margin is 3 standard errors."""
+    """Ville's inequality: P(E ever reaches c) <= 1/c, checked after each of 60 gaps. Margin: 3 standard errors."""
     rng, runs = random.Random(20), 1000
     suprema = [highest([NULLS[name](rng) for _ in range(60)]) for _ in range(runs)]
     for c in (20, 100, 1000):
@@ -75,7 +75,7 @@ def test_irregular_gaps_alarm_no_more_often_than_promised(name: str) -> None:
 @pytest.mark.parametrize("rate", [20.0, 5.0, 2.5, 1.0, 0.3])
 @pytest.mark.parametrize("idle", [0.0, 0.4])
 def test_collapsing_random_traffic_makes_no_clock(rate: float, idle: float) -> None:
-    """Dead time turns dense random moments into even ones (at rate 1/window the CV of what is left is 0.51)."""
+    """Dead time turns dense random moments into even ones (at rate 1/window the remaining CV is 0.51)."""
     rng, runs, alarms = random.Random(21), 40, 0
     for _ in range(runs):
         moments = list(accumulate(rng.expovariate(rate) for _ in range(80)))
@@ -90,7 +90,7 @@ def test_collapsing_random_traffic_makes_no_clock(rate: float, idle: float) -> N
 
 
 def test_the_statistic_has_mean_one_under_the_null() -> None:
-    """For two gaps D1/(D1 + D2) is Beta(k0, k0): the integral of E_2 over that density is 1, by the midpoint rule."""
+    """The share D1/(D1 + D2) of two gaps is Beta(k0, k0): E_2 over its density integrates to 1 (midpoint rule)."""
     beta = math.gamma(2 * NULL_SHAPE) / math.gamma(NULL_SHAPE) ** 2
     steps, mean = 20000, 0.0
     for i in range(steps):
@@ -165,7 +165,7 @@ def test_a_pause_does_not_hide_a_beacon() -> None:
 
 
 def test_jitter_of_four_fifths_is_inside_the_null() -> None:
-    """The documented limit: it must not be claimed."""
+    """The documented limit: docs must not claim to find such a beacon."""
     rng = random.Random(25)
     assert median(gaps_needed(subtractive(0.8), rng, 1000) for _ in range(21)) == 100
 
@@ -269,7 +269,7 @@ def test_syn_retransmissions_and_application_retries_are_one_event() -> None:
 
 def test_each_window_has_its_share_of_the_weight() -> None:
     three, one = Rhythm(0.0), Rhythm(0.0, WINDOWS[:1])
-    for moment in beats(1, 9):  # too fast for the wider windows: only the first speaks
+    for moment in beats(1, 9):  # too fast for the wider windows: only the first one counts
         three.add(moment)
         one.add(moment)
     assert three.log_e == pytest.approx(one.log_e - math.log(len(WINDOWS)))

@@ -21,7 +21,7 @@ REFUSED = Verdict(Action.REJECT, Reason.DEFAULT)
 
 @dataclass
 class Live(Target):
-    """A target that was judged."""
+    """A target with the verdict that it got."""
 
     who: Agent = DENIED
     verdict: Verdict = REFUSED
@@ -47,7 +47,7 @@ def outcome(found: tuple[Verdict, Rule | None]) -> tuple[Action, Reason, str, Ru
 def test_no_verdict_changes_without_its_flow_being_touched(
     live: list[Rule], some: list[tuple[Agent, Seen, frozenset[str]]], data: st.DataObject
 ) -> None:
-    """`since`: names bound after the flow was judged, which it is judged by again."""
+    """`since` holds names bound after the flow was judged; they count when it is judged again."""
     book = Rulebook(Policy(0, tuple(live)))
     for rule in live:
         if data.draw(st.booleans()):
@@ -55,12 +55,12 @@ def test_no_verdict_changes_without_its_flow_being_touched(
     flows = [(judged(book, who, target), since) for who, target, since in some]
     change = data.draw(changes(live, 0))
     scope = ChangeScope(change, book)
-    told = [scope.includes(flow, since) for flow, since in flows]
+    included = [scope.includes(flow, since) for flow, since in flows]
     for flow, since in flows:
         flow.names |= since
     before = [outcome(book.decide(flow.who, flow, START)) for flow, _ in flows]
     book.apply(change)
-    for (flow, _), touched, old in zip(flows, told, before, strict=True):
+    for (flow, _), touched, old in zip(flows, included, before, strict=True):
         if outcome(book.decide(flow.who, flow, START)) != old:
             assert touched and scope.includes_agent(flow.who)
 

@@ -82,10 +82,10 @@ def test_an_agent_fills_only_its_own_share() -> None:
     assert bindings.names_of("a2", A, START)
 
 
-told = st.tuples(st.sampled_from("abc"), st.sampled_from([A, B]), st.sampled_from([0, 70, 200]), st.integers(0, 100))
+answers = st.tuples(st.sampled_from("abc"), st.sampled_from([A, B]), st.sampled_from([0, 70, 200]), st.integers(0, 100))
 
 
-@given(st.lists(told, max_size=30), st.integers(0, 400))
+@given(st.lists(answers, max_size=30), st.integers(0, 400))
 def test_agrees_with_an_obvious_reference(answers: list[tuple[str, bytes, int, int]], later: int) -> None:
     answers.sort(key=lambda answer: answer[3])
     bindings = Bindings()

@@ -13,8 +13,8 @@ from egress.model import Budget, BudgetSpan, Measure
 from egress.policy.budgets import Budgets, renews
 from tests.traffic import agent
 
-MINUTE = 1_700_000_040.0  # begins one
-HOUR = 1_699_999_200.0  # begins one
+MINUTE = 1_700_000_040.0  # the start of a minute
+HOUR = 1_699_999_200.0  # the start of an hour
 BYTES = Budget(Measure.BYTES, 1000, BudgetSpan.MINUTE)
 
 

@@ -152,7 +152,7 @@ values = st.recursive(
 
 
 def _attempt(text: str | bytes) -> tuple[tuple[Rule, ...], str]:
-    """The rules, or none and the complaint; any other exception is the test's failure."""
+    """Return the rules, or the error's text; any other exception fails the test."""
     try:
         return parse_policy(text, "p.yaml"), ""
     except InputError as error:

@@ -189,7 +189,7 @@ def test_a_once_rule_admits_one_flow_and_stays_good_for_it() -> None:
     book = Rulebook(Policy(1, (once,)))
     verdict, rule = book.decide(DENIED, Target(), START)
     assert verdict.action is Action.ACCEPT and rule is not None
-    assert book.decide(DENIED, Target(), START)[0].action is Action.ACCEPT, "asking spends nothing"
+    assert book.decide(DENIED, Target(), START)[0].action is Action.ACCEPT, "a decision alone does not use the rule up"
     book.spend(rule)
     for later in (book, Rulebook(Policy(2, (allow(id="z", destination="8.8.8.8"), once)), book)):
         assert later.decide(DENIED, Target(), START)[0].reason is Reason.DEFAULT

@@ -19,7 +19,7 @@ def test_the_lower_position_speaks_first_and_of_equal_ones_the_older() -> None:
     book.apply(PolicyChange(1, 2, ("2",)))
     assert book.decide(DENIED, Target(), START)[0].rule_id == "1"
     book.apply(PolicyChange(2, 3, ("1",), (first,)))
-    assert book.decide(DENIED, Target(), START)[0].rule_id == "3", "out and in again: it came later"
+    assert book.decide(DENIED, Target(), START)[0].rule_id == "3", "a rule that is added again counts as newer"
     book.apply(PolicyChange(3, 4, (), (allow(id="4", position=-(2**62)),)))
     assert book.decide(DENIED, Target(), START)[0].rule_id == "4"
 
@@ -109,7 +109,7 @@ def test_edits_leave_nothing_behind() -> None:
 
 
 def size(thing: object) -> int:
-    """Containers and what they hold, all the way down."""
+    """Count the containers below an object, at any depth, and itself."""
     if isinstance(thing, dict):
         return 1 + sum(map(size, thing.values()))
     if isinstance(thing, list | tuple):

@@ -68,7 +68,7 @@ targets = st.builds(
     rule=st.none(),
 )
 
-# --- the reference: each question spelt out, every rule asked, nothing indexed --------------------------
+# --- the reference: each question in full, a walk over all rules, no index -----------------------------
 
 
 def called(pattern: str, name: str) -> bool:
@@ -215,7 +215,7 @@ def test_only_an_expiry_changes_a_verdict_as_time_goes_by(some: list[Rule], who:
 
 @st.composite
 def changes(draw: st.DrawFn, live: list[Rule], version: int) -> PolicyChange:
-    """Some rules go, some come, some are edited or come again as they were; none of an id that is live."""
+    """Remove, add, edit and restore some rules; no added rule has the id of a rule that stays."""
     gone = draw(st.lists(st.sampled_from(live), unique_by=id, max_size=4)) if live else []
     edited = [draw(st.just(rule) | rules.map(partial(renamed, rule.id))) for rule in gone if draw(st.booleans())]
     added = draw(st.permutations(edited + draw(st.lists(rules, max_size=3))))

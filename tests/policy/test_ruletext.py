@@ -1,4 +1,4 @@
-"""One rule as text: expiry in all its forms, and errors that name their field."""
+"""A rule as text: all forms of expiry, and errors that name their field."""
 
 from __future__ import annotations
 
