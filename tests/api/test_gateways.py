@@ -71,7 +71,7 @@ def test_only_an_admin_of_all_agents_forgets_a_host_and_only_one_that_does_not_r
 def test_a_host_gets_another_name(engine: Engine, root: Client) -> None:
     runs(engine, "gpu-1", "gpu-2")
     stop(engine, "gpu-1")
-    assert_problem(root.post("/gateways/gpu-1/rename", {"name": "gpu-2"}), 409, detail="a host gpu-2 already")
+    assert_problem(root.post("/gateways/gpu-1/rename", {"name": "gpu-2"}), 409, detail="host gpu-2 already exists")
     assert_problem(root.post("/gateways/gpu-1/rename", {"name": "a b"}), 422, "#/name")
     assert root.post("/gateways/gpu-1/rename", {"name": "gpu-3"}).status_code == 204
     assert root.get("/agents/a-gpu-1").json()["host"] == "gpu-3"
