@@ -1,4 +1,4 @@
-"""Detectors by walking a package: in order of their names, and a clear error for a module that defines none."""
+"""Discovery of detectors in a package: sorted by name, with a clear error for a module that defines none."""
 
 from __future__ import annotations
 

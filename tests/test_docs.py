@@ -1,6 +1,6 @@
-"""House rules for the documentation: lines that a diff can show, links that lead somewhere, and nothing left out.
+"""House rules for the documentation: lines that a diff can show, links that lead somewhere, and complete lists.
 
-Every command is in docs/operations.md, every setting too, and every route in docs/api.md; and what these pages name
+Every command and setting is in docs/operations.md, every route in docs/api.md, and each one that these pages name
 exists. Alternatives are written with a bar: `egress case list|show`, `GET|PUT /allowlist/{rule_id}`.
 """
 
@@ -25,7 +25,7 @@ LINK = re.compile(r"\]\((?!https?:)([^)#]*)(?:#([^)]*))?\)")
 
 
 def prose(page: Path) -> Iterator[tuple[int, str]]:
-    """The numbered lines of a page, without fenced blocks: those hold the output of programs, as wide as it was."""
+    """The numbered lines of a page, without fenced blocks, which hold the output of programs at its own width."""
     fenced = False
     for number, line in enumerate(page.read_text().splitlines(), 1):
         if line.startswith("```"):

@@ -47,7 +47,7 @@ def test_every_case_is_whole_and_small() -> None:
         assert {path.name for path in case.iterdir()} == FILES, case.name
         assert (case / "capture.pcapng").stat().st_size < 50_000, case.name
         assert expected(case).keys() == {"agent_nets", "findings"}, case.name
-    assert sum(not expected(case)["findings"] for case in CASES) >= 6  # and as many in which there is nothing to find
+    assert sum(not expected(case)["findings"] for case in CASES) >= 6  # and as many cases without a finding
 
 
 @pytest.mark.parametrize("case", CASES, ids=NAMES)

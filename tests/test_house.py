@@ -19,7 +19,7 @@ MAX_FILE, MAX_FUNCTION = 400, 60  # lines
 
 
 def tracked() -> list[Path]:
-    """Files that git has or would have; without git (a source archive) all that lie there."""
+    """List the files that git tracks or would track; without git (a source archive) all files."""
     listing = ["git", "-C", str(ROOT), "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     git = subprocess.run(listing, capture_output=True, text=True, check=False)
     if git.returncode:
@@ -54,19 +54,19 @@ def hunters() -> list[str]:
     return [hunter.id for hunter in load()]
 
 
-def test_there_is_something_to_look_at() -> None:
+def test_the_rules_have_files_to_check() -> None:
     """A walk that finds nothing would make every rule below hold."""
     assert len(LIBRARY_SOURCES) > 30
     assert len(signatures()) >= 3
     assert len(hunters()) >= 5
 
 
-# Shapes only: there is nothing to run.
+# Declarations only: there is nothing to run.
 DEFINITIONS = {"egress/dissection/events.py"}
 
 
 def test_every_parser_engine_part_and_signature_has_its_test() -> None:
-    """They meet hostile bytes: a file without a test of its own name is untested until somebody proves otherwise."""
+    """These files read hostile bytes: one without a test file of its own name counts as untested."""
     missing = []
     for path in LIBRARY_SOURCES:
         parts = path.relative_to(ROOT).parts
@@ -82,7 +82,7 @@ def test_every_parser_engine_part_and_signature_has_its_test() -> None:
 
 
 def test_every_signature_is_documented() -> None:
-    """Whoever is refused, or must silence a finding, looks it up by its id."""
+    """Users who are refused, or must silence a finding, look it up by its id."""
     text = (ROOT / "docs" / "signatures.md").read_text()
     missing = [name for name in signatures() if f"\n## {name}\n" not in text]
     assert not missing, f"docs/signatures.md: add a section '## {missing[0]}'"
@@ -90,19 +90,19 @@ def test_every_signature_is_documented() -> None:
 
 @pytest.mark.parametrize("page, there", [("signatures.md", signatures), ("hunting.md", hunters)])
 def test_detectors_are_documented_and_the_documented_exist(page: str, there: Callable[[], list[str]]) -> None:
-    """A page that promises a detector that is not there is worse than none; so is one that is nowhere described."""
+    """Each detector has a section of its page, and each section describes a detector that exists."""
     text = (ROOT / "docs" / page).read_text()
     named = re.findall(r"^## ([a-z]+\.[a-z0-9-]+)$", text, re.MULTILINE)
     assert sorted(named) == there()
 
 
 def test_signatures_and_hunters_share_no_id() -> None:
-    """A rule exempts by id."""
+    """Rules exempt a signature or hunter by its id, so an id must have one meaning."""
     assert not set(signatures()) & set(hunters())
 
 
 def test_files_and_functions_stay_readable() -> None:
-    """One sitting a file, one screen a function: what is longer hides its mistakes."""
+    """A file can be read in one sitting, a function on one screen: longer ones hide their mistakes."""
     long = []
     for path, tree in trees():
         lines = path.read_bytes().count(b"\n")
@@ -116,17 +116,17 @@ def test_files_and_functions_stay_readable() -> None:
     assert not long, "\n".join(long)
 
 
-def test_every_module_says_what_it_is() -> None:
-    """The first line of a file is its place in the house."""
+def test_every_module_has_a_docstring() -> None:
+    """The first line of a file says what its module is for."""
     silent = [where(path) for path, tree in trees() if tree.body and not ast.get_docstring(tree)]
     assert not silent, f"module docstring missing: {', '.join(silent)}"
 
 
-# The first three are written so that this file does not contain what it forbids.
+# The first three are written so that this file does not contain the text that it forbids.
 FORBIDDEN_EVERYWHERE = {
     "the host of a package registry; pin by version and hash": rf"{'py'}pi\.(org|python\.org)|{'pythonhosted'}\.org",
     "a download location; it belongs to the machine, not to the project": rf"--(extra-)?{'index'}-url|--{'find'}-links",
-    "a path of somebody's machine": rf"(?<![\w.])/{'work'}/|/{'home'}/[a-z]|/{'Users'}/|/{'root'}/",
+    "a path of a developer's machine": rf"(?<![\w.])/{'work'}/|/{'home'}/[a-z]|/{'Users'}/|/{'root'}/",
 }
 FORBIDDEN_IN_LIBRARY = {
     "a note to self; do it or file an issue": r"\b(TODO|FIXME|XXX)\b",
@@ -150,7 +150,7 @@ def test_forbidden_text(reason: str) -> None:
 
 
 def test_every_requirement_is_pinned_and_hashed() -> None:
-    """An install that can differ tomorrow is not the one that was tested."""
+    """Installs must never differ from the one that was tested."""
     for path in sorted((ROOT / "requirements").glob("*.txt")):
         text = re.sub(r"\s*\\\n\s*", " ", path.read_text())
         lines = [line for line in text.splitlines() if line and not line.lstrip().startswith("#")]
@@ -171,7 +171,7 @@ def commands(group: click.Group, path: str, context: click.Context) -> Iterator[
 
 
 def test_every_command_explains_itself_with_an_example() -> None:
-    """Help without an example sends people to guess."""
+    """Users of a help text without an example must guess."""
     from egress.cli.main import egress
 
     every = [("egress", egress), *commands(egress, "egress", click.Context(egress))]
@@ -183,7 +183,7 @@ def test_every_command_explains_itself_with_an_example() -> None:
 
 
 def test_every_module_can_be_imported() -> None:
-    """What nothing imports yet is broken without anyone noticing."""
+    """A module that no other imports can be broken without a failing test."""
     for package in LIBRARY[:3]:
         module = importlib.import_module(package)
         for info in pkgutil.walk_packages(module.__path__, f"{package}."):

@@ -1,4 +1,4 @@
-"""Tests of the engine's limits."""
+"""The engine's limits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tests stand beside what they test: tests/ mirrors the tree, and elsewhere.txt says where the rest is tested.
+"""The place of each test: tests/ mirrors the tree, and elsewhere.txt lists product files tested elsewhere.
 
 A product file `egress/ROOM/NAME.py` has a test `tests/ROOM/test_NAME.py` (or `test_NAME_*.py`), or a line in
 elsewhere.txt: the file (or `FOLDER/`, for all files in it), its test, and a word by which the test reaches it, where it
@@ -17,7 +17,7 @@ import pytest
 from tests.test_house import LIBRARY_SOURCES, ROOT, where
 
 TABLE = Path(__file__).parent / "elsewhere.txt"
-ALIKE = {"hunters", "routes"}  # folders of like things, whose tests stand with those of the room
+ALIKE = {"hunters", "routes"}  # folders of files of one kind, whose tests are in the room's own folder
 LINES = [line.split(maxsplit=2) for line in TABLE.read_text().splitlines() if line and not line.startswith("#")]
 
 
@@ -29,7 +29,7 @@ def own_tests(source: Path) -> list[Path]:
 
 @cache
 def imported(test: Path) -> frozenset[str]:
-    """Every module and name that a file imports, as dotted names."""
+    """The modules and names that a file imports, as dotted names."""
     return frozenset(_names(ast.parse(test.read_bytes())))
 
 
@@ -42,8 +42,8 @@ def _names(tree: ast.Module) -> Iterator[str]:
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-def test_every_product_file_says_where_it_is_tested() -> None:
-    """A newcomer who changes a file must find its test without asking."""
+def test_every_product_file_has_a_test_file_or_names_one() -> None:
+    """A newcomer who changes a file must find its test alone."""
     listed = {source for source, *_ in LINES}
     missing = [
         f"{where(source)}: write a test of its name, or say in elsewhere.txt where it is tested"

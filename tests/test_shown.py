@@ -1,6 +1,6 @@
-"""Each field of a flow and of a finding is shown and can be searched for, or stands here with the reason why not.
+"""Each field of a flow and of a finding is shown and can be searched for, or is listed here with the reason.
 
-A new field fails these tests until someone has decided where it belongs.
+A new field fails these tests until it is shown, searched or listed.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ EXAMPLES = ("1", "192.0.2.1", "2h", "low", "flow", "accept", "rule", "enforce", 
 
 
 def other(kind: Kind, value: Any) -> Any:
-    """Another value of the same kind."""
+    """Return another value of the same kind."""
     if isinstance(kind, OrNull):
         return other(kind.kind, samples.START) if value is None else None
     if isinstance(kind, Word):
@@ -73,7 +73,7 @@ def other(kind: Kind, value: Any) -> Any:
 
 
 def hidden(record: Any, shown: Callable[[Any], object]) -> set[str]:
-    """The fields of a record whose change does not change what is shown."""
+    """The fields of a record that do not change the output."""
     found = set()
     for field in LAYOUTS[type(record)].stored:
         changed = replace(record, **{field.name: other(field.at.kind, getattr(record, field.name))})

@@ -4,8 +4,8 @@
     talk.open().client(b"hello").server(b"hi").close()
     outcomes = talk.play(engine, agent)
 
-Packets are built with struct (thousands are needed for the property tests); `tests/wire/test_packet.py` holds the
-decoder against scapy's and dpkt's packets.
+Packets are built with struct (thousands are needed for the property tests); `tests/wire/test_packet.py` checks
+the decoder against packets of scapy and dpkt.
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ class Talk:
         return self
 
     def raw_client(self, offset: int, data: bytes) -> Talk:
-        """A client segment `offset` bytes from where the stream stands, which does not move."""
+        """Send a client segment `offset` bytes from the stream's position, which stays."""
         self._out(PSH | ACK, data, seq=self.seq + offset)
         return self
 
@@ -135,7 +135,7 @@ class Talk:
 
 @dataclass
 class Played:
-    """What the engine said, step by step."""
+    """The engine's outcomes, step by step."""
 
     outcomes: list[Outcome]
     end: float
@@ -166,7 +166,7 @@ class Played:
 
 
 def play(engine: Engine, who: Agent, steps: Iterable[Step], ts: float = START) -> Played:
-    """Feed steps to an engine, ticking whenever it asks for it."""
+    """Feed steps to an engine, with the ticks that it asks for."""
     outcomes = []
     for step in steps:
         ts += step.gap

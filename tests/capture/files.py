@@ -1,4 +1,4 @@
-"""Builds capture files block by block, so that a test can get any detail right or wrong."""
+"""Builders of capture files, block by block, so that a test can make any detail right or wrong."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ SECTION, INTERFACE, PACKET, SIMPLE, ENHANCED = 0x0A0D0D0A, 1, 2, 3, 6
 def pcap(
     frames: list[tuple[int, int, bytes]], *, order: str = "<", nano: bool = False, link: int = 101, extra: int = 0
 ) -> bytes:
-    """A pcap file; frames are (seconds, fraction, data); each had `extra` more bytes on the wire."""
+    """Build a pcap file; frames are (seconds, fraction, data); each had `extra` more bytes on the wire."""
     magic = 0xA1B23C4D if nano else 0xA1B2C3D4
     out = struct.pack(order + "IHHiIII", magic, 2, 4, 0, 0, 65535, link)
     for seconds, fraction, data in frames:

@@ -119,7 +119,7 @@ def test_hostile_packets_do_no_harm(packets: list[EvidencePacket], wanted: bytes
 
 
 def test_tshark_shows_each_comment(tmp_path: Path) -> None:
-    """The file names the bytes and the packets of the finding, or says that no packet has them."""
+    """The file names the bytes and the packets of the finding, or reports that no packet has them."""
     half = len(LOGIN) // 2
     path = tmp_path / "split.pcapng"
     path.write_bytes(to_pcapng(FOUND, record(segment(LOGIN[:half], 1000), segment(LOGIN[half:], 1000 + half))))

@@ -34,7 +34,7 @@ TUNNELS = {
 
 
 def on_wire(layer: Packet, packet: Packet) -> bytes:
-    """`packet` under `layer`. scapy sets the type of the payload, unless raw bytes stand between."""
+    """Put `packet` into `layer`. scapy sets the type of the payload, unless raw bytes are between them."""
     if layer.haslayer(Raw):
         kind = 0x86DD if packet.haslayer(inet6.IPv6) else 0x0800
         return bytes(layer) + struct.pack("!H", kind) + bytes(packet)

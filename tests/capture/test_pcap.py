@@ -1,4 +1,4 @@
-"""The classic format: every variant, every cut, and agreement with scapy's reader."""
+"""The classic format: every variant, every truncation, and agreement with scapy's reader."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.capture.files import IP, pcap
 
 
 def read(data: bytes) -> tuple[list[Frame], str]:
-    """The frames of a file, and the reason if it breaks off."""
+    """Read the frames of a file, and the reason if it ends early."""
     out: list[Frame] = []
     try:
         for frame in frames(io.BytesIO(data)):

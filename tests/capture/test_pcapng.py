@@ -23,7 +23,7 @@ NOW = 1_700_000_000
 
 
 def sample(order: str = "<") -> bytes:
-    """Two sections, three interfaces, every kind of packet block, an unknown block between."""
+    """Build a file of two sections, three interfaces, every kind of packet block, and an unknown block between."""
     file = Pcapng(order).interface(1).interface(101, 0, (TSRESOL, b"\x09"))
     file.enhanced(NOW * 10**6 + 500_000, bytes(14), 0, 60).enhanced(NOW * 10**9 + 1, IP, 1)
     file.block(0x0ABC, b"unknown").obsolete(NOW * 10**6, IP, 1).simple(bytes(17))
@@ -192,5 +192,5 @@ def test_agrees_with_scapy(tmp_path: Path) -> None:
 
 
 def _seconds(meta: Any) -> float:
-    """scapy declares another type than it returns."""
+    """Return scapy's time as a number; scapy declares another type than it returns."""
     return float((meta.tshigh << 32 | meta.tslow) / meta.tsresol)

@@ -1,4 +1,4 @@
-"""Protocols of the tests alone, which carry anything: nesting, its depth and its cost are tried with them."""
+"""Test protocols that can carry anything, for tests of nesting, its depth and its cost."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ FORMS = {b"s": Form.STREAM, b"r": Form.REQUEST, b"a": Form.ANSWER, b"d": Form.DA
 
 
 def box(data: bytes, kind: bytes = b"S", channel: int = 0, *, first: bool = True) -> bytes:
-    """A message with bytes inside. `kind`: of FORMS, in upper case where a stream begins; "." ends the protocol."""
+    """A message with bytes inside. `kind` is one of FORMS, in upper case at a stream's start; "." ends the protocol."""
     return (MAGIC if first else b"") + kind + bytes([channel]) + len(data).to_bytes(2, "big") + data
 
 
@@ -65,7 +65,7 @@ class _Frames(Follower):
 
 
 class Parcel(DatagramProtocol):
-    """A datagram that begins with 0xBB carries another; one that begins with 0xBC a piece of a stream."""
+    """A datagram that begins with 0xBB carries another one; 0xBC marks a piece of a stream."""
 
     app = App.UNKNOWN
 
@@ -84,7 +84,7 @@ class Parcel(DatagramProtocol):
 
 
 class Bomb(StreamProtocol):
-    """Each byte after the first carries a thousand."""
+    """Unpacks each byte after the first to a thousand bytes."""
 
     app = App.UNKNOWN
     forms = (Form.STREAM,)

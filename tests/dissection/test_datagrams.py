@@ -1,4 +1,4 @@
-"""A flow of datagrams: one of them identifies its protocol, which follows both directions from then on."""
+"""Flows of datagrams: one datagram identifies the protocol, which then follows both directions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Dissection states facts: what protocol it is, whatever the segmentation, and what follows a protocol switch."""
+"""Dissection states facts: the protocol, for any segmentation, and the stream after a protocol switch."""
 
 from __future__ import annotations
 
@@ -99,8 +99,8 @@ def test_stratum_in_a_request_body_is_named_with_its_carrier() -> None:
         b"\x04\x01\x0d\x05\x00\x00\x00\x01user\x00pool.com\x00",
     ],
 )
-def test_what_looks_like_another_protocol_hides_no_line(decoy: bytes, size: int) -> None:
-    """A pool that skips lines it cannot read, or that stands behind a proxy, reads the call."""
+def test_bytes_that_resemble_another_protocol_hide_no_line(decoy: bytes, size: int) -> None:
+    """A pool that skips unreadable lines, or is behind a proxy, still reads the call."""
     assert StratumSpoken in kinds(events(decoy + SUBSCRIBE, size))
 
 
@@ -121,7 +121,7 @@ def test_ssh_through_a_socks_proxy_is_ssh(size: int) -> None:
     ],
 )
 def test_ssh_inside_http_stands_at_the_start_of_a_body(first: bytes, rest: bytes, ssh: bool) -> None:
-    """A download is cut into segments anywhere: what a segment happens to begin with is no identification."""
+    """Downloads are cut into segments anywhere: the first bytes of a segment do not identify a protocol."""
     dissector = Dissector()
     events(GET, dissector=dissector)
     head = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(first + rest)
@@ -173,11 +173,11 @@ def test_unknown_datagrams_become_opaque() -> None:
 
 PIECES = [SUBSCRIBE, GET, CONNECT, b"SSH-2.0-x\r\n", b"HTTP/1.1 200 OK\r\n\r\n", b"\x16\x03\x01", b"{", b"["]
 TALK = st.lists(st.tuples(st.sampled_from([OUT, IN]), st.binary(max_size=200) | st.sampled_from(PIECES)), max_size=30)
-MOST = 2 * (HEAD_BYTES + MAX_HEAD + MAX_TEXT + MAX_LINE + MAX_PACKET)  # what the readers of both directions may keep
+MOST = 2 * (HEAD_BYTES + MAX_HEAD + MAX_TEXT + MAX_LINE + MAX_PACKET)  # bytes held by the readers of both directions
 
 
-def kept(root: object) -> int:
-    """Bytes of all strings of bytes that are reachable from an object of the dissection."""
+def held(root: object) -> int:
+    """Count the bytes in all strings of bytes that are reachable from an object of the dissection."""
     seen, wait, size = {id(root)}, [root], 0
     while wait:
         item = wait.pop()
@@ -206,11 +206,11 @@ def test_it_keeps_a_bounded_part_of_what_it_has_seen(begin: bytes, filler: bytes
         list(dissector.feed(direction, begin))
         for _ in range(20):
             list(dissector.feed(direction, filler * 8000))
-    assert kept(dissector) <= MOST
+    assert held(dissector) <= MOST
 
 
 def test_a_dissector_is_freed_without_the_garbage_collector() -> None:
-    """The worker collects seldom: a reference cycle in each flow would be memory that an agent can fill."""
+    """The worker collects garbage seldom: with a reference cycle in each flow an agent could fill its memory."""
     answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok" + b"HTTP/1.1 101 S\r\n\r\n{"
     beginnings = [
         *PIECES,
@@ -233,7 +233,7 @@ def test_a_dissector_is_freed_without_the_garbage_collector() -> None:
 
 
 def test_a_hello_does_not_walk_the_readers_of_lines() -> None:
-    """A hello is binary: its zeros end lines, each of which was once looked at by itself."""
+    """A hello is binary: its zeros would end many lines, each read by itself."""
     lines = 0
 
     def count(frame: FrameType, event: str, _: object) -> Callable[..., Any] | None:

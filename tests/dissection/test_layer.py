@@ -1,4 +1,4 @@
-"""What a protocol carries is dissected like the flow's own bytes, to a bounded depth, breadth and cost."""
+"""Bytes inside a protocol are dissected like the flow's own, to a bounded depth, breadth and cost."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_datagrams_can_be_inside_a_stream() -> None:
 
 
 @pytest.mark.parametrize("size", [1, 7, 5000])
-def test_what_a_protocol_unpacks_is_dissected_to_a_bounded_cost(size: int) -> None:
+def test_unpacked_bytes_are_dissected_to_a_bounded_cost(size: int) -> None:
     """A compressed bomb must cost no more than bytes that are sent as they are."""
     Counter.total, sent = 0, b"\xb0" + b"!" * 5000
     dissector = Dissector(registry=BOXES)

@@ -1,4 +1,4 @@
-"""The parts of a protocol: what a new one gets without writing it, and what it must write."""
+"""The parts of a protocol: those that a new one inherits, and those that it must define."""
 
 from __future__ import annotations
 

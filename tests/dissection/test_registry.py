@@ -1,4 +1,4 @@
-"""A protocol is one file in egress/wire and one here: a file that the other half is missing for is named."""
+"""A protocol is a file in egress/wire and one in egress/dissection: a missing half is named."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def used(path: Path) -> set[str]:
 
 
 def test_every_reader_of_a_protocol_is_used() -> None:
-    """A parser that no protocol reads with finds nothing, and nobody notices."""
+    """A parser that no protocol uses would find nothing, silently."""
     needed = set[str]().union(*(used(path) for path in (ROOT / "egress").rglob("*.py") if path.parent != WIRE))
     while more := set[str]().union(*(used(WIRE / f"{name}.py") for name in needed)) - needed:
         needed |= more
@@ -37,13 +37,13 @@ def test_every_reader_of_a_protocol_is_used() -> None:
 
 
 def test_every_protocol_reads_with_wire() -> None:
-    """Bytes to facts belong to egress.wire: in here they are only put together."""
+    """Parsers of bytes belong to egress.wire; the dissection only combines them."""
     own = [path.name for path in (DISSECTION / "protocols").glob("[a-z]*.py") if not used(path)]
-    assert not own, f"egress/dissection/protocols/{own[0]}: put what reads bytes into egress/wire/{own[0]}"
+    assert not own, f"egress/dissection/protocols/{own[0]}: put the parser into egress/wire/{own[0]}"
 
 
 def test_every_application_has_its_protocol() -> None:
-    """A rule that names an application that nothing identifies would never match."""
+    """A rule for an application that no protocol identifies would never match."""
     found = Counter(protocol.app for protocol in load())
     missing = [app for app in App if app is not App.UNKNOWN and app not in found]
     assert not missing, f"write egress/dissection/protocols/{missing[0]}.py"

@@ -1,4 +1,4 @@
-"""One direction of a stream: an economy in its readers may cost no event."""
+"""One direction of a stream: making few readers must lose no event."""
 
 from __future__ import annotations
 
@@ -55,8 +55,8 @@ TALK = st.lists(
 
 
 class Thorough(Side):
-    """The same without economy: all bytes of a head are compared with each protocol each time, all readers are made at
-    once, and none is given up when it is done.
+    """A direction without economies: each protocol sees all bytes of a head each time, all readers are made at once,
+    and each is kept when it is done.
     """
 
     __slots__ = ()
@@ -77,7 +77,7 @@ class Thorough(Side):
 
 
 def facts(kind: type[Side], talk: list[tuple[Direction, bytes]], sizes: list[int]) -> list[list[Fact]]:
-    """What each segment states: `sizes` are those of the segments, the last for all that are left."""
+    """The facts from each segment: `sizes` are those of the segments, the last size for all that are left."""
     shared = Shared(REGISTRY, kind)
     sides = [kind(Place(Form.STREAM, direction, TCP), shared) for direction in Direction]
     found, sizes = [], list(sizes)
@@ -115,7 +115,7 @@ def test_a_candidate_that_cannot_match_any_more_is_given_up() -> None:
 
 
 def test_at_most_one_protocol_claims_a_beginning() -> None:
-    """So their order does not matter."""
+    """The order of the protocols does not matter."""
     place = Place(Form.STREAM, OUT, TCP)
     for piece in PIECES:
         for size in range(len(piece)):

@@ -1,4 +1,4 @@
-"""EVE: what goes out comes back; what never went out is MalformedError and nothing else."""
+"""EVE: written records are read back unchanged; any other text is MalformedError and nothing else."""
 
 from __future__ import annotations
 

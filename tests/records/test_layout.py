@@ -1,4 +1,4 @@
-"""Layouts: a declaration is written, read and described, wherever its key is."""
+"""Layouts: a declared field is written, read and described, at any place of its key."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reading lines: every text that no gateway writes is malformed, and lines of other versions are read."""
+"""The reader of lines: any text that no gateway writes is malformed; lines of other versions are read."""
 
 from __future__ import annotations
 

@@ -83,7 +83,7 @@ def test_every_valid_record_validates(record: Record) -> None:
 
 
 def _made() -> Iterator[Record]:
-    """Records of the engine: of the golden captures, of malformed packets, and of the end of all flows."""
+    """Records of the engine: from the golden captures, from malformed packets, and at the end of all flows."""
     judge, who = engine(), agent(networks=("10.99.1.0/24", "fd99:1::/64"))
     ts = START
     for path in sorted(CAPTURES.glob("*/capture.pcapng")):
@@ -109,7 +109,7 @@ def test_the_records_of_the_engine_validate() -> None:
 
 
 def _places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """The paths of all keys."""
+    """List the paths of all keys."""
     if isinstance(value, dict):
         for key, inner in value.items():
             yield (*path, key)

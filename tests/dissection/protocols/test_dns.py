@@ -1,4 +1,4 @@
-"""DNS on one flow: which answers count, what of it cannot be read, and how much is remembered."""
+"""DNS on one flow: answers that count, messages that cannot be read, and the bound on remembered questions."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ NAME, HERE = "www.example.test", ("www.example.test", "192.0.2.1")
 
 
 def names(lookup: Lookup, direction: Direction, *messages: bytes) -> list[str | None]:
-    """The names of what is stated; None: something was sent that cannot be read."""
+    """The names in the facts about some messages; None stands for a message that cannot be read."""
     found = [event for message in messages for event in lookup.message(direction, message)]
     assert all(event.direction is direction for event in found)
     return [spoken(event) for event in found]

@@ -1,4 +1,4 @@
-"""HTTP as dissection follows it: what requests state, what bodies carry, where another stream begins."""
+"""HTTP in dissection: facts from requests, the content of bodies, and switches to another stream."""
 
 from __future__ import annotations
 

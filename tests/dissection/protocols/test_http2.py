@@ -1,4 +1,4 @@
-"""HTTP/2 as dissection follows it: each request states its server."""
+"""HTTP/2 in dissection: each request states its server."""
 
 from __future__ import annotations
 

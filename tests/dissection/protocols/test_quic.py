@@ -1,4 +1,4 @@
-"""QUIC as dissection follows it: which datagram may identify it, and what a hello states."""
+"""QUIC in dissection: the datagrams that identify it, and the facts from a hello."""
 
 from __future__ import annotations
 

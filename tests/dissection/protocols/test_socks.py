@@ -1,4 +1,4 @@
-"""SOCKS as dissection follows it: after the handshake another stream begins."""
+"""SOCKS in dissection: another stream begins after the handshake."""
 
 from __future__ import annotations
 

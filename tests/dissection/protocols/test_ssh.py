@@ -1,4 +1,4 @@
-"""SSH as dissection reads it: beside other protocols at any line, inside them only at the very start."""
+"""SSH in dissection: found at any line of a stream, but inside another protocol only at the very start."""
 
 from __future__ import annotations
 

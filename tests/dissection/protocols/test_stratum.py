@@ -1,4 +1,4 @@
-"""Mining as dissection reads it: lines of JSON, strict and lenient, and the protocol that carries them."""
+"""Mining in dissection: lines of JSON, strict and lenient, and the protocol that carries them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TLS as dissection follows it: what a hello states, and when a direction is opaque."""
+"""TLS in dissection: facts from a hello, and the point from which a direction is opaque."""
 
 from __future__ import annotations
 
