@@ -1,4 +1,4 @@
-"""Policies of schema 0002, a JSON document a version, and the rows of `rules` in 0003: either made of the other."""
+"""Conversion between the policies of schema 0002 (a JSON document for each version) and the rows of `rules` in 0003."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-# A rule as 0002 wrote it into a document; what it had not written yet had these values.
+# A rule as 0002 wrote it into a document; fields that were missing there had these values.
 DEFAULTS: dict[str, Any] = {
     "id": "",
     "action": "reject",
@@ -29,7 +29,7 @@ DEFAULTS: dict[str, Any] = {
     "created": 0.0,
 }
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", re.ASCII)
-UPGRADE = "upgrade"  # who takes out the rules of sandboxes that are gone
+UPGRADE = "upgrade"  # the actor that removes the rules of sandboxes that are gone
 
 RULES = sa.table("rules", *(sa.column(name) for name in (*DEFAULTS, "position", "source", "added", "removed")))
 POLICIES = sa.table("policies", *map(sa.column, ("version", "created", "actor", "sha256", "document")))
@@ -54,7 +54,7 @@ def to_rules(bind: Connection) -> None:
 
 
 def _step(bind: Connection, live: dict[str, dict[str, Any]], wanted: dict[str, dict[str, Any]], version: int) -> None:
-    """From one version to the next: what ends with it is written."""
+    """Go from one version to the next, and write the rows that end with it."""
     ended = []
     for key, row in list(live.items()):
         now = wanted.get(key)
@@ -75,14 +75,14 @@ def _rows(document: str) -> Iterator[dict[str, Any]]:
         row["created"] = round(rule["created"] * 1_000_000)
         row["expires_at"] = None if rule["expires_at"] is None else round(rule["expires_at"] * 1_000_000)
         own = NAME.fullmatch(row["agent"]) and row["id"].startswith(f"{row['agent']}:")
-        while row["id"] in seen:  # a sandbox's rule and one of the file could have the same
+        while row["id"] in seen:  # a rule of a sandbox and one of the file could have the same id
             row["id"] += "~"
         seen.add(row["id"])
         yield row | {"position": position, "source": f"sandbox:{row['agent']}" if own else "file"}
 
 
 def _plain(text: str) -> str:
-    """What no database takes, escaped."""
+    """Text with the characters escaped that databases refuse."""
     if text.isprintable():
         return text
     return text.encode("utf-8", "backslashreplace").decode("utf-8").replace("\0", "\\x00")

@@ -1,4 +1,4 @@
-"""The detectors, one class in one module each. A new module is the whole change: `load` finds it by walking here."""
+"""The detectors, one class in each module. To add one, add a module: `load` finds it."""
 
 from __future__ import annotations
 

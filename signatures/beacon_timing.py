@@ -1,22 +1,22 @@
-"""beacon.timing: the agent calls one destination again and again, more regularly than work does.
+"""beacon.timing: the agent calls one destination again and again, more regularly than work.
 
-Watched are the starts of answered flows, per destination address and port and per destination address (a beacon that
-changes its port is still seen), and the bursts in which the agent speaks first inside one long flow. The test, its
-null hypothesis and what counts as one event are in `egress.engine.window`. A key alarms when its E reaches M / alpha,
-M being the number of keys watched for this agent so far (met at least twice): of M keys inside the null hypothesis,
+It watches the starts of answered flows, by destination address and port and by destination address alone (to find a
+beacon that changes its port), and the bursts in which the agent sends first inside one long flow. The test, its null
+hypothesis and the definition of an event are in `egress.engine.window`. A key alarms when its E reaches M / alpha,
+where M is the number of keys watched for this agent so far (met at least twice): of M keys inside the null hypothesis,
 at any rates, the probability that one ever alarms is at most alpha for the first `KEYS_FLOOR` keys and at most
 alpha (1 + ln(M / KEYS_FLOOR)) for more, as far as `egress.engine.window` proves or simulates it.
 
-Timing says "automated", never "malicious". So this finds health checks, monitoring polls, NTP and WebSocket pings as
-it finds implants: the person who knows the poll exempts it in the rule that allows it. It does not find jitter of
-80 % and more of the period (CV 0.385: inside the null), a beacon mixed with other traffic to the same address, or one
-that never uses an address twice. It needs gaps before it can speak (median at E >= 10^4, subtractive jitter): 7 at
-10 % jitter, 10 at 20 %, 16 to 18 at 37 %, 26 to 35 at 50 %; bursts once a second need more (14 at 20 %, 45 at 37 %,
-not in 60 at 50 %), for 0.4 s of each such gap is dead time. Left out:
+Timing shows "automated", never "malicious". So this finds health checks, monitoring polls, NTP and WebSocket pings as
+well as implants: a person who knows the poll exempts it in the rule that allows it. It does not find jitter of 80 % or
+more of the period (CV 0.385: inside the null), a beacon mixed with other traffic to the same address, or one that never
+uses an address twice. The number of gaps it needs (median at E >= 10^4, subtractive jitter): 7 at 10 % jitter, 10 at
+20 %, 16 to 18 at 37 %, 26 to 35 at 50 %; bursts once a second need more (14 at 20 %, 45 at 37 %, not in 60 at 50 %),
+because 0.4 s of each such gap is dead time. Left out:
 
 * UDP to ports 53 and 853: resolvers retry by timers; DNS is judged by its own signatures.
-* ICMP: ping sends one echo a second by design, so timing says nothing there.
-* bursts inside an SSH flow that a rule allows: ServerAliveInterval is a clock, and the rule has named the server.
+* ICMP: ping sends one echo a second by design, so timing means nothing there.
+* bursts inside an SSH flow that a rule allows: ServerAliveInterval is regular, and the rule names the server.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ from egress.errors import InputError
 from egress.limits import Limits
 from egress.model import EVIDENCE_BYTES, ICMP, ICMPV6, UDP, App, Effect, Finding, Severity, protocol_name
 
-KEYS_FLOOR = 10  # M is at least this: the first keys must not be judged as if no others would follow
-# E alone would be content with 5 equal gaps, which a person's retries can make; 6 periods is what Elastic's beaconing
-# transform asks for (min_number_periods). RITA takes 4 gaps, its predecessor 23 connections.
+KEYS_FLOOR = 10  # the least M: the first keys must not be judged as if no others followed
+# For E alone 5 equal gaps would be enough, which a person's retries can make. Elastic's beaconing transform needs 6
+# periods (min_number_periods), RITA 4 gaps, its predecessor 23 connections.
 MIN_GAPS = 6
-# Seconds. Faster is a busy loop, which waits for answers and not for a timer. RITA keeps whole seconds and drops gaps
-# of zero, so 1 s is the shortest beacon it knows; half of it leaves room for 1 s with any jitter we can find.
+# Seconds. A faster loop waits for answers, not for a timer. RITA uses whole seconds and drops gaps of zero, so its
+# shortest beacon has 1 s; half of that leaves room for 1 s with any jitter that can be found.
 MIN_PERIOD = 0.5
-QUIET = 600.0  # seconds without a second finding of the same key; it must then be proved by new gaps
+QUIET = 600.0  # seconds without a second finding of the same key, which then needs new gaps
 RESOLVER_PORTS = frozenset({53, 853})
 
 # Memory: 2 MiB an agent at most, and up to 4.4 KiB in each flow that has bursts. An agent that wants its own beacon
@@ -57,7 +57,7 @@ Key = tuple[bytes, int, int]  # address, protocol, port; protocol and port are -
 
 
 class _Series:
-    """The rhythm of one key, and until when it has nothing new to say."""
+    """The rhythm of one key, and the time before which it makes no other finding."""
 
     __slots__ = ("quiet_until", "rhythm", "windows")
 
@@ -67,7 +67,7 @@ class _Series:
         self.quiet_until = -math.inf
 
     def renew(self, ts: float) -> None:
-        """Begin again from nothing after a finding."""
+        """Start from zero after a finding."""
         self.rhythm = Rhythm(ts, self.windows)
         self.quiet_until = ts + QUIET
 
@@ -78,12 +78,12 @@ class _Watch:
     __slots__ = ("_once", "_returned", "keys")
 
     def __init__(self) -> None:
-        self.keys = 0  # M: keys met more than once so far, forgotten and renewed ones counted again
+        self.keys = 0  # M: keys met more than once so far; forgotten and renewed ones count again
         self._once: OrderedDict[Key, float] = OrderedDict()
         self._returned: OrderedDict[Key, _Series] = OrderedDict()
 
     def meet(self, key: Key, ts: float) -> _Series | None:
-        """Note a moment of a key; None while there is no gap."""
+        """Add a time to a key. Returns its series, None while there is no gap."""
         series = self._returned.get(key)
         if series is not None:
             self._returned.move_to_end(key)
@@ -121,7 +121,7 @@ class BeaconTiming(Signature):
 
     @classmethod
     def configured(cls, config: Config) -> BeaconTiming:
-        """With the deployment's settings."""
+        """An instance with the settings of the deployment."""
         return cls(config.beacon_alpha, config.limits.idle_gap)
 
     def see(self, event: Event, flow: FlowView) -> Finding | None:
@@ -149,11 +149,11 @@ class BeaconTiming(Signature):
         for series, where in ((port, _name(flow)), (address, f"{ip_address(flow.remote)} on changing ports")):
             estimate = self._proof(series, watch, ts)
             if estimate is not None:
-                # One beacon, one finding: its other key rests on the same moments.
+                # One finding for one beacon: its other key has the same times.
                 finding = self._finding(estimate, watch, f"opened {estimate.n + 1} connections to {where}")
-                for told in (port, address):
-                    if told is not None:
-                        told.renew(ts)
+                for renewed in (port, address):
+                    if renewed is not None:
+                        renewed.renew(ts)
                         watch.keys += 1
                 return finding
         return None
@@ -175,7 +175,7 @@ class BeaconTiming(Signature):
         estimate = self._proof(series, watch, ts)
         if estimate is None:
             return None
-        finding = self._finding(estimate, watch, f"spoke first {estimate.n + 1} times in one flow to {_name(flow)}")
+        finding = self._finding(estimate, watch, f"sent first {estimate.n + 1} times in one flow to {_name(flow)}")
         series.renew(ts)
         watch.keys += 1
         return finding

@@ -1,14 +1,14 @@
 """evasion.tcp-overlap: the same TCP sequence numbers were sent twice with different bytes.
 
-A receiver keeps one of the two versions, and which one depends on its system; an inspector that keeps the
-other has been shown a decoy (Ptacek and Newsham, "Insertion, Evasion, and Denial of Service", 1998; RFC 9293 section
+A receiver keeps one of the two versions, which one depends on its system; an inspector that keeps the other one has
+seen a decoy (Ptacek and Newsham, "Insertion, Evasion, and Denial of Service", 1998; RFC 9293 section
 3.10.7.4 knows only repetition). One differing byte is enough. `egress.engine.stream` leaves out keep-alive probes,
 whose one octet may be garbage (RFC 9293 section 3.8.4).
 
-ATT&CK has no technique for it; T1001 (Data Obfuscation) is nearest: traffic made to read differently to a watcher.
+ATT&CK has no technique for it; T1001 (Data Obfuscation) is nearest: traffic that reads differently to an observer.
 
 Falsely found: a middlebox that rewrites retransmissions, or bit errors that TCP's checksum let pass. Evaded by:
-contradictions in bytes the engine no longer keeps, those of a settled flow.
+contradicting bytes that the engine no longer keeps, as in a settled flow.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""mining.stratum: the agent speaks a mining protocol with a pool, or plays the pool.
+"""mining.stratum: the agent uses a mining protocol with a pool, or acts as the pool.
 
 A finding takes either one message that proves mining by itself (`StratumCall.proof`), or two hints, one that
 only a miner sends in one direction and one that only a pool sends in the other. There is no threshold and no port:
-real pools sit on 25, 80, 443 and 5222 as well as on 3333. Why hints need two sides: JSON-RPC with a method `login`
+real pools sit on 25, 80, 443 and 5222 as well as on 3333. Hints need two sides because JSON-RPC with a method `login`
 is common outside mining, and detectors that took it alone (zeek-cryptomining, ET 2022886) are known for it.
 
 Sources: xmrig's doc/STRATUM.md, BIP 22, 23 and 310, ZIP-301, EIP-1571, EthereumStratum/1.0.0; see egress.wire.stratum.
@@ -92,4 +92,4 @@ def _act(event: StratumSpoken, remote: str) -> str:
         return f"{sender} logged in to {pool}"
     if call.method in SHARES:
         return f"{sender} submitted a mining share to {pool}"
-    return f"{sender} spoke a mining protocol to {pool}"
+    return f"{sender} used a mining protocol with {pool}"

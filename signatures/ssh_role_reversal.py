@@ -1,19 +1,19 @@
 """ssh.role-reversal: on a connection that the agent opened, the agent is the SSH server.
 
-That is a shell or tunnel into the sandbox over an outbound connection (reverse_ssh, dropbear run over a dialled
-socket); nothing legitimate does it. Any one of these proves it, on any port, allowed or not; there is no threshold:
+This is a shell or tunnel into the sandbox over an outbound connection (reverse_ssh, dropbear over a dialled socket);
+there is no legitimate use. Each of these proves it, on any port, allowed or not; there is no threshold:
 
 - the key exchange list marks the role: kex-strict-s or ext-info-s from the agent, kex-strict-c or ext-info-c from the
   other side (RFC 8308; OpenSSH's PROTOCOL, section 1.10), unless the same list claims both roles;
 - a key exchange message that only the server sends comes from the agent, or one that only the client sends from the
   other side. What a number means depends on the method negotiated: RFC 4253 section 8, 5656, 4419 (Diffie-Hellman,
   elliptic curves, hybrids), 4432 (RSA: turned around), 4462 (GSS-API). So the method is the one they would have
-  agreed on if the agent were the client (the client's order decides), and a message that cannot be then is the proof;
+  agreed on if the agent were the client (the client's order decides); a message that is then impossible is the proof;
 - SSH-1: SSH_SMSG_PUBLIC_KEY (2) from the agent, SSH_CMSG_SESSION_KEY (3) from the other side.
 
-On a flow picked up in mid-stream the opener is unknown; it counts as the agent's where the other side has port 22, or
-a privileged port while the agent's is not. Evaded by: SSH inside TLS or other encryption, an implementation that
-swaps the messages' numbers, unmarked lists of which one prefers RSA and the other not (each number then fits both
+On a flow picked up in mid-stream the opener is unknown; the agent counts as the opener if the other side has port 22,
+or a privileged port while the agent's port is not. Evaded by: SSH inside TLS or other encryption, an implementation
+that swaps the messages' numbers, unmarked lists of which one prefers RSA and the other not (each number then fits both
 roles), and `ssh -R`, where the agent stays the client: ssh.unusual-port and the rules decide about that.
 """
 
@@ -25,7 +25,7 @@ from egress.model import EVIDENCE_BYTES, Direction, Finding, Severity
 from egress.wire.ssh import KexInit, SshMessage
 
 MARKS = {"client": ("kex-strict-c", "ext-info-c"), "server": ("kex-strict-s", "ext-info-s")}
-MAX_ALGORITHMS = 64  # remembered of a key exchange list; OpenSSH offers about 12
+MAX_ALGORITHMS = 64  # kept of a key exchange list; OpenSSH offers about 12
 # Method family: messages only the client sends, messages only the server sends.
 ROLES = {
     "dh": {"client": frozenset((30, 32, 34)), "server": frozenset((31, 33))},
@@ -58,7 +58,7 @@ class SshRoleReversal(Signature):
         side = "The agent" if event.direction is Direction.OUT else "The other side"
         summary = (
             f"The agent opened a connection to {endpoint(flow.remote, flow.rport)} and is the SSH server on it"
-            f" ({side} sent {proof}): whoever is there gets a shell or tunnel into the sandbox."
+            f" ({side} sent {proof}): the other side gets a shell or tunnel into the sandbox."
         )
         evidence = ",".join(message.kex.kex) if message.kex else proof
         return Finding(self.id, self.severity, summary, evidence.encode()[:EVIDENCE_BYTES], self.technique)
@@ -69,7 +69,7 @@ def _agent_opened(flow: FlowView) -> bool:
 
 
 def _marked(kex: KexInit, role: str) -> str:
-    """The first name in a key exchange list that only this role uses, if none of the other role's is there."""
+    """The first name in a key exchange list that only this role uses, unless the list has one of the other role."""
     other = "server" if role == "client" else "client"
     if any(name.startswith(MARKS[other]) for name in kex.kex):
         return ""
@@ -84,7 +84,7 @@ def _number(message: SshMessage, role: str, lists: dict[str, object]) -> str:
 
 
 def _family(lists: dict[str, object]) -> str:
-    """The family of the method they agree on if the agent is the client: its first that the other side has."""
+    """The family of the method they agree on if the agent is the client: its first one that the other side has, too."""
     own, other = _names(lists, Direction.OUT), _names(lists, Direction.IN)
     method = next((name for name in own if name in other), (own or other or ("",))[0])
     return "rsa" if method.startswith("rsa") else "gss" if method.startswith("gss-") else "dh"

@@ -1,13 +1,13 @@
-"""ssh.unusual-port: SSH identifies itself, in either direction, where no rule expects SSH.
+"""ssh.unusual-port: an SSH identification, in either direction, where no rule expects SSH.
 
-Expected are port 22 and whatever the rule that admitted the flow names as SSH (`app: ssh`). One identification line is
-enough (RFC 4253 section 4.2); there is no threshold. Suricata's rule of the same idea (ET 2001984) waits for two and
-is off by default as too noisy on open networks; in a sandbox whose permitted SSH is written down it is not noise.
+SSH is expected on port 22 and on flows admitted by a rule for SSH (`app: ssh`). One identification line is enough (RFC
+4253 section 4.2); there is no threshold. Suricata's similar rule (ET 2001984) waits for two and is off by default,
+because it is too noisy on open networks; in a sandbox whose permitted SSH is written down it is not.
 
-On a flow picked up in mid-stream nobody knows which port is the server's, so there port 22 on either side is expected.
+On a flow picked up in mid-stream it is unknown which port is the server's, so port 22 on either side is expected.
 
 Evaded by: SSH on port 22 (rules decide there), SSH inside TLS, WebSocket frames or any other encryption, and by a
-client and server changed to identify themselves in other words or after more than 64 lines or 16 KiB of others.
+client and server that identify themselves differently, or after more than 64 lines or 16 KiB of other text.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the hunters of beacons share: levels for many series at once, and a beacon in words."""
+"""Shared by the hunters of beacons: the evidence that many series need, and a beacon in words."""
 
 from __future__ import annotations
 
@@ -6,38 +6,38 @@ import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from egress.hunt.hunter import MAX_LEADS, Haul, Lead, Settings, Strongest, counted
+from egress.hunt.hunter import MAX_LEADS, HunterReport, Lead, Settings, Strongest, counted
 from egress.hunt.regularity import MIN_GAPS, Regular
 from egress.model import Severity
 from egress.store.query.history import MAX_MOMENTS, HistoryTarget, Series
 
-HUNTERS = 2  # that share alpha: beacon.slow and beacon.shared
+HUNTERS = 2  # hunters that share alpha: beacon.slow and beacon.shared
 
 
 @dataclass(frozen=True, slots=True)
 class BeaconCandidate:
     """A series that may be a beacon."""
 
-    agents: tuple[str, ...]  # that get a finding
+    agents: tuple[str, ...]  # each gets a finding
     target: HistoryTarget
     destination: str
-    what: str  # the sentence's beginning: "opened 12 connections to 192.0.2.7:443/tcp"
+    what: str  # the beginning of the summary: "opened 12 connections to 192.0.2.7:443/tcp"
     regular: Regular
-    starts: tuple[int, ...]  # of each agent's last flow in it, microseconds
-    alone: float = -math.inf  # ln E of the strongest of the agents by itself, where there are several
+    starts: tuple[int, ...]  # of the last flow of each agent, microseconds
+    alone: float = -math.inf  # with several agents: the largest ln E of one agent alone
 
 
 class Level:
-    """Evidence against what M series need: E >= M / alpha. By the union bound that keeps to alpha for all of them."""
+    """The level of evidence for M series: E >= M / alpha. By the union bound, alpha then holds for all of them."""
 
     def __init__(self, settings: Settings) -> None:
         self._alpha = settings.alpha / HUNTERS
-        self.series = 0  # M, so far: those long enough to be looked at
+        self.series = 0  # M so far: series that were long enough
         self._kept: list[BeaconCandidate] = []
         self._dropped = 0
 
     def long_enough(self, stored: Iterable[Series], notes: list[str], agents: int = 1) -> Iterator[Series]:
-        """Those of enough flows and agents, counted; what is cut in them is noted."""
+        """The series with enough flows and agents, which are counted; a note tells of those that were cut."""
         cut = 0
         for series in stored:
             cut += series.omitted > 0
@@ -45,14 +45,15 @@ class Level:
                 self.series += 1
                 yield series
         if cut:
-            notes.append(f"{counted(cut, 'series')} of more than {MAX_MOMENTS} flows: looked at up to there")
+            notes.append(f"{counted(cut, 'series')} of more than {MAX_MOMENTS} flows: examined up to there")
 
     @property
     def log(self) -> float:
+        """The natural logarithm of the level."""
         return math.log(max(self.series, 1) / self._alpha)
 
     def add(self, found: BeaconCandidate) -> None:
-        """Keep it for the end, when M is known, if it reaches what has been needed so far."""
+        """Keep a candidate that reaches the level so far, until M is known."""
         if found.regular.log_e < self.log:
             return
         self._kept.append(found)
@@ -61,24 +62,24 @@ class Level:
             self._dropped += len(self._kept) - MAX_LEADS
             del self._kept[MAX_LEADS:]
 
-    def haul(self, notes: list[str]) -> Haul:
-        """Each beacon once: the same flows may have been seen as those to an address and as those to a name."""
+    def report(self, notes: list[str]) -> HunterReport:
+        """The report, each beacon once: the same flows may be a series to an address and a series to a name."""
         strongest = Strongest()
-        told: set[tuple[str, int]] = set()
+        reported: set[tuple[str, int]] = set()
         for found in sorted(self._kept, key=_order):
             if found.regular.log_e < self.log:
                 break
             if found.alone >= self.log:
                 continue
             for agent, start in zip(found.agents, found.starts, strict=True):
-                if (agent, start) not in told:
-                    told.add((agent, start))
+                if (agent, start) not in reported:
+                    reported.add((agent, start))
                     strongest.add(self._lead(found, agent, start))
         left_out = strongest.left_out + self._dropped
         if left_out:
             notes.append(f"{counted(left_out, 'weaker beacon')} left out: only the strongest {MAX_LEADS} are kept")
-        notes.append(f"{self.series} series were long enough to be looked at; E >= {power(self.log)} was needed")
-        return Haul(tuple(strongest), tuple(notes))
+        notes.append(f"{self.series} series were long enough to be examined; E >= {power(self.log)} was needed")
+        return HunterReport(tuple(strongest), tuple(notes))
 
     def _lead(self, found: BeaconCandidate, agent: str, start: int) -> Lead:
         beacon = found.regular
@@ -101,21 +102,21 @@ def _order(found: BeaconCandidate) -> tuple[float, bool, str]:
 
 
 def duration(seconds: float) -> str:
-    """`90 s`, `12.5 min`, `4.0 h`."""
+    """A duration in words: `90 s`, `12.5 min`, `4.0 h`."""
     if seconds < 120:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
 def power(log_value: float) -> str:
-    """`2.3e4` for its natural logarithm, of any size."""
+    """A number of any size, given as its natural logarithm, as text: `2.3e4`."""
     exponent, fraction = divmod(log_value / math.log(10), 1)
     digits = f"{10**fraction:.1f}"
     return f"1.0e{int(exponent) + 1}" if digits == "10.0" else f"{digits}e{int(exponent)}"
 
 
-def place(target: HistoryTarget) -> str:
-    """Where a series goes, in words."""
+def target_text(target: HistoryTarget) -> str:
+    """The target of a series in words."""
     if target.said:
         return target.said
     if target.bound:

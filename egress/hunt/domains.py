@@ -1,4 +1,4 @@
-"""What a destination is called: by the domain somebody registered where the agent resolved a name, else its address."""
+"""Names of destinations: the registered domain of a name that the agent resolved, else the address."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from egress.policy.domain import canonical, is_address
 
 @lru_cache(maxsize=65536)
 def registrable(name: str) -> str:
-    """The domain that somebody registered, of a name below it; the name itself where there is none."""
+    """The registered domain of a name; the name itself if there is none."""
     spelled = canonical(name)
     return _suffixes().privatesuffix(spelled) or spelled
 
 
 def destination(said: str, bound: tuple[str, ...], address: str) -> str:
-    """The registrable domain of flows to an address.
+    """The destination of flows to an address: a registered domain or the address.
 
-    The name in the bytes counts where the agent had resolved it to that address, else the first name that it had
-    resolved to it. A name that was only said proves nothing: anybody can write one into a hello.
+    The name in the bytes counts if the agent had resolved it to the address, else the first name that it had resolved
+    to it. A name in the bytes alone proves nothing: any name can be written into a hello.
     """
     if not bound:
         return address

@@ -1,4 +1,4 @@
-"""What a hunter looks like, and what it brings home."""
+"""The interface of hunters: settings, leads and reports."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from egress.errors import InputError
 from egress.model import Severity
 from egress.store.query.history import History, HistoryTarget
 
-MAX_LEADS = 1000  # of one hunter and hunt: nobody reads more, and a history that an agent wrote must not fill the table
+MAX_LEADS = 1000  # of one hunter in a hunt: more are never read, and an agent's history must not fill the table
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What the person who hunts decides."""
+    """The settings of a hunt."""
 
-    alpha: float = 0.01  # false alarms accepted in a hunt, over all beacon hunters and all series they look at
-    leak_bytes: int = 10_000_000  # what one destination may get in small amounts before it is worth a look
-    baseline: float = 30 * 86400.0  # seconds before the window that show where agents always went
+    alpha: float = 0.01  # probability of a false alarm in a hunt, over all beacon hunters and all their series
+    leak_bytes: int = 10_000_000  # bytes in small amounts to one destination from which on it is a finding
+    baseline: float = 30 * 86400.0  # seconds before the window in which destinations count as known
 
     def __post_init__(self) -> None:
         if not 0 < self.alpha < 1:
@@ -31,37 +31,41 @@ class Settings:
 
 @dataclass(frozen=True, slots=True)
 class Lead:
-    """A finding in the making: the flow it ends with is still to be looked up."""
+    """A finding whose last flow is still to be looked up."""
 
     agent: str
-    target: HistoryTarget  # of that flow
-    start: int  # of that flow, microseconds
-    destination: str  # in words; with agent, signature and day what makes one finding another
+    target: HistoryTarget  # of the last flow
+    start: int  # of the last flow, microseconds
+    destination: str  # in words; identifies the finding together with agent, signature and day
     severity: Severity
     summary: str
-    evidence: str  # the numbers it rests on
-    strength: float  # the greatest come first, and stay where there are too many
+    evidence: str  # the numbers behind it
+    strength: float  # the strongest come first, and stay if there are too many
 
 
 @dataclass(frozen=True, slots=True)
-class Haul:
+class HunterReport:
+    """The result of one hunter."""
+
     leads: tuple[Lead, ...]  # strongest first
-    notes: tuple[str, ...] = ()  # what was left out, and what the answer cannot say
+    notes: tuple[str, ...] = ()  # sentences on what was left out, and on the limits of the result
 
 
 class Hunter(Protocol):
-    """One slow detector, in one module of `egress.hunt.hunters`. Equal history gives equal leads."""
+    """A slow detector, in a module of its own in `egress.hunt.hunters`. Equal history gives equal leads."""
 
     id: str
     technique: str  # MITRE ATT&CK
-    about: str  # one line
+    about: str  # one line for people
 
-    def hunt(self, history: History, settings: Settings) -> Haul: ...
+    def hunt(self, history: History, settings: Settings) -> HunterReport:
+        """Look through the history."""
+        ...
 
 
 @dataclass(slots=True)
 class Strongest:
-    """The strongest leads of any number, and how many there were."""
+    """Keeps the strongest of any number of leads, and counts all."""
 
     most: int = MAX_LEADS
     count: int = 0
@@ -69,7 +73,7 @@ class Strongest:
 
     def add(self, lead: Lead) -> None:
         self.count += 1
-        # Ties go by what the lead says, so that the order of rows does not matter.
+        # Ties are broken by the content of the leads, so that the order of rows does not matter.
         entry = (lead.strength, lead.agent, lead.destination, self.count, lead)
         if len(self._kept) < self.most:
             heapq.heappush(self._kept, entry)
@@ -85,5 +89,5 @@ class Strongest:
 
 
 def counted(number: int, noun: str) -> str:
-    """`1 flow`, `2 flows`; series stay series."""
+    """A number with its noun: `1 flow`, `2 flows`, `2 series`."""
     return f"{number} {noun}" if number == 1 or noun.endswith("s") else f"{number} {noun}s"

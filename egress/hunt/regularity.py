@@ -1,4 +1,4 @@
-"""Is a stored series of moments more regular than work is? An e-value over its gaps, for periods of a minute and more.
+"""Tests if a stored series of times is more regular than work: an e-value over its gaps, for periods from a minute on.
 
 The null hypothesis is that of `egress.engine.window`: gaps are Gamma distributed with a shape of at most 4 (CV 0.5 and
 more), at any rate. Over days it must be wider than in one episode: agents pause, skip, and have other business with the
@@ -6,7 +6,7 @@ same address. So a gap has the density, in y = ln(gap) and for a period t,
 
     f(y; k, e, t) = (1 - e) * sum over m of w_m * gamma(y - ln t; shape m k, mean m)  +  e / RANGE
 
-that is, m beats of which m - 1 were not seen, or (with probability e) a gap that says nothing, of any length. The null
+that is, m beats of which m - 1 were not seen, or (with probability e) a gap of any length that means nothing. The null
 is *every* such density with a shape k of NULL_SHAPES, any e of NULL_NOISE, with skips or without, and any t; against it
 stand the shapes 8, 12, 30, 100 and 400 (CV 0.35 to 0.05). The evidence is
 
@@ -51,29 +51,29 @@ MIN_GAPS = 8
 MAX_GAPS = 4096  # from each start; a beacon of a minute fills that in three days
 MIN_PERIOD, MAX_PERIOD = 30.0, 2 * 86400.0  # seconds; faster ones are `beacon.timing`'s
 # Of the gaps from a start, this part must lie within a factor of NEAR of their median, or the rest is not computed.
-# It is a matter of time only: of random (Poisson) gaps a third do, of a beacon's with 50 % jitter all that are beats.
+# This only saves time: a third of random (Poisson) gaps do, and all beats of a beacon with 50 % jitter.
 ALIKE, NEAR = 0.5, 1.6
 
 _REACH = 1.2  # ln(period / median gap) of the alternatives looked at; outside they count as impossible, which is safe
 _NULL_REACH = 2.5  # and of the null, whose largest value lies where most gaps do: near the median, see ALIKE
 _TAIL = 14.0  # beyond e to the 14 periods a gap has no density but the noise's
-_FLOOR = -700.0  # ln of what is impossible
+_FLOOR = -700.0  # the logarithm that stands for impossible
 
 
 class Regular(NamedTuple):
-    """What the evidence of a series is, and of which gaps."""
+    """The evidence of a series, and the gaps behind it."""
 
     log_e: float  # natural logarithm of E
-    gaps: int  # that it rests on
+    gaps: int  # number of gaps behind it
     period: float  # seconds, the median of the gaps that are one beat long (the likeliest one, within a factor of NEAR)
-    cv: float  # of those
-    beats: int  # how many those are
-    first: float  # seconds: the event that the first gap begins at
-    last: float  # and the last one ends at
+    cv: float  # of these gaps
+    beats: int  # number of these gaps
+    first: float  # seconds: the beginning of the first gap
+    last: float  # the end of the last gap
 
 
 def regular(moments: Floats, since: float, until: float) -> Regular | None:
-    """The strongest evidence that sorted moments (seconds) of a window hold a beacon; None: too few, too unlike."""
+    """The strongest evidence that sorted times (seconds) of a window contain a beacon; None: too few, or too unlike."""
     best: Regular | None = None
     weight = -math.log(STARTS * len(WINDOWS))
     for window in WINDOWS:
@@ -88,7 +88,7 @@ def regular(moments: Floats, since: float, until: float) -> Regular | None:
 
 
 def events(moments: Floats, window: float) -> Floats:
-    """The first of each run of moments that follow one another within `window` seconds."""
+    """The first of each run of times that follow one another within `window` seconds."""
     if not len(moments):
         return moments
     return moments[np.concatenate(([True], np.diff(moments) >= window))]
@@ -97,7 +97,7 @@ def events(moments: Floats, window: float) -> Floats:
 def evidence(gaps: Floats, dead: float = 0.0) -> Regular | None:
     """The largest E_n over the prefixes of a run of gaps (seconds), of which `dead` seconds are the least there can be.
 
-    The dead time is taken off first: gaps that are cut off below look regular, what they have above it does not.
+    The dead time is subtracted first: gaps that are cut off below would look regular.
     """
     gaps = gaps[:MAX_GAPS]
     if len(gaps) < MIN_GAPS:
@@ -153,7 +153,7 @@ def _supremum(null: Floats, gaps: int) -> float:
 
 
 def _checkpoints(gaps: int) -> list[int]:
-    """Where to look: E may be looked at anywhere, and need not be everywhere."""
+    """The numbers of gaps at which E is computed. Any choice is valid, and not all are needed."""
     points = []
     at = MIN_GAPS
     while at < gaps:

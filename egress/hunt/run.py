@@ -1,9 +1,9 @@
-"""A hunt: the hunters over a window of history, and their leads as findings.
+"""A hunt: runs the hunters over a window of history and turns their leads into findings.
 
-A finding's id is made of its signature, agent and destination and of the UTC day of the flow it ends with: hunting
-twice over the same history says the same once, and a beacon that goes on is one finding a day. What is stored first
-stays. `Effect.NONE` tells it from what was found inline: nothing was refused for it, and nothing will be. What a rule
-exempts that the flow was admitted by is counted, and no finding, as the engine would not have objected either.
+The id of a finding is a hash of its signature, agent, destination and the UTC day of its last flow: two hunts over the
+same history give the same findings, and a beacon that goes on is one finding a day. The first stored one stays.
+`Effect.NONE` marks findings of hunts: nothing was refused for them, and nothing will be. A lead that the flow's rule
+exempts is counted, but is not a finding, as in the engine.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from egress.store.query.history import DAY, History, Window
 
 @dataclass(frozen=True, slots=True)
 class HuntResult:
-    """What one hunter found."""
+    """The findings of one hunter."""
 
     hunter: str
     findings: tuple[FindingRecord, ...]  # strongest first
-    exempted: int  # leads that a rule silences
+    exempted: int  # leads that a rule exempts
     notes: tuple[str, ...]
 
 
@@ -38,7 +38,7 @@ def hunt(
     settings: Settings,
     progress: Callable[[str, int], object] = lambda _, __: None,
 ) -> list[HuntResult]:
-    """Run hunters over a window; nothing is stored. `progress` hears a hunter's id and how many rows it has read."""
+    """Run hunters over a window; stores nothing. `progress` gets a hunter's id and its number of rows read."""
     results = []
     rules: dict[tuple[str, int], Rule | None] = {}
     for hunter in hunters:
@@ -63,7 +63,7 @@ def hunt(
 
 
 def finding(hunter: Hunter, lead: Lead, flow: FlowRecord) -> FindingRecord:
-    """The finding that a lead makes, on the flow it ends with, dated by that flow's start."""
+    """The finding of a lead, on its last flow, with the start of that flow as its time."""
     text = "\0".join((hunter.id, lead.agent, lead.destination, str(lead.start // DAY)))
     return FindingRecord(
         finding_id=hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest(),
@@ -90,7 +90,7 @@ def finding(hunter: Hunter, lead: Lead, flow: FlowRecord) -> FindingRecord:
 
 
 def _rule(engine: Engine, flow: FlowRecord, known: dict[tuple[str, int], Rule | None]) -> Rule | None:
-    """The rule that decided a flow, as it stood then."""
+    """The rule that decided a flow, in the policy version of the flow."""
     key = flow.rule_id, flow.policy_version
     if flow.rule_id and key not in known:
         with engine.connect() as connection:

@@ -1,10 +1,10 @@
 """Budgets of agents, and the reasons name, query and budget.
 
-SQLite cannot change a CHECK: the tables are written anew, in the transaction of the upgrade. On the way back a reason
-that 0001 does not know becomes the nearest one it has, and budgets are lost. Policies stay as they were written: an
-older program does not read the fields that are new in them.
+SQLite cannot change a CHECK: the tables are rewritten in the transaction of the upgrade. A downgrade replaces a reason
+that 0001 does not know by the nearest one, and loses budgets. Policies stay as they are: an older program ignores their
+new fields.
 
-PostgreSQL changes the tables in place; there a new column is the last one, wherever SQLite has it.
+PostgreSQL changes the tables in place; there a new column is the last one, unlike on SQLite.
 """
 
 from typing import Literal

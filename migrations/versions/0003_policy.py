@@ -1,11 +1,11 @@
-"""The policy rule by rule, with who changed what: rules, audit, tokens, approvals, answers, evidence; mode ask.
+"""The policy as rows, with an audit of edits: rules, audit, tokens, approvals, responses, evidence; mode ask.
 
-The documents of `policies` become rows of `rules`, each with the versions it counted in, and documents again on the
-way back; `rule_changes` said the same once more. Rules of sandboxes that still stand in the newest version are those
-of a gateway that was killed: a version of its own takes them out.
+The documents of `policies` become rows of `rules`, each with the versions it belongs to; a downgrade makes documents of
+them again. `rule_changes` was redundant. Rules of sandboxes in the newest version are left over from a gateway that was
+killed: an additional version removes them.
 
-On the way back what an older program does not know becomes the nearest that it does: hold reject, ask enforce,
-approval and quarantine default, a quarantined agent one whose default is to refuse; sandboxes go.
+A downgrade replaces values that an older program does not know by the nearest one: hold by reject, ask by enforce,
+approval and quarantine by default; a quarantined agent gets the default to refuse, and sandboxes are removed.
 """
 
 from typing import Literal

@@ -1,4 +1,4 @@
-"""The processes behind flows. On the way back they are lost."""
+"""The processes behind flows. A downgrade loses them."""
 
 import sqlalchemy as sa
 from alembic import op

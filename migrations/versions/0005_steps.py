@@ -1,6 +1,6 @@
-"""Steps: the tool calls that agent frameworks tell of; and the role of tokens that may tell, reporter.
+"""Steps: the tool calls that agent frameworks report; and the role of tokens that may report, reporter.
 
-On the way back tokens of that role are dead viewers: the older program has no role that may do as little.
+A downgrade turns tokens of that role into revoked viewers: the older program has no role with so few rights.
 """
 
 import sqlalchemy as sa

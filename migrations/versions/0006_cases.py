@@ -1,4 +1,4 @@
-"""Cases: the captures that a database was made from, and which of them hold a flow."""
+"""Cases: the captures that a database was made from, and the captures that contain a flow."""
 
 import sqlalchemy as sa
 from alembic import op

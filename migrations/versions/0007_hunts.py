@@ -1,4 +1,4 @@
-"""Findings of `egress hunt`: the effect none. On the way back they are lost: an older program has none such."""
+"""Findings of `egress hunt`: the effect none. A downgrade loses them: an older program does not know the effect."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -21,7 +21,7 @@ def downgrade() -> None:
 
 
 def _effects(*known: str) -> None:
-    """SQLite cannot change a CHECK: the table is written anew."""
+    """Change the CHECK. SQLite cannot do this in place: the table is rewritten."""
     name = op.f("ck_findings_effect")
     with op.batch_alter_table("findings") as batch:
         batch.drop_constraint(name, type_="check")

@@ -1,9 +1,9 @@
-"""Several gateways at one database: whose an agent, a rule, a hold and a journal are; who is there.
+"""Several gateways at one database: the host of an agent, a rule, a hold and a journal; the table of gateways.
 
-What there was belongs to no host yet (empty). The gateway that made it knows so by what it has on its disk, and takes
-it over when it starts (`egress.store.policy.gateways.adopt`); the recorder does so with its journal's checkpoints. On
-the way back the checkpoints of hosts whose segments have one name become the one that has read least: a record read
-twice is stored once.
+Existing rows have no host yet (empty). The gateway that made them recognises this by the state on its disk, and takes
+them over when it starts (`egress.store.policy.gateways.adopt`); the recorder takes over the checkpoints of its journal.
+If segments of several hosts have the same name, a downgrade keeps the checkpoint that has read least: a record that is
+read twice is stored once.
 """
 
 from typing import Literal

@@ -1,9 +1,9 @@
-"""Days: the time becomes part of the records' keys, and PostgreSQL keeps a partition for each day; table pruned.
+"""Days: the time becomes part of the records' keys, and PostgreSQL has a partition for each day; table pruned.
 
-What is written here is how a day is made at this revision; later ones are made by egress.store.database.days. A later
-revision alters the whole table (`flows`), never a partition: PostgreSQL carries it to all of them.
+This file makes days as of this revision; later days are made by egress.store.database.days. A later revision alters the
+whole table (`flows`), never a partition: PostgreSQL applies it to all of them.
 
-On the way back records that differ in nothing but the time have one key: the latest flow and the first finding stay.
+After a downgrade records that differ in the time alone have the same key: the latest flow and the first finding stay.
 """
 
 import time
@@ -30,7 +30,7 @@ TABLES: dict[str, tuple[str, str, tuple[tuple[str, ...], ...]]] = {
     "anomalies": ("agent, time, reason, detail, src, dst, proto", "time", (("time",),)),
 }
 DAY = 86_400_000_000  # microseconds
-MOST = 400  # days into the past that are made for what is there; what is older goes to the rest
+MOST = 400  # days into the past that are made for existing records; older records go to the rest
 LIKE = "INCLUDING DEFAULTS INCLUDING CONSTRAINTS INCLUDING COMMENTS INCLUDING STORAGE"
 
 
@@ -79,7 +79,7 @@ def _key(table: str, columns: list[str]) -> None:
 
 
 def _anew(table: str, key: str, indexes: tuple[tuple[str, ...], ...], partition: str) -> None:
-    """An empty table in place of this one, which is `…_before` from now on, its names free."""
+    """Put an empty table in place of this one, which is renamed to `…_before` with all its indexes."""
     comment = op.get_bind().scalar(sa.text("SELECT obj_description(to_regclass(:name))"), {"name": table})
     names = {columns: f"ix_{table}_{'_'.join(columns)}" for columns in indexes}
     op.rename_table(table, f"{table}_before")

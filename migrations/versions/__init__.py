@@ -1,1 +1,1 @@
-"""One file a revision; a published revision is never edited."""
+"""The revisions, one file each; a published revision is never edited."""

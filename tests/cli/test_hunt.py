@@ -38,7 +38,7 @@ def test_what_people_see_and_what_is_stored(run: Run, hunted: Engine) -> None:
     shown = run("hunt", *WINDOW, code=3).stdout
     assert "beacon.slow: 1 found" in shown
     assert "rome-7 -> 203.0.113.9:443 tcp" in shown
-    assert "(nothing is rare without a day of history before --since" in shown
+    assert "(rare destinations need a day of history before --since" in shown
     assert "1 findings; 1 stored, 0 stored before. Details: " in shown
     assert "0 stored, 1 stored before" in run("hunt", *WINDOW, code=3).stdout
     (found,) = findings(hunted, Filter())
@@ -81,7 +81,7 @@ def test_the_list_needs_no_database(run: Run) -> None:
 @pytest.mark.parametrize(
     "words, code, said",
     [
-        (("--only", "beacon.fast"), 2, "no hunter 'beacon.fast'"),
+        (("--only", "beacon.fast"), 2, "unknown hunter 'beacon.fast'"),
         (("--until", "2020-01-01"), 2, "--until must be later"),
         (("--leak-bytes", "ten"), 2, "must be a number of bytes"),
         (("--alpha", "1"), 2, "alpha"),

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from sqlalchemy.engine import Engine
 
-from egress.hunt.hunter import Haul, Settings
+from egress.hunt.hunter import HunterReport, Settings
 from egress.hunt.hunters import load
 from egress.hunt.regularity import Floats
 from egress.records.shape import FlowRecord
@@ -89,6 +89,6 @@ def _empty() -> bytes:
         return file.read_bytes()
 
 
-def haul(engine: Engine, hunter: str, window: Window = WEEK, settings: Settings | None = None) -> Haul:
+def haul(engine: Engine, hunter: str, window: Window = WEEK, settings: Settings | None = None) -> HunterReport:
     (only,) = load([hunter])
     return only.hunt(History(engine, window), settings or Settings())

@@ -60,7 +60,7 @@ def test_questions_by_a_clock(tmp_path: Path) -> None:
     with stored(tmp_path, records) as engine:
         (lead,) = haul(engine, ID).leads
     assert lead.destination == "example.net"
-    assert "asked the DNS for example.net" in lead.summary
+    assert "queried example.net" in lead.summary
 
 
 def test_each_beacon_is_told_once(tmp_path: Path) -> None:

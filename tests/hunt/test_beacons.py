@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from egress.hunt.beacons import BeaconCandidate, Level, duration, place, power
+from egress.hunt.beacons import BeaconCandidate, Level, duration, power, target_text
 from egress.hunt.hunter import MAX_LEADS, Settings
 from egress.hunt.regularity import Regular
 from egress.store.query.history import HistoryTarget
@@ -22,9 +22,9 @@ def test_what_is_needed_grows_with_the_series_looked_at() -> None:
     level.series = 1
     assert level.log == pytest.approx(math.log(1 / 0.005))
     level.add(_found(math.log(1000)))
-    assert len(level.haul([]).leads) == 1
+    assert len(level.report([]).leads) == 1
     level.series = 10
-    assert level.haul([]).leads == ()
+    assert level.report([]).leads == ()
 
 
 def test_the_same_flow_is_told_once_and_by_its_name() -> None:
@@ -33,7 +33,7 @@ def test_the_same_flow_is_told_once_and_by_its_name() -> None:
     level.add(_found(50.0, 7, dst="192.0.2.1"))
     level.add(_found(50.0, 7, said="x.example"))
     level.add(_found(60.0, 8, alone=55.0))
-    (lead,) = level.haul([]).leads
+    (lead,) = level.report([]).leads
     assert lead.target == HistoryTarget(said="x.example")
 
 
@@ -42,7 +42,7 @@ def test_too_many_are_cut_and_counted() -> None:
     level.series = 1
     for number in range(3 * MAX_LEADS):
         level.add(_found(50.0 + number, number))
-    leads = level.haul(notes).leads
+    leads = level.report(notes).leads
     assert len(leads) == MAX_LEADS
     assert leads[0].strength == 50.0 + 3 * MAX_LEADS - 1
     assert notes[0].startswith(f"{2 * MAX_LEADS} weaker beacons left out")
@@ -56,9 +56,9 @@ def test_durations(seconds: float, text: str) -> None:
 
 
 def test_places_and_powers() -> None:
-    assert place(HistoryTarget("tcp", "192.0.2.1", 443)) == "192.0.2.1:443/tcp"
-    assert place(HistoryTarget("udp", "2001:db8::1", 53)) == "[2001:db8::1]:53/udp"
-    assert place(HistoryTarget("icmp", "192.0.2.1", 0)) == "192.0.2.1/icmp"
-    assert place(HistoryTarget(bound=("a", "b"))) == "a"
+    assert target_text(HistoryTarget("tcp", "192.0.2.1", 443)) == "192.0.2.1:443/tcp"
+    assert target_text(HistoryTarget("udp", "2001:db8::1", 53)) == "[2001:db8::1]:53/udp"
+    assert target_text(HistoryTarget("icmp", "192.0.2.1", 0)) == "192.0.2.1/icmp"
+    assert target_text(HistoryTarget(bound=("a", "b"))) == "a"
     assert power(math.log(2.34e300)) == "2.3e300"
     assert power(math.log(9.999e5)) == "1.0e6"

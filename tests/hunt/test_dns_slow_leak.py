@@ -83,7 +83,7 @@ def test_a_little_is_not_found_and_what_was_refused_told_nobody(tmp_path: Path) 
 
 def test_a_flow_of_many_questions_is_said_to_hide_names(tmp_path: Path) -> None:
     with stored(tmp_path, [query(1.0, "www.example.org", packets_out=40)]) as engine:
-        assert haul(engine, ID).notes == ("38 packets of DNS flows may hold questions for names that are not stored",)
+        assert haul(engine, ID).notes == ("38 packets of DNS flows may contain queries for names that are not stored",)
 
 
 def test_long_names_in_one_flow_are_known_by_size(tmp_path: Path) -> None:
@@ -95,7 +95,7 @@ def test_long_names_in_one_flow_are_known_by_size(tmp_path: Path) -> None:
     with stored(tmp_path, [tunnel, *forwarder, *behind_tcp]) as engine:
         (lead,) = haul(engine, ID).leads
     assert lead.destination == "example.net"
-    assert "held 400 packets in 1 flow, names of 100 bytes" in lead.summary
+    assert "had 400 packets in 1 flow, with names of 100 bytes" in lead.summary
 
 
 def test_information_is_what_compression_leaves() -> None:

@@ -24,5 +24,5 @@ def test_each_says_what_it_is() -> None:
 def test_they_are_chosen_by_id_or_family() -> None:
     assert [each.id for each in load(["beacon.*"])] == ["beacon.shared", "beacon.slow"]
     assert [each.id for each in load(["dns.slow-leak", "beacon.slow"])] == ["beacon.slow", "dns.slow-leak"]
-    with pytest.raises(InputError, match=r"no hunter 'beacon\.fast'; there are beacon\.shared, "):
+    with pytest.raises(InputError, match=r"unknown hunter 'beacon\.fast'; the hunters are beacon\.shared, "):
         load(["beacon.fast"])

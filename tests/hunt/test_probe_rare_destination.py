@@ -68,7 +68,7 @@ def test_without_a_day_of_before_it_says_so(tmp_path: Path) -> None:
     with stored(tmp_path, flows([-0.5 * DAY, DAY])) as engine:
         found = haul(engine, ID)
     assert found.leads == ()
-    assert "without a day of history" in found.notes[0]
+    assert "need a day of history" in found.notes[0]
 
 
 def test_an_empty_database(tmp_path: Path) -> None:

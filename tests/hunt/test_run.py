@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy.engine import Engine
 
 from egress.errors import InputError
-from egress.hunt.hunter import MAX_LEADS, Haul, Lead, Settings, Strongest
+from egress.hunt.hunter import MAX_LEADS, HunterReport, Lead, Settings, Strongest
 from egress.hunt.hunters import load
 from egress.hunt.run import HuntResult, hunt
 from egress.model import Action, Effect, Mode, Reason, Rule, Severity
@@ -78,8 +78,8 @@ class _Imagining:
 
     id, technique, about = "beacon.imagined", "T1071", "nothing"
 
-    def hunt(self, history: History, settings: Settings) -> Haul:
-        return Haul((_lead("nobody", 1.0),), ("a note",))
+    def hunt(self, history: History, settings: Settings) -> HunterReport:
+        return HunterReport((_lead("nobody", 1.0),), ("a note",))
 
 
 def _lead(agent: str, strength: float, destination: str = "x") -> Lead:

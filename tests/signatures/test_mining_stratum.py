@@ -125,8 +125,8 @@ def test_the_sentence(hear: Hear, make_flow: MakeFlow) -> None:
     six = make_flow(remote=bytes.fromhex("20010db8" + "00" * 11 + "09"))
     (finding,) = hear(MiningStratum(), [(OUT, OPENINGS["zcash"])], six)
     assert finding.summary == (
-        "The agent spoke a mining protocol to a mining pool at [2001:db8::9]:443 (Zcash Stratum mining.subscribe, miner"
-        " EWBF, pool named zec.example:3333): it is using the sandbox's compute to mine cryptocurrency."
+        "The agent used a mining protocol with a mining pool at [2001:db8::9]:443 (Zcash Stratum mining.subscribe,"
+        " miner EWBF, pool named zec.example:3333): it is using the sandbox's compute to mine cryptocurrency."
     )
 
 

@@ -1,4 +1,4 @@
-"""The slow detectors, one class a module. A new module is the whole change: `load` finds it by walking here."""
+"""The slow detectors, one class in each module. To add one, add a module: `load` finds it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ATTRIBUTES = ("id", "technique", "about", "hunt")
 def load(only: Sequence[str] = ()) -> list[Hunter]:
     """Every hunter, or those whose id matches one of `only` (ids, `beacon.*`), sorted by id.
 
-    Raises InputError where none has such an id, EgressError where a module does not define exactly one hunter.
+    Raises InputError if no hunter has such an id, EgressError if a module does not define exactly one hunter.
     """
     found: dict[str, Hunter] = {}
     for file, detector in detectors(sys.modules[__name__], ATTRIBUTES):
@@ -26,5 +26,5 @@ def load(only: Sequence[str] = ()) -> list[Hunter]:
         found[hunter.id] = hunter
     for pattern in only:
         if not any(fnmatchcase(each, pattern) for each in found):
-            raise InputError(f"there is no hunter {pattern[:60]!a}; there are {', '.join(sorted(found))}")
+            raise InputError(f"unknown hunter {pattern[:60]!a}; the hunters are {', '.join(sorted(found))}")
     return [found[key] for key in sorted(found) if not only or any(fnmatchcase(key, pattern) for pattern in only)]

@@ -1,17 +1,17 @@
-"""beacon.shared: agents that only together call one destination by a clock.
+"""beacon.shared: agents that call one destination at regular intervals, visible only when they are taken together.
 
-A fleet calls home in turns, so that each member's calls look random or are too few; or every sandbox lives for three
-beats of the same period, too short a life to be proved by itself. Two series are looked at for each destination that
-two agents or more reached, by protocol, address and port, and by name:
+A fleet may call home in turns, so that the calls of each member look random or are too few; or every sandbox may live
+for three beats of the same period, too few for a proof. For each destination that two or more agents reached, by
+protocol, address and port and by name, two series are examined:
 
 * merged: the starts of all agents' flows as one series (in turns);
 * pooled: the gaps within each agent's own flows, one agent's after another's (the same period, many short lives).
 
 The test is that of beacon.slow; each of the two has half of the weight. Agents with rhythms of their own within the
 null give pooled gaps that are more spread than each one's, so the null's bound holds for them too (simulated:
-tests/hunt/test_beacon_shared.py). A destination that one of the agents calls by a clock all by itself is
-beacon.slow's, and no finding here. Each agent that takes part gets a finding, which does not name the others: who
-may see one agent may not see all.
+tests/hunt/test_beacon_shared.py). A destination that one agent alone calls at regular intervals is left to
+beacon.slow. Each agent that takes part gets a finding, which does not name the others: a person who may see one agent
+may not see all.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from itertools import chain
 
 import numpy as np
 
-from egress.hunt.beacons import BeaconCandidate, Level, place
-from egress.hunt.hunter import Haul, Settings
+from egress.hunt.beacons import BeaconCandidate, Level, target_text
+from egress.hunt.hunter import HunterReport, Settings
 from egress.hunt.regularity import WINDOWS, Floats, Regular, events, evidence, regular
 from egress.store.query.history import History, Series, Window
 
 MIN_AGENTS = 2
-MAX_AGENTS = 20  # of one destination that get a finding, those that called most
+MAX_AGENTS = 20  # agents of one destination that get a finding, those with most calls
 
 
 class BeaconShared:
@@ -36,20 +36,20 @@ class BeaconShared:
 
     id = "beacon.shared"
     technique = "T1071"  # Application Layer Protocol
-    about = "several agents call one destination by a clock that only shows when they are taken together"
+    about = "several agents call one destination at regular intervals, visible only when taken together"
 
-    def hunt(self, history: History, settings: Settings) -> Haul:
+    def hunt(self, history: History, settings: Settings) -> HunterReport:
         level, notes = Level(settings), list[str]()
         stored = chain(history.by_name(fleet=True), history.by_endpoint(fleet=True))
         for series in level.long_enough(stored, notes, MIN_AGENTS):
             found = together(series, history.window)
             if found is not None and found.log_e >= level.log:
                 level.add(_found(series, found, history.window))
-        return level.haul(notes)
+        return level.report(notes)
 
 
 def together(series: Series, window: Window) -> Regular | None:
-    """The strongest evidence in the merged starts and in the pooled gaps."""
+    """The strongest evidence in the merged starts and the pooled gaps."""
     merged = regular(series.moments / 1e6, window.since, window.until)
     found = [merged, *(_pooled(series, width) for width in WINDOWS)]
     known = [each for each in found if each is not None]
@@ -69,7 +69,7 @@ def _pooled(series: Series, width: float) -> Regular | None:
 
 
 def _each(series: Series) -> Iterator[Floats]:
-    """Each agent's moments, agents in the order of their first one."""
+    """The times of each agent, agents in the order of their first time."""
     order = np.argsort(series.of, kind="stable")
     cuts = np.cumsum(np.bincount(series.of))[:-1]
     return (moments / 1e6 for moments in np.split(series.moments[order], cuts))
@@ -82,6 +82,7 @@ def _found(series: Series, found: Regular, window: Window) -> BeaconCandidate:
     last[series.of] = series.moments  # the last of equal indices stays
     own = (regular(moments, window.since, window.until) for moments in _each(series))
     alone = max((each.log_e for each in own if each is not None), default=-math.inf)
-    what = f"is one of {len(series.agents)} that called {place(series.target)} {len(series.moments)} times, together"
+    where = target_text(series.target)
+    what = f"is one of {len(series.agents)} that called {where} {len(series.moments)} times, together"
     agents, starts = tuple(series.agents[index] for index in most), tuple(int(last[index]) for index in most)
-    return BeaconCandidate(agents, series.target, place(series.target), what, found, starts, alone)
+    return BeaconCandidate(agents, series.target, where, what, found, starts, alone)

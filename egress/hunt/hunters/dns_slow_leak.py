@@ -1,20 +1,19 @@
-"""dns.slow-leak: what a domain was told in the names it was asked for, a little at a time.
+"""dns.slow-leak: data leaves in the names of DNS queries, a little at a time.
 
-Whoever runs a domain reads every name below it that is asked for. For each agent and registered domain the distinct
-names are counted that were asked for `ONCE` at most (a leak never repeats itself, or a cache would keep it from
-leaving; the names that programs use come again), and how much they can have said: the size of those names, below the
-domain, after compression (zlib). Words, numbered hosts and repeated parts compress to little; what was packed to be
-sent does not. It is a finding if there are `DISTINCT` such names and more, they say `SAID` bytes and more, and each of
-them `EACH` bytes on average, or there are `MANY`.
+The owner of a domain receives every queried name below it. For each agent and registered domain, this hunter counts
+the distinct names that were queried at most `ONCE` (a leak never repeats a name, or a cache would keep it from leaving;
+names that programs use are repeated) and the information in them: the size of the names, below the domain, after
+compression (zlib). Words, numbered hosts and repeated parts compress well, encoded data does not. It is a finding if
+there are at least `DISTINCT` such names with at least `SAID` bytes of information, and either at least `EACH` bytes in
+a name on average or at least `MANY` names.
 
-The row of a DNS flow holds the last name that was asked in it, and no query types or answers. So a flow with many
-questions counts for one name; what its questions say besides is known by size alone. It is a finding as well if an
-agent's flows whose last question was for a domain hold `DISTINCT` packets beyond a question or two each, `SAID` bytes
-of names, and names of `LONG` bytes on average: ordinary ones have 15 to 30. Other domains' questions in the same flows
-count with them.
+The row of a DNS flow contains the last queried name, and no query types or answers. So a flow with many queries counts
+for one name, and of its other queries only the size is known. It is a finding as well if an agent's flows whose last
+query was for a domain have `DISTINCT` packets beyond one or two in each flow, `SAID` bytes of names, and names of
+`LONG` bytes on average: ordinary names have 15 to 30. Queries for other domains in the same flows are included.
 
-Data that comes *in* by DNS shows as the many names that fetch it. Only what passed counts. Not found: less than `SAID`
-bytes; a leak over many domains; names chosen to look like words; names that repeat; short names in one long flow; DNS
+Data that comes *in* over DNS shows as the many names that fetch it. Only flows that passed count. Not found: less than
+`SAID` bytes; a leak over many domains; names that look like words; repeated names; short names in one long flow; DNS
 over TLS or HTTPS, which is not read.
 """
 
@@ -27,7 +26,7 @@ from itertools import groupby
 from operator import attrgetter
 
 from egress.hunt.domains import registrable
-from egress.hunt.hunter import Haul, Lead, Settings, Strongest, counted
+from egress.hunt.hunter import HunterReport, Lead, Settings, Strongest, counted
 from egress.model import Severity
 from egress.store.query.history import History, HistoryTarget, QueriedName
 
@@ -36,9 +35,9 @@ DISTINCT = 50  # names; practice is 50 to 100 (RITA begins to score at 100 subdo
 MANY = 1000  # names; RITA's highest step
 SAID = 2048  # bytes; an OpenSSH key of the usual kind has 400, an RSA key of 4096 bits 3,300
 EACH = 8.0  # bytes a name: dns2tcp's shortest labels carry 7, a host's name of eight letters about 5
-SAMPLE = 4096  # names looked at; what more there are say as much each
-MAX_DOMAINS = 50_000  # of one agent that are told apart
-MAX_LOOKED_AT = 20  # domains of one agent whose names are read, those with the longest
+SAMPLE = 4096  # names that are read; the others are assumed to contain as much
+MAX_DOMAINS = 50_000  # domains of one agent that are examined
+MAX_LOOKED_AT = 20  # domains of one agent whose names are read, those with the longest names
 LONG = 48  # bytes; nDPI flags first labels from there on, others 40 to 52, and here it is the mean of whole names
 # IPv6 and UDP headers, the DNS's, a question's type and class, an OPT record with a cookie of 24 bytes (RFC 7873), the
 # name's own length bytes: what a question takes besides the name at most, so what is left is name.
@@ -47,9 +46,9 @@ OVERHEAD = 40 + 8 + 12 + 4 + 11 + 28 + 2
 
 @dataclass(slots=True)
 class _Domain:
-    """What an agent asked of one registered domain."""
+    """An agent's queries for one registered domain."""
 
-    names: int = 0  # distinct, asked for ONCE at most
+    names: int = 0  # distinct, queried at most ONCE
     spelled: int = 0  # their length, below the domain
     flows: int = 0
     packets: int = 0  # of UDP
@@ -67,12 +66,12 @@ class _Domain:
 
     @property
     def length(self) -> float:
-        """Bytes of a name, from the sizes of packets; at least."""
+        """The average length of a name, at least, from the sizes of packets."""
         return self.bytes_out / max(self.packets, 1) - OVERHEAD
 
     @property
     def hidden(self) -> bool:
-        """Whether its flows held long names that are not stored."""
+        """True if the flows had long names that are not stored."""
         unseen = self.packets - ONCE * self.flows
         return unseen >= DISTINCT and self.length >= LONG and self.packets * self.length >= SAID
 
@@ -82,9 +81,9 @@ class DnsSlowLeak:
 
     id = "dns.slow-leak"
     technique = "T1048.003"  # Exfiltration Over Unencrypted Non-C2 Protocol
-    about = "a domain is told much in the names it is asked for, over days"
+    about = "much data leaves in the names of queries for one domain, over days"
 
-    def hunt(self, history: History, settings: Settings) -> Haul:
+    def hunt(self, history: History, settings: Settings) -> HunterReport:
         strongest, notes = Strongest(), list[str]()
         others = unseen = 0
         for agent, rows in groupby(history.queried_names(), key=attrgetter("agent")):
@@ -99,16 +98,16 @@ class DnsSlowLeak:
             for lead in _leads(history, agent, domains, notes):
                 strongest.add(lead)
         if others:
-            notes.append(f"{counted(others, 'name')} not looked at: of agents with more than {MAX_DOMAINS} domains")
+            notes.append(f"{counted(others, 'name')} not examined: of agents with more than {MAX_DOMAINS} domains")
         if unseen:
-            notes.append(f"{counted(unseen, 'packet')} of DNS flows may hold questions for names that are not stored")
+            notes.append(f"{counted(unseen, 'packet')} of DNS flows may contain queries for names that are not stored")
         if strongest.left_out:
             notes.append(f"{counted(strongest.left_out, 'smaller leak')} left out")
-        return Haul(tuple(strongest), tuple(notes))
+        return HunterReport(tuple(strongest), tuple(notes))
 
 
 def information(names: Sequence[str]) -> int:
-    """Bytes that these names can have said: their size compressed, without what every stream costs."""
+    """The information in these names, bytes: their compressed size without the overhead of a stream."""
     packed = zlib.compress("\n".join(names).encode("utf-8", "backslashreplace"), 9)
     return max(len(packed) - 11, 0)  # the empty text takes 8 bytes, the tables of a short one a few more
 
@@ -118,11 +117,11 @@ def _below(name: str, domain: str) -> int:
 
 
 def _leads(history: History, agent: str, domains: dict[str, _Domain], notes: list[str]) -> list[Lead]:
-    """What names say is never more than their length, so most domains need no second look."""
+    """The leads of one agent. The information is never more than the length, so that few domains are read."""
     worth = [item for item in domains.items() if item[1].names >= DISTINCT and item[1].spelled >= SAID]
     worth.sort(key=lambda item: (-item[1].spelled, item[0]))
     if len(worth) > MAX_LOOKED_AT:
-        notes.append(f"agent {agent}: {len(worth) - MAX_LOOKED_AT} domains with many names not looked at")
+        notes.append(f"agent {agent}: {len(worth) - MAX_LOOKED_AT} domains with many names not examined")
     leads = [_sized(agent, domain, asked) for domain, asked in sorted(domains.items()) if asked.hidden]
     for domain, asked in worth[:MAX_LOOKED_AT]:
         names = [name[: _below(name, domain)] for name in history.names_under(agent, domain, ONCE, SAMPLE)]
@@ -138,8 +137,8 @@ def _leads(history: History, agent: str, domains: dict[str, _Domain], notes: lis
 def _lead(agent: str, domain: str, asked: _Domain, said: int, each: float, names: list[str]) -> Lead:
     length = asked.spelled / asked.names
     summary = (
-        f"Looking back: the agent asked the DNS for {asked.names} different names under {domain}, each once or"
-        f" twice: they can have told its owner {said} bytes, {each:.0f} a name. If this domain's names are like that,"
+        f"Looking back: the agent queried {asked.names} different names under {domain}, each once or twice: they may"
+        f" have carried {said} bytes to its owner, {each:.0f} in each name. If names of this domain look like that,"
         " exempt this signature in the rule that allows it."
     )
     samples = " ".join(sorted(names, key=len)[-3:])
@@ -155,8 +154,8 @@ def _sized(agent: str, domain: str, asked: _Domain) -> Lead:
     said = round(asked.packets * asked.length)
     held = f"{counted(asked.packets, 'packet')} in {counted(asked.flows, 'flow')}"
     summary = (
-        f"Looking back: the agent's questions to the DNS that ended with names under {domain} held {held}, names of"
-        f" {asked.length:.0f} bytes on average: they can have told {said} bytes. Only the last name of each flow is"
+        f"Looking back: the agent's DNS flows that ended with a query under {domain} had {held}, with names of"
+        f" {asked.length:.0f} bytes on average: they may have carried {said} bytes. Only the last name of each flow is"
         " stored. If these are known, exempt this signature in the rule that allows the resolver."
     )
     evidence = (

@@ -1,14 +1,15 @@
-"""probe.rare-destination: where an agent went that nobody here had gone before.
+"""probe.rare-destination: a destination that no agent here had reached before.
 
-A destination is the registered domain of a name that the agent had resolved to the address, else the address: so a
-CDN's many hosts are one, and a name that was only written into a hello hides nothing. It is rare if, in the baseline
-(the history before the window), agents together reached it at most `HARDLY` times, and in the window at most
-`MAX_SHARE` agents did. Only what passed counts: what was refused is on record as refused. Queries are left out.
+A destination is the registered domain of a name that the agent had resolved to the address, else the address: the many
+hosts of a CDN are one destination, and a name that was only written into a hello hides nothing. It is rare if all
+agents together reached it at most `HARDLY` times in the baseline (the history before the window), and at most
+`MAX_SHARE` agents in the window. Only flows that passed count: refused ones are on record as refused. DNS queries are
+left out.
 
-New is not bad: this ranks leads, most bytes sent first, at most `MOST` of an agent and `IN_ALL` of a hunt, with
-severity low. A fleet without a baseline of `MIN_BASELINE` has no "before", so then it says that instead; a new agent is
-measured by the others' history. Not found: a rare host under a known registered domain or address, what an attacker
-reached already during the baseline, what the baseline has lost by retention.
+New does not mean bad: the hunter ranks leads, most bytes sent first, at most `MOST` of an agent and `IN_ALL` of a hunt,
+with severity low. Without a baseline of `MIN_BASELINE` it gives a note instead of leads; a new agent is compared with
+the history of the others. Not found: a rare host under a known registered domain or address, destinations that an
+attacker reached during the baseline, and those of before whose records were pruned.
 """
 
 from __future__ import annotations
@@ -18,20 +19,20 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
 from egress.hunt.domains import destination
-from egress.hunt.hunter import Haul, Lead, Settings, Strongest, counted
+from egress.hunt.hunter import HunterReport, Lead, Settings, Strongest, counted
 from egress.model import Severity
 from egress.store.query.history import AddressTraffic, History, HistoryTarget
 
-HARDLY = 2  # flows of all agents in the baseline: a typing error or a redirect, no habit
-MAX_SHARE = 2  # agents: what more of them reach at once is new to the fleet, an update or a new tool
+HARDLY = 2  # flows of all agents in the baseline: a typing error or a redirect, not a habit
+MAX_SHARE = 2  # agents: a destination that more reach at once is an update or a new tool
 MOST, IN_ALL = 5, 100  # leads of one agent, and of a hunt: a crawler's agents are new everywhere, and these are leads
-MIN_BASELINE = 86400.0  # seconds: a day, so that daily jobs have been seen
-MAX_DESTINATIONS = 200_000  # agent and destination, of the window, that are told apart: some 100 MB
+MIN_BASELINE = 86400.0  # seconds: a day, to include daily jobs
+MAX_DESTINATIONS = 200_000  # pairs of agent and destination in a window: about 100 MB
 
 
 @dataclass(slots=True)
 class _Visit:
-    """What one agent did at one destination. Times are microseconds."""
+    """The traffic of one agent to one destination. Times are microseconds."""
 
     flows: int = 0
     bytes_out: int = 0
@@ -55,11 +56,12 @@ class ProbeRareDestination:
     technique = "T1071"  # Application Layer Protocol: a lead, not a proof
     about = "destinations that no agent had reached before the window, most bytes sent first"
 
-    def hunt(self, history: History, settings: Settings) -> Haul:
+    def hunt(self, history: History, settings: Settings) -> HunterReport:
         oldest = history.oldest()
         begin = history.window.since - settings.baseline
         if oldest is None or oldest > history.window.since - MIN_BASELINE:
-            return Haul((), ("nothing is rare without a day of history before --since: take a later one, or wait",))
+            note = "rare destinations need a day of history before --since: give a later --since, or wait"
+            return HunterReport((), (note,))
         notes = list[str]()
         visits = _visits(history, notes)
         before: Counter[str] = Counter()
@@ -67,11 +69,11 @@ class ProbeRareDestination:
             place = destination(target.said, target.bound, target.dst)
             if place in visits:
                 before[place] += count
-        return _haul(visits, before, history.window.agent or "*", notes)
+        return _report(visits, before, history.window.agent or "*", notes)
 
 
 def _visits(history: History, notes: list[str]) -> dict[str, dict[str, _Visit]]:
-    """By destination, then agent."""
+    """The traffic by destination, then agent."""
     visits: dict[str, dict[str, _Visit]] = {}
     told = others = 0
     for row in history.traffic(everyone=True):
@@ -85,12 +87,12 @@ def _visits(history: History, notes: list[str]) -> dict[str, dict[str, _Visit]]:
             visit = visits.setdefault(place, {})[row.agent] = _Visit()
         visit.add(row)
     if others:
-        notes.append(f"{counted(others, 'flow')} not looked at: to more than {MAX_DESTINATIONS} destinations")
+        notes.append(f"{counted(others, 'flow')} not examined: to more than {MAX_DESTINATIONS} destinations")
     return visits
 
 
-def _haul(visits: dict[str, dict[str, _Visit]], before: Counter[str], wanted: str, notes: list[str]) -> Haul:
-    """`wanted`: a glob of the agents that are asked about; the others show what is rare."""
+def _report(visits: dict[str, dict[str, _Visit]], before: Counter[str], wanted: str, notes: list[str]) -> HunterReport:
+    """The leads of agents that match the glob `wanted`; the others only show which destinations are rare."""
     ranked: dict[str, Strongest] = {}
     for place, agents in visits.items():
         if before[place] > HARDLY or len(agents) > MAX_SHARE:
@@ -108,15 +110,15 @@ def _haul(visits: dict[str, dict[str, _Visit]], before: Counter[str], wanted: st
         notes.append(
             f"{counted(left_out, 'rare destination')} left out: at most {MOST} of an agent and {IN_ALL} in all are kept"
         )
-    return Haul(tuple(strongest), tuple(notes))
+    return HunterReport(tuple(strongest), tuple(notes))
 
 
 def _lead(agent: str, place: str, visit: _Visit, before: int, agents: int) -> Lead:
     ever = "no agent had reached" if not before else f"agents had reached only {counted(before, 'time')}"
-    alone = "no other agent does" if agents == 1 else "one other agent does, too"
+    alone = "no other agent did" if agents == 1 else "one other agent did, too"
     summary = (
         f"Looking back: the agent reached {place}, which {ever} before: {counted(visit.flows, 'flow')},"
-        f" {visit.bytes_out} bytes out, {visit.bytes_in} in; {alone}. New is not bad: see what it was for."
+        f" {visit.bytes_out} bytes out, {visit.bytes_in} in; {alone}. New does not mean bad: find out what it was for."
     )
     evidence = (
         f"flows={visit.flows} bytes_out={visit.bytes_out} bytes_in={visit.bytes_in} agents={agents}"

@@ -1,17 +1,17 @@
-"""tunnel.slow-leak: much leaves for one destination in amounts that nobody notices one by one.
+"""tunnel.slow-leak: many bytes leave for one destination, in amounts that are not noticed one by one.
 
 For each agent and destination (the registered domain of a resolved name, else the address) the bytes of all flows that
-passed in the window are summed up. It is a finding if together
+passed in the window are summed up. It is a finding if
 
-* they reach what the person who hunts set (`--leak-bytes`, 10 MB unless said otherwise),
-* the agent sent at least `RATIO` times what it got: fetching is the other way round,
-* no single flow sent more than `SHARE` of it, unless that flow took `SLOW` itself: one large upload is not slow, it
-  stands in `egress query 'bytes_out>…'` and is what budgets are for,
-* and they spread over `SLOW` at least.
+* the bytes sent reach the threshold (`--leak-bytes`, by default 10 MB),
+* the agent sent at least `RATIO` times what it received: fetching has the opposite ratio,
+* no single flow sent more than `SHARE` of it, unless that flow took `SLOW` itself: one large upload is not slow,
+  `egress query 'bytes_out>…'` shows it and budgets limit it,
+* and the flows spread over at least `SLOW`.
 
-An agent's model is the honest case: prompts are long and answers short. Exempt tunnel.slow-leak in the rule that
-allows it. Not found: a leak over many domains or addresses, each below the threshold; one that fetches as much as it
-sends; one below the threshold; what is sent in DNS names (dns.slow-leak).
+The legitimate case is an agent's model: prompts are long and answers short. Exempt tunnel.slow-leak in the rule that
+allows it. Not found: a leak over many domains or addresses, each below the threshold; one that receives as much as it
+sends; one below the threshold; data in DNS names (dns.slow-leak).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from operator import attrgetter
 
 from egress.hunt.beacons import duration
 from egress.hunt.domains import destination
-from egress.hunt.hunter import Haul, Lead, Settings, Strongest, counted
+from egress.hunt.hunter import HunterReport, Lead, Settings, Strongest, counted
 from egress.model import Severity
 from egress.store.query.history import AddressTraffic, History, HistoryTarget
 
@@ -31,13 +31,13 @@ from egress.store.query.history import AddressTraffic, History, HistoryTarget
 # outweigh its short answer: twice as much out as in is more than either does.
 RATIO = 2.0
 SHARE = 0.5
-SLOW = 6 * 3600.0  # seconds: a working morning; budgets and people see what is faster
-MAX_DESTINATIONS = 100_000  # of one agent that are told apart: some 50 MB
+SLOW = 6 * 3600.0  # seconds: a working morning; budgets and people notice faster leaks
+MAX_DESTINATIONS = 100_000  # destinations of one agent: about 50 MB
 
 
 @dataclass(slots=True)
 class _Sent:
-    """What one agent sent to one destination. Times are microseconds."""
+    """The traffic of one agent to one destination. Times are microseconds."""
 
     flows: int = 0
     bytes_out: int = 0
@@ -75,9 +75,9 @@ class TunnelSlowLeak:
 
     id = "tunnel.slow-leak"
     technique = "T1030"  # Data Transfer Size Limits
-    about = "one destination gets much in small amounts, more than --leak-bytes in all"
+    about = "one destination receives many small amounts, more than --leak-bytes in all"
 
-    def hunt(self, history: History, settings: Settings) -> Haul:
+    def hunt(self, history: History, settings: Settings) -> HunterReport:
         strongest, notes = Strongest(), list[str]()
         for agent, sent in _by_agent(history, notes):
             for place, each in sent.items():
@@ -85,7 +85,7 @@ class TunnelSlowLeak:
                     strongest.add(_lead(agent, place, each, settings.leak_bytes))
         if strongest.left_out:
             notes.append(f"{counted(strongest.left_out, 'smaller leak')} left out")
-        return Haul(tuple(strongest), tuple(notes))
+        return HunterReport(tuple(strongest), tuple(notes))
 
 
 def _by_agent(history: History, notes: list[str]) -> Iterator[tuple[str, dict[str, _Sent]]]:
@@ -100,7 +100,7 @@ def _by_agent(history: History, notes: list[str]) -> Iterator[tuple[str, dict[st
             sent.setdefault(place, _Sent()).add(row)
         yield agent, sent
     if others:
-        notes.append(f"{counted(others, 'flow')} not looked at: an agent had more than {MAX_DESTINATIONS} destinations")
+        notes.append(f"{counted(others, 'flow')} not examined: an agent had more than {MAX_DESTINATIONS} destinations")
 
 
 def _lead(agent: str, place: str, sent: _Sent, threshold: int) -> Lead:
@@ -108,8 +108,8 @@ def _lead(agent: str, place: str, sent: _Sent, threshold: int) -> Lead:
     span = (sent.updated - sent.first) / 1e6
     summary = (
         f"Looking back: the agent sent {place} {sent.bytes_out} bytes in {counted(sent.flows, 'flow')} over"
-        f" {duration(span)}, the largest {sent.largest}, and got {sent.bytes_in}: more than the {threshold} that were"
-        " to be looked at. If that is what this destination is for, exempt this signature in the rule that allows it."
+        f" {duration(span)}, the largest {sent.largest}, and received {sent.bytes_in}: more than the threshold of"
+        f" {threshold}. If this destination is meant for that, exempt this signature in the rule that allows it."
     )
     evidence = (
         f"flows={sent.flows} bytes_out={sent.bytes_out} bytes_in={sent.bytes_in} ratio={ratio:.1f}"
