@@ -27,11 +27,11 @@ router = APIRouter(prefix="/agents/{agent}/steps", tags=["steps"])
 Agent = Annotated[str, Path(pattern=AGENT, description="Name of an agent.")]
 
 
-@router.post("", response_model=StepOut, status_code=201, summary="Report a step: its begin, its end, or both")
+@router.post("", response_model=StepOut, status_code=201, summary="Report a step: its start, its end, or both")
 def report_step(
     agent: Agent, body: StepIn, request: Request, caller: Reporter, engine: Store, config: Settings
 ) -> Response:
-    """Report a step when it begins, and again, with an `end`, when it is over.
+    """Report a step when it starts, and again, with an `end`, when it is over.
 
     A repeated report completes the step; it never changes a known value (409). Without times the time of the request
     is used: then clocks cannot differ. A step without an end counts as running for an hour after its last report. A

@@ -25,8 +25,8 @@ def list_audit(
     engine: Store,
     since: Since = None,
     until: Until = None,
-    actor: Annotated[str, Query(max_length=128, description="Glob", examples=["token:*"])] = "",
-    action: Annotated[str, Query(max_length=128, description="Glob", examples=["rule.*"])] = "",
+    actor: Annotated[str, Query(max_length=128, description="Glob over the actor", examples=["token:*"])] = "",
+    action: Annotated[str, Query(max_length=128, description="Glob over the action", examples=["rule.*"])] = "",
     limit: Limit = 100,
     cursor: Cursor = None,
 ) -> Response:

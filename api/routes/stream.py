@@ -48,7 +48,11 @@ async def stream_records(
     request: Request,
     wanted: Filters,
     kinds: Annotated[
-        str, Query(pattern="^(verdicts|findings|verdicts,findings|findings,verdicts)$", description="What to send.")
+        str,
+        Query(
+            pattern="^(verdicts|findings|verdicts,findings|findings,verdicts)$",
+            description="The kinds of records to send.",
+        ),
     ] = "verdicts,findings",
 ) -> StreamingResponse:
     """Sends records stored from now on, or those since `since`. Ends when the token is revoked."""

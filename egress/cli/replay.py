@@ -94,21 +94,23 @@ def command(
     if case is None:
         policy = Policy(1, rules) if policy_file else Policy()
         context.exit(_replay(files, lambda path, progress: replay(path, policy, networks, progress), output))
-    with _filing(case, rules, networks, config) as filing:
-        code = _replay(files, filing.judge, output)
-        click.echo(filing.hint, err=output == "json")
+    with _case_output(case, rules, networks, config) as case_output:
+        code = _replay(files, case_output.judge, output)
+        click.echo(case_output.hint, err=output == "json")
     context.exit(code)
 
 
 @contextmanager
-def _filing(case: str, rules: tuple[Rule, ...], networks: list[Network], config: Path | None) -> Iterator[CaseOutput]:
+def _case_output(
+    case: str, rules: tuple[Rule, ...], networks: list[Network], config: Path | None
+) -> Iterator[CaseOutput]:
     from egress.cli.output.caseoutput import CaseOutput  # loads SQLAlchemy, which a plain replay does not need
 
-    filing = CaseOutput(load_config(config), case, rules, networks)
+    case_output = CaseOutput(load_config(config), case, rules, networks)
     try:
-        yield filing
+        yield case_output
     finally:
-        filing.close()
+        case_output.close()
 
 
 def _replay(files: tuple[Path, ...], judge: _Judge, output: str) -> int:

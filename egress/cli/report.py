@@ -55,7 +55,7 @@ Examples:
 
 @click.command("report", epilog=EXAMPLES)
 @click.option("--agent", required=True, metavar="NAME", help="The agent to report on.")
-@click.option("--since", type=Time(), metavar="TIME", help="Begin of the period [24h ago; a case: its first flow].")
+@click.option("--since", type=Time(), metavar="TIME", help="Start of the period [24h ago; a case: its first flow].")
 @click.option("--until", type=Time(), metavar="TIME", help="End of the period [now; a case: its last record].")
 @click.option("-w", "--write", "target", required=True, metavar="FILE", help="The file; -: standard output.")
 @config_option

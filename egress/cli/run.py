@@ -99,7 +99,7 @@ def _open(config: Config, config_file: Path | None, wanted: dict[str, object]) -
         if started.read(1) == b"":
             raise EgressError(f"cannot start a gateway: {_last_log_line(_log(config))}")
         if time.monotonic() > deadline:
-            raise EgressError(f"the gateway did not come up in {START_SECONDS:.0f} s; see {_log(config)}")
+            raise EgressError(f"the gateway did not start within {START_SECONDS:.0f} s; see {_log(config)}")
         time.sleep(0.1)
 
 

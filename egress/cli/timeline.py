@@ -57,7 +57,7 @@ class _Bucket(click.ParamType[int]):
 @click.command("timeline", cls=QueryCommand, epilog=EXAMPLES)
 @query_argument
 @click.option("--agent", default="", metavar="GLOB", help="Only matching agents.")
-@click.option("--since", type=Time(), metavar="TIME", help="Begin of the period [24h ago; a case: its first flow].")
+@click.option("--since", type=Time(), metavar="TIME", help="Start of the period [24h ago; a case: its first flow].")
 @click.option("--until", type=Time(), metavar="TIME", help="End of the period [now; a case: its last record].")
 @click.option(
     "--bucket", type=_Bucket(), default="auto", show_default=True, metavar="TIME", help="Duration of a column."
