@@ -43,15 +43,15 @@ _JUDGED = {Move.PASS: Stage.UNDECIDED, Move.REFUSE: Stage.REFUSED, Move.OVERLOOK
 _HOLDS = {Move.WAIT: Stage.HELD}
 _ENDS = {Move.FORGET: Stage.FORGOTTEN}
 
-# Every legal move. More packets never undo a refusal; a flow is put on hold by its first packet or by a DNS query in
-# its bytes, so never while it is settled.
+# Every legal move. A flow is put on hold by its first packet or by a DNS query in its bytes, so never while it is
+# settled or refused. A refused flow passes again only when time or its agent's mode has changed its verdict.
 MOVES: dict[Stage, dict[Move, Stage]] = {
-    Stage.NEW: _JUDGED | _HOLDS,
+    Stage.NEW: _JUDGED | _HOLDS | _ENDS,
     Stage.HELD: _JUDGED | _HOLDS | _ENDS,
     Stage.UNDECIDED: _JUDGED | _HOLDS | _ENDS | {Move.LISTEN: Stage.LISTENING, Move.SETTLE: Stage.SETTLED},
     Stage.LISTENING: _JUDGED | _HOLDS | _ENDS | {Move.PASS: Stage.LISTENING, Move.SETTLE: Stage.SETTLED},
     Stage.SETTLED: _JUDGED | _ENDS | {Move.PASS: Stage.SETTLED, Move.REOPEN: Stage.UNDECIDED},
-    Stage.REFUSED: {Move.REFUSE: Stage.REFUSED, Move.OVERLOOK: Stage.UNDECIDED} | _ENDS,
+    Stage.REFUSED: _JUDGED | _ENDS,
     Stage.FORGOTTEN: {},
 }
 AT_EASE = frozenset((Stage.LISTENING, Stage.SETTLED))  # settled for the kernel: may take its large packets uncut

@@ -36,13 +36,13 @@ def test_every_stage_has_its_row_and_can_be_reached_and_left() -> None:
     assert {move for moves in MOVES.values() for move in moves} == set(Move)
 
 
-def test_more_packets_never_undo_a_refusal() -> None:
-    """Only a change of the agent's mode lets a refused flow pass again."""
-    assert set(MOVES[Stage.REFUSED]) == {Move.REFUSE, Move.OVERLOOK, Move.FORGET}
+def test_a_refused_flow_neither_waits_nor_settles() -> None:
     refused = life()
     assert [refused.decide(REJECT) for _ in range(3)] == [True, False, False], "the first refusal is counted alone"
-    with pytest.raises(MoveError, match="a flow that is refused cannot pass"):
-        refused.decide(ACCEPT)
+    with pytest.raises(MoveError, match="a flow that is refused cannot wait"):
+        refused.decide(HOLD, "0123456789abcdef")
+    with pytest.raises(MoveError, match="a flow that is refused cannot settle"):
+        refused.settle(listening=False)
 
 
 def test_a_monitored_flow_is_refused_on_record_only_and_inspected_again() -> None:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_address
+
+from egress.limits import Limits
 from egress.model import SYN, Action, Budget, BudgetSpan, Direction, Measure, Policy, PolicyChange, Reason, Rule
 from egress.policy.rulebook import Rulebook
-from tests.traffic import AGENT4, SERVER4, START, agent, engine, tcp
+from egress.records.shape import FlowRecord
+from tests.traffic import AGENT4, SERVER4, START, agent, engine, tcp, udp
 
 OUT = Direction.OUT
 
@@ -51,3 +55,17 @@ def test_a_flow_that_stays_refused_after_its_rule_has_expired_keeps_nothing_due(
     assert (refused.action, refused.reason) == (Action.REJECT, Reason.BUDGET)
     gate.tick(until)
     assert gate.next_tick() > until
+
+
+def test_a_flow_to_a_destination_that_is_no_longer_refused_passes_when_a_rule_has_it_judged_again() -> None:
+    gate = engine(Rule("all", Action.ACCEPT), limits=Limits(destination_timeout=10.0))
+    gate.change_policy(
+        PolicyChange(1, 2, (), (Rule("short", Action.ACCEPT, expires_at=START + 60, position=1),)), START
+    )
+    who = agent(default=Action.REJECT)
+    gate._judge.destinations.remember("a1", ip_address(SERVER4).packed, START)
+    first = udp(AGENT4, SERVER4, 7, 9, b"x")
+    assert gate.packet(first, START + 1, who, OUT).verdict.reason is Reason.DESTINATION
+    (record,) = gate.tick(START + 60)
+    assert isinstance(record, FlowRecord) and (record.action, record.rule_id) == (Action.ACCEPT, "all")
+    assert gate.packet(first, START + 61, who, OUT).verdict.action is Action.ACCEPT
