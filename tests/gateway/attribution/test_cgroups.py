@@ -1,4 +1,4 @@
-"""Containers by the path of a cgroup: as each runtime writes it, and as a hostile container would."""
+"""Containers by the path of a cgroup: the paths of each runtime, and those of a hostile container."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ SLICE = f"/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod{POD.re
         ("/lxc.payload.rome/init.scope", "lxc", "rome"),
         ("/lxc/rome", "lxc", "rome"),
         ("/machine.slice/systemd-nspawn@rome.service/payload", "nspawn", "rome"),
-        # A container names its own groups as it likes: below its own.
+        # A container can give any names to the groups below its own.
         (f"/system.slice/docker-{ID}.scope/docker-{OTHER}.scope", "docker", ID),
         (f"/docker/{ID}/kubepods/pod{POD}/{OTHER}", "docker", ID),
         ("/", "", ""),

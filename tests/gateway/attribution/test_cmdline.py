@@ -1,4 +1,4 @@
-"""Command lines that never come delay no other agent for long. A pipe without bytes stands for such memory."""
+"""Command lines that never arrive do not delay other agents for long. A pipe without bytes simulates one."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from egress.records.shape import PROCESS_CMDLINE
 
 @contextmanager
 def directory(path: Path, content: bytes | None) -> Iterator[tuple[int, int]]:
-    """A directory with a cmdline (None: one whose bytes do not come): its descriptor, and the pipe to write them to."""
+    """Make a directory with a cmdline (None: one whose bytes do not arrive); yields its descriptor and the pipe's."""
     path.mkdir()
     writer = -1
     if content is None:
@@ -72,7 +72,7 @@ def test_who_does_not_answer_is_not_asked_again_and_others_are(tmp_path: Path) -
         assert PATIENCE <= time.monotonic() - began < 50 * PATIENCE
         assert lines.begin("hostile", good)() is None and lines.refused == 2
         assert lines.begin("rome", good)() == b"x"
-        os.write(writer, b"late")  # what comes late is nobody's
+        os.write(writer, b"late")  # a late answer is discarded
         assert lines.begin("rome", good)() == b"x"
     lines.close()
 
@@ -98,7 +98,7 @@ def test_threads_left_behind_are_bounded_and_end_when_they_can(tmp_path: Path, m
     with directory(tmp_path / "a", None) as (stuck, writer), directory(tmp_path / "b", b"x") as (good, _):
         for number in range(MAX_LEFT):
             assert lines.begin(f"agent{number}", stuck)() is None
-        assert lines.begin("rome", good)() is None, "there may be no more of them"
+        assert lines.begin("rome", good)() is None, "the number of threads is bounded"
         assert len(readers()) == MAX_LEFT + 1
         os.write(writer, b"y" * MAX_LEFT * (PROCESS_CMDLINE + 1))
         lines.close()
@@ -114,5 +114,5 @@ def test_slow_ones_use_up_an_allowance(tmp_path: Path) -> None:
             if pending() is None:
                 break
         assert lines.refused == 1 and ALLOWANCE < 100 * PATIENCE
-        time.sleep(PATIENCE)  # the last timer writes to what is closed then
+        time.sleep(PATIENCE)  # the last timer would write to a closed descriptor
     lines.close()

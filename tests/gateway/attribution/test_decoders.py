@@ -55,7 +55,7 @@ def test_a_garbled_answer(noise: bytes, at: int) -> None:
 def test_an_agent_with_a_million_addresses_is_not_read_to_the_end() -> None:
     ours, kernel = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours, kernel:
-        for part in range(20):  # and no end of it
+        for part in range(20):  # and no terminator
             several = (attribute(2, struct.pack(">I", part * 100 + number)) for number in range(100))
             bodies = (struct.pack("=BBBBi", socket.AF_INET, 32, 0, 0, 1) + each for each in several)
             kernel.send(b"".join(HEADER.pack(HEADER.size + len(body), 20, 2, 1, 0) + body for body in bodies))
@@ -63,7 +63,7 @@ def test_an_agent_with_a_million_addresses_is_not_read_to_the_end() -> None:
 
 
 def test_a_udp_request_is_the_other_way_round() -> None:
-    """The kernel looks up a packet that arrives: from the other end to ours."""
+    """The kernel looks up an arriving packet: its source is the other end, its destination ours."""
     straight, swapped = diag.request(NOTE, 3), diag.request(NOTE._replace(proto=UDP), 3)
     at = HEADER.size + 8
     assert straight[at : at + 4] == struct.pack(">HH", 40000, 443) and straight[at + 4 : at + 8] == NOTE.local

@@ -1,4 +1,4 @@
-"""Bounds on the cost of one agent's flows, so that those of others are looked up in time."""
+"""Bounds on the cost of one agent's flows, so that other agents' flows are looked up in time."""
 
 from __future__ import annotations
 

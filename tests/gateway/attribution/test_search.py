@@ -1,4 +1,4 @@
-"""The holder of a socket is found by its inode among the real processes of this machine, or not."""
+"""The search for a socket's holder, by its inode, among the real processes of this machine."""
 
 from __future__ import annotations
 

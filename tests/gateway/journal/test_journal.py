@@ -36,13 +36,13 @@ def stored(directory: Path) -> list[float]:
     files = sorted(directory.glob("*.jsonl"), key=lambda path: int(path.stem.rpartition("-")[2]))
     data = b"".join(path.read_bytes() for path in files)
     assert data.endswith(b"\n") or not data
-    assert all(json.loads(line) for line in data.splitlines())  # of whatever length: the journal does not mind
+    assert all(json.loads(line) for line in data.splitlines())  # of any length: the journal does not limit it
     return [record_time(line) for line in data.splitlines()]
 
 
 @pytest.fixture
 def small(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 64 KiB."""
+    """Mount a file system of 64 KiB."""
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(tmp_path)], check=True)
     try:
         yield tmp_path
@@ -69,8 +69,8 @@ def test_segments_turn_by_size_and_by_age_and_when_the_clock_is_set_back(tmp_pat
     assert stored(tmp_path) == [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]
 
 
-def test_a_worker_of_an_earlier_time_continues_behind_its_predecessors(tmp_path: Path) -> None:
-    """The clock was set back between two starts."""
+def test_a_worker_after_a_clock_set_back_continues_behind_its_predecessors(tmp_path: Path) -> None:
+    """Segments are named by time, and the clock was set back between two starts."""
     for ts in (2000.0, 1000.0, 1500.0):
         journal = JournalWriter(tmp_path, 0)
         journal.append([record(int(ts))], ts)
@@ -296,7 +296,7 @@ def test_a_disk_that_failed_is_heard_of_a_second_later(tmp_path: Path, monkeypat
     disk.broken = True
     journal.append([record(1)], 1.0)
     journal.poll(2.0)
-    journal.append([record(2)], 2.5)  # not handed over yet when the failure is heard of
+    journal.append([record(2)], 2.5)  # not handed over yet when the failure is reported
 
     def failed() -> bool:
         journal.poll(3.0)

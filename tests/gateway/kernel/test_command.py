@@ -36,7 +36,7 @@ def test_a_tool_that_does_not_finish_is_an_error(monkeypatch: pytest.MonkeyPatch
 
 
 def test_our_modules_start_from_any_directory(tmp_path: Path) -> None:
-    """A module in the working directory is not imported in place of ours."""
+    """Modules in the working directory are not imported in place of ours."""
     (tmp_path / "egress.py").write_text("raise SystemExit('the wrong egress')")
     words, environment = python("egress")
     done = subprocess.run(

@@ -73,6 +73,6 @@ def test_no_networks_is_nothing_to_do() -> None:
 
 
 def test_without_conntrack_the_error_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(netlink, "NETLINK_NETFILTER", 31)  # a netlink family that nobody has
+    monkeypatch.setattr(netlink, "NETLINK_NETFILTER", 31)  # a netlink family that does not exist
     with pytest.raises(EgressError, match=r"^cannot change the kernel's connections \(.*\): run `modprobe nf_conn"):
         conntrack.delete(["10.0.0.0/8"])

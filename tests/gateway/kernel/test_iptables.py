@@ -131,7 +131,7 @@ def test_marks_stay_within_their_bits_and_leave_the_others_alone(shift: int, mar
         assert (marks.value(name) & marks.refusal_mask == marks.value("refused")) == (name in ("refused", "dropped"))
 
 
-# --- changes: a small iptables-restore --noflush shows what they come to ---
+# --- changes: a small iptables-restore --noflush shows their effect --------
 
 State = dict[str, list[str]]
 

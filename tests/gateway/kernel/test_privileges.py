@@ -69,7 +69,7 @@ def test_it_dies_with_its_parent() -> None:
     parent.communicate(timeout=10)
     deadline = time.monotonic() + 5
     while _runs(pid):
-        assert time.monotonic() < deadline, "outlived its parent"
+        assert time.monotonic() < deadline, "the child outlived its parent"
         time.sleep(0.02)
 
 

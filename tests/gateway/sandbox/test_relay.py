@@ -10,7 +10,7 @@ import pytest
 
 from tests.lab.net import ROOT
 
-# argv: SHELL COMMAND; the exit code is what relay returns, of which a process has no more than 8 bits
+# argv: SHELL COMMAND; exits with relay's result, cut to 8 bits
 RELAYED = """
 import os, signal, sys
 from egress.gateway.sandbox.relay import PASSED, relay

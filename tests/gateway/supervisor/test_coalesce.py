@@ -1,4 +1,4 @@
-"""Slow work in the background: requests that come while it runs are one more run; errors are logged."""
+"""Slow work in the background: requests during a run cause one more run; errors are logged."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_a_bug_is_raised_by_check() -> None:
             raise ValueError("a bug")
 
         broken = Coalesced(work)
-        broken.check()  # nothing was asked for yet
+        broken.check()  # no run was requested yet
         broken.schedule()
         await broken.settled()
         broken.check()

@@ -1,4 +1,4 @@
-"""A lasting trouble is logged at once, and again after a while; another trouble is logged at once."""
+"""A lasting error is logged at once, and again after a while; a different error is logged at once."""
 
 from __future__ import annotations
 

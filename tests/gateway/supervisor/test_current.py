@@ -82,8 +82,10 @@ def test_lines_are_encoded_once_for_all_who_read_them() -> None:
 
 
 @given(st.lists(st.tuples(st.sampled_from(IDS), st.booleans(), st.booleans()), max_size=25))
-def test_after_any_edits_a_worker_has_what_is_in_force_and_what_lingers(edits: list[tuple[str, bool, bool]]) -> None:
-    """A rule that was spent stays with the workers, until one of its id comes again."""
+def test_after_any_edits_a_worker_has_the_rules_in_force_and_used_ones(
+    edits: list[tuple[str, bool, bool]],
+) -> None:
+    """A once rule that was used stays with the workers until a rule with its id is added."""
     now, worker = Current(), Worker()
     for number, (name, once, spent) in enumerate(edits, 1):
         there = now.rules.get(name)

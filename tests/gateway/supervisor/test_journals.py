@@ -18,7 +18,7 @@ from egress.gateway.supervisor.processes.pool import Pool
 MAX = 8 * 1024 * 1024
 
 
-class Told:
+class TwoWorkers:
     """A pool as the journals see it: two workers with reports, and the orders that they get."""
 
     def __init__(self) -> None:
@@ -47,7 +47,7 @@ def _fill(config: Config, size: int) -> None:
         file.truncate(size)
 
 
-def _look(journals: Journals, pool: Told) -> JournalGrant:
+def _look(journals: Journals, pool: TwoWorkers) -> JournalGrant:
     asyncio.run(journals.measure(cast(Pool, pool)))
     return journals.grant()
 
@@ -56,7 +56,7 @@ def test_new_flows_are_refused_near_the_bound_and_pass_again_well_below_it(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     config = _config(tmp_path)
-    journals, pool = Journals(config, 2), Told()
+    journals, pool = Journals(config, 2), TwoWorkers()
     journals.start()
     course = [(MAX * 7 // 8 - 2, False), (MAX * 7 // 8, True), (MAX * 7 // 8 - 2, True), (MAX * 3 // 4, True)]
     course += [(MAX + 100, True), (MAX * 3 // 4 - 2, False), (MAX * 7 // 8 - 2, False)]
@@ -72,7 +72,7 @@ def test_new_flows_are_refused_near_the_bound_and_pass_again_well_below_it(
 
 
 def test_a_share_is_counted_from_what_a_worker_had_written_before_the_measuring(tmp_path: Path) -> None:
-    config, pool = _config(tmp_path), Told()
+    config, pool = _config(tmp_path), TwoWorkers()
     journals = Journals(config, 2)
     _fill(config, MAX // 2)
     pool.says(0, written=1000)
@@ -82,7 +82,7 @@ def test_a_share_is_counted_from_what_a_worker_had_written_before_the_measuring(
 
 
 def test_a_worker_that_was_replaced_meanwhile_has_heard_already(tmp_path: Path) -> None:
-    config, pool = _config(tmp_path), Told()
+    config, pool = _config(tmp_path), TwoWorkers()
     pool.says(0, written=1 << 40)
     entries = [dict(pool.entries[0], pid=99), dict(pool.entries[1], pid=None)]
     course = iter([pool.entries, entries])
@@ -95,7 +95,7 @@ def test_who_goes_on_is_stopped_by_the_bound_alone_and_warned_at_the_start(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     config = _config(tmp_path, "continue")
-    journals, pool = Journals(config, 2), Told()
+    journals, pool = Journals(config, 2), TwoWorkers()
     journals.start()
     assert "new flows pass UNRECORDED" in caplog.text
     _fill(config, MAX * 98 // 100)
@@ -132,7 +132,7 @@ def test_torn_ends_are_taken_off_at_the_start_and_after_a_worker(
 
 
 def test_what_was_lost_is_remembered_when_the_worker_is_gone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    journals, pool = Journals(_config(tmp_path), 2), Told()
+    journals, pool = Journals(_config(tmp_path), 2), TwoWorkers()
     pool.says(0, lost=2)
     pool.says(1, healthy=False, lost=3, waiting=4)
     _look(journals, pool)
@@ -159,7 +159,7 @@ def test_segments_fit_into_the_bound() -> None:
 
 
 def test_what_was_lost_at_the_very_end_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    journals, pool = Journals(_config(tmp_path), 2), Told()
+    journals, pool = Journals(_config(tmp_path), 2), TwoWorkers()
     pool.says(0)
     _look(journals, pool)
     journals.stopped(cast(Pool, pool))

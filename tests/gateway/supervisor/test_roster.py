@@ -54,7 +54,7 @@ def test_an_edit_changes_all_but_the_networks() -> None:
     assert roster.adopt({"a": edited})
     agent = roster.entries["a"].agent
     assert (agent.mode, agent.networks) == (Mode.MONITOR, ("10.0.0.2/32",))
-    assert not roster.adopt({"a": edited}), "nothing is other than it was"
+    assert not roster.adopt({"a": edited}), "nothing has changed"
 
 
 def test_an_interface_that_is_another_one_now_is_named() -> None:

@@ -1,4 +1,4 @@
-"""The policy on disk: a whole file of egress, or refused."""
+"""The policy snapshot on disk: a complete file written by egress; any other is refused."""
 
 from __future__ import annotations
 

@@ -153,7 +153,7 @@ print(json.dumps([got, received()]))
 
 @needs_root
 def test_an_answer_for_a_packet_that_the_kernel_has_dropped_changes_nothing(lab: tuple[Lab, str]) -> None:
-    """The packet's interface is gone: its sandbox has ended while it waited."""
+    """The kernel drops a packet whose interface has gone, because its sandbox ended while it waited."""
     got, errors, waiting = run(
         lab,
         """

@@ -88,8 +88,8 @@ class Bench:
         self.worker.resume()
         return queued
 
-    def told(self) -> list[tuple[str, str]]:
-        """List (id, outcome) in order; "" for a hold that began."""
+    def reports(self) -> list[tuple[str, str]]:
+        """The reports about holds, in order: (id, outcome), "" for a hold that began."""
         return [(m["hold"]["id"], "") if m["type"] == "hold" else (m["id"], m["state"]) for m in self.said]
 
 
@@ -117,7 +117,7 @@ def test_an_approval_lets_what_waits_pass_and_nothing_else(tmp_path: Path) -> No
     assert len(bench.said) == 2, "both clients wait for one answer"
     bench.change(WEB, base=0, version=1)
     assert answers(first, again, other) == [PASSED, PASSED, WAITS]
-    assert bench.told()[2:] == [(hold["id"], "approved")]
+    assert bench.reports()[2:] == [(hold["id"], "approved")]
     counters = bench.worker.counters()
     assert (counters["holds"], counters["waiting"], counters["overflowed"]) == (1, 1, 0)
 
@@ -129,7 +129,7 @@ def test_a_refusal_is_for_all_that_wait_and_another_try_asks_again(tmp_path: Pat
     bench.order("answer", id=hold, action=Action.REJECT)
     assert answers(*waiting) == [REFUSED] * 2
     assert answers(bench.send(syn(sport=4002))) == [WAITS]
-    assert bench.told() == [(hold, ""), (hold, "denied"), (hold, "")]
+    assert bench.reports() == [(hold, ""), (hold, "denied"), (hold, "")]
 
 
 def test_a_query_waits_until_its_name_is_allowed(tmp_path: Path) -> None:
@@ -148,7 +148,7 @@ def test_time_refuses(tmp_path: Path) -> None:
     bench.worker.tick()
     bench.worker.resume()
     assert answers(waiting) == [REFUSED]
-    assert [state for _, state in bench.told()] == ["", "expired"]
+    assert [state for _, state in bench.reports()] == ["", "expired"]
 
 
 @pytest.mark.parametrize(
@@ -159,7 +159,7 @@ def test_what_an_agent_becomes_is_so_at_once(tmp_path: Path, changes: dict[str, 
     waiting = bench.send(syn())
     bench.order("agents", agents=[Watched(dataclasses.replace(ASKING, **changes), INTERFACE)])
     assert answers(waiting) == [becomes]
-    assert [state for _, state in bench.told()][1:] == (["withdrawn"] if changes else [])
+    assert [state for _, state in bench.reports()][1:] == (["withdrawn"] if changes else [])
 
 
 def test_what_an_agent_left_behind_is_nobody_elses(tmp_path: Path) -> None:
@@ -168,7 +168,7 @@ def test_what_an_agent_left_behind_is_nobody_elses(tmp_path: Path) -> None:
     other = Agent("b1", NETWORKS, default=Action.ACCEPT)
     bench.order("agents", agents=[Watched(other, INTERFACE)])
     assert waiting.answers == ["dropped"]
-    assert [state for _, state in bench.told()] == ["", "withdrawn"]
+    assert [state for _, state in bench.reports()] == ["", "withdrawn"]
 
 
 def test_one_rule_for_once_lets_one_pass_and_the_others_wait_again(tmp_path: Path) -> None:
@@ -177,7 +177,7 @@ def test_one_rule_for_once_lets_one_pass_and_the_others_wait_again(tmp_path: Pat
     hold = bench.said[0]["hold"]["id"]
     bench.change(dataclasses.replace(WEB, once=True), base=0, version=1)
     assert answers(*waiting) == [PASSED, WAITS, WAITS]
-    assert bench.told() == [(hold, ""), (hold, "approved"), (hold, "")]
+    assert bench.reports() == [(hold, ""), (hold, "approved"), (hold, "")]
 
 
 def test_what_is_over_the_bounds_is_dropped_and_counted(tmp_path: Path) -> None:
@@ -185,7 +185,7 @@ def test_what_is_over_the_bounds_is_dropped_and_counted(tmp_path: Path) -> None:
     tries = [bench.send(syn()) for _ in range(HOLDS.key + 2)]
     assert [each.answers for each in tries] == [[]] * HOLDS.key + [["dropped"]] * 2
     assert bench.worker.counters()["overflowed"] == 2
-    assert all(each.mark == 0x70000000 for each in tries), "nothing is said of the connection"
+    assert all(each.mark == 0x70000000 for each in tries), "the connection is not marked"
 
 
 def test_where_nobody_listens_nobody_waits(tmp_path: Path) -> None:
@@ -292,14 +292,14 @@ def test_without_room_for_its_record_a_flow_passes_only_where_that_was_asked_for
     counters = cast(dict[str, Any], bench.worker.counters())
     assert (counters["unrecorded"], counters["journal"]["healthy"]) == (1, False)
     assert "journal.max_bytes" in counters["journal"]["error"]
-    assert counters["journal"]["waiting"] == (1 if on_full == "continue" else 2)  # and that it did not begin after all
+    assert counters["journal"]["waiting"] == (1 if on_full == "continue" else 2)  # and that it did not begin
     assert answers(bench.send(syn(sport=4001))) == [PASSED if on_full == "continue" else REFUSED]
     bench.order("journal", limit=1 << 20, full=False)
     bench.worker.journal.poll(time.time() + 2)
     bench.worker.second()
     assert answers(bench.send(syn(sport=4002))) == [PASSED]
     text = b"".join(path.read_bytes() for path in bench.worker.config.journal_dir.iterdir())
-    assert [parse_line(raw).agent for raw in text.splitlines()], "what waited in memory is on file"
+    assert [parse_line(raw).agent for raw in text.splitlines()], "the records that waited in memory are on file"
     assert cast(dict[str, Any], bench.worker.counters())["journal"]["waiting"] == 0
 
 
@@ -310,13 +310,13 @@ def attributed(bench: Bench) -> Iterator[None]:
     bench.worker.notifier = Notifier([ours.detach()], bench.worker._refuse)
     with theirs:
         yield
-        assert bench.worker.notifier.counters()["told"], "a test that tells of nothing proves nothing"
+        assert bench.worker.notifier.counters()["told"], "a test without notes would prove nothing"
     assert bench.worker.notifier.socket is not None
     bench.worker.notifier.socket.close()
 
 
 def test_only_what_is_refused_waits_to_be_attributed(tmp_path: Path) -> None:
-    """In monitor mode the record says refused and the packet passes: at once, before those that follow."""
+    """Monitor mode records a refusal but passes the packet: at once, before the packets that follow."""
     for mode, first in ((Mode.ENFORCE, WAITS), (Mode.MONITOR, PASSED)):
         bench = Bench(tmp_path / mode, agent(mode=mode, default=Action.REJECT))
         with attributed(bench):

@@ -89,7 +89,7 @@ def test_what_ends_is_closed_and_a_decision_stays(desk: Desk) -> None:
         ends(0, "late", "expired"),
         ends(0, "gone", "withdrawn"),
         ends(1, "no", "denied"),
-        ends(1, "ruled", "approved"),  # by a rule that somebody made, without deciding
+        ends(1, "ruled", "approved"),  # by a new rule, without a decision
     )
     assert desk.states() == {"late": "expired", "gone": "withdrawn", "no": "denied", "ruled": "withdrawn"}
     assert desk.pending == {}
@@ -114,7 +114,7 @@ def test_a_denial_goes_to_the_worker_that_holds_it(desk: Desk) -> None:
     assert desk.refused == [(3, ["two"])]
 
 
-def test_while_nobody_can_be_asked_holds_are_refused_and_ends_are_kept(desk: Desk) -> None:
+def test_without_a_database_holds_are_refused_and_ends_are_kept(desk: Desk) -> None:
     hidden = desk.path.with_name("hidden")
 
     def back(holds: HoldDesk) -> None:

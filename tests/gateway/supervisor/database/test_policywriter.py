@@ -41,7 +41,7 @@ def test_the_same_file_on_every_host(connection: Connection, tmp_path: Path) -> 
         for host in ("gpu-1", "gpu-2"):
             sync(connection, tmp_path / host, host)
     assert live(connection) == [("gpu-1:web", "gpu-1"), ("gpu-2:web", "gpu-2")]
-    assert ruleset.current(connection) == 2, "nobody undoes another's"
+    assert ruleset.current(connection) == 2, "no host undoes another host's rules"
     sync(connection, tmp_path / "gpu-1", "gpu-1", "rules: []\n")
     assert live(connection) == [("gpu-2:web", "gpu-2")]
 
@@ -57,4 +57,4 @@ def test_a_gateway_that_has_the_database_for_itself_keeps_the_ids_of_its_file(
         sync(connection, tmp_path / "two", "")
     monkeypatch.setattr("platform.node", lambda: "one")
     sync(connection, tmp_path / "one", "one")
-    assert live(connection) == [("one:web", "one")], "named, it has other ids, once"
+    assert live(connection) == [("one:web", "one")], "with a name its rules have other ids, once each"

@@ -60,7 +60,7 @@ def machine(tmp_path: Path) -> Iterator[Callable[..., Machine]]:
 
 @pytest.fixture
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Shorten the times: a silence is noticed in half a second."""
+    """Shorten the times: silence is detected in half a second."""
     monkeypatch.setattr(gateways, "SILENT_SECONDS", 0.5)
 
 
@@ -104,7 +104,7 @@ def test_a_machine_that_is_gone_is_waited_out(machine: Callable[..., Machine], s
     second.presence.enter(None)
     with pytest.raises(DatabaseAwayError, match="another machine is host gpu-1"):
         first.beat(3)
-    assert not first.link.ok, "it lost its name while it could not be heard, and says so"
+    assert not first.link.ok, "it lost its name while it was silent, and reports that"
     asyncio.run(second.presence.leave())
     first.link.open(create=False)
     asyncio.run(first.presence.renew("gpu-1"))

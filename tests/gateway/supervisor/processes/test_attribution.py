@@ -37,14 +37,14 @@ class Silent(AttributionProcess):
         return self.started[-1]
 
     async def end_all(self) -> None:
-        """Stop, and wait also for those that were left behind."""
+        """Stop, and wait for all processes, also those left behind."""
         await self.stop()
         await asyncio.gather(*(each.wait() for each in self.started))
 
 
 @contextmanager
 def held(pid: int) -> Iterator[None]:
-    """Trace a process: killed, it stays until released, like one whose thread waits in the kernel for an agent."""
+    """Trace a process: after a kill it stays until released, like one whose thread waits in the kernel."""
     pipe = subprocess.PIPE
     with subprocess.Popen([sys.executable, "-c", HOLD, str(pid)], stdin=pipe, stdout=pipe) as tracer:
         assert tracer.stdout is not None
@@ -95,7 +95,7 @@ def test_only_so_many_are_left_behind(monkeypatch: pytest.MonkeyPatch) -> None:
         process = Silent()
         await process.watch()
         await leave(process, MAX_LEFT)
-        while process.pid is None:  # they are gone now, as soon as asyncio has heard of it
+        while process.pid is None:  # they have ended; asyncio notices it a moment later
             await asyncio.sleep(0.01)
             await process.watch()
         await process.end_all()
