@@ -68,7 +68,7 @@ def test_moved_away_and_brought_back(path: Path, link: DatabaseLink) -> None:
     path.rename(path.with_name("hidden"))
     assert not link.changed()
     assert not link.ok
-    assert "gone" in link.error
+    assert "is missing" in link.error
     since = link.since
     with pytest.raises(DatabaseAwayError):
         link.open(create=False, version=1, entry=1)
