@@ -30,9 +30,9 @@ from egress.store.policy.audit import Actor
 
 PREFIX = "/api/v1"
 PUBLIC = frozenset({f"{PREFIX}/openapi.json", f"{PREFIX}/healthz", f"{PREFIX}/readyz"})
-UNIX = "unix:"  # begins the client address of a peer on the unix socket; no IP address does
-TOUCH_SECONDS = 60.0  # how exact a token's last_used is
-MAX_ADDRESSES = 4096  # with remembered failures
+UNIX = "unix:"  # prefix of the client address on the unix socket; no IP address begins so
+TOUCH_SECONDS = 60.0  # resolution of a token's last_used
+MAX_ADDRESSES = 4096  # addresses whose failures are remembered
 
 _RANK = {"viewer": 1, "approver": 2, "editor": 3, "admin": 4}
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", re.ASCII)

@@ -29,7 +29,7 @@ from egress.errors import EgressError, InputError
 
 DRAIN_SECONDS = 10  # time for running requests to finish after SIGTERM
 BACKLOG = 512
-CONNECTIONS = 1000  # at a time; beyond that 503
+CONNECTIONS = 1000  # open at a time; further requests get 503
 _PEER = struct.Struct("=iII")  # pid, uid, gid: struct ucred
 
 log = logging.getLogger("egress.api")
@@ -56,7 +56,7 @@ def _is_of_this_host(pid: int) -> bool:
 
 
 class _Server(uvicorn.Server):
-    """One of two servers in a process, which handles the signals itself."""
+    """One of two servers in a process; `serve` handles their signals."""
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:

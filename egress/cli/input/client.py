@@ -40,7 +40,7 @@ class ApiClient:
 
     def __init__(self, url: str, token: str, ca: Path | None, config: Config, case: str | None = None) -> None:
         headers = {"Authorization": f"Bearer {token}"} if token else {}
-        self.control_socket = config.control_socket  # of the gateway on this host
+        self.control_socket = config.control_socket  # the gateway on this host
         self.host = config.host_name
         self._location = url
         self._remote: httpx.Client | None = None
