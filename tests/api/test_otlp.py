@@ -113,7 +113,7 @@ def test_the_sdk_reports_tool_calls_of_a_conversation(
             call.set_attributes({**TOOL, "gen_ai.tool.call.id": "call_1"})
             call.set_attribute("gen_ai.tool.call.arguments", '{"command": "ls"}')
         (alone,) = stored(engine)
-        assert alone.episode == alone.trace_id, "nobody has said yet which conversation this is"
+        assert alone.episode == alone.trace_id, "no span has named the conversation yet"
     (step,) = stored(engine)
     context = call.get_span_context()
     assert (step.episode, step.tool, step.call_id, step.summary) == ("conv_1", "bash", "call_1", '{"command": "ls"}')

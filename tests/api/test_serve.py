@@ -32,7 +32,7 @@ from egress.errors import InputError
 from tests.ports import free_port
 
 START_SECONDS = 30.0
-ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be root on the socket and then somebody else")
+ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to connect as root and then as another user")
 RULE = {"action": "allow", "destination": "example.org"}
 
 

@@ -200,7 +200,7 @@ REFUSED = {
     "CONNECT": asked(GOOD, f"CONNECT {EVIL}:443 HTTP/1.1"),
     "second request": asked(GOOD) + asked(EVIL),
     "first of two requests": asked(EVIL) + asked(GOOD),
-    "a request that is none, and a good one": b"GET / HTTP/1.1\r\nHost : x\r\n\r\n" + asked(GOOD),
+    "an invalid request, and a good one": b"GET / HTTP/1.1\r\nHost : x\r\n\r\n" + asked(GOOD),
     "other authority": h2(EVIL),
     "second authority": h2(GOOD, EVIL),
     "first of two authorities": h2(EVIL, GOOD),

@@ -1,4 +1,4 @@
-"""Both ends of DNS, by hand: `python -m tests.lab.dns ROLE …`.
+"""A DNS client and a DNS server, without a library: `python -m tests.lab.dns ROLE …`.
 
 ask HOST PROTO TYPE NAME…       ask for each name (as it is spelled) over udp or tcp, each on a socket of its own; a
                                 line each: `answer RCODE MS`, or an errno's name (`timeout`) and milliseconds

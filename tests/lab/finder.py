@@ -1,4 +1,4 @@
-"""The look-up of processes alone, in the gateway's namespace: notes as JSON lines on stdin, records on stdout.
+"""The look-up of processes without a gateway, in its namespace: JSON notes on stdin, records on stdout.
 
 A note's `interface` is given by name; its time is now unless it says how many seconds it is `late`.
 """

@@ -1,4 +1,4 @@
-"""What the tests of the running gateway share: servers and callers they can watch, the database, a witness outside."""
+"""Shared parts of the tests of the running gateway: servers, clients, the database, a witness outside."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def guarded(
 
 
 class Peer:
-    """A process of `tests.lab.peer`, or of another module that is called like it, and what it has said so far."""
+    """A process of `tests.lab.peer`, or of another module with the same arguments, and its output so far."""
 
     def __init__(self, stage: Stage, namespace: str, role: str, *words: str, module: str = "tests.lab.peer") -> None:
         self.out = stage.directory / f"peer-{next(_serial)}"
@@ -92,23 +92,23 @@ class Peer:
         return [line for line in self.lines if line.startswith(beginning)][count - 1]
 
     def outcome(self, timeout: float = TIMEOUT) -> tuple[str, int]:
-        """The first line: how the connection attempt ended (`open` or an errno's name), after how many ms."""
+        """Wait for the outcome of the connection attempt: `open` or an errno's name, and the milliseconds it took."""
         eventually(lambda: bool(self.lines), "an outcome", timeout)
         word, milliseconds = self.lines[0].split()
         return word, int(milliseconds)
 
     def close(self) -> None:
-        """End the client in order: its connection is closed."""
+        """End the client in order, so that its connection is closed."""
         self.process.communicate(timeout=TIMEOUT)
 
 
 def call(stage: Stage, host: str, port: int, source: str = "", namespace: str = "") -> Peer:
-    """A TCP client of the agent's (or of another namespace)."""
+    """Start a TCP client in the agent's namespace (or another one)."""
     return Peer(stage, namespace or stage.agent, "tcp", host, str(port), *([source] if source else []))
 
 
 def outcome(stage: Stage, host: str, port: int, source: str = "", namespace: str = "") -> str:
-    """How an attempt to connect ends: `open`, or an errno's name."""
+    """Try to connect; returns `open` or an errno's name."""
     peer = call(stage, host, port, source, namespace)
     word, _ = peer.outcome()
     peer.close()
@@ -116,7 +116,7 @@ def outcome(stage: Stage, host: str, port: int, source: str = "", namespace: str
 
 
 def serve(stage: Stage, port: int, namespace: str = "", hosts: tuple[str, ...] = HOSTS) -> list[Peer]:
-    """Echo services, one an address, TCP and UDP; returned ready."""
+    """Start echo services, TCP and UDP, one for each address; they are ready on return."""
     place = namespace or stage.outside
     peers = [Peer(stage, place, "echo", host, str(port)) for host in hosts]
     listening(stage, port, place, hosts)
@@ -143,7 +143,7 @@ def worker(stage: Stage, index: int = 0) -> dict[str, Any]:
 
 
 def bound(stage: Stage) -> int:
-    """Queues with a listener in the gateway's namespace."""
+    """Count the queues with a listener in the gateway's namespace."""
     return len(stage.lab.run(stage.gateway, ["cat", "/proc/net/netfilter/nfnetlink_queue"]).stdout.splitlines())
 
 
@@ -160,7 +160,7 @@ def queue_drops(stage: Stage, index: int = 0) -> int:
 
 @contextmanager
 def paused(pid: int) -> Iterator[None]:
-    """A process that is stopped meanwhile (SIGSTOP, SIGCONT)."""
+    """Stop a process within the block (SIGSTOP, SIGCONT)."""
     os.kill(pid, signal.SIGSTOP)
     try:
         yield
@@ -196,7 +196,7 @@ def findings(stage: Stage, wanted: reader.Filter = reader.Filter()) -> list[Find
 
 
 def evidence(stage: Stage) -> dict[str, EvidenceRecord]:
-    """By finding."""
+    """Read all evidence, by finding id."""
     with database(stage) as engine, engine.connect() as connection:
         ids = connection.scalars(sa.select(tables.evidence.c.finding_id)).all()
         kept = [read_evidence(connection, finding) for finding in ids]
@@ -210,7 +210,7 @@ def anomalies(stage: Stage) -> list[AnomalyRecord]:
 
 
 def edit(stage: Stage, work: Callable[[Connection], _T]) -> _T:
-    """What another program writes into the database."""
+    """Write into the database, like another program."""
     with database(stage) as engine, writing(engine) as connection:
         return work(connection)
 
@@ -240,7 +240,7 @@ def in_force(stage: Stage, timeout: float = TIMEOUT) -> int:
 
 
 def saved_rules(stage: Stage, *, ours: bool = True) -> str:
-    """Both families' rules as iptables-save shows them, without counters and comments."""
+    """The rules of both families as iptables-save prints them, without counters and comments."""
     text = "".join(
         stage.lab.run(stage.gateway, [tool], check=True).stdout for tool in ("iptables-save", "ip6tables-save")
     )
@@ -252,7 +252,7 @@ def saved_rules(stage: Stage, *, ours: bool = True) -> str:
 
 
 class Witness:
-    """Everything that reaches the outside namespace, as tcpdump sees it before anybody else does."""
+    """All packets that reach the outside namespace, captured by tcpdump before any program there gets them."""
 
     def __init__(self, stage: Stage) -> None:
         self._stage = stage
@@ -274,7 +274,7 @@ class Witness:
         self._process.wait(TIMEOUT)
 
     def packets(self) -> list[bytes]:
-        """IP packets seen so far, whole."""
+        """The IP packets seen so far, complete."""
         found = []
         with self.path.open("rb") as stream:
             try:
@@ -287,7 +287,7 @@ class Witness:
         return found
 
     def sees(self, *needles: bytes) -> None:
-        """Wait until each of these has come by: what was sent before would be here too."""
+        """Wait until each of these has passed: packets sent before would have arrived too."""
         eventually(
             lambda: all(any(needle in raw for raw in self.packets()) for needle in needles), f"outside sees {needles!r}"
         )

@@ -1,6 +1,6 @@
 """Connect again and again: `python -m tests.lab.knock OUT HOST PORT`.
 
-Whenever an attempt ends otherwise than the one before, a line says so: `open T`, or the name of an errno and T, the
+A line is written when an attempt's outcome differs from the one before: `open T`, or the name of an errno and T, the
 time in seconds since the epoch at which the attempt began.
 """
 

@@ -1,11 +1,11 @@
-"""Many flows of one datagram each, and who saw what became of them: `python -m tests.lab.many ROLE OUT …`.
+"""Many flows of one datagram each, and records of their outcomes: `python -m tests.lab.many ROLE OUT …`.
 
     sink OUT                    outside: appends number, source, its port and ours of each datagram that arrives
     send OUT RATE SOURCES       in an agent's namespace: RATE flows a second, in bursts, from SOURCES (a,b,…)
                                 until SIGTERM; appends the number of each that was refused (an ICMP error came back)
 
-Flow `number` is determined by its number alone (`flow`), is never tried twice, and differs from all others, so what
-became of each is known from outside: it arrived, it was refused, or nobody answered for it.
+Flow `number` is determined by its number alone (`flow`), is never tried twice, and differs from all others, so the
+outcome of each is known from outside: it arrived, it was refused, or there was no answer.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from typing import NamedTuple
 SERVERS = ("10.99.2.2", "fd99:2::2")
 ALLOWED, DENIED, PORTS = 7000, 9000, 20  # destination ports: PORTS from each of these on
 SPORT, SPORTS = 10_000, 50_000
-BURST = 25  # flows that begin at once: whoever judges them is at work then
-LINGER = 2.0  # seconds in which a refusal must come back to be seen
+BURST = 25  # flows that begin at once, to keep the worker busy
+LINGER = 2.0  # seconds to wait for a refusal
 
 
 class Flow(NamedTuple):

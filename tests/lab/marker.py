@@ -1,4 +1,4 @@
-"""A gateway stand-in for tests of the kernel rules: answers two queues with marks, by what the packets hold.
+"""A gateway stand-in for tests of the kernel rules: answers two queues with marks, by the packets' content.
 
     python tests/lab/marker.py FULL SETTLED
 

@@ -54,7 +54,7 @@ class Place:
             listening(stage, port, stage.outside, (*SHARED, *EDGE))
 
     def _serve_names(self) -> None:
-        """dnsmasq with records of its own, and none of the machine's."""
+        """Start dnsmasq with its own records, and none of the machine's."""
         hosts = self.stage.directory / "hosts"
         many = [f"10.99.5.{number}\nfd99:5::{number:x}" for number in range(1, 100)]
         hosts.write_text("".join(f"{each} {BIG}\n" for each in "\n".join([*many, *EDGE]).split("\n")))
@@ -68,33 +68,33 @@ class Place:
         listening(self.stage, 53, self.stage.outside, RESOLVER)
 
     def heard(self) -> str:
-        """What the resolver was asked, in lower case."""
+        """The log of the resolver's queries, in lower case."""
         return self.queries.read_text().lower()
 
     def served(self) -> list[str]:
-        """What the servers were asked."""
+        """The requests that the servers have logged."""
         return [line for peer in self.web for line in peer.lines]
 
     def lookup(self, name: str, v6: bool = False, namespace: str = "") -> tuple[list[str], float]:
-        """What the C library finds, and the seconds it took."""
+        """Resolve a name with the C library; returns the addresses, and the seconds it took."""
         command = ["getent", "ahostsv6" if v6 else "ahostsv4", name]
         began = time.monotonic()
         done = self.stage.lab.run(namespace or self.stage.agent, command, 30)
         return sorted({line.split()[0] for line in done.stdout.splitlines()}), time.monotonic() - began
 
     def ask(self, host: str, proto: str, rtype: int, *names: str, timeout: float = 60) -> list[str]:
-        """Questions by hand, each on a socket of its own."""
+        """Send questions without the C library, each on a socket of its own."""
         command = [PYTHON, "-m", "tests.lab.dns", "ask", host, proto, str(rtype), *names]
         return self.stage.lab.run(self.stage.agent, command, timeout, check=True).stdout.splitlines()
 
     def curl(self, *words: str) -> tuple[int, str]:
-        """(exit status, output) of curl, which believes in our authority."""
+        """Run curl, which trusts the test's authority; returns (exit status, output)."""
         command = ["curl", "-sS", "--noproxy", "*", "--max-time", "8", "--cacert", str(self.authority), *words]
         done = self.stage.lab.run(self.stage.agent, command, 20)
         return done.returncode, done.stdout
 
     def at(self, name: str, address: str, *words: str, port: int = 443) -> tuple[int, str]:
-        """Fetch from a name at an address that nobody was asked for."""
+        """Fetch from a name at an address, without a DNS query for it."""
         scheme = "http" if port == 80 else "https"
         host = f"[{address}]" if ":" in address else address
         return self.curl("--resolve", f"{name}:{port}:{host}", f"{scheme}://{name}:{port}/page", *words)
@@ -107,7 +107,7 @@ def resolving(
     v6: bool = False,
     attach: tuple[str, ...] = (),
 ) -> Iterator[Place]:
-    """A guarded stage whose agent asks the resolver by this family."""
+    """A guarded stage whose agent reaches the resolver by this family."""
     with ExitStack() as steps:
         stage = steps.enter_context(guarded(policy, settings=settings, attach=attach))
         steps.enter_context(resolver_of(stage.agent, RESOLVER[v6]))
@@ -116,7 +116,7 @@ def resolving(
 
 @contextmanager
 def resolver_of(namespace: str, address: str) -> Iterator[None]:
-    """Whom programs in a namespace ask."""
+    """Set the resolver of programs in a namespace."""
     directory = RESOLV_CONF / namespace
     directory.mkdir(parents=True)
     try:

@@ -29,7 +29,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 PYTHON = sys.executable
-TIMEOUT = 10.0  # seconds, for whatever a test waits for
+TIMEOUT = 10.0  # seconds, for any condition that a test waits for
 
 needs_root = pytest.mark.skipif(
     os.geteuid() != 0 or shutil.which("ip") is None or shutil.which("iptables-restore") is None,
@@ -52,7 +52,7 @@ class Lab:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        with ExitStack() as steps:  # each step is taken, whatever becomes of the others
+        with ExitStack() as steps:  # each step is taken, even if others fail
             for namespace in self._namespaces:
                 steps.callback(_ip, "netns", "delete", namespace, check=False)
                 steps.callback(_kill_all, namespace)
@@ -70,7 +70,7 @@ class Lab:
         return namespace
 
     def adopt(self, namespace: str) -> str:
-        """Let the lab clean up a namespace that the code under test made."""
+        """Let the lab delete a namespace that the code under test made."""
         self._namespaces.append(namespace)
         return namespace
 
@@ -81,17 +81,17 @@ class Lab:
             _ip("-n", namespace, "address", "add", f"10.99.{net}.{host}/24", "dev", interface)
             _ip("-n", namespace, "address", "add", f"fd99:{net}::{host}/64", "dev", interface, "nodad")
             _ip("-n", namespace, "link", "set", interface, "up")
-        # IPv6 starts on a link once its carrier is noticed: up to a second later, unless somebody asks (Linux 6.8).
+        # IPv6 starts on a link once its carrier is noticed: up to a second later, unless it is queried (Linux 6.8).
         for namespace, interface in ((left, left_name), (right, right_name)):
             self.run(namespace, ["cat", f"/sys/class/net/{interface}/carrier"], check=True)
 
     def address(self, namespace: str, address: str, interface: str) -> None:
-        """One more address of either family."""
+        """Add one more address of either family."""
         size, flags = (64, ["nodad"]) if ":" in address else (24, [])
         _ip("-n", namespace, "address", "add", f"{address}/{size}", "dev", interface, *flags)
 
     def route(self, namespace: str, via: int) -> None:
-        """Default routes of both families through the right side of network `via`."""
+        """Set default routes of both families through the right side of network `via`."""
         _ip("-n", namespace, "route", "add", "default", "via", f"10.99.{via}.1")
         _ip("-n", namespace, "-6", "route", "add", "default", "via", f"fd99:{via}::1")
 
@@ -102,7 +102,7 @@ class Lab:
     def run(
         self, namespace: str, argv: Sequence[str], timeout: float = TIMEOUT, *, check: bool = False, stdin: str = ""
     ) -> subprocess.CompletedProcess[str]:
-        """Run to the end; output is captured. With `check` a failure shows what the command said."""
+        """Run to the end; output is captured. With `check` a failure shows the command's output."""
         command = ["ip", "netns", "exec", namespace, *argv]
         done = subprocess.run(
             command, input=stdin, capture_output=True, text=True, timeout=timeout, check=False, cwd=ROOT

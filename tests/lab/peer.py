@@ -1,7 +1,7 @@
 """Ends of connections, run in a namespace and driven line by line: `python -m tests.lab.peer ROLE OUT …`.
 
     echo OUT HOST PORT          a TCP and UDP service that answers each line or datagram with itself
-    who OUT HOST PORT           a TCP service that says the caller's address
+    who OUT HOST PORT           a TCP service that sends the caller's address
     tcp OUT HOST PORT [SOURCE]  connect, then send each line of stdin
     udp OUT HOST PORT [SOURCE]  the same with datagrams; a line "*N" sends N bytes, "#N" sends N datagrams
     raw OUT INTERFACE MAC       send each line of stdin, an IP packet in hex, to a neighbour
@@ -104,7 +104,7 @@ def tcp(log: Log, host: str, port: int, source: str = "") -> None:
     log.opened()
     connection.settimeout(None)
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    with connection, io.FileIO(0, closefd=False) as lines:  # unbuffered: select sees what is left
+    with connection, io.FileIO(0, closefd=False) as lines:  # unbuffered, so that select sees any bytes left
         while True:
             ready = select.select([connection.fileno(), 0], [], [])[0]
             try:
@@ -148,7 +148,7 @@ def udp(log: Log, host: str, port: int, source: str = "") -> None:
 
 
 def raw(log: Log, interface: str, mac: str) -> None:
-    """ETH_P_IP and ETH_P_IPV6 by the packet's first four bits; the kernel makes the Ethernet header."""
+    """Send with ETH_P_IP or ETH_P_IPV6, by the packet's first four bits; the kernel makes the Ethernet header."""
     neighbour = bytes.fromhex(mac.replace(":", ""))
     with socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM) as sock:
         log.say("ready")

@@ -1,4 +1,4 @@
-"""Golden captures: short scenes through the real gateway, as its --capture saw them.
+"""Golden captures: short scenes through the real gateway, recorded by its --capture.
 
     python -m tests.lab.record [SCENE…]
 
@@ -82,7 +82,7 @@ def curl(stage: Stage, host: str) -> None:
 
 
 def json_rpc(stage: Stage, host: str) -> None:
-    """JSON-RPC that mines nothing, in the same form."""
+    """JSON-RPC in the same form that is not mining."""
     serve(stage, 443)
     caller = call(stage, host, 443)
     caller.hears("open")
@@ -136,7 +136,7 @@ def frame(path: Path, ts: float) -> int:
 
 
 def main() -> None:
-    """Record all scenes, or those that are named."""
+    """Record all scenes, or only those that are named."""
     scenes = {golden.name: golden for golden in GOLDEN}
     names = sys.argv[1:] or list(scenes)
     if unknown := set(names) - set(scenes):

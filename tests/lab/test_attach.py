@@ -75,7 +75,7 @@ def test_a_namespace_on_a_bridge_owns_its_addresses_only(host: Host) -> None:
 
 
 def test_what_is_guarded_does_not_depend_on_what_the_agent_does(host: Host) -> None:
-    """Its addresses are its own to take away; the interface it is behind is not."""
+    """An agent can remove its addresses, but not the interface that it is behind."""
     inside = ["ip", "-n", host.agent, "address"]
     assert (host.behind("netns", host.agent), host.behind("netns", host.bridged)) == ("v0", "br-x")
     host.lab.run(host.ns, [*inside, "flush", "dev", "eth0", "scope", "global"], check=True)

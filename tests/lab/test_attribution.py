@@ -1,4 +1,4 @@
-"""Which process a flow is of: real processes in real namespaces, looked up as the gateway does, without the gateway.
+"""The look-up of a flow's process: real processes in real namespaces, the gateway's code without the gateway.
 
 Both families; TCP, UDP, ICMP; children, other pid namespaces, threads of their own tables, sockets handed on; and
 processes that do not want to be found.
@@ -24,7 +24,7 @@ from tests.lab.net import PYTHON, Lab, eventually, needs_root
 
 pytestmark = [pytest.mark.lab, needs_root]
 
-AGENT, NOBODY = ("10.99.1.2", "fd99:1::2"), ("10.99.1.77", "fd99:1::77")  # at the second no one answers
+AGENT, NOBODY = ("10.99.1.2", "fd99:1::2"), ("10.99.1.77", "fd99:1::77")  # the second one does not answer
 FAMILIES = pytest.mark.parametrize("v6", [False, True], ids=["IPv4", "IPv6"])
 PRELUDE = """
 import json, os, socket, sys, threading, time
@@ -58,12 +58,12 @@ class Ground:
     finder: subprocess.Popen[str]
 
     def run(self, code: str, *words: str, v6: bool = False, wrap: tuple[str, ...] = ()) -> subprocess.Popen[str]:
-        """Python in the agent's namespace, after the prelude."""
+        """Run Python in the agent's namespace, after the prelude."""
         command = [*wrap, PYTHON, "-c", PRELUDE + textwrap.dedent(code), AGENT[v6], NOBODY[v6], *words]
         return self.lab.popen(self.agent, command)
 
     def ask(self, port: int, proto: int = TCP, *, v6: bool = False, **asked: object) -> dict[str, Any]:
-        """What is found of the process behind a flow from this port."""
+        """Look up the process behind a flow from this port."""
         note = {"interface": "egr0001", "proto": proto, "local": AGENT[v6], "remote": NOBODY[v6], "port": port}
         to = {"to": 0 if proto in (ICMP, ICMPV6) else 443}
         assert self.finder.stdin is not None and self.finder.stdout is not None
@@ -78,7 +78,7 @@ def ground() -> Iterator[Ground]:
     with Lab() as lab:
         agent, gateway = lab.ns("agent"), lab.ns("gateway")
         lab.veth(agent, "eth0", gateway, "egr0001", 1)
-        for address in NOBODY:  # else a connection fails after three seconds without a neighbour
+        for address in NOBODY:  # otherwise a connection fails after three seconds without a neighbour
             there = [
                 "ip",
                 "neighbour",
@@ -96,7 +96,7 @@ def ground() -> Iterator[Ground]:
 
 
 def said(process: subprocess.Popen[str]) -> tuple[int, int]:
-    """Process id and port."""
+    """Read the process id and port that a process prints."""
     assert process.stdout is not None and process.stderr is not None
     line = process.stdout.readline()
     assert line, process.stderr.read()
@@ -168,7 +168,7 @@ def test_a_socket_bound_to_a_device(ground: Ground, v6: bool) -> None:
 
 @FAMILIES
 def test_a_server_that_is_connected_to(ground: Ground, v6: bool) -> None:
-    """A flow towards the agent is its listener's; one from that port of the agent's is not."""
+    """A flow towards the agent belongs to its listener; a flow from the listener's port does not."""
     code = f"""
         s = socket.socket(socket.AF_INET6 if ":" in local else socket.AF_INET)
         s.bind((local, 0)); s.listen(); say(s); {WAIT}
@@ -240,7 +240,7 @@ def test_another_user(ground: Ground) -> None:
 
 
 def test_a_socket_that_left_the_namespace(ground: Ground) -> None:
-    """Its process goes to another one; the socket stays the agent's."""
+    """The process enters another namespace; its socket stays the agent's."""
     left = "import ctypes; assert ctypes.CDLL(None).unshare(0x40000000) == 0"
     process = ground.run(f"s = tcp(local, remote); {left}; say(s); {WAIT}")
     pid, port = said(process)
@@ -275,7 +275,7 @@ def test_who_is_gone_is_gone(ground: Ground) -> None:
     found = ground.ask(port, UDP)
     assert (found["status"], found["pid"], found["exe"]) == ("gone", 0, "")
     assert "no socket" in found["reason"]
-    # A socket that the kernel still knows (FIN_WAIT, TIME_WAIT) and nobody holds.
+    # A socket that the kernel still knows (FIN_WAIT, TIME_WAIT) and no process holds.
     ground.lab.popen(ground.gateway, [PYTHON, "-c", "import socket; s = socket.create_server(('', 443)); s.accept()"])
     eventually(lambda: ":443 " in ground.lab.run(ground.gateway, ["ss", "-Hltn"]).stdout, "the server listens")
     code = "s = socket.create_connection(('10.99.1.1', 443)); say(s); s.close()"
@@ -304,7 +304,7 @@ def test_a_huge_command_line(ground: Ground) -> None:
 
 
 def test_thousands_of_descriptors_and_of_processes(ground: Ground) -> None:
-    """Time is bounded, what was not found in it is said so, and others are found meanwhile."""
+    """The time of a look-up is bounded, running out of it is reported, and other agents' flows are found meanwhile."""
     process = ground.run(
         f"""
         import resource
@@ -359,7 +359,7 @@ def test_of_two_namespaces_on_a_bridge_the_one_that_has_the_address(ground: Grou
 
 
 def test_a_namespace_that_nobody_is_in_hides_no_other(ground: Ground) -> None:
-    """An agent can leave its namespace, and have flows come from it that lead nowhere."""
+    """An agent can leave its namespace empty, with flows from it that no process explains."""
     code = """
     from egress.gateway.attribution.namespaces import End, Namespaces, Unknown
     namespaces = Namespaces()

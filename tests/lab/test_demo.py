@@ -1,4 +1,4 @@
-"""The demonstration, with its outcome checked where it counts: outside, and in the database."""
+"""The demonstration, with its outcome checked outside and in the database."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ FAMILIES = (0, 1)
 
 @dataclass(frozen=True)
 class Played:
-    """What is left of a demonstration."""
+    """The results of a demonstration."""
 
     attempts: list[Attempt]
     code: int | None
@@ -40,7 +40,7 @@ class Played:
         return [each for each in self.findings if (each.signature, each.dst) == (signature, host)]
 
     def sent(self, host: str, port: int) -> dict[int, bytes]:
-        """What reached the outside of TCP connections to a place: source port -> payload, in order of arrival."""
+        """The payload of TCP connections to a server that reached it: source port -> bytes, in order of arrival."""
         wanted = ipaddress.ip_address(host).packed
         streams: dict[int, bytes] = {}
         for packet in map(decode, self.outside):
@@ -61,7 +61,7 @@ def played() -> Iterator[Played]:
 
 
 def test_the_packets_of_each_finding_are_kept(played: Played) -> None:
-    """The first and the last of its flow: those that prove it never left, so no other capture has them."""
+    """Evidence holds the first and last packets of a flow. The proof itself never left, so no other capture has it."""
     for found in played.findings:
         packets = played.evidence[found.finding_id].packets
         assert packets, found

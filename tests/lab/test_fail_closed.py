@@ -1,4 +1,4 @@
-"""Whatever fails, nobody is set free: other gateways, failed starts, damaged rules, agents that vanish and return."""
+"""Failures leave agents blocked: other gateways, failed starts, damaged rules, agents that vanish and return."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def reached(stage: Stage) -> str:
 
 
 def failing(stage: Stage) -> str:
-    """The lines of `egress doctor` that fail; its exit code must agree."""
+    """The failures that `egress doctor` reports; its exit code must agree."""
     done = stage.egress("doctor", check=False)
     lines = [line for line in done.stdout.splitlines() if line.startswith("FAIL")]
     assert done.returncode == bool(lines), done.stderr
@@ -68,7 +68,7 @@ def test_a_start_that_fails_sets_nobody_free(stage: Stage) -> None:
     before = saved_rules(stage)
     policy, database = stage.policy_file, stage.config.state_dir / "egress.db"
     sandboxes = stage.config.run_dir / "sandboxes"
-    stage.config.policy_snapshot.unlink(missing_ok=True)  # with it a start needs no database
+    stage.config.policy_snapshot.unlink(missing_ok=True)  # with the snapshot a start needs no database
     for path, nonsense in ((policy, "rules: ["), (database, "x" * 4096), (sandboxes / "x.json", "{")):
         path.parent.mkdir(exist_ok=True)
         path.write_text(nonsense)
@@ -106,7 +106,7 @@ def test_an_agent_that_takes_its_address_away_stays_guarded(stage: Stage) -> Non
     inside = ["ip", "-n", stage.agent]
     stage.lab.run(stage.gateway, [*inside, "address", "flush", "dev", "eth0"], check=True)
     assert stage.daemon is not None
-    stage.daemon.send_signal(signal.SIGHUP)  # somebody makes the gateway look anew
+    stage.daemon.send_signal(signal.SIGHUP)  # the gateway looks at its agents again
     eventually(lambda: "rome-7" in status(stage)["absent"], "it is missed")
     assert "agent rome-7" in failing(stage)
     assert saved_rules(stage) == before

@@ -1,4 +1,4 @@
-"""Two gateways at one PostgreSQL: one allowlist, and of everything else each has its own."""
+"""Two gateways that share a PostgreSQL: the allowlist is common, all else belongs to one gateway."""
 
 from __future__ import annotations
 

@@ -143,7 +143,7 @@ def inside(stage: Stage, holder: int, verb: str, *words: str) -> list[str]:
 
 @FAMILIES
 def test_a_sandbox_inherits_nothing_from_an_earlier_one(family: int) -> None:
-    """The same addresses and ports, one after the other; what the first one was refused, the second may."""
+    """Two sandboxes use the same addresses and ports in turn; the second may send what was refused to the first."""
     with Stage("rules: []\n") as stage:
         serve(stage, UDP)
         holder = stage.lab.popen(stage.gateway, ["sleep", "infinity"]).pid
@@ -167,7 +167,7 @@ def test_a_sandbox_inherits_nothing_from_an_earlier_one(family: int) -> None:
             assert second.address == first.address
             assert second.asks("four") == "four"
             second.end()
-        finally:  # whatever came of it, it takes its sandboxes along
+        finally:  # its end also ends its sandboxes
             gateway.send_signal(signal.SIGTERM)
             said = gateway.communicate(timeout=20)[1]
         assert "ERROR" not in said and "keep their marks" not in said, said

@@ -97,7 +97,7 @@ def test_two_addresses_on_one_interface(stage: Stage) -> None:
     for caller in innocent:
         caller.send("still here")
         caller.hears("got still here")
-    # An address of neither: nobody's, refused and written down.
+    # An address of neither agent: refused and recorded.
     stage.lab.address(place, "10.99.4.9", "eth0")
     stranger = call(stage, HOSTS[0], PORT, "10.99.4.9", place)
     assert stranger.outcome()[0] == "timeout"

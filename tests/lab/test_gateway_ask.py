@@ -1,4 +1,4 @@
-"""Mode ask on real queues: what no rule speaks of waits for a person, who decides in the database as the API does."""
+"""Mode ask on real queues: a flow without a rule waits for a decision, which is made as the API makes it."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def test_an_approval_opens_the_connection_that_waits(stage: Stage, v6: bool) -> 
     caller.send("hello")
     caller.hears("got hello")
     assert state(stage, found) == approvals.APPROVED
-    assert outcome(stage, HOSTS[v6], PORTS[0]) == "open", "what was approved asks no more"
+    assert outcome(stage, HOSTS[v6], PORTS[0]) == "open", "an approved destination does not ask again"
     assert not listed(stage, approvals.PENDING)
 
 
@@ -181,7 +181,7 @@ def test_a_worker_that_dies_lets_nothing_pass_and_its_holds_are_withdrawn(stage:
 
 
 def test_all_of_it_is_on_record(stage: Stage) -> None:
-    """Last of those that share a stage: stops the gateway."""
+    """This test is the last of those that share a stage: it stops the gateway."""
     assert stage.stop() == 0, log(stage)
     assert not listed(stage, approvals.PENDING)
     kept = flows(stage)

@@ -55,7 +55,7 @@ def opened(stage: Stage, query: str, count: int = 1) -> list[tuple[FlowRecord, P
 
 @contextmanager
 def calling(stage: Stage, host: str) -> Iterator[None]:
-    """A connection that stays open meanwhile."""
+    """A connection that stays open within the block."""
     peer = call(stage, host, 8080)
     assert peer.outcome()[0] == "open"
     yield
@@ -72,7 +72,7 @@ def test_who_was_let_through(stage: Stage, host: str) -> None:
 
 @pytest.mark.parametrize("host", HOSTS)
 def test_who_was_refused_and_ended_at_once(stage: Stage, host: str) -> None:
-    """The refusal waits until it is known: bash ends with it."""
+    """The refusal waits for the look-up, because bash ends when it is refused."""
     for _ in range(3):
         stage.lab.run(stage.agent, ["bash", "-c", f"exec 3<>/dev/tcp/{host}/9"])
     found = opened(stage, f"dest:{host} port:9", 3)
@@ -95,7 +95,7 @@ def test_it_is_shown_everywhere(stage: Stage) -> None:
 
 @pytest.mark.parametrize("life", [20, 100])
 def test_short_lived_processes_are_caught(stage: Stage, life: int, tmp_path: Path) -> None:
-    """How often is measured by bench.attribution; here a bound that holds on a busy machine."""
+    """The share that is caught has a bound here that holds on a busy machine; bench.attribution measures it."""
     tmp_path.chmod(0o755)
     row = measure(stage, compiled(stage.directory), "udp", HOSTS[0], 20000 + life, life, 0, 10)
     assert row.wrong == 0 and row.missing == 0 and row.right >= 5, row
@@ -119,7 +119,7 @@ def test_a_process_that_hangs_is_in_nobodys_way_and_is_replaced() -> None:
 
 
 def test_a_namespace_ends_although_it_was_looked_into(stage: Stage) -> None:
-    """Nothing of ours holds it: its link goes with it."""
+    """The look-up holds no reference to the namespace, so its link disappears with it."""
     pid = attribution(stage)["pid"]
     held = [str(each.readlink()) for each in Path(f"/proc/{pid}/fd").iterdir()]
     assert sum("net:[" in link or "ns/net" in link for link in held) <= 1, held

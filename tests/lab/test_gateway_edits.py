@@ -1,4 +1,4 @@
-"""What is edited in the database is in force at once, in every worker; and what was in force stays without it."""
+"""Edits in the database are in force at once, in every worker; without the database the policy stays in force."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def away(stage: Stage) -> bool:
 
 
 def hide(stage: Stage) -> Path:
-    """Take the database away, with all that belongs to it."""
+    """Move the database away, with all of its files."""
     hidden = stage.config.state_dir / "elsewhere"
     hidden.mkdir(exist_ok=True)
     for path in stage.config.state_dir.glob("egress.db*"):
@@ -163,7 +163,7 @@ def test_without_its_database_the_gateway_keeps_the_policy_and_loses_no_record(s
     assert opens(stage)
     assert status(stage)["policy_version"] == version
     assert "database lost" in stage.egress("doctor", check=False).stdout
-    assert not list(stage.config.state_dir.glob("egress.db*")), "nobody makes a new one in its place"
+    assert not list(stage.config.state_dir.glob("egress.db*")), "no process may create a new one in its place"
     bring_back(stage, hidden)
     eventually(lambda: not away(stage), "it is back")
     eventually(lambda: "the database is back after" in log(stage), "the log says it")

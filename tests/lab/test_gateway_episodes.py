@@ -1,4 +1,4 @@
-"""A framework with OpenTelemetry's SDK runs tools of an agent behind the real gateway: what left during which call."""
+"""A framework with OpenTelemetry's SDK runs tools of an agent behind the real gateway: the flows of each call."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_an_episode_shows_each_tool_call_with_its_traffic_and_what_left_without_
             with tracer.start_as_current_span("invoke_agent coder", attributes={"gen_ai.conversation.id": "run-17"}):
                 with tracer.start_as_current_span("execute_tool fetch"):
                     assert outcome(stage, HOSTS[0], 8080) == "open"
-                assert outcome(stage, HOSTS[1], 8080) == "open"  # nobody asked for this one
+                assert outcome(stage, HOSTS[1], 8080) == "open"  # no tool call made this connection
                 with tracer.start_as_current_span("execute_tool scan"):
                     assert outcome(stage, HOSTS[0], 9000) != "open"
             provider.shutdown()

@@ -1,4 +1,4 @@
-"""Beside the way through: the gateway host's own services, the agent seen from outside, ICMP, how fast refusals are."""
+"""Traffic that is not forwarded: the gateway host's own services, connections to the agent, ICMP, fast refusals."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ def test_the_hosts_own_services_are_out_of_reach(stage: Stage, family: int) -> N
     for address in (NEAR[family], FAR[family]):
         assert outcome(stage, address, SERVICE) == "ECONNREFUSED"
         assert outcome(stage, address, SERVICE, namespace=stage.outside) == "open"  # it does listen
-    assert outcome(stage, FAR[family], PORT) == "open"  # a rule that allows any destination allows the host
-    assert outcome(stage, NEAR[0], PORT) == "ECONNREFUSED"  # but for one that is denied
+    assert outcome(stage, FAR[family], PORT) == "open"  # a rule that allows any destination also allows the host
+    assert outcome(stage, NEAR[0], PORT) == "ECONNREFUSED"  # except a denied port
 
 
 @FAMILIES
@@ -80,7 +80,7 @@ def test_a_refused_connection_is_told_at_once(stage: Stage, family: int) -> None
 
 
 def test_all_of_it_is_written_down(stage: Stage) -> None:
-    """Last of this file: stops the gateway."""
+    """This test is the last of its file: it stops the gateway."""
     assert stage.stop() == 0
     kept = [(flow.dst, flow.dport, flow.direction, flow.action, flow.reason) for flow in flows(stage)]
     for family in (0, 1):

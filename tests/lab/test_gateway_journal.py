@@ -1,4 +1,4 @@
-"""A full disk, a database that is away: what passes then, that it is said, and that nothing recorded is lost."""
+"""A full disk, a database that is away: the flows that pass, the warnings, and no lost record."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def _full_and_free_again(stage: Stage) -> None:
     doctor = stage.egress("doctor", check=False)
     assert doctor.returncode == 1
     assert "worker 0 journal" in doctor.stdout and "new flows are refused; free space" in doctor.stdout
-    for caller in before:  # what was recorded goes on
+    for caller in before:  # recorded flows go on
         caller.send("still here")
         caller.hears("got still here")
     filler.unlink()
@@ -144,7 +144,7 @@ def test_who_asked_for_it_goes_on_while_the_disk_is_full_and_it_is_said(stage: S
     eventually(lambda: bool(worker(stage)["counters"]["journal"]["healthy"]), "it recovers")
     eventually(lambda: "worker 0 writes its journal again" in log(stage), "the log says it")
     assert stage.stop() == 0
-    assert {flow.dst for flow in flows(stage)} == set(HOSTS), "what had waited in memory is on record"
+    assert {flow.dst for flow in flows(stage)} == set(HOSTS), "the records that waited in memory are stored"
 
 
 def test_a_database_that_is_away_lets_the_journal_grow_to_its_bound_and_no_further() -> None:
@@ -159,7 +159,7 @@ def test_a_database_that_is_away_lets_the_journal_grow_to_its_bound_and_no_furth
             many = Many(stage)
             server.stop()
             _full(stage, many, bound)
-            caller.send("still here")  # what was recorded goes on
+            caller.send("still here")  # recorded flows go on
             caller.hears("got still here")
             server.start()
             eventually(lambda: not status(stage)["journal"]["full"], "there is room again", START_SECONDS)
@@ -176,7 +176,7 @@ def test_a_database_that_is_away_lets_the_journal_grow_to_its_bound_and_no_furth
 
 
 def _torn(stage: Stage) -> None:
-    """Somebody pulled the plug in the middle of a line."""
+    """Cut a journal off in the middle of a line, as a power failure does, and start again."""
     before = len(flows(stage))
     segment = max(stage.config.journal_dir.iterdir(), key=lambda path: path.stat().st_mtime_ns)
     whole = segment.read_bytes()
@@ -191,7 +191,7 @@ def _torn(stage: Stage) -> None:
 
 
 def _full(stage: Stage, many: Many, bound: int) -> None:
-    """Until new flows are refused; then nothing more arrives, and everybody is told."""
+    """Wait until new flows are refused: then no more arrive, and status, doctor and metrics report it."""
     used = 0
     while not status(stage)["journal"]["full"]:
         used = max(used, usage(stage.config.journal_dir))
@@ -203,7 +203,7 @@ def _full(stage: Stage, many: Many, bound: int) -> None:
     doctor = stage.egress("doctor", check=False)
     assert doctor.returncode == 1
     assert "new flows are refused until the recorder has caught up" in doctor.stdout
-    assert "behind: " in doctor.stdout, "the recorder's trouble"
+    assert "behind: " in doctor.stdout, "the recorder is reported, too"
     metrics = "\n".join(map(str, Metrics(stage.config.control_socket, None, {}).collect()))
     assert "egress_journal_full" in metrics and "egress_recorder_lag_bytes" in metrics
 

@@ -55,7 +55,7 @@ def place(v6: bool) -> Iterator[Place]:
 
 
 def reasons(place: Place, port: int) -> set[tuple[Action, Reason, str]]:
-    """What was decided about the flows to a port, once the gateway has ended."""
+    """Stop the gateway; returns the verdicts on the flows to a port."""
     assert place.stage.stop() == 0
     return {(flow.action, flow.reason, flow.rule_id) for flow in flows(place.stage, Filter()) if flow.dport == port}
 
@@ -69,7 +69,7 @@ def test_an_address_is_reached_once_this_agent_has_resolved_its_name(place: Plac
     assert place.at(GOOD, SHARED[v6])[0] == REFUSED
     with resolver_of(other, RESOLVER[v6]):
         assert place.lookup(GOOD, v6, other)[0] == [SHARED[v6]]
-    assert place.at(GOOD, SHARED[v6])[0] == REFUSED  # what the other was told is none of its business
+    assert place.at(GOOD, SHARED[v6])[0] == REFUSED  # an answer to another agent does not count
     assert place.lookup(GOOD, v6)[0] == [SHARED[v6]]
     assert place.at(GOOD, SHARED[v6]) == (0, "here is /page\n")
     assert place.curl(f"-{'6' if v6 else '4'}", f"https://{GOOD}/whole") == (0, "here is /whole\n")
@@ -183,7 +183,7 @@ def test_a_rule_ends_at_its_instant_for_new_and_living_flows() -> None:
             caller.hears("open")
             caller.send("in time")
             caller.hears("got in time")
-        assert time.time() < instant - 0.3, "too slow to tell"
+        assert time.time() < instant - 0.3, "the machine is too slow for this test"
         ended: dict[str, float] = {}
         while len(ended) < 2:
             assert time.time() < instant + 3

@@ -1,4 +1,4 @@
-"""Packets no program makes by itself: spoofed, malformed, in fragments."""
+"""Packets that no ordinary program sends: spoofed, malformed, in fragments."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def send(stage: Stage, packets: list[Packet]) -> None:
 
 
 def marked(stage: Stage, witness: Witness) -> None:
-    """One allowed datagram a family, and wait until it is outside: what came before it would be there too."""
+    """Send an allowed datagram for each family, and wait until it is outside: earlier packets would be there too."""
     for host in HOSTS:
         peer = Peer(stage, stage.agent, "udp", host, str(UDP_PORT))
         peer.hears("ready")
@@ -88,7 +88,7 @@ def test_spoofed_sources_never_leave(stage: Stage, spoofed: tuple[str, ...]) -> 
 
 
 def broken(source: str) -> list[Packet]:
-    """Transport headers that lie about their length; each carries the word so that it would be recognised outside."""
+    """Transport headers with a false length; each carries the word, so that it would be recognised outside."""
     word = Raw(b"malformed!")
     return [
         to(source) / TCP(sport=6000, dport=PORT, flags="S", dataofs=15) / word,

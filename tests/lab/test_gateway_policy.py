@@ -94,7 +94,7 @@ def test_a_rule_whose_id_the_allowlist_has_changes_nothing_and_is_said(stage: St
 
 
 def test_a_flow_that_is_over_keeps_the_verdict_under_which_it_passed(stage: Stage) -> None:
-    """A later policy says nothing of what has happened already."""
+    """Policies do not change verdicts on flows that have ended."""
     hangup(stage, POLICY + MORE, 2)
     assert [outcome(stage, host, NEW) for host in HOSTS] == ["open"] * 2
     hangup(stage, LESS, 3)

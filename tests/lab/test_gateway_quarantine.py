@@ -1,4 +1,4 @@
-"""A quarantined agent receives nothing either, not even what streams to it without a word of its own."""
+"""A quarantined agent receives nothing either, not even a stream that needs no packet of its own."""
 
 from __future__ import annotations
 

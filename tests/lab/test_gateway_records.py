@@ -1,4 +1,4 @@
-"""Equal records: what the gateway captured, fed to a fresh engine, gives what the gateway wrote down."""
+"""Equal records: a fresh engine that is fed the gateway's capture gives the records that the gateway stored."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Captured:
 
 @dataclass(frozen=True)
 class Run:
-    """What a gateway with --capture left."""
+    """The files and records of a gateway with --capture."""
 
     file: Path
     policy_file: Path
@@ -59,7 +59,7 @@ def captured(path: Path) -> Iterator[Captured]:
     reader = RawPcapNgReader(str(path))
     try:
         for raw, read in reader:
-            meta: Any = read  # scapy types it as what classic pcap has
+            meta: Any = read  # scapy declares the type of classic pcap
             comment = dict(word.split("=") for word in meta.comments[0].decode().split())
             cut = meta.wirelen > len(raw)
             yield Captured(

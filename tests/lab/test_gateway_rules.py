@@ -1,4 +1,4 @@
-"""Start, stop, crash and take-over: our kernel rules come and go, everybody else's stay as they are."""
+"""Start, stop, crash and take-over: our kernel rules come and go, all others stay unchanged."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ COMMIT
 
 
 def plant(stage: Stage) -> str:
-    """Rules of somebody else in every table of both families; returns what iptables-save says of them."""
+    """Add rules of another program to every table of both families; returns the output of iptables-save."""
     for tool in ("iptables-restore", "ip6tables-restore"):
         stage.lab.run(stage.gateway, [tool, "--noflush"], check=True, stdin=FOREIGN)
     return saved_rules(stage)
@@ -85,7 +85,7 @@ def test_stopped_by_interrupt_it_cleans_up_too(stage: Stage) -> None:
 
 
 def test_started_as_a_background_job_of_a_script_it_ends_on_sigterm(stage: Stage) -> None:
-    """Such a job is started with these signals ignored."""
+    """Background jobs under nohup start with SIGINT, SIGQUIT and SIGHUP ignored."""
     before = plant(stage)
     ignored = (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP)
     handlers = [signal.signal(number, signal.SIG_IGN) for number in ignored]
@@ -147,7 +147,7 @@ def test_stopped_in_the_middle_of_a_reload_it_cleans_up_too(stage: Stage) -> Non
         assert stage.daemon is not None
         stage.policy_file.write_text(f"{POLICY}# {pause}\n  - {{action: allow, comment: '{pause}', ports: 1}}\n")
         stage.daemon.send_signal(signal.SIGHUP)
-        time.sleep(pause)  # somewhere in it: whichever step that is, the outcome is the same
+        time.sleep(pause)  # at any step of it: the outcome is the same
         assert stage.stop() == 0
         assert saved_rules(stage) == before
 

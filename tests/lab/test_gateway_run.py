@@ -86,7 +86,7 @@ def ended(stage: Stage, agent: str) -> list[FlowRecord]:
 
 
 def left(stage: Stage) -> list[str]:
-    """What `egress run` made and has not removed."""
+    """The links and records that `egress run` made and has not removed."""
     links = stage.lab.run(stage.gateway, ["ip", "-br", "link"]).stdout.splitlines()
     sandboxes = stage.config.run_dir / "sandboxes"
     records = [path.name for path in sandboxes.glob("*.json")] if sandboxes.exists() else []
@@ -142,7 +142,7 @@ def test_signals_are_passed_on(stage: Stage, number: signal.Signals) -> None:
 
 
 def test_ignored_signals_stay_ignored_in_the_command(stage: Stage) -> None:
-    """As under nohup and in a script's background job; but without SIGCHLD its exit code would be lost."""
+    """Commands under nohup or in a background job keep ignored signals, except SIGCHLD: the exit code needs it."""
     ignoring = ["env", "--ignore-signal=INT,HUP,CHLD"]
     report = "kill -INT $$; kill -HUP $$; grep SigIgn /proc/self/status; exit 7"
     done = stage.lab.run(stage.gateway, [*ignoring, *words(stage, "--", "sh", "-c", report)], 60.0)
@@ -153,7 +153,7 @@ def test_ignored_signals_stay_ignored_in_the_command(stage: Stage) -> None:
 
 
 def test_default_allow_leaves_by_the_hosts_address(stage: Stage) -> None:
-    """Private addresses of the sandbox are translated: the server sees the host's."""
+    """The sandbox's private addresses are translated: the server sees the host's."""
     done = run(stage, "--default", "allow", "--", PYTHON, "-c", CONNECT, *(f"{host}@{WHO}" for host in HOSTS))
     assert done.stdout == "open 10.99.2.1\nopen fd99:2::1\n"
     assert summary(done.stderr).endswith(": nothing refused")
@@ -236,7 +236,7 @@ def test_two_at_once_are_two_agents(stage: Stage) -> None:
 
 
 def test_the_same_name_again_and_again(stage: Stage) -> None:
-    """As in a script: when a run has returned, its agent's name is free."""
+    """A script may reuse the agent's name as soon as a run has returned."""
     name = f"r{os.getpid()}"
     assert [run(stage, "--agent", name, "--", "true").stderr for _ in range(4)] == [
         f"egress: {name}: nothing refused\n"
@@ -257,7 +257,7 @@ def test_killed_it_leaves_nothing(stage: Stage) -> None:
 
 
 def test_at_the_end_the_gateway_goes_and_nothing_is_left(stage: Stage) -> None:
-    """Last of this file: needs nobody to come for a while."""
+    """This test is the last of its file: no other may use the gateway for a while."""
     run(stage, "--", "true")
     found = stage.status()
     assert found is not None

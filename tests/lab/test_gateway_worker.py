@@ -54,7 +54,7 @@ def test_a_killed_worker_fails_closed_and_its_successor_goes_on_inspecting(stage
     servers = serve(stage, PORT)
     callers = opened(stage)
     first = worker(stage)
-    with paused(status(stage)["pid"]):  # nobody replaces the worker meanwhile
+    with paused(status(stage)["pid"]):  # so that it does not replace the worker
         os.kill(first["pid"], signal.SIGKILL)
         eventually(lambda: bound(stage) == 0, "no queue has a listener")
         for caller in callers:

@@ -1,4 +1,4 @@
-"""What the gateway host itself offers to an agent: usable by rule, and inspected in both directions."""
+"""Services of the gateway host: usable by rule, and inspected in both directions."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_a_pool_on_the_host_never_hears_the_proof(stage: Stage, family: int, seg
 
 @FAMILIES
 def test_a_banner_of_the_hosts_own_is_found_and_stays_out(stage: Stage, family: int) -> None:
-    """The reply is refused in OUTPUT: the host's server is reset, sent again it does not pass, the agent is told."""
+    """The reply is refused in OUTPUT: the host's server is reset, a retransmission is dropped, the agent is reset."""
     caller = Peer(stage, stage.agent, "tcp", NEAR[family], str(BANNER))
     caller.hears("open")
     heard = stage.directory / f"banner-{NEAR[family]}"
@@ -121,7 +121,7 @@ def test_the_port_of_the_api_is_refused_whatever_the_policy_says(
 
 
 def test_all_of_it_is_written_down(stage: Stage) -> None:
-    """Last of this file: stops the gateway."""
+    """This test is the last of its file: it stops the gateway."""
     assert status(stage)["rules"]["late"] == 0  # each refusal was made in filter, none only in POSTROUTING
     assert stage.stop() == 0, log(stage)
     kept = flows(stage)

@@ -1,4 +1,4 @@
-"""What the gateway host sends to an agent, on the real kernel: its answers are queued, nothing else of it is."""
+"""Packets from the gateway host to an agent, on the real kernel: its answers are queued, other packets are not."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_answers_of_a_settled_connection_are_not(net: Net, family: int) -> None:
     lines = net.queued()
     settled = next(index for index, line in enumerate(lines) if line.endswith("settled"))
     recheck = next(index for index, line in enumerate(lines) if line.endswith("recheck"))
-    assert not any(" h3 " in line for line in lines[settled + 2 : recheck])  # but for the answer that says it again
+    assert not any(" h3 " in line for line in lines[settled + 2 : recheck])  # except for the answer that repeats it
     assert any(" h3 " in line for line in lines[recheck + 1 :])
 
 
@@ -69,7 +69,7 @@ def test_the_hosts_own_traffic_is_not_and_its_link_is_kept_up(net: Net, family: 
     assert net.lab.run(net.gateway, ["ping", "-c1", "-W2", AGENT[family]]).returncode == 0
     code = "import socket,sys; s=socket.create_connection((sys.argv[1],80)); s.send(b'hi'); s.recv(9)"
     net.lab.python(net.gateway, code, AGENT[family])
-    assert net.queued(" h1 ") and not net.queued(" h3 ")  # what the agent says to it is
+    assert net.queued(" h1 ") and not net.queued(" h3 ")  # the agent's packets to it are queued
 
 
 @FAMILIES

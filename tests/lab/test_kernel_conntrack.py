@@ -96,7 +96,7 @@ def test_entries_of_a_network_are_deleted_whoever_began_them(table: Table, famil
 
 
 def test_thousands_are_done_in_a_moment(table: Table) -> None:
-    """More than one answer of the kernel's holds."""
+    """The entries fill several of the kernel's answers."""
     for family in (4, 6):
         table.send(family, 2000, 999)
         table.send(family, 3000, 999)

@@ -120,7 +120,7 @@ class Net:
         return self.lab.python(self.agent, CLIENT, kind, host, str(port), *words).splitlines()
 
     def queued(self, text: str = "") -> list[str]:
-        time.sleep(0.1)  # the marker says it before it answers the kernel; our reading thread may still be asleep
+        time.sleep(0.1)  # the marker prints it before it answers the kernel; the reading thread may be late
         return [line for line in self.marker.lines if text in line and line != "ready"]
 
 
@@ -233,7 +233,7 @@ def test_packets_to_the_gateway_host_are_queued_and_refused(net: Net, family: in
     assert net.queued(f"7400 v{family} p{1 if family == 4 else 58} h1")  # hook 1 is INPUT
     assert net.client("tcp", GATEWAY[family], 9) == ["ConnectionRefusedError Connection refused", "fast"]
     assert len(net.queued("p6 h1 ")) == 1 and net.queued("p6 h1 m2 refused")
-    assert not net.queued("p6 h3")  # the reset that says so is no answer of the host's (hook 3 is OUTPUT)
+    assert not net.queued("p6 h3")  # the reset for it does not count as an answer of the host (hook 3 is OUTPUT)
 
 
 def test_a_mark_set_by_the_agent_does_not_reach_the_rules(net: Net) -> None:

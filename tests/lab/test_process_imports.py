@@ -1,7 +1,7 @@
 """Each process of egress, started as it is in production, loads the modules it needs and none that its wall forbids.
 
-Python itself lists the imports (`-X importtime`, which child processes do not inherit). That the source holds no other
-import is import-linter's business (pyproject.toml): this proves it of the running process, libraries included.
+Python itself lists the imports (`-X importtime`, which child processes do not inherit). Import-linter checks the source
+(pyproject.toml); this test checks the running process, libraries included.
 """
 
 from __future__ import annotations

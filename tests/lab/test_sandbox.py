@@ -1,4 +1,4 @@
-"""Sandboxes on the real kernel. What makes them runs in a namespace of its own, which plays the host."""
+"""Sandboxes on the real kernel. Their maker runs in a namespace of its own, which plays the host."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ class Host:
         return self.lab.run(self.ns, self.argv(*command, user=user, index=index))
 
     def state(self) -> str:
-        """Everything of the host that a sandbox could leave something in."""
+        """The parts of the host's state in which a sandbox could leave something."""
         shown = [
             "ip -br link",
             "ip address",
@@ -169,7 +169,7 @@ def test_capabilities_user_and_inherited_files(host: Host) -> None:
     assert facts == {
         "CapInh": "0" * 16, "CapPrm": kept, "CapEff": kept, "CapBnd": kept, "CapAmb": "0" * 16, "NoNewPrivs": "1"
     }  # fmt: skip
-    assert as_root.stdout.split()[-4:] == ["0", "1", "2", "3"]  # 3 is what ls itself opened
+    assert as_root.stdout.split()[-4:] == ["0", "1", "2", "3"]  # ls itself opened 3
     as_nobody = host.run("sh", "-c", "id -un; id -G; grep CapEff /proc/self/status; echo $HOME", user="nobody")
     assert as_nobody.stdout.split("\n")[0] == "nobody"
     assert "CapEff:\t" + "0" * 16 in as_nobody.stdout and "0" not in as_nobody.stdout.split("\n")[1].split()
@@ -206,7 +206,7 @@ def test_not_found_not_executable_and_killed(host: Host) -> None:
     forbidden = host.run("/etc/passwd")
     assert (forbidden.returncode, forbidden.stderr) == (126, "egress: /etc/passwd: cannot execute: Permission denied\n")
     assert host.run("sh", "-c", "kill -9 $$").returncode == 137
-    assert host.run("sh", "-c", "sleep 60 & exit 3").returncode == 3  # what it leaves running ends with it
+    assert host.run("sh", "-c", "sleep 60 & exit 3").returncode == 3  # its background processes end with it
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1])
@@ -247,7 +247,7 @@ def test_a_killed_run_ends_its_command_and_is_tidied_up(host: Host) -> None:
     process = host.lab.popen(host.ns, host.argv("sh", "-c", "echo go; exec sleep 61.7"))
     assert process.stdout is not None
     assert process.stdout.readline() == "go\n"
-    assert host.lab.python(host.ns, TIDY, str(host.directory)) == ""  # alive: nobody's leftover
+    assert host.lab.python(host.ns, TIDY, str(host.directory)) == ""  # alive, so not left over
     process.kill()
     process.wait()
     netns = f"egress-{host.name}"

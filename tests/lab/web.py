@@ -1,6 +1,6 @@
-"""A web server that says whom it was asked for: `python -m tests.lab.web OUT HOST PORT [DIRECTORY]`.
+"""A web server that logs the names it is asked for: `python -m tests.lab.web OUT HOST PORT [DIRECTORY]`.
 
-With DIRECTORY it speaks TLS, by the certificate NAME.pem there of the name in the hello, `default.pem` for others. OUT
+Given a DIRECTORY it serves TLS, with the certificate NAME.pem there for the name in the hello, else `default.pem`. OUT
 gets a line for each hello (`hello NAME`) and each request (`request HOST PATH`).
 """
 
@@ -24,13 +24,13 @@ class Server(http.server.ThreadingHTTPServer):
         super().__init__((host, port), handler)
 
     def server_bind(self) -> None:
-        """Without the reverse lookup of the library's own."""
+        """Bind without the reverse lookup that the library makes."""
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self.socket.bind(self.server_address)
         self.server_name, self.server_port = str(self.server_address[0]), int(self.server_address[1])
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """A refused connection is reset: nothing to tell."""
+        """Ignore the error: a refused connection is reset."""
 
 
 def handler(log: Log) -> type[http.server.BaseHTTPRequestHandler]:
@@ -46,7 +46,7 @@ def handler(log: Log) -> type[http.server.BaseHTTPRequestHandler]:
             self.wfile.write(body)
 
         def log_message(self, *_: object) -> None:
-            """OUT says it."""
+            """Log nothing: OUT has it."""
 
     return Handler
 
