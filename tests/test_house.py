@@ -66,7 +66,7 @@ DEFINITIONS = {"egress/dissection/events.py"}
 
 
 def test_every_parser_engine_part_and_signature_has_its_test() -> None:
-    """These files read hostile bytes: one without a test file of its own name counts as untested."""
+    """Files that read hostile bytes count as untested without a test file of their own name."""
     missing = []
     for path in LIBRARY_SOURCES:
         parts = path.relative_to(ROOT).parts

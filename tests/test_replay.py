@@ -88,7 +88,7 @@ def _ports(opener: str) -> tuple[int, int]:
 
 
 def test_both_ends_on_one_address() -> None:
-    """In a capture of the loopback interface only the ports distinguish the two ends."""
+    """Only the ports distinguish the two ends in a capture of the loopback interface."""
     agents = Agents()
     seen = [sees(agents, raw) for raw in raws(Talk(local="127.0.0.1", remote="127.0.0.1").open().server(b"hello"))]
     assert seen == [("127.0.0.1", way) for way in (Direction.OUT, Direction.IN, Direction.OUT, Direction.IN)]

@@ -41,8 +41,8 @@ def test_a_whole_run_in_parallel_needs_its_turn() -> None:
     assert list(map(json.loads, done.stdout.splitlines())) == [True] * len(lab) + [False] * (len(others) + 1)
 
 
-def test_a_worker_needs_none(pytestconfig: pytest.Config) -> None:
-    """It runs within the turn of the process that started it, and this process has no workers."""
+def test_a_worker_needs_no_turn(pytestconfig: pytest.Config) -> None:
+    """Workers run within the turn of the process that started it, and this process has no workers."""
     assert not needs_turn(pytestconfig)
 
 

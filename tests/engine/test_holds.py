@@ -1,4 +1,4 @@
-"""Mode ask: flows and queries on hold, each way in which a hold ends, and that nothing passes meanwhile."""
+"""Mode ask: flows and queries on hold, each way in which a hold ends, and no packet that passes before."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Random lives of flows: whatever comes in whatever order, no move is missing from the table of stages."""
+"""Random lives of flows: every move that any order of events causes is in the table of stages."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def some_rules(rng: random.Random, ts: float, serial: int) -> tuple[Rule, ...]:
 
 
 class World:
-    """An engine, two agents and their conversations, of which each step does something at random."""
+    """An engine, two agents and their conversations; each step does one thing at random."""
 
     def __init__(self, rng: random.Random) -> None:
         self.rng, self.ts, self.version = rng, START, 0
@@ -89,7 +89,7 @@ class World:
         self.engine.packet(raw, self.ts, self.agents[who], direction, settled=self.rng.random() < 0.1)
 
     def speak(self) -> None:
-        """Open a conversation or go on with one."""
+        """Open a conversation or continue one."""
         if len(self.talks) < 6 or self.rng.random() < 0.2:
             talk = Talk(40000 + self.rng.randrange(9), self.rng.choice([443, 22, 53]), remote=self.rng.choice(SERVERS))
             self.talks = [*self.talks[-5:], (talk.open(), self.rng.choice(["a1", "a2"]))]
@@ -116,7 +116,7 @@ class World:
             self.engine.change_policy(PolicyChange(self.version - 1, self.version, (), rules), self.ts)
 
     def switch(self) -> None:
-        """Change an agent, or let it go; have a destination refused as a finding would."""
+        """Change or release an agent; have a destination refused as a finding would."""
         name = self.rng.choice(["a1", "a2"])
         self.agents[name] = some_agent(self.rng, name)
         if self.rng.random() < 0.3:

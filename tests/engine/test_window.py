@@ -145,9 +145,9 @@ def test_beacons_are_found_in_time(draw: Draw, claimed: int, cost: int) -> None:
     "draw, fresh, decade", [(subtractive(0.1), 7, 1), (subtractive(0.2), 9, 2), (plus_minus(0.2), 13, 3)]
 )
 def test_a_beacon_after_irregular_traffic_is_found(draw: Draw, fresh: int, decade: int, history: int) -> None:
-    """Gaps to E >= 10^4: those of a fresh series, up to 3 until the next start, and what that start's weight costs.
+    """Gaps to E >= 10^4: those of a fresh series, up to 3 until the next start, and the cost of that start's weight.
 
-    `decade` is what a factor of ten in E costs; start j has the weight 1/((j+1)(j+2)), the fresh one 1/2.
+    `decade` is the cost of a factor of ten in E; start j has the weight 1/((j+1)(j+2)), the fresh one 1/2.
     """
     rng, j = random.Random(23), -(-history // 4)
     weight = math.ceil(decade * math.log10((j + 1) * (j + 2) / 2))
