@@ -2,7 +2,7 @@
 
 A receiver keeps one of the two versions, which one depends on its system; an inspector that keeps the other one has
 seen a decoy (Ptacek and Newsham, "Insertion, Evasion, and Denial of Service", 1998; RFC 9293 section
-3.10.7.4 knows only repetition). One differing byte is enough. `egress.engine.stream` leaves out keep-alive probes,
+3.10.7.4 knows only repetition). One differing byte is enough. `egress.dissection.stream` leaves out keep-alive probes,
 whose one octet may be garbage (RFC 9293 section 3.8.4).
 
 ATT&CK has no technique for it; T1001 (Data Obfuscation) is nearest: traffic that reads differently to an observer.

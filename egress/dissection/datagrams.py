@@ -52,5 +52,5 @@ class Datagrams(Layer):
 
     def _carried(self, inner: Inner, direction: Direction) -> list[Fact]:
         if self._inside is None:
-            self._inside = Inside(self._place, self._place.carrier, self._shared)
+            self._inside = Inside(self._place, self._place.carrier, self._shared, {})
         return self._inside.feed(inner, direction)

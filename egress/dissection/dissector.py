@@ -6,8 +6,10 @@ from collections.abc import Iterable, Iterator
 
 from egress.dissection.datagrams import Datagrams
 from egress.dissection.events import Event
-from egress.dissection.layer import AMPLIFICATION, Layer, Shared
-from egress.dissection.protocol import Carrier, Fact, Form, Identified, Place, PortProtocol
+from egress.dissection.exchange import Exchange
+from egress.dissection.layer import AMPLIFICATION, Both, Layer, Shared
+from egress.dissection.packets import Packets
+from egress.dissection.protocol import Carrier, Fact, Form, Identified, Place
 from egress.dissection.registry import REGISTRY, Registry
 from egress.dissection.side import Side
 from egress.model import TCP, UDP, Direction, Packet
@@ -21,26 +23,21 @@ class Dissector:
     Made with a flow's first payload; a flow that carries none needs no dissector.
     """
 
-    __slots__ = ("_at_port", "_datagrams", "_heard", "_shared", "_sides", "app", "server_name")
+    __slots__ = ("_exchange", "_heard", "_port", "_shared", "app", "server_name")
 
     def __init__(self, port: int = 0, registry: Registry = REGISTRY) -> None:
         self.app: Carrier = ""
         self.server_name = ""
+        self._port = port
         self._shared = Shared(registry, _layer)
-        self._at_port: list[PortProtocol] = [protocol() for protocol in registry.ports.get(port, ())]
-        self._sides: list[Side | None] = [None, None]
-        self._datagrams: Datagrams | None = None
+        self._exchange: Exchange | None = None
         self._heard = 0  # packets that are not TCP
 
     def feed(self, direction: Direction, data: bytes) -> Iterator[Event]:
         """Dissect the next bytes of one direction of a TCP flow, in order."""
-        for protocol in self._at_port:
-            yield from self._events(protocol.segment(direction, data))
-        side = self._sides[direction]
-        if side is None:
-            side = self._sides[direction] = Side(Place(Form.STREAM, direction, TCP), self._shared)
         self._shared.left += AMPLIFICATION * len(data)
-        facts = side.feed(data, direction)
+        exchange = self._exchange or self._begin(TCP)
+        facts = exchange.segment(direction, data)
         if facts:
             yield from self._events(facts)
 
@@ -50,27 +47,29 @@ class Dissector:
         data = packet.payload
         if not data:
             return
-        if self._at_port and packet.proto == UDP:
-            for protocol in self._at_port:
-                yield from self._events(protocol.datagram(direction, data))
-            return
-        if self._datagrams is None:
-            self._datagrams = Datagrams(Place(Form.DATAGRAM, direction, packet.proto), self._shared)
         self._shared.left += AMPLIFICATION * len(data)
-        yield from self._events(self._datagrams.feed(data, direction))
+        exchange = self._exchange or self._begin(packet.proto)
+        facts = exchange.datagram(direction, data)
+        if facts:
+            yield from self._events(facts)
+
+    def _begin(self, proto: int) -> Exchange:
+        place = Place(Form.STREAM if proto == TCP else Form.DATAGRAM, Direction.OUT, proto)
+        self._exchange = Exchange(place, self._port, self._shared)
+        return self._exchange
 
     def opaque(self, proto: int) -> bool:
         """Return whether nothing more can be learnt from the bytes of this flow."""
         if proto == TCP:
-            return all(side is not None and side.opaque for side in self._sides)
-        return proto == UDP and not self._at_port and self._heard >= DATAGRAMS
+            return self._exchange is not None and self._exchange.opaque
+        return proto == UDP and self._heard >= DATAGRAMS and self._port not in self._shared.registry.ports
 
     def asks_again(self, *, by_name: bool) -> bool:
         """Return whether the next message may ask for another name, however many came before.
 
         It may on a resolver's flow, and where a name rule admits the flow (`by_name`) and its requests can be read.
         """
-        if any(protocol.asked for protocol in self._at_port):
+        if self._exchange is not None and self._exchange.asked:
             return True
         return by_name and self.app in self._shared.registry.many_names
 
@@ -84,5 +83,7 @@ class Dissector:
                 yield fact
 
 
-def _layer(place: Place, shared: Shared) -> Layer:
-    return Datagrams(place, shared) if place.form is Form.DATAGRAM else Side(place, shared)
+def _layer(place: Place, shared: Shared, both: Both) -> Layer:
+    if place.form is Form.DATAGRAM:
+        return Datagrams(place, shared)
+    return Packets(place, shared) if place.form is Form.PACKET else Side(place, shared, both)

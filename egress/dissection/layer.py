@@ -1,4 +1,4 @@
-"""A layer of a flow: a stream or datagrams that are dissected, and those that a protocol in them carries.
+"""A layer of a flow: a stream, datagrams or packets that are dissected, and those that a protocol in them carries.
 
 Depth and cost of what is carried inside are bounded for each flow. No layer refers to what holds it, so a flow that is
 dropped is freed at once.
@@ -23,8 +23,11 @@ class Layer:
     __slots__ = ()
 
     def feed(self, data: bytes, direction: Direction) -> list[Fact]:
-        """Dissect the next bytes of a stream, in order, or the next datagram; return the facts that they complete."""
+        """Dissect the next bytes of a stream, in order, datagram or packet; return the facts that they complete."""
         raise NotImplementedError
+
+
+Both = dict[tuple[int, ...], Layer]  # by path
 
 
 class Shared:
@@ -32,7 +35,7 @@ class Shared:
 
     __slots__ = ("layer", "left", "protocols", "registry")
 
-    def __init__(self, registry: Registry, layer: Callable[[Place, Shared], Layer]) -> None:
+    def __init__(self, registry: Registry, layer: Callable[[Place, Shared, Both], Layer]) -> None:
         self.registry = registry
         self.layer = layer  # makes the layer for a form of bytes
         self.protocols: dict[type[StreamProtocol], StreamProtocol] = {}
@@ -54,25 +57,47 @@ class Shared:
 
 
 class Inside:
-    """All that the protocol of one layer carries, by channel."""
+    """All that the protocol of one layer carries, by channel.
 
-    __slots__ = ("_layers", "_place", "_shared")
+    A stream is in one direction. Datagrams and packets of a channel are one layer for both directions, and so in
+    `both`, which the two sides of a carrying stream have in common.
+    """
 
-    def __init__(self, place: Place, carrier: Carrier, shared: Shared) -> None:
-        self._place = place._replace(depth=place.depth + 1, carrier=carrier)
+    __slots__ = ("_both", "_place", "_shared", "_streams")
+
+    def __init__(self, place: Place, carrier: Carrier, shared: Shared, both: Both) -> None:
+        self._place = place._replace(carrier=carrier)
         self._shared = shared
-        self._layers: dict[tuple[int, Direction | None], Layer] = {}
+        self._both = both
+        self._streams: dict[tuple[int, Direction], Layer] = {}
 
     def feed(self, inner: Inner, direction: Direction) -> list[Fact]:
         """Dissect bytes of a channel. Beyond the bounds they are left out."""
-        shared = inner.form is Form.DATAGRAM  # both directions are one layer
-        key = inner.channel, None if shared else direction
-        layer = self._layers.get(key)
-        if inner.begins or (layer is None and shared):
-            if layer is None and len(self._layers) >= max(1, MAX_CHANNELS >> self._place.depth - 1):
-                return []
-            place = self._place._replace(form=inner.form, direction=direction)
-            layer = self._layers[key] = self._shared.layer(place, self._shared)
-        if layer is None or not self._shared.afford(len(inner.data)):
+        _, data, channel, begins = inner
+        layer = None if begins else self._streams.get((channel, direction))
+        if layer is None:
+            layer = self._begin(inner, direction)
+        if layer is None or not self._shared.afford(len(data)):
             return []
-        return layer.feed(inner.data, direction)
+        return layer.feed(data, direction)
+
+    def _begin(self, inner: Inner, direction: Direction) -> Layer | None:
+        """Return the layer for bytes that begin a stream, or for a datagram or packet, if there is room."""
+        if inner.form is Form.DATAGRAM or inner.form is Form.PACKET:
+            path = (*self._place.path, inner.channel)
+            layer = self._both.get(path)
+            if layer is None and len(self._both) < MAX_CHANNELS:
+                layer = self._both[path] = self._make(inner, direction, {})
+            return layer
+        key = inner.channel, direction
+        full = len(self._streams) >= max(1, MAX_CHANNELS >> self._place.depth)
+        if not inner.begins or (full and key not in self._streams):
+            return None
+        layer = self._streams[key] = self._make(inner, direction, self._both)
+        return layer
+
+    def _make(self, inner: Inner, direction: Direction, both: Both) -> Layer:
+        path = (*self._place.path, inner.channel)
+        return self._shared.layer(
+            self._place._replace(form=inner.form, direction=direction, path=path), self._shared, both
+        )

@@ -4,7 +4,7 @@ A protocol is one class in one file of `egress.dissection.protocols`, of one of 
 at the first bytes; a *follower* then turns the ordered bytes of one direction into events. A protocol that carries
 other bytes hands them back, and they are dissected like the flow's own:
 
-- `Inner`: bytes of a stream, or a datagram, that it carries while it goes on (an HTTP body);
+- `Inner`: bytes of a stream, a datagram or a packet that it carries while it goes on (an HTTP body);
 - `Rest`: the protocol is over, and another stream begins in its place (after CONNECT, after a SOCKS handshake);
 - `Lost`: the bytes are not that protocol after all.
 """
@@ -30,6 +30,10 @@ class Form(StrEnum):
     REQUEST = "request"  # the content of one message that asks for something
     ANSWER = "answer"  # the content of one message that answers
     DATAGRAM = "datagram"  # the payload of one packet that is not TCP
+    PACKET = "packet"  # one IP packet with its headers
+
+
+AFTER = -1  # in a path
 
 
 class Place(NamedTuple):
@@ -38,8 +42,13 @@ class Place(NamedTuple):
     form: Form
     direction: Direction
     proto: int  # IP protocol that carries the flow
-    depth: int = 0  # protocols around them
-    carrier: Carrier = ""  # the nearest of these
+    path: tuple[int, ...] = ()  # the channel in each protocol around them; AFTER: the stream that follows it
+    carrier: Carrier = ""  # the nearest of these protocols
+
+    @property
+    def depth(self) -> int:
+        """The number of protocols around the bytes."""
+        return len(self.path)
 
 
 class Identified(NamedTuple):
@@ -50,7 +59,7 @@ class Identified(NamedTuple):
 
 
 class Inner(NamedTuple):
-    """Bytes that a protocol carries. Each channel is a stream of its own, or a flow of datagrams."""
+    """Bytes that a protocol carries. Each channel is a stream of its own, or a flow of datagrams or packets."""
 
     form: Form
     data: bytes

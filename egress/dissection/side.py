@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from egress.dissection.layer import NESTING, Inside, Layer, Shared
+from egress.dissection.layer import NESTING, Both, Inside, Layer, Shared
 from egress.dissection.protocol import (
+    AFTER,
     Carrier,
     Fact,
     Follower,
@@ -31,10 +32,22 @@ HEAD_BYTES = 32768  # bytes kept of a direction until its protocol is identified
 class Side(Layer):
     """One direction of a stream. `opaque`: nothing more can be learnt from it."""
 
-    __slots__ = ("_candidates", "_carrier", "_ended", "_follower", "_head", "_inside", "_place", "_readers", "_shared")
+    __slots__ = (
+        "_both",
+        "_candidates",
+        "_carrier",
+        "_ended",
+        "_follower",
+        "_head",
+        "_inside",
+        "_place",
+        "_readers",
+        "_shared",
+    )
 
-    def __init__(self, place: Place, shared: Shared) -> None:
+    def __init__(self, place: Place, shared: Shared, both: Both) -> None:
         self._shared = shared
+        self._both = both
         self._begin(place)
 
     def _begin(self, place: Place, *, identified: bool = True) -> None:
@@ -104,18 +117,21 @@ class Side(Layer):
         return self._shared.registry.readers(self._place, beside)
 
     def _give_up(self, done: Reader) -> None:
-        self._ended = self._ended or done.opaque
         self._readers = [reader for reader in self._readers or () if reader is not done]
+        if done.opaque:
+            self._ended = True
+            if self._follower is not None:  # its protocol was a guess, the reader's is certain
+                self._follower.opaque = True
 
     def _carried(self, inner: Inner) -> list[Fact]:
         if self._inside is None:
-            self._inside = Inside(self._place, self._carrier, self._shared)
+            self._inside = Inside(self._place, self._carrier, self._shared, self._both)
         return self._inside.feed(inner, self._place.direction)
 
     def _over(self, step: Rest | Lost) -> list[Fact]:
         """The protocol ended, or was not this one: the bytes after it are a stream of their own, or lines."""
         if isinstance(step, Rest):
-            self._begin(self._place._replace(depth=self._place.depth + 1, carrier=self._carrier))
+            self._begin(self._place._replace(path=(*self._place.path, AFTER), carrier=self._carrier))
         else:
             self._begin(self._place, identified=False)
         return self.feed(step.data, self._place.direction) if step.data and self._shared.afford(len(step.data)) else []

@@ -25,6 +25,7 @@ from collections.abc import Mapping, Sequence
 
 from egress.dissection.events import Burst, Event
 from egress.dissection.registry import REGISTRY
+from egress.dissection.stream import SegmentOverflowError
 from egress.engine.flow import Flow, Key, flow_key, repeated_handshake
 from egress.engine.holds import Holds
 from egress.engine.judge import Judge
@@ -36,7 +37,6 @@ from egress.engine.refusals import Refusals
 from egress.engine.settling import Settling
 from egress.engine.signature import Signature
 from egress.engine.stage import Stage
-from egress.engine.stream import SegmentOverflowError
 from egress.engine.tracker import Tracker
 from egress.engine.verdicts import Verdicts
 from egress.errors import MalformedError

@@ -14,10 +14,10 @@ from collections.abc import Iterator
 
 from egress.dissection.dissector import Dissector
 from egress.dissection.events import Event
+from egress.dissection.stream import Stream, distance
 from egress.engine.evidence import Evidence
 from egress.engine.patterns import Scan
 from egress.engine.stage import Life
-from egress.engine.stream import Stream, distance
 from egress.limits import Limits
 from egress.model import (
     ACK,

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 from egress.dissection.dissector import Dissector
 from egress.dissection.events import Burst, Event, Inconsistent, Opened
+from egress.dissection.stream import SegmentOverflowError, Stream
 from egress.engine.flow import Flow
-from egress.engine.stream import SegmentOverflowError, Stream
 from egress.model import ACK, RST, SYN, TCP, URG, Direction, Mode, Packet
 
 

@@ -22,7 +22,7 @@ from egress.dissection.registry import Registry, load
 from egress.model import App, Direction
 
 MAGIC = b"BOX1"
-FORMS = {b"s": Form.STREAM, b"r": Form.REQUEST, b"a": Form.ANSWER, b"d": Form.DATAGRAM}
+FORMS = {b"s": Form.STREAM, b"r": Form.REQUEST, b"a": Form.ANSWER, b"d": Form.DATAGRAM, b"p": Form.PACKET}
 
 
 def box(data: bytes, kind: bytes = b"S", channel: int = 0, *, first: bool = True) -> bytes:

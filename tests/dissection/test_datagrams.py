@@ -48,8 +48,8 @@ def test_the_payload_of_any_protocol_but_tcp_is_a_datagram() -> None:
 
 
 def test_what_cannot_be_the_protocol_is_not_asked_again() -> None:
-    layer = Datagrams(Place(Form.DATAGRAM, OUT, ICMP), Shared(BOXES, Datagrams))
+    layer = Datagrams(Place(Form.DATAGRAM, OUT, ICMP), Shared(BOXES, lambda place, shared, _: Datagrams(place, shared)))
     assert layer.feed(bytes([0xC0, 0, 0, 0, 1]) + bytes(1300), OUT) == []
     assert App.QUIC not in {protocol.app for protocol in layer._candidates}
-    layer = Datagrams(Place(Form.DATAGRAM, OUT, UDP), Shared(BOXES, Datagrams))
+    layer = Datagrams(Place(Form.DATAGRAM, OUT, UDP), Shared(BOXES, lambda place, shared, _: Datagrams(place, shared)))
     assert layer.feed(bytes([0xC0, 0, 0, 0, 1]) + bytes(1300), OUT)[0] == Identified(App.QUIC)

@@ -163,6 +163,14 @@ def test_dns_queries_are_read_and_dns_never_becomes_opaque() -> None:
     assert dissector.app == "dns" and not dissector.opaque(UDP)
 
 
+def test_empty_datagrams_make_no_resolver_opaque() -> None:
+    """A resolver is listened to for ever: no number of datagrams may end that."""
+    dissector = Dissector(53)
+    for _ in range(20):
+        assert list(dissector.datagram(decode(udp(AGENT4, SERVER4, 999, 53, b"")), OUT)) == []
+    assert not dissector.opaque(UDP)
+
+
 def test_unknown_datagrams_become_opaque() -> None:
     dissector = Dissector()
     for _ in range(8):

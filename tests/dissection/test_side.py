@@ -5,7 +5,8 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from egress.dissection.layer import Shared
+from egress.dissection.events import SshSpoken
+from egress.dissection.layer import Both, Shared
 from egress.dissection.protocol import Fact, Form, Identified, Place, Reader
 from egress.dissection.registry import REGISTRY
 from egress.dissection.side import HEAD_BYTES, Side
@@ -73,13 +74,15 @@ class Thorough(Side):
         return whole
 
     def _give_up(self, done: Reader) -> None:
-        self._ended = self._ended or done.opaque
+        readers = self._readers
+        super()._give_up(done)
+        self._readers = readers
 
 
 def facts(kind: type[Side], talk: list[tuple[Direction, bytes]], sizes: list[int]) -> list[list[Fact]]:
     """The facts from each segment: `sizes` are those of the segments, the last size for all that are left."""
-    shared = Shared(REGISTRY, kind)
-    sides = [kind(Place(Form.STREAM, direction, TCP), shared) for direction in Direction]
+    shared, both = Shared(REGISTRY, kind), Both()
+    sides = [kind(Place(Form.STREAM, direction, TCP), shared, both) for direction in Direction]
     found, sizes = [], list(sizes)
     for direction, data in talk:
         while data:
@@ -99,14 +102,14 @@ def test_readers_that_are_made_late_and_given_up_early_lose_nothing(
 
 
 def test_no_reader_is_made_before_a_byte_comes_and_none_that_cannot_be_needed() -> None:
-    side = Side(Place(Form.STREAM, IN, TCP), Shared(REGISTRY, Side))
+    side = Side(Place(Form.STREAM, IN, TCP), Shared(REGISTRY, Side), {})
     assert side._readers is None
     side.feed(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n", IN)
     assert side._readers == []
 
 
 def test_a_candidate_that_cannot_match_any_more_is_given_up() -> None:
-    side = Side(Place(Form.STREAM, OUT, TCP), Shared(REGISTRY, Side))
+    side = Side(Place(Form.STREAM, OUT, TCP), Shared(REGISTRY, Side), {})
     side.feed(b"G", OUT)
     assert {protocol.app for protocol in side._candidates} == {App.HTTP}
     side.feed(b"%", OUT)
@@ -124,7 +127,19 @@ def test_at_most_one_protocol_claims_a_beginning() -> None:
 
 
 def test_an_inner_protocol_replaces_its_carrier() -> None:
-    side = Side(Place(Form.STREAM, OUT, TCP), Shared(REGISTRY, Side))
+    side = Side(Place(Form.STREAM, OUT, TCP), Shared(REGISTRY, Side), {})
     side._shared.left = 1000
     found = side.feed(b"\x05\x01\x00\x05\x01\x00\x03\x08pool.com\x0d\x05" + SUBSCRIBE, OUT)
     assert [fact.app for fact in found if isinstance(fact, Identified)] == [App.SOCKS, App.STRATUM]
+
+
+def test_a_line_protocol_that_is_certain_ends_what_was_a_guess() -> None:
+    """A line that looks like the beginning of a TLS hello, then SSH up to its encryption."""
+    side = Side(Place(Form.STREAM, OUT, TCP), Shared(REGISTRY, Side), {})
+    begin = b"\x80\x2e\x01\x03\x01\0\x15\0\0\0\x10\nSSH-1.5-x\n"
+    kinds = [type(fact) for fact in side.feed(begin, OUT)]
+    opaque = [side.opaque]
+    assert SshSpoken in kinds
+    assert side.feed(b"\xff" * 6, OUT) == []
+    assert [*opaque, side.opaque] == [False, True]
+    assert side.feed(b"\xff" * 40, OUT) == []

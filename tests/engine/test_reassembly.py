@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from egress.dissection.events import Event, Inconsistent, Opened, SshSpoken
+from egress.dissection.stream import SegmentOverflowError
 from egress.engine.flow import Flow
 from egress.engine.reassembly import events
-from egress.engine.stream import SegmentOverflowError
 from egress.limits import Limits
 from egress.model import Action, Mode, Reason, Verdict
 from egress.wire.packet import decode

@@ -8,8 +8,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from egress.dissection.events import Burst, Inconsistent
+from egress.dissection.stream import Stream
 from egress.engine.signature import FlowView
-from egress.engine.stream import Stream
 from egress.model import EVIDENCE_BYTES, Direction, Severity
 from signatures.evasion_overlap import EvasionOverlap
 

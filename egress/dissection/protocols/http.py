@@ -68,7 +68,7 @@ class _Messages(Follower):
         for item in items:
             if isinstance(item, Body):
                 if item.data:
-                    steps.append(Inner(self._content, item.data, begins=self._begins))
+                    steps.append(Inner(self._content, item.data, 0, self._begins))
                     self._begins = False
             elif isinstance(item, Opaque):
                 steps.append(Rest(item.data))

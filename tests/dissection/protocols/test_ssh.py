@@ -7,7 +7,7 @@ from egress.dissection.protocol import Form, Identified, Place
 from egress.dissection.protocols.ssh import Ssh
 from egress.model import TCP, App, Direction
 
-STREAM, BODY = Place(Form.STREAM, Direction.OUT, TCP), Place(Form.ANSWER, Direction.IN, TCP, 1, App.HTTP)
+STREAM, BODY = Place(Form.STREAM, Direction.OUT, TCP), Place(Form.ANSWER, Direction.IN, TCP, (0,), App.HTTP)
 NEWKEYS = b"\0\0\0\x0c\x0a\x15" + bytes(10)
 
 

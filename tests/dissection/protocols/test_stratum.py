@@ -9,7 +9,7 @@ from egress.dissection.protocol import Carrier, Fact, Form, Identified, Place
 from egress.dissection.protocols.stratum import Stratum
 from egress.model import EVIDENCE_BYTES, TCP, App, Direction
 
-STREAM, BODY = Place(Form.STREAM, Direction.OUT, TCP), Place(Form.REQUEST, Direction.OUT, TCP, 1, App.HTTP)
+STREAM, BODY = Place(Form.STREAM, Direction.OUT, TCP), Place(Form.REQUEST, Direction.OUT, TCP, (0,), App.HTTP)
 SUBSCRIBE = b'{"id":1,"method":"mining.subscribe","params":["cgminer/4.11",null,"pool.example.org","3333"]}\n'
 
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from egress.engine.stream import MAX_PENDING, SegmentOverflowError, Stream, distance
+from egress.dissection.stream import MAX_PENDING, SegmentOverflowError, Stream, distance
 
 CAPACITY = 65536
 
@@ -174,3 +174,13 @@ def test_nothing_makes_it_raise_or_grow(is_strict: bool, early: bool, segments: 
         stream.acknowledge(seq)
         assert stream.waiting == sum(map(len, stream.pending.values())) <= 500 + 50
         assert stream.held() >= 0
+
+
+def test_what_is_forgotten_is_compared_no_more() -> None:
+    stream = Stream(strict=False, capacity=100)
+    stream.start(10)
+    assert stream.feed(10, b"abc") == b"abc"
+    stream.forget()
+    assert stream.held() == 0
+    assert stream.feed(10, b"xyzdef") == b"def"
+    assert stream.conflict is None

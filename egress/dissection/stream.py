@@ -114,6 +114,11 @@ class Stream:
             del self.history[:done]
             self.base = self.acked
 
+    def forget(self) -> None:
+        """Forget all that was delivered: later segments are not compared with it."""
+        self.history.clear()
+        self.base = self.next
+
     def held(self) -> int:
         """The bytes of memory that this stream takes."""
         return len(self.history) + self.waiting + len(self.pending) * PENDING_COST
