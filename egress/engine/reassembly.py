@@ -19,10 +19,11 @@ def events(
     Raises SegmentOverflowError for a segment that cannot be put in order, and so must not pass.
     """
     if packet.proto != TCP:
+        dissector = _dissector(flow)
         if not flow.opened:
             flow.open()
             yield Opened(flow.start, ts)
-        yield from _dissector(flow).datagram(packet, direction)
+        yield from dissector.datagram(packet, direction)
     else:
         if flow.streams is None:
             strict = flow.who.mode is not Mode.MONITOR
@@ -47,6 +48,8 @@ def _segment(
     flow: Flow, streams: tuple[Stream, Stream], packet: Packet, ts: float, direction: Direction
 ) -> Iterator[Event]:
     stream, other = streams[direction], streams[1 - direction]
+    # Taken before any event: a finding on one releases the flow, which must not get another dissector for the rest.
+    dissector = _dissector(flow) if packet.payload or packet.missing else flow.dissector
     if packet.flags & URG and stream.strict:  # Linux takes the urgent byte out of the stream that it delivers
         raise SegmentOverflowError("urgent data: the receiver would read other bytes than the inspection")
     seq = packet.seq
@@ -65,11 +68,11 @@ def _segment(
             yield Inconsistent(direction, *stream.conflict)
             stream.conflict = None
         if data:
-            yield from _dissector(flow).feed(direction, data)
+            yield from (dissector or _dissector(flow)).feed(direction, data)
     if packet.flags & ACK:
         data = other.acknowledge(packet.ack)
         if data:
-            yield from _dissector(flow).feed(Direction(1 - direction), data)
+            yield from (dissector or _dissector(flow)).feed(Direction(1 - direction), data)
 
 
 def answers(flow: Flow, packet: Packet, direction: Direction, caller: Stream) -> bool:

@@ -9,9 +9,11 @@ from egress.dissection.stream import SegmentOverflowError
 from egress.engine.flow import Flow
 from egress.engine.reassembly import events
 from egress.limits import Limits
-from egress.model import Action, Mode, Reason, Verdict
+from egress.model import Action, Direction, Mode, Reason, Verdict
 from egress.wire.packet import decode
 from tests.traffic import START, Talk, agent
+
+OUT = Direction.OUT
 
 
 def feed(talk: Talk, mode: Mode = Mode.ENFORCE) -> list[Event]:
@@ -60,3 +62,20 @@ def test_data_before_the_answer_is_not_taken() -> None:
 def test_bytes_come_in_order_and_a_contradiction_is_an_event() -> None:
     talk = Talk().open().raw_client(4, b"2.0-x\r\n").raw_client(0, b"SSH-").raw_client(0, b"ssh-")
     assert [type(event) for event in feed(talk)] == [Opened, SshSpoken, Inconsistent]
+
+
+@pytest.mark.parametrize("mode", [Mode.ENFORCE, Mode.MONITOR])
+def test_a_flow_that_an_event_releases_gets_no_other_dissector_for_the_rest_of_the_segment(mode: Mode) -> None:
+    """The dissector that read the beginning of the segment reads the rest of it, too."""
+    talk = Talk().open().raw_client(0, b"XXXX").raw_client(0, b"SSH-2.0-x\r\n")
+    first = decode(talk.steps[0].raw)
+    flow = Flow(agent(mode=mode), (first.proto, first.src, talk.sport, first.dst, talk.dport), first, START, OUT)
+    flow.decide(Verdict(Action.ACCEPT, Reason.DEFAULT))
+    seen: list[type] = []
+    for number, step in enumerate(talk.steps):
+        packet = decode(step.raw)
+        for event in events(flow, packet, START + number, step.direction, Limits().stream_buffer, burst=False):
+            seen.append(type(event))
+            if isinstance(event, Inconsistent):
+                flow.release()
+    assert seen == [Opened, Inconsistent] and flow.dissector is None
