@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+
 import pytest
 
 from egress.dissection.events import Event, Inconsistent, Opened, SshSpoken
@@ -11,7 +13,7 @@ from egress.engine.reassembly import events
 from egress.limits import Limits
 from egress.model import Action, Direction, Mode, Reason, Verdict
 from egress.wire.packet import decode
-from tests.traffic import START, Talk, agent
+from tests.traffic import START, Talk, agent, client_hello, engine
 
 OUT = Direction.OUT
 
@@ -79,3 +81,42 @@ def test_a_flow_that_an_event_releases_gets_no_other_dissector_for_the_rest_of_t
             if isinstance(event, Inconsistent):
                 flow.release()
     assert seen == [Opened, Inconsistent] and flow.dissector is None
+
+
+def test_a_flow_without_payload_has_no_dissector() -> None:
+    """A scan opens thousands of connections that never say a word."""
+    talk = Talk().open()
+    first = decode(talk.steps[0].raw)
+    flow = Flow(agent(), (first.proto, first.src, talk.sport, first.dst, talk.dport), first, START, Direction.OUT)
+    flow.decide(Verdict(Action.ACCEPT, Reason.DEFAULT))
+    for step in talk.steps:
+        list(events(flow, decode(step.raw), START, step.direction, Limits().stream_buffer, burst=False))
+    assert flow.dissector is None
+    last = decode(talk.client(b"x").steps[-1].raw)
+    list(events(flow, last, START, Direction.OUT, Limits().stream_buffer, burst=False))
+    assert flow.dissector is not None
+
+
+@pytest.mark.parametrize(
+    "said, answered",
+    [
+        (b"GET / HTTP/1.1\r\nHost: a\r\n\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"),
+        (client_hello("www.example.org"), b"\x16\x03\x03\x00\x04\x02\x00\x00\x00"),
+        (b"SSH-2.0-Go\r\n", b"SSH-2.0-Go\r\n"),
+        (b'{"id":1,"method":"mining.subscribe","params":["cgminer/4.11"]}\n', b""),
+        (b"hello", b"world"),
+    ],
+)
+def test_a_closed_flow_is_freed_without_the_garbage_collector(said: bytes, answered: bytes) -> None:
+    judge, who = engine(), agent()
+    Talk(sport=1).open().client(b"x").reset().play(judge, who)  # what is made once is made now
+    gc.collect()
+    gc.disable()
+    try:
+        Talk(sport=2).open().client(said).server(answered).reset().play(judge, who)
+        assert judge.stats()["live_flows"] == 2
+        judge.tick(START + 10**6)
+        assert judge.stats()["live_flows"] == 0
+        assert gc.collect() == 0
+    finally:
+        gc.enable()

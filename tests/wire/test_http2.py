@@ -42,7 +42,7 @@ def read(*frames: bytes) -> list[H2Request]:
 
 
 def a_connection() -> tuple[bytes, list[H2Request]]:
-    """What an ordinary client sends: three requests that share the compression, content, trailers, other frames."""
+    """The frames of an ordinary client: three requests that share the compression, content, trailers, other frames."""
     encoder = Encoder()
     data = BEGIN + frame(WINDOW_UPDATE, b"\0\1\0\0") + frame(SETTINGS, flags=1)
     data += request(get("A.Example:8080", ("user-agent", "x" * 50)), 1, encoder, END_HEADERS | END_STREAM)
@@ -196,7 +196,7 @@ def test_mutated_connections_however_cut(changes: list[tuple[int, int]], size: i
 
 
 def only_requests(data: bytes, size: int = 1 << 20) -> bool:
-    """Whether it is well-formed."""
+    """Read all requests, each of which must be well-formed; return whether the connection was, too."""
     stream = H2RequestStream()
     with suppress(MalformedError):
         for at in range(0, len(data), size):

@@ -1,4 +1,4 @@
-"""What json-c reads beyond RFC 8259 is read, a whole line at a time; what is strict is left to the strict reader."""
+"""Lines that json-c accepts beyond RFC 8259 are read whole; strict ones are left to the strict reader."""
 
 from __future__ import annotations
 

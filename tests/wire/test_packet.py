@@ -113,7 +113,7 @@ UPPER = {6: TCP, 17: UDP, 47: GRE, 58: ICMPv6EchoRequest, 132: SCTP}
 
 
 def seen_by_scapy(raw: bytes) -> tuple[object, ...]:
-    """What scapy reads of a packet, in the fields of `Packet` without payload."""
+    """The fields of `Packet` without payload as scapy reads them."""
     ip = (IP if raw[0] >> 4 == 4 else IPv6)(raw)
     src, dst = (raw[12:16], raw[16:20]) if ip.version == 4 else (raw[8:24], raw[24:40])
     upper: Any = ip

@@ -47,7 +47,7 @@ def records(message: bytes, size: int = MAX_RECORD) -> bytes:
 
 
 def made_by_openssl(name: str, alpn: list[str]) -> bytes:
-    """What a real TLS library sends first."""
+    """The first bytes of a real TLS library."""
     context, out = ssl.create_default_context(), ssl.MemoryBIO()
     context.set_alpn_protocols(alpn)
     with suppress(ssl.SSLWantReadError):
