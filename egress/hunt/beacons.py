@@ -37,7 +37,7 @@ class Level:
         self._dropped = 0
 
     def long_enough(self, stored: Iterable[Series], notes: list[str], agents: int = 1) -> Iterator[Series]:
-        """The series with enough flows and agents, which are counted; a note tells of those that were cut."""
+        """The series with enough flows and agents, which are counted. A note mentions those that were cut."""
         cut = 0
         for series in stored:
             cut += series.omitted > 0

@@ -38,7 +38,7 @@ Floats = npt.NDArray[np.float64]
 _Indices = npt.NDArray[np.int64]
 
 NULL_SHAPES = (1.0, 2.0, NULL_SHAPE)
-SHAPES = (8.0, *SHORT_SHAPES)  # over days a beacon of shape 8 is told from work, too
+SHAPES = (8.0, *SHORT_SHAPES)  # over days a beacon of shape 8 differs from work, too
 NULL_NOISE = (0.0, 0.05, 0.25)  # e of the null; the alternatives' follow
 NOISE = (0.02, 0.1, 0.25)
 SKIPS = (0.85, 0.1, 0.035, 0.015)  # w_m: of seven beats one is missed, two or three in a row seldom

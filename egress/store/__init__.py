@@ -1,1 +1,1 @@
-"""The database: tables, recorder, readers. Only here is SQL spoken."""
+"""The database: tables, recorder, readers, edits. No other room uses SQL."""

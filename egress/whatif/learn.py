@@ -209,7 +209,7 @@ class _Lesson:
         return asked, refused
 
     def _resolvable(self, book: Rulebook, group: FlowGroup) -> tuple[bool, str]:
-        """Whether the query is allowed, and the rule that denies it."""
+        """Judge a query; returns True if it is allowed, and the rule that denies it."""
         if not self._gate_queries:
             return True, ""
         name = canonical(query_of(group))

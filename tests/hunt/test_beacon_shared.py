@@ -17,7 +17,7 @@ ID = "beacon.shared"
 
 
 def _in_turns(agents: int) -> list[FlowRecord]:
-    """One call every half hour, of whichever agent."""
+    """One call every half hour, by a changing agent."""
     rng = np.random.default_rng(1)
     beats = week(beacon(rng, 1800, 0.2, 400))
     whose = rng.integers(0, agents, len(beats))

@@ -1,4 +1,4 @@
-"""What hunters of beacons share: the level that many series need, and words."""
+"""Shared by hunters of beacons: the level of evidence for many series, and words."""
 
 from __future__ import annotations
 

@@ -87,7 +87,7 @@ def test_a_flow_of_many_questions_is_said_to_hide_names(tmp_path: Path) -> None:
 
 
 def test_long_names_in_one_flow_are_known_by_size(tmp_path: Path) -> None:
-    """Only the last name is stored; 400 questions names of 100 bytes take more than any header does."""
+    """The last name alone is stored; 400 queries with names of 100 bytes are larger than any header."""
     packets = 400
     tunnel = query(1.0, "x.t.example.net", packets_out=packets, bytes_out=packets * (105 + 100))
     forwarder = [query(2.0, "www.example.org", packets_out=5000, bytes_out=5000 * (57 + 28 + 30), dst="2001:db8::53")]

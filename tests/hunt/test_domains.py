@@ -1,4 +1,4 @@
-"""What a destination is called."""
+"""The names of destinations."""
 
 from __future__ import annotations
 

@@ -74,7 +74,7 @@ def test_a_rule_that_exempts_something_else_does_not(tmp_path: Path) -> None:
 
 
 class _Imagining:
-    """Brings a lead whose flow nobody stored."""
+    """Returns a lead whose flow is not stored."""
 
     id, technique, about = "beacon.imagined", "T1071", "nothing"
 

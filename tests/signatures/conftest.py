@@ -17,7 +17,7 @@ from egress.wire.stratum import classify
 
 @dataclass
 class Flow:
-    """One TCP flow of the agent to 203.0.113.9:443, unless told otherwise."""
+    """One TCP flow of the agent to 203.0.113.9:443, unless given otherwise."""
 
     agent: str = "a"
     proto: int = TCP

@@ -45,7 +45,7 @@ def database_url(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def config(tmp_path: Path, database_url: str) -> Config:
-    """With a journal directory, for those who record."""
+    """A config with a journal directory, for tests of recording."""
     (tmp_path / "journal").mkdir()
     return Config(state_dir=tmp_path, database=database_url)
 
@@ -59,7 +59,7 @@ def engine(database_url: str) -> Iterator[Engine]:
 
 @pytest.fixture
 def sqlite_engine(sqlite_url: str) -> Iterator[Engine]:
-    """For what only SQLite has."""
+    """A database for features of SQLite alone."""
     opened = open_database(sqlite_url)
     yield opened
     opened.dispose()
@@ -67,7 +67,7 @@ def sqlite_engine(sqlite_url: str) -> Iterator[Engine]:
 
 @pytest.fixture
 def postgresql_engine(postgresql_url: str) -> Iterator[Engine]:
-    """For what only PostgreSQL has."""
+    """A database for features of PostgreSQL alone."""
     opened = open_database(postgresql_url)
     yield opened
     opened.dispose()

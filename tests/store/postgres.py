@@ -97,7 +97,7 @@ class Server:
             time.sleep(0.02)
 
     def stop(self) -> None:
-        """As an administrator would who does not wait for clients."""
+        """Stop the server as an administrator does who does not wait for clients."""
         if self._process is not None:
             self._process.send_signal(signal.SIGINT)
             self._process.wait(SECONDS)

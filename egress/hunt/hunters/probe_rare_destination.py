@@ -75,15 +75,15 @@ class ProbeRareDestination:
 def _visits(history: History, notes: list[str]) -> dict[str, dict[str, _Visit]]:
     """The traffic by destination, then agent."""
     visits: dict[str, dict[str, _Visit]] = {}
-    told = others = 0
+    known = others = 0
     for row in history.traffic(everyone=True):
         place = destination(row.said, row.bound, row.dst)
         visit = visits.get(place, {}).get(row.agent)
         if visit is None:
-            if told >= MAX_DESTINATIONS:
+            if known >= MAX_DESTINATIONS:
                 others += row.flows
                 continue
-            told += 1
+            known += 1
             visit = visits.setdefault(place, {})[row.agent] = _Visit()
         visit.add(row)
     if others:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import sqlalchemy as sa
@@ -31,12 +31,17 @@ class Micros(TypeDecorator[float]):
     def process_bind_param(self, value: float | None, dialect: Dialect) -> int | None:
         return None if value is None else micros(value)
 
-    def process_result_value(self, value: int | None, dialect: Dialect) -> float | None:
-        if value is None:
-            return None
-        if type(value) is not int or not 0 <= value < END_OF_TIME:
-            raise DamagedDataError(f"{value!r:.40} is not a time in microseconds")
+    # The processor itself: a `process_result_value` would be called through another function for each value.
+    def result_processor(self, dialect: Dialect, coltype: object) -> Callable[[int | None], float | None]:
+        return _seconds
+
+
+def _seconds(value: int | None) -> float | None:
+    if type(value) is int and 0 <= value < END_OF_TIME:
         return value / 1_000_000
+    if value is None:
+        return None
+    raise DamagedDataError(f"{value!r:.40} is not a time in microseconds")
 
 
 class Plain(TypeDecorator[str]):
@@ -65,13 +70,17 @@ class Names(TypeDecorator[tuple[str, ...]]):
     def process_bind_param(self, value: tuple[str, ...] | None, dialect: Dialect) -> str | None:
         return None if value is None else json.dumps([plain(each) for each in value])
 
-    def process_result_value(self, value: str | None, dialect: Dialect) -> tuple[str, ...] | None:
-        if value is None or value == "[]":
-            return None if value is None else ()
-        names = _array(value)
-        if not all(isinstance(name, str) for name in names):
-            raise DamagedDataError(f"{value!r:.40} is not a JSON array of strings")
-        return tuple(names)
+    def result_processor(self, dialect: Dialect, coltype: object) -> Callable[[str | None], tuple[str, ...] | None]:
+        return _strings
+
+
+def _strings(value: str | None) -> tuple[str, ...] | None:
+    if value is None or value == "[]":
+        return None if value is None else ()
+    names = _array(value)
+    if not all(isinstance(name, str) for name in names):
+        raise DamagedDataError(f"{value!r:.40} is not a JSON array of strings")
+    return tuple(names)
 
 
 class Ports(TypeDecorator[tuple[tuple[int, int], ...]]):

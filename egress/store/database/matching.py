@@ -54,7 +54,7 @@ def inside(column: sa.ColumnElement[str], network: _Network) -> sa.ColumnElement
 
 
 def for_dialect(*, sqlite: sa.ColumnElement[bool], postgresql: sa.ColumnElement[bool]) -> sa.ColumnElement[bool]:
-    """One condition in two forms, for each database the form that uses an index."""
+    """A condition in two forms, for each database the form that uses an index."""
     return _ForDialect(sqlite, postgresql)
 
 

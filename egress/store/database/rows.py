@@ -43,7 +43,7 @@ def decode_first(kind: Callable[..., _T], rows: Iterable[Sequence[Any]]) -> _T |
     return next(decode(kind, rows), None)
 
 
-def checked(rows: Iterable[Sequence[Any]], *columns: type | UnionType) -> Iterator[Sequence[Any]]:
+def checked(rows: Iterable[Sequence[Any]], *columns: type | UnionType) -> Iterator[tuple[Any, ...]]:
     """The rows, each value of its column's type. Raises DamagedDataError."""
     names = tuple(f"column {number}" for number in range(1, len(columns) + 1))
     return _checked(rows, names, tuple(map(_alternatives, columns)))
@@ -58,12 +58,12 @@ def whole(value: Any) -> int:
         return number
 
 
-def _checked(rows: Iterable[Sequence[Any]], names: tuple[str, ...], expected: _Types) -> Iterator[Sequence[Any]]:
+def _checked(rows: Iterable[Sequence[Any]], names: tuple[str, ...], expected: _Types) -> Iterator[tuple[Any, ...]]:
     good = _known.setdefault(expected, set())
     left = iter(rows)
     while True:
         try:
-            row = next(left)
+            row = tuple(next(left))  # read twice below, which is slower from a Row
         except StopIteration:
             return
         except _UNREADABLE as error:

@@ -37,7 +37,7 @@ class StoredAgent:
 
 
 def add_agent(connection: Connection, actor: Actor, stored: StoredAgent, ts: float | None = None) -> StoredAgent:
-    """Add an agent and return it as stored. Raises ConflictError where the name is taken, InputError for a bad name,
+    """Add an agent and return it as stored. Raises ConflictError if the name is taken, InputError for a bad name,
     network,
     label, budget or attachment.
     """

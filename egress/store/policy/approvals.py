@@ -113,7 +113,7 @@ def approve(
     """Approve: makes a rule for exactly this agent and destination (and protocol and port, unless it is a query).
 
     `expires` comes from `ruletext.parse_expiry`. If an equal rule is in force, that one is used.
-    Raises NotFoundError; ConflictError, which names who decided first, or after its time; InputError where no rule
+    Raises NotFoundError; ConflictError, which names who decided first, or after its time; InputError if no rule
     can say it.
     """
     old = _undecided(connection, id, ts)

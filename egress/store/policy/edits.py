@@ -66,7 +66,7 @@ class Edit:
         """Replace the rule with this id; id, position and time of creation stay.
 
         A rule that becomes a `once` rule gets the current time, so that earlier flows do not count.
-        Raises NotFoundError; ConflictError where it is not of the allowlist, or a rule in force says the same.
+        Raises NotFoundError; ConflictError if it is not of the allowlist, or a rule in force says the same.
         """
         (old,) = self._editable([id])
         created = self._ts if rule.once and not old.rule.once else old.rule.created
@@ -77,7 +77,7 @@ class Edit:
         return self._change([old], [new], ALLOWLIST)[0]
 
     def remove(self, ids: Iterable[str]) -> tuple[StoredRule, ...]:
-        """Remove rules from the allowlist. Raises NotFoundError, ConflictError where one is not of the
+        """Remove rules from the allowlist. Raises NotFoundError, ConflictError if one is not of the
         allowlist.
         """
         gone = self._editable(list(dict.fromkeys(ids)))
@@ -87,7 +87,7 @@ class Edit:
     def sync(self, source: str, listed: Sequence[Rule], host: str = "") -> bool:
         """Make these the rules of a source (the file or a sandbox of one host), in this order; False: no change.
 
-        Raises ConflictError where an id is taken by a rule of another source.
+        Raises ConflictError if an id is taken by a rule of another source.
         """
         listed = [_storable(rule) for rule in listed]
         mine = (rules.c.source == source, rules.c.host == host)
@@ -108,7 +108,7 @@ class Edit:
     def restore(self, version: int) -> bool:
         """Restore the allowlist of a version; False if nothing changes.
 
-        Raises NotFoundError for a version there was not, ConflictError where another source has taken the id of a rule.
+        Raises NotFoundError for a version there was not, ConflictError if another source has taken the id of a rule.
         """
         if self._connection.scalar(sa.select(policies.c.version).where(policies.c.version == version)) is None:
             raise NotFoundError(f"there is no version {version} of the policy", str(version))

@@ -28,7 +28,7 @@ _Column = sa.ColumnElement[Any]
 
 @dataclass(frozen=True, slots=True)
 class Count:
-    """One group. With a key of findings only flows with findings count, and the times are those of the findings.
+    """A group. With a key of findings only flows with findings count, and the times are those of the findings.
 
     With a key of steps a flow (or finding) counts in each step that was under way, or in the empty group if none was.
     """
@@ -48,7 +48,7 @@ class _Key:
     text: Callable[..., str] = str  # from the values of the columns
     of_findings: bool = False
     of_processes: bool = False
-    of_steps: str = ""  # a column of steps; `columns` then only tells how many columns there are
+    of_steps: str = ""  # a column of steps; `columns` then only gives the number of columns
 
 
 def _of(column: _Column, *, of_findings: bool = False) -> _Key:

@@ -52,7 +52,7 @@ def list_anomalies(
 
 
 def anomaly_key(record: AnomalyRecord) -> tuple[str, ...]:
-    """The part of an anomaly's key that tells it from others of the same time."""
+    """The part of an anomaly's key that identifies it among those of the same time."""
     return record.agent, record.reason, record.detail, record.src, record.dst, record.proto
 
 

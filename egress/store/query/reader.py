@@ -132,7 +132,7 @@ def flow_ids(engine: Engine, prefix: str, limit: int = 10) -> tuple[str, ...]:
 
 
 def findings_of(engine: Engine, flow_id: str) -> tuple[FindingRecord, ...]:
-    """One flow's findings, oldest first."""
+    """The findings of a flow, oldest first."""
     with engine.connect() as connection:
         return tuple(_findings(connection, [flow_id], 0.0).get(flow_id, ()))
 

@@ -33,7 +33,7 @@ class Selection:
 
     @property
     def narrow(self) -> bool:
-        """Whether it asks for anything but a time and an agent."""
+        """True if it asks for more than a time and an agent."""
         return bool(self.query) or any(field != "agent" for field, _ in self.terms)
 
     def flows(self) -> Condition:

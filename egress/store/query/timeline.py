@@ -36,7 +36,7 @@ class Axis:
 
 @dataclass(slots=True)
 class Activity:
-    """One agent's activity, a number for each step of the axis. A flow counts, with all its bytes, where it began."""
+    """The activity of an agent, a number for each step. A flow counts, with its bytes, in the step where it began."""
 
     agent: str
     flows: list[int]

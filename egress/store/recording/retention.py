@@ -88,7 +88,7 @@ def prune(engine: Engine, wanted: Cuts, patience: float = PATIENCE) -> Iterator[
 
 
 def gone(connection: Connection) -> dict[str, Pruned]:
-    """What was pruned so far, by table."""
+    """The sums of all pruned records, by table."""
     query = sa.select(pruned.c.records, pruned.c.count, pruned.c.before, pruned.c.time)
     return {each.table: each for each in decode(Pruned, connection.execute(query))}
 

@@ -23,7 +23,7 @@ _NAME = re.compile(r"(?P<writer>.+)-(?P<start>[0-9]{1,20})\.jsonl", re.ASCII)
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """One file of the journal, as it was when the directory was listed."""
+    """A file of the journal, as it was when the directory was listed."""
 
     path: Path
     size: int  # bytes
@@ -93,7 +93,7 @@ def usage(directory: Path) -> int:
 
 
 def read(segment: Segment, offset: int, most: int = BATCH_BYTES) -> bytes:
-    """Up to `most` bytes from `offset`, not beyond the size the segment was listed with. Raises OSError."""
+    """Read at most `most` bytes from `offset`, not beyond the listed size of the segment. Raises OSError."""
     descriptor = os.open(segment.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         return os.pread(descriptor, min(most, segment.size - offset), offset)

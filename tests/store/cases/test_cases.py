@@ -47,7 +47,7 @@ def capture(path: Path, text: str) -> Path:
 
 
 def keep(case: Engine, path: Path, records: list[Record], *rules: Rule, finish: bool = True) -> int:
-    """Returns how many flows other captures have as well."""
+    """Store records of a capture; returns the number of flows that other captures have as well."""
     source = examine(path)
     begun = begin(case, source, rules, [])
     assert not begun.stored

@@ -1,4 +1,4 @@
-"""Watching: what anybody commits is seen at once, nothing is seen that was not, and a lost database is said."""
+"""The watch: each commit is seen at once, nothing else is, and a lost database is reported."""
 
 from __future__ import annotations
 

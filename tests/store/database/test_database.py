@@ -94,7 +94,7 @@ def test_the_tables_refuse_values_the_model_does_not_know(engine: Engine) -> Non
 
 
 def test_edits_come_one_after_another(engine: Engine) -> None:
-    """What an edit reads at its start is still so when it writes; records wait for no edit on PostgreSQL."""
+    """Rows that an edit has read do not change before it writes; on PostgreSQL records do not wait for edits."""
     steps = []
 
     def edit(name: str, seconds: float) -> None:

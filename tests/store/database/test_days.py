@@ -1,4 +1,4 @@
-"""The days of the record tables on PostgreSQL: made when needed, by whoever comes first, and never in anybody's way."""
+"""The days of the record tables on PostgreSQL: made when needed, by any process, without blocking others."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def _store(engine: Engine, *records: object) -> None:
 
 @contextmanager
 def _reader(engine: Engine) -> Iterator[None]:
-    """Somebody who reads on and on."""
+    """A reader that does not end."""
     with engine.connect() as connection:
         connection.execute(sa.select(flows).limit(1))
         yield

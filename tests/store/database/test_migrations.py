@@ -177,7 +177,7 @@ def test_opening_a_database_of_the_first_version_upgrades_it_in_place(engine: En
 
 
 def test_back_to_the_first_version_with_data(engine: Engine, database_url: str) -> None:
-    """What it does not know becomes the nearest it has; what tells two anomalies apart is kept."""
+    """Values that it does not know become the nearest ones; anomalies that differ stay different."""
     flows = [samples.numbered(number, reason=reason) for number, reason in enumerate(Reason)]
     flows += [samples.numbered(90, action=Action.HOLD, mode=Mode.ASK)]
     odd = [replace(samples.ANOMALY, reason=reason, count=number) for number, reason in enumerate(Reason, 1)]
@@ -345,7 +345,7 @@ def test_checkpoints_of_hosts_become_the_one_that_has_read_least(engine: Engine)
 
 
 def test_two_rules_of_one_id_in_a_document_are_both_kept(engine: Engine) -> None:
-    """One of the file, and one of a sandbox that spells the same with its name."""
+    """A rule of the file, and one of a sandbox whose name makes the same id."""
     _migrate(engine, "-base", "+0002")
     _fill(engine, {"policies": [(1, "x", 1, "root", _document({**OLD, "id": "rome:old"}, OWN))]})
     _migrate(engine, "+head")

@@ -1,4 +1,4 @@
-"""One shape a thing: every dataclass has its table, field for column, and comes back as it went in."""
+"""Dataclasses and tables: each dataclass has a table, field for column, and is read back unchanged."""
 
 from __future__ import annotations
 

@@ -95,7 +95,7 @@ def test_nor_all_at_once(postgresql_engine: Engine) -> None:
 
 
 def _unguard(connection: Connection) -> None:
-    """What the owner of the database can do."""
+    """Remove the triggers, as the owner of the database can."""
     if connection.dialect.name == "sqlite":
         for name in ("audit_update", "audit_delete", "audit_insert"):
             connection.exec_driver_sql(f"DROP TRIGGER {name}")

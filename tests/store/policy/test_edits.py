@@ -55,7 +55,7 @@ def test_any_edits(sqlite_engine: Engine, edits: list[list[tuple[object, ...]]])
 
 
 def _step(connection: Connection, edit: Edit, name: str, arguments: list[object], live: dict[str, Rule]) -> None:
-    """Do it, and tell the model only what the call itself promised."""
+    """Run an operation, and update the model by its documented effect alone."""
     if name == "add":
         live |= {each.rule.id: each.rule for each in edit.add(arguments[0])}  # type: ignore[arg-type]
     elif name == "remove":

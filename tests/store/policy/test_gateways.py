@@ -1,4 +1,4 @@
-"""Several gateways at one database: a name is one gateway's, and what is one host's is no other's."""
+"""Several gateways at one database: one gateway has a name, and rows of a host are not those of another."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tokens: shown once, never kept; over when revoked or expired; hostile text is nobody's."""
+"""Tokens: shown once, never stored; not valid once revoked or expired; hostile text is not valid."""
 
 from __future__ import annotations
 

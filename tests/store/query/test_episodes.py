@@ -105,7 +105,7 @@ def test_a_flow_from_before_that_is_still_alive_is_shown_apart(engine: Engine) -
 
 
 def test_parallel_steps_of_two_episodes(engine: Engine) -> None:
-    """What began in both is in both, and no time with any tool running counts as without."""
+    """Events that began in both are in both, and a time with a running tool is never a gap."""
     keep(engine, [step("a", 0, 10), step("b", 5, 15, episode="f")], [at(7), at(12), at(17)])
     mine, theirs = story(engine), story(engine, "f")
     assert [(part.number, part.traffic.flows) for part in mine.parts] == [(1, 1), (0, 1)]
@@ -245,7 +245,7 @@ def test_a_long_episode_answers_in_bounded_time(sqlite_url: str) -> None:
 
 
 def test_samples_step_is_one_that_make_makes() -> None:
-    """What other tests store is of the form that is stored."""
+    """The samples of other tests have the form of stored steps."""
     sample = samples.STEP
     again = make(
         sample.agent, episode=sample.episode, id=sample.id, tool=sample.tool, summary=sample.summary,

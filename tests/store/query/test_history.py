@@ -198,7 +198,7 @@ def test_a_flow_may_name_any_rule_and_version(engine: Engine) -> None:
 @settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(records=st.lists(samples.flows, max_size=12))
 def test_any_rows_at_all(engine: Engine, records: list[FlowRecord]) -> None:
-    """What an agent made the gateway write never stops a hunt."""
+    """Records that an agent provoked never stop a hunt."""
     with storing(engine) as connection:
         connection.execute(flow_table.delete())
         connection.execute(finding_table.delete())

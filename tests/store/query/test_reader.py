@@ -141,7 +141,7 @@ def test_globs_are_fnmatchs(engine: Engine, pattern: str, names: list[str]) -> N
 
 
 def test_a_long_answer_is_not_held(engine: Engine) -> None:
-    """What is written as it is read: twelve chunks take no more memory than one or two."""
+    """Twelve chunks take no more memory than one or two."""
     with writing(engine) as connection:
         store(connection, [samples.numbered(number) for number in range(12 * CHUNK)])
     one, count = _peak(engine, Filter(limit=CHUNK))

@@ -1,4 +1,4 @@
-"""Healing: a torn end is taken off and kept, whatever lies there and whoever reads meanwhile; nothing else is."""
+"""Healing: a torn end is removed and kept, also while the recorder reads; all other bytes stay."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ def _with(record: Record, count: int, *names: str) -> Record:
 
 
 def _text(count: int, of: str = string.ascii_letters + string.digits) -> str:
-    """What no compression makes fit."""
+    """Text that no compression makes small enough."""
     return "".join(LETTERS.choices(of, k=count))
 
 
@@ -108,7 +108,7 @@ def test_nothing_but_newlines_fills_the_quarantine_no_further_than_its_bound(sql
 
 
 def test_a_clock_that_was_set_back_keeps_no_segment_for_ever(config: Config, recorder: Recorder) -> None:
-    """Else the journal would be full until the clock has caught up."""
+    """The journal would be full until the clock has caught up."""
     old, new = config.journal_dir / NAME, config.journal_dir / "worker-0-2.jsonl"
     old.write_bytes(line(samples.FLOW))
     new.write_bytes(line(samples.numbered(2)))
@@ -118,7 +118,7 @@ def test_a_clock_that_was_set_back_keeps_no_segment_for_ever(config: Config, rec
 
 
 def test_what_is_left_of_a_worker_that_is_no_more_does_not_keep_the_journal_full(config: Config) -> None:
-    """With fewer workers than before nobody begins its next segment."""
+    """With fewer workers than before no worker begins its next segment."""
     left, used = config.journal_dir / "worker-7-1.jsonl", config.journal_dir / "worker-0-1.jsonl"
     for path in (left, used):
         path.write_bytes(b"".join(line(samples.numbered(number)) for number in range(1000)))

@@ -1,4 +1,4 @@
-"""How far the recorder is behind, whom it tells, and in which order it goes on."""
+"""The lag of the recorder: its size, its report, and the order in which segments are stored."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def test_what_a_writer_wrote_later_is_stored_later_also_when_a_segment_cannot_be
 
 
 def test_grace_is_short_while_the_journal_is_half_full(config: Config) -> None:
-    """Else what is stored already would keep new flows out."""
+    """Segments that are stored already would keep new flows out."""
     pressed = Recorder(replace(config, journal=Journal(max_bytes=JOURNAL_BYTES)), grace=3600.0)
     old = segment(config, 1, b"".join(line(samples.numbered(number)) for number in range(1000)))
     assert old.stat().st_size > JOURNAL_BYTES // 2

@@ -1,4 +1,4 @@
-"""What is too old or too much goes, in small steps, and nothing else does: on both databases the same."""
+"""Retention deletes records that are too old or too many, in small steps, and no others, on both databases."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_records_past_their_days_go(engine: Engine) -> None:
 
 
 def test_a_flow_that_lives_stays_and_goes_with_its_last_record(engine: Engine) -> None:
-    """Whether its day was made when it began (a week ago), or is gone, or never was."""
+    """Its day may have been made when it began (a week ago), or be dropped, or never have existed."""
     _store(engine, [_flow(1, 5, 0), _flow(2, 5), _flow(3, 100, 0), _flow(4, 100)])
     _prune(engine, Retention(days=3))
     assert _ids(engine, tables.flows.c.flow_id) == [1, 3]
@@ -231,7 +231,7 @@ def test_settings_that_mean_nothing(wrong: dict[str, object]) -> None:
 
 
 def test_a_flow_that_lives_on_while_its_row_is_chosen_stays(postgresql_engine: Engine) -> None:
-    """PostgreSQL waits for whoever writes to the row, and would then take it away by what it had read before."""
+    """PostgreSQL waits for the writer of the row, and would then delete it by the old values."""
     engine = postgresql_engine
     _store(engine, [_flow(1, 200)])
     steps: list[retention.PruneStep] = []

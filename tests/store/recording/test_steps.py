@@ -1,4 +1,4 @@
-"""Steps told once, twice, late, wrongly, in parallel and without end; never rewritten, never without bound."""
+"""Steps reported once, twice, late, wrongly, in parallel and without end: never rewritten, always bounded."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is stored depends neither on the database nor on how records come: one by one, in a batch, twice."""
+"""The stored rows depend neither on the database nor on the way records arrive: one by one, in a batch, twice."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ _BATCHES = st.lists(st.lists(_CLASHING | samples.records, max_size=12), max_size
 
 
 def _rows(engine: Engine, batches: Iterable[Sequence[Record]]) -> dict[str, list[Any]]:
-    """What is there after these batches, which are taken back."""
+    """The rows after these batches, which are rolled back."""
     with engine.connect() as connection:
         for batch in batches:
             store(connection, batch)
@@ -88,7 +88,7 @@ def test_many_at_once(engine: Engine) -> None:
 
 
 def test_what_the_database_refuses_is_an_error_of_its_own(engine: Engine) -> None:
-    """And nothing of the transaction is kept."""
+    """Nothing of the transaction is kept."""
     beyond = replace(samples.FLOW, bytes_out=1 << 70)
     with pytest.raises((DBAPIError, OverflowError)), writing(engine) as connection:
         store(connection, [samples.FINDING])
