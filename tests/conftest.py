@@ -28,6 +28,12 @@ def pytest_sessionstart(session: pytest.Session) -> None:
         session.config.stash[TURN] = take_turn(LOCK, reporter.write_line if reporter else lambda _: None)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Refuse an id that holds an object's address: each worker would collect other tests, and none would run."""
+    if changing := [item.nodeid for item in items if " at 0x" in item.nodeid]:
+        raise pytest.UsageError(f"name the parameters of {changing[0]}: its id is another one in each process")
+
+
 def pytest_unconfigure(config: pytest.Config) -> None:
     if TURN in config.stash:
         config.stash[TURN].close()
