@@ -208,7 +208,7 @@ class Engine:
             self._verdicts.rejudge(flow, ts)
         if flow.hold:
             if flow.defer(event) > MAX_DEFERRED:
-                self._verdicts.object(flow, Reason.QUERY, ts)
+                self._verdicts.object_to(flow, Reason.QUERY, ts)
             return
         for signature in self._listeners.get(type(event), ()):
             finding = signature.see(event, flow)

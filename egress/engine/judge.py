@@ -51,7 +51,7 @@ class Judge:
             self.rules.hit(rule.id, ts)
         if flow.outbound and self._budgets.note_flow(flow.who, flow.remote, ts) is not None:
             refusal = self.refusal(Reason.BUDGET, verdict.rule_id)
-            flow.object(refusal)
+            flow.set_objection(refusal)
             return refusal
         if rule is not None:
             self.rules.spend(rule)
@@ -112,7 +112,7 @@ class Judge:
         """Count bytes that the agent sends on an admitted flow; True if that exceeds a budget."""
         if self._budgets.note_bytes(flow.who, size, ts) is None:
             return False
-        flow.object(self.refusal(Reason.BUDGET, flow.verdict.rule_id))
+        flow.set_objection(self.refusal(Reason.BUDGET, flow.verdict.rule_id))
         return True
 
     def uncount_bytes(self, flow: Flow, size: int, ts: float) -> None:
@@ -164,7 +164,7 @@ class Judge:
         if asks(flow.who) and not verdict.rule_id and is_host(asked):
             flow.wants = asked
         else:
-            flow.object(verdict)
+            flow.set_objection(verdict)
         return True
 
     def _resolves(self, flow: Flow, name: str, ts: float) -> Verdict:

@@ -17,12 +17,12 @@ from egress.model import Action, Agent, Mode, Reason, Verdict
 class Stage(StrEnum):
     """The treatment of a flow's next packet."""
 
-    NEW = "new"  # not judged yet
+    NEW = "new"  # the flow is not judged yet
     HELD = "held"  # answered with HOLD until the flow's hold is over
     UNDECIDED = "undecided"  # passes; every byte is inspected
     LISTENING = "listening"  # settled for the kernel, but the agent's bytes are still inspected
     SETTLED = "settled"  # passes; counted, timed and scanned for byte patterns
-    REFUSED = "refused"  # refused
+    REFUSED = "refused"  # answered with the refusal again
     FORGOTTEN = "forgotten"  # the flow has left its table: a packet of it begins another flow
 
 
@@ -54,7 +54,7 @@ MOVES: dict[Stage, dict[Move, Stage]] = {
     Stage.REFUSED: _JUDGED | _ENDS,
     Stage.FORGOTTEN: {},
 }
-AT_EASE = frozenset((Stage.LISTENING, Stage.SETTLED))  # settled for the kernel: may take its large packets uncut
+KERNEL_SETTLED = frozenset((Stage.LISTENING, Stage.SETTLED))  # settled for the kernel: may take its large packets uncut
 
 
 class MoveError(RuntimeError):
@@ -109,7 +109,7 @@ class Life:
         else:
             self._move(Move.OVERLOOK if self.monitored else Move.REFUSE)
         self.hold = hold
-        settled = self.stage in AT_EASE
+        settled = self.stage in KERNEL_SETTLED
         self.verdict = verdict if verdict.settled is settled else replace(verdict, settled=settled)
         overlooked = refused and self.stage is not Stage.REFUSED
         self.outcome = Outcome(replace(self.verdict, action=Action.ACCEPT) if overlooked else self.verdict)
@@ -144,7 +144,7 @@ class Life:
         """Note that the other side has answered."""
         self.opened = True
 
-    def object(self, objection: Verdict | None) -> None:
+    def set_objection(self, objection: Verdict | None) -> None:
         """Set the refusal that stands until the rules change; None: they have changed."""
         self.objection = objection
 

@@ -52,10 +52,10 @@ class Verdicts:
         """Refuse a flow for a reason that is not in the rules."""
         self._decide(flow, self._judge.refusal(reason, flow.verdict.rule_id), ts)
 
-    def object(self, flow: Flow, reason: Reason, ts: float) -> None:
+    def object_to(self, flow: Flow, reason: Reason, ts: float) -> None:
         """Refuse a flow until the rules change, and record that."""
         objection = self._judge.refusal(reason)
-        flow.object(objection)
+        flow.set_objection(objection)
         self._decide(flow, objection, ts)
         self._outbox.put(flow_record(flow, ts))
 
@@ -100,7 +100,7 @@ class Verdicts:
         if hold:
             return self._judge.on_hold(), hold
         refusal = self._judge.refusal(Reason.APPROVAL)
-        flow.object(refusal)
+        flow.set_objection(refusal)
         return refusal, ""
 
     # --- change -----------------------------------------------------------------------------------------
@@ -182,7 +182,7 @@ class Verdicts:
             self._tracker.forget(flow, ts, "closed")
             return
         flow.found.clear()  # a signature that a rule exempted so far may object now
-        flow.object(None)
+        flow.set_objection(None)
         self.rejudge(flow, ts)
 
     def _review_holds(self, ts: float) -> None:
@@ -204,7 +204,7 @@ class Verdicts:
         for flow in self._tracker.flows(hold.agent) if hold is not None else ():
             if flow.hold == identifier:
                 flow.renew(ts)  # it is remembered as long from now on as other refused flows
-                self.object(flow, Reason.APPROVAL, ts)
+                self.object_to(flow, Reason.APPROVAL, ts)
 
 
 def _is_new(flow: Flow) -> bool:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from egress.engine import stage
 from egress.engine.flow import Flow
-from egress.engine.stage import AT_EASE, MOVES, Life, Move, MoveError, Stage
+from egress.engine.stage import KERNEL_SETTLED, MOVES, Life, Move, MoveError, Stage
 from egress.model import Action, Mode, Reason, Verdict
 from tests.traffic import agent
 
@@ -102,7 +102,7 @@ def test_answer_and_stage_agree_after_any_moves(mode: Mode, steps: list[str]) ->
         action = one.outcome.verdict.action
         assert one.outcome.verdict.settled is one.verdict.settled
         if one.stage is not Stage.FORGOTTEN:
-            assert one.verdict.settled is (one.stage in AT_EASE)
+            assert one.verdict.settled is (one.stage in KERNEL_SETTLED)
             assert (action is Action.HOLD) is (one.stage is Stage.HELD) is bool(one.hold)
             assert (action is Action.REJECT) is (one.stage is Stage.REFUSED)
 

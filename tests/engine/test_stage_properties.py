@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from egress.engine.engine import Engine
-from egress.engine.stage import AT_EASE, Stage
+from egress.engine.stage import KERNEL_SETTLED, Stage
 from egress.limits import Limits
 from egress.model import Action, Agent, Budget, BudgetSpan, Direction, Measure, Mode, Policy, PolicyChange, Rule
 from signatures import load
@@ -82,7 +82,7 @@ class World:
             answer = flow.outcome.verdict
             assert (answer.action is Action.HOLD) is (flow.stage is Stage.HELD) is bool(flow.hold)
             assert (answer.action is Action.REJECT) is (flow.stage is Stage.REFUSED)
-            assert answer.settled is flow.verdict.settled is (flow.stage in AT_EASE)
+            assert answer.settled is flow.verdict.settled is (flow.stage in KERNEL_SETTLED)
             assert flow.stage not in (Stage.NEW, Stage.FORGOTTEN)
 
     def packet(self, raw: bytes, who: str, direction: Direction) -> None:
