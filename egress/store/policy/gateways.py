@@ -58,6 +58,7 @@ def listed(connection: Connection) -> tuple[StoredGateway, ...]:
 
 
 def get(connection: Connection, host: str) -> StoredGateway | None:
+    """The gateway of a host; None if there is none."""
     return decode_first(StoredGateway, connection.execute(sa.select(gateways).where(gateways.c.host == host)))
 
 

@@ -56,6 +56,8 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class EpisodeStory:
+    """An episode with the traffic during and between its steps. Times are seconds."""
+
     agent: str
     episode: str
     start: float  # of the time shown

@@ -39,6 +39,8 @@ class KeptPackets:
 
 @dataclass(frozen=True, slots=True)
 class FlowStory:
+    """A flow and all that is stored about it."""
+
     flow: FlowRecord
     findings: tuple[FindingRecord, ...]
     process: ProcessRecord | None  # None: none is recorded
@@ -52,6 +54,8 @@ class FlowStory:
 
 @dataclass(frozen=True, slots=True)
 class FindingStory:
+    """A finding, its flow, its packets and its steps."""
+
     finding: FindingRecord
     flow: FlowRecord | None  # None: not stored yet, or pruned
     kept: KeptPackets | None
@@ -60,6 +64,8 @@ class FindingStory:
 
 @dataclass(frozen=True, slots=True)
 class AgentStory:
+    """An agent: its attachment, its counts, and its newest flows."""
+
     name: str
     attached: StoredAgent | None  # None: not attached any more
     summary: AgentSummary | None  # None: no records

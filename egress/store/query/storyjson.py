@@ -16,14 +16,17 @@ TOP = 20  # destinations of a part
 
 
 def step_mapping(step: Step) -> dict[str, Any]:
+    """A step, with times as ISO text."""
     return {name: _time(getattr(step, name)) for name in Step.__slots__}
 
 
 def episode_mapping(episode: Episode) -> dict[str, Any]:
+    """An episode of a list, with times as ISO text."""
     return {name: _time(getattr(episode, name)) for name in Episode.__slots__}
 
 
 def story_mapping(story: EpisodeStory) -> dict[str, Any]:
+    """The story of an episode, part by part."""
     return {
         "agent": story.agent,
         "episode": story.episode,

@@ -13,6 +13,7 @@ QUARANTINE_BYTES = 16 << 20  # beyond this size garbage is only counted
 
 
 def quarantine_file(config: Config) -> Path:
+    """The path of the quarantine."""
     return config.state_dir / "quarantine.jsonl"
 
 
@@ -30,6 +31,7 @@ def quarantine(path: Path, segment: str, offset: int, aside: Sequence[tuple[str,
 
 
 def size(path: Path) -> int:
+    """The size of a file, 0 if it does not exist."""
     try:
         return path.stat().st_size
     except FileNotFoundError:

@@ -64,6 +64,7 @@ def segments(directory: Path) -> list[Segment]:
 
 
 def segment_name(writer: str, start: int) -> str:
+    """The file name of a writer's segment that starts at a time (µs)."""
     return f"{writer}-{start}.jsonl"
 
 

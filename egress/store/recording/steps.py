@@ -243,6 +243,7 @@ def adopt(connection: Connection, named: Mapping[Trace, str]) -> None:
 
 
 def get(connection: Connection, agent: str, episode: str, id: str) -> Step | None:  # noqa: A002 - its name
+    """The step with this key; None if it is not stored."""
     return _known(connection, {(agent, episode, id)}).get((agent, episode, id))
 
 
