@@ -152,7 +152,7 @@ EVIDENCE_BYTES = 512
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What happens to a packet and, unless `packet_only`, to the rest of its flow."""
+    """The decision on a packet and, unless `packet_only`, on the rest of its flow."""
 
     action: Action
     reason: Reason

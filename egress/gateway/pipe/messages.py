@@ -46,7 +46,7 @@ class Watched:
 
 @dataclass(frozen=True, slots=True)
 class JournalGrant:
-    """How much one worker may write into its journal, until the next grant."""
+    """The bytes that one worker may write into its journal until the next grant."""
 
     limit: int  # bytes, in all, since the worker started
     full: bool = False  # the remaining bytes are for flows that have begun: no new flow may pass

@@ -17,7 +17,7 @@ SHARE = 4  # packets parked for holds take at most this part of the queue's leng
 
 
 class Bounds(NamedTuple):
-    """How many packets may be parked at a time."""
+    """The numbers of packets that may be parked at a time."""
 
     total: int
     agent: int
