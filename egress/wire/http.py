@@ -18,25 +18,22 @@ from collections.abc import Callable
 from typing import Generic, NamedTuple, TypeVar
 
 from egress.errors import MalformedError
+from egress.wire.http_start import (
+    MAX_BLANK,
+    MAX_METHOD,
+    MAX_START_LINE,
+    TOKEN,
+    blank_end,
+    starts_answer,
+    starts_request,
+)
 
 MAX_HEAD = 65536  # bytes of start line and fields, or of a trailer section; servers allow 8 to 64 KiB
 MAX_FIELDS = 256  # fields of one head; Apache allows 100
-MAX_METHOD = 24
-MAX_START_LINE = 8192  # with a method that is not in METHODS; RFC 9112 section 3 asks for 8000
 MAX_CHUNK_LINE = 4096  # a chunk's size with its extensions
 MAX_PENDING = 1024  # requests remembered until they are answered
-MAX_BLANK = 4  # empty lines tolerated before a start line (RFC 9112 section 2.2)
-METHODS = frozenset(
-    b"GET HEAD POST PUT DELETE CONNECT OPTIONS TRACE PATCH QUERY PROPFIND PROPPATCH MKCOL COPY MOVE LOCK UNLOCK REPORT "
-    b"SEARCH MERGE CHECKOUT MKACTIVITY MKCALENDAR ACL BIND REBIND UNBIND LINK UNLINK PURGE NOTIFY SUBSCRIBE".split()
-)
 
-_BLANK = re.compile(rb"(?:\r?\n){0,%d}" % MAX_BLANK)
-_TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")  # RFC 9110 section 5.6.2
-_TARGET = re.compile(rb"[!-~\x80-\xff]*")
 _REQUEST_LINE = re.compile(rb"([^ ]{1,%d}) ([!-~\x80-\xff]+) HTTP/(1\.\d)" % MAX_METHOD)
-_STATUS_START = re.compile(rb"HTTP/1\.\d [1-9]\d\d")
-_STATUS_SHAPE = b"HTTP/1.1 200"
 _STATUS_LINE = re.compile(rb"HTTP/(1\.\d) ([1-9]\d\d)(?: [^\r\0]*)?")
 _HEAD_END = re.compile(rb"\n\r?\n")
 _CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;[^\r\0]*)?")
@@ -48,6 +45,8 @@ _CHUNKED, _UNTIL_CLOSE = -1, -2  # body lengths that are not a number
 
 
 class HttpRequest(NamedTuple):
+    """The head of a request."""
+
     method: str
     target: str  # as sent, Latin-1
     host: str  # lower case, without port, brackets or trailing dot; of an absolute or CONNECT target, else of Host
@@ -56,6 +55,8 @@ class HttpRequest(NamedTuple):
 
 
 class HttpResponse(NamedTuple):
+    """The head of an answer."""
+
     status: int
     version: str
 
@@ -68,57 +69,10 @@ class Body(NamedTuple):
 
 
 class Opaque(NamedTuple):
+    """Bytes after the end of HTTP."""
+
     data: bytes
     desync: bool  # a message should start here and does not; False: the protocol was changed
-
-
-def starts_http(data: bytes) -> bool | None:
-    """Return whether a direction starts with an HTTP/1 request or answer; None: too short to tell."""
-    request, answer = _starts_request(data), _starts_answer(data)
-    return True if request or answer else None if request is None or answer is None else False
-
-
-def _after_blank(data: bytes) -> bytes | None:
-    """Return the bytes after the empty lines at the start; None: another empty line may follow."""
-    blank = _BLANK.match(data)
-    end = blank.end() if blank else 0
-    rest = data[end : end + MAX_START_LINE]
-    return None if rest in (b"", b"\r") and data[:end].count(b"\n") < MAX_BLANK else rest
-
-
-def _starts_request(data: bytes) -> bool | None:
-    """Recognise a known method with a path or a web address, or any method in a whole `TOKEN target HTTP/1.`."""
-    line = _after_blank(data)
-    if not line:
-        return None
-    token = _TOKEN.match(line)
-    method = token[0] if token else b""
-    if not 1 <= len(method) <= MAX_METHOD or method.startswith(b"SSH-"):  # RFC 4253 idents may hold any comment
-        return False
-    if len(line) == len(method):
-        return None
-    found = _TARGET.match(line, len(method) + 1)
-    target = found[0] if found else b""
-    if line[len(method)] != 0x20:
-        return False
-    if method in METHODS and (target[:1] == b"/" or target[:8].lower().startswith((b"http://", b"https://"))):
-        return True
-    version = line[len(method) + 1 + len(target) :][:8]
-    if not target:
-        return False if version else None
-    if len(version) < 8:
-        return None if b" HTTP/1.".startswith(version) and len(line) < MAX_START_LINE else False
-    return version == b" HTTP/1."
-
-
-def _starts_answer(data: bytes) -> bool | None:
-    line = _after_blank(data)
-    if not line:
-        return None
-    start = line[: len(_STATUS_SHAPE)]
-    if not _STATUS_START.match(start + _STATUS_SHAPE[len(start) :]):
-        return False
-    return True if len(start) == len(_STATUS_SHAPE) else None
 
 
 _Fields = dict[bytes, list[bytes]]
@@ -131,7 +85,7 @@ def _read_fields(lines: list[bytes]) -> _Fields:
     fields: _Fields = {}
     for line in lines:
         name, colon, value = line.partition(b":")
-        if not colon or not _TOKEN.fullmatch(name) or b"\r" in value or b"\0" in value:
+        if not colon or not TOKEN.fullmatch(name) or b"\r" in value or b"\0" in value:
             raise MalformedError("HTTP field does not parse")
         if (name := name.lower()) in _USED_FIELDS:
             fields.setdefault(name, []).append(value.strip(b" \t"))
@@ -253,8 +207,7 @@ class _Stream(Generic[Head]):
         if starts is False:
             self._step = _Stream._desynchronised
         elif starts:
-            blank = _BLANK.match(start)
-            del self._buffer[: blank.end() if blank else 0]
+            del self._buffer[: blank_end(start)]
             self._searched = 0
             self._step = _Stream._head
         return starts is not None
@@ -348,7 +301,7 @@ class RequestStream(_Stream[HttpRequest]):
     """The client's direction; opaque after a CONNECT head, and after an Upgrade request with its body."""
 
     def _starts(self, data: bytes) -> bool | None:
-        return _starts_request(data)
+        return starts_request(data)
 
     def _read_head(self, line: bytes, lines: list[bytes]) -> int:
         match = _REQUEST_LINE.fullmatch(line)
@@ -381,7 +334,7 @@ class ResponseStream(_Stream[HttpResponse]):
             self._pending.append(request.method)
 
     def _starts(self, data: bytes) -> bool | None:
-        return _starts_answer(data)
+        return starts_answer(data)
 
     def _read_head(self, line: bytes, lines: list[bytes]) -> int:
         match = _STATUS_LINE.fullmatch(line)

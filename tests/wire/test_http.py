@@ -15,16 +15,14 @@ from egress.wire.http import (
     MAX_CHUNK_LINE,
     MAX_FIELDS,
     MAX_HEAD,
-    MAX_START_LINE,
     Body,
     HttpRequest,
     HttpResponse,
     Opaque,
     RequestStream,
     ResponseStream,
-    starts_http,
 )
-from egress.wire.http2 import PREFACE, starts_http2
+from egress.wire.http_start import starts_http
 
 Fact = HttpRequest | HttpResponse | Body | Opaque
 
@@ -241,48 +239,6 @@ def test_where_a_tunnel_opens() -> None:
 def test_ambiguous_answers_are_malformed(data: bytes, says: str) -> None:
     with pytest.raises(MalformedError, match=says):
         answered(data)
-
-
-# --- identification ---------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "data",
-    [
-        *(b"GET /", b"POST http://a", b"GET HTTPS://a", b"BREW pot HTTP/1.1", b"OPTIONS * HTTP/1.1", b"\r\nGET /"),
-        *(b"CONNECT a:443 HTTP/1.0", b"x-y / HTTP/1.1", b"HTTP/1.1 200", b"HTTP/1.0 404 Not Found\r\n"),
-    ],
-)
-def test_what_starts_http(data: bytes) -> None:
-    assert starts_http(data) is True
-    assert all(starts_http(data[:size]) in (None, True) for size in range(len(data)))
-
-
-@pytest.mark.parametrize(
-    "data",
-    [
-        *(
-            b'{"id":1,"method":"login"}',
-            b"[1]",
-            b"SSH-2.0-a / HTTP/1.1\r\n",
-            b"\x16\x03\x01",
-            b"\0",
-            b" GET /",
-            b"GET  /",
-        ),
-        *(b"A" * 25, b"GET x\r\n", b"EHLO mail.example HTTZ", b"PRI * HTTP/2.0", b"HTTP/2 200", b"HTTP/1.1 OK ok"),
-        *(b"\r\n" * 5 + b"GET /", b"FOO " + b"x" * MAX_START_LINE, b"GET\t/", b"RTSP/1.0 200 OK", b"\rGET /"),
-    ],
-)
-def test_what_does_not_start_http(data: bytes) -> None:
-    assert starts_http(data) is False
-
-
-def test_h2_preface() -> None:
-    assert starts_http2(PREFACE + b"\0") is True
-    assert all(starts_http2(PREFACE[:size]) is None for size in range(len(PREFACE)))
-    assert starts_http2(b"PRI * HTTP/1.1") is False
-    assert asked(PREFACE) == [Opaque(PREFACE, True)]
 
 
 # --- properties -------------------------------------------------------------------------------------------

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from egress.errors import MalformedError
-from egress.wire.http2 import MAX_BLOCK, MAX_LIST, H2Request, H2RequestStream
+from egress.wire.http import Opaque, RequestStream
+from egress.wire.http2 import MAX_BLOCK, MAX_LIST, PREFACE, H2Request, H2RequestStream, starts_http2
 
 DATA, HEADERS, PRIORITY, SETTINGS, PUSH_PROMISE, PING, WINDOW_UPDATE, CONTINUATION = 0, 1, 2, 4, 5, 6, 8, 9
 END_STREAM, END_HEADERS, PADDED, PRIORITIZED = 0x1, 0x4, 0x8, 0x20
@@ -206,3 +207,10 @@ def only_requests(data: bytes, size: int = 1 << 20) -> bool:
                 assert seen.authority.isascii()
         return True
     return False
+
+
+def test_the_preface_identifies_a_client() -> None:
+    assert starts_http2(PREFACE + b"\0") is True
+    assert all(starts_http2(PREFACE[:size]) is None for size in range(len(PREFACE)))
+    assert starts_http2(b"PRI * HTTP/1.1") is False
+    assert RequestStream().feed(PREFACE) == [Opaque(PREFACE, True)]  # to HTTP/1 it is another protocol

@@ -20,7 +20,8 @@ from egress.dissection.protocol import (
 )
 from egress.errors import MalformedError
 from egress.model import App
-from egress.wire.http import Body, HttpRequest, HttpResponse, Opaque, RequestStream, ResponseStream, starts_http
+from egress.wire.http import Body, HttpRequest, HttpResponse, Opaque, RequestStream, ResponseStream
+from egress.wire.http_start import starts_http
 
 
 class Http(StreamProtocol):
