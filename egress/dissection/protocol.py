@@ -114,7 +114,10 @@ class Reader:
 
 
 class Protocol:
-    """One protocol. `forms`: the forms of bytes in which it occurs, the likeliest first."""
+    """One protocol. `forms`: the forms of bytes in which it occurs, the likeliest first.
+
+    A protocol that occurs in streams and in datagrams derives from both kinds; `place.form` tells them apart.
+    """
 
     app: ClassVar[App]
     forms: ClassVar[tuple[Form, ...]]
@@ -147,6 +150,7 @@ class DatagramProtocol(Protocol):
     """A protocol that one datagram identifies. One instance follows both directions of a flow."""
 
     forms = (Form.DATAGRAM,)
+    reconnects: ClassVar[bool] = False  # a later datagram may open another connection, so the flow never settles
 
     @staticmethod
     def identify(data: bytes, place: Place) -> Match:

@@ -29,13 +29,14 @@ def load() -> list[type[Protocol]]:
 class Registry:
     """Immutable. `streams`, `lines`, `datagrams`: the candidates for bytes of a form; `ports`: by a server's port."""
 
-    __slots__ = ("datagrams", "lines", "many_names", "ports", "protocols", "streams")
+    __slots__ = ("datagrams", "lines", "many_names", "ports", "protocols", "reconnecting", "streams")
 
     def __init__(self, known: Iterable[type[Protocol]]) -> None:
         self.protocols = tuple(known)
         self.streams: dict[Form, tuple[type[StreamProtocol], ...]] = {}
         self.lines: dict[Form, tuple[type[LineProtocol], ...]] = {}
         self.datagrams: tuple[type[DatagramProtocol], ...] = ()
+        self.reconnecting = frozenset[App]()
         self.ports: dict[int, tuple[type[PortProtocol], ...]] = {}
         self.many_names = frozenset(protocol.app for protocol in self.protocols if protocol.many_names)
         for form in Form:
@@ -46,6 +47,7 @@ class Registry:
         for protocol in self.protocols:
             if issubclass(protocol, DatagramProtocol):
                 self.datagrams += (protocol,)
+                self.reconnecting |= {protocol.app} if protocol.reconnects else set()
             elif issubclass(protocol, PortProtocol):
                 self.ports[protocol.port] = (*self.ports.get(protocol.port, ()), protocol)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from egress.dissection.registry import REGISTRY
 from egress.engine.flow import Flow
 from egress.engine.judge import Judge
 from egress.engine.outcome import Outbox
@@ -11,7 +12,7 @@ from egress.engine.stage import Stage
 from egress.engine.tracker import Tracker
 from egress.engine.verdicts import Verdicts
 from egress.limits import Limits
-from egress.model import UDP, Action, App, Direction, Mode, Reason
+from egress.model import UDP, Action, Direction, Mode, Reason
 
 OUT, IN = Direction.OUT, Direction.IN
 
@@ -52,7 +53,7 @@ class Settling:
             self._outbox.put(flow_record(flow, ts))
         if flow.outcome.verdict.action is Action.ACCEPT:
             # QUIC may open further connections, with other names, on a pair of ports in use: always listen.
-            self._settle(flow, listening=not done or flow.app == App.QUIC)
+            self._settle(flow, listening=not done or flow.app in REGISTRY.reconnecting)
 
     def reopen(self, flow: Flow) -> None:
         """Inspect a settled flow again, for it showed a byte pattern or a new QUIC connection.

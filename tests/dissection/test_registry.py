@@ -69,5 +69,6 @@ def test_the_likelier_reader_of_a_form_is_asked_first() -> None:
     assert [each.app for each in registry.lines[Form.ANSWER]] == [App.SSH]
 
 
-def test_which_messages_name_servers_again() -> None:
+def test_which_protocols_may_ask_for_another_server_later() -> None:
     assert REGISTRY.many_names == {App.HTTP, App.HTTP2}
+    assert REGISTRY.reconnecting == {App.QUIC}

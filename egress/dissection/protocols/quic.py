@@ -13,6 +13,7 @@ class Quic(DatagramProtocol):
     """Only the client's datagrams are read."""
 
     app = App.QUIC
+    reconnects = True
 
     def __init__(self) -> None:
         self._hello = QuicHello()
