@@ -63,17 +63,9 @@ def config(tmp_path: Path) -> Config:
     return Config(state_dir=tmp_path, run_dir=tmp_path, api=Api(failures=5))
 
 
-@pytest.fixture(scope="session")
-def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An empty database, copied: a copy takes no time, a migration half a second."""
-    path = tmp_path_factory.mktemp("database") / "egress.db"
-    open_database(f"sqlite:///{path}").dispose()
-    return path
-
-
 @pytest.fixture
-def engine(config: Config, empty: Path) -> Iterator[Engine]:
-    shutil.copy(empty, config.state_dir / "egress.db")
+def engine(config: Config, empty_database: Path) -> Iterator[Engine]:
+    shutil.copy(empty_database, config.state_dir / "egress.db")
     opened = open_database(config.database_url)
     yield opened
     opened.dispose()

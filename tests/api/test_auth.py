@@ -163,6 +163,7 @@ def test_what_a_scope_covers(globs: tuple[str, ...], selector: str, covered: boo
     assert Caller(Actor("t"), "editor", globs).covers(selector) is covered
 
 
+@pytest.mark.slow
 @given(st.text(max_size=90))
 def test_no_text_is_a_token(engine_text: str) -> None:
     """The store returns None for any text that a header can hold; it holds no token here."""

@@ -52,6 +52,7 @@ values = st.recursive(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(document=values)
 def test_any_json_is_spans_or_malformed(document: object) -> None:
@@ -85,6 +86,7 @@ def test_the_walk_finds_what_the_generated_classes_find(spans: list[tuple[str, b
     ] * scopes
 
 
+@pytest.mark.slow
 def test_ten_million_empty_spans_end_soon() -> None:
     """20 MiB of empty spans would take gigabytes as objects."""
     empty = b"\x12\x00" * (10 << 20)
@@ -103,6 +105,7 @@ def test_ten_million_empty_spans_end_soon() -> None:
     assert time.process_time() - began < 10
 
 
+@pytest.mark.slow
 def test_millions_of_empty_spans_of_json_end_soon() -> None:
     spans = b",".join([b"{}"] * (2 * protobuf.MAX_FIELDS))
     found = jsontraces.read(b'{"resourceSpans": [{"scopeSpans": [{"spans": [' + spans + b"]}]}]}")

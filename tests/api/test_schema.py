@@ -54,6 +54,7 @@ def app(config: Config, engine: Engine) -> FastAPI:
     return create_app(dataclasses.replace(config, api=Api(failures=10**6)), engine)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", GenerationMode)
 def test_every_operation_keeps_to_the_document(
     app: FastAPI, engine: Engine, root: Client, as_role: Callable[..., Client], mode: GenerationMode

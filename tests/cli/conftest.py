@@ -70,13 +70,6 @@ class Run:
         return result
 
 
-@pytest.fixture(scope="session")
-def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("database") / "egress.db"
-    open_database(f"sqlite:///{path}").dispose()
-    return path
-
-
 @pytest.fixture
 def cli(tmp_path: Path, empty_database: Path, monkeypatch: pytest.MonkeyPatch) -> Cli:
     monkeypatch.setattr(os, "getuid", lambda: 0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,8 +25,8 @@ HOSTILE = "\x1b[2J\r\nrules: []\n"
 
 
 @pytest.fixture
-def engine(tmp_path: Path) -> Iterator[Engine]:
-    opened = open_database(f"sqlite:///{tmp_path / 'egress.db'}")
+def engine(tmp_path: Path, empty_database: Path) -> Iterator[Engine]:
+    opened = open_database(f"sqlite:///{shutil.copy(empty_database, tmp_path / 'egress.db')}")
     (tmp_path / "egress.yaml").write_text(f"state_dir: {tmp_path}\n")
     miner = flow(dst="203.0.113.9")
     records: list[Record] = [tls("a.example.org"), tls("b.example.org"), miner, finding(miner)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -32,8 +33,8 @@ HOSTILE = "\x1b[2J\x1b]0;owned\x07[red]x[/red]\u202e\r\n\x00"
 
 
 @pytest.fixture
-def engine(tmp_path: Path) -> Iterator[Engine]:
-    opened = open_database(f"sqlite:///{tmp_path / 'egress.db'}")
+def engine(tmp_path: Path, empty_database: Path) -> Iterator[Engine]:
+    opened = open_database(f"sqlite:///{shutil.copy(empty_database, tmp_path / 'egress.db')}")
     (tmp_path / "egress.yaml").write_text(f"state_dir: {tmp_path}\n")
     yield opened
     opened.dispose()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import struct
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -27,6 +28,7 @@ MESSAGES = [
 ]
 
 
+@pytest.mark.slow
 @given(st.sampled_from(MESSAGES), st.integers(0, 10**6))
 def test_segmentation_retransmission_and_order_never_change_the_findings(message: bytes, seed: int) -> None:
     plain = Talk().open().client(message).play(engine(), agent()).signatures
@@ -41,6 +43,7 @@ def test_segmentation_retransmission_and_order_never_change_the_findings(message
     assert talk.play(engine(), agent()).signatures == plain
 
 
+@pytest.mark.slow
 @given(st.sampled_from(MESSAGES))
 def test_extra_ticks_change_nothing(message: bytes) -> None:
     plain = Talk().open().client(message, segment=5).play(engine(), agent())
@@ -96,6 +99,7 @@ def run(seed: int, count: int, **limits: int) -> tuple[list[Outcome], list[Recor
     return outcomes, ticked, most
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 2**32))
 def test_no_packet_raises_and_memory_is_bounded(seed: int) -> None:
@@ -103,12 +107,14 @@ def test_no_packet_raises_and_memory_is_bounded(seed: int) -> None:
     assert most <= 3 * 50_000
 
 
+@pytest.mark.slow
 @settings(max_examples=5, deadline=None)
 @given(st.integers(0, 2**32))
 def test_equal_input_gives_equal_records(seed: int) -> None:
     assert run(seed, 200) == run(seed, 200)
 
 
+@pytest.mark.slow
 @given(st.lists(st.sampled_from(MESSAGES), min_size=1, max_size=4), st.integers(1, 50))
 def test_an_enforced_refusal_is_final(messages: list[bytes], segment: int) -> None:
     talk = Talk().open()

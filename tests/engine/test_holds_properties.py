@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from dataclasses import replace
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -85,12 +86,14 @@ def _decodes(raw: bytes) -> bool:
     return True
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 2**32))
 def test_nothing_raises_holds_stay_few_and_no_packet_passes_while_its_flow_waits(seed: int) -> None:
     storm(seed)
 
 
+@pytest.mark.slow
 @settings(max_examples=5, deadline=None)
 @given(st.integers(0, 2**32))
 def test_equal_input_gives_equal_records(seed: int) -> None:

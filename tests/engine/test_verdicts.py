@@ -188,6 +188,7 @@ def passing(judge: Engine) -> dict[str, tuple[Reason, str]]:
     return {flow.id: (flow.verdict.reason, flow.verdict.rule_id) for flow in flows if not flow.refused}
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(st.lists(rules, max_size=8), st.integers(0, 2**32), st.data())
 def test_an_edit_and_the_whole_policy_give_equal_verdicts(live: list[Rule], seed: int, data: st.DataObject) -> None:

@@ -38,6 +38,7 @@ def outcome(found: tuple[Verdict, Rule | None]) -> tuple[Action, Reason, str, Ru
     return verdict.action, verdict.reason, verdict.rule_id, rule
 
 
+@pytest.mark.slow
 @settings(max_examples=400)
 @given(
     st.lists(rules, max_size=8),
@@ -65,6 +66,7 @@ def test_no_verdict_changes_without_its_flow_being_touched(
             assert touched and scope.includes_agent(flow.who)
 
 
+@pytest.mark.slow
 @settings(max_examples=200)
 @given(st.lists(rules, max_size=8), agents, st.sampled_from(NAMES), st.integers(0, 1), st.data())
 def test_no_answer_to_a_query_changes_without_its_flow_being_touched(

@@ -7,6 +7,7 @@ from fnmatch import fnmatchcase
 from functools import partial
 from ipaddress import ip_address, ip_network
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -171,6 +172,7 @@ def query_reference(some: list[Rule], who: Agent, name: str, spent: set[str]) ->
 # --- and the comparison -------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @settings(max_examples=300)
 @given(st.lists(rules, max_size=12), st.lists(st.tuples(agents, targets), min_size=1, max_size=4), st.data())
 def test_a_flow_is_judged_as_the_reference_judges_it(
@@ -191,6 +193,7 @@ def test_a_flow_is_judged_as_the_reference_judges_it(
         assert again.decide(who, target, START) == (verdict, admitting)
 
 
+@pytest.mark.slow
 @settings(max_examples=200)
 @given(st.lists(rules, max_size=12), agents, st.sampled_from([name for name in SPELT if name and ":" not in name]))
 def test_a_query_is_judged_as_the_reference_judges_it(some: list[Rule], who: Agent, name: str) -> None:
@@ -199,6 +202,7 @@ def test_a_query_is_judged_as_the_reference_judges_it(some: list[Rule], who: Age
     assert (verdict.action, verdict.reason, verdict.rule_id) == query_reference(some, who, name, set())
 
 
+@pytest.mark.slow
 @given(st.lists(rules, max_size=12), agents, targets)
 def test_only_an_expiry_changes_a_verdict_as_time_goes_by(some: list[Rule], who: Agent, target: Target) -> None:
     book = Rulebook(Policy(7, tuple(some)))
@@ -230,6 +234,7 @@ def after(live: list[Rule], change: PolicyChange) -> list[Rule]:
     return [rule for rule in live if rule.id not in change.removed] + list(change.added)
 
 
+@pytest.mark.slow
 @settings(max_examples=300)
 @given(
     st.lists(rules, max_size=8),

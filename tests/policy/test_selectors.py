@@ -44,6 +44,7 @@ def rules(mine: AgentRules) -> tuple[set[str], set[str]]:
     return anywhere[0], anywhere[1]
 
 
+@pytest.mark.slow
 @given(st.lists(st.tuples(st.sampled_from(SELECTORS), st.booleans()), max_size=12), st.data())
 def test_what_it_remembers_of_an_agent_follows_every_edit(some: list[tuple[str, bool]], data: st.DataObject) -> None:
     catalogue, live = Catalogue(), dict[int, IndexedRule]()

@@ -29,6 +29,7 @@ def test_garbage_is_malformed(raw: bytes) -> None:
         parse_line(raw)
 
 
+@pytest.mark.slow
 @given(samples.records, st.data())
 def test_a_record_with_one_value_changed_is_read_or_malformed(record: Record, data: st.DataObject) -> None:
     document = json.loads(line(record))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -33,9 +34,15 @@ def postgresql_url(server: Server) -> Iterator[str]:
 
 
 @pytest.fixture
-def sqlite_url(tmp_path: Path) -> str:
+def sqlite_url(tmp_path: Path, empty_database: Path) -> str:
+    """A file with our tables."""
+    return f"sqlite:///{shutil.copy(empty_database, tmp_path / 'egress.db')}"
+
+
+@pytest.fixture
+def new_sqlite_url(tmp_path: Path) -> str:
     """A file that is not there yet."""
-    return f"sqlite:///{tmp_path / 'egress.db'}"
+    return f"sqlite:///{tmp_path / 'new.db'}"
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

@@ -290,6 +290,7 @@ def test_what_a_hunt_found_is_left_out_but_not_its_weak_leads_and_not_the_resolv
     assert any(each.why == "beacon.slow objected at this address and port" for each in found.left_out)
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(st.lists(st.tuples(_flows, st.booleans()), max_size=14), _existing)
 def test_what_is_covered_is_allowed_and_what_was_objected_to_is_not(

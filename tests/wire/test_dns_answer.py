@@ -229,6 +229,7 @@ TTL = st.integers(0, MAX_TTL)
 ADDRESS = st.one_of(st.ip_addresses(v=4), st.ip_addresses(v=6)).map(str)
 
 
+@pytest.mark.slow
 @given(st.lists(HOST, min_size=1, max_size=5, unique=True), st.lists(TTL, min_size=9, max_size=9), st.data())
 @settings(max_examples=150)
 def test_agrees_with_dpkt_and_scapy(names: list[str], ttls: list[int], data: st.DataObject) -> None:

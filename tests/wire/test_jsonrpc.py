@@ -158,6 +158,7 @@ def test_segmentation_changes_nothing(data: bytes, size: int) -> None:
     assert repr(pieces(data, size)) == repr(whole(data))
 
 
+@pytest.mark.slow
 @given(HOSTILE, st.integers(0, 2))
 @settings(max_examples=30, deadline=None)
 def test_segmentation_changes_nothing_where_texts_are_overlong(data: bytes, where: int) -> None:
@@ -171,6 +172,7 @@ def test_any_bytes_then_a_line_of_json(data: bytes) -> None:
     assert "mining.subscribe" in methods(whole(data + b"\n" + b'"\n' + CALL + b"\n"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("unit", [b"[", b'{"a":', b'["', b'{"a":"\\', b" ", b"\0", b"\n{", b'"method":"m",'])
 def test_memory_is_bounded(unit: bytes) -> None:
     stream = JsonStream()

@@ -221,6 +221,7 @@ def test_random_bytes_with_a_version(first: bytes, rest: bytes, wire_length: int
     only_packet_or_malformed(first + rest, wire_length)
 
 
+@pytest.mark.slow
 @given(packets(), st.lists(st.tuples(st.integers(0, 79), BYTE), min_size=1, max_size=4), WIRE)
 @settings(max_examples=400)
 def test_mutated_packets(raw: bytes, changes: list[tuple[int, int]], wire_length: int | None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import click
@@ -55,10 +56,10 @@ def test_the_same_budget_twice() -> None:
 
 
 @pytest.fixture
-def config(tmp_path: Path) -> Path:
+def config(tmp_path: Path, empty_database: Path) -> Path:
     path = tmp_path / "egress.yaml"
     path.write_text(f"state_dir: {tmp_path}\n")
-    engine = open_database(f"sqlite:///{tmp_path / 'egress.db'}")
+    engine = open_database(f"sqlite:///{shutil.copy(empty_database, tmp_path / 'egress.db')}")
     agents = (
         Agent("both", labels=("gpu", "team a"), budgets=BUDGETS),
         Agent("labelled", labels=("gpu",)),

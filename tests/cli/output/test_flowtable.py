@@ -70,6 +70,7 @@ def test_who_opened_it_is_a_column_if_asked_for() -> None:
     assert drawn(TOLD._replace(process=None), 200, processes=True)[1].rstrip().endswith("-")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("columns", [80, 200])
 def test_in_a_real_terminal(database: Engine, run: Run, columns: int) -> None:
     with writing(database) as connection:

@@ -32,6 +32,7 @@ def _refused(url: str, *, create: bool = True) -> str:
 # --- both --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_many_processes_may_open_it_first(database_url: str, server: Server) -> None:
     url = database_url if database_url.startswith("sqlite") else server.new()
     code = "import sys; from egress.store.database.database import open_database; open_database(sys.argv[1]).dispose()"
@@ -51,8 +52,8 @@ def test_newer_schema(engine: Engine, database_url: str) -> None:
     assert "upgrade this program" in _refused(database_url)
 
 
-def test_another_programs_database(sqlite_url: str, server: Server) -> None:
-    for url in (sqlite_url, server.new()):
+def test_another_programs_database(new_sqlite_url: str, server: Server) -> None:
+    for url in (new_sqlite_url, server.new()):
         other = sa.create_engine(url.replace("postgresql:", "postgresql+psycopg:"))
         with other.begin() as connection:
             connection.exec_driver_sql("CREATE TABLE places (url TEXT)")
@@ -60,8 +61,8 @@ def test_another_programs_database(sqlite_url: str, server: Server) -> None:
         assert "another program" in _refused(url)
 
 
-def test_not_made_when_only_asked_for(sqlite_url: str, server: Server, tmp_path: Path) -> None:
-    for url in (sqlite_url, server.new()):
+def test_not_made_when_only_asked_for(new_sqlite_url: str, server: Server, tmp_path: Path) -> None:
+    for url in (new_sqlite_url, server.new()):
         assert "egress gateway" in _refused(url, create=False)
     assert not list(tmp_path.iterdir())
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sqlite3
 from contextlib import closing
 from dataclasses import fields
@@ -39,8 +40,8 @@ class Pair(NamedTuple):
 
 
 @pytest.fixture
-def damaged(tmp_path: Path) -> Engine:
-    return open_database(f"sqlite:///{tmp_path / 'case.db'}")
+def damaged(tmp_path: Path, empty_database: Path) -> Engine:
+    return open_database(f"sqlite:///{shutil.copy(empty_database, tmp_path / 'case.db')}")
 
 
 @pytest.mark.parametrize("kind", TABLES, ids=lambda kind: kind.__name__)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy.engine import Connection, Engine
@@ -33,6 +34,7 @@ _steps = st.one_of(
 _edits = st.lists(st.lists(_steps, min_size=1, max_size=3), max_size=8)
 
 
+@pytest.mark.slow
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60, deadline=None)
 @given(edits=_edits)
 def test_any_edits(sqlite_engine: Engine, edits: list[list[tuple[object, ...]]]) -> None:

@@ -218,6 +218,7 @@ INSERT INTO flows SELECT printf('%016x', i), 'train-1', 1795446362000000 + i * 2
 """
 
 
+@pytest.mark.slow
 def test_a_long_episode_answers_in_bounded_time(sqlite_url: str) -> None:
     engine = open_database(sqlite_url)
     told = [

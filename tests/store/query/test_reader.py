@@ -140,6 +140,7 @@ def test_globs_are_fnmatchs(engine: Engine, pattern: str, names: list[str]) -> N
     assert [record.agent for record in flows(engine, Filter(agent=pattern))] == wanted
 
 
+@pytest.mark.slow
 def test_a_long_answer_is_not_held(engine: Engine) -> None:
     """Twelve chunks take no more memory than one or two."""
     with writing(engine) as connection:

@@ -317,6 +317,7 @@ def both(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[d
     server.drop(urls["postgresql"])
 
 
+@pytest.mark.slow
 @given(tree=TREES)
 @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 @example(tree=Term("agent", ":", ("[]]",)))

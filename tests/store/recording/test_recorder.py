@@ -339,6 +339,7 @@ def test_it_ends_with_its_parent(sqlite_config: Config) -> None:
     assert _until(lambda: not child.exists() or "Z" in (child / "stat").read_text().rpartition(")")[2][:3])
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment_it_stores_exactly_what_was_journalled(config: Config) -> None:
     """kill -9 of a process, a dozen times, each soon after its first progress and with more coming in."""
     dice = random.Random(7)

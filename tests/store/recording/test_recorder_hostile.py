@@ -133,6 +133,7 @@ def test_what_is_left_of_a_worker_that_is_no_more_does_not_keep_the_journal_full
         each.close()
 
 
+@pytest.mark.slow
 def test_long_work_is_done_in_pieces_that_lose_nothing(config: Config, recorder: Recorder) -> None:
     flows = b"".join(line(samples.numbered(number)) for number in range(4 * BATCH_BYTES // len(line(samples.FLOW))))
     for worker in (0, 1):

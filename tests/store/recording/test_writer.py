@@ -60,6 +60,7 @@ def _rows(engine: Engine, batches: Iterable[Sequence[Record]]) -> dict[str, list
     return found
 
 
+@pytest.mark.slow
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60, deadline=None)
 @given(batches=_BATCHES)
 def test_batches_single_records_and_both_databases_agree(
