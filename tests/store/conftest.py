@@ -42,7 +42,7 @@ def sqlite_url(tmp_path: Path, empty_database: Path) -> str:
 @pytest.fixture
 def new_sqlite_url(tmp_path: Path) -> str:
     """A file that is not there yet."""
-    return f"sqlite:///{tmp_path / 'new.db'}"
+    return f"sqlite:///{tmp_path / 'egress.db'}"
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

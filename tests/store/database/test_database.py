@@ -156,11 +156,13 @@ def test_text_sorts_by_code_point(engine: Engine) -> None:
 # --- SQLite ------------------------------------------------------------------------------------------------
 
 
-def test_first_use_makes_it_private_and_wal(sqlite_engine: Engine, tmp_path: Path) -> None:
+def test_first_use_makes_it_private_and_wal(new_sqlite_url: str, tmp_path: Path) -> None:
+    engine = open_database(new_sqlite_url)
     assert (tmp_path / "egress.db").stat().st_mode & 0o007 == 0
-    with sqlite_engine.connect() as connection:
+    with engine.connect() as connection:
         pragmas = ("journal_mode", "foreign_keys", "synchronous", "busy_timeout")
         values = [connection.exec_driver_sql(f"PRAGMA {name}").scalar() for name in pragmas]
+    engine.dispose()
     assert values == ["wal", 1, 2, 10000]
 
 

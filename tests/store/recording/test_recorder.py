@@ -33,9 +33,9 @@ ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture
-def sqlite_config(tmp_path: Path, sqlite_url: str) -> Config:
+def sqlite_config(tmp_path: Path, new_sqlite_url: str) -> Config:
     (tmp_path / "journal").mkdir()
-    return Config(state_dir=tmp_path, database=sqlite_url)
+    return Config(state_dir=tmp_path, database=new_sqlite_url)
 
 
 @pytest.fixture
