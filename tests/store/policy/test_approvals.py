@@ -44,7 +44,7 @@ def test_an_approval_is_a_rule(engine: Engine) -> None:
             comment=f"approval {HOLD.id}", author=ANN.name, created=NOW + 1, position=-1,
         )  # fmt: skip
         assert [entry.action for entry in audit.entries(connection, limit=9)] == ["approval.approve", "rule.create"]
-        with pytest.raises(ConflictError, match="approved already by token:0000000a"):
+        with pytest.raises(ConflictError, match="already approved by token:0000000a"):
             approvals.deny(connection, BOB, HOLD.id, NOW + 2)
         assert approvals.denied(connection, [HOLD.id]) == set()
 
@@ -73,7 +73,7 @@ def test_a_refusal(engine: Engine) -> None:
         assert approvals.deny(connection, BOB, HOLD.id, NOW + 1).state == "denied"
         assert approvals.denied(connection, [HOLD.id, "nothing"]) == {HOLD.id}
         assert ruleset.current(connection) == 0
-        with pytest.raises(ConflictError, match="denied already by token:0000000b"):
+        with pytest.raises(ConflictError, match="already denied by token:0000000b"):
             approvals.approve(connection, ANN, HOLD.id, expires=FOREVER, ts=NOW + 2)
         _asked(connection, replace(HOLD, time=NOW + 200, until=NOW + 320))
         assert approvals.denied(connection, [HOLD.id]) == set()

@@ -136,7 +136,7 @@ def test_a_file_or_a_sandbox_speaks_for_its_host_only(engine: Engine) -> None:
 def test_an_id_of_another_hosts_file_is_taken(engine: Engine) -> None:
     with writing(engine) as connection:
         Edit(connection, ROOT, NOW).sync("file", [SSH], "gpu-1")
-        with pytest.raises(ConflictError, match="a rule ssh already, of the policy file of host gpu-1"):
+        with pytest.raises(ConflictError, match="rule ssh already exists, of the policy file of host gpu-1"):
             Edit(connection, ROOT, NOW).sync("file", [SSH], "gpu-2")
         with pytest.raises(ConflictError, match="it comes from the policy file of host gpu-1; edit that"):
             Edit(connection, ROOT, NOW).remove(["ssh"])

@@ -133,7 +133,7 @@ def test_a_rule_is_not_said_twice(engine: Engine) -> None:
     with writing(engine) as connection:
         _edit(connection, GATEWAY).sync("file", (SSH,))
         _edit(connection).add([NAMED])
-        with pytest.raises(ConflictError, match="rule ssh, of the policy file, says the same") as caught:
+        with pytest.raises(ConflictError, match="rule ssh, of the policy file, already says the same") as caught:
             _edit(connection).add([DENY, again])
         assert caught.value.target == "ssh"
         with pytest.raises(ConflictError, match="rule named, of the allowlist, says the same"):
