@@ -116,12 +116,12 @@ def test_an_id_is_taken_once_over_all_sources(engine: Engine) -> None:
         _edit(connection, GATEWAY).sync("file", (SSH,))
         _edit(connection).add([NAMED])
         for taken, where in ((replace(DENY, id="ssh"), "policy file"), (replace(DENY, id="named"), "allowlist")):
-            with pytest.raises(ConflictError, match=f"{taken.id} already, of the {where}") as caught:
+            with pytest.raises(ConflictError, match=f"rule {taken.id} already exists, of the {where}") as caught:
                 _edit(connection).add([WEB, taken])
             assert caught.value.target == taken.id
         with pytest.raises(ConflictError, match="given twice"):
             _edit(connection).add([WEB, replace(DENY, id="web")])
-        with pytest.raises(ConflictError, match="named already"):
+        with pytest.raises(ConflictError, match="named already exists"):
             _edit(connection, GATEWAY).sync("file", (SSH, replace(DENY, id="named")))
         with pytest.raises(ConflictError, match="given twice"):
             _edit(connection, GATEWAY).sync("file", (SSH, replace(DENY, id="ssh")))
@@ -136,12 +136,12 @@ def test_a_rule_is_not_said_twice(engine: Engine) -> None:
         with pytest.raises(ConflictError, match="rule ssh, of the policy file, already says the same") as caught:
             _edit(connection).add([DENY, again])
         assert caught.value.target == "ssh"
-        with pytest.raises(ConflictError, match="rule named, of the allowlist, says the same"):
+        with pytest.raises(ConflictError, match="rule named, of the allowlist, already says the same"):
             _edit(connection).add([replace(NAMED, id="x")])
         with pytest.raises(ConflictError, match="rule y says the same as rule deny"):
             _edit(connection).add([DENY, replace(DENY, id="y")])
         _edit(connection).add([DENY, WEB, replace(WEB, id="twice"), replace(SSH, id="later", expires_at=NOW)])
-        with pytest.raises(ConflictError, match="rule named, of the allowlist, says the same"):
+        with pytest.raises(ConflictError, match="rule named, of the allowlist, already says the same"):
             _edit(connection).replace("deny", NAMED)
         _edit(connection).remove(["named"])
         _edit(connection).add([replace(NAMED, id="x")])
@@ -215,7 +215,7 @@ def test_back_to_a_version(engine: Engine) -> None:
             _edit(connection).restore(99)
         _edit(connection).remove(["ssh"])
         _edit(connection, GATEWAY).sync("file", (replace(DENY, id="ssh"),))
-        with pytest.raises(ConflictError, match="ssh already"):
+        with pytest.raises(ConflictError, match="ssh already exists"):
             _edit(connection).restore(2)
 
 
