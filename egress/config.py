@@ -21,8 +21,8 @@ from egress.limits import Limits
 
 CONFIG_FILE = Path("/etc/egress/egress.yaml")
 POLICY_FILE = Path("/etc/egress/policy.yaml")
-SEGMENT_BYTES = 64 * 1024  # the smallest journal segment: a record's line has 64 KiB at most
-JOURNAL_BYTES = 1024 * 1024  # and the smallest journal
+SEGMENT_BYTES = 64 * 1024  # the smallest Journal.segment_bytes: a record's line has 64 KiB at most
+JOURNAL_BYTES = 1024 * 1024  # the smallest Journal.max_bytes
 
 _HOST = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", re.ASCII)
 
@@ -45,7 +45,7 @@ class Api:
     tls_cert: Path | None = None  # PEM; with tls_key: HTTPS
     tls_key: Path | None = None
     tls_client_ca: Path | None = None  # PEM; clients need a certificate issued by it, and their token
-    failures: int = 10  # failed authentications per address and minute; further ones are told to wait
+    failures: int = 10  # failed authentications per address and minute; more are answered with 429
     steps: int = 50_000  # new steps per agent and 24 hours; more are refused
 
     def __post_init__(self) -> None:
@@ -63,7 +63,7 @@ ON_FULL = ("refuse", "continue")
 
 @dataclass(frozen=True, slots=True)
 class Journal:
-    """The journal (state_dir/journal). It has each record before the kernel is answered, until the database has it."""
+    """The journal (state_dir/journal): it has each record from before the kernel is answered until it is stored."""
 
     segment_bytes: int = 16 * 1024 * 1024  # a segment of this size is followed by a new one
     segment_seconds: float = 3600.0  # also one of this age
@@ -94,13 +94,15 @@ class Retention:
 
     def __post_init__(self) -> None:
         if not (0 <= self.days <= 36500 and 0 <= self.evidence_days <= 36500):
-            raise InputError("retention: days and evidence_days must be from 0 (for ever) to 36500")
+            raise InputError("retention: days and evidence_days must be from 0 (no limit) to 36500")
         if not 0 <= self.evidence_bytes < 1 << 62:
             raise InputError("retention: evidence_bytes must be a number of bytes, or 0 for no limit")
 
 
 @dataclass(frozen=True, slots=True)
 class Config:
+    """The settings of a gateway, of its API and of the commands that read its database."""
+
     host: str = ""  # name of this gateway among those that share a database; empty: the machine's host name
     state_dir: Path = Path("/var/lib/egress")  # database, journal
     run_dir: Path = Path("/run/egress")  # control socket
@@ -108,14 +110,14 @@ class Config:
     policy: Path | None = None  # policy file; None: /etc/egress/policy.yaml if it exists, else no rules
     workers: int = 0  # worker processes; 0: one for each CPU
     user: str = "nobody"  # the user that workers become once their queues are bound
-    fail_open: bool = False  # let packets pass while no worker is bound
+    fail_open: bool = False  # let packets pass while no worker is bound or a queue is full
     on_stop: str = "remove"  # kernel rules after a clean stop: remove, or block (agents are cut off)
     watchdog: float = 10.0  # a worker that gives no sign of life for so many seconds is replaced
     mark_mask: int = 0x0F000000  # the four adjacent bits of packet and connection marks that egress uses
     pool4: str = "10.77.0.0/16"  # sandboxes of `egress run` get a /30 each from here
     pool6: str = "fd65:6772:6573::/48"  # and a /64 each from here
     gate_queries: bool = True  # refuse DNS queries for names that no rule allows, if the agent's default is to refuse
-    beacon_alpha: float = 1e-3  # accepted rate of false alarms of beacon.timing per agent, over all destinations
+    beacon_alpha: float = 1e-3  # accepted probability that beacon.timing ever raises a false alarm for an agent
     attribution: bool = True  # look up the process behind each flow of an agent on this host
     limits: Limits = field(default_factory=Limits)
     queue: Queue = field(default_factory=Queue)
@@ -137,7 +139,7 @@ class Config:
             except ValueError as error:
                 raise InputError(f"{name}: {error}") from None
             if network.version != version or network.prefixlen > longest:
-                raise InputError(f"{name}: {pool} must be an IPv{version} network of at most /{longest}")
+                raise InputError(f"{name}: {pool} must be an IPv{version} network of /{longest} or larger")
 
     @property
     def host_name(self) -> str:

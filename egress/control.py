@@ -14,7 +14,7 @@ CALL_SECONDS = 30.0
 
 
 class NotRunningError(EgressError):
-    """No gateway listens on the control socket, or it has closed the connection."""
+    """No gateway listens on the control socket, it is stopping, or it has closed the connection."""
 
 
 class Client:

@@ -6,31 +6,31 @@ from dataclasses import dataclass
 
 from egress.errors import InputError
 
-EVIDENCE_PACKETS = 64  # of one finding
+EVIDENCE_PACKETS = 64  # the most that Limits.evidence_packets may be
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
     """Bounds of the engine, per worker process. Times in seconds."""
 
-    max_flows: int = 65536  # tracked flows; when full, idle decided ones make room, and else new ones are refused
+    max_flows: int = 65536  # tracked flows; when full, an idle or decided one is forgotten, else the new one refused
     max_flows_agent: int = 16384  # tracked flows of one agent
     stream_buffer: int = 65536  # out-of-order bytes held for each direction of a flow
-    max_buffered: int = 64 * 1024 * 1024  # bytes under inspection over all flows of one agent
-    settle_bytes: int = 65536  # a flow with no finding in this many bytes of a direction counts as opaque
-    tcp_handshake: float = 60.0
-    tcp_established: float = 7200.0
-    tcp_closed: float = 30.0
-    udp_timeout: float = 180.0
-    other_timeout: float = 60.0
+    max_buffered: int = 64 * 1024 * 1024  # bytes held for inspection over all flows of one agent
+    settle_bytes: int = 65536  # a flow settles once a direction has had this many bytes without a finding
+    tcp_handshake: float = 60.0  # silence after which a flow is forgotten: a TCP handshake,
+    tcp_established: float = 7200.0  # an established TCP connection,
+    tcp_closed: float = 30.0  # a closed or refused one,
+    udp_timeout: float = 180.0  # a UDP flow,
+    other_timeout: float = 60.0  # a flow of any other protocol
     refused_timeout: float = 600.0  # a refused flow is remembered this long after its last packet
     destination_timeout: float = 3600.0  # a refused destination is remembered this long after it was last tried
     midstream_grace: float = 300.0  # after a start, connections may be picked up in mid-stream for this long
     idle_gap: float = 0.4  # silence of both sides that ends a burst
     ask_timeout: float = 120.0  # a flow or query that waits for an approval is refused after this long
     ask_holds: int = 64  # holds of one agent that wait at a time; more are refused at once
-    evidence_packets: int = 32  # first packets of an undecided flow kept for a finding; 0 keeps none
-    evidence_bytes: int = 32768  # bytes of those packets at most
+    evidence_packets: int = 32  # packets of an undecided flow kept for a finding, half of them the first; 0: none
+    evidence_bytes: int = 32768  # bytes of those packets, at most
 
     def __post_init__(self) -> None:
         if not (0 <= self.evidence_packets <= EVIDENCE_PACKETS and 0 <= self.evidence_bytes <= 32768):

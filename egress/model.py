@@ -1,8 +1,9 @@
 """The vocabulary: the types that every package of egress shares. It imports the standard library only.
 
-An *event* is a fact inside the engine (`egress.dissection.events`), a *finding* a signature's opinion, a *verdict* the
-decision about a flow, and a *record* the output of the engine. Addresses are packed (4 or 16 bytes); only records have
-them as text. Times are seconds since the epoch, UTC, as float.
+An *event* is a fact inside the engine (`egress.dissection.events`), a *finding* a signature's opinion of a flow, a
+*verdict* the decision on a packet or a flow, and a *record* the output of the engine. Addresses of type bytes are
+packed (4 or 16 bytes); records, holds, agents and rules have them as text. Times are seconds since the epoch, UTC, as
+float.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ PROTOCOL_NUMBERS: dict[str, int] = {name: number for number, name in PROTOCOL_NA
 
 
 def protocol_name(number: int) -> str:
-    """`tcp` for 6; the number itself, as text, for a protocol that has no name here."""
+    """Return the name of an IP protocol number (6: `tcp`), or the number as text if it has no name here."""
     return PROTOCOL_NAMES.get(number, str(number))
 
 
@@ -57,11 +58,13 @@ class Packet(NamedTuple):
     seq: int  # TCP sequence number, otherwise 0
     ack: int  # TCP acknowledgement number, otherwise 0
     payload: bytes  # what follows the transport header, as much of it as was captured
-    length: int  # bytes of the whole IP packet as its header says (a GSO packet: as handed over)
-    missing: int  # payload bytes the headers promise but the capture does not hold
+    length: int  # bytes of the whole IP packet, by its header; as received where that says 0 (GSO past 64 KiB)
+    missing: int  # payload bytes at the end of the packet that were not captured
 
 
 class Action(StrEnum):
+    """The action of a verdict. A rule has ACCEPT or REJECT, an agent's default never HOLD."""
+
     ACCEPT = "accept"
     REJECT = "reject"  # refuse with an answer: TCP reset or ICMP administratively prohibited
     DROP = "drop"  # refuse without an answer
@@ -69,6 +72,8 @@ class Action(StrEnum):
 
 
 class Mode(StrEnum):
+    """The mode of an agent. Traffic of a quarantined agent is refused in each of them."""
+
     ENFORCE = "enforce"
     MONITOR = "monitor"  # decide and record, but let everything pass
     ASK = "ask"  # enforce, but traffic that no rule matches waits for a person's approval
@@ -82,7 +87,7 @@ class Severity(StrEnum):
 
 
 class Reason(StrEnum):
-    """The reason for a verdict. Every refusal has one of these names."""
+    """The reason for a verdict, whether it accepts, holds or refuses."""
 
     RULE = "rule"  # a rule allowed or denied the flow; see rule_id
     DEFAULT = "default"  # no rule matches: the agent's default
@@ -96,12 +101,12 @@ class Reason(StrEnum):
     QUARANTINE = "quarantine"  # the agent is in quarantine, ordered by a person
     INBOUND = "inbound"  # opened by the other side; no rule allows that
     SPOOFED = "spoofed"  # an agent's packet with a source that is not the agent's
-    MALFORMED = "malformed"  # headers that do not parse
+    MALFORMED = "malformed"  # IP or transport headers that are not valid
     TRUNCATED = "truncated"  # bytes that must be inspected did not reach the gateway
-    SEQUENCE = "sequence"  # a TCP segment out of any order: too far ahead, or of a connection never answered
-    MIDSTREAM = "midstream"  # a TCP connection whose beginning was not seen, long after a restart could explain it
-    MEMCAP = "memcap"  # no room to track another undecided flow
-    RECORDER = "recorder"  # records cannot be written, so nothing new may pass
+    SEQUENCE = "sequence"  # a TCP segment that cannot be placed in the stream or contradicts the connection's state
+    MIDSTREAM = "midstream"  # a TCP connection with an unseen beginning, which no recent start of the gateway explains
+    MEMCAP = "memcap"  # no room to track another flow, or to hold more bytes for inspection
+    RECORDER = "recorder"  # records cannot be written, so no new flow may pass
     ERROR = "error"  # a bug of egress while judging; please report it
 
 
@@ -142,7 +147,7 @@ class Finding:
     signature: str  # family.name
     severity: Severity
     summary: str  # what matched, where, why it matters
-    evidence: bytes  # the bytes (or the numbers, as text) it rests on; at most EVIDENCE_BYTES
+    evidence: bytes  # the bytes that prove it, or the measured numbers as text; at most EVIDENCE_BYTES
     technique: str  # MITRE ATT&CK technique, e.g. T1496.001
     effect: Effect = Effect.FLOW
 
@@ -158,7 +163,7 @@ class Verdict:
     reason: Reason
     rule_id: str = ""
     policy_version: int = 0
-    settled: bool = False  # accepted and opaque from now on: may take the GSO queue
+    settled: bool = False  # accepted, and no longer dissected (or the agent's bytes alone): may use the settled queue
     packet_only: bool = False  # the refusal of one packet, not of its flow (must not mark the connection)
 
 
@@ -171,11 +176,11 @@ class Measure(StrEnum):
 
 
 class BudgetSpan(StrEnum):
-    """The period of a budget. An episode is the agent's life behind the gateway."""
+    """The period of a budget: a clock minute, a clock hour, or EPISODE."""
 
     MINUTE = "minute"
     HOUR = "hour"
-    EPISODE = "episode"
+    EPISODE = "episode"  # from attachment until the agent is removed (not the episode of a Step)
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,12 +190,12 @@ class Budget:
     span: BudgetSpan
 
 
-AGENT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", re.ASCII)  # matches a whole name
+AGENT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", re.ASCII)  # use with fullmatch
 
 
 @dataclass(frozen=True, slots=True)
 class Agent:
-    """An agent under watch. `networks` are its own CIDRs; packets with any other source are spoofed."""
+    """A watched agent. `networks` are its own CIDRs; a packet that it sends from another source is spoofed."""
 
     name: str
     networks: tuple[str, ...] = ()
@@ -203,7 +208,7 @@ class Agent:
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One line of policy. Deny beats allow beats the agent's default; empty means any."""
+    """A rule of the policy. Deny beats allow beats the agent's default. Empty protocol, ports or app match any."""
 
     id: str
     action: Action  # ACCEPT (allow) or REJECT (deny)
@@ -219,7 +224,7 @@ class Rule:
     comment: str = ""
     author: str = ""
     created: float = 0.0
-    position: int = 0  # of two rules of a kind the lower position goes first; equal ones in the policy's order
+    position: int = 0  # of several matching deny (or allow) rules the lowest decides; equal ones: the first in Policy
 
 
 class StepSource(StrEnum):
@@ -239,8 +244,8 @@ class Step:
     tool: str
     summary: str  # arguments, shortened
     start: float  # by the framework's clock, or the server's if the framework gave none
-    end: float | None  # None while it runs, and for ever if its framework died meanwhile
-    until: float  # it counts as running until then: `end`, or some time after it was last reported
+    end: float | None  # None while it runs, and for good if its end is never reported
+    until: float  # the end of the time that it counts as running: `end`, or some time after its last report
     source: StepSource
     call_id: str  # the model's id of the tool call
     trace_id: str  # 32 hex digits, or empty
@@ -251,7 +256,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """A numbered, immutable set of rules; every verdict names the version that it was made under."""
+    """A numbered, immutable sequence of rules; every verdict names the version that it was made under."""
 
     version: int = 0
     rules: tuple[Rule, ...] = field(default=())
@@ -275,7 +280,7 @@ class Hold:
     flow_id: str
     agent: str
     time: float
-    until: float  # the hold times out then, and is refused
+    until: float  # the time at which it expires: the flow or query is refused
     proto: str
     dst: str
     dport: int
