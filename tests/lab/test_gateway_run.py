@@ -226,7 +226,7 @@ def test_two_at_once_are_two_agents(stage: Stage) -> None:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
     taken = run(stage, "--agent", names[0], "--", "true")
-    assert taken.returncode == 1 and "watched already" in taken.stderr
+    assert taken.returncode == 1 and "already; choose another" in taken.stderr
     errors = [process.communicate("go\n", timeout=30)[1] for process in pair]
     assert f"{names[0]}: 1 flow refused to 10.99.2.2:9000/tcp" in errors[0]
     assert f"{names[1]}: 1 flow refused to [fd99:2::2]:9001/tcp" in errors[1]

@@ -1,4 +1,4 @@
-"""Resolves each attached agent in the database to its current interface."""
+"""Resolve the attached agents of the database to the interfaces that they are behind now."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ log = logging.getLogger("egress.gateway")
 
 
 class Attachments:
-    """Looks agents up. An agent that cannot be attached yet is `absent` (name -> reason) and tried again.
+    """Resolves attached agents. One that cannot be resolved now is `absent` (name → reason), and is tried again.
 
-    An agent can make itself absent, for example by removing its addresses. Where its interface is known, the interface
-    stays guarded, and nothing passes.
+    An agent can make itself absent, for example by removing its addresses. Where the interface of an absent agent is
+    known, it stays guarded, and nothing passes.
     """
 
     def __init__(self) -> None:
@@ -32,7 +32,7 @@ class Attachments:
         self._interfaces: dict[str, str] = {}  # agent name -> its last interface
 
     def entries(self, agents: Iterable[StoredAgent]) -> list[RosterEntry]:
-        """Resolve all agents: those that can be attached, and the interfaces of those that cannot. Skips sandboxes."""
+        """Return the entries of all agents but sandboxes; an absent one has no networks, or no entry at all."""
         found, waiting, absent = [], [], {}
         for stored in agents:
             if stored.kind == SANDBOX:
@@ -52,7 +52,7 @@ class Attachments:
         return found
 
     def awaited(self) -> bool:
-        """Check whether an absent agent can be attached now. Looks every RETRY_SECONDS."""
+        """Check, at most every RETRY_SECONDS, whether an absent agent can be resolved now."""
         if not self._waiting or time.monotonic() < self._tried + RETRY_SECONDS:
             return False
         self._tried = time.monotonic()
@@ -60,7 +60,7 @@ class Attachments:
 
 
 def places(agents: Iterable[StoredAgent]) -> set[tuple[object, ...]]:
-    """Return the attachments of agents, to compare. Sandboxes are attached when they are opened."""
+    """Return the agents' attachments in a form to compare. Sandboxes, attached when they are opened, are left out."""
     return {(each.agent.name, each.kind, each.value, each.agent.networks) for each in agents if each.kind != SANDBOX}
 
 

@@ -1,4 +1,4 @@
-"""Checks of what a machine needs to be a gateway. Each names what is missing and what to do about it."""
+"""Checks that a machine can be a gateway. A failed check names the missing part and its remedy."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _QUEUE = Path("/proc/net/netfilter/nfnetlink_queue")
 
 
 class Check(NamedTuple):
-    """One result of `egress doctor`. `text` is one line; where `ok` is False it says what to do."""
+    """The result of one check, a line of `egress doctor`. Where `ok` is False, `text` says what to do."""
 
     name: str
     ok: bool
@@ -38,7 +38,7 @@ def machine() -> list[Check]:
 
 
 def require(config: Config) -> None:
-    """Raise EgressError for the first check that fails: without it the gateway cannot start."""
+    """Raise EgressError for the first failed check, or for queue numbers out of range: the gateway cannot start."""
     for check in machine():
         if not check.ok:
             raise EgressError(check.text)
@@ -60,7 +60,7 @@ def root() -> Check:
 
 
 def packages() -> list[Check]:
-    """Import each package: only then a wheel for another Python fails."""
+    """Check the packages by importing them: a wheel built for another Python fails only then."""
     found = []
     for module, name in PACKAGES.items():
         try:

@@ -1,4 +1,4 @@
-"""Slow work in the background: scheduled any number of times while it waits or runs, it runs once more."""
+"""Slow work in the background: however often it is scheduled during a run, it runs once more."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ log = logging.getLogger("egress.gateway")
 
 
 class Coalesced:
-    """Call `schedule()` from the event loop; `work` runs soon after, never twice at a time. Its errors are logged."""
+    """Runs `work` soon after `schedule()` on the event loop, one run at a time. EgressError and OSError are logged."""
 
     def __init__(self, work: Callable[[], Awaitable[None]]) -> None:
         self._work = work
@@ -26,12 +26,12 @@ class Coalesced:
             self._task = asyncio.create_task(self._run())
 
     async def settled(self) -> None:
-        """Wait until the scheduled work is done."""
+        """Wait until the scheduled work is done, or has failed."""
         if self._task is not None:
             await asyncio.wait([self._task])
 
     def check(self) -> None:
-        """Raise an unexpected exception of the work, if there was one."""
+        """Raise the exception that ended the last run, if one did: neither EgressError nor OSError."""
         if self._task is not None and self._task.done() and not self._task.cancelled():
             self._task.result()
 

@@ -1,4 +1,4 @@
-"""Log lines about trouble that lasts: at once when it begins or changes, then every REPEAT_SECONDS."""
+"""Rate limit of log lines about lasting trouble: at once when it begins or changes, then every REPEAT_SECONDS."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ REPEAT_SECONDS = 30.0
 
 
 class Complaint:
-    """Decides when a lasting trouble is logged."""
+    """The rate limit of one source of trouble."""
 
     def __init__(self) -> None:
         self._trouble: str | None = None

@@ -1,8 +1,8 @@
-"""The gateway's side of its control socket: JSON lines over a unix stream socket that only root may use.
+"""The gateway's side of its control socket: JSON lines over a Unix stream socket that only root may use.
 
 Request {"op": name, …}; answer {"ok": true, …} or {"ok": false, "error": one line, "gone": true if the gateway is
-ending, "input": true if the request was wrong}. A sandbox that a connection opened is a lease: it ends with the
-connection, for any reason.
+ending, "input": true if the request was wrong}. A sandbox is leased to the connection that opened it, and is destroyed
+when the connection closes, for any reason.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _PEER = struct.Struct("=iII")  # pid, uid, gid: struct ucred
 
 
 class Session:
-    """One connection of a client. Its `leases` end, last first, when it closes."""
+    """One connection of a client. Its `leases` are functions to call, the last one first, when it closes."""
 
     def __init__(self, pid: int) -> None:
         self.pid = pid
@@ -47,7 +47,7 @@ Handler = Callable[[Session, dict[str, Any]], Awaitable[dict[str, object]]]
 
 
 class Server:
-    """Listens at `path` (mode 0600) and hands each request of a root process to `handle`."""
+    """Listens at `path` (mode 0600) and hands each request of root to `handle`; closes connections of other users."""
 
     def __init__(self, path: Path, handle: Handler) -> None:
         self._path, self._handle = path, handle

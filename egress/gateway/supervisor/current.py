@@ -1,4 +1,4 @@
-"""The policy and the agents in force now, and the orders that bring a worker there."""
+"""The policy and the agents in force now, and the orders that bring a worker to this policy."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from egress.gateway.supervisor.snapshot import Snapshot
 from egress.model import PolicyChange, Rule
 from egress.store.policy.agents import StoredAgent
 
-SLICE = 500  # rules of one order: a worker takes them between two batches of packets
-NOTHING = -1  # the base of a whole policy, which replaces any policy of a worker
+SLICE = 500  # rules per order: a worker takes an order between two batches of packets
+NOTHING = -1  # `base` of orders for a whole policy, which replaces that of the worker
 
 
 class Current:
-    """The state in force. Only the event loop changes it, without an await in between: readers see one whole state."""
+    """The state in force. Only the event loop changes it, with no await during a change: readers see a whole state."""
 
     def __init__(self) -> None:
         self.version = self.audit = 0
         self.host = ""
         self.agents: tuple[StoredAgent, ...] = ()
         self.rules: dict[str, Rule] = {}
-        self.once: set[str] = set()  # ids of rules that are spent by one flow
-        self.lingering: set[str] = set()  # spent and removed: workers keep them for the flows they have admitted
+        self.once: set[str] = set()  # ids of rules that end with the first flow they admit
+        self.lingering: set[str] = set()  # ids of spent rules that are removed here, but not from workers
         self._orders: Orders | None = None
 
     def replace(self, snapshot: Snapshot) -> None:
-        """Replace the whole state."""
+        """Replace the whole state by that of a snapshot."""
         self.version, self.audit, self.agents = snapshot.version, snapshot.audit, snapshot.agents
         self.host = snapshot.host
         self.rules = {rule.id: rule for rule in snapshot.rules}
@@ -37,10 +37,10 @@ class Current:
         self._orders = None
 
     def orders_for(self, change: PolicyChange, spent: Set[str] = frozenset()) -> Orders | None:
-        """Make the orders that bring workers from the old policy to the new. None: send the whole policy, afterwards.
+        """Make the orders for a change that is not applied here yet. None: apply it, then send `orders()` instead.
 
-        `spent` rules are not removed from workers: that would end the flow which each has admitted. If a rule of such
-        an id is added later, the workers need the whole policy.
+        Rules in `spent` are not removed from workers: that would end the flows that they admitted. Where the change
+        adds a rule with such an id again, the workers need the whole policy.
         """
         silent = spent & set(change.removed)
         if any(rule.id in self.lingering or rule.id in silent for rule in change.added):
@@ -49,7 +49,7 @@ class Current:
         return Orders(dataclasses.replace(change, removed=removed))
 
     def change(self, change: PolicyChange, spent: Set[str] = frozenset()) -> None:
-        """Apply a change."""
+        """Apply a change here. Removed rules in `spent` linger in the workers."""
         for gone in change.removed:
             self.rules.pop(gone, None)
             self.once.discard(gone)
@@ -66,7 +66,7 @@ class Current:
         return Snapshot(self.version, self.audit, tuple(self.rules.values()), self.agents, self.host)
 
     def orders(self) -> Orders:
-        """Orders for the whole policy, for a worker that has none; shared by all that start with this version."""
+        """Return the orders for the whole policy; workers that need the same version share them."""
         if self._orders is None:
             ordered = sorted(self.rules.values(), key=lambda rule: (rule.position, rule.id))
             self._orders = Orders(PolicyChange(NOTHING, self.version, (), tuple(ordered)))

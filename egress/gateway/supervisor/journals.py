@@ -1,13 +1,17 @@
-"""The workers' journals as the supervisor sees them: their size and bound, their health, and segments of dead workers.
+"""The journals of workers and attribution, as the supervisor sees them: their size, their bound, their health.
 
-    bytes of all segments, of journal.max_bytes     on_full: refuse                        on_full: continue
-    from 7/8 on, until they are below 3/4           no new flow passes; the remaining      –
-                                                    bytes are for known flows
-    all of it                                       new records wait in memory, then are lost and counted
+    bytes of all files, of journal.max_bytes    on_full: refuse                      on_full: continue
+    from 7/8 on, until they are below 3/4       full: no new flow passes; the        –
+                                                rest is for known flows
+    from 99 % on, until they are below 3/4      as above                             full: new flows pass
+    all of it                                   new records wait in memory, up to a bound; more are lost and counted
 
-Each second a worker is granted its share of the remaining bytes, counted from what it had written when they were
-measured. It stops by itself once the grant is used up: so the bound holds while the supervisor is busy, too, and costs
-an addition a write.
+When the journal becomes full, that is logged, and the workers' segments are ended, so that the recorder can remove
+them. Attribution writes nothing while it is full.
+
+Each second each writer is granted an equal share of the remaining bytes, beyond those it had written by its last report
+before they were measured. A writer stops by itself at its grant: so the bound holds while the supervisor is busy, too,
+and costs an addition and a comparison per write.
 """
 
 from __future__ import annotations
@@ -26,38 +30,43 @@ from egress.gateway.supervisor.processes.pool import Pool
 from egress.store.recording.healing import heal
 from egress.store.recording.segments import usage
 
-HIGH, LOW = {"refuse": 7 / 8, "continue": 0.99}, 3 / 4  # no worker writes up to the last byte
-SHARE = 8  # segments that are being written to may take an eighth of the bound, all together
+HIGH, LOW = {"refuse": 7 / 8, "continue": 0.99}, 3 / 4  # of the bound: full from HIGH on, until below LOW
+SHARE = 8  # open segments, which cannot be removed, take at most 1/8 of the bound together
 
 log = logging.getLogger("egress.gateway")
 
 
-def fitted(config: Config, workers: int) -> Config:
-    """Make segments small enough for the bound: only finished ones can be removed. Raises InputError."""
+def fitted(config: Config, writers: int) -> Config:
+    """Return the config with segments small enough for the bound. Raises InputError for a bound that is too small."""
     journal = config.journal
-    most = journal.max_bytes // (SHARE * workers)
+    most = journal.max_bytes // (SHARE * writers)
     if most < SEGMENT_BYTES:
-        least = SHARE * workers * SEGMENT_BYTES
-        raise InputError(f"journal.max_bytes: {journal.max_bytes} is too little for {workers} workers: {least} or more")
+        least = SHARE * writers * SEGMENT_BYTES
+        raise InputError(
+            f"journal.max_bytes: {journal.max_bytes} is too little for {writers} writers (workers and attribution):"
+            f" {least} or more"
+        )
     fitting = dataclasses.replace(journal, segment_bytes=min(journal.segment_bytes, most))
     return dataclasses.replace(config, journal=fitting)
 
 
 class Journals:
-    """All journals. Call `start` before there is a worker, `measure` each second, `worker_gone` after each end of one,
-    and `stopped` last.
+    """The size, bound and health of the journals of `writers` processes: the workers, and attribution if it is on.
+
+    Call `start` before the first worker starts, `measure` each second, `worker_gone` before a dead worker's successor
+    starts, and `stopped` once all have ended.
     """
 
-    def __init__(self, config: Config, workers: int) -> None:
-        self._config, self._settings, self._workers = config, config.journal, workers
+    def __init__(self, config: Config, writers: int) -> None:
+        self._config, self._settings, self._writers = config, config.journal, writers
         self._bytes = 0
         self._full = False
         self._since: float | None = None
-        self._healed = self._lost = self._times_full = 0  # torn ends; lines; how often the bound was reached
+        self._healed = self._lost = self._times_full = 0  # torn last lines; records; how often it was full
         self._seen: dict[int, dict[str, Any]] = {}  # each worker's last report about its journal
 
     def start(self) -> None:
-        """Heal and measure the journals. Raises EgressError."""
+        """Cut off torn last lines, and measure the journals. Raises EgressError where the directory cannot be read."""
         if self._settings.on_full == "continue":
             log.warning(
                 "journal.on_full: continue is configured: while records cannot be written new flows pass UNRECORDED"
@@ -66,42 +75,43 @@ class Journals:
         try:
             self._bytes = usage(self._config.journal_dir)
         except OSError as error:
-            raise EgressError(f"cannot look into {self._config.journal_dir}: {error.strerror}") from None
-        self._judge()
+            raise EgressError(f"cannot read {self._config.journal_dir}: {error.strerror}") from None
+        self._update_full()
 
     def worker_gone(self, index: int) -> None:
-        """Count the lines that a dead worker had in memory, and cut off its torn last line."""
+        """Count the records that a dead worker lost, those in its memory too; cut off its torn last line; measure."""
         last = self._seen.pop(index, {})
         self._lost += last.get("lost", 0) + last.get("waiting", 0)
         self._heal(f"worker-{index}")
-        with contextlib.suppress(OSError):  # its successor gets a share of the bytes that remain now
+        with contextlib.suppress(OSError):  # the successor's grant is made from it; else from the last measure
             self._bytes = usage(self._config.journal_dir)
 
     def stopped(self, pool: Pool) -> None:
-        """Report lost records, once all workers have ended in order and reported for the last time."""
+        """Log lost records. Call it once all workers have stopped and sent their last report."""
         for entry in pool.status():
             self._log_health(entry)
         if lost := self.status()["lost"]:
             log.error("%d records were lost since the gateway started: the journal could not be written", lost)
 
     def grant(self, written: int = 0) -> JournalGrant:
-        """Grant a worker its share. It had `written` bytes when the journals were measured, or before."""
-        return JournalGrant(written + max(self._settings.max_bytes - self._bytes, 0) // self._workers, self._full)
+        """Make a writer's grant. `written`: its bytes by its last report before the journals were measured."""
+        return JournalGrant(written + max(self._settings.max_bytes - self._bytes, 0) // self._writers, self._full)
 
     async def measure(self, pool: Pool) -> None:
-        """Measure the journals, grant the workers their shares, log changes. Raises OSError."""
+        """Measure the journals, grant the workers their shares, and log changes. Raises OSError."""
         before: dict[object, dict[str, Any]] = {entry["index"]: entry for entry in pool.status()}
         for entry in before.values():
             self._log_health(entry)
         self._bytes = await asyncio.to_thread(usage, self._config.journal_dir)
-        self._judge()
+        self._update_full()
         for entry in pool.status():
             known = before[entry["index"]]
-            if entry["pid"] is not None and entry["pid"] == known["pid"]:  # else its setup has just told it
+            if entry["pid"] is not None and entry["pid"] == known["pid"]:  # a successor got its grant with its setup
                 share = self.grant(known["counters"].get("journal", {}).get("bytes", 0))
                 pool.post(known["index"], "journal", {"limit": share.limit, "full": share.full})
 
     def status(self) -> dict[str, object]:
+        """Report the state of the journals, for `egress doctor` and the metrics."""
         return {
             "bytes": self._bytes,
             "max_bytes": self._settings.max_bytes,
@@ -118,17 +128,18 @@ class Journals:
         try:
             found = heal(self._config, writer)
         except OSError as error:
-            log.error("the journal cannot be searched for torn ends; the recorder will do that: %s", error)
+            log.error("cannot look for torn last lines in the journal; the recorder will set them aside: %s", error)
             return
         for each in found:
             self._healed += 1
             log.warning(
-                "journal %s ended with %d bytes of an unfinished record when its worker died; they are in "
+                "journal %s ended with %d bytes of an unfinished record when its writer died; they are now in "
                 "quarantine.jsonl",
                 *(each.segment, each.torn),
             )
 
-    def _judge(self) -> None:
+    def _update_full(self) -> None:
+        """Enter or leave the state full, and log that."""
         used, most = self._bytes, self._settings.max_bytes
         refuses = self._settings.on_full == "refuse"
         if not self._full and used >= most * HIGH[self._settings.on_full]:
@@ -140,11 +151,11 @@ class Journals:
                 *(used, most, effect),
             )
         elif self._full and used < most * LOW:
-            log.warning("the journal has room again (%d of %d bytes): new flows pass, on record", used, most)
+            log.warning("the journal has room again (%d of %d bytes): new flows pass and are recorded", used, most)
             self._full, self._since = False, None
 
     def _log_health(self, entry: dict[str, Any]) -> None:
-        """Log when a worker's journal fails, and when it works again."""
+        """Keep a worker's report on its journal. Log when the journal fails, and when it works again."""
         index, now = entry["index"], entry["counters"].get("journal")
         if not now:
             return

@@ -15,17 +15,17 @@ from egress.model import Agent
 
 @dataclass(frozen=True, slots=True)
 class RosterEntry:
-    """An agent behind an interface that exists now."""
+    """An agent, and the interface that it is behind."""
 
     agent: Agent
     interface: str
-    index: int  # the interface's, at the time it was looked up
+    index: int  # the interface's, when it was looked up; 0: it was gone, or the agent is absent
     masquerade: bool  # a sandbox: its private addresses leave as the host's
     absent: bool = False  # its addresses are unknown now: its interface stays queued, and nothing of it passes
 
 
 class Roster:
-    """Entries by agent name. All agents of an interface go to one worker, and stay there while it is attached."""
+    """The entries by agent name. An interface, with all agents behind it, keeps its worker while it is listed."""
 
     def __init__(self, workers: int) -> None:
         self.entries: dict[str, RosterEntry] = {}
@@ -42,7 +42,7 @@ class Roster:
             self._assigned[name] = min(range(self._workers), key=lambda worker: (load.count(worker), worker))
 
     def adopt(self, agents: Mapping[str, Agent]) -> bool:
-        """Take over edits of the agents here, except their networks. Returns True if an entry has changed.
+        """Take over the agents' edited settings, except networks. Returns True if an entry has changed.
 
         Networks belong to the attachment: they change with the interfaces, by `replace`.
         """
@@ -73,7 +73,7 @@ class Roster:
         ]
 
     def moved(self) -> list[str]:
-        """List agents whose interface is gone or is another one than it was."""
+        """List the agents whose interface is gone, or is another one of the same name. Absent agents are left out."""
         here = [(name, entry) for name, entry in self.entries.items() if not entry.absent]
         return [name for name, entry in here if interface_index(entry.interface) != entry.index]
 

@@ -1,4 +1,4 @@
-"""Our kernel rules over the gateway's life: installed once workers are bound, kept, removed only by order."""
+"""The kernel rules over the gateway's life: installed once workers are bound, restored, at the end removed or left."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from egress.gateway.kernel import iptables
 from egress.gateway.kernel.drops import drops
 from egress.gateway.supervisor.roster import Roster
 
-LEAVING_SECONDS = 2.0  # until the workers of a killed gateway are gone
+LEAVING_SECONDS = 2.0  # wait for the workers of a killed gateway to end
 
 log = logging.getLogger("egress.gateway")
 
 
 class RuleKeeper:
-    """Installs, checks and removes the rules. Slow, for threads: each call runs iptables."""
+    """Installs, checks and removes the rules. Each call runs iptables, which is slow: call it from a thread."""
 
     def __init__(self, config: Config, roster: Roster) -> None:
         self._config, self._roster = config, roster
@@ -26,7 +26,7 @@ class RuleKeeper:
         self._guarding = self._ended = False  # rules are installed; none may be installed any more
 
     def install(self) -> None:
-        """Install the rules for the roster as it is now. Raises EgressError."""
+        """Install the rules for the roster as it is now; no effect after `leave`. Raises EgressError."""
         with self._installing:
             if not self._ended:
                 self._guarding = True
@@ -42,7 +42,10 @@ class RuleKeeper:
             self.install()
 
     def leave(self, *, asked: bool) -> None:
-        """Remove or keep the rules at the end. After a failure they stay: agents remain blocked."""
+        """Remove the rules at the end, let them block, or leave them as they are.
+
+        After a clean stop (`asked`) `on_stop` decides. After a failure rules that guard agents stay: these are cut off.
+        """
         left = ", ".join(entry.agent.name for entry in self._roster.entries.values())
         with self._installing:
             self._ended = True  # a change that is under way must not install them again
@@ -60,7 +63,7 @@ class RuleKeeper:
 def require_no_other_gateway() -> None:
     """Raise EgressError while another gateway's workers read the queues that the kernel rules lead to.
 
-    Chains have one name for all: two gateways, each with a run_dir of its own, would replace each other's rules.
+    The names of the chains are fixed: two gateways, each with a run_dir of its own, would replace each other's rules.
     """
     deadline = time.monotonic() + LEAVING_SECONDS
     while read := iptables.queues() & drops().keys():

@@ -21,7 +21,7 @@ MAX_SANDBOXES = 4096
 
 @dataclass(frozen=True, slots=True)
 class OpenedSandbox:
-    """A sandbox in use."""
+    """An open sandbox, its agent and its rules."""
 
     agent: Agent
     sandbox: Sandbox
@@ -29,7 +29,7 @@ class OpenedSandbox:
 
 
 class Sandboxes:
-    """Open sandboxes by agent name. For one thread at a time."""
+    """The open sandboxes by agent name. Calls must not overlap."""
 
     def __init__(self, config: Config) -> None:
         self.open: dict[str, OpenedSandbox] = {}
@@ -46,12 +46,15 @@ class Sandboxes:
         return len(left)
 
     def create(self, request: dict[str, Any], taken: Set[str]) -> OpenedSandbox:
-        """Make a sandbox as `sandbox.open` asks: agent (empty: a generated name), mode, default, rules, budgets."""
+        """Make a sandbox from a request: agent (empty: a generated name), mode, default, rules, budgets.
+
+        `taken` are the names of other agents. Raises EgressError, InputError for a request that is not valid.
+        """
         name = request.get("agent") or f"run-{secrets.token_hex(4)}"
         if not isinstance(name, str) or not AGENT_NAME.fullmatch(name):
             raise InputError(f"agent name {name!r} must be letters, digits, . _ - and at most 63 long")
         if name in taken:
-            raise EgressError(f"agent {name} is watched already; choose another --agent name")
+            raise EgressError(f"there is an agent {name} already; choose another --agent name")
         if len(self.open) >= MAX_SANDBOXES:
             raise EgressError(f"{MAX_SANDBOXES} sandboxes are open; end some first")
         try:
@@ -60,7 +63,7 @@ class Sandboxes:
             budgets = budgets_from_json(request.get("budgets", []))
         except (KeyError, ValueError, TypeError):
             raise InputError(
-                "the request for a sandbox is broken; use the egress command of the gateway's version"
+                "the request for a sandbox is not valid; use the egress command of the gateway's version"
             ) from None
         made = sandbox.create(name, sandbox.free_index(self._config), self._config)
         agent = Agent(name, made.networks, mode, default, ("sandbox",), budgets)
@@ -76,7 +79,7 @@ class Sandboxes:
             del self.open[name]
 
     def entries(self) -> list[RosterEntry]:
-        """List the roster's entries. A sandbox stays when its agent deletes its interface: its summary is needed."""
+        """List the roster's entries, also of sandboxes without interface (the agent deleted it): a summary is due."""
         return [
             RosterEntry(
                 opened.agent, opened.sandbox.interface, interface_index(opened.sandbox.interface), masquerade=True

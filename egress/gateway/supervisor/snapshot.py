@@ -1,7 +1,7 @@
 """The policy and the agents last in force, on disk: a gateway starts with them when its database is away.
 
 One JSON document, {"version", "audit", "host", "agents": [{agent, kind, value, created, host}, …], "rules": […],
-"sha256"}, the last over all bytes before it: a file that is not whole, or not of egress, is refused and not half used.
+"sha256"}. The hash is over all bytes before its key: a file that is cut short or changed is refused as a whole.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Snapshot:
     audit: int  # the newest audit entry it includes
     rules: tuple[Rule, ...] = ()
     agents: tuple[StoredAgent, ...] = ()
-    host: str = ""  # the gateway's host; "": written before gateways had one
+    host: str = ""  # the gateway's host name; "": written by a version without host names
 
 
 async def write(path: Path, snapshot: Snapshot) -> None:
@@ -55,7 +55,7 @@ async def write(path: Path, snapshot: Snapshot) -> None:
 
 
 def read(path: Path) -> Snapshot | None:
-    """Read the file; None if there is none. Raises EgressError for a file that cannot be trusted."""
+    """Read the file; None if there is none. Raises EgressError for one that is damaged or of another version."""
     try:
         raw = path.read_bytes()
     except FileNotFoundError:

@@ -13,11 +13,11 @@ from egress.config import Config
 from egress.errors import EgressError
 from egress.gateway.kernel import privileges
 
-LOCK_SECONDS = 0.2
+LOCK_SECONDS = 0.2  # between two attempts
 
 
 def prepare(config: Config) -> None:
-    """Make the directories. The journal belongs to the workers' user, all else to root."""
+    """Make the directories; the journal's belongs to the workers' user. Raises EgressError if that cannot reach it."""
     uid, gid = privileges.account(config.user)
     try:
         config.run_dir.mkdir(parents=True, exist_ok=True, mode=0o755)

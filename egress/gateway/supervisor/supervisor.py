@@ -1,7 +1,7 @@
-"""The gateway in the foreground: starts workers, kernel rules, recorder and control socket, and stops them in order.
+"""The supervisor, `egress gateway`: it starts, watches and stops workers, kernel rules, recorder and control socket.
 
 Rules are installed only once every worker is bound. Every later failure fails closed: a queue without its worker drops,
-and only an ordered stop removes rules.
+and rules that guard an agent are removed by a clean stop only.
 """
 
 from __future__ import annotations
@@ -58,9 +58,9 @@ class Options:
 
 
 class Gateway:
-    """One run of the gateway. Changes of the roster and of kernel rules take `_changing`, one at a time.
+    """One run of the gateway. Changes of the roster and of kernel rules hold the lock `_changing`.
 
-    Edits of the policy do not wait for them: kernel rules take their time.
+    Edits of the policy do not wait for that lock: iptables is slow.
     """
 
     def __init__(self, config: Config, options: Options) -> None:
@@ -109,7 +109,7 @@ class Gateway:
             await self._stop()
 
     async def reload(self) -> dict[str, object]:
-        """Read policy file and agents again. A file that is not valid changes nothing, and is reported."""
+        """Read policy file and agents again. A file that is not valid leaves the policy as it is (`problem`)."""
         problem, now = "", self.policy.current
         try:
             await self.policy.reload()
@@ -160,7 +160,7 @@ class Gateway:
         await self.policy.leave()
 
     async def _second(self) -> None:
-        """Do the work of each second. A failure is logged and tried again: the gateway stays."""
+        """Do the work of each second. A failed step is logged, and tried again in the next second."""
         self.pool.watch()
         self.policy.check()
         trouble = ""
@@ -238,7 +238,10 @@ class Gateway:
             await self._attach()
 
     async def _attach(self) -> None:
-        """Bring workers and kernel up to date. A worker knows an agent before its packets are queued to it."""
+        """Bring roster, workers and kernel rules up to date with agents and sandboxes.
+
+        A worker knows a new agent before its packets are queued, unless another agent leaves at the same time.
+        """
         before, placed = self.roster.entries, self.roster.attachments(self.config)
         entries = await asyncio.to_thread(self._entries)
         self.roster.replace(entries)
@@ -263,7 +266,7 @@ class Gateway:
         return {stored.agent.name: stored.agent for stored in self.policy.current.agents}
 
     def _agents_changed(self, before: tuple[StoredAgent, ...]) -> None:
-        """Agents changed: order workers now; change kernel rules only if agents came, went or moved."""
+        """Follow edits of agents: order workers now, and attach again if an agent was added, removed or moved."""
         if self.roster.adopt(self._agents()):
             self._order_agents()
             self._unmarking.schedule()
@@ -275,7 +278,7 @@ class Gateway:
         return self._agents_ordered
 
     def _policy_changed(self) -> None:
-        """The policy changed: connections that the kernel refuses must be judged again."""
+        """Follow a change of the policy: have connections judged again that the kernel refuses."""
         self._unmarking.schedule()
 
     async def _unmark(self) -> None:

@@ -1,14 +1,15 @@
-"""Remove marks and connections that have outlived their reason, when rules, agents or sandboxes change.
+"""Clear the marks of connections, or delete their entries, when a change of rules, agents or sandboxes demands it.
 
-| change                          | the agents' entries in the kernel's connection table                               |
-|---------------------------------|------------------------------------------------------------------------------------|
-| rules, or the mode of an agent  | refused ones become undecided: the engine judges again, and remembers its findings |
-| an agent is quarantined         | settled ones become undecided: packets that still come in are queued, and refused  |
-| an attached agent comes or goes | none keeps a mark of ours; the connections themselves, and their NAT, stay         |
-| a sandbox comes or goes         | deleted: the next sandbox with its addresses must inherit nothing                  |
+| change                           | the agents' entries in the kernel's connection table (conntrack)                  |
+|----------------------------------|-----------------------------------------------------------------------------------|
+| rules, or settings of an agent   | refused entries become undecided: the engine judges again, and remembers findings |
+| an agent is quarantined          | settled entries become undecided, too: their replies are queued, and refused      |
+| an agent is attached or detached | the entries, and their NAT, stay, but lose the marks of egress                    |
+| a sandbox is opened or closed    | the entries are deleted: the next sandbox with its addresses inherits nothing     |
 
-A start changes nothing: a new engine remembers no findings, and a connection refused for one must not go on in
-mid-stream. A failure is logged in one line and costs no protection: a refusal stays, or a mark until the next change.
+A start of the gateway clears nothing: a new engine remembers no findings, and a connection that was refused for one
+must not go on in mid-stream. A failure is logged in one line: refusals and marks stay until the next change, and a
+quarantined agent may receive on a settled connection until it sends on it.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ log = logging.getLogger("egress.gateway")
 
 
 def clear_refusals(entries: Iterable[RosterEntry], config: Config) -> None:
-    """Let the engine judge connections again that the kernel refuses. Call this once the workers have the change."""
+    """Clear refusal marks: the engine judges these connections again. Call it once the workers have the change."""
     marks = Marks(config.mark_mask)
     try:
         networks = _networks(entries)
@@ -36,18 +37,21 @@ def clear_refusals(entries: Iterable[RosterEntry], config: Config) -> None:
 
 
 def queue_replies(entries: Iterable[RosterEntry], config: Config) -> None:
-    """Queue the replies of settled connections of quarantined agents: these may receive nothing any more."""
+    """Clear the settled marks of quarantined agents: replies to them are queued again, and refused."""
     marks = Marks(config.mark_mask)
     networks = _networks(entry for entry in entries if entry.agent.quarantined)
     try:
         if networks:
             conntrack.unmark(networks, value=marks.value("settled"), match=marks.mask, clear=marks.mask)
     except EgressError as error:
-        log.error("a quarantined agent may receive until it next sends something: %s", error)
+        log.error("a quarantined agent may receive on a settled connection until it sends on it: %s", error)
 
 
 def forget(entries: Iterable[RosterEntry], config: Config) -> None:
-    """Forget an agent's connections, before its first packet and after its last."""
+    """Delete the connection entries of sandboxes and clear the marks of attached agents' entries.
+
+    Call it before an agent is attached and after it is detached.
+    """
     found, marks = list(entries), Marks(config.mark_mask)
     attached = _networks(entry for entry in found if not entry.masquerade)
     try:
@@ -55,7 +59,7 @@ def forget(entries: Iterable[RosterEntry], config: Config) -> None:
         for name in VALUES.keys() - {"undecided"}:
             conntrack.unmark(attached, value=marks.value(name), match=marks.mask, clear=marks.mask)
     except EgressError as error:
-        log.error("connections of an agent that came or went keep their marks: %s", error)
+        log.error("connections of an agent that was attached or detached keep their marks: %s", error)
 
 
 def _networks(entries: Iterable[RosterEntry]) -> set[str]:

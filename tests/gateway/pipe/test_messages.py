@@ -142,6 +142,6 @@ def test_the_rules_of_an_older_command_are_read() -> None:
 def test_a_sandbox_with_broken_budgets_is_not_made(budgets: object) -> None:
     sandboxes = Sandboxes(Config())
     request = {"mode": "enforce", "default": "reject", "budgets": budgets}
-    with pytest.raises(InputError, match="the request for a sandbox is broken"):
+    with pytest.raises(InputError, match="the request for a sandbox is not valid"):
         sandboxes.create(request, set())
     assert not sandboxes.open

@@ -154,7 +154,7 @@ def test_segments_fit_into_the_bound() -> None:
     config = Config(journal=Journal(max_bytes=MAX))
     assert fitted(config, 2).journal.segment_bytes == MAX // 16
     assert fitted(Config(), 4) == Config()
-    with pytest.raises(InputError, match=f"max_bytes: {MAX} is too little for 17 workers"):
+    with pytest.raises(InputError, match=f"max_bytes: {MAX} is too little for 17 writers"):
         fitted(config, MAX // 8 // SEGMENT_BYTES + 1)
 
 

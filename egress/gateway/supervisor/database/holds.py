@@ -1,4 +1,4 @@
-"""Holds between workers and database: a flow that waits for a person is entered there, and closed when it is over."""
+"""Holds from the workers to the database: stored when a flow or query begins to wait, closed when its wait ends."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ log = logging.getLogger("egress.gateway")
 
 @dataclass(frozen=True, slots=True)
 class _Over:
-    """A hold that ended, and how."""
+    """The end of a hold: its new state."""
 
     id: str
     state: str
 
 
 class HoldDesk:
-    """Pending holds. `refuse(worker, ids)` answers holds with a refusal."""
+    """The pending holds of all workers. `refuse(worker, ids)` must order a worker to refuse holds."""
 
     def __init__(self, link: DatabaseLink, refuse: Callable[[int, list[str]], None]) -> None:
         self.pending: dict[str, int] = {}  # id -> worker
-        self.refused = 0  # because the database was away
+        self.refused = 0  # holds refused because the database was away
         self._link, self._refuse = link, refuse
         self._unwritten: list[Hold | _Over] = []
         self._writing = Coalesced(self._write)
@@ -64,7 +64,7 @@ class HoldDesk:
         self._writing.schedule()
 
     async def stop(self) -> None:
-        """Withdraw all pending holds: the workers are gone."""
+        """Withdraw all pending holds, and wait until that is written. Call it once the workers have ended."""
         for identifier in tuple(self.pending):
             self._end(identifier, WITHDRAWN)
         self._writing.schedule()
@@ -75,7 +75,7 @@ class HoldDesk:
         await self._writing.settled()
 
     def _end(self, identifier: str, state: str) -> None:
-        """Close a hold. A person's decision is recorded and stays; a hold that a new rule released is withdrawn."""
+        """Close a hold as expired, or else withdrawn. Where a person has decided, the database keeps the decision."""
         if self.pending.pop(identifier, None) is not None:
             self._unwritten.append(_Over(identifier, EXPIRED if state == EXPIRED else WITHDRAWN))
 

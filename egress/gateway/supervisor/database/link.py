@@ -1,7 +1,7 @@
-"""The gateway's link to its database: opens it, watches for others' commits, notices when it is away or back.
+"""The gateway's link to its database: it opens it, watches for other processes' commits, and notices that it is away.
 
 "Away" means that the database cannot be used: it is unreachable, damaged or replaced, older than the policy in force
-here (following it would set agents free), or migrated by a newer egress (our writes could mean something else).
+here (it would undo refusals), or migrated by a newer egress (our writes could mean something else).
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ class DatabaseAwayError(EgressError):
 
 
 class DatabaseLink:
-    """Transactions in any thread; `open`, `close` and `changed` one at a time."""
+    """Transactions may run in several threads at once; calls of `open`, `close` and `changed` must not overlap."""
 
     def __init__(self, url: str, host: str = "") -> None:
-        self.host = host  # of the rows that we write
-        self.since: float | None = None  # away since then, seconds since the epoch
+        self.host = host  # in the rows that this gateway writes
+        self.since: float | None = None  # the time since which it is away; None: it is not
         self.error = ""
         self._url = url
         self._engine: Engine | None = None
@@ -41,7 +41,7 @@ class DatabaseLink:
         return self._engine is not None and self.since is None
 
     def open(self, *, create: bool, version: int = 0, entry: int = 0) -> None:
-        """Open the database; with `create` create it first. Raises InputError for a URL that is not valid.
+        """Open the database; `create` it if it does not exist. Raises InputError for a URL that is not valid.
 
         Raises DatabaseAwayError, also if it is older than policy `version` or audit `entry`.
         """
@@ -105,7 +105,10 @@ class DatabaseLink:
         return await asyncio.to_thread(run)
 
     async def store(self, work: Callable[[Connection], T]) -> T:
-        """Like `write`, for rows that are not edits: waits for no edit, wakes no follower. Raises DatabaseAwayError."""
+        """Run `work` as `write` does, for rows that are not edits. Raises DatabaseAwayError.
+
+        On PostgreSQL the transaction neither waits for edits nor notifies other processes.
+        """
 
         def run() -> T:
             with self._answering() as engine, database.storing(engine) as connection:

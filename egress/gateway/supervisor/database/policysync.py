@@ -1,4 +1,4 @@
-"""Keeps workers in step with the database: an edit there is in force in every worker within a fifth of a second.
+"""Keep the workers in step with the database: an edit is in force in each of them within a fifth of a second.
 
 While the database is away, the last policy and agents stay in force, also across a restart (`snapshot`).
 """
@@ -39,7 +39,10 @@ log = logging.getLogger("egress.gateway")
 
 
 class PolicySync:
-    """Call `await start()` before there are workers, `follow()` once they run. Calls `agents_changed` after edits."""
+    """Follows the database. Call `await start()` before the workers start, and `follow()` once they run.
+
+    After an edit it calls `agents_changed` with the agents before, or `policy_changed`, or both.
+    """
 
     def __init__(
         self,
@@ -58,7 +61,7 @@ class PolicySync:
         self._saving = Coalesced(self._save)
         self._saved: tuple[int, float] | None = None  # version, and when
         self._save_error = ""
-        self._spent: frozenset[str] = frozenset()  # `once` rules that are being taken out
+        self._spent: frozenset[str] = frozenset()  # ids of spent rules that are being removed
         self._withdrawn = False  # holds of an earlier gateway were withdrawn
         self._milliseconds: deque[float] = deque(maxlen=REMEMBERED)
         self._applying: asyncio.Task[None] | None = None
@@ -69,12 +72,12 @@ class PolicySync:
         self._complaint = Complaint()
 
     async def start(self) -> None:
-        """Load policy and agents from the database, or from disk if it is away. Raises EgressError, InputError."""
+        """Load policy and agents from the database, or from the snapshot if it is away. Raises EgressError."""
         await asyncio.to_thread(self._start)
         self._saving.schedule()
 
     def follow(self, pool: Pool, holds: HoldDesk) -> None:
-        """Begin to order workers."""
+        """Begin to pass edits on to the workers."""
         self._pool, self._holds = pool, holds
         self._caring = asyncio.create_task(self._maintain())
         self._poll()
@@ -89,7 +92,7 @@ class PolicySync:
         await self._saving.settled()
 
     async def leave(self) -> None:
-        """Sign off from the database and close it."""
+        """Free this gateway's name in the database, and close the link."""
         with contextlib.suppress(DatabaseAwayError):
             await self.presence.leave()
         self.link.close()
@@ -110,7 +113,7 @@ class PolicySync:
         await self.applied()
 
     async def applied(self) -> None:
-        """Wait until workers judge by the policy in force."""
+        """Wait until the workers judge by the policy in force."""
         if self._applying is not None:
             await asyncio.wait([self._applying])
 
@@ -194,14 +197,14 @@ class PolicySync:
             )
         else:
             if problem:
-                log.warning("%s; it is written anew", problem)
+                log.warning("%s; it is replaced", problem)
 
     def _open(self, version: int, entry: int) -> None:
         """Open the database. It is created if there never was one, but not in place of one that is gone."""
         self.link.open(create=not self._path.exists(), version=version, entry=entry)
 
     def _settle(self, connection: Connection, listed: tuple[Rule, ...]) -> None:
-        """Write this gateway's own state: the file's rules, the open sandboxes, no holds of an earlier gateway."""
+        """Update this gateway's own rows: its file's rules; no sandboxes but open ones; no holds of an earlier run."""
         self._file.sync(connection, listed)
         policywriter.remove_other_sandboxes(connection, self.link.host, self._sandboxes())
         if not self._withdrawn:
@@ -209,7 +212,7 @@ class PolicySync:
         self._withdrawn = True
 
     async def _maintain(self) -> None:
-        """Each second: open the database if it is away, remove spent rules, show presence."""
+        """Each second: reopen the database if it is away, remove spent rules, give a sign of life."""
         while True:
             await asyncio.sleep(MAINTAIN_SECONDS)
             try:

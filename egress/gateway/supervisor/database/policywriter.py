@@ -1,6 +1,6 @@
 """The gateway's own writes to the policy: rules of the policy file and of sandboxes, removal of spent rules.
 
-Also its reads: the whole state, and edits since the last read. All inside a transaction of the caller's.
+Also its reads: the whole state, and edits since the last read. All of them run in the caller's transaction.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ GATEWAY = Actor(audit.GATEWAY)
 
 @dataclass(frozen=True, slots=True)
 class PolicyFile:
-    """The file that `--policy` or the config names, else the default file if it exists."""
+    """The policy file: the one that `--policy` (`named`) or the config names, else the default one if it exists."""
 
     config: Config
     named: Path | None = None
@@ -43,7 +43,7 @@ class PolicyFile:
         return load_policy(self.path)
 
     def sync(self, connection: Connection, listed: tuple[Rule, ...]) -> None:
-        """Make these the rules of this host's file. Raises EgressError where another rule has the id of one.
+        """Make `listed` the stored rules of this host's file. Raises EgressError if an id is another rule's already.
 
         Records name rules by id alone. A fleet's hosts have similar files, so a configured host name becomes part of
         the id.
@@ -59,13 +59,13 @@ class PolicyFile:
 
 @dataclass(frozen=True, slots=True)
 class Edits:
-    """Edits since the last read."""
+    """The edits since the last read, and the agents after them."""
 
-    audit: int  # the newest entry
+    audit: int  # the newest audit entry that is included
     change: PolicyChange  # its version is its base where the policy did not change
     made: float | None  # when the first of its versions was made
     agents: tuple[StoredAgent, ...]
-    denied: frozenset[str]  # holds
+    denied: frozenset[str]  # ids of pending holds that a person denied
 
 
 def read_all(connection: Connection, host: str) -> Snapshot:
@@ -77,7 +77,7 @@ def read_all(connection: Connection, host: str) -> Snapshot:
 
 
 def read_edits(connection: Connection, host: str, version: int, entry: int, pending: frozenset[str]) -> Edits | None:
-    """Read edits for a host after policy `version` and audit `entry`, and which holds were denied. None: no edits.
+    """Read edits for a host after policy `version` and audit `entry`, and denied `pending` holds. None: no edits.
 
     The newest entry is read first: a commit that comes meanwhile is seen now or with the next read, never missed.
     """
@@ -106,7 +106,7 @@ def remove_sandbox(connection: Connection, host: str, name: str) -> None:
 
 
 def remove_other_sandboxes(connection: Connection, host: str, names: set[str]) -> None:
-    """Remove sandboxes that are gone: their gateway was killed, or they were closed while the database was away."""
+    """Remove this host's sandboxes except `names`: left by a killed gateway, or closed while the database was away."""
     for stored in agents.list_agents(connection, host):
         if stored.kind == SANDBOX and stored.agent.name not in names:
             remove_sandbox(connection, host, stored.agent.name)

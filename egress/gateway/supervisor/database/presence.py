@@ -1,4 +1,4 @@
-"""This gateway among those that share its database: it claims its host's name, gives signs of life, frees the name.
+"""This gateway among those that share its database: it claims its host name, gives signs of life, frees the name.
 
 If another gateway has the name, this one waits: the other may have been killed. As soon as the other gives a sign of
 life, it is another machine of the same name, and this gateway does not start.
@@ -26,13 +26,17 @@ log = logging.getLogger("egress.gateway")
 
 
 class Presence:
-    """Claims, renews and frees the name. `was` is this gateway's last name ("": it had none; None: it is new)."""
+    """Claims, renews and frees the name.
+
+    `was` is the name under which this gateway wrote its rows before: they move to the new one ("": written without a
+    name; None: there are none to move).
+    """
 
     def __init__(self, config: Config, link: DatabaseLink) -> None:
         self.host = config.host_name
         self._config, self._link = config, link
         self._run = secrets.token_hex(8)
-        self._had = False  # it has had the name
+        self._had = False  # it has had the name in this run
         self._shown: int | None = None  # the policy version of the last beat
         self._next = 0.0
 
@@ -89,6 +93,6 @@ class Presence:
 
 
 def _place(run_dir: Path) -> str:
-    """Equal for gateways that exclude each other by their lock (`startup.only_one`)."""
+    """Name the place of the run_dir, equal for gateways that exclude each other by its lock (`startup.only_one`)."""
     there = run_dir.stat()
     return f"{BOOT.read_text(encoding='ascii').strip()} {there.st_dev}:{there.st_ino}"

@@ -48,10 +48,11 @@ class AttributionProcess(Companion):
             self._pairs.append(pair)
 
     def end_of(self, worker: int) -> tuple[int, ...]:
-        """Return the descriptor that a worker inherits, if any."""
+        """Return the descriptor that a worker inherits; empty if attribution is off."""
         return (self._pairs[worker][0].fileno(),) if self._pairs else ()
 
     async def watch(self) -> None:
+        """Start or replace the process if it has ended or is silent, and send its journal grant."""
         if not self._config.attribution:
             return
         patience = self._config.watchdog if self._report else START_SECONDS
@@ -72,7 +73,7 @@ class AttributionProcess(Companion):
             end.close()
 
     def status(self) -> dict[str, object]:
-        """Report how it is, and its counters."""
+        """Report the state of the process, and its counters."""
         return {
             "enabled": self._config.attribution,
             "pid": self.pid,

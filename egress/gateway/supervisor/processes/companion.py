@@ -1,4 +1,4 @@
-"""A process beside the workers: started, watched, restarted, stopped. The recorder is one, attribution another."""
+"""The base of recorder and attribution, the processes beside the workers: started, watched, restarted, stopped."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ log = logging.getLogger("egress.gateway")
 
 
 class Companion:
-    """A process that is restarted when it ends. `_start` starts it; each second it reports its counters on stdout."""
+    """A process that is restarted when it ends. Subclasses start it; it writes its counters to stdout each second."""
 
     name = ""
     left = ""  # the rest of a log line: the fate of its work when it does not stop in time
@@ -39,11 +39,11 @@ class Companion:
         return time.monotonic() - self._last_report
 
     def status(self) -> dict[str, object]:
-        """Return its state: its last report, which is `silent` seconds old."""
+        """Report the state of the process, and its last report, which is `silent` seconds old."""
         return {"pid": self.pid, "restarts": self.restarts, "silent": round(self.silent, 1), **self._report}
 
     async def watch(self) -> None:
-        """Start the process if it does not run. Call this about once a second."""
+        """Start the process if it does not run, at most every RESTART_SECONDS. Call this about once a second."""
         if self.pid is not None or time.monotonic() < self._next:
             return
         if self._process is not None:
@@ -56,7 +56,7 @@ class Companion:
             self._listening = asyncio.create_task(self._listen(self._process.stdout))
 
     async def stop(self) -> None:
-        """Stop the process in order, within STOP_SECONDS; then by force."""
+        """Ask the process to end; kill it if it has not ended after STOP_SECONDS."""
         if self._process is None or self.pid is None:
             return
         self._end(self._process)

@@ -26,7 +26,7 @@ log = logging.getLogger("egress.gateway")
 class Hooks:
     """The supervisor's functions that a pool calls."""
 
-    setup: Callable[[int], Setup]  # how a worker starts now
+    setup: Callable[[int], Setup]  # the setup of a worker that starts now
     policy: Callable[[], Orders]  # the policy it starts with
     message: Callable[[int, dict[str, Any]], None]  # a message that it sent unasked
     gone: Callable[[int], None]  # it has ended, and a successor will follow
@@ -135,11 +135,11 @@ class Pool:
                 self._replace(worker)
 
     def policy_version(self, newest: int) -> int:
-        """The lowest policy version in use. A worker that is being replaced will begin with the newest."""
+        """Return the lowest policy version in use. A worker that is being replaced will begin with the newest."""
         return min([newest, *(worker.version for worker in self._workers if worker is not None)])
 
     def status(self) -> list[dict[str, object]]:
-        """Report one entry a worker, for `egress doctor`."""
+        """Report one entry per worker, for `egress doctor`."""
         return [self._entry(index) for index in range(self.size)]
 
     def _new(self, index: int) -> WorkerProcess:
@@ -174,7 +174,7 @@ class Pool:
             self._starting.pop(index, None)
 
     def _sample(self) -> None:
-        """Read the drops. The kernel counts from a queue's binding: counts of earlier bindings are added here."""
+        """Read the drops. The kernel counts anew for each binding of a queue: counts of earlier ones are kept here."""
         current = drops()
         for number, before in self._now.items():
             after = current.get(number, Drops(0, 0))

@@ -23,7 +23,7 @@ class RecorderProcess(Companion):
 
     async def _start(self) -> asyncio.subprocess.Process:
         _, environment = python("egress.store.recording.recorder")
-        # It inherits the blocked signals: stopped while it still starts, it stores the records there are all the same.
+        # The child inherits the mask: a SIGTERM during its start waits until it is ready to store what there is.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         try:
             process = await asyncio.create_subprocess_exec(
@@ -37,6 +37,6 @@ class RecorderProcess(Companion):
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
         if process.stdin is not None:
-            process.stdin.write(self._config.encode())  # if it ends at once, the next recorder reads it
+            process.stdin.write(self._config.encode())  # if it ends at once, its successor gets the config again
             process.stdin.close()
         return process

@@ -24,7 +24,7 @@ log = logging.getLogger("egress.gateway")
 
 
 class WorkerProcess:
-    """One start of one worker. `await start()`, then `order()` until `alive` is False.
+    """One process of one worker; a successor is another object. `await start()`, then `order()` while it is `alive`.
 
     `setup` and `policy` are the state when this object is made; later orders reach the worker after them, also while it
     still starts. `receive` gets the messages that it sends unasked.
@@ -112,13 +112,13 @@ class WorkerProcess:
         stdin.writelines(lines)
 
     async def stop(self) -> None:
-        """Stop the worker in order, within STOP_SECONDS; then by force."""
+        """Order the worker to stop; kill it if its answer or its end takes longer than STOP_SECONDS."""
         if self.alive:
             try:
                 await self.order("stop", {}, STOP_SECONDS)
                 await asyncio.wait_for(self._process.wait(), STOP_SECONDS)
             except (EgressError, TimeoutError):
-                log.warning("worker %d did not stop in order", self.index)
+                log.warning("worker %d did not stop cleanly", self.index)
         await self.kill()
 
     async def kill(self) -> None:
@@ -179,7 +179,7 @@ class WorkerProcess:
         if not error:
             self.version = message["version"]
         if not self._answered(("policy", message["version"]), message) and error:
-            self.error = error  # it still starts; without the policy it must not
+            self.error = error  # the worker is starting, and must not go on without the policy
             self._process.kill()
 
     def _answered(self, key: tuple[str, int], message: dict[str, Any]) -> bool:
