@@ -36,8 +36,8 @@ from tests.lab.net import eventually
 from tests.store.postgres import Server
 
 POLICY = "rules:\n  - {id: datagrams, action: allow, destination: any, protocol: udp, ports: [7000-7099]}\n"
-RATE = 200.0  # flows a second of each agent
-SETTLE = 30.0  # seconds in which a killed process is there again
+RATE = 200.0  # flows per second of each agent
+SETTLE = 30.0  # seconds within which a killed process must be replaced
 # A server that commits to its log before it reports success, as in production.
 DURABLE = {"fsync": "on", "synchronous_commit": "on", "full_page_writes": "on"}
 
@@ -109,7 +109,7 @@ class Run:
     # --- kills ------------------------------------------------------------------------------------------
 
     def round(self) -> None:
-        """Kill one or two processes at random moments. Returns when all are there again."""
+        """Kill one or two processes at random moments. Returns when they have been replaced."""
         again = []
         for _ in range(2 if self.dice.random() < 0.25 else 1):
             self._deck = self._deck or self.dice.sample(sorted(self._kinds), len(self._kinds))
@@ -158,15 +158,15 @@ class Run:
     # --- the end ----------------------------------------------------------------------------------------
 
     def end(self) -> Report:
-        """Stop in order, and compare witnesses, journals and database."""
+        """Stop the senders and the gateway cleanly, and compare witnesses, journals and database."""
         for sender, _, _ in self._senders:
             sender.send_signal(signal.SIGTERM)
         for sender, _, _ in self._senders:
             sender.wait(SETTLE)
         eventually(lambda: self._status()["recorder"].get("unread", 1) == 0, "the recorder has caught up", SETTLE)
-        self.report.healed = self.stage.log.read_text().count("bytes of a record that was not finished")
+        self.report.healed = self.stage.log.read_text().count("bytes of an unfinished record")
         if self.stage.stop() != 0:
-            raise AssertionError(f"the gateway did not stop in order: {self.stage.log.read_text()[-2000:]}")
+            raise AssertionError(f"the gateway did not stop cleanly: {self.stage.log.read_text()[-2000:]}")
         self.archive.collect()
         held = stored(self.stage.config)
         self._compare_witnesses(held)
@@ -214,7 +214,7 @@ class Run:
 
 @contextlib.contextmanager
 def running(database: str, seed: int, *, gateway: bool = False) -> Iterator[Run]:
-    """Make the stage for a run; `database` is sqlite or postgresql; `gateway`: it is killed, too."""
+    """Make the stage for a run; `database` is sqlite or postgresql; `gateway`: kill that, too."""
     with contextlib.ExitStack() as stack:
         server = None
         settings: dict[str, object] = {"journal": {"segment_bytes": 65536}}  # many segments, begun and removed
@@ -230,7 +230,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.kills", description=__doc__.partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0, help="of the order and the moments of the kills")
-    parser.add_argument("--rate", type=float, default=RATE, help="flows a second of each of two agents")
+    parser.add_argument("--rate", type=float, default=RATE, help="flows per second of each of two agents")
     parser.add_argument("--database", choices=["sqlite", "postgresql"], default="sqlite")
     parser.add_argument("--gateway", action="store_true", help="kill the whole gateway as well")
     options = parser.parse_args()
