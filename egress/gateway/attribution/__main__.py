@@ -38,7 +38,7 @@ _IN, _OUT = 0, 1  # stdin, stdout
 
 
 class Attribution:
-    """Reads notes, writes records."""
+    """The work of the process: it reads notes and writes records."""
 
     def __init__(self, setup: Setup) -> None:
         self.workers = [socket.socket(fileno=end) for end in setup.attribution]
@@ -54,7 +54,7 @@ class Attribution:
         return self._finder.busy
 
     def read(self) -> bool:
-        """Read the notes that have come. False: none had."""
+        """Read the notes that have come. False: there were none."""
         return sum([self._read(worker) for worker in self.workers]) > 0
 
     def _read(self, worker: socket.socket) -> int:
@@ -155,7 +155,7 @@ def listen(attribution: Attribution, reader: LineReader) -> None:
 
 
 def main() -> int:
-    """Run the process. Returns its exit status: 0 stopped in order, 1 could not start (reported on stderr)."""
+    """Run the process. Returns its exit status: 0 after a clean stop, 1 if it could not start (see stderr)."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches this process too; the supervisor stops it in order
     try:
         reader = LineReader(_IN)

@@ -10,7 +10,7 @@
 | lxc        | /lxc.payload.NAME; /lxc/NAME                                                       |
 | nspawn     | /machine.slice/systemd-nspawn@NAME.service                                         |
 
-The outermost match counts: a container may make groups of any name, but only below its own.
+The outermost match decides: a container may make groups of any name, but only below its own.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Read a command line. The process can block that: its arguments are in its own memory.
+"""Read the command line of a process, which can block the read: the arguments are in its own memory.
 
 If that memory is a file of the process's own file system, or its page faults go to the process's own handler (FUSE,
 userfaultfd), the read waits for the process, and not even a signal ends the wait. So a thread reads; a thread that
@@ -44,7 +44,7 @@ class _Thread:
 
 
 class CommandLines:
-    """One read at a time; each ends within PATIENCE."""
+    """Reads one command line at a time, each within PATIENCE. An agent that delays reads has none for a time."""
 
     def __init__(self) -> None:
         self.refused = 0  # reads not tried, or given up

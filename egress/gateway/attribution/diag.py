@@ -39,7 +39,8 @@ class Socket(NamedTuple):
 def ask(diag: socket.socket, note: Note, device: int) -> Socket | None:
     """Ask for the socket at the agent's end of a TCP or UDP flow. None: there is none. Raises OSError.
 
-    `diag` is a socket of NETLINK_SOCK_DIAG in the agent's namespace, `device` the interface there that leads to us.
+    `diag` is a socket of NETLINK_SOCK_DIAG in the agent's namespace, `device` the index of the interface there that
+    leads to the gateway.
     """
     diag.send(request(note, device))
     return answer(diag.recv(_BUFFER))

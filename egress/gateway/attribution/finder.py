@@ -54,7 +54,7 @@ class _Agent:
 
 
 class Finder:
-    """Give it notes with `take`, call `work` while it is `busy`; both return records."""
+    """Takes notes with `take`, and searches with `work` while it is `busy`. Both give records."""
 
     def __init__(self) -> None:
         self._namespaces = Namespaces()
@@ -76,7 +76,7 @@ class Finder:
         self._command_lines.close()
 
     def take(self, note: Note, now: float) -> ProcessRecord | None:
-        """Look up the socket of a flow. None: its process will be searched. `now`: seconds since the epoch."""
+        """Look up the socket of a flow. Returns the record of a failure; None: `work` will search its process."""
         if not -LATE < now - note.time < LATE:
             return failed(note, UNKNOWN, f"its note came {now - note.time:.0f} s late")
         agent = self._agent(note.agent)
@@ -112,7 +112,7 @@ class Finder:
         return self._want(note, agent, identity, found)
 
     def work(self, until: float) -> Iterator[ProcessRecord]:
-        """Give each agent's search one turn, until a moment (monotonic)."""
+        """Give each agent's search one turn; begin none after `until` (monotonic). Yields records."""
         for _ in range(len(self._turns)):
             name = self._turns.popleft()
             agent = self._agents[name]
@@ -143,7 +143,7 @@ class Finder:
         return None
 
     def _forget(self) -> None:
-        """Drop the state of idle agents past the bound; it only speeds searches up."""
+        """Drop the state of agents without a search when there are MAX_AGENTS: hints, and limits that begin anew."""
         if len(self._agents) >= MAX_AGENTS:
             busy = set(self._turns)
             self._agents = {name: agent for name, agent in self._agents.items() if name in busy}

@@ -1,4 +1,4 @@
-"""Interfaces and the namespaces of their other ends: the few rtnetlink(7) messages for that.
+"""Look up interfaces, their addresses and the namespaces of their other ends, by rtnetlink(7).
 
 Layout from linux/rtnetlink.h, if_link.h, if_addr.h, net_namespace.h; framing in `egress.gateway.kernel.netlink`.
 """
@@ -58,7 +58,7 @@ def ports(route: socket.socket, bridge: int) -> list[Link]:
 
 
 def nsid(route: socket.socket, descriptor: int) -> int | None:
-    """Return our number for the namespace of a descriptor. None: no link of ours leads there."""
+    """Return the number that our namespace has for that of a descriptor. None: it has none; no link leads there."""
     body = bytes(4) + attribute(_BY_DESCRIPTOR, struct.pack("=I", descriptor))
     route.send(_request(_GET_NSID, body))
     for kind, answer in messages(route.recv(BUFFER)):

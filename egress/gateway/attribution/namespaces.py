@@ -32,7 +32,7 @@ Identity = tuple[int, int]  # device and inode of a namespace's file
 
 
 class UnknownNamespaceError(Exception):
-    """The process cannot be searched; the text has the reason."""
+    """The agent's namespace cannot be found; the text has the reason."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ class End:
 
 @dataclass(slots=True)
 class OpenNamespace:
-    """An open namespace. Close it soon."""
+    """An open namespace. Close it soon: until then it stays alive."""
 
     identity: Identity
     device: int  # index, inside, of the interface that leads to the gateway
@@ -141,7 +141,7 @@ class Namespaces:
                 raise SystemExit(f"egress attribution: cannot leave an agent's namespace: {error}") from None
 
     def _descriptor(self, wanted: int) -> int:
-        """Open the namespace with our number for it. Returns a descriptor; raises UnknownNamespaceError."""
+        """Open the namespace whose number here is `wanted`. Returns a descriptor; raises UnknownNamespaceError."""
         path = self._names.get(wanted)
         if path is not None:
             if (descriptor := self._matching(path, wanted)) is not None:
@@ -177,7 +177,7 @@ class Namespaces:
 
 
 def namespace_of(path: str) -> Identity | None:
-    """Return the network namespace that an nsfs file names. None: it is gone."""
+    """Return the identity of the namespace that an nsfs file names. None: it is gone."""
     try:
         facts = os.stat(path)  # noqa: PTH116 - for thousands of processes
     except OSError:

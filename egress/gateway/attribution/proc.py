@@ -21,7 +21,7 @@ _STARTTIME = 22 - 3  # field of stat(5), counted after the name
 
 
 class Process(NamedTuple):
-    """A process when it was read. Empty, 0 and None: it was gone by then."""
+    """A process as it was read. A field is empty, 0 or None if the process was gone by then."""
 
     pid: int  # in our namespace
     inner_pid: int  # in its own

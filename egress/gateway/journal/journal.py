@@ -1,8 +1,8 @@
-"""The worker's journal: records as JSON lines, written before the kernel is answered.
+"""The journal of a worker or of attribution: records as JSON lines; a worker writes them before it answers the kernel.
 
 Segments `<directory>/worker-<index>-<start µs>.jsonl` belong to one worker process each and are only appended to. The
-recorder reads and removes them. A line without its newline at the end of a dead worker's segment was not acted on. The
-segments of `egress.gateway.attribution` are called `process-0-…`.
+recorder reads and removes them. A last line without newline was cut off by the worker's death: its packet was not
+answered. The segments of `egress.gateway.attribution` are called `process-0-…`.
 
 Durability: once `append` returns, the data is in the kernel's page cache, which survives the worker's death but not the
 host's; with `fsync: second` it is on the disk about a second later, with `fsync: record` before `append` returns.
@@ -30,7 +30,7 @@ UNBOUNDED = 1 << 62
 
 
 class JournalWriter:
-    """Append-only segments of one worker. While it is not `open`, no new flow should pass: it might leave no record."""
+    """The append-only segments of one writer. While it is not `open` no new flow should pass: records may be lost."""
 
     def __init__(
         self, directory: Path, index: int, settings: config.Journal | None = None, *, writer: str = "worker"
@@ -75,14 +75,14 @@ class JournalWriter:
     def grant(self, limit: int, *, full: bool) -> None:
         """Set how many bytes this process may write in all. `full`: no new flow should pass.
 
-        When `full` begins, the segment is ended: the recorder can remove finished segments only.
+        When `full` begins, the next write or poll ends the segment: the recorder can remove ended segments only.
         """
         if full and not self.full:
             self._turn_at = 0
         self._limit, self.full = limit, full
 
     def poll(self, ts: float) -> None:
-        """Write the backlog, if any, and end a segment that is due. Call it about once a second."""
+        """Write the backlog, if any; end a segment that is due; sync; notice failures. Call it about once a second."""
         if not self.healthy:
             if not self._retry - RETRY_SECONDS <= ts < self._retry:  # also when the clock was set back
                 self._recover(ts)
@@ -138,7 +138,7 @@ class JournalWriter:
         return b""
 
     def _sync(self, data: bytes, ts: float) -> bytes:
-        """Bring the file to the disk. On failure the data goes into a new segment: storing it twice changes nothing."""
+        """Sync the file. On failure the data is written again, to a new segment: storing it twice changes nothing."""
         try:
             os.fdatasync(self._file)
         except OSError as error:
@@ -175,7 +175,7 @@ class JournalWriter:
             os.close(descriptor)
 
     def _spoil(self) -> None:
-        """Give up a file that failed: a second fsync(2) would report success."""
+        """Close a file that failed, and write no more to it: a second fsync(2) would report success."""
         descriptor, self._file, self._turn_at = self._file, -1, 0
         self._torn, self._suspect = False, True
         if self._syncer is not None:
@@ -204,7 +204,7 @@ class JournalWriter:
         self._backlog_bytes = self.waiting = 0
 
     def _recover(self, ts: float) -> None:
-        """Write the backlog in order. The rest of a line goes to the segment that has its beginning."""
+        """Write the backlog, the oldest first. The rest of a line goes to the segment that has its beginning."""
         if self._suspect and not self._proves_itself(ts):
             return
         self.healthy = True
@@ -222,7 +222,7 @@ class JournalWriter:
         self.error = ""
 
     def _proves_itself(self, ts: float) -> bool:
-        """Bring a new segment's name to the disk. True: the disk works again."""
+        """Begin a new segment and sync its name. True: the disk works again."""
         try:
             if self._file < 0:
                 self._rotate(ts)

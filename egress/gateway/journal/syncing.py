@@ -1,4 +1,4 @@
-"""Bring a journal to the disk off the packet path: a thread waits for the disk, the worker does not."""
+"""Sync a journal to the disk off the packet path: a thread waits for the disk, the worker does not."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ CLOSE_SECONDS = 5.0
 
 
 def sync_directory(directory: Path) -> None:
-    """Bring the names of new files to the disk. Raises OSError."""
+    """Sync a directory: the names of its new files are on the disk. Raises OSError."""
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
@@ -21,7 +21,7 @@ def sync_directory(directory: Path) -> None:
 
 
 class Syncer:
-    """Syncs one file at a time: `written` after each write, `second` each second, `done` or `forget` before the next.
+    """Syncs one file at a time. Call `written` after each write, `second` each second, `done` or `forget` at its end.
 
     The thread starts with the first work: by then the process has dropped its privileges, which each thread has for
     itself.
@@ -40,24 +40,24 @@ class Syncer:
         self._dirty = descriptor
 
     def second(self) -> None:
-        """Hand over the file if it was written since the last call. Raises OSError for an earlier failure."""
+        """Have the file synced if it was written and no sync is under way. Raises OSError for an earlier failure."""
         self._complain()
-        if self._dirty >= 0 and self._waiting == self._finished:  # else the disk is slower than that
+        if self._dirty >= 0 and self._waiting == self._finished:  # else the disk is busy: a later second tries again
             self._hand_over(os.dup(self._dirty))
             self._dirty = -1
 
     def forget(self) -> None:
-        """Drop the file: it is closed elsewhere."""
+        """Drop the file without a sync: its owner closes it."""
         self._dirty = -1
 
     def done(self, descriptor: int) -> None:
-        """Take over a finished file: the syncer closes it."""
+        """Take over an ended file: the syncer syncs and closes it."""
         if self._dirty == descriptor:
             self._dirty = -1
         self._hand_over(descriptor)
 
     def close(self) -> None:
-        """Wait for the files that were handed over. Raises OSError if one did not reach the disk."""
+        """Wait, at most CLOSE_SECONDS, until all files are synced. Raises OSError for a sync that failed."""
         if self._thread is not None:
             self._work.put(None)
             self._thread.join(CLOSE_SECONDS)

@@ -51,7 +51,7 @@ CHAINS: dict[str, tuple[str, ...]] = {
     MANGLE: ("EGRESS-FORWARD", "EGRESS-INPUT", "EGRESS-OUTPUT", "EGRESS-OUT", "EGRESS-IN", "EGRESS-POSTROUTING"),
 }
 Rules = dict[str, list[str]]  # table → rules of our chains, `-A …`, in order
-# iptables takes this literally: no quotes or blanks (restore syntax), no `+` (its wildcard), no leading `-` or `!`.
+# Taken literally by iptables: no quotes or blanks (restore syntax), no `+` (its wildcard), no leading `-` or `!`.
 _INTERFACE = re.compile(r"[A-Za-z0-9_.][A-Za-z0-9_.@-]{0,14}")
 _UPKEEP = tuple(f"-p ipv6-icmp -m icmp6 --icmpv6-type {kind} -m hl --hl-eq 255" for kind in (133, 135, 136)) + tuple(
     f"-s fe80::/10 -p ipv6-icmp -m icmp6 --icmpv6-type {kind}" for kind in (143, 131, 132)
@@ -104,7 +104,7 @@ def jumps(table: str, config: Config) -> dict[str, str]:
 
 
 def rules(attachments: Sequence[Attachment], config: Config, family: int, *, blocking: bool = False) -> Rules:
-    """The rules of our chains for one family (4 or 6); no `nat` where no attachment asks for masquerading.
+    """Make the rules of our chains for one family (4 or 6); no `nat` where no attachment asks for masquerading.
 
     `blocking` refuses all packets from and to agents instead of queueing them, and keeps no mark on the connections:
     they are judged anew once the gateway is back.
@@ -183,7 +183,7 @@ def _dispatch(attachments: Sequence[Attachment], config: Config, family: int) ->
 
 
 def _known(chain: str, marks: Marks) -> list[str]:
-    """The first rules of a chain: packets of refused connections never reach a queue."""
+    """Make the first rules of a chain: packets of refused connections, and replies of settled ones, are not queued."""
     mask = f"{marks.mask:#x}"
     refused = f"-A {chain} -m connmark --mark {marks.value('refused'):#x}/{marks.refusal_mask:#x}"
     settled = f"-A {chain} -m connmark --mark {marks.value('settled'):#x}/{mask} -j RETURN"
@@ -196,8 +196,9 @@ def _known(chain: str, marks: Marks) -> list[str]:
 
 
 def _judge(prefix: str, attachment: Attachment, config: Config) -> list[str]:
-    """The queues of one selector. With fail-open a queue without a reader is skipped, and then the packet must not
-    reach the next agent's queue.
+    """Make the rules that queue the packets of one selector.
+
+    With fail-open a queue without a reader is skipped, and then the packet must not reach the next agent's queue.
     """
     marks = Marks(config.mark_mask)
     bypass = " --queue-bypass" if config.fail_open else ""

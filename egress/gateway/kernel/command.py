@@ -1,4 +1,4 @@
-"""Run the system's network tools. Their complaints become one line."""
+"""Run the system's network tools; their error output becomes the one line of an EgressError."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import egress
 from egress.errors import EgressError
 
 PACKAGES = {"ip": "iproute2", "iptables": "iptables", "ip6tables": "iptables"}
-TIMEOUT = 30.0  # seconds; a tool that takes longer waits for a lock that is never released
+TIMEOUT = 30.0  # seconds; a tool that takes longer is taken to wait for a lock
 
 
 def run(*argv: str, stdin: str | None = None) -> str:
@@ -35,6 +35,6 @@ def run(*argv: str, stdin: str | None = None) -> str:
 
 
 def python(module: str) -> tuple[list[str], dict[str, str]]:
-    """Command line and environment to run one of our modules, from this source tree and not from the cwd."""
+    """Return command line and environment to run a module of this source tree, and not one of the cwd."""
     root = str(Path(egress.__file__).resolve().parent.parent)
     return [sys.executable, "-m", module], {**os.environ, "PYTHONPATH": root, "PYTHONSAFEPATH": "1"}

@@ -39,7 +39,10 @@ class ConntrackEntry(NamedTuple):
 
 
 def unmark(networks: Collection[str], *, value: int, match: int, clear: int) -> int:
-    """Zero the `clear` bits of the marks that equal `value` under `match`. Returns how many; raises EgressError."""
+    """Zero the `clear` bits of these networks' marks that equal `value` under the mask `match`. Returns how many.
+
+    Raises EgressError.
+    """
     zero = attribute(_MARK, bytes(4)) + attribute(_MARK_MASK, struct.pack(">I", clear))
     return _each(networks, _NEW, zero, value, match)
 
@@ -74,7 +77,7 @@ def _socket() -> socket.socket:
 
 
 def _beginnings(networks: Collection[str]) -> set[bytes]:
-    """The whole bytes of each prefix: each address in the network begins with them."""
+    """Return the whole bytes of each prefix: each address in the network begins with them."""
     parsed = [ip_network(network, strict=False) for network in networks]
     return {network.network_address.packed[: network.prefixlen // 8] for network in parsed}
 

@@ -16,7 +16,7 @@ class Drops(NamedTuple):
 
 
 def drops(statistics: Path = STATISTICS) -> dict[int, Drops]:
-    """Dropped packets by queue number, since each was bound; empty where no queue is bound.
+    """Read the dropped packets of each queue number since it was bound; empty where no queue is bound.
 
     Columns: queue, port id, waiting, copy mode, copy range, dropped by queue, dropped by socket, last id, 1.
     """

@@ -1,7 +1,7 @@
 """Make the host a router while there are sandboxes, and put it back as it was.
 
 Turning IPv6 forwarding on makes the kernel ignore router advertisements on interfaces with accept_ra=1 and forget the
-default routes it learned from them; accept_ra=2 keeps both (Documentation/networking/ip-sysctl.rst). So that goes
+default routes it learned from them; accept_ra=2 keeps both (Documentation/networking/ip-sysctl.rst), and so is set
 first. Turning forwarding on changes other sysctls too (each interface's `forwarding`, IPv4 `accept_redirects`): all
 that differ afterwards are recorded in run_dir, which like the sysctls themselves does not outlive a reboot. A sysctl
 that another program switched on meanwhile is switched off with ours: the two cannot be told apart.
@@ -25,7 +25,7 @@ def switch_on(record: Path) -> None:
     if not needed:
         return
     before, old = _snapshot(), _load(record)
-    _save(record, before | old)  # all of them, in case this does not reach its end
+    _save(record, before | old)  # all of them, in case this process ends before it is done
     if "ipv6/conf/all/forwarding" in needed:
         for name, value in before.items():
             if name.endswith("/accept_ra") and value == "1" and name.split("/")[2] not in ("all", "default"):

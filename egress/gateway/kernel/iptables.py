@@ -100,7 +100,7 @@ def counters() -> dict[str, int]:
 
 
 def families() -> tuple[int, ...]:
-    """The IP versions of this kernel: 4, and 6 unless it runs without IPv6."""
+    """Return the IP versions of this kernel: 4, and 6 unless it runs without IPv6."""
     return (4, 6) if Path("/proc/sys/net/ipv6").exists() else (4,)
 
 
@@ -129,7 +129,7 @@ def _state(family: int) -> dict[str, list[str]]:
 
 
 def change(state: dict[str, list[str]], wanted: Rules, config: Config) -> str:
-    """The input of iptables-restore --noflush that turns `state` into `wanted`; empty where they are equal.
+    """Make the input of iptables-restore --noflush that turns `state` into `wanted`; empty where they are equal.
 
     Wanted tables go in with refusal first and queueing last; the other tables go out in the opposite order.
     """
@@ -188,7 +188,7 @@ def _shape(lines: list[str], chain: str) -> list[list[str]]:
 
 
 def explain(complaint: str) -> str:
-    """Turn a complaint of iptables into one line; it names the missing kernel module or permission, where hinted."""
+    """Explain an error of iptables in one line: by the missing kernel module or permission, where it shows one."""
     if match := _MODULE.search(complaint):
         name = match[1] or match[2]
         return f"the kernel has no netfilter extension {name}: `modprobe xt_{name}`, or install its extra modules"

@@ -40,7 +40,7 @@ def setns(fd: int, kind: int) -> None:
 
 
 def unshare(kinds: int) -> None:
-    """Enter new namespaces. A new pid namespace is for children only."""
+    """Enter new namespaces. A new pid namespace applies to children only."""
     _check(_libc.unshare(kinds), "unshare")
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 UNDECIDED = 0  # every packet is queued at full depth
-SETTLED = 1  # accepted and opaque: the agent's packets go to the settled queue, replies are not queued
+SETTLED = 1  # accepted: the agent's packets go to the settled queue, replies are not queued
 REFUSED = 2  # answered with a TCP reset or ICMP administratively prohibited
 DROPPED = 3  # refused without an answer
 RECHECK = 4  # was settled, is undecided again (a mark of 0 would not be kept on the connection)
@@ -19,7 +19,7 @@ VALUES = {"undecided": UNDECIDED, "settled": SETTLED, "refused": REFUSED, "dropp
 
 
 class Marks(NamedTuple):
-    """Mark values in place, as 32-bit numbers. Made from `config.mark_mask`, which holds four adjacent bits."""
+    """The marks as 32-bit numbers, shifted to our bits: the four adjacent ones of `config.mark_mask`."""
 
     mask: int
 

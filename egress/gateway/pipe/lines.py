@@ -12,7 +12,7 @@ _CHUNK = 65536
 
 
 class LineReader:
-    """Complete lines of a file descriptor, as they come. Takes time in proportion to the bytes that come."""
+    """Reads complete lines from a file descriptor, in time proportional to the bytes received."""
 
     def __init__(self, descriptor: int) -> None:
         self.ended = False
@@ -55,12 +55,12 @@ class LineWriter:
 
     @property
     def idle(self) -> bool:
-        """True when nothing waits: the other side reads."""
+        """True when no bytes wait: the other side reads."""
         return not self._pending
 
     @property
     def full(self) -> bool:
-        """True when so much waits that the other side seems not to read: write only what is necessary."""
+        """True when more than FULL bytes wait: the other side seems not to read, so write only what is necessary."""
         return len(self._pending) > FULL
 
     def write(self, line: bytes) -> None:

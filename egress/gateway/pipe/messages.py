@@ -1,13 +1,16 @@
-"""JSON between supervisor and worker, one object a line: the worker's setup, its orders, its answers.
+"""JSON between supervisor and worker, one object per line: the worker's setup, its orders, its answers.
 
 To the worker:
 
     the setup                                         first, without "op"
     {"op": "policy.part", "removed": [ids], "added": [rules]}   any number of them, kept until
     {"op": "policy.commit", "base": n, "version": m}  applies them all at once; base -1: they are the whole policy
-    {"op": "begin"}                                   bind the queues; orders before it need none
+    {"op": "begin"}                                   bind the queues; the orders above may come before it
     {"op": "journal", "limit": bytes, "full": true}   how far the journal may grow (JournalGrant)
-    {"op": "agents", "agents": [...]}  {"op": "answer", "id", "action"}  {"op": "tally", "agent"}  {"op": "stop"}
+    {"op": "agents", "agents": [...]}                 all agents that it watches from now on
+    {"op": "answer", "id", "action"}                  ends a hold
+    {"op": "tally", "agent"}                          asks for an agent's RefusalCounts, as "tally"
+    {"op": "stop"}                                    write the last records and end
 
 From the worker:
 
@@ -38,7 +41,7 @@ from egress.policy.budgettext import budgets_from_json
 
 @dataclass(frozen=True, slots=True)
 class Watched:
-    """An agent and the interface all its traffic crosses."""
+    """An agent, and the interface that all its traffic crosses."""
 
     agent: Agent
     interface: int  # index
@@ -46,15 +49,15 @@ class Watched:
 
 @dataclass(frozen=True, slots=True)
 class JournalGrant:
-    """The bytes that one worker may write into its journal until the next grant."""
+    """The bound of one process's journal until the next grant."""
 
-    limit: int  # bytes, in all, since the worker started
+    limit: int  # bytes that it may have written since it started
     full: bool = False  # the remaining bytes are for flows that have begun: no new flow may pass
 
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """Everything a process needs before it starts, except the policy, which follows in parts."""
+    """The first message to a worker or to attribution. The worker's policy follows in parts."""
 
     config: Config
     index: int  # of the worker: queues base + 2 * index and the next
@@ -62,7 +65,7 @@ class Setup:
     agents: tuple[Watched, ...]
     journal: JournalGrant
     capture: str = ""  # directory of packet captures; empty: none
-    attribution: tuple[int, ...] = ()  # a worker's descriptor for notes of new flows; for attribution: one a worker
+    attribution: tuple[int, ...] = ()  # a worker's descriptor for notes of new flows; for attribution: one per worker
 
 
 def encode(message: object) -> bytes:
@@ -108,7 +111,7 @@ def rule_from(document: dict[str, Any]) -> Rule:
 
 
 class Draft:
-    """A change of policy that arrives in parts. A part that is not valid spoils the change, not the worker."""
+    """A change of policy that arrives in parts. If one is not valid, the change fails, but the worker goes on."""
 
     def __init__(self) -> None:
         self._removed: list[str] = []

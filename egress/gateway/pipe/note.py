@@ -1,9 +1,9 @@
-"""Notes: a worker tells the attribution process of each flow that begins. One message a flow; the worker never waits.
+"""Notes: messages from a worker to the attribution process, one for each flow that begins. The worker never waits.
 
-The note is sent before the packet is answered: then the process that connects is still in connect(2). A message is
-text, its fields separated by tabs: flow id, start (µs), interface, protocol, opener's address and port, the other's,
-direction, 1 if a refusal waits for the id to come back, agent. The reader validates every field: workers meet hostile
-bytes.
+A note is sent before the packet is answered, while the process that connects is still in connect(2). It is text, its
+fields separated by tabs: flow id, start (µs), interface, protocol, opener's address and port, the other's, direction,
+1 if a refusal waits for the id to come back, agent. The reader checks every field but the agent's name: workers meet
+hostile bytes.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Note(NamedTuple):
 
 
 class NoteSender:
-    """The worker's end. A note that cannot be sent at once is counted in `dropped`."""
+    """The worker's end. Notes that cannot be sent at once, or beyond MAX_PER_SECOND, are counted in `dropped`."""
 
     def __init__(self, sock: socket.socket | None) -> None:
         self.sent = self.dropped = 0
@@ -51,7 +51,7 @@ class NoteSender:
         self._counts: Counter[str] = Counter()
 
     def send(self, record: FlowRecord, interface: int) -> bool:
-        """Send the note of a flow that begins at this interface. False: it does not begin, or it cannot be sent."""
+        """Send a note if this is a flow's first record. `interface`: index of the agent's. False: none was sent."""
         if self._socket is None or not begins(record):
             return False
         second = int(record.start)
@@ -83,7 +83,7 @@ def encode(record: FlowRecord, interface: int) -> bytes:
 
 
 def parse(message: bytes) -> Note | None:
-    """Parse a message. None: `encode` would not have written it."""
+    """Parse a message. None: it is not a valid note."""
     try:
         fields = message.decode().split("\t")
         flow_id, start, interface, proto, src, sport, dst, dport, direction, waits, agent = fields

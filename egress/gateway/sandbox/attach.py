@@ -1,4 +1,4 @@
-"""Resolve the forms of `egress agent add`: the interface and the networks of a namespace, an interface or a CIDR.
+"""Resolve an attachment of `egress agent add`, by kind and value: the agent's interface and its networks.
 
 | kind      | value          | interface                     | networks                                           |
 |-----------|----------------|-------------------------------|----------------------------------------------------|

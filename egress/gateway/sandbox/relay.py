@@ -11,11 +11,11 @@ PASSED = frozenset(signal.Signals[f"SIG{name}"] for name in _NAMES)  # to be blo
 
 
 def relay(child: int, *, reap: bool = False) -> int:
-    """Wait for `child`. Returns its exit code, or 128 + n when signal n ended it. With `reap`, as pid 1, also collect
-    orphans.
+    """Wait for `child`, and pass signals on to it. Returns its exit code, or 128 + n when signal n ended it.
 
-    `PASSED` must be blocked. A signal from the kernel (si_code > 0: Ctrl-C, Ctrl-Z, a window's new size) goes to the
-    whole foreground process group, so the child has it already; only a signal from a process is passed on.
+    `reap`, for pid 1: also collect orphans. `PASSED` must be blocked. A signal from the kernel (si_code > 0: Ctrl-C,
+    Ctrl-Z, a window's new size) goes to the whole foreground process group, so the child has it already; only a signal
+    from a process is passed on.
     """
     while True:
         got = signal.sigwaitinfo(PASSED)

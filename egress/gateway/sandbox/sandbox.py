@@ -40,7 +40,7 @@ _MAP = "0 0 4294967295"  # user_namespaces(7): every id is itself
 
 @dataclass(frozen=True, slots=True)
 class Sandbox:
-    """Addresses are text without prefix length; `interface` is the host's side of the veth, `peer` the sandbox's."""
+    """Names and addresses (text, no prefix length). `interface`: the host's end of the veth, `peer` the sandbox's."""
 
     name: str
     netns: str
@@ -58,7 +58,7 @@ class Sandbox:
 
 
 def plan(name: str, index: int, config: Config) -> Sandbox:
-    """Choose names and addresses of sandbox `index`. Raises InputError for a bad name or an index past the pools."""
+    """Choose names and addresses of sandbox `index`. Raises InputError: name not valid, index past the pools."""
     if not _NAME.fullmatch(name):
         raise InputError(f"sandbox name {name!r}: use up to 64 letters, digits, dots, dashes and underscores")
     room = pool_size(config)

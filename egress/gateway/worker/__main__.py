@@ -20,7 +20,7 @@ _IN, _OUT = 0, 1  # stdin, stdout
 
 
 def serve(worker: Worker, reader: LineReader, writer: LineWriter) -> None:
-    """Run the loop: packets in batches, orders, timers. The order to stop ends it, or the end of the supervisor."""
+    """Run the loop: packets in batches, orders, timers. It ends by the order to stop, or when stdin is closed."""
     with selectors.DefaultSelector() as selector:
         selector.register(worker.full, selectors.EVENT_READ, worker.full.run)
         selector.register(worker.settled, selectors.EVENT_READ, worker.settled.run)
@@ -65,8 +65,8 @@ def listen(worker: Worker, reader: LineReader, writer: LineWriter) -> None:
 
 
 def main() -> int:
-    """Run the process. Returns its exit status: 0 stopped by order, 1 could not start (reported on stdout)."""
-    # Ctrl-C goes to the whole process group; the supervisor stops this process in order.
+    """Run the process. Returns its exit status: 1 if it could not start (see stdout) or report, else 0."""
+    # Ctrl-C goes to the whole process group; the supervisor stops this process by an order.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     gc.disable()  # until the worker begins: a large policy is read in two thirds of the time
     reader, writer = LineReader(_IN), LineWriter(_OUT)

@@ -22,7 +22,7 @@ def seconds(micros: int) -> float:
 
 
 class CaptureWriter:
-    """One worker's capture file, created at once. Times are the engine's own, exact to the microsecond."""
+    """One worker's capture file, created by the constructor. Times are the engine's own, exact to the microsecond."""
 
     def __init__(self, directory: Path, index: int, ts: float, limit: int = CAPTURE_BYTES) -> None:
         path = directory / f"worker-{index}-{round(ts * 1e6)}.pcapng"
@@ -33,7 +33,7 @@ class CaptureWriter:
         self._write(blocks.header())
 
     def packet(self, raw: bytes, length: int, ts: float, agent: str, direction: Direction, settled: bool) -> None:
-        """`length`: bytes of the packet on the wire, of which `raw` are here."""
+        """Write a packet of `length` bytes on the wire, of which `raw` are the first, or count it as skipped."""
         comment = f"agent={agent} queue={'settled' if settled else 'full'}"
         self._write(blocks.packet(raw, length, round(ts * 1e6), direction, comment))
 

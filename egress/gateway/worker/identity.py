@@ -1,6 +1,6 @@
 """Find the agent of a queued packet by the kernel's interface index and, where agents share it, by address.
 
-Nothing inside the packet but its address counts. The worker drops a packet without an agent.
+Nothing else in the packet is looked at. The worker drops a packet without an agent.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ MAX_CACHED = 65536  # addresses remembered on shared interfaces
 
 
 class Identity:
-    """Looks up (agent, direction) of a packet."""
+    """Looks up the agent and the direction of a packet."""
 
     def __init__(self, watched: Iterable[Watched]) -> None:
         shared: dict[int, list[tuple[Agent, Networks]]] = {}
@@ -30,7 +30,7 @@ class Identity:
         self._cache: dict[tuple[int, bytes], Agent | None] = {}
 
     def find(self, raw: bytes, indev: int, outdev: int) -> tuple[Agent, Direction] | None:
-        """Return the agent and the direction. Between two agents the sender counts: the packet is in its queue."""
+        """Return agent and direction, or None. Between two agents it is the sender: the packet is in its queue."""
         agent = self._alone.get(indev) or self._by_address(raw, indev, source)
         if agent is not None:
             return agent, Direction.OUT
@@ -53,6 +53,6 @@ class Identity:
 
 
 def _owner(agents: list[tuple[Agent, Networks]], address: bytes) -> Agent | None:
-    """The agent with the longest prefix that contains the address; of equal ones the first."""
+    """Return the agent with the longest prefix that contains the address; of equal ones the first."""
     found = [(network.shift, agent) for agent, own in agents if (network := own.longest(address)) is not None]
     return min(found, key=itemgetter(0))[1] if found else None

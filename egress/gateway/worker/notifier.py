@@ -27,14 +27,14 @@ class Notifier:
 
     def __init__(self, descriptors: Sequence[int], answer: Callable[[ParkedPacket], None]) -> None:
         self.socket = socket.socket(fileno=descriptors[0]) if descriptors else None  # None: attribution is off
-        self.timeouts = 0  # refusals that waited in vain
+        self.timeouts = 0  # refusals that waited PATIENCE seconds without an answer
         self._sender, self._answer = NoteSender(self.socket), answer
         self._parked = Parked(REFUSALS)
         self._paused: dict[str, float] = {}  # agent → until when
 
     @property
     def due(self) -> float:
-        """When the first refusal has waited long enough (monotonic)."""
+        """Time at which the first refusal has waited long enough (monotonic)."""
         return self._parked.due
 
     def send(self, records: Iterable[Record], interface: int) -> str:
@@ -79,7 +79,7 @@ class Notifier:
             self._release(self._parked.oldest())
 
     def counters(self) -> dict[str, int]:
-        """Count notes and timeouts, for the heartbeat."""
+        """Return the counts of notes and timeouts, for the heartbeat."""
         return {"told": self._sender.sent, "dropped": self._sender.dropped, "vain": self.timeouts}
 
     def _release(self, flow_id: str) -> list[ParkedPacket]:

@@ -55,7 +55,7 @@ class Parked:
         return next(iter(self._by_key.values()))[0].until if self._by_key else NEVER
 
     def oldest(self) -> str:
-        """The key that has waited longest. Raises StopIteration where nothing is parked."""
+        """Return the key that has waited longest. Raises StopIteration where nothing is parked."""
         return next(iter(self._by_key))
 
     def park(self, key: str, parked: ParkedPacket) -> bool:

@@ -36,7 +36,7 @@ Judge = Callable[[bytes, int, int, bool, QueuedPacket], int]
 
 
 class PacketQueue:
-    """A bound queue. If `judge` raises, `failed` gets the error and returns the mark for the packet."""
+    """A queue; call `bind` first. If `judge` raises, `failed` gets the error and returns the mark for the packet."""
 
     def __init__(self, number: int, judge: Judge, failed: Callable[[Exception], int], *, mark_mask: int) -> None:
         self.number = number

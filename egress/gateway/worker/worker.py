@@ -40,7 +40,7 @@ MAX_ANOMALIES = 256  # different ones a second; the rest are one record for each
 
 
 def now() -> float:
-    """Seconds since the epoch, exact to the microsecond, as a capture and the journal store them."""
+    """Return seconds since the epoch, exact to the microsecond, as captures and journals store them."""
     return seconds(time.time_ns() // 1000)
 
 
@@ -70,7 +70,7 @@ class Worker:
         self.unmatched = self.unrecorded = 0
         self.begun = self.stopping = False
         self.parked = for_holds(config.queue.length)
-        self._over: deque[ParkedPacket] = deque()  # waited for holds that are over
+        self._over: deque[ParkedPacket] = deque()  # packets of ended holds, to be judged again
         self._reported: set[str] = set()  # holds that were reported to the supervisor
         self._send = send
         self._draft = Draft()
@@ -147,7 +147,7 @@ class Worker:
                 self._send({"type": "hold.ended", "id": hold, "state": state})
 
     def resume(self) -> None:
-        """Judge the packets of holds that are over again, as if they came now. Their agent may be gone."""
+        """Judge the packets of ended holds again, as if they came now. Discard them if their agent is gone."""
         self._collect()
         while self._over:
             parked = self._over.popleft()
