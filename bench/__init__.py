@@ -1,1 +1,1 @@
-"""Benchmarks: `make bench` (root). Each prints ratios measured in one run, with min, median and max."""
+"""Benchmarks. `make bench` (root) measures packets, records, policies and datapaths; others are run by themselves."""

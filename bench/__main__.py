@@ -1,4 +1,4 @@
-"""Measure three datapaths as ratios to plain forwarding, and the cost of a packet: `python -m bench`."""
+"""Measure the cost of a packet, a record, a policy and an edit, and three datapaths: `python -m bench` (root)."""
 
 from __future__ import annotations
 
@@ -56,13 +56,13 @@ def main() -> int:
     if os.geteuid():
         print("bench: run as root, it makes network namespaces", file=sys.stderr)
         return 1
-    table("Engine (microseconds a packet of our own Python)", engine.measure, options.rounds)
+    table("Engine (microseconds per packet)", engine.measure, options.rounds)
     table("A record, on the disk of this directory (microseconds)", journal.measure, options.rounds)
     table(f"Policy of {policy.RULES:,} rules", policy.compiling, options.rounds)
-    table("The same (milliseconds a change)", policy.editing, options.rounds)
-    table("The same (microseconds a call)", policy.asking, options.rounds)
+    table("The same (milliseconds per change)", policy.editing, options.rounds)
+    table("The same (microseconds per call)", policy.asking, options.rounds)
     for rules in (0, policy.RULES):
-        title = f"An edit beside {rules:,} rules, commit to effect (milliseconds; {2 * edits.EDITS} edits a round)"
+        title = f"An edit beside {rules:,} rules, commit to effect (milliseconds; {2 * edits.EDITS} edits per round)"
         table(title, lambda rules=rules: edits.propagation(rules), 1)  # type: ignore[misc]
     compare("Bulk TCP, one stream", "Gbit/s", paths.bulk_tcp, options.rounds, options.seconds)
     compare("64-byte UDP, one flow", "packets/s", paths.small_udp, options.rounds, options.seconds)

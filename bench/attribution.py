@@ -33,7 +33,7 @@ from egress.store.database.tables import flows, processes
 from tests.lab.net import eventually
 
 ANSWERED = 80
-PORT = 20000  # and those after it, one a kind: a datagram of the same two ends would belong to the earlier flow
+PORT = 20000  # and those after it, one per kind: a datagram of the same two ends would belong to the earlier flow
 KINDS = (("tcp", "answered"), ("tcp", "refused"), ("udp", "sent"))
 LIVES = (5, 20, 100)  # milliseconds
 PAUSE = 5000  # microseconds between two of them
@@ -48,7 +48,7 @@ IDLE = "import time\nprint('ready', flush=True)\ntime.sleep(3600)"
 
 @dataclass(frozen=True, slots=True)
 class Caught:
-    """Results for some processes of one kind."""
+    """The results of the processes of one row."""
 
     right: int
     wrong: int  # another process was named
@@ -90,7 +90,7 @@ def measure(stage: Stage, program: Path, proto: str, host: str, port: int, life:
 def _stored(
     stage: Stage, begun: float, proto: str, port: int, pids: dict[int, int]
 ) -> dict[int, tuple[ProcessStatus, int]]:
-    """Wait for the records. Returns source port → record, once all are there or no more come."""
+    """Wait until all records are stored, at most 5 s. Returns source port → status and pid of its record."""
     query = (
         sa.select(flows.c.sport, processes.c.status, processes.c.pid, flows.c.start)
         .join(processes, processes.c.flow_id == flows.c.flow_id)

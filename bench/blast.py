@@ -23,7 +23,7 @@ def send(host: str, port: int, seconds: float) -> None:
 
 
 def receive(port: int, seconds: float) -> float:
-    """Count packets a second between the first and the last that arrived."""
+    """Return the packets per second between the first and the last that arrived."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 24)
         sock.bind(("", port))

@@ -15,7 +15,7 @@ COUNT = 20_000
 
 
 def _per_packet(work: Callable[[int], object]) -> float:
-    """Measure microseconds a call."""
+    """Measure microseconds per call."""
     began = time.perf_counter()
     for number in range(COUNT):
         work(number)
@@ -31,7 +31,7 @@ def settled(judge: Engine, who: Agent) -> Talk:
 
 
 def measure() -> dict[str, float]:
-    """Measure microseconds a packet: decode, data and ACKs of a settled flow, of an undecided flow, of a new flow."""
+    """Measure microseconds per packet: decode, data and ACKs of a settled flow, of an undecided flow, of a new flow."""
     who = agent()
     judge = engine()
     talk = settled(judge, who)

@@ -20,7 +20,7 @@ SECOND = 0.2  # length of a second for the journal, so that a short measurement 
 
 
 def measure(place: Path | None = None) -> dict[str, float]:
-    """Measure microseconds a record: the median, and the 99.9th percentile."""
+    """Measure microseconds per record: median and 99.9th percentile for each fsync policy."""
     found = {}
     for policy in FSYNC:
         with tempfile.TemporaryDirectory(dir=place or Path.cwd(), prefix="journal-") as name:

@@ -59,7 +59,7 @@ def bulk_tcp(stage: Stage, seconds: float) -> float:
 
 
 def small_udp(stage: Stage, seconds: float) -> float:
-    """Measure how many 64-byte UDP packets a second arrive, sent at full speed by one process in one flow."""
+    """Measure how many 64-byte UDP packets arrive per second, sent at full speed by one process in one flow."""
     receiver = stage.lab.popen(stage.outside, [sys.executable, "-m", "bench.blast", "receive", "5300", str(seconds)])
     eventually(lambda: ":5300 " in stage.lab.run(stage.outside, ["ss", "-Hlun"]).stdout, "the receiver is up")
     send = [sys.executable, "-m", "bench.blast", "send", SERVER[0], "5300", str(seconds)]

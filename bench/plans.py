@@ -1,4 +1,4 @@
-"""Query plans: every statement of a question, with the database's plan for it."""
+"""Query plans: the database's plan for each SELECT of a question."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def explained(engine: Engine, question: Question, known: Known, *settings: str) 
 
 
 def plan(connection: sa.Connection, statement: str, parameters: object) -> list[str]:
-    """Return the steps of a statement's plan, a line each."""
+    """Return the steps of a statement's plan, one line per step."""
     if connection.dialect.name == "sqlite":
         return [row[3] for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters)]  # type: ignore[arg-type]
     return [row[0] for row in connection.exec_driver_sql(f"EXPLAIN (COSTS OFF) {statement}", parameters)]  # type: ignore[arg-type]
@@ -53,7 +53,7 @@ _ACCESS = re.compile(
 
 
 def accesses(steps: list[str]) -> list[str]:
-    """List how rows are reached, each way once: one day stands for all days."""
+    """List the scans and index searches among the steps of plans, each once; days of a table count as one."""
     found: dict[str, None] = {}
     for step in steps:
         match = _ACCESS.search(step)

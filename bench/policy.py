@@ -39,7 +39,7 @@ class Target:
 
 @dataclass
 class Live(Target):
-    """A target that was judged."""
+    """A target with a verdict, as of a live flow."""
 
     who: Agent = WHO
     verdict: Verdict = REFUSED
@@ -113,7 +113,7 @@ def editing() -> dict[str, float]:
 
 
 def _each(work: Callable[[], object]) -> float:
-    """Measure microseconds a call."""
+    """Measure microseconds per call."""
     began = time.perf_counter()
     for _ in range(COUNT):
         work()
@@ -121,7 +121,7 @@ def _each(work: Callable[[], object]) -> float:
 
 
 def asking() -> dict[str, float]:
-    """Measure microseconds a decision among all rules, and the addition of names and budgets to a packet."""
+    """Measure microseconds per decision among all rules, and what names and budgets add to a packet."""
     book = Rulebook(Policy(1, tuple(rule(number) for number in range(RULES))))
     elsewhere = ip_address("8.8.8.8").packed
     targets = {

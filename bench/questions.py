@@ -1,4 +1,4 @@
-"""Questions to stored records, as the commands and the API ask them: each by the store's own call.
+"""Questions to stored records, as the commands and the API ask them: each is a call of the store.
 
 `bench.records` measures them, tests/store/query/test_plans.py pins the databases' plans for them, docs/database.md
 shows both.
@@ -31,7 +31,7 @@ PAGE = 100
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """The records that are asked about: all of them exist."""
+    """Names and ids of stored records, to ask about."""
 
     now: float  # seconds
     agent: str
@@ -50,7 +50,7 @@ class Question:
 
 
 def _flows(**fields: Any) -> Callable[[Engine, Known], object]:
-    """Ask as `egress query` does. Values that are functions get the known records."""
+    """Make a question of `egress query`. A field may be a function of the known records."""
 
     def ask(engine: Engine, known: Known) -> object:
         values = {name: value(known) if callable(value) else value for name, value in fields.items()}
@@ -90,7 +90,7 @@ def _followed(engine: Engine, known: Known) -> object:
 
 
 def _page(table: sa.Table, query: str = "") -> Callable[[Engine, Known], object]:
-    """Ask for the second page, as the API lists."""
+    """Make a question for the second page of an API listing."""
 
     def ask(connection: sa.Connection, known: Known) -> object:
         wanted = compile_query(query, table, known.now)

@@ -1,8 +1,7 @@
 """Measure how fast records are stored, and questions on millions of flows answered: `python -m bench.records`.
 
-The database itself makes the bulk: agents, destinations, names and verdicts are distributed as in life, a few with
-most of the flows, over the last 30 days. The recorder stores the timed records, from a journal. All are removed at the
-end.
+SQL statements make most flows: few of the agents, destinations and names have most of them, over the last 30 days. The
+recorder stores the timed records, from a journal. All are removed at the end.
 """
 
 from __future__ import annotations
@@ -139,7 +138,7 @@ def without_indexes(engine: Engine, now: float) -> Iterator[None]:
 
 
 def stored_a_second(config: Config, now: float) -> tuple[float, int]:
-    """Measure how many records a second the recorder stores. Half of them are later records of known flows."""
+    """Measure how many records per second the recorder stores, half of them later records of known flows."""
     config.journal_dir.mkdir(exist_ok=True)
     made = [samples.numbered(number + (1 << 60), start=now + number / 1000, updated=now + number / 1000)
             for number in range(BATCHES // 2)]  # fmt: skip
@@ -155,7 +154,7 @@ def stored_a_second(config: Config, now: float) -> tuple[float, int]:
 
 
 def times(engine: Engine, question: Question, known: list[Known]) -> list[float]:
-    """Measure the milliseconds of a question, sorted; each time about other records."""
+    """Measure the milliseconds of a question, repeatedly, about other records each time. Sorted."""
     spent: list[float] = []
     until = time.perf_counter() + SECONDS
     while len(spent) < MOST and (len(spent) < LEAST or time.perf_counter() < until):
@@ -166,7 +165,7 @@ def times(engine: Engine, question: Question, known: list[Known]) -> list[float]
 
 
 def known_things(engine: Engine, now: float) -> list[Known]:
-    """Choose some agents and destinations with many flows, some with few."""
+    """Choose stored records to ask about: those of the first findings by id."""
     asked = sa.text("""
         SELECT flows.agent, flows.dst, flows.flow_id, finding_id FROM findings JOIN flows USING (flow_id)
         ORDER BY finding_id LIMIT 25

@@ -1,4 +1,4 @@
-"""Play all scenes through the real gateway and show the outcomes; exit 1 if one is wrong: `python -m demo`."""
+"""Play all scenes through the real gateway and show the outcomes; exit status 1 if one is wrong: `python -m demo`."""
 
 from __future__ import annotations
 

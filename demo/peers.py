@@ -1,11 +1,11 @@
 """Peers for protocols that no package offers: a mining pool and its client, a beacon and its server.
 
-    python -m demo.peers pool HOST PORT FILE  a Stratum V1 pool; writes the methods it received to FILE, a line each
+    python -m demo.peers pool HOST PORT FILE  a Stratum V1 pool; writes the methods it receives to FILE, one per line
     python -m demo.peers miner HOST PORT N    subscribe, authorize, submit a share, in segments of N bytes
     python -m demo.peers beacon HOST PORT     connect about once a second (20 % jitter) until refused
     python -m demo.peers echo HOST PORT       a TCP service that answers one line with the same line
 
-They use the protocols and compute nothing: no share was ever mined for this.
+They exchange the messages only: no hash is computed, no share is mined.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from pathlib import Path
 
 TIMEOUT = 5.0  # seconds a client waits for an answer
 JITTER = 0.2
-BEATS = 60  # a beacon gives up after this many
+BEATS = 60  # connections of a beacon, at most
 
 
 class Server(socketserver.ThreadingTCPServer):
@@ -60,7 +60,7 @@ def echo(host: str, port: int) -> None:
 
 
 def miner(host: str, port: int, segment: int) -> int:
-    """Exit status 0: a share was accepted; 3: the connection was refused or cut."""
+    """Play a miner. Returns its exit status: 0 if a share was accepted, 3 if the connection was refused or cut."""
     calls = [
         ("mining.subscribe", ["cgminer/4.11.1"]),
         ("mining.authorize", ["worker.1", "x"]),
@@ -92,7 +92,7 @@ def _delivered(connection: socket.socket) -> None:
 
 
 def beacon(host: str, port: int) -> int:
-    """Exit status 0: never stopped; 3: refused, after as many beats as it prints."""
+    """Play a beacon. Returns its exit status: 0 after all BEATS, 3 if it was refused before."""
     for beat in range(BEATS):
         try:
             with socket.create_connection((host, port), TIMEOUT) as connection:

@@ -34,7 +34,7 @@ rules:
 
 
 class Stage:
-    """Use as a context manager; `agent`, `gateway` and `outside` are namespaces."""
+    """A context manager that builds and removes the namespaces `agent`, `gateway` and `outside`, and all files."""
 
     def __init__(self, policy: str = POLICY, settings: dict[str, object] | None = None) -> None:
         self.lab = Lab()
@@ -195,7 +195,7 @@ class Stage:
         self.listening(port, *hosts)
 
     def listening(self, port: int, *hosts: str) -> None:
-        """Wait for listeners outside; without hosts, for any on the port."""
+        """Wait until TCP listeners are at this port outside, one per host; without hosts, any one."""
 
         def found() -> bool:
             sockets = self.lab.run(self.outside, ["ss", "-Hltn"]).stdout
