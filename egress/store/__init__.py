@@ -1,1 +1,1 @@
-"""The database: tables, recorder, readers, edits. No other room uses SQL."""
+"""The database: tables, recorder, queries, edits of the policy, cases. SQL is used in this package only."""

@@ -39,6 +39,6 @@ def test_a_broken_chain_is_found(cli: Cli) -> None:
         connection.execute("UPDATE audit SET actor = 'nobody' WHERE seq = 2")
     connection.close()
     broken = cli("audit", "verify")
-    assert (broken.code, broken.err) == (3, "BROKEN at entry 2: entry 2 was changed: its hash is another\n")
+    assert (broken.code, broken.err) == (3, "BROKEN at entry 2: entry 2 was changed: its hash does not match\n")
     found = cli("audit", "verify", "-o", "json")
     assert (found.code, found.json["broken"], found.json["count"]) == (3, 2, 1)

@@ -173,7 +173,7 @@ def test_a_case_that_was_tampered_with_is_said_so_in_one_line(incident: Cli, har
         except DBAPIError:
             continue  # `main` reports it in one line, as for every database
         assert done.code in (0, 1), (words, done)
-        assert not done.code or "case incident holds what egress does not write" in done.err, (words, done)
+        assert not done.code or "case incident holds a value that egress never writes" in done.err, (words, done)
 
 
 def test_an_error_of_ours_is_not_blamed_on_the_case(incident: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -194,7 +194,7 @@ def test_what_no_number_can_hold_is_an_error_of_the_case(incident: Cli) -> None:
         connection.execute("UPDATE flows SET bytes_out = 1e308")
     for words in (["timeline"], ["show", "agent", AGENT]):
         done = incident(*words, "--case", "incident")
-        assert done.code == 1 and "case incident holds what egress does not write" in done.err, (words, done)
+        assert done.code == 1 and "case incident holds a value that egress never writes" in done.err, (words, done)
 
 
 def test_an_error_that_quotes_a_case_moves_no_cursor(

@@ -33,7 +33,7 @@ _PACKETS = flows.c.packets_out + flows.c.packets_in
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """The state of a capture file when it was examined."""
+    """A capture file, as it was when its hash was computed."""
 
     path: Path
     size: int
@@ -43,7 +43,7 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class CaseImport:
-    """A capture in a case, and the policy it is judged by."""
+    """A capture in a case, and the policy that judges it."""
 
     capture: Capture
     policy: Policy
@@ -64,7 +64,7 @@ def examine(path: Path) -> Source:
 
 
 def begin(engine: Engine, source: Source, rules: Sequence[Rule], networks: Sequence[str]) -> CaseImport:
-    """Add the capture to the case. Raises EgressError if the case has it under another policy."""
+    """Add the capture to the case. Raises EgressError if it is there already, with another policy or other networks."""
     now, wanted = time.time(), tuple(networks)
     with writing(engine) as connection:
         known = decode_first(Capture, connection.execute(sa.select(captures).where(captures.c.sha256 == source.sha256)))
@@ -107,7 +107,7 @@ class CaptureWriter:
             self._flush()
 
     def finish(self, source: Source, *, packets: int, flows: int, unread: int, truncated: str) -> int:
-        """Store the rest and the totals of the file; returns how many of its flows other captures contain as well.
+        """Store the rest and the totals of the file; returns the number of its flows that are in other captures, too.
 
         Raises EgressError if the file was changed meanwhile.
         """
@@ -158,9 +158,10 @@ def _unchanged(source: Source) -> bool:
 
 
 def _stronger(connection: Connection, records: Sequence[Record]) -> list[Record]:
-    """The records without those of flows of which another capture has seen more packets.
+    """The records, without those of flows of which another capture has seen more packets.
 
-    A truncated capture, or one taken elsewhere, must not replace a whole flow by a part of it, even if it is later.
+    A truncated capture, or one taken elsewhere, must not replace a whole flow by a part of it, even if it is later. A
+    stored flow with fewer packets but a later record is deleted, so that it does not win.
     """
     ids = {record.flow_id for record in records if isinstance(record, FlowRecord)}
     query = sa.select(flows.c.flow_id, _PACKETS, flows.c.updated).where(flows.c.flow_id.in_(ids))

@@ -1,4 +1,4 @@
-"""Cases: captures from elsewhere, judged into a database of their own, which every command that reads records accepts.
+"""Cases: databases of replayed capture files, apart from live records. Commands that read records accept a case.
 
 A case is one SQLite file, also if the live database is PostgreSQL: `cases/NAME.db` in the state directory, or a path
 that ends in `.db`. It contains no live records, so it can be passed on and deleted. It keeps the rules by which its
@@ -28,7 +28,7 @@ from egress.store.database.tables import captured_flows, captures
 SUFFIX = ".db"
 BESIDE = ("", "-wal", "-shm", "-journal")  # suffixes of the files that SQLite makes
 
-# Finds schema objects that egress does not make; its own triggers protect the audit chain.
+# Finds schema objects that egress does not create; the triggers of egress protect the audit chain.
 _FOREIGN = """
     SELECT substr(type, 1, 20), substr(name, 1, 60) FROM sqlite_master WHERE NOT (sql IS NULL
     OR sql GLOB 'CREATE TABLE *' OR sql GLOB 'CREATE INDEX *' OR sql GLOB 'CREATE UNIQUE INDEX *'
@@ -112,7 +112,7 @@ def make_case(config: Config, wanted: str) -> tuple[Engine, bool]:
 
 
 def close_case(engine: Engine) -> None:
-    """Close a case after writing, and leave one file without a log beside it."""
+    """Close a case after writing, and merge the write-ahead log, so that the case is one file."""
     path = Path(engine.url.database or "")
     engine.dispose()
     seal(path)
@@ -180,7 +180,7 @@ def contents(connection: Connection) -> Contents:
 
 
 def _refuse_live(config: Config, path: Path) -> None:
-    """Raise InputError if the path is the live database, also if that is still empty or has a second name."""
+    """Raise InputError if the path is the live database, also if that does not exist yet or has a second name."""
     live = sa.make_url(config.database_url)
     if live.get_backend_name() != "sqlite" or not live.database:
         return
@@ -193,7 +193,7 @@ def _refuse_live(config: Config, path: Path) -> None:
 
 
 def _refuse_foreign(path: Path) -> None:
-    """Raise EgressError if the schema has other objects than egress makes: views may never end, triggers may write."""
+    """Raise EgressError if the schema has objects that egress does not create: views may never end, triggers write."""
     try:
         with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=BUSY)) as plain:
             plain.execute("PRAGMA trusted_schema=OFF")
@@ -205,7 +205,7 @@ def _refuse_foreign(path: Path) -> None:
 
 
 def _is_case(connection: Connection) -> bool:
-    """True if the database has captures, or no rows at all."""
+    """True if the database has captures, or is empty (a new case)."""
     if _count(connection, captures):
         return True
     listed = sa.inspect(connection).get_table_names()

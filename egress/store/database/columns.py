@@ -23,7 +23,7 @@ END_OF_TIME = 253_402_300_800_000_000  # microseconds: the year 10000, which dat
 
 
 class Micros(TypeDecorator[float]):
-    """Seconds as float in Python, whole microseconds in the database, from 1970 to the year 9999."""
+    """Seconds as float in Python, whole microseconds in the database; a time is cut to 1970..2106 when written."""
 
     impl = sa.BigInteger
     cache_ok = True
@@ -62,7 +62,7 @@ def plain(value: str) -> str:
 
 
 class Names(TypeDecorator[tuple[str, ...]]):
-    """A tuple of strings, each as `Plain` stores it, as a JSON array."""
+    """A tuple of strings, stored as a JSON array; each is escaped as in `Plain`."""
 
     impl = sa.Text
     cache_ok = True
@@ -100,7 +100,7 @@ class Ports(TypeDecorator[tuple[tuple[int, int], ...]]):
 
 
 class Packets(TypeDecorator[tuple[EvidencePacket, ...]]):
-    """Captured packets in a row: time, direction, length on the wire, number of bytes kept (`_PACKET`), the bytes."""
+    """Captured packets, one after another: time, direction, length on the wire, number of bytes kept, these bytes."""
 
     impl = sa.LargeBinary
     cache_ok = True

@@ -1,8 +1,8 @@
-"""Detects commits by other processes; cheap enough to poll 50 times a second.
+"""Detects commits of any process to the database; cheap enough to poll 50 times a second.
 
-SQLite counts commits: `PRAGMA data_version` changes with a commit of any other connection, also of records. PostgreSQL
-notifies: `database.writing` ends with a NOTIFY, which arrives once the edit is committed; records send none. After
-`changed()`, `audit.latest` tells whether the commit was an edit.
+SQLite counts commits: `PRAGMA data_version` changes with a commit over any other connection, also of records.
+PostgreSQL notifies: `database.writing` ends with a NOTIFY, which arrives once the edit is committed; records send none.
+If `audit.latest` has grown after `changed()`, the commit was an edit.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ RETRY_SECONDS = 1.0  # between two attempts to listen again
 
 
 class Watch:
-    """Watches a database over its own connection, outside of the engine's pool. Safe to call from every thread.
+    """Watches a database over its own connection, outside of the engine's pool. Any thread may call it.
 
     Raises EgressError if it cannot start.
     """
@@ -40,11 +40,11 @@ class Watch:
         self._source = _CommitCount(engine) if engine.dialect.name == "sqlite" else _Listener(engine)
 
     def changed(self) -> bool:
-        """True if any process, also this one, has committed since the last call (at first: since the watch began).
+        """True after a commit of any process, also of this one, since the last call (at first: since the watch began).
 
         Takes microseconds and never waits. Raises EgressError while it cannot tell. SQLite: the file was moved,
         replaced or damaged; a new file needs a new engine and a new watch. PostgreSQL: the connection is lost. It is
-        made again in the background, and the first call after that returns True for commits that were missed.
+        opened again in the background, and the first call after that returns True, as commits may have been missed.
         """
         with self._lock:
             return self._source.changed()
@@ -55,7 +55,7 @@ class Watch:
 
 
 class _CommitCount:
-    """The watch on SQLite."""
+    """Watches a SQLite file: its inode and its count of commits."""
 
     def __init__(self, engine: Engine) -> None:
         self._path = Path(engine.url.database or "")
@@ -91,7 +91,7 @@ class _CommitCount:
 
 
 class _Listener:
-    """The watch on PostgreSQL."""
+    """Watches PostgreSQL: listens for the NOTIFY of edits."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -125,7 +125,7 @@ class _Listener:
             self._connecting.add_done_callback(_discard)
 
     def _returned(self) -> bool:
-        """True once it listens again, else raises EgressError."""
+        """Reconnect in the background. True when that has succeeded; raises EgressError until then."""
         if self._connecting is None and time.monotonic() >= self._next:
             self._connecting = Future()
             threading.Thread(target=_try, args=(self._engine, self._connecting), daemon=True).start()
@@ -141,7 +141,7 @@ class _Listener:
 
 
 def _own(engine: Engine) -> object:
-    """A connection of the driver, detached from the pool. Raises EgressError."""
+    """Open a connection of the driver, detached from the pool. Raises EgressError."""
     try:
         connection = engine.connect()
     except DBAPIError as error:

@@ -42,11 +42,11 @@ _KINDS: dict[str, Callable[[URL], _Backend]] = {
 
 
 def open_database(url: str, *, create: bool = True) -> Engine:
-    """The engine for `url` (`sqlite:///path`, `postgresql://user:password@host/name`), its schema at `HEAD`.
+    """Open `url` (`sqlite:///path`, `postgresql://user:password@host/name`) and migrate its schema to `HEAD`.
 
-    Without `create` a missing file or a database without tables is an error. Raises EgressError: the directory is
-    missing or not writable, the file is not a database, another program or a newer egress made it, the server is not
-    reachable or refuses user or password. Raises InputError for any other URL. No message contains the password.
+    Without `create` a missing file or a database without tables is an error. Raises EgressError if the directory is
+    missing or not writable, if the file is not a database, if another program or a newer egress made it, or if the
+    server is not reachable or refuses user or password; InputError for any other URL. No message contains the password.
     """
     backend = _backend(url)
     engine = backend.engine(create=create)
@@ -69,15 +69,18 @@ def open_database(url: str, *, create: bool = True) -> Engine:
 
 @dataclass(frozen=True, slots=True)
 class Schema:
-    """The schema of a database."""
+    """The schema of a database, compared with that of this program (HEAD)."""
 
     name: str  # of the database, for messages, without its password
     revision: str  # empty: no tables yet
-    missing: tuple[tuple[str, str], ...]  # the revisions up to HEAD and their summaries, in order
+    missing: tuple[tuple[str, str], ...]  # the revisions not applied yet, up to HEAD, and their summaries, in order
 
 
 def schema(url: str) -> Schema:
-    """The schema of the database at a URL; changes nothing. Raises EgressError like `open_database`."""
+    """Compare the schema of the database at a URL with HEAD, without a change. Raises errors like `open_database`.
+
+    A missing SQLite file counts as a database without tables.
+    """
     backend = _backend(url)
     try:
         engine = backend.engine(create=False)
@@ -94,7 +97,10 @@ def schema(url: str) -> Schema:
 
 @contextmanager
 def writing(engine: Engine) -> Iterator[Connection]:
-    """Open a transaction that takes the write lock at its start, so that the rows it reads cannot change meanwhile."""
+    """Open a transaction for an edit. No other edit can begin before its end, so what it reads stays as it is.
+
+    On PostgreSQL records are stored meanwhile.
+    """
     kind = sqlite if engine.dialect.name == "sqlite" else postgresql
     with kind.writing(engine) as connection:
         yield connection
@@ -118,14 +124,14 @@ def unhurried(engine: Engine) -> Iterator[Connection]:
 
 
 def require_schema(connection: Connection) -> None:
-    """Raise EgressError if a newer egress has migrated the tables: rows of ours could get another meaning."""
+    """Raise EgressError if a newer egress has migrated the tables: rows of this version could be misread there."""
     found = _schema(connection)
     if found != HEAD:
         raise EgressError(f"a newer egress has migrated the database (schema {found}): upgrade this one too")
 
 
 def explain(error: DBAPIError) -> str:
-    """The driver's message in one line, with a hint what to do if there is one."""
+    """The driver's message in one line, with a remedy if one is known."""
     text = " ".join(str(error.orig).split())
     state = getattr(error.orig, "sqlstate", None)
     hints = postgresql.HINTS if hasattr(error.orig, "sqlstate") else sqlite.HINTS

@@ -1,9 +1,9 @@
 """The partitions of the record tables on PostgreSQL: one for each day (UTC), and one for the rest.
 
-The recorder makes days ahead of time (egress.store.recording.maintenance); otherwise the first writer of a record makes
-its day. Only days around the present are made, so that times from a broken clock or a hostile capture make none. The
-rest takes all records without a day: those of such times, of days that were pruned, and those that arrive while a long
-read keeps a day from being made. Their rows move to the day once it is made.
+The recorder creates the days in advance (egress.store.recording.maintenance); otherwise the first writer of a record
+creates its day. Only days around the present are created, so that times from a broken clock or a hostile capture create
+none. The rest takes all records without a day: those of such times, those of pruned days, and those that arrive while a
+long read keeps their day from being created; they move to the day when it is created.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from sqlalchemy.exc import DBAPIError
 from egress.store.database.tables import DAYED
 
 DAY = 86_400_000_000  # microseconds
-PAST, AHEAD = 7, 2  # days before and after today that may be made
-PATIENCE = 0.2  # seconds to wait for readers before the records go to the rest
-MAKING = 0x6567_6461_7973  # "egdays": the advisory lock for making and dropping days
+PAST, AHEAD = 7, 2  # days before and after today that may be created
+PATIENCE = 0.2  # lock timeout in seconds for creating a day; after it the records go to the rest
+MAKING = 0x6567_6461_7973  # "egdays": the advisory lock for creating and dropping days
 _EPOCH = date(1970, 1, 1).toordinal()
 _DAY_NAME = re.compile(r".+_d([0-9]{8})", re.ASCII)
 _BUSY = ("55P03", "40P01")  # lock_not_available, deadlock_detected
@@ -31,7 +31,7 @@ _EXISTING = """
     JOIN pg_class part ON part.oid = inhrelid JOIN pg_class whole ON whole.oid = inhparent
     WHERE whole.oid = to_regclass(:table) ORDER BY part.relname
 """
-# Not by to_regclass, which may not see yet what another session has just made.
+# Not by to_regclass, which may not see yet a table that another session has just created.
 _MISSING = """
     SELECT name FROM unnest(CAST(:names AS text[])) AS each (name) WHERE NOT EXISTS (
         SELECT FROM pg_class WHERE relname = name AND relnamespace = to_regnamespace(quote_ident(current_schema()))
@@ -40,12 +40,12 @@ _MISSING = """
 
 
 def name(table: str, day: int) -> str:
-    """The name of a day's partition; the day is counted from 1970-01-01."""
+    """The name of a day's partition; `day` is the number of days since 1970-01-01."""
     return f"{table}_d{date.fromordinal(_EPOCH + day):%Y%m%d}"
 
 
 def rest(table: str) -> str:
-    """The name of the partition for all other times."""
+    """The name of the partition for the rest."""
     return f"{table}_rest"
 
 
@@ -69,13 +69,13 @@ def existing(connection: Connection, table: sa.Table) -> list[int]:
 
 
 def near(moments: Iterable[int], now: float) -> set[int]:
-    """The days of these times (microseconds) that may be made."""
+    """The days of these times (microseconds), without those that are too far from today to be created."""
     today = int(now // 86400)
     return {day for day in {moment // DAY for moment in moments} if today - PAST <= day <= today + AHEAD}
 
 
 def ensure(connection: Connection, table: sa.Table, days: Iterable[int], patience: float = PATIENCE) -> bool:
-    """Make the missing days of a table; False if a reader kept one from being made.
+    """Create the missing ones of these days; False if a reader kept one from being created.
 
     Runs in the caller's transaction, which stays usable either way.
     """
@@ -94,9 +94,9 @@ def ensure(connection: Connection, table: sa.Table, days: Iterable[int], patienc
 
 
 def freeze(connection: Connection, table: sa.Table) -> None:
-    """Keep other sessions from making days of a table until the end of the transaction, for rows that go to the rest.
+    """Keep other sessions from creating days of a table until the end of the transaction.
 
-    If a day for such a row was made after PostgreSQL has chosen the rest for it, PostgreSQL would refuse the row.
+    PostgreSQL refuses a row if its day is attached after it has chosen the rest for the row.
     """
     connection.exec_driver_sql(f"LOCK TABLE ONLY {table.name} IN SHARE UPDATE EXCLUSIVE MODE")
 
@@ -104,7 +104,7 @@ def freeze(connection: Connection, table: sa.Table) -> None:
 def drop(connection: Connection, table: sa.Table, day: int, living: float, patience: float) -> int:
     """Drop a day; returns the number of deleted rows. Rows `updated` at `living` (seconds) or later go to the rest.
 
-    Raises DBAPIError if readers use the table for longer than `patience`.
+    Raises DBAPIError if readers use the table for longer than `patience` seconds.
     """
     partition = name(table.name, day)
     _alone(connection, patience)
@@ -120,14 +120,14 @@ def drop(connection: Connection, table: sa.Table, day: int, living: float, patie
 
 
 def busy(error: DBAPIError) -> bool:
-    """True if a reader kept a day from being made or dropped."""
+    """True if the error means that another session kept a day from being created or dropped."""
     return getattr(error.orig, "sqlstate", None) in _BUSY
 
 
 def _make(connection: Connection, table: sa.Table, day: int, patience: float) -> None:
     partition = name(table.name, day)
     _alone(connection, patience)
-    if _missing(connection, partition):  # another session may have made it meanwhile
+    if _missing(connection, partition):  # another session may have created it meanwhile
         for statement in _statements(table.name, DAYED[table].name, partition, day):
             connection.exec_driver_sql(statement)
     connection.exec_driver_sql("SET LOCAL lock_timeout TO DEFAULT")
@@ -135,7 +135,7 @@ def _make(connection: Connection, table: sa.Table, day: int, patience: float) ->
 
 
 def _statements(table: str, column: str, partition: str, day: int) -> Iterator[str]:
-    """The SQL that makes a day. It is made apart and attached: CREATE … PARTITION OF would wait for all readers."""
+    """The SQL that creates a day: a table that is then attached; CREATE … PARTITION OF would wait for readers."""
     first, last = day * DAY, (day + 1) * DAY
     yield f"LOCK TABLE {rest(table)} IN ACCESS EXCLUSIVE MODE"
     yield f"CREATE TABLE {partition} (LIKE {table} INCLUDING ALL)"
@@ -145,9 +145,9 @@ def _statements(table: str, column: str, partition: str, day: int) -> Iterator[s
 
 
 def _alone(connection: Connection, patience: float) -> None:
-    """Keep other sessions from making or dropping days until the end of the transaction.
+    """Keep other sessions from creating or dropping days until the end of the transaction.
 
-    Moving the rows of a whole day has no time limit: if it was stopped, every batch would begin it again, and no batch
+    Moving the rows of a whole day has no time limit: if it were stopped, every batch would begin it again, and no batch
     would be stored.
     """
     connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{round(patience * 1000)}ms'")

@@ -1,4 +1,4 @@
-"""Errors of the store besides wrong input: an edit that cannot be made, and data that cannot be read."""
+"""Errors of the store besides InputError: an edit that cannot be made, and data that cannot be read."""
 
 from __future__ import annotations
 
@@ -25,5 +25,5 @@ class DamagedDataError(EgressError):
     """The database holds a value that egress never writes: it was damaged, or made by another program."""
 
     def __init__(self, why: str, where: str = "the database") -> None:
-        super().__init__(f"{where} holds what egress does not write: damaged, or made up ({why[:200]})")
+        super().__init__(f"{where} holds a value that egress never writes: damaged, or made up ({why[:200]})")
         self.why = why

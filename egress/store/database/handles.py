@@ -1,7 +1,6 @@
-"""The names of SQLAlchemy that other rooms may pass around and catch. They import nothing else of it: no SQL.
+"""The names of SQLAlchemy that other packages may import: connections to pass on, and errors to catch.
 
-A room that holds a connection or catches an error takes the name from here; the statements themselves live in
-`egress.store` alone.
+They import nothing else of SQLAlchemy, because SQL statements are in `egress.store` only.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
-Condition = ColumnElement[bool]  # which rows; made and read by `egress.store.query` only
+Condition = ColumnElement[bool]  # selects rows; `egress.store.query` makes and applies it, others pass it on
 
 __all__ = [
     "Condition",

@@ -24,8 +24,9 @@ def glob(column: sa.ColumnElement[str], pattern: str) -> sa.ColumnElement[bool]:
     """The condition that text matches a shell glob: `*`, `?`, `[a-z]`, `[!a-z]`; case matters.
 
     PostgreSQL estimates how many rows match, and may use an index up to the first wildcard. SQLite cannot estimate it,
-    so the glob is tested on each row (`(… GLOB …) = 1`): by an index it would sort all flows of rome-* for the newest
-    hundred, which takes a hundred times as long. A set without an end matches nothing.
+    so the glob is kept from its indexes (`(… GLOB …) = 1`) and tested on each row: with an index it would sort all
+    flows of rome-* to find the newest hundred, which takes a hundred times as long. A set without an end matches
+    nothing.
     """
     if not _WILD & set(pattern):
         return column == pattern
@@ -73,7 +74,7 @@ class _Glob(TypeDecorator[str]):
 
 
 class _Matches(FunctionElement[bool]):
-    """`column` and `glob`."""
+    """The condition that a column matches a glob; its clauses are the column and the glob."""
 
     name = "matches"
     type = sa.Boolean()
@@ -81,7 +82,7 @@ class _Matches(FunctionElement[bool]):
 
 
 class _AnyMatches(FunctionElement[bool]):
-    """`names` and `glob`."""
+    """The condition that one of several names matches a glob; its clauses are the column of names and the glob."""
 
     name = "any_matches"
     type = sa.Boolean()
@@ -89,7 +90,7 @@ class _AnyMatches(FunctionElement[bool]):
 
 
 class _ForDialect(FunctionElement[bool]):
-    """The condition for SQLite and the one for PostgreSQL."""
+    """A condition in two forms; its clauses are the form for SQLite and the form for PostgreSQL."""
 
     name = "for_dialect"
     type = sa.Boolean()

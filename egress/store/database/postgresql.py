@@ -59,7 +59,7 @@ HINTS = {
     "3F000": "create a schema that is in the user's search_path, such as public",
     "25006": "this server is a standby; name the primary in the config (database)",
     "55P03": f"another program held the lock for {LOCK} s",
-    "57014": f"it was stopped after {STATEMENT} s; ask for less",
+    "57014": f"it was stopped after {STATEMENT} s; narrow the query",
     "25P03": f"the transaction was idle for {IDLE} s",
     "53100": "free space on the server's file system",
     "53200": "raise the server's max_locks_per_transaction, see docs/operations.md",
@@ -68,7 +68,7 @@ HINTS = {
 
 
 class PostgreSQL:
-    """The database that a URL names; without a host it is reached over the local socket."""
+    """The database that a URL names; a URL without a host means the local socket."""
 
     def __init__(self, url: URL) -> None:
         if not url.database:
@@ -113,7 +113,7 @@ class PostgreSQL:
 
 @contextmanager
 def storing(engine: Engine) -> Iterator[Connection]:
-    """Open a transaction that does not fail when it updates a row that another session changed meanwhile."""
+    """Open a transaction (READ COMMITTED) that may update rows which another session has changed since its start."""
     with engine.execution_options(isolation_level="READ COMMITTED").begin() as connection:
         yield connection
 

@@ -25,7 +25,7 @@ _known: dict[_Types, set[tuple[type, ...]]] = {}  # rows of these types were fou
 
 @contextmanager
 def decoding() -> Iterator[None]:
-    """Report values that cannot be read as DamagedDataError. For the few lines that turn a row into values."""
+    """Turn any error of an unreadable value into DamagedDataError. Use it around nothing but the reading of a row."""
     try:
         yield
     except _UNREADABLE as error:
@@ -50,7 +50,7 @@ def checked(rows: Iterable[Sequence[Any]], *columns: type | UnionType) -> Iterat
 
 
 def whole(value: Any) -> int:
-    """A sum or a count as an int; PostgreSQL sums up in decimals, SQLite may in floats. Raises DamagedDataError."""
+    """Convert a sum or a count (PostgreSQL: a decimal; SQLite: perhaps a float) to an int. Raises DamagedDataError."""
     with decoding():
         number = int(value)
         if number != value or abs(number) >= 1 << 127:

@@ -1,4 +1,4 @@
-"""Building blocks of the tables: metadata that names constraints, columns of records, common columns and indexes."""
+"""Building blocks of the tables: metadata with its naming of constraints, columns of records, common columns."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ def one_of(column: str, known: tuple[str, ...]) -> sa.CheckConstraint:
 
 
 def live(name: str, *columns: str, unique: bool = False) -> sa.Index:
-    """An index over the rules in force alone, however many old ones the table has."""
+    """A partial index over the rules in force; removed rules are not in it."""
     live = sa.text("removed IS NULL")
     return sa.Index(f"ix_rules_live_{name}", *columns, unique=unique, sqlite_where=live, postgresql_where=live)
 
 
 def host(comment: str, *, primary_key: bool = False) -> sa.Column[str]:
-    """The host of a row: a name that need not be in `gateways` yet; empty in rows from before there were hosts."""
+    """The column `host`: a name that need not be in `gateways` yet; empty for all hosts, and in older rows."""
     return sa.Column("host", sa.Text, primary_key=primary_key, nullable=False, server_default="", comment=comment)
 
 
@@ -56,7 +56,7 @@ _TYPES: dict[type[Kind], type[sa.types.TypeEngine[Any]]] = {
 def record_columns(
     shape: type[Record], key: tuple[str, ...], comments: Mapping[str, str]
 ) -> Iterator[sa.Column[Any] | sa.CheckConstraint]:
-    """Yield a column for each field of a record, as it is declared, and the constraint of a list of words."""
+    """Yield a column for each declared field of a record, and a constraint for each field with a list of words."""
     for field in LAYOUTS[shape].stored:
         name, kind, absent = field.name, field.at.kind, field.at.absent
         yield sa.Column(

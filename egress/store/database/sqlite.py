@@ -53,7 +53,7 @@ class SQLite:
 
     @contextmanager
     def alone(self, engine: Engine) -> Iterator[Connection]:
-        """Open a transaction to migrate in, one process at a time: SQLite does not wait for the lock that WAL needs."""
+        """Open a transaction for migrations, one process at a time: SQLite does not wait for WAL's lock."""
         directory = os.open(self.path.parent, os.O_RDONLY | os.O_CLOEXEC)
         try:
             fcntl.flock(directory, fcntl.LOCK_EX)
@@ -73,7 +73,7 @@ def writing(engine: Engine) -> Iterator[Connection]:
 
 
 def seal(path: Path) -> None:
-    """Merge the log into the file, so that it can be copied, and read where nothing may be written."""
+    """Merge the write-ahead log into the file, which can then be copied alone, and be read on read-only media."""
     if not path.exists():
         return
     with suppress(sqlite3.OperationalError), closing(sqlite3.connect(path, timeout=BUSY)) as plain:
@@ -82,7 +82,7 @@ def seal(path: Path) -> None:
 
 
 def _touch(path: Path) -> None:
-    """Create the file, readable by owner and group only: it holds evidence. SQLite's own errors give no reason."""
+    """Create the file, readable by owner and group only: it holds evidence. Errors give the reason, unlike SQLite's."""
     try:
         # O_EXCL: closing an existing file would release the locks that SQLite has on it in this process.
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640))
@@ -112,7 +112,7 @@ def _begin(connection: Connection) -> None:
 
 
 def fenced(dialect: Dialect, query: sa.Select[Any]) -> sa.Select[Any]:
-    """The query as one that SQLite plans separately from the GROUP BY around it: it finds rows by their conditions.
+    """Make SQLite plan the query apart from the GROUP BY around it, so that it finds rows by their conditions.
 
     SQLite cannot tell how few rows match. Without the fence it would read all rows in the order of the groups.
     """

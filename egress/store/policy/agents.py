@@ -37,9 +37,9 @@ class StoredAgent:
 
 
 def add_agent(connection: Connection, actor: Actor, stored: StoredAgent, ts: float | None = None) -> StoredAgent:
-    """Add an agent and return it as stored. Raises ConflictError if the name is taken, InputError for a bad name,
-    network,
-    label, budget or attachment.
+    """Add an agent and return it as stored.
+
+    Raises ConflictError if the name is taken, InputError if a name, network, label, budget or attachment is not valid.
     """
     check(stored)
     ts = time.time() if ts is None else ts
@@ -69,7 +69,7 @@ def count_quarantined(connection: Connection) -> int:
 
 
 def agent(connection: Connection, name: str) -> StoredAgent | None:
-    """The agent with this name."""
+    """The agent with this name; None if it is not attached."""
     row = connection.execute(sa.select(agents).where(agents.c.name == name)).first()
     return None if row is None else _stored(row)
 
@@ -101,7 +101,7 @@ def update_agent(
 ) -> StoredAgent:
     """Change the given settings, and return the agent as it is then. Raises NotFoundError, InputError.
 
-    The audit gets agent.quarantine or agent.release, and agent.update for other changes.
+    A change of quarantine is audited as agent.quarantine or agent.release, other changes as agent.update.
     """
     old = _known(connection, name)
     wanted: dict[str, Any] = {"mode": mode, "default": default, "labels": labels, "budgets": budgets}
@@ -121,13 +121,13 @@ def update_agent(
 
 
 def to_mapping(stored: StoredAgent) -> dict[str, object]:
-    """The agent as the audit has it, in plain JSON types."""
+    """The agent in plain JSON types, as entries of the audit contain it."""
     written = asdict(stored.agent) | {"budgets": budgets_to_json(stored.agent.budgets)}
     return written | {"kind": stored.kind, "value": stored.value, "created": stored.created, "host": stored.host}
 
 
 def check(stored: StoredAgent) -> None:
-    """Raise InputError for a bad name, network, label, budget, default or attachment."""
+    """Raise InputError if the name, a network, a label, a budget, the default or the attachment is not valid."""
     if not AGENT_NAME.fullmatch(stored.agent.name):
         raise InputError(f"agent name {stored.agent.name!r} must be letters, digits, . _ - and at most 63 long")
     if stored.kind not in (*ATTACHMENTS, SANDBOX):

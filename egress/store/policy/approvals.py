@@ -1,4 +1,4 @@
-"""Approvals: the holds of mode `ask`, pending and decided. The first decision counts."""
+"""Approvals: the holds of mode `ask`, pending and decided. A decision is final."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Approval:
 
 
 class Denial(NamedTuple):
-    """The destination of a hold that was denied."""
+    """The destination of denied holds, or the name in a denied query."""
 
     proto: str
     dst: str
@@ -97,7 +97,7 @@ def count_pending(connection: Connection) -> int:
 
 
 def get(connection: Connection, id: str) -> Approval | None:  # noqa: A002 - its name
-    """The newest approval with this id: a flow may have waited before."""
+    """The newest approval with this id (the same question may be asked again under its id); None if there is none."""
     query = sa.select(approvals).where(approvals.c.id == id).order_by(approvals.c.time.desc()).limit(1)
     return decode_first(Approval, connection.execute(query))
 
@@ -110,11 +110,11 @@ def approve(
     expires: tuple[float | None, bool],
     ts: float,
 ) -> Approval:
-    """Approve: makes a rule for exactly this agent and destination (and protocol and port, unless it is a query).
+    """Approve a hold: make an allow rule for exactly its agent and destination (for a flow also protocol and port).
 
-    `expires` comes from `ruletext.parse_expiry`. If an equal rule is in force, that one is used.
-    Raises NotFoundError; ConflictError, which names who decided first, or after its time; InputError if no rule
-    can say it.
+    `expires` comes from `ruletext.parse_expiry`. If an equal rule is in force, that one is used. Raises NotFoundError;
+    ConflictError if the hold was decided (the error names the actor) or has expired; InputError if no rule can express
+    it.
     """
     old = _undecided(connection, id, ts)
     wanted = replace(rule_of(old), author=actor.name[:128], expires_at=expires[0], once=expires[1])
@@ -126,14 +126,14 @@ def approve(
 
 
 def deny(connection: Connection, actor: Actor, id: str, ts: float) -> Approval:  # noqa: A002 - its name
-    """Refuse; the next attempt makes a new hold. Raises NotFoundError, ConflictError."""
+    """Deny a hold; a later attempt of the agent makes a new one. Raises NotFoundError, ConflictError."""
     return _decide(connection, actor, replace(_undecided(connection, id, ts), state=DENIED), ts)
 
 
 def close(connection: Connection, id: str, state: str, ts: float, host: str = "") -> bool:  # noqa: A002 - its name
-    """Close a hold of this host without a decision: expired, withdrawn, or settled by an edit.
+    """Close a pending hold of a host that ended otherwise: expired, withdrawn, or approved or denied by the rules.
 
-    Returns False if it was closed already. Like `ask` it is not audited, because agents cause it by themselves.
+    Returns False if it was not pending any more. Like `ask` it is not audited, because agents alone can cause it.
     """
     query = approvals.update().where(approvals.c.id == id, approvals.c.state == PENDING, approvals.c.host == host)
     return connection.execute(query.values(state=state, decided_at=ts)).rowcount > 0
@@ -146,7 +146,7 @@ def withdraw_all(connection: Connection, ts: float, host: str = "") -> int:
 
 
 def denied(connection: Connection, ids: Collection[str]) -> set[str]:
-    """The ids among `ids` whose newest approval was denied."""
+    """The ones of these ids whose newest approval was denied."""
     found: set[str] = set()
     for chunk in chunks(ids):
         newer = approvals.alias()

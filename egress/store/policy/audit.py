@@ -1,4 +1,4 @@
-"""The audit chain: all edits by people and programs, each entry bound to the one before by its hash.
+"""The audit chain: all edits by operators and programs, each entry bound to the one before by its hash.
 
 Triggers of the database refuse to change or delete an entry. The owner of the database can remove the triggers; then
 `verify` finds where the chain breaks.
@@ -65,7 +65,7 @@ class AuditEntry:
 
 @dataclass(frozen=True, slots=True)
 class Verified:
-    """The result of a verification. `broken` is the first entry that is not valid (None: all are), `why` the reason.
+    """The result of a verification. `broken` is the number of the first invalid entry (None: all are valid).
 
     The chain cannot show that its last entries were deleted, or that it was rewritten as a whole: note `count` and
     `head` elsewhere from time to time, and check later that entry `count` still has the hash `head`.
@@ -74,11 +74,11 @@ class Verified:
     count: int  # valid entries
     head: str  # hash of the last of them
     broken: int | None = None
-    why: str = ""
+    why: str = ""  # the reason why it is not valid
 
 
 def local_actor() -> Actor:
-    """The user of this process."""
+    """The user of this process, as an actor."""
     uid = os.getuid()
     try:
         return Actor(f"uid:{uid} ({pwd.getpwuid(uid).pw_name})")
@@ -89,12 +89,12 @@ def local_actor() -> Actor:
 def note(
     connection: Connection, actor: Actor, ts: float, action: str, target: str, before: object, after: object
 ) -> None:
-    """Write one entry, in the caller's write transaction."""
+    """Append one entry to the chain, in the caller's write transaction."""
     note_all(connection, actor, ts, [Change(action, target, before, after)])
 
 
 def note_all(connection: Connection, actor: Actor, ts: float, changes: Iterable[Change]) -> None:
-    """Write an entry for each change, in their order."""
+    """Append an entry for each change, in their order."""
     last = connection.execute(sa.select(audit.c.seq, audit.c.hash).order_by(audit.c.seq.desc()).limit(1)).first()
     seq, previous = (last.seq, last.hash) if last else (0, START)
     rows = []
@@ -137,7 +137,7 @@ def entries(
 
 
 def verify(connection: Connection) -> Verified:
-    """Compute the chain again, in bounded memory. Never raises an error because of the content of rows."""
+    """Recompute the hashes of the chain, in bounded memory. A damaged row breaks the chain, but raises no error."""
     count, head = 0, START
     # Without types: a damaged value must be found here, and not fail in the driver.
     query = sa.select(_raw("seq"), _raw("time"), *(_bytes(connection, name) for name in _TEXTS)).order_by(audit.c.seq)
@@ -148,13 +148,13 @@ def verify(connection: Connection) -> Verified:
                 why = (
                     f"entry {count + 1} is missing: entry {seq} follows {count}"
                     if count
-                    else f"it begins with {seq}, not 1"
+                    else f"the first entry is {seq}, not 1"
                 )
                 return Verified(count, head, count + 1, why)
             if fields[6] != head:
                 return Verified(count, head, seq, f"entry {seq} does not follow from the one before")
             if fields[7] != _digest(seq, when, fields[:7]):
-                return Verified(count, head, seq, f"entry {seq} was changed: its hash is another")
+                return Verified(count, head, seq, f"entry {seq} was changed: its hash does not match")
             count, head = seq, fields[7]
     return Verified(count, head)
 

@@ -1,4 +1,4 @@
-"""Edits of the policy: each edit makes one new version, in the transaction of the caller."""
+"""Edits of the policy: an edit that changes rules makes one new version, in the transaction of the caller."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from egress.store.policy.ruleset import (
 
 
 class Edit:
-    """An edit, which becomes one version of the policy. An operation that raises an error has changed nothing.
+    """An edit: all its operations together make one version. An operation that raises an error has changed nothing.
 
     Rules that are added together keep their order. In the allowlist and in sandboxes newer rules come first.
     Each changed rule is audited: rule.create, rule.update, rule.delete.
@@ -65,8 +65,8 @@ class Edit:
     def replace(self, id: str, rule: Rule) -> StoredRule:  # noqa: A002 - its name
         """Replace the rule with this id; id, position and time of creation stay.
 
-        A rule that becomes a `once` rule gets the current time, so that earlier flows do not count.
-        Raises NotFoundError; ConflictError if it is not of the allowlist, or a rule in force says the same.
+        A rule that becomes a `once` rule gets the current time, so that earlier flows do not count. Raises
+        NotFoundError; ConflictError if the rule is not of the allowlist, or an equal one is in force.
         """
         (old,) = self._editable([id])
         created = self._ts if rule.once and not old.rule.once else old.rule.created
@@ -77,15 +77,13 @@ class Edit:
         return self._change([old], [new], ALLOWLIST)[0]
 
     def remove(self, ids: Iterable[str]) -> tuple[StoredRule, ...]:
-        """Remove rules from the allowlist. Raises NotFoundError, ConflictError if one is not of the
-        allowlist.
-        """
+        """Remove rules from the allowlist. Raises NotFoundError; ConflictError if one belongs to another source."""
         gone = self._editable(list(dict.fromkeys(ids)))
         self._change(gone, [], ALLOWLIST)
         return gone
 
     def sync(self, source: str, listed: Sequence[Rule], host: str = "") -> bool:
-        """Make these the rules of a source (the file or a sandbox of one host), in this order; False: no change.
+        """Replace the rules of a source (a host's policy file or sandbox) by these, in this order; False: no change.
 
         Raises ConflictError if an id is taken by a rule of another source.
         """
@@ -108,7 +106,7 @@ class Edit:
     def restore(self, version: int) -> bool:
         """Restore the allowlist of a version; False if nothing changes.
 
-        Raises NotFoundError for a version there was not, ConflictError if another source has taken the id of a rule.
+        Raises NotFoundError if there is no such version, ConflictError if another source has taken the id of a rule.
         """
         if self._connection.scalar(sa.select(policies.c.version).where(policies.c.version == version)) is None:
             raise NotFoundError(f"there is no version {version} of the policy", str(version))
@@ -182,12 +180,12 @@ class Edit:
         for each in self._like(asked.values()):
             rule = asked.get(_meaning(each.rule))
             if rule is not None and rule.id != each.rule.id:
-                raise ConflictError(f"rule {each.rule.id}, {_of(each)}, already says the same", each.rule.id)
+                raise ConflictError(f"rule {each.rule.id}, {_of(each)}, already means the same", each.rule.id)
         for rule in new:
             first = rule if rule.once else asked[_meaning(rule)]
             if first.id != rule.id:
                 raise ConflictError(
-                    f"rule {rule.id} says the same as rule {first.id}, which was given with it", first.id
+                    f"rule {rule.id} means the same as rule {first.id}, which was given with it", first.id
                 )
 
     def _like(self, asked: Iterable[Rule]) -> Iterator[StoredRule]:
@@ -235,7 +233,7 @@ def _row(each: StoredRule) -> dict[str, Any]:
 
 
 def _notes(old: dict[str, Rule], come: Sequence[Rule], source: str) -> Iterator[Change]:
-    """An audit entry for each changed rule; rules that only moved share one."""
+    """Yield an audit entry for each changed rule; rules that only moved share one."""
     moved, new = 0, {rule.id for rule in come}
     for rule in old.values():
         if rule.id not in new:
@@ -261,7 +259,7 @@ def _of(there: StoredRule) -> str:
 def _elsewhere(there: StoredRule) -> str:
     if there.source == FILE:
         return f"it comes from the policy file{f' of host {there.host}' if there.host else ''}; edit that"
-    return f"it belongs {_of(there).replace('of ', 'to ', 1)} and goes with it"
+    return f"it belongs {_of(there).replace('of ', 'to ', 1)} and is removed with it"
 
 
 _SOURCES = {ALLOWLIST: "allowlist", FILE: "policy file"}

@@ -1,7 +1,7 @@
 """The gateways that share this database: their names, their progress, and the rows that a host leaves behind.
 
 A gateway claims the name of its host by a row, which it renews every few seconds. Another one that wants the name waits
-until the holder has been silent for `SILENT_SECONDS`. It does not wait if the holder stopped in order, or ran in the
+until the holder has been silent for `SILENT_SECONDS`. It does not wait if the holder stopped cleanly, or ran in the
 same place (the same boot of a machine and the same run_dir, whose lock only one process has): then it is gone for
 certain. Times are those of the database, so the clocks of the hosts need not agree.
 """
@@ -32,7 +32,7 @@ UP, SILENT, STOPPED = "up", "silent", "stopped"
 
 @dataclass(frozen=True, slots=True)
 class StoredGateway:
-    """A gateway and the name of its host."""
+    """A gateway, stored under the name of its host."""
 
     host: str
     run: str  # random, new with each start of a gateway
@@ -46,7 +46,7 @@ class StoredGateway:
     agents: int  # number of its agents
 
     def state(self, now: float) -> str:
-        """UP, SILENT or STOPPED at a time of the database's clock."""
+        """Return UP, SILENT or STOPPED; `now` is the time of the database's clock."""
         if self.stopped is not None:
             return STOPPED
         return UP if abs(now - self.seen) < SILENT_SECONDS else SILENT  # a clock may have been set back
@@ -67,8 +67,8 @@ def claim(
 ) -> StoredGateway | None:
     """Claim the name of a host, in a write transaction. Returns None on success, else the holder: try again later.
 
-    `had`: this run had the name before. Then another run in the same place is not an earlier one, but a copy of this
-    machine.
+    `had`: this run has held the name before. Then a holder in the same place is not an earlier run of this gateway, but
+    runs on a copy of this machine.
     """
     now, skew = clock(connection)
     there = get(connection, host)
@@ -82,14 +82,14 @@ def claim(
 
 
 def beat(connection: Connection, host: str, run: str, policy_version: int, watched: int) -> bool:
-    """Send a heartbeat. Returns False if this run does not have the name any more."""
+    """Store a heartbeat. Returns False if this run does not hold the name any more."""
     now, skew = clock(connection)
     alive = {"seen": now, "skew": skew, "policy_version": policy_version, "agents": watched, "stopped": None}
     return connection.execute(gateways.update().where(*_mine(host, run)).values(**alive)).rowcount > 0
 
 
 def leave(connection: Connection, host: str, run: str) -> None:
-    """Stop in order and release the name at once."""
+    """Mark the gateway as stopped, which releases the name at once."""
     now, _ = clock(connection)
     connection.execute(gateways.update().where(*_mine(host, run)).values(seen=now, stopped=now, agents=0))
 
@@ -127,10 +127,10 @@ def rename(connection: Connection, actor: Actor, old: str, new: str, ts: float) 
 
 
 def forget(connection: Connection, actor: Actor, host: str, ts: float) -> int:
-    """Delete a host's agents, the rules of its policy file and its pending approvals; returns the number of agents.
+    """Remove a host: its agents and the rules of its file and sandboxes; returns the number of agents.
 
-    The checkpoints of its journal stay, in case it comes back with it. Raises NotFoundError; ConflictError while the
-    host's gateway runs.
+    Its pending approvals are withdrawn. The checkpoints of its journal stay, in case the host returns with its journal.
+    Raises NotFoundError; ConflictError while the host's gateway runs.
     """
     _unused(connection, host)
     gone = list_agents(connection, host)

@@ -16,7 +16,7 @@ LIFE = 86400.0  # seconds that a response is kept
 
 @dataclass(frozen=True, slots=True)
 class StoredResponse:
-    """A response, and the request: SHA-256 of method, path, query and body."""
+    """A response and its request; `request` is the SHA-256 of method, path, query and body."""
 
     request: str
     status: int
@@ -26,7 +26,7 @@ class StoredResponse:
 
 
 def recall(connection: Connection, key: str, caller: str, ts: float) -> StoredResponse | None:
-    """The response that the caller got for this key in the day before `ts`."""
+    """The response that the caller got for this key in the day before `ts`; None if there is none."""
     row = connection.execute(
         sa.select(idempotency).where(
             idempotency.c.key == key, idempotency.c.caller == caller, idempotency.c.created > ts - LIFE
@@ -48,9 +48,9 @@ def keep(
     body: str,
     ts: float,
 ) -> None:
-    """Keep a response, in the transaction of its request; replaces one that is older than a day.
+    """Store a response, in the transaction of its request; it may replace one that is older than a day.
 
-    Raises IntegrityError if `recall` would find one.
+    Raises IntegrityError if the caller has a newer one for this key.
     """
     mine = (idempotency.c.key == key, idempotency.c.caller == caller)
     connection.execute(idempotency.delete().where(*mine, idempotency.c.created <= ts - LIFE))

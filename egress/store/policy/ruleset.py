@@ -1,4 +1,4 @@
-"""The stored rules: those in force, those of a version, the changes between versions, and how rules are used.
+"""The stored rules: those in force, those of a version, the changes between versions, and the use of rules.
 
 Rows are temporal: a rule belongs to the versions from `added` up to, not including, `removed`.
 `egress.store.policy.edits` writes them.
@@ -45,7 +45,7 @@ class StoredRule:
 
 @dataclass(frozen=True, slots=True)
 class RuleFilter:
-    """A filter for rules in force; None or empty matches any."""
+    """A filter for rules in force: a rule must match every field that is set; None or empty matches any."""
 
     agent: str = ""  # a glob for the text of the selector
     applies_to: str = ""  # the name of an agent that the selector matches
@@ -67,7 +67,7 @@ class Hits:
 
 @dataclass(frozen=True, slots=True)
 class PolicyVersion:
-    """A version and the numbers of rules it added and removed; an edited rule counts as both."""
+    """A version of the policy and the numbers of rules that it added and removed; an edited rule counts as both."""
 
     version: int
     created: float
@@ -86,7 +86,7 @@ class PolicyDiff:
 
 
 def current(connection: Connection) -> int:
-    """The newest version, 0 without one."""
+    """The number of the newest version, 0 without one."""
     return connection.scalar(sa.select(sa.func.max(policies.c.version))) or 0
 
 
@@ -96,7 +96,7 @@ def count_live(connection: Connection) -> int:
 
 
 def made(connection: Connection, version: int) -> float | None:
-    """The time of the first version after `version`."""
+    """The time of the first version after `version`; None if that is the newest."""
     query = sa.select(policies.c.created).where(policies.c.version > version).order_by(policies.c.version).limit(1)
     return connection.scalar(query)
 
@@ -112,7 +112,7 @@ def concerning(host: str | None) -> sa.ColumnElement[bool]:
 def snapshot(connection: Connection, version: int | None = None, host: str | None = None) -> Policy | None:
     """The rules of a version (by default the newest), in their order; None if the version does not exist.
 
-    All of them, or those that apply to agents of one host.
+    `host`: only the rules that apply to agents of this host.
     """
     newest = current(connection)
     wanted = newest if version is None else version
@@ -124,7 +124,7 @@ def snapshot(connection: Connection, version: int | None = None, host: str | Non
 
 
 def bound(connection: Connection, version: int) -> dict[str, str]:
-    """The rules of a version that apply to agents of one host only: id -> host."""
+    """The rules of a version that apply to agents of one host only, as rule id -> host."""
     query = sa.select(rules.c.id, rules.c.host).where(live_at(version), rules.c.host != "")
     return {row.id: row.host for row in connection.execute(query)}
 
@@ -149,17 +149,17 @@ def live_at(version: int) -> sa.ColumnElement[bool]:
 
 
 def rule(connection: Connection, id: str) -> StoredRule | None:  # noqa: A002 - its name
-    """The rule in force with this id."""
+    """The rule in force with this id; None if there is none."""
     return next(iter(find(connection, rules.c.id == id, LIVE)), None)
 
 
 def rule_at(connection: Connection, id: str, version: int) -> StoredRule | None:  # noqa: A002 - its name
-    """The rule with this id in a version of the policy."""
+    """The rule with this id in a version of the policy; None if there was none."""
     return next(iter(find(connection, rules.c.id == id, live_at(version))), None)
 
 
 def find(connection: Connection, *terms: sa.ColumnElement[bool]) -> tuple[StoredRule, ...]:
-    """Rules in their order."""
+    """The rules that fulfil all conditions, in the order of the policy."""
     # Sorted here: SQLite would avoid sorting by walking all rules in their order.
     found = list(stored(connection.execute(sa.select(rules).where(*terms))))
     return tuple(sorted(found, key=lambda each: (each.rule.position, each.rule.id)))
@@ -213,7 +213,7 @@ def list_rules(
 
 
 def hits(connection: Connection, ids: Collection[str]) -> dict[str, Hits]:
-    """The hits of each of these rules."""
+    """The hits of each of these rules, by id."""
     counted = dict.fromkeys(ids, Hits())
     for chunk in chunks(counted):
         query = sa.select(flows.c.rule_id, sa.func.count(), sa.func.max(flows.c.start))
@@ -238,7 +238,7 @@ def spent(connection: Connection, host: str | None = None) -> tuple[str, ...]:
 
 
 def unused(connection: Connection, since: float) -> tuple[StoredRule, ...]:
-    """The allowlist's rules in force, created before `since`, that have decided no flow since."""
+    """The allowlist's rules in force, created before `since`, that decided no flow that began at `since` or later."""
     used = sa.exists().where(flows.c.rule_id == rules.c.id, flows.c.start >= since)
     return find(connection, LIVE, rules.c.source == ALLOWLIST, rules.c.created < since, sa.not_(used))
 
@@ -274,7 +274,7 @@ def diff(connection: Connection, a: int, b: int) -> PolicyDiff:
 
 
 def chunks(values: Iterable[Any]) -> Iterable[list[Any]]:
-    """Lists of at most CHUNK values."""
+    """Split values into lists of at most CHUNK."""
     left = iter(values)
     while chunk := list(islice(left, CHUNK)):
         yield chunk

@@ -1,4 +1,4 @@
-"""Bearer tokens of the API: shown once, stored as a hash, limited to agents, revoked at once."""
+"""Bearer tokens of the API: shown once, stored as a hash, limited to some agents; a revocation takes effect at once."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def create(
 
 
 def authenticate(connection: Connection, text: str, ts: float) -> Token | None:
-    """The token with this text; None if it is unknown, revoked or expired. Never raises an error."""
+    """The token with this text; None if the text is not a token's, or the token is revoked or expired."""
     match = _TEXT.fullmatch(text)
     if match is None:
         return None
@@ -96,7 +96,7 @@ def revoke(connection: Connection, actor: Actor, id: str, ts: float) -> Token:  
 
 
 def touch(connection: Connection, id: str, ts: float) -> None:  # noqa: A002 - its name
-    """Note that a token was used at `ts`; stored to the minute, so that callers can skip the write."""
+    """Store that a token was used at `ts`, to the minute: another call in the same minute changes nothing."""
     minute = ts // 60 * 60
     older = sa.or_(tokens.c.last_used.is_(None), tokens.c.last_used < minute)
     connection.execute(tokens.update().where(tokens.c.id == id, older).values(last_used=minute))

@@ -1,4 +1,4 @@
-"""Readers: the query language, and each question that commands, the API, hunts and simulations ask the database.
+"""Readers: the query language, and the queries of commands, the API, hunts and simulations.
 
 reader         flows, findings, summaries of agents, by a `Filter`    query, observe, report, timeline, /flows/ID
 search         the query language as SQL conditions                   reader, selection, query --fields
@@ -6,7 +6,7 @@ selection      the filters of an API request as conditions            /flows, /f
 listing        pages of records, and the records since a time         /flows, /findings, /stream, evidence
 tail           records as they are stored                             observe
 counting       flows and findings, counted in groups                  query --count-by, report, show agent
-timeline       activity over time, a number for each step             timeline, report
+timeline       activity over time, a number for each interval         timeline, report
 story          all about one flow, finding or agent                   show, report
 episodes       an episode's steps, with the traffic of each           show episode, episodes, /episodes
 stepjoin       the steps that an event belongs to, in memory          episodes (here)

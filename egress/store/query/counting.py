@@ -28,7 +28,7 @@ _Column = sa.ColumnElement[Any]
 
 @dataclass(frozen=True, slots=True)
 class Count:
-    """A group. With a key of findings only flows with findings count, and the times are those of the findings.
+    """The counts of one group of flows. With a key of findings: only flows with findings, at the findings' times.
 
     With a key of steps a flow (or finding) counts in each step that was under way, or in the empty group if none was.
     """
@@ -72,7 +72,7 @@ def _of_process(column: _Column) -> _Key:
 
 
 def _known(status: str | None, value: object) -> str:
-    """The value of a process, or in parentheses why there is none."""
+    """The value of a found process, or else in parentheses the status of its search."""
     return str(value) if status == ProcessStatus.FOUND else f"({status or 'not looked for'})"
 
 
@@ -101,7 +101,7 @@ KEYS: dict[str, _Key] = {
 def count_by(
     engine: Engine, wanted: Filter, keys: Sequence[str], limit: int | None = None, order: str = "flows"
 ) -> Generator[Count, None, None]:
-    """Groups by one or more of KEYS, the greatest by one of ORDERS first. Ignores the limit and order of `wanted`."""
+    """Count flows by one or more of KEYS, the greatest group by `order` first. Ignores limit and sort of `wanted`."""
     chosen = [KEYS[key] for key in keys]
     rows = fenced(engine.dialect, _rows(wanted, chosen)).subquery()
     parts = [column for column in rows.c if column.name.startswith("key_")]

@@ -1,4 +1,4 @@
-"""Episodes: the steps of an agent in order, joined with the traffic of its sandbox during and between them."""
+"""Episodes: an agent's steps in order, joined by time with all traffic of the agent during and between them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from egress.store.recording.steps import REACH
 
 BEFORE = 60.0  # seconds shown before the first step
 AFTER = 3600.0  # and after the last step, up to the agent's next one: a tool may leave something running
-EARLIER = 3600.0  # seconds before BEFORE in which a flow may have begun to be shown as still alive
+EARLIER = 3600.0  # seconds before the time shown: flows that began in them and were still alive are shown, too
 MOST_STEPS = 10_000  # steps shown of an episode, the first ones
 
 
@@ -51,7 +51,7 @@ class Part:
     end: float  # of a step: the time until it counts as under way
     traffic: Traffic
     flows: tuple[FlowDetails, ...]  # the first, and the first that were refused or have findings
-    lived_on: dict[str, tuple[int, int]]  # by flow id: the first and last later step it was still alive in
+    lived_on: dict[str, tuple[int, int]]  # flow id → the first and last later step in which it was still alive
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +79,10 @@ def listed(
     before: tuple[float, str, str] | None = None,
     limit: int,
 ) -> tuple[Episode, ...]:
-    """Episodes by first step, newest first, after the cursor `before` (start, agent, episode). `agent` is a glob."""
+    """Episodes by the start of their first step, newest first, after the cursor `before` (start, agent, episode).
+
+    `agent` is a glob; `scope` has the globs of the agents that the caller may see.
+    """
     first = sa.func.min(sa.type_coerce(steps.c.start, sa.BigInteger))
     open_ = sa.func.sum(sa.case((steps.c.end.is_(None), 1), else_=0))
     last, count = sa.func.max(sa.type_coerce(steps.c.end, sa.BigInteger)), sa.func.count()
@@ -140,7 +143,7 @@ def _window(connection: Connection, agent: str, shown: Sequence[Step], *, more: 
 
 
 def _busy(connection: Connection, agent: str, window: Interval) -> Iterator[Interval]:
-    """The times with a running tool of the agent, in any episode."""
+    """The times of the agent's steps, in any episode, by start; they may overlap."""
     start, until = (sa.type_coerce(column, sa.BigInteger) for column in (steps.c.start, steps.c.until))
     begun = start.between(window[0] - micros(REACH), window[1])
     during = (steps.c.agent == agent, begun, until >= window[0])

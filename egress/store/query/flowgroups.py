@@ -1,4 +1,4 @@
-"""Stored flows as a policy sees them: equal ones as one group, an address' names, and the flows objected to."""
+"""Stored flows as a policy sees them: groups of equal flows, the names of an address, and the flows objected to."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class FlowGroup:
 
 
 class ObjectedFlow(NamedTuple):
-    """A signature's objection, and the destination of the flow; the last three are "" if the flow is not stored."""
+    """A signature's objection and its flow's destination; the last three fields are empty if the flow is not stored."""
 
     signature: str
     proto: str
@@ -91,13 +91,13 @@ def _with_set(row: Sequence[Any]) -> list[Any]:
 
 
 def names_of(connection: Connection, agent: str, address: str) -> frozenset[str]:
-    """Names that this agent's newest flows to an address show."""
+    """The names bound to an address in this agent's newest LOOKBACK flows to it."""
     newest = sa.select(_F.names).where(_F.dst == address, _F.agent == agent).order_by(_F.start.desc()).limit(LOOKBACK)
     return frozenset(name for names in connection.scalars(newest) for name in names)
 
 
 def objected_flows(connection: Connection, agent: str) -> Iterator[ObjectedFlow]:
-    """The destinations that findings objected to, ever; a hunt's finding of low severity is no objection."""
+    """The destinations of an agent that a stored finding objected to, except hunts' findings of low severity."""
     made = findings.c
     query = (
         sa.select(made.signature, made.proto, made.dst, made.dport, made.effect, _F.app_proto, _F.server_name, _F.names)
@@ -111,7 +111,7 @@ def objected_flows(connection: Connection, agent: str) -> Iterator[ObjectedFlow]
 
 
 def _objections(agent: str) -> sa.Subquery:
-    """Flow ids with the signatures that objected to each, separated by spaces. A hunt's finding does not object."""
+    """Flow ids with the signatures that objected to each, separated by spaces. Findings of hunts do not count."""
     made = findings.c
     query = sa.select(made.flow_id, made.signature).where(made.effect != Effect.NONE).distinct()
     if agent:

@@ -1,4 +1,4 @@
-"""Stored history for hunts, read in long passes: the starts of flows, and the traffic of agents by destination.
+"""Stored flows for hunts, read in long passes: the starts of flows, and the traffic of agents by destination.
 
 A pass is one long query in a transaction of its own. The database sorts and sums up and the rows are streamed, so that
 one series at a time is in memory. Only flows that an agent opened are read.
@@ -67,7 +67,7 @@ class Window:
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """The starts of flows to one target, oldest first, at most MAX_MOMENTS."""
+    """The starts of the flows to one target, oldest first, at most MAX_MOMENTS of them."""
 
     agent: str  # empty: of several agents
     target: HistoryTarget
@@ -161,7 +161,7 @@ class History:
             yield AddressTraffic(agent, said, _names(bound), dst, *map(whole, numbers))
 
     def earlier(self, since: float) -> Iterator[tuple[HistoryTarget, int]]:
-        """The targets of all agents' flows between `since` and the window, and how many flows each has."""
+        """The targets of all agents' flows that passed between `since` and the window, with their numbers of flows."""
         key = (_SAID, _BOUND, _F.dst)
         before = (_F.direction == "out", _F.start >= since, _F.start < self.window.since)
         query = sa.select(*key, sa.func.count()).where(*before, _PASSED, _F.app_proto != "dns").group_by(*key)
@@ -169,7 +169,7 @@ class History:
             yield HistoryTarget(dst=dst, said=said, bound=_names(bound)), count
 
     def queried_names(self) -> Iterator[QueriedName]:
-        """The names in queries that passed, agent by agent."""
+        """The queried names of DNS flows that passed, agent by agent."""
         packets, size = (sa.func.sum(sa.case((_F.proto == "udp", each), else_=0)) for each in (_PACKETS, _OUT))
         sums = (sa.func.count(), packets, size, sa.func.max(_START))
         terms = (*self._terms(), _PASSED, _F.app_proto == "dns", _F.server_name != "")
@@ -178,7 +178,7 @@ class History:
             yield QueriedName(agent, name, *map(whole, numbers))
 
     def names_under(self, agent: str, domain: str, most: int, limit: int) -> tuple[str, ...]:
-        """Distinct names below a domain that an agent queried at most `most` times, the first in the alphabet."""
+        """The first `limit` names (by alphabet) below a domain that an agent queried in at most `most` flows each."""
         below = _SAID.endswith(f".{domain}", autoescape=True)
         terms = (*self._terms(), _PASSED, _F.app_proto == "dns", _F.agent == agent, below)
         query = sa.select(_SAID).where(*terms).group_by(_SAID).having(sa.func.count() <= most)
@@ -231,7 +231,7 @@ class History:
 
 
 def known_findings(connection: Connection, ids: Sequence[str]) -> frozenset[str]:
-    """The given finding ids that are stored."""
+    """The ones of these finding ids that are stored."""
     known: set[str] = set()
     for at in range(0, len(ids), CHUNK):
         query = sa.select(findings.c.finding_id).where(findings.c.finding_id.in_(ids[at : at + CHUNK]))

@@ -1,4 +1,4 @@
-"""Pages of records, newest first, limited to the agents that the caller may see."""
+"""Pages of records, newest first, and records since a time; limited to the agents that the caller may see."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def list_anomalies(
 ) -> tuple[AnomalyRecord, ...]:
     """Refusals without a flow by time, those that follow `before` (time, `anomaly_key`).
 
-    With an empty key those of the same time are included.
+    With an empty key those at this very time are included.
     """
     terms = [wanted, visible(anomalies.c.agent, scope)]
     if before is not None:
@@ -80,7 +80,7 @@ def made_findings(
 
 
 def finding(connection: Connection, finding_id: str) -> FindingRecord | None:
-    """The finding with exactly this id."""
+    """The finding with exactly this id; None if it is not stored."""
     return decode_first(
         FindingRecord, connection.execute(sa.select(findings).where(findings.c.finding_id == finding_id))
     )

@@ -1,4 +1,4 @@
-"""Flows, findings and a summary of each agent, read as streams. Nothing is changed."""
+"""Flows, findings and summaries of agents that match a `Filter`; flows and findings are streamed."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ class Filter:
     since: float | None = None  # seconds; flows: active then or later. Findings: made then or later
     until: float | None = None  # seconds; flows: begun by then. Findings: made by then
     begun: float | None = None  # seconds; begun (findings: made) then or later
-    limit: int | None = None  # how many of the newest; with `sort`: of the last in that order
-    skip: int = 0  # how many of the last to leave out
+    limit: int | None = None  # read only this many of the newest; with `sort`: of the last in that order
+    skip: int = 0  # leave out this many of the newest (or last) before; needs `limit`
     sort: str = ""  # flows: one of SORTS, after a - in descending order. Empty: by time
 
 
@@ -69,7 +69,7 @@ SORTS: dict[str, sa.ColumnElement[Any]] = {
 
 @dataclass(frozen=True, slots=True)
 class AgentSummary:
-    """Counts of one agent's records, whether it is still attached or not."""
+    """Counts of one agent's records; the agent may be attached or gone."""
 
     agent: str
     flows: int
@@ -90,7 +90,7 @@ class FlowDetails(NamedTuple):
 
 
 def flows(engine: Engine, wanted: Filter) -> Generator[FlowRecord, None, None]:
-    """Flows in the order of their start, newest last."""
+    """Flows in the order of `wanted.sort`, by default of their start, newest last."""
     with engine.connect() as connection:
         yield from _flows(connection, wanted)
 
@@ -115,7 +115,7 @@ def flow_details(engine: Engine, wanted: Filter) -> Generator[FlowDetails, None,
 
 
 def flow(engine: Engine, flow_id: str) -> FlowRecord | None:
-    """The flow with exactly this id."""
+    """The flow with exactly this id; None if it is not stored."""
     with engine.connect() as connection:
         return decode_first(
             FlowRecord, connection.execute(sa.select(flow_table).where(flow_table.c.flow_id == flow_id))
@@ -123,7 +123,7 @@ def flow(engine: Engine, flow_id: str) -> FlowRecord | None:
 
 
 def flow_ids(engine: Engine, prefix: str, limit: int = 10) -> tuple[str, ...]:
-    """The first flow ids that begin with these hex digits."""
+    """The first `limit` flow ids, sorted, that begin with these hex digits."""
     column = flow_table.c.flow_id
     # Hex digits end at f, so every id with the prefix sorts below prefix + g.
     query = sa.select(column).where(column >= prefix, column < prefix + "g").order_by(column).limit(limit)
@@ -138,7 +138,7 @@ def findings_of(engine: Engine, flow_id: str) -> tuple[FindingRecord, ...]:
 
 
 def finding_ids(engine: Engine, prefix: str, limit: int = 10) -> tuple[str, ...]:
-    """The first finding ids that begin with these hex digits."""
+    """The first `limit` finding ids, sorted, that begin with these hex digits."""
     column = finding_table.c.finding_id
     query = sa.select(column).where(column >= prefix, column < prefix + "g").order_by(column).limit(limit)
     with engine.connect() as connection:
@@ -146,7 +146,7 @@ def finding_ids(engine: Engine, prefix: str, limit: int = 10) -> tuple[str, ...]
 
 
 def agents(engine: Engine, only: str | None = None) -> tuple[AgentSummary, ...]:
-    """Every agent with records, by name, with counts; or only the agent named `only`."""
+    """The summary of each agent with records, sorted by name; or of the agent `only` alone."""
     table = flow_table
     accepted = sa.func.sum(sa.case((table.c.action == Action.ACCEPT, 1), else_=0))
     counts = sa.select(

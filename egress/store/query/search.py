@@ -70,7 +70,7 @@ class Field:
     table: sa.Table  # the table whose columns `build` uses
     build: Callable[[str, str, float], Expression]  # operator, value, now
     ordered: bool = False  # takes < <= > >=
-    selective: bool = False  # few flows match a value
+    selective: bool = False  # a value matches few flows, so the search should start from them
 
 
 def compile_query(text: str, table: sa.Table, now: float) -> Expression:
@@ -88,7 +88,7 @@ def compile_query(text: str, table: sa.Table, now: float) -> Expression:
 
 
 def one(name: str, value: str, table: sa.Table, now: float) -> Expression:
-    """The condition of one field alone. Raises InputError with the reason why the value is not valid."""
+    """The condition that the field `name` matches `value`. Raises InputError if the value is not valid."""
     field = FIELDS[name]
     try:
         return _on(field, field.build(":", value, now), table)
@@ -97,7 +97,7 @@ def one(name: str, value: str, table: sa.Table, now: float) -> Expression:
 
 
 def is_selective(text: str) -> bool:
-    """True if a term of a selective field must hold, so that few flows match the query. Raises InvalidQueryError."""
+    """True if every match must match a term of a selective field, so that matches are few. Raises InvalidQueryError."""
     tree = _parse(text)
     return bool(tree.children) and _selective(tree.children[0])
 
@@ -287,7 +287,7 @@ def _pid(operator: str, value: str, now: float) -> Expression:
 
 
 def _container(_operator: str, value: str, _now: float) -> Expression:
-    """The id may be shortened, as docker's tools do."""
+    """Match the runtime, or the beginning of the id: docker's tools shorten ids."""
     value = _pattern(value)
     named = glob(processes.c.container, value if "*" in value else f"{value}*")
     return sa.and_(processes.c.container != "", sa.or_(named, glob(processes.c.runtime, value)))

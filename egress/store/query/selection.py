@@ -14,7 +14,7 @@ from egress.store.query import search
 
 
 class InvalidTermError(InputError):
-    """A term of a selection is wrong; `field` names it."""
+    """A term of a selection is not valid; `field` names it."""
 
     def __init__(self, field: str, reason: str) -> None:
         super().__init__(reason)
@@ -33,7 +33,7 @@ class Selection:
 
     @property
     def narrow(self) -> bool:
-        """True if it asks for more than a time and an agent."""
+        """True if it has conditions besides a time and an agent."""
         return bool(self.query) or any(field != "agent" for field, _ in self.terms)
 
     def flows(self) -> Condition:

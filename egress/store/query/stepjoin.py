@@ -4,7 +4,7 @@ An event belongs to the steps that were under way when it began, both ends inclu
 to those that began last. There is no tolerance at either end for clocks that differ: an agent that knew of one would
 hide in it. Instead the distance between traffic and the tool calls beside it is shown.
 
-Pure: times are whole microseconds, in ascending order.
+The join works in memory, without a database. Times are whole microseconds, in ascending order.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class Traffic:
 
 @dataclass(slots=True)
 class Gap:
-    """A time without a running tool."""
+    """A time without a step under way."""
 
     start: int
     end: int
@@ -91,7 +91,7 @@ class Join:
         self.elsewhere = 0  # flows that began only in steps of another episode
         self._steps, self._starts = steps, [start for start, _ in steps]
         self._gap_starts = [gap.start for gap in self.gaps]
-        self._alive = [0] * (len(steps) + 1)  # how many more flows are alive in a step than in the step before
+        self._alive = [0] * (len(steps) + 1)  # the change in the number of flows still alive, from step to step
         self._labels = 0
         self._shown = Counter[bool]()
 
@@ -162,7 +162,7 @@ class Join:
 
 
 class _Sweep:
-    """Finds the steps that are under way at times that are asked in ascending order."""
+    """Finds the steps that are under way at a time; the times must come in ascending order."""
 
     def __init__(self, steps: Sequence[Interval]) -> None:
         self._steps, self._next = steps, 0

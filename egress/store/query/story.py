@@ -23,7 +23,7 @@ from egress.store.query.reader import AgentSummary, Filter, FlowDetails, agents,
 from egress.store.recording.evidence import read, was_pruned
 from egress.store.recording.steps import StepContext, step_context
 
-BEFORE = 60  # seconds before a flow whose flows belong to its story
+BEFORE = 60  # seconds before a flow: the flows of that time belong to its story
 MOST = 20  # of these flows
 TOP = 10  # destinations and names of an agent
 
@@ -39,7 +39,7 @@ class KeptPackets:
 
 @dataclass(frozen=True, slots=True)
 class FlowStory:
-    """A flow and all that is stored about it."""
+    """A flow with its findings, process, rule, kept packets, earlier flows and steps."""
 
     flow: FlowRecord
     findings: tuple[FindingRecord, ...]
@@ -146,7 +146,7 @@ def _kept(engine: Engine, found: FindingRecord) -> KeptPackets | None:
 
 
 def _before(engine: Engine, found: FlowRecord) -> tuple[FlowDetails, ...]:
-    """The last MOST + 1 flows that the agent opened before this one, oldest first."""
+    """The last MOST + 1 flows of the agent that began in the BEFORE seconds before this one, oldest first."""
     begun = replace(exactly(found.agent), until=found.start, begun=found.start - BEFORE, limit=MOST + 2)
     with closing(flow_details(engine, begun)) as found_:
         return tuple(each for each in found_ if each.flow.flow_id != found.flow_id)[-(MOST + 1) :]

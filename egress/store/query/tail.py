@@ -1,7 +1,7 @@
 """The newest records, and from then on each record that is stored.
 
-Records have no number that says in which order they were stored. So each look reads the records of the last few seconds
-again, and those that the look before did not see are new. A record stored more than LOOKBACK seconds after a later one
+Records have no number that says in which order they were stored. So each poll reads the records of the last few seconds
+again, and those that earlier polls did not see are new. A record stored more than LOOKBACK seconds after a later one
 (by a gateway that had lost the database, for example) is left out.
 """
 
@@ -22,7 +22,7 @@ from egress.store.query.processes import OF_FLOW
 from egress.store.query.reader import Filter, conditions
 
 LOOKBACK = 5.0  # seconds
-MOST = 5000  # rows of a table in one look; the next look brings the rest
+MOST = 5000  # rows of a table in one poll; the next poll brings the rest
 BATCH = 500
 
 Observed = FlowRecord | FindingRecord | AnomalyRecord | ProcessRecord
@@ -44,7 +44,7 @@ class _Source(Generic[_R]):
         return [(_moment(record), record) for record in decode(self.record, connection.execute(query))]
 
     def begin(self, connection: Connection) -> None:
-        """Take the records that are stored now as seen."""
+        """Mark the records that are stored now as seen."""
         # The records of a host whose clock is ahead must not hide those that are stored from now on.
         self.latest = min(connection.scalar(sa.select(sa.func.max(self.time))) or 0.0, time.time())
         for key in self._keys(connection, []):

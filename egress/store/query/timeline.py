@@ -1,4 +1,4 @@
-"""Activity of agents over time: flows, bytes, refusals and findings, counted in steps of equal length."""
+"""Activity of agents over time: flows, bytes, refusals and findings, counted in intervals of equal length."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ STEPS = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 10800, 2
 
 @dataclass(frozen=True, slots=True)
 class Axis:
-    """`count` steps from `begin` on, in whole seconds since the epoch; `begin` is a multiple of `step`."""
+    """`count` intervals of `step` seconds from `begin` on (seconds since the epoch, a multiple of `step`)."""
 
     begin: int
     step: int
@@ -36,7 +36,7 @@ class Axis:
 
 @dataclass(slots=True)
 class Activity:
-    """The activity of an agent, a number for each step. A flow counts, with its bytes, in the step where it began."""
+    """The activity of an agent, a number for each interval. A flow counts, with all its bytes, where it began."""
 
     agent: str
     flows: list[int]
@@ -52,7 +52,7 @@ class Activity:
 
 
 def axis(since: float, until: float, most: int, step: int | None = None) -> Axis:
-    """The axis over `since` to `until` (seconds): at most `most` steps of a round length, or steps of length `step`."""
+    """The axis over `since` to `until` (seconds): intervals of `step`, or at most `most` of a round length."""
     # Rounded down first: rounding to microseconds could move a time into the next second.
     begin, end = micros(math.floor(since)) // 1_000_000, max(micros(until), micros(since)) // 1_000_000 + 1
     for each in (step,) if step else STEPS:
@@ -64,7 +64,7 @@ def axis(since: float, until: float, most: int, step: int | None = None) -> Axis
 
 
 def timeline(engine: Engine, wanted: Filter, shown: Axis, most: int) -> tuple[tuple[Activity, ...], int]:
-    """The `most` agents with most flows and findings, by name, and the number of the other agents."""
+    """The activity of the `most` agents with most flows and findings, by name, and the number of other agents."""
     of_flows = [*conditions(flows, wanted), flows.c.start >= shown.begin, flows.c.start < shown.end]
     of_findings = [*conditions(findings, wanted), findings.c.time >= shown.begin, findings.c.time < shown.end]
     with engine.connect() as connection:

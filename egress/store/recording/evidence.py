@@ -1,4 +1,4 @@
-"""The packets kept as evidence of findings: reading them, and finding those beyond the size limit."""
+"""Packets stored as evidence of findings: reads them, adds up their size, and finds those beyond a size limit."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ def read(connection: Connection, finding_id: str) -> EvidenceRecord | None:
 
 
 def was_pruned(connection: Connection, found: FindingRecord) -> bool:
-    """True if evidence of the age of this finding was pruned; the finding may or may not have had some."""
+    """True if evidence as old as this finding was pruned; the finding itself may never have had any."""
     before = connection.scalar(sa.select(pruned.c.before).where(pruned.c.records == evidence.name))
     return before is not None and found.time < before
 
 
 def held(connection: Connection) -> int:
-    """The size of all kept packets, bytes."""
+    """The total size of the stored packets, bytes."""
     return int(connection.scalar(sa.select(sa.func.coalesce(sa.func.sum(SIZE), 0))) or 0)
 
 
 def oversize(connection: Connection, most: int) -> float:
-    """The time (seconds) before which evidence is beyond the newest `most` bytes; 0 if all of it fits."""
+    """The time (seconds) before which evidence must be pruned to leave at most `most` bytes; 0 if all of it fits."""
     total = sa.func.sum(SIZE).over(order_by=(evidence.c.time.desc(), evidence.c.finding_id))
     summed = sa.select(evidence.c.time, total.label("total")).subquery()
     newest = connection.scalar(sa.select(sa.func.max(summed.c.time)).where(summed.c.total > most))

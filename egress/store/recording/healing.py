@@ -1,7 +1,8 @@
-"""Removes the torn last line of a journal whose writer was killed; the packet of that line was never answered.
+"""Removes the torn (incomplete) last line of a journal segment whose writer was killed while it wrote that line.
 
-Call it while the writer is not running. The torn bytes go to the quarantine. Whole lines are never touched, so the
-recorder may read meanwhile.
+A worker gives a packet its verdict only after its records are written, so the verdict of a torn line was never carried
+out. Call this while the writer is not running. The torn bytes go to the quarantine file. Whole lines are never touched,
+so the recorder may read the segment at the same time.
 """
 
 from __future__ import annotations
@@ -29,7 +30,10 @@ class Healed:
 
 
 def heal(config: Config, writer: str = "") -> list[Healed]:
-    """Heal the segments of one writer, or of all; leaves to the recorder what it cannot heal. Raises OSError."""
+    """Remove the torn ends of the segments of one writer, or of all. Raises OSError.
+
+    A segment that is in use, is not a regular file, or has no whole line near its end is left to the recorder.
+    """
     found = []
     for segment in segments(config.journal_dir):
         if segment.size and writer in ("", segment.writer):
@@ -49,7 +53,7 @@ def _heal(path: Path, aside: Path) -> int:
         raise
     try:
         facts = os.fstat(descriptor)
-        # Workers own the directory: a hard link to another file of the host must not get that file cut.
+        # Workers own the directory: a hard link in it must not get another file of the host truncated.
         if not stat.S_ISREG(facts.st_mode) or facts.st_nlink != 1 or not facts.st_size:
             return 0
         if os.pread(descriptor, 1, facts.st_size - 1) == b"\n":

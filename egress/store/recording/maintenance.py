@@ -1,4 +1,7 @@
-"""Maintenance by the recorder: makes days ahead of time and prunes old records, in small steps."""
+"""Periodic database maintenance by the recorder.
+
+Creates PostgreSQL day partitions in advance and prunes old records, in short transactions.
+"""
 
 from __future__ import annotations
 
@@ -15,12 +18,12 @@ from egress.store.database.database import explain, storing
 from egress.store.database.tables import DAYED
 from egress.store.recording import retention
 
-EVERY = 300.0  # seconds between two rounds
-PATIENCE = 1.0  # seconds to wait for readers when making a day; the next round tries again
+EVERY = 300.0  # seconds from the start of a round to the start of the next
+PATIENCE = 1.0  # lock timeout in seconds for creating a partition; the next round retries
 
 
 class Maintenance:
-    """Runs a round at once, then one every EVERY seconds, each in steps of one short transaction."""
+    """Runs rounds of maintenance, the first at once, then one every EVERY seconds. Each step is one transaction."""
 
     def __init__(self, engine: Engine, kept: Retention) -> None:
         self._engine, self._kept = engine, kept
@@ -28,7 +31,7 @@ class Maintenance:
         self._round: Iterator[object] | None = None
 
     def step(self) -> str:
-        """Run the next step if one is due. Returns an error for people, or an empty string."""
+        """Run the next step if one is due. Returns a human-readable error, or an empty string."""
         if self._round is None:
             if time.monotonic() < self._next:
                 return ""
@@ -50,7 +53,7 @@ class Maintenance:
                     days.ensure(connection, table, (today, today + 1), PATIENCE)
                 yield table
         with self._engine.connect() as connection:
-            # By the database's clock: a wrong clock of one host must not delete the records of all.
+            # By the database's clock: a wrong clock of one host must not delete the records of all hosts.
             now, _ = clock(connection)
             wanted = retention.cuts(connection, self._kept, now)
         yield from retention.prune(self._engine, wanted)

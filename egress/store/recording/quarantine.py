@@ -1,4 +1,4 @@
-"""The quarantine, `quarantine.jsonl`: hostile, torn or damaged bytes from the journal that are not a record."""
+"""The quarantine file, `quarantine.jsonl`: journal lines that are not a valid record (hostile, torn or damaged)."""
 
 from __future__ import annotations
 
@@ -9,21 +9,24 @@ from pathlib import Path
 
 from egress.config import Config
 
-QUARANTINE_BYTES = 16 << 20  # beyond this size garbage is only counted
+QUARANTINE_BYTES = 16 << 20  # once the file has this size, further lines are only counted
 
 
 def quarantine_file(config: Config) -> Path:
-    """The path of the quarantine."""
+    """The path of the quarantine file."""
     return config.state_dir / "quarantine.jsonl"
 
 
 def quarantine(path: Path, segment: str, offset: int, aside: Sequence[tuple[str, bytes]]) -> None:
-    """Append (reason, bytes) found at or after `offset` of a segment, while there is room. Raises OSError."""
+    """Append entries (reason, bytes) of the batch that begins at `offset` of a segment, while the file has room.
+
+    Raises OSError.
+    """
     room = QUARANTINE_BYTES - size(path)
     if not aside or room <= 0:
         return
     with open(path, "ab", opener=_private) as file:
-        for why, raw in aside:  # one by one: a batch may consist of newlines
+        for why, raw in aside:  # one by one: a batch of newlines gives a million entries
             entry = {"segment": segment, "batch": offset, "error": why, "line": raw.decode("latin-1")}
             room -= file.write(json.dumps(entry).encode("ascii") + b"\n")
             if room <= 0:

@@ -1,7 +1,7 @@
 """The recorder moves the workers' journals into the database, each record exactly once, even if it is killed.
 
 The checkpoint of a segment (the number of bytes stored) is written in the transaction that stores the records. Lines
-that are not a record go to the quarantine and are counted; they never stop the rest.
+that are not a record go to the quarantine file and are counted; they never keep other lines from being stored.
 """
 
 from __future__ import annotations
@@ -49,12 +49,12 @@ class Lag:
 
     segments: int  # files in the journal directory
     unread: int  # bytes not in the database yet
-    seconds: float  # age of the oldest record among them
-    quarantined: int  # bytes in the quarantine
+    seconds: float  # age of the oldest record among them; 0 without any
+    quarantined: int  # bytes in the quarantine file
 
 
 class Recorder:
-    """Reads `config.journal_dir` and writes to `config.database_url`; one process at a time."""
+    """Moves records from `config.journal_dir` to `config.database_url`. Only one process at a time may do so."""
 
     def __init__(self, config: Config, *, grace: float = GRACE) -> None:
         self.stored = 0  # records
@@ -71,10 +71,10 @@ class Recorder:
         self._maintenance = Maintenance(self._engine, config.retention)
 
     def run_once(self, seconds: float = math.inf) -> int:
-        """Store what is in the journal now, for at most `seconds`; returns the number of records stored.
+        """Store the records that are in the journal now; returns their number. Begins no batch after `seconds`.
 
         Raises SQLAlchemyError if the database fails, OSError if the directory cannot be read; the error of a single
-        segment is left in `trouble`. Nothing is lost: call again.
+        segment is left in `trouble`. After an error no record is lost: call again.
         """
         before, stuck, end = self.stored, set[str](), time.monotonic() + seconds
         self.trouble = ""
@@ -94,18 +94,18 @@ class Recorder:
         return self.stored - before
 
     def offsets(self) -> dict[str, int]:
-        """Segment name → bytes stored."""
+        """The checkpoints: segment name → number of bytes stored."""
         return dict(self._offsets)
 
     def maintain(self) -> str:
-        """Run a step of Maintenance. Returns an error for people, or an empty string."""
+        """Run the next step of maintenance if one is due. Returns a human-readable error, or an empty string."""
         return self._maintenance.step()
 
     def close(self) -> None:
         self._engine.dispose()
 
     def _drain(self, segment: Segment, end: float, *, pressed: bool) -> bool:
-        """Store the rest of a segment. Returns False if the time is up."""
+        """Store the rest of a segment; delete it if it is finished and its grace is over. Returns False after `end`."""
         while (offset := self._offsets.get(segment.name, 0)) < segment.size:
             data = read(segment, offset)
             last = offset + len(data) >= segment.size and not data.endswith(b"\n") and finished(segment)
@@ -116,7 +116,7 @@ class Recorder:
             if time.monotonic() > end:
                 return False
         grace, age = 0.0 if pressed else self._grace, time.time() - segment.modified
-        # No grace if the clock was set back. Under pressure also segments whose worker does not exist any more.
+        # A negative age: the clock was set back. `pressed`: the segments of workers that are gone are deleted too.
         if not 0.0 <= age <= grace and finished(segment, abandoned=pressed):
             self._discard(segment)
         return True
@@ -127,7 +127,7 @@ class Recorder:
         if torn:
             aside.append(("torn line", torn))
         after = offset + sum(map(len, lines)) + len(lines) + len(torn)
-        # Before the commit: if it is killed in between, garbage is kept twice, and not lost.
+        # Before the commit: if the process is killed in between, these lines are quarantined twice rather than lost.
         quarantine(self._quarantine, segment.name, offset, aside)
         with storing(self._engine) as connection:
             require_schema(connection)
@@ -170,7 +170,7 @@ def _oldest(segment: Segment, offset: int) -> float:
 
 
 def stalled(config: Config, engine: Engine, seconds: float = 1.0) -> list[str]:
-    """Names of segments that have unread bytes and do not progress within `seconds`."""
+    """Wait for `seconds`; return the names of segments with unread bytes whose checkpoint did not move meanwhile."""
     before = checkpoints(engine, config.host_name)
     unread = [each.name for each in segments(config.journal_dir) if before.get(each.name, 0) < each.size]
     if not unread:
@@ -181,7 +181,7 @@ def stalled(config: Config, engine: Engine, seconds: float = 1.0) -> list[str]:
 
 
 def checkpoints(engine: Engine, host: str) -> dict[str, int]:
-    """Segment name → bytes stored, of one host's journal; segments of two hosts may have the same name."""
+    """The checkpoints of one host (segment name → bytes stored); segments of two hosts may have the same name."""
     table = journal_checkpoints
     query = sa.select(table.c.segment, table.c.offset).where(table.c.host == host)
     with engine.connect() as connection:
@@ -217,7 +217,7 @@ def _parse(lines: list[bytes]) -> tuple[list[Record], list[tuple[str, bytes]]]:
 
 
 def _adopt(engine: Engine, host: str, directory: Path) -> None:
-    """Take over checkpoints without a host if their segments are here; in a SQLite file those of any host."""
+    """Assign to this host the checkpoints of its segments that have no host, or in a SQLite file another host."""
     table = journal_checkpoints
     others = table.c.host != host if engine.dialect.name == "sqlite" else table.c.host == ""
     with engine.connect() as connection:
@@ -243,7 +243,7 @@ def _move(connection: Connection, host: str, segment: str, offset: int) -> None:
 
 
 class _Process:
-    """Runs passes until SIGTERM, then a last one. While the database fails it reports so and keeps trying."""
+    """Stores the journal in passes until SIGTERM, then in a last one. After an error the next pass tries again."""
 
     def __init__(self, config: Config, *, beats: bool) -> None:
         self._config, self._beats = config, beats
@@ -290,7 +290,7 @@ class _Process:
         return not trouble
 
     def _restart(self) -> None:
-        """Drop the recorder. A commit may or may not have happened: the next one reads the checkpoints again."""
+        """Close the recorder. The last commit may or may not have happened; the next recorder reads the checkpoints."""
         if self._recorder is None:
             return
         self._stored += self._recorder.stored
@@ -300,7 +300,7 @@ class _Process:
         self._recorder = None
 
     def _report(self, trouble: str) -> None:
-        """Write a line of progress for the parent to standard output; the parent may be busy, or gone."""
+        """Write a line of progress for the parent to standard output; skip it if the parent is busy or gone."""
         now = self._recorder
         facts: dict[str, object] = {
             "stored": self._stored + (now.stored if now else 0),

@@ -1,7 +1,8 @@
 """Retention: prunes records that are too old or too many, in small steps between which other processes can write.
 
-On PostgreSQL a whole day is dropped at once; rows are deleted a few at a time. The age of a flow is that of its latest
-record: a flow that still lives is never pruned. Audit entries, policies, rules, agents, approvals and tokens stay.
+On PostgreSQL a whole day partition is dropped at once; single rows are deleted at most ROWS at a time. The age of a
+flow is that of its latest record. A live flow without a new record for that long is pruned too, and stored again with
+its next record. Audit entries, policies, rules, agents, approvals and tokens stay.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from egress.store.recording.writer import upsert
 
 RECORDS: dict[sa.Table, sa.Column[float]] = {**DAYED, steps: steps.c.start}  # table → the time that decides
 ROWS = 1000  # deleted in one transaction, which takes some tens of milliseconds
-PATIENCE = 1.0  # seconds to wait for readers of a day; later readers wait as long
+PATIENCE = 1.0  # lock timeout in seconds for dropping a day partition; readers that come meanwhile wait as long
 DAY = 86400.0
 
 Cuts = Mapping[sa.Table, float]  # older records (seconds since the epoch) are pruned
@@ -33,25 +34,25 @@ Cuts = Mapping[sa.Table, float]  # older records (seconds since the epoch) are p
 
 @dataclass(frozen=True, slots=True)
 class PruneStep:
-    """The result of one transaction."""
+    """The result of one transaction of pruning."""
 
     table: str
     count: int  # rows deleted
-    busy: str = ""  # a day that is being read: it stays for now
+    busy: str = ""  # the partition that could not be dropped because it is being read
 
 
 @dataclass(frozen=True, slots=True)
 class Pruned:
-    """The sum of all that was ever pruned from a table."""
+    """The total of the rows ever pruned from a table."""
 
     table: str
     count: int  # rows
-    before: float  # seconds; older records are gone
+    before: float  # seconds: the latest limit; older records were pruned
     time: float  # of the last deletion
 
 
 def cuts(connection: Connection, kept: Retention, now: float) -> Cuts:
-    """The limits that the settings give now: whole days (UTC) of records, and evidence beyond its size limit."""
+    """The limits that the settings give at `now`: whole days (UTC) for records, for evidence also its size limit."""
     records = _whole_days(now, kept.days)
     found = dict.fromkeys(RECORDS, records) if kept.days else {}
     size = oversize(connection, kept.evidence_bytes) if kept.evidence_bytes else 0.0
@@ -74,21 +75,21 @@ def count(connection: Connection, wanted: Cuts) -> dict[str, int]:
 
 
 def behind(connection: Connection, kept: Retention, now: float) -> bool:
-    """True if there are flows two days past their retention: pruning does not run, or fails."""
+    """True if some flow is two days past its retention, so pruning does not run or fails."""
     before = _whole_days(now, kept.days) - 2 * DAY
     late = sa.select(sa.literal(1)).where(*_old(flows, before)).limit(1)
     return bool(kept.days and connection.scalar(late))
 
 
 def prune(engine: Engine, wanted: Cuts, patience: float = PATIENCE) -> Iterator[PruneStep]:
-    """Prune older records step by step. It may be stopped after any step and started again. Raises DBAPIError."""
+    """Prune records up to the limits, one transaction per step; may be stopped after any step. Raises DBAPIError."""
     for table, before in wanted.items():
         if (yield from _days(engine, table, before, patience)):
             yield from _rows(engine, table, before)
 
 
 def gone(connection: Connection) -> dict[str, Pruned]:
-    """The sums of all pruned records, by table."""
+    """The totals of all pruned records, by table."""
     query = sa.select(pruned.c.records, pruned.c.count, pruned.c.before, pruned.c.time)
     return {each.table: each for each in decode(Pruned, connection.execute(query))}
 

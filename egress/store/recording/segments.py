@@ -1,8 +1,9 @@
 """The journal as the recorder sees it: append-only segments `<writer>-<start µs>.jsonl` and their whole lines.
 
-A writer (`worker-0`, …) that is restarted begins a new segment and never touches an older one, so a segment with a
-successor is complete. The files belong to unprivileged workers, and a hostile worker may put anything into the
-directory: links, devices, pipes and names that no database can hold are skipped.
+A writer (`worker-0`, …) that is restarted begins a new segment and never touches an older one. So a segment with a
+successor is complete, unless a clock was set back (`finished` checks that). The files belong to unprivileged workers,
+and a hostile worker may put anything into the directory: links, devices, pipes and names that no database can hold are
+skipped.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import stat
 from dataclasses import dataclass
 from pathlib import Path
 
-BATCH_BYTES = 1 << 20  # read and stored at once; also the longest line
+BATCH_BYTES = 1 << 20  # read and stored at once; as many bytes without a newline are torn
 MAX_START = 1 << 62  # µs; a later start does not come from a clock
 
 _NAME = re.compile(r"(?P<writer>.+)-(?P<start>[0-9]{1,20})\.jsonl", re.ASCII)
@@ -23,7 +24,7 @@ _NAME = re.compile(r"(?P<writer>.+)-(?P<start>[0-9]{1,20})\.jsonl", re.ASCII)
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """A file of the journal, as it was when the directory was listed."""
+    """A file of the journal; size and time are those of the listing of the directory."""
 
     path: Path
     size: int  # bytes
@@ -105,11 +106,12 @@ def read(segment: Segment, offset: int, most: int = BATCH_BYTES) -> bytes:
 def finished(segment: Segment, *, abandoned: bool = False) -> bool:
     """True if nothing will be appended: it has a successor, no process has it open for writing, it did not grow.
 
-    `abandoned`: true as well without a successor if no process has it open: writers open a segment only once.
+    `abandoned`: a successor is not required. A writer opens a segment only once, so a segment that no process has open
+    is complete.
 
-    A successor alone proves nothing: names are wall-clock times, and clocks are set back. The kernel grants a read
-    lease only on a file that no process has open for writing. Without permission for a lease (the file of another
-    user) the names decide.
+    A successor alone proves nothing: names contain wall-clock times, and clocks are set back. The kernel grants a read
+    lease only on a file that no process has open for writing. If this process may not take a lease (the file belongs to
+    another user), a successor is enough.
     """
     if not segment.final and not abandoned:
         return False

@@ -1,4 +1,4 @@
-"""The size of the database, and of each kind of record the rows, days, oldest and newest, and what was pruned."""
+"""The size of the database, and for each table of records its rows, day partitions, time range and pruned rows."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class TableSize:
     table: str
     rows: int
     exact: bool  # False: an estimate of PostgreSQL's last ANALYZE
-    days: int  # partitions, without the rest
+    days: int  # day partitions, without the rest partition
     oldest: float | None  # seconds
     newest: float | None
     pruned: Pruned | None
@@ -48,7 +48,7 @@ class Holdings:
 
 
 def holdings(connection: Connection) -> Holdings:
-    """The current sizes. Counts every row on SQLite, which takes seconds for tens of millions."""
+    """Measure the database and its tables of records. On SQLite every row is counted: seconds for tens of millions."""
     size, free = sizes(connection)
     gone = retention.gone(connection)
     return Holdings(size, free, evidence.held(connection), tuple(_held(connection, table, gone) for table in RECORDS))

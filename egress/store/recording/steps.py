@@ -1,10 +1,11 @@
-"""Steps, as agent frameworks report them: bounded in number and size, reported any number of times, never rewritten.
+"""Steps (tool calls), as agent frameworks report them: bounded in number and size, and never rewritten.
 
-A step is identified by agent, episode and id. The first report stays; a later one may add what is missing, above all
-the end. An ended step never changes. A report that contradicts the stored step is a conflict.
+A step is identified by agent, episode and id, and may be reported any number of times. The first report stays; a later
+one may add what is missing, above all the end. An ended step never changes. A report that contradicts the stored step
+is a conflict.
 
-A step without an end counts as under way for `OPEN_SECONDS` after its last report: a framework that died must not
-explain an agent's traffic for ever. A framework with a long tool call reports it again from time to time.
+A step without an end counts as under way for `OPEN_SECONDS` after its last report: the step of a framework that died
+must not explain the agent's later traffic. A framework reports a long tool call again meanwhile.
 """
 
 from __future__ import annotations
@@ -26,9 +27,9 @@ from egress.store.recording.writer import rows, upsert
 MAX_ID = 128  # characters of an id or an episode
 MAX_TOOL = 128  # characters kept of a tool's name
 MAX_SUMMARY = 2048  # characters kept of the arguments
-OPEN_SECONDS = 3600.0  # how long a step without an end time counts as running
+OPEN_SECONDS = 3600.0  # after its last report a step without an end counts as under way for this long
 PARALLEL = 32  # steps that one flow may belong to
-AHEAD_SECONDS = 3600.0  # by which a framework's clock may be ahead of ours
+AHEAD_SECONDS = 3600.0  # by which a framework's clock may be ahead of this host's
 DAY = 86400.0
 LONGEST = 7 * DAY  # of one step
 REACH = LONGEST + OPEN_SECONDS  # the longest time from the start of a step to its `until`
@@ -53,7 +54,7 @@ class StepResult(StrEnum):
     CHANGED = "changed"  # something missing was added: the end, a summary
     SAME = "same"  # nothing new, but a step under way counts so for longer
     CONFLICT = "conflict"  # it contradicts the stored step
-    TOO_MANY = "too many"  # the agent has reached its number of new steps for a day
+    TOO_MANY = "too many"  # the agent has reached its limit of new steps in 24 hours
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +82,7 @@ def make(
     reporter: str,
     now: float,
 ) -> Step:
-    """A step that can be stored. Raises InvalidStepError.
+    """Make a step that can be stored from the fields of a report. Raises InvalidStepError.
 
     The names of agent, episode and id are checked. A tool's name and arguments, which an agent can choose, are made
     printable and cut instead: an odd name must not hide a tool call.
@@ -104,10 +105,10 @@ def _check_times(start: float, end: float | None, now: float) -> None:
     latest = now + AHEAD_SECONDS
     for field, moment in (("start", start), ("end", end)):
         if moment is not None and not 0 < moment < MAX_MICROS / 1e6:
-            raise InvalidStepError(field, "must be a time since 1970")
+            raise InvalidStepError(field, "must be a time from 1970 to 2106")
         if moment is not None and moment > latest:
             raise InvalidStepError(
-                field, f"{iso(moment)} is more than an hour ahead of this clock: set the framework's"
+                field, f"{iso(moment)} is more than an hour ahead of the server's clock: correct the framework's"
             )
     if end is not None and end < start:
         raise InvalidStepError("end", f"{iso(end)} is before the start, {iso(start)}")
@@ -124,9 +125,11 @@ def clean(text: str, most: int) -> str:
 
 
 def report(connection: Connection, reports: Sequence[Step], a_day: int) -> list[Reported]:
-    """Store new and changed steps, in their order; `a_day`: the new steps that an agent may have in 24 hours.
+    """Store new and changed steps; returns a result for each report, in their order.
 
-    Call it in a transaction of `database.storing`: of equal reports at the same time one is stored.
+    `a_day`: the number of new steps that an agent may have in 24 hours.
+
+    Call it in a transaction of `database.storing`: of equal reports in two transactions at the same time one is stored.
     """
     known = _known(connection, {_key(step) for step in reports})
     room = {agent: _room(connection, agent, reports, a_day) for agent in {step.agent for step in reports}}
@@ -215,7 +218,7 @@ def attached(connection: Connection) -> frozenset[str]:
 
 
 def conversations(connection: Connection, traces: Collection[Trace]) -> dict[Trace, str]:
-    """The conversations that traces belong to: episodes with another id than the trace."""
+    """The conversation of each trace: an episode of the trace's steps that has another id than the trace."""
     known, ordered = dict[Trace, str](), sorted(traces)
     for at in range(0, len(ordered), _CHUNK):
         mine = sa.tuple_(steps.c.agent, steps.c.trace_id).in_(ordered[at : at + _CHUNK])
@@ -229,7 +232,7 @@ def conversations(connection: Connection, traces: Collection[Trace]) -> dict[Tra
 
 
 def adopt(connection: Connection, named: Mapping[Trace, str]) -> None:
-    """Move the steps of traces, so far episodes of their own, to the episodes that the traces belong to."""
+    """Move steps from episodes with the id of their trace to those in `named`; a step whose id is taken there stays."""
     agent, trace_id, episode = (sa.bindparam(name, type_=sa.Text) for name in ("of_agent", "of_trace", "joined"))
     there = steps.alias()
     taken = sa.exists().where(there.c.agent == agent, there.c.episode == episode, there.c.id == steps.c.id)
@@ -264,7 +267,7 @@ def listed(
 class StepContext:
     """The steps under way at a time, as the agent's framework reported them; without any, the ones before and after."""
 
-    steps: tuple[Step, ...]  # by start; the last PARALLEL of more
+    steps: tuple[Step, ...]  # by start; at most PARALLEL, those that began last
     before: Step | None = None  # the step that ended last
     after: Step | None = None  # the step that began next
 
@@ -274,7 +277,7 @@ class StepContext:
 
 
 def step_context(connection: Connection, agent: str, ts: float) -> StepContext:
-    """The steps of an agent at a time (seconds)."""
+    """The step context of an agent at a time (seconds)."""
     mine = steps.c.agent == agent
     during = sa.select(steps).where(mine, steps.c.start.between(ts - REACH, ts), steps.c.until >= ts)
     newest = during.order_by(steps.c.start.desc(), steps.c.episode.desc(), steps.c.id.desc()).limit(PARALLEL)

@@ -1,8 +1,8 @@
 """Stores records, each kind in its table; storing the same record twice changes nothing.
 
-Records are converted to rows, and of several rows with the same key one is chosen, before the database is involved; the
-database then only compares with its own row. SQLite takes the rows one by one, PostgreSQL by COPY into a temporary
-table, from which one statement inserts them.
+Records are converted to rows, and of several rows with the same key only one is sent to the database, which compares it
+with the stored row. SQLite takes the rows one by one, PostgreSQL by COPY into a temporary table, from which one
+statement inserts them.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _KINDS: dict[type[Record], tuple[sa.Table, str]] = {
 
 
 def upsert(connection: Connection, table: sa.Table) -> Insert:
-    """An INSERT with ON CONFLICT, in the connection's dialect."""
+    """An INSERT in the connection's dialect, to which an ON CONFLICT clause can be added."""
     return _INSERT[connection.dialect.name](table)
 
 
@@ -58,7 +58,7 @@ def store(connection: Connection, records: Iterable[Record]) -> None:
         for table, column, batch in batches:
             connection.exec_driver_sql(_statement(table, column), batch)
         return
-    for table, _, batch in batches:  # days first: making one waits for other sessions, and must hold no rows then
+    for table, _, batch in batches:  # first: creating a partition waits for others, so no rows may be locked yet
         when = itemgetter(list(table.c).index(DAYED[table]))
         if not days.ensure(connection, table, days.near(map(when, batch), time.time())):
             days.freeze(connection, table)
@@ -95,7 +95,7 @@ def _rows(records: Sequence[Record], kind: type[Record], dialect: Dialect) -> li
 
 
 def _counting(statement: Insert, table: sa.Table, column: str) -> Insert:
-    """The INSERT with its rule for a key that is already stored."""
+    """The INSERT with the ON CONFLICT clause for a key that is already stored."""
     if not column:
         return statement.on_conflict_do_nothing()
     new = statement.excluded
@@ -111,7 +111,7 @@ def _counting(statement: Insert, table: sa.Table, column: str) -> Insert:
 
 @cache
 def _statement(table: sa.Table, column: str) -> str:
-    """The SQL that inserts rows of database values, which need no conversion."""
+    """The SQL that inserts rows whose values are already those of the database."""
     statement = _counting(sqlite.insert(table), table, column)
     return str(statement.compile(dialect=sqlite.dialect(), column_keys=list(table.c.keys())))
 

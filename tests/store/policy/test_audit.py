@@ -110,7 +110,7 @@ def test_it_says_what_is_wrong(engine: Engine) -> None:
         head = audit.entries(connection, limit=1, before_seq=3)[0].hash
         for statement, broken, why in (
             ("DELETE FROM audit WHERE seq = 3", 3, "entry 3 is missing: entry 4 follows 2"),
-            ("UPDATE audit SET target = 'x' WHERE seq = 3", 3, "entry 3 was changed: its hash is another"),
+            ("UPDATE audit SET target = 'x' WHERE seq = 3", 3, "entry 3 was changed: its hash does not match"),
             ("UPDATE audit SET previous = 'x' WHERE seq = 3", 3, "entry 3 does not follow from the one before"),
         ):
             with connection.begin_nested() as save:
@@ -118,7 +118,7 @@ def test_it_says_what_is_wrong(engine: Engine) -> None:
                 assert audit.verify(connection) == Verified(2, head, broken, why)
                 save.rollback()
         connection.exec_driver_sql("DELETE FROM audit WHERE seq = 1")
-        assert audit.verify(connection) == Verified(0, START, 1, "it begins with 2, not 1")
+        assert audit.verify(connection) == Verified(0, START, 1, "the first entry is 2, not 1")
 
 
 def test_an_entry_rewritten_with_its_hash_breaks_the_next(engine: Engine) -> None:

@@ -133,15 +133,15 @@ def test_a_rule_is_not_said_twice(engine: Engine) -> None:
     with writing(engine) as connection:
         _edit(connection, GATEWAY).sync("file", (SSH,))
         _edit(connection).add([NAMED])
-        with pytest.raises(ConflictError, match="rule ssh, of the policy file, already says the same") as caught:
+        with pytest.raises(ConflictError, match="rule ssh, of the policy file, already means the same") as caught:
             _edit(connection).add([DENY, again])
         assert caught.value.target == "ssh"
-        with pytest.raises(ConflictError, match="rule named, of the allowlist, already says the same"):
+        with pytest.raises(ConflictError, match="rule named, of the allowlist, already means the same"):
             _edit(connection).add([replace(NAMED, id="x")])
-        with pytest.raises(ConflictError, match="rule y says the same as rule deny"):
+        with pytest.raises(ConflictError, match="rule y means the same as rule deny"):
             _edit(connection).add([DENY, replace(DENY, id="y")])
         _edit(connection).add([DENY, WEB, replace(WEB, id="twice"), replace(SSH, id="later", expires_at=NOW)])
-        with pytest.raises(ConflictError, match="rule named, of the allowlist, already says the same"):
+        with pytest.raises(ConflictError, match="rule named, of the allowlist, already means the same"):
             _edit(connection).replace("deny", NAMED)
         _edit(connection).remove(["named"])
         _edit(connection).add([replace(NAMED, id="x")])
@@ -151,7 +151,10 @@ def test_only_the_allowlist_is_edited(engine: Engine) -> None:
     with writing(engine) as connection:
         _edit(connection, GATEWAY).sync("file", (SSH,))
         _edit(connection, GATEWAY).sync("sandbox:rome", (replace(WEB, id="rome:web"),))
-        for id_, words in (("ssh", "policy file; edit that"), ("rome:web", "belongs to sandbox rome and goes with it")):
+        for id_, words in (
+            ("ssh", "policy file; edit that"),
+            ("rome:web", "belongs to sandbox rome and is removed with it"),
+        ):
             with pytest.raises(ConflictError, match=words):
                 _edit(connection).remove([id_])
             with pytest.raises(ConflictError, match=words):
