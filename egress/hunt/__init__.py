@@ -1,1 +1,1 @@
-"""Hunts: slow detectors over stored history. Their findings refuse nothing."""
+"""Hunts: slow detectors over stored flows. Their findings refuse nothing."""

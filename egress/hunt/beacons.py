@@ -1,4 +1,4 @@
-"""Shared by the hunters of beacons: the evidence that many series need, and a beacon in words."""
+"""Parts that the beacon hunters share: the evidence needed in a hunt over many series, and the text of findings."""
 
 from __future__ import annotations
 
@@ -28,7 +28,10 @@ class BeaconCandidate:
 
 
 class Level:
-    """The level of evidence for M series: E >= M / alpha. By the union bound, alpha then holds for all of them."""
+    """The evidence that a beacon needs among M tested series: E >= M / alpha.
+
+    By the union bound the probability of any false alarm among all of them is then at most alpha.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self._alpha = settings.alpha / HUNTERS
@@ -37,7 +40,7 @@ class Level:
         self._dropped = 0
 
     def long_enough(self, stored: Iterable[Series], notes: list[str], agents: int = 1) -> Iterator[Series]:
-        """The series with enough flows and agents, which are counted. A note mentions those that were cut."""
+        """Yield the series with enough flows and agents, and count them as M. Adds a note on series that were cut."""
         cut = 0
         for series in stored:
             cut += series.omitted > 0
@@ -45,11 +48,11 @@ class Level:
                 self.series += 1
                 yield series
         if cut:
-            notes.append(f"{counted(cut, 'series')} of more than {MAX_MOMENTS} flows: examined up to there")
+            notes.append(f"{counted(cut, 'series')} of more than {MAX_MOMENTS} flows: only the first were examined")
 
     @property
     def log(self) -> float:
-        """The natural logarithm of the level."""
+        """The natural logarithm of the level, for M so far."""
         return math.log(max(self.series, 1) / self._alpha)
 
     def add(self, found: BeaconCandidate) -> None:
@@ -63,7 +66,7 @@ class Level:
             del self._kept[MAX_LEADS:]
 
     def report(self, notes: list[str]) -> HunterReport:
-        """The report, each beacon once: the same flows may be a series to an address and a series to a name."""
+        """Make the report, with each beacon once: flows may be in a series to an address and in one to a name."""
         strongest = Strongest()
         reported: set[tuple[str, int]] = set()
         for found in sorted(self._kept, key=_order):

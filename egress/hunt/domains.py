@@ -1,4 +1,4 @@
-"""Names of destinations: the registered domain of a name that the agent resolved, else the address."""
+"""The destination of flows: the registered domain of a name that the agent resolved, else the address."""
 
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ def registrable(name: str) -> str:
 def destination(said: str, bound: tuple[str, ...], address: str) -> str:
     """The destination of flows to an address: a registered domain or the address.
 
-    The name in the bytes counts if the agent had resolved it to the address, else the first name that it had resolved
-    to it. A name in the bytes alone proves nothing: any name can be written into a hello.
+    The domain is that of the name in the bytes if the agent had resolved it to the address, else that of the first name
+    (by alphabet) that it had resolved to the address. A name in the bytes alone proves nothing: any name can be written
+    into a TLS hello.
     """
     if not bound:
         return address

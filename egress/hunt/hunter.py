@@ -11,7 +11,7 @@ from egress.errors import InputError
 from egress.model import Severity
 from egress.store.query.history import History, HistoryTarget
 
-MAX_LEADS = 1000  # of one hunter in a hunt: more are never read, and an agent's history must not fill the table
+MAX_LEADS = 1000  # of one hunter per hunt: operators do not read more, and one agent's history must not fill the table
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,8 +19,8 @@ class Settings:
     """The settings of a hunt."""
 
     alpha: float = 0.01  # probability of a false alarm in a hunt, over all beacon hunters and all their series
-    leak_bytes: int = 10_000_000  # bytes in small amounts to one destination from which on it is a finding
-    baseline: float = 30 * 86400.0  # seconds before the window in which destinations count as known
+    leak_bytes: int = 10_000_000  # bytes to one destination, in small amounts, that make a finding
+    baseline: float = 30 * 86400.0  # seconds before the window; destinations reached in them are known
 
     def __post_init__(self) -> None:
         if not 0 < self.alpha < 1:
@@ -31,7 +31,7 @@ class Settings:
 
 @dataclass(frozen=True, slots=True)
 class Lead:
-    """A finding whose last flow is still to be looked up."""
+    """The result of a hunter that becomes a finding once its last flow is looked up."""
 
     agent: str
     target: HistoryTarget  # of the last flow
@@ -40,7 +40,7 @@ class Lead:
     severity: Severity
     summary: str
     evidence: str  # the numbers behind it
-    strength: float  # the strongest come first, and stay if there are too many
+    strength: float  # the strongest come first; the weakest are left out if there are too many
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,16 +56,16 @@ class Hunter(Protocol):
 
     id: str
     technique: str  # MITRE ATT&CK
-    about: str  # one line for people
+    about: str  # one line that describes it
 
     def hunt(self, history: History, settings: Settings) -> HunterReport:
-        """Look through the history."""
+        """Search the history, and report leads."""
         ...
 
 
 @dataclass(slots=True)
 class Strongest:
-    """Keeps the strongest of any number of leads, and counts all."""
+    """Keeps the `most` strongest leads of all that are added, and counts all."""
 
     most: int = MAX_LEADS
     count: int = 0

@@ -1,4 +1,4 @@
-"""Tests if a stored series of times is more regular than work: an e-value over its gaps, for periods from a minute on.
+"""Tests if a series of times is more regular than ordinary work: an e-value over its gaps, periods from a minute on.
 
 The null hypothesis is that of `egress.engine.window`: gaps are Gamma distributed with a shape of at most 4 (CV 0.5 and
 more), at any rate. Over days it must be wider than in one episode: agents pause, skip, and have other business with the
@@ -95,7 +95,7 @@ def events(moments: Floats, window: float) -> Floats:
 
 
 def evidence(gaps: Floats, dead: float = 0.0) -> Regular | None:
-    """The largest E_n over the prefixes of a run of gaps (seconds), of which `dead` seconds are the least there can be.
+    """The largest E_n over the prefixes of a series of gaps (seconds), none of which can be below `dead`.
 
     The dead time is subtracted first: gaps that are cut off below would look regular.
     """
@@ -148,7 +148,7 @@ def _seen(table: Floats, offset: int, reach: float, step: int) -> Floats:
 
 
 def _supremum(null: Floats, gaps: int) -> float:
-    """The largest over all periods is at most this much above the largest on the grid: ln f bends by k a gap."""
+    """An upper bound over all periods, from the largest value on the grid: ln f has a curvature of up to k per gap."""
     return float(null.max()) + gaps * max(NULL_SHAPES) * (COARSE * GRID) ** 2 / 8
 
 

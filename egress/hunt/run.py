@@ -2,8 +2,8 @@
 
 The id of a finding is a hash of its signature, agent, destination and the UTC day of its last flow: two hunts over the
 same history give the same findings, and a beacon that goes on is one finding a day. The first stored one stays.
-`Effect.NONE` marks findings of hunts: nothing was refused for them, and nothing will be. A lead that the flow's rule
-exempts is counted, but is not a finding, as in the engine.
+`Effect.NONE` marks findings of hunts: nothing is refused because of them. A lead that the flow's rule exempts is
+counted, but is not a finding, as in the engine.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from egress.hunt.hunter import Hunter, Lead, Settings
+from egress.hunt.hunter import Hunter, Lead, Settings, counted
 from egress.model import EVIDENCE_BYTES, Action, Effect, Rule
 from egress.policy.rulebook import exempt
 from egress.records.shape import FindingRecord, FlowRecord
@@ -27,7 +27,7 @@ class HuntResult:
 
     hunter: str
     findings: tuple[FindingRecord, ...]  # strongest first
-    exempted: int  # leads that a rule exempts
+    exempted: int  # leads that the rules of their flows exempt
     notes: tuple[str, ...]
 
 
@@ -57,7 +57,7 @@ def hunt(
                 findings.setdefault(found.finding_id, found)
         notes = haul.notes
         if gone:
-            notes += (f"{gone} left out: their flows are not stored any more",)
+            notes += (f"{counted(gone, 'lead')} left out: the flows are not stored any more",)
         results.append(HuntResult(hunter.id, tuple(findings.values()), exempted, notes))
     return results
 

@@ -90,7 +90,7 @@ def test_a_lead_without_its_flow_is_counted(tmp_path: Path) -> None:
     with stored(tmp_path, []) as engine:
         (result,) = hunt(engine, [_Imagining()], WEEK, Settings())
     assert result.findings == ()
-    assert result.notes == ("a note", "1 left out: their flows are not stored any more")
+    assert result.notes == ("a note", "1 lead left out: the flows are not stored any more")
 
 
 def test_every_hunter_hears_of_progress_and_stands_an_empty_history(tmp_path: Path) -> None:

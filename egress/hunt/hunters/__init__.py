@@ -1,4 +1,4 @@
-"""The slow detectors, one class in each module. To add one, add a module: `load` finds it."""
+"""The hunters (slow detectors), one class in each module. To add one, add a module: `load` finds it."""
 
 from __future__ import annotations
 

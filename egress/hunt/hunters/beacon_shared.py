@@ -32,7 +32,7 @@ MAX_AGENTS = 20  # agents of one destination that get a finding, those with most
 
 
 class BeaconShared:
-    """See the module's docstring."""
+    """Tests, for each destination of several agents, their flows merged and pooled (see the module's docstring)."""
 
     id = "beacon.shared"
     technique = "T1071"  # Application Layer Protocol
@@ -49,7 +49,7 @@ class BeaconShared:
 
 
 def together(series: Series, window: Window) -> Regular | None:
-    """The strongest evidence in the merged starts and the pooled gaps."""
+    """The stronger evidence of the merged starts and the pooled gaps; None if neither has any."""
     merged = regular(series.moments / 1e6, window.since, window.until)
     found = [merged, *(_pooled(series, width) for width in WINDOWS)]
     known = [each for each in found if each is not None]

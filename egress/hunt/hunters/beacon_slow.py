@@ -31,7 +31,7 @@ MAX_QUERIES = 5_000_000  # queries of one agent that are examined: 40 MB
 
 
 class BeaconSlow:
-    """See the module's docstring."""
+    """Tests each series of starts of one agent for regularity (see the module's docstring)."""
 
     id = "beacon.slow"
     technique = "T1071"  # Application Layer Protocol

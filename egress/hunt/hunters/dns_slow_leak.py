@@ -77,7 +77,7 @@ class _Domain:
 
 
 class DnsSlowLeak:
-    """See the module's docstring."""
+    """Measures the information in an agent's queried names per domain (see the module's docstring)."""
 
     id = "dns.slow-leak"
     technique = "T1048.003"  # Exfiltration Over Unencrypted Non-C2 Protocol
@@ -117,7 +117,7 @@ def _below(name: str, domain: str) -> int:
 
 
 def _leads(history: History, agent: str, domains: dict[str, _Domain], notes: list[str]) -> list[Lead]:
-    """The leads of one agent. The information is never more than the length, so that few domains are read."""
+    """The leads of one agent. Information is never more than length, so only domains of long names are read."""
     worth = [item for item in domains.items() if item[1].names >= DISTINCT and item[1].spelled >= SAID]
     worth.sort(key=lambda item: (-item[1].spelled, item[0]))
     if len(worth) > MAX_LOOKED_AT:

@@ -1,4 +1,4 @@
-"""probe.rare-destination: a destination that no agent here had reached before.
+"""probe.rare-destination: a destination that agents had not, or hardly, reached before.
 
 A destination is the registered domain of a name that the agent had resolved to the address, else the address: the many
 hosts of a CDN are one destination, and a name that was only written into a hello hides nothing. It is rare if all
@@ -50,11 +50,11 @@ class _Visit:
 
 
 class ProbeRareDestination:
-    """See the module's docstring."""
+    """Ranks destinations that were hardly reached before the window (see the module's docstring)."""
 
     id = "probe.rare-destination"
     technique = "T1071"  # Application Layer Protocol: a lead, not a proof
-    about = "destinations that no agent had reached before the window, most bytes sent first"
+    about = "destinations that agents had not, or hardly, reached before the window, most bytes sent first"
 
     def hunt(self, history: History, settings: Settings) -> HunterReport:
         oldest = history.oldest()

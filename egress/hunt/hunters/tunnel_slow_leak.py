@@ -71,7 +71,7 @@ class _Sent:
 
 
 class TunnelSlowLeak:
-    """See the module's docstring."""
+    """Adds up an agent's bytes per destination (see the module's docstring)."""
 
     id = "tunnel.slow-leak"
     technique = "T1030"  # Data Transfer Size Limits
