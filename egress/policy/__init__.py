@@ -1,1 +1,1 @@
-"""The policy: rules and budgets as people write them, and the parts that evaluate them. No I/O, no clock."""
+"""The policy: rules and budgets as text and as a file, and their evaluation. No clock; only `file` does I/O."""

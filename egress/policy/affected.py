@@ -1,6 +1,6 @@
 """Finds the flows that a policy change can affect, so that an edit re-judges only those.
 
-It may include a flow whose verdict stays the same (it is re-judged in vain), but misses none whose verdict changes.
+It may include a flow whose verdict stays the same, but misses none whose verdict changes.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _NO_NAMES: frozenset[str] = frozenset()
 
 
 class Judged(Subject, Protocol):
-    """The part of a flow that matters here: the policy's subject with its verdict."""
+    """The part of a flow that `ChangeScope` reads: the policy's subject with its agent and verdict."""
 
     who: Agent
     verdict: Verdict
@@ -25,7 +25,10 @@ class Judged(Subject, Protocol):
 
 
 class ChangeScope:
-    """The scope of a change. Make it before `rules.apply(change)`: it needs the removed rules. ValueError as there."""
+    """The agents and flows that a policy change can affect. Raises ValueError if the change does not fit `rules`.
+
+    Create it before `rules.apply(change)`: it needs the removed rules.
+    """
 
     def __init__(self, change: PolicyChange, rules: Rulebook) -> None:
         self._gone = frozenset(change.removed)

@@ -1,8 +1,8 @@
 """Bindings of names to addresses, from the DNS answers that an agent itself received.
 
 The operator of a resolver controls the bindings, so allow DNS only to resolvers that you trust. Addresses are shared,
-so the name is checked again in the bytes (`egress.policy.rulebook`). Each agent has its own bindings. A binding that
-lapses takes nothing from a flow it has admitted: the engine keeps the names in the flow, and judges it by those again.
+so the name is checked again in the bytes (`egress.policy.rulebook`). Each agent has its own bindings. A flow that was
+admitted keeps the names of its address, and is re-judged by them, after the bindings have lapsed.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ FLOOR = 60.0  # seconds; the shortest life of a binding, whatever its TTL
 GRACE = 30.0  # beyond its TTL: the time from an answer to the last connection tried with it (slow or many addresses)
 MAX_TTL = 86400.0  # unbound and BIND cap a TTL at this or less; a TTL of a year must not outlive the facts
 
-MAX_BINDINGS = 16384  # pairs of address and name of one agent; past it the oldest is dropped
-MAX_NAMES = 64  # of one address; past it the oldest is dropped
+MAX_BINDINGS = 16384  # pairs of address and name of one agent; beyond it the oldest is dropped
+MAX_NAMES = 64  # of one address; beyond it the oldest is dropped
 
 _NONE: frozenset[str] = frozenset()
 
@@ -73,7 +73,7 @@ class _Table:
 
     def put(self, address: bytes, name: str, until: float) -> None:
         names = self.names.setdefault(address, {})
-        before = names.pop(name, until)  # and in again at the end: in order of binding here too
+        before = names.pop(name, until)  # removed, and added at the end: the oldest binding is first here, too
         names[name] = max(before, until)
         self.order[address, name] = None
         self.order.move_to_end((address, name))

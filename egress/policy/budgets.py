@@ -87,7 +87,7 @@ class _Meter:
 
 
 def _add(counts: tuple[_Count, ...], size: int, ts: float) -> Budget | None:
-    """Count in every window; return the first budget that is exceeded."""
+    """Add to each count; return the first budget that is exceeded, if any."""
     exceeded = None
     for count in counts:
         if count.add(size, ts) and exceeded is None:
@@ -103,13 +103,13 @@ class _Count:
     def __init__(self, budget: Budget, before: _Count | None) -> None:
         self.budget = budget
         self._span = SECONDS[budget.span]
-        self._begin: float = before._begin if before else math.inf  # a span early, for a clock that steps back a little
+        self._begin: float = before._begin if before else math.inf  # a span before the window: clocks step back
         self._end: float = before._end if before else -math.inf
         self._total: int = before._total if before else 0
         self._seen: set[bytes] = before._seen if before else set()
 
     def add(self, size: int, ts: float) -> bool:
-        """Count; True if the limit is exceeded."""
+        """Add to the use; True if the limit is exceeded."""
         if not self._begin <= ts < self._end:
             self._renew(ts)
         self._total += size

@@ -56,7 +56,7 @@ def budget_text(budget: Budget) -> str:
 
 
 def check_budgets(budgets: Iterable[Budget]) -> None:
-    """Check that the budgets of one agent are within bounds, and one for each measure and span."""
+    """Raise ValueError if a limit is out of range, or if two budgets of one agent have the same measure and span."""
     seen = set()
     for budget in budgets:
         kind = f"{budget.measure}/{budget.span}"
@@ -75,7 +75,7 @@ def budgets_to_json(budgets: Iterable[Budget]) -> list[dict[str, object]]:
 
 
 def budgets_from_json(document: object) -> tuple[Budget, ...]:
-    """Read the output of `budgets_to_json`."""
+    """Read the output of `budgets_to_json`. Raises ValueError for anything else."""
     if not isinstance(document, list):
         raise ValueError("must be a list of budgets")
     budgets = tuple(map(_from_json, document))

@@ -15,7 +15,7 @@ class Destinations:
         self._agents: dict[str, OrderedDict[bytes, float]] = {}  # address to expiry, the first to expire first
 
     def remember(self, agent: str, remote: bytes, ts: float) -> None:
-        """Refuse flows of `agent` to this (packed) address from now on."""
+        """Refuse flows of `agent` to this (packed) address for `timeout` from now on. A full list stays as it is."""
         known = self._current(agent, ts)
         if remote in known or len(known) < MAX_DESTINATIONS:
             known[remote] = ts + self._timeout

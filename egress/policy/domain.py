@@ -1,4 +1,4 @@
-"""Domain names and name patterns: one spelling, one way to compare.
+"""Domain names and name patterns: their normal spelling, and their comparison.
 
 A pattern is an exact name, `*.x` (exactly one label more than x) or `**.x` (one label or more). People write names in
 any case, with a trailing dot, or in their own script; on the wire a name may come in mixed case (0x20 mixing of
@@ -48,7 +48,7 @@ class Pattern(NamedTuple):
 
 
 def normalise(name: str) -> str:
-    """Return a host name in its one spelling. Raises ValueError: a phrase that states the mistake."""
+    """Return the normal spelling of a host name. Raises ValueError, whose text is a phrase that states the mistake."""
     if len(name) > MAX_NAME:
         raise ValueError(_TOO_LONG)
     if _HOST.fullmatch(name) and "xn--" not in name and not name[-1].isdigit() and "0x" not in name:
@@ -83,7 +83,7 @@ def _label(label: str) -> str:
 
 
 def parse_pattern(text: str) -> Pattern:
-    """Read an exact name, `*.x` or `**.x`. Raises ValueError: a phrase that states the mistake."""
+    """Read an exact name, `*.x` or `**.x`. Raises ValueError, whose text is a phrase that states the mistake."""
     if not text:
         raise ValueError("is empty; write a name, or any")
     if not text.strip("*."):
@@ -112,7 +112,7 @@ def matches(pattern: Pattern, name: str) -> bool:
 def canonical(name: str) -> str:
     """Return the spelling under which a name from the wire is compared. Never raises.
 
-    A name that no host can have keeps its form, in lower case without the last dot: a deny pattern may still match it,
+    A name that no host can have is only put into lower case, without its last dot: a deny pattern may still match it,
     an allow pattern must not (`is_host`).
     """
     return _canonical(name) if len(name) <= MAX_NAME else _plain(name)

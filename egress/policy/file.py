@@ -9,14 +9,15 @@
         app: ssh                   # application protocol; default any
         exempt: [ssh.*]            # signatures that this allow rule exempts
         unnamed: true              # a name rule: also where the bytes hide the name (ECH, no SNI); default false
-        expires: 2030-01-31T12:00:00Z  # the rule is ignored from then on; default forever
+        expires: 2030-01-31T12:00:00Z  # the rule is ignored from then on; default: never
         comment: backups
         author: ops
         id: backups                # default: a hash of the rule, so that it stays the same between reloads
 
-Anything that is not understood is refused, with the file, the rule's number and the field: a policy of which a part is
-ignored is a hole. A file is read again and again, so `expires` is an instant there: a duration would begin anew with
-each reading, and a `once` rule would be valid again. In an import, which has a known moment, both may be used.
+A document with any unknown field or invalid value is refused as a whole, with the file, the rule's number and the
+field: a policy whose parts are ignored is not secure. A file is read again and again, so `expires` is an instant there:
+a duration would begin anew with each reading, and a `once` rule would be valid again. An import is read once, at a
+known time, so both may be used there.
 """
 
 from __future__ import annotations
@@ -80,7 +81,7 @@ def load_policy(path: Path) -> tuple[Rule, ...]:
 def parse_policy(text: str | bytes, name: str, now: float | None = None) -> tuple[Rule, ...]:
     """Read the rules of a policy document; errors call it `name`. Raises InputError.
 
-    `now` (seconds since the epoch): the document is imported at that moment, so durations and `once` make sense.
+    `now` (seconds since the epoch): the document is imported at this time, so durations and `once` are allowed.
     """
     document = parse_yaml(text, name)
     if document is None:

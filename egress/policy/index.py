@@ -21,7 +21,7 @@ Destination = Pattern | Network | None  # None: any
 
 
 class IndexedRule(NamedTuple):
-    """A rule, ready to be compared."""
+    """A rule, with its destination and protocol parsed."""
 
     position: tuple[int, int]  # the rule's own, and a serial number: different for any two rules
     rule: Rule
@@ -35,7 +35,7 @@ POSITION = attrgetter("position")
 
 
 def parse_destination(text: str) -> Destination:
-    """Compile a destination that the policy reader has accepted. Raises ValueError if it is not a valid one."""
+    """Parse a destination that `ruletext` has read. Raises ValueError if it is not valid."""
     if text == "any":
         return None
     if text[-1:].isalpha() and ":" not in text:
@@ -47,7 +47,7 @@ def parse_destination(text: str) -> Destination:
 
 
 def parse_protocol(text: str) -> int:
-    """Return the number of a protocol given by name or number, -1 for any. Raises ValueError for an invalid one."""
+    """Return the number of a protocol given by name or number, -1 for "" (any). Raises ValueError if not valid."""
     if not text:
         return -1
     return PROTOCOL_NUMBERS[text] if text in PROTOCOL_NUMBERS else int(text)
@@ -89,7 +89,7 @@ def destination_keys(address: bytes, names: Iterable[str], deepest: int) -> Dest
 
 
 class Index:
-    """Rules by destination."""
+    """An index of rules by destination; its length is the number of rules."""
 
     __slots__ = ("_any", "_count", "_deep", "_exact", "_networks", "_one")
 

@@ -1,9 +1,9 @@
-"""From rules to verdicts, in one order: deny rules, allow rules, the agent's default.
+"""Evaluates rules, in a fixed order: deny rules, allow rules, the agent's default.
 
 Among several matching rules of one kind the one with the lowest position decides. A condition that cannot be checked
 yet admits the flow and is checked later, since a connection that may not open never sends a byte to check:
 
-    application   not identified yet: admits. Identified, or past identifying (`App.UNKNOWN`): must be the rule's
+    application   not identified yet: admits. Identified, or given up (`App.UNKNOWN`): must be that of the rule
     name          admits if the address is bound to a name that the rule matches (`egress.policy.bindings`). Once the
                   bytes carry a name (SNI, QUIC, Host, :authority) the same rule must match it, since addresses are
                   shared. Bytes that hide the name (ECH, no SNI, an address in place of a name) are refused unless the
@@ -47,7 +47,7 @@ _NO_NAMES: frozenset[str] = frozenset()
 
 
 class Subject(Protocol):
-    """The part of a flow that rules look at."""
+    """The part of a flow that rules are compared with."""
 
     proto: int
     remote: bytes
@@ -61,7 +61,7 @@ class Subject(Protocol):
 
 
 class Rulebook:
-    """A compiled policy. `before`, the one it replaces, hands on hits and spent rules, and saves half of the work.
+    """A compiled policy. From `before`, which it replaces, it takes hits, spent rules and parsed destinations.
 
     Among rules of a kind the lower `Rule.position` decides, among equal ones the first. Raises ValueError for two rules
     with one id, and for an invalid destination or protocol.
@@ -145,7 +145,7 @@ class Rulebook:
         return isinstance(destination, Pattern)
 
     def next_expiry(self, ts: float) -> float:
-        """The first moment after `ts` at which a rule expires (live flows must be judged again then); or infinity."""
+        """The first moment after `ts` at which a rule expires (live flows must be re-judged then); or infinity."""
         at = bisect_right(self._expiries, ts)
         return self._expiries[at] if at < len(self._expiries) else float("inf")
 
@@ -154,7 +154,7 @@ class Rulebook:
         self.hits[rule_id] = self.hits.get(rule_id, (0, 0.0))[0] + 1, ts
 
     def spend(self, rule: Rule) -> None:
-        """Note that a flow was admitted by this rule: a `once` rule admits no other."""
+        """Mark a `once` rule as spent by the flow that it admitted, so that it admits no other; ignore other rules."""
         if rule.once:
             self._spent[rule.id] = rule
 
@@ -165,9 +165,9 @@ class Rulebook:
     # --- compiling --------------------------------------------------------------------------------------
 
     def apply(self, change: PolicyChange) -> None:
-        """Become the next version in place, at the cost of the change.
+        """Turn the rulebook into the next version; the cost depends on the change, not on the number of rules.
 
-        An edited rule (removed and added) keeps its hits; an edited `once` rule may be used once again. Raises
+        An edited rule (removed and added) keeps its hits; an edited `once` rule may admit another flow. Raises
         ValueError, and changes nothing, if the change is of another version or does not fit this one.
         """
         added = self._fitting(change)

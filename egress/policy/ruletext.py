@@ -1,4 +1,4 @@
-"""Rules as text: strict reading of the fields of a rule into `model.Rule`, and writing.
+"""Rules as plain mappings (of YAML or JSON): strict reading into `model.Rule`, and writing.
 
 Errors are phrases that follow the value: they state the mistake, and the right form.
 """
@@ -72,7 +72,7 @@ def read_rule(item: object, now: float | None = None) -> Rule:
 def parse_expiry(text: str, now: float | None) -> tuple[float | None, bool]:
     """Read `forever`, an instant or, if `now` is known, `once` or a duration (5m, 1h, 1d, 1w) as (expires_at, once).
 
-    Raises ValueError: a phrase that states the right form.
+    Raises ValueError, whose text is a phrase that states the right form.
     """
     if text == "forever":
         return None, False
@@ -109,7 +109,7 @@ def to_mapping(rule: Rule) -> dict[str, object]:
 
 
 def _check(rule: Rule) -> None:
-    """Check the conditions between fields."""
+    """Raise InvalidRuleError if two fields of a rule contradict each other."""
     if rule.ports and rule.protocol not in _WITH_PORTS:
         raise InvalidRuleError(
             "ports", f"{rule.protocol} has no ports; leave them out or use protocol tcp, udp or sctp"
@@ -126,7 +126,7 @@ def _check(rule: Rule) -> None:
 
 
 def _content_id(rule: Rule) -> str:
-    """Return 12 hex digits of the rule's meaning: its place in the file and its comment do not change them."""
+    """Return a hash of the rule's meaning, 12 hex digits, which its position and its comment do not change."""
     content = asdict(replace(rule, id="", comment="", author="", created=0.0))
     del content["position"]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]

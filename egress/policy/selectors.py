@@ -1,4 +1,4 @@
-"""A catalogue of rules by the agents they select, then by destination: few rules to compare, and cheap to change."""
+"""A catalogue of rules by agent selector, then by destination: it finds the few rules to compare with a flow."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class AgentRules(NamedTuple):
 
 
 class Catalogue:
-    """Rules by agent selector. Empty parts are dropped, so that edits leave nothing behind."""
+    """Rules by agent selector. A selector without rules is dropped, so that edits leave nothing behind."""
 
     def __init__(self) -> None:
         self.deepest = 0  # most labels in the base of a ** pattern
