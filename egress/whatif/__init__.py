@@ -1,1 +1,1 @@
-"""The effect of a policy: check a destination, simulate it on stored flows, learn the rules that flows need."""
+"""The effect of a policy: check a destination, simulate a policy on stored flows, learn the rules that flows need."""

@@ -1,6 +1,6 @@
-"""Bundles wants into few rules: one for a destination, a wildcard for siblings, a network for addresses.
+"""Bundles wants (needs for a rule) into few rules: one per destination, a wildcard for siblings, one per network.
 
-A bundle is split again if its rule would admit an objection.
+A bundle is split again if its rule would admit a destination that was objected to or denied.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _Address = IPv4Address | IPv6Address
 
 @dataclass(frozen=True, slots=True)
 class Want:
-    """The need for a rule: flows to one destination with the same protocol, port and application. Times are seconds."""
+    """The need for a rule, of flows to one destination with one protocol, port and application. Times are seconds."""
 
     destination: str  # a name or an address
     proto: str  # as in records; "": any protocol that carries the application
@@ -39,7 +39,7 @@ class Want:
 
     @property
     def kind(self) -> str:
-        """Wants of one kind may share a rule: `dns`, `ports`, or a protocol without ports."""
+        """Return `dns`, `ports` (tcp, udp), or the protocol; wants of one kind may share a rule."""
         if self.app == App.DNS:
             return App.DNS.value
         return "ports" if self.proto in ("tcp", "udp") else self.proto
@@ -77,7 +77,10 @@ class Bundle:
 
     @property
     def shape(self) -> tuple[str, tuple[tuple[int, int], ...], str]:
-        """Protocol and application if they are uniform (an unidentified application fits any), and the ports."""
+        """(protocol, ports, application) of the rule; protocol and application are "" unless they are uniform.
+
+        An unidentified application fits any.
+        """
         protocols = {want.proto for want in self.wants}
         apps = {want.app for want in self.wants} - {""}
         protocol = protocols.pop() if len(protocols) == 1 else ""
@@ -89,7 +92,7 @@ class Bundle:
         return any(want.unnamed for want in self.wants)
 
     def parts(self) -> tuple[Bundle, ...]:
-        """The next smaller bundles, by name, then by protocol, port and application; none if it cannot be split."""
+        """Split the bundle by name, or one name by protocol, port and application; none if it cannot be split."""
         by_name = tuple(_bundled(self.wants))
         if len(by_name) > 1 or (by_name and by_name[0].destination != self.destination):
             return _expressible(by_name)
@@ -122,9 +125,9 @@ def bundle(wants: Iterable[Want]) -> list[Bundle]:
 def safe(
     bundles: Iterable[Bundle], offending: Callable[[list[Bundle]], dict[int, str]]
 ) -> tuple[list[Bundle], dict[Want, str]]:
-    """The bundles that may become rules, split where needed, and the wants that must not be met, with the reason.
+    """The bundles that may become rules, split where needed, and the wants that get no rule, with the reason.
 
-    `offending` returns the bundles that admit an objection, index → reason; it need not find all at once.
+    `offending` returns the bundles whose rule must not exist, index → reason; it need not find all at once.
     """
     good, refused = list(bundles), dict[Want, str]()
     while wrong := offending(good):

@@ -1,4 +1,4 @@
-"""Checks whether the rules allow an agent to reach a destination; nothing is sent, spent or written."""
+"""Checks if the rules allow an agent to reach a destination. Sends no packet, spends no `once` rule, writes nothing."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _REASONS = {
 
 
 class InvalidQuestionError(InputError):
-    """A question is not valid; `field` names the wrong field."""
+    """A question is not valid; `field` names its invalid field."""
 
     def __init__(self, field: str, reason: str) -> None:
         super().__init__(f"{field}: {reason}")
@@ -56,7 +56,7 @@ class Answer:
     reason: Reason
     rule_id: str
     policy_version: int
-    resolvable: bool | None  # whether the agent may query the name; None: the question has an address
+    resolvable: bool | None  # True: the agent may query the name; None: the question has an address
     explanation: str  # one sentence
     conditions: tuple[str, ...]  # sentences: the conditions of the answer, and what it does not consider
 

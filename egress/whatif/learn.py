@@ -1,4 +1,4 @@
-"""Learns rules from the flows of an agent: few and narrow rules that would have allowed them, and no objection.
+"""Learns few and narrow rules that would have allowed the flows of an agent, except those that were objected to.
 
 It learns from flows that passed, and from flows that were refused or held only because no rule matched. The destination
 of a flow is
@@ -12,8 +12,9 @@ under one parent that is not a public suffix become a wildcard; addresses with e
 exactly these. Queries to a resolver get a rule of their own, by address. A name that was only queried (an agent whose
 default is to refuse gets no further) gets a rule that allows the query and nothing else: DNS to that name.
 
-Left out, with the reason: all that a signature ever objected to, by address and port, by name, and under any rule that
-would admit it; all that a person denied; flows that were refused for another reason than the lack of a rule.
+Left out, with the reason: flows to destinations that a signature ever objected to or a person denied (by address and
+port, by name, and under any rule that would allow one); flows that were refused for another reason than the lack of a
+rule.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from egress.whatif.bundles import Bundle, Want, bundle, networks, safe
 from egress.whatif.objections import Objections, address_text
 from egress.whatif.subject import DNS_PORT, Target, destination_of, packed, protocol_number, query_of, target_of
 
-MAX_GROUPS = 50_000  # distinct groups; more would give too many rules to review
+MAX_GROUPS = 50_000  # distinct groups of flows; more would give too many rules to review
 
 _LEARNT = frozenset((Reason.DEFAULT, Reason.QUERY, Reason.NAME, Reason.APPROVAL))  # refused because no rule matched
 _PORTED = ("tcp", "udp", "sctp")
@@ -51,7 +52,7 @@ class LeftOut:
 
 @dataclass(frozen=True, slots=True)
 class Proposal:
-    """Rules to review. Counts are flows: recorded = covered + already + the sum of left_out."""
+    """Proposed rules, for review. Counts are flows: recorded = covered + already + the sum of left_out."""
 
     agent: str
     rules: tuple[Rule, ...]
@@ -74,14 +75,15 @@ def learn(
 ) -> Proposal:
     """Propose rules for the flows of `agent` between `since` and `until` that `policy` does not allow at `now`.
 
-    `everything`: as if there were no allow rules. Raises EgressError if there is more to learn than can be reviewed.
+    Its `once` rules do not count. `everything`: all its allow rules do not count. Raises EgressError if there is more
+    to learn than can be reviewed.
     """
     objections = Objections(connection, agent, now)
     lesson = _Lesson(agent, policy, objections, now, everything, gate_queries)
     for number, group in enumerate(flow_groups(connection, since=since, until=until, agent=escape(agent.name)), 1):
         if number > MAX_GROUPS:
             raise EgressError(
-                f"agent {agent.name} did more than {MAX_GROUPS} different things; learn from a shorter time"
+                f"agent {agent.name} has more than {MAX_GROUPS} different groups of flows; learn from a shorter time"
             )
         lesson.see(group)
     return lesson.proposal()
@@ -98,7 +100,7 @@ class _Pending:
 
 
 class _Lesson:
-    """A run of `learn`."""
+    """The state of one run of `learn`: the groups seen so far, and those that need a rule."""
 
     def __init__(
         self, agent: Agent, policy: Policy, objections: Objections, now: float, everything: bool, gate_queries: bool
@@ -209,7 +211,7 @@ class _Lesson:
         return asked, refused
 
     def _resolvable(self, book: Rulebook, group: FlowGroup) -> tuple[bool, str]:
-        """Judge a query; returns True if it is allowed, and the rule that denies it."""
+        """Judge a query; returns True if it is allowed, and the id of the rule that allows or denies it ("": none)."""
         if not self._gate_queries:
             return True, ""
         name = canonical(query_of(group))

@@ -1,4 +1,4 @@
-"""Destinations that learning must not allow: those that a signature ever objected to, or that a person denied."""
+"""Objections: destinations that learning must not allow, since a signature objected to them or a person denied them."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from egress.whatif.subject import NAMING, Target, packed, protocol_number
 
 @dataclass(frozen=True, slots=True)
 class Objection:
-    """A destination (an address and port, under any of its names) or a name in a DNS query."""
+    """A destination that must not be allowed: an address and port, under any of its names, or a name in DNS queries."""
 
     proto: str
     dst: str
     dport: int
     names: frozenset[str]  # bound to the address, or in the bytes
     query: str  # the queried name; "": not a query
-    queries_only: bool  # holds for queries of the name, not for the flow of the query
+    queries_only: bool  # it holds for queries of the name, not for flows to the resolver
     why: str
 
     @property
@@ -52,7 +52,7 @@ class Objections:
         return self._reasons.get((proto, packed(dst), dport), "")
 
     def reached(self, bundles: list[Bundle]) -> dict[int, str]:
-        """The bundles whose rule would admit an objection: index → reason."""
+        """The bundles whose rule would allow a destination with an objection: index → reason."""
         rules = (replace(each.rule(self._agent.name, 0.0), id=str(index)) for index, each in enumerate(bundles))
         book = Rulebook(Policy(0, tuple(rules)))
         wrong: dict[int, str] = {}

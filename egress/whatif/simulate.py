@@ -1,12 +1,11 @@
-"""Simulates a candidate policy: judges each stored flow again, as far as its record shows it.
+"""Simulates a candidate policy: re-judges each stored flow, as far as its record describes it.
 
 Only the policy differs. Agents are as they are now; agents that are gone have the given default and no labels. Expiry
-is ignored, because it depends on the hour of the flow and not on the rule. A `once` rule admits its first flow.
-Refusals that the rules did not decide (budgets, refused destinations, quarantine, malformed packets) stay. A finding
-refuses the flow unless the candidate's rule exempts every signature that objected; a finding that was exempted then
-refuses if it is not exempted now. A query is judged by its last name. A flow that was refused at its first packet has
-shown no bytes: it is assumed to match a rule's application and name. `egress.whatif.subject.recorded` lists what else
-a record does not show.
+is ignored: rules count as valid at any time. A `once` rule admits its first flow. Refusals that the rules did not
+decide (budgets, refused destinations, quarantine, malformed packets) stay. A finding refuses the flow unless the
+candidate's rule exempts every signature that objected; a finding that was exempted then refuses if it is not exempted
+now. A query is judged by its last name. A flow that was refused at its first packet has shown no bytes: it is assumed
+to match a rule's application and name. `egress.whatif.subject.recorded` lists what else a record does not show.
 """
 
 from __future__ import annotations
@@ -51,17 +50,17 @@ class Simulation:
     """The result of a simulation; counts are flows."""
 
     flows: int
-    newly_refused: int  # passed then, would be refused now
-    newly_allowed: int
+    newly_refused: int  # accepted then, would be refused now
+    newly_allowed: int  # refused or held then, would be accepted now
     same: int
     groups: tuple[Group, ...]  # most flows first
     more: int  # changed flows in no group, beyond `limit` or MAX_GROUPS
-    gone: int  # number of their agents that are not attached any more
+    gone: int  # number of agents of these flows that are not attached any more
 
 
 @dataclass(frozen=True, slots=True)
 class Apart:
-    """The hosts of a fleet: rules that apply to agents of one host only, and the hosts of agents."""
+    """The assignment to hosts of a fleet: rules that apply to agents of one host only, and the hosts of agents."""
 
     rules: Mapping[str, str]  # rule id -> host
     agents: Mapping[str, str]  # name -> host
@@ -99,7 +98,7 @@ def simulate(
     apart: Apart | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Simulation:
-    """Judge the flows of agents (`agent`: a glob) between `since` and `until` (seconds) again.
+    """Re-judge the flows of agents (`agent`: a glob) between `since` and `until` (seconds).
 
     `default` is the default of agents that are gone. `progress` is called from time to time with the number of flows
     judged.
@@ -133,7 +132,7 @@ class _Candidate:
         self._names = lru_cache(maxsize=4096)(lambda agent, address: names_of(connection, agent, address))
 
     def decide(self, agent: Agent, group: FlowGroup) -> tuple[Verdict, bool]:
-        """The verdict of one of these flows, and whether it has spent a `once` rule."""
+        """The verdict of the next one of these flows, and True if it has spent a `once` rule."""
         if group.action is not Action.ACCEPT and group.reason not in _RULED and group.reason is not Reason.FINDING:
             return Verdict(group.action, group.reason, group.rule_id), False
         rules = self._book(agent)

@@ -1,4 +1,4 @@
-"""Subjects that a policy is asked about without a packet: a question, or a stored flow."""
+"""Subjects for a policy without a packet: the target of a question, or a stored flow."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def protocol_number(name: str) -> int:
 def recorded(
     proto: str, dst: str, dport: int, app: str, server_name: str, names: tuple[str, ...], action: Action
 ) -> Target:
-    """A stored flow as the policy saw it last.
+    """The target of a stored flow, as the policy saw it last.
 
     A record is incomplete: of several names in the bytes it has the last, it does not show whether they hid another one
     (ECH), and it keeps at most RECORD_NAMES of the names bound to an address. If it has that many and the flow passed,
@@ -68,12 +68,12 @@ def target_of(group: FlowGroup) -> Target:
 
 
 def query_of(group: FlowGroup) -> str:
-    """The name that was asked for, the last one if there were several; "" if none was read."""
+    """The name that a DNS flow queried, the last one if there were several; "" for others, and if none was read."""
     return group.server_name if group.app == App.DNS else ""
 
 
 def destination_of(group: FlowGroup) -> tuple[str, bool]:
-    """The destination as people call it, and whether it is the name in a query."""
+    """The destination to show (the queried name, a name, or the address), and True if it is a queried name."""
     if query := query_of(group):
         return canonical(query), True
     said = canonical(group.server_name) if group.app in NAMING else ""
@@ -83,5 +83,5 @@ def destination_of(group: FlowGroup) -> tuple[str, bool]:
 
 
 def forgotten(name: str, mode: Mode = Mode.ENFORCE, default: Action = Action.REJECT) -> Agent:
-    """An agent of which only records are left: without labels, and with the default to refuse unless it is known."""
+    """A stand-in for an agent of which only records are left: it has no labels, and the given mode and default."""
     return Agent(name, mode=mode, default=default)
