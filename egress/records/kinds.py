@@ -34,12 +34,12 @@ class Kind:
     encode: Callable[[Any], str]  # the value as JSON text
 
     def read(self, value: object) -> Any:
-        """The value that was written as this one. Raises MalformedError."""
+        """Read a value back from JSON, the inverse of `write`. Raises MalformedError."""
         raise NotImplementedError
 
 
 class Text(Kind):
-    """Text of at most `most` characters. Patterns and formats bind the schema alone."""
+    """Text of at most `most` characters. Patterns and formats are in the schema only; `read` ignores them."""
 
     encode = staticmethod(encode_basestring_ascii)
 
@@ -73,7 +73,7 @@ class IndexedText(Text):
 
 
 class Word(Kind):
-    """One of a few words: a member of an enumeration, plain text, or what the word stands for (`values`)."""
+    """One of a few words; in Python a member of an enumeration, plain text, or the value in its place in `values`."""
 
     encode = staticmethod(encode_basestring_ascii)
 

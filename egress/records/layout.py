@@ -42,7 +42,7 @@ class At(NamedTuple):
     path: str  # of its key: `proto`, or within an object `flow.bytes_out`
     kind: Kind
     meaning: str
-    absent: object = ...  # the JSON value that a line of an older gateway, without the key, is read as; ...: refused
+    absent: object = ...  # the JSON value read if the key is missing (older gateways); ...: it is malformed
 
 
 class DeclaredField(NamedTuple):
@@ -56,7 +56,7 @@ class DeclaredField(NamedTuple):
 
 
 class Layout:
-    """The layout of one dataclass, of two fields or more."""
+    """The layout of one dataclass, which must have two fields or more."""
 
     def __init__(self, shape: type) -> None:
         declared = list(_declared(shape))
@@ -78,11 +78,11 @@ class Layout:
         return self._document(self._values(record), self._writers)
 
     def encode(self, record: Any) -> str:
-        """The record as JSON text: what `write` gives, but faster."""
+        """The record as JSON text, equal to the JSON of `write`, but faster."""
         return self._template % tuple(map(call, self._encoders, self._values(record)))
 
     def read(self, document: dict[str, Any]) -> Any:
-        """The record that was written as this document, whose unknown keys are ignored. Raises MalformedError."""
+        """Read a record back from its document; unknown keys are ignored. Raises MalformedError."""
         parts = {"": document}
         for part in self.parts:
             found = parts[part] = document.get(part, {})

@@ -1,4 +1,4 @@
-"""Records read back from the JSON that `egress.records.eve` writes; anything else is malformed."""
+"""Reads records back from the JSON that `egress.records.eve` writes; anything else raises MalformedError."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ TIME_BYTES = len('{"timestamp":"2026-11-23T15:06:02.123456Z"')  # the beginning 
 
 
 def parse_line(raw: bytes) -> Record:
-    """The record in one journal line. Raises MalformedError for anything `line` would not have written."""
+    """Read the record in one line of a journal. Raises MalformedError if `eve.line` does not write such a line."""
     if len(raw) > MAX_LINE:
         raise MalformedError(f"line of {len(raw)} bytes")
     try:
@@ -25,7 +25,7 @@ def parse_line(raw: bytes) -> Record:
 
 
 def record_time(beginning: bytes) -> float:
-    """The time of a record from the first TIME_BYTES of its line. Raises MalformedError."""
+    """Read the time of a record from the first TIME_BYTES of its line. Raises MalformedError."""
     try:
         document = json.loads(beginning[:TIME_BYTES] + b"}")
         return TIME.read(document["timestamp"])
@@ -34,7 +34,7 @@ def record_time(beginning: bytes) -> float:
 
 
 def from_eve(document: object) -> Record:
-    """The record that `to_eve` wrote as this document; unknown keys are ignored. Raises MalformedError."""
+    """Read a record back from the output of `to_eve`; unknown keys are ignored. Raises MalformedError."""
     if not isinstance(document, dict):
         raise MalformedError("not an object")
     event = document.get("event_type")

@@ -23,7 +23,7 @@ class Key(NamedTuple):
 
 
 def schema() -> Schema:
-    """The schema that every line of a journal validates against."""
+    """The schema of every line of a journal."""
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "$id": "urn:egress:records",

@@ -60,9 +60,10 @@ _Mode = Annotated[Mode, At("verdict.mode", Word(Mode), "the agent's mode; monito
 
 @dataclass(frozen=True, slots=True)
 class FlowRecord:
-    """A flow's verdict: when it is first judged, whenever the verdict changes, and at its end.
+    """A flow and its verdict.
 
-    The record with the latest timestamp holds.
+    It is written when the flow is first judged, when its verdict or protocol changes, after a finding, and at its end.
+    The record with the latest timestamp is the valid one.
     """
 
     event_type: ClassVar[Annotated[str, At("event_type", Word(["flow"]), "the kind of record")]] = "flow"
@@ -162,7 +163,7 @@ class AnomalyRecord:
 
 @dataclass(frozen=True, slots=True)
 class EvidencePacket:
-    """One packet of a flow that ended in a finding."""
+    """One packet of a flow with a finding."""
 
     time: Annotated[float, At("timestamp", TIME, "when it was seen")]
     direction: Annotated[Direction, At("direction", Word(DIRECTIONS, Direction), "out: from the agent")]
@@ -172,7 +173,7 @@ class EvidencePacket:
 
 @dataclass(frozen=True, slots=True)
 class EvidenceRecord:
-    """The packets that a finding rests on: the first and the last ones of its flow."""
+    """Packets that a finding may rest on: the first and the last ones of its flow up to then."""
 
     event_type: ClassVar[Annotated[str, At("event_type", Word(["evidence"]), "the kind of record")]] = "evidence"
     finding_id: Annotated[str, At("evidence.finding_id", ID, "the alert that the packets belong to")]

@@ -15,14 +15,14 @@ _MICROSECOND = timedelta(microseconds=1)
 
 
 def micros(ts: float) -> int:
-    """Seconds since the epoch as whole microseconds, cut to 1970..2106 (NaN is 1970)."""
+    """Convert seconds since the epoch to whole microseconds, cut to 1970..2106 (NaN gives 1970)."""
     if 0.0 <= ts < 4294967296.0:
         return min(round(ts * 1e6), MAX_MICROS)
     return MAX_MICROS if ts > 0 else 0
 
 
 def iso(ts: float) -> str:
-    """`2026-11-23T15:06:02.123456Z` for seconds since the epoch."""
+    """Write seconds since the epoch as `2026-11-23T15:06:02.123456Z` (cut to 1970..2106)."""
     second, rest = divmod(micros(ts), 1_000_000)
     return f"{_second(second)}.{rest:06d}Z"
 
@@ -33,7 +33,7 @@ def _second(second: int) -> str:
 
 
 def from_iso(text: str) -> float:
-    """Seconds since the epoch for a text in exactly the form of `iso`. Raises MalformedError."""
+    """Read seconds since the epoch from a text in exactly the form of `iso`. Raises MalformedError."""
     if len(text) != len("2026-11-23T15:06:02.123456Z") or text[10] != "T" or text[-1] != "Z":
         raise MalformedError("is not a UTC time with microseconds")
     try:
