@@ -1,6 +1,6 @@
 """Domain names and name patterns: their normal spelling, and their comparison.
 
-A pattern is an exact name, `*.x` (exactly one label more than x) or `**.x` (one label or more). People write names in
+A pattern is an exact name, `*.x` (exactly one label more than x) or `**.x` (one label or more). Policies have names in
 any case, with a trailing dot, or in their own script; on the wire a name may come in mixed case (0x20 mixing of
 resolvers). Both become the spelling of the DNS: lower-case ASCII labels, A-labels for other scripts (UTS #46,
 non-transitional, then IDNA 2008, RFC 5891), no trailing dot. Limits are those of RFC 1035 section 2.3.4.

@@ -81,7 +81,7 @@ def _findings(connection: Connection, agent: str) -> Iterator[Objection]:
 
 
 def _denials(connection: Connection, agent: str) -> Iterator[Objection]:
-    """The objections of people."""
+    """The objections of denied approvals."""
     for proto, dst, dport, names, is_query in denials(connection, agent):
         asked = canonical(names[0]) if is_query and names else ""
         bound = frozenset[str]() if is_query else frozenset(names)

@@ -31,7 +31,7 @@ from egress.store.query.history import AddressTraffic, History, HistoryTarget
 # outweigh its short answer: twice as much out as in is more than either does.
 RATIO = 2.0
 SHARE = 0.5
-SLOW = 6 * 3600.0  # seconds: a working morning; budgets and people notice faster leaks
+SLOW = 6 * 3600.0  # seconds: a working morning; budgets and operators notice faster leaks
 MAX_DESTINATIONS = 100_000  # destinations of one agent: about 50 MB
 
 

@@ -256,7 +256,7 @@ class _Process:
     def run(self) -> int:
         """Run until SIGTERM. Returns the exit code: 0, or 1 if the last pass failed (the journal keeps the records)."""
         signal.signal(signal.SIGTERM, self._stop)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})  # the parent starts us with it blocked
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})  # the parent starts this process with it blocked
         # Ctrl-C reaches this process, too; the parent decides when it ends.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGIO, signal.SIG_IGN)  # a broken lease (segments.finished) must not end the process
