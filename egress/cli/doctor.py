@@ -19,7 +19,7 @@ from egress.gateway.sandbox import sandbox
 from egress.gateway.supervisor import checks
 from egress.gateway.supervisor.checks import Check
 from egress.store.database.clock import clock
-from egress.store.database.database import open_database
+from egress.store.database.database import open_database, schema
 from egress.store.database.handles import Connection, SQLAlchemyError
 from egress.store.policy import gateways, ruleset
 from egress.store.policy.agents import list_agents
@@ -27,13 +27,13 @@ from egress.store.policy.gateways import SILENT, UP
 from egress.store.recording import evidence, retention, sizes
 from egress.store.recording.recorder import lag, stalled
 
-MAX_LAG = 64 * 1024 * 1024  # more unread journal bytes than this mean that the recorder is in trouble
-SILENT_SECONDS = 10.0  # the recorder reports each second, except while it waits for the database
+MAX_LAG = 64 * 1024 * 1024  # journal bytes not stored yet; with more the recorder is in trouble
+SILENT_SECONDS = 10.0  # since the recorder's last report; it reports each second unless it waits for the database
 MAX_SKEW = 0.5  # seconds between this host's clock and the database's
-SNAPSHOT_SECONDS = 60.0  # for so long the snapshot on disk may be older than the policy in force
+SNAPSHOT_SECONDS = 60.0  # since an edit; by then the snapshot on disk must contain it
 EXAMPLES = """\b
 Examples:
-  egress doctor            one line a check; exit code 1 if one fails (root sees more)
+  egress doctor            one line per check; exit code 1 if one fails; some checks need root
   egress doctor -o json    the same, for programs
 """
 
@@ -89,7 +89,7 @@ def _gateway(config: Config) -> list[Check]:
 
 
 def _attribution(status: dict[str, Any]) -> list[Check]:
-    """Check that the processes behind flows are looked up."""
+    """Check that the attribution process, which looks up the processes behind flows, runs and writes its journal."""
     said = status["attribution"]
     if not said["enabled"]:
         return [Check("attribution", True, "disabled: no flow's process is looked up")]
@@ -109,18 +109,18 @@ def _attribution(status: dict[str, Any]) -> list[Check]:
 
 
 def _policy(status: dict[str, Any]) -> list[Check]:
-    """Check that every worker enforces the newest edits of the policy."""
+    """Check that the gateway reads edits from the database, and that every worker enforces the policy in force."""
     database, spent, held = status["database"], status["propagation"], status["holds"]
-    text = "followed"
+    text = "the policy is up to date with the database"
     if not database["ok"]:
         text = f"database lost {_ago(database['since'])} ({database['error']}); the last policy stays in force"
     elif spent["edits"]:
-        text += f": edits in force after {spent['median']} ms, {spent['worst']} ms at worst (of {spent['edits']})"
+        text += f"; edits in force after {spent['median']} ms, {spent['worst']} ms at worst (of {spent['edits']})"
     found = [Check("policy edits", database["ok"], text)]
     others = {worker["policy_version"] for worker in status["workers"] if worker["alive"]} - {status["policy_version"]}
     if others:
         text = (
-            f"some workers use version {', '.join(map(str, sorted(others)))}: if this persists, see the gateway's log"
+            f"some workers enforce version {', '.join(map(str, sorted(others)))}: if this lasts, see the gateway's log"
         )
         found.append(Check("policy version", False, text))
     if held["pending"] or held["refused"]:
@@ -130,19 +130,24 @@ def _policy(status: dict[str, Any]) -> list[Check]:
 
 
 def _snapshot(config: Config, status: dict[str, Any]) -> Check:
-    """Check that the policy would survive a restart without the database."""
+    """Check that the snapshot on disk contains the policy in force, for a restart without the database."""
     path, saved, version = config.policy_snapshot, status["snapshot"], status["policy_version"]
     if saved["error"]:
         return Check("policy snapshot", False, f"{path} cannot be written: {saved['error']}")
     if not path.exists():
-        return Check("policy snapshot", False, f"{path} is missing: the gateway writes it at the next edit or start")
-    if saved["version"] != version and (saved["time"] or 0.0) < time.time() - SNAPSHOT_SECONDS:
-        return Check("policy snapshot", False, f"{path} is old: version {saved['version']} instead of {version}")
+        return Check(
+            "policy snapshot", False, f"{path} is missing: the gateway writes it again within seconds, or logs why not"
+        )
+    # A gateway of an older version reports only the time of the last write.
+    since = saved.get("unsaved_since", (saved["time"] or 0.0) if saved["version"] != version else None)
+    if since is not None and since < time.time() - SNAPSHOT_SECONDS:
+        text = f"{path} lacks edits made {_ago(since)}: it has version {saved['version']}, {version} is in force"
+        return Check("policy snapshot", False, f"{text}; see the gateway's log")
     return Check("policy snapshot", True, f"version {saved['version']}, written {_ago(saved['time'])}")
 
 
 def _journal(journal: dict[str, Any]) -> Check:
-    """Check that the journal has room for new records."""
+    """Check that the journal has room for new records, and that none were lost."""
     text = f"{journal['bytes']} of at most {journal['max_bytes']} bytes, fsync {journal['fsync']}"
     if journal["healed"]:
         text += f", {journal['healed']} torn ends cut off"
@@ -150,7 +155,7 @@ def _journal(journal: dict[str, Any]) -> Check:
         text += f"; {journal['lost']} RECORDS WERE LOST since the gateway started"
     if journal["full"]:
         effect = "new flows are refused" if journal["on_full"] == "refuse" else "new flows pass UNRECORDED"
-        text += f"; full since {_ago(journal['since'])}: {effect} until the recorder has caught up (see database)"
+        text += f"; full for {_span(journal['since'])}: {effect} until the recorder has caught up (see database)"
     return Check("journal", not (journal["full"] or journal["lost"]), text)
 
 
@@ -165,15 +170,21 @@ def _recorder(recorder: dict[str, Any]) -> Check:
 
 
 def _ago(moment: float | None) -> str:
-    return "never" if moment is None else f"{max(time.time() - moment, 0.0):.0f} s ago"
+    return "never" if moment is None else f"{_span(moment)} ago"
+
+
+def _span(moment: float) -> str:
+    return f"{max(time.time() - moment, 0.0):.0f} s"
 
 
 def _unguarded(config: Config, why: str) -> list[Check]:
-    """Check that no agent is unguarded. No gateway is fine if no agent is attached or kernel rules block them all."""
+    """Check that no agent is unguarded while no gateway runs: none is attached, or kernel rules block them all."""
     try:
+        if _is_fresh(config):
+            return [Check("gateway", True, f"not running ({why})")]
         database = open_database(config.database_url, create=False)
-    except EgressError:
-        return [Check("gateway", True, f"not running ({why})")]
+    except EgressError as error:
+        return [_cannot_tell(why, error)]
     try:
         with database.connect() as connection:
             # A SQLite file belongs to one host, which may have been renamed since they were attached.
@@ -181,12 +192,17 @@ def _unguarded(config: Config, why: str) -> list[Check]:
             names = ", ".join(stored.agent.name for stored in list_agents(connection, mine))
         cut_off = iptables.installed(config)
     except (EgressError, SQLAlchemyError) as error:
-        return [Check("gateway", False, f"not running ({why}), and cannot tell which agents are unguarded: {error}")]
+        return [_cannot_tell(why, error)]
     finally:
         database.dispose()
     if not names or cut_off:
         return [Check("gateway", True, f"not running ({why})")]
     return [Check("gateway", False, f"not running; unguarded: {names}; start it with: egress gateway")]
+
+
+def _cannot_tell(why: str, error: Exception) -> Check:
+    cause = " ".join(str(error).split())[:200]
+    return Check("gateway", False, f"not running ({why}), and cannot tell which agents are unguarded: {cause}")
 
 
 def _worker(worker: dict[str, Any], on_full: str) -> list[Check]:
@@ -198,12 +214,13 @@ def _worker(worker: dict[str, Any], on_full: str) -> list[Check]:
     packets = counters.get("packets", 0) + counters.get("settled_packets", 0)
     found = [Check(name, True, f"pid {worker['pid']}, {packets} packets, {worker['restarts']} restarts")]
     lost = sum(sum(kind.values()) for kind in dropped.values())
-    text = f"{lost} packets dropped by the kernel"
-    found.append(Check(f"{name} queue", lost == 0, text + (": more workers, or a larger queue.length" if lost else "")))
+    hint = ": configure more workers or raise queue.length" if lost else ""
+    found.append(Check(f"{name} queue", lost == 0, f"{lost} packets dropped by the kernel{hint}"))
     journal = counters.get("journal", {})
     if not journal.get("healthy", True):
         effect = "new flows are refused" if on_full == "refuse" else "new flows pass UNRECORDED"
-        found.append(Check(f"{name} journal", False, f"cannot be written ({journal['error']}): {effect}; free space"))
+        text = f"cannot be written ({journal['error']}): {effect}; free disk space"
+        found.append(Check(f"{name} journal", False, text))
     if counters.get("engine_errors"):
         text = f"{counters['engine_errors']} packets dropped by bugs in egress (see egress query): please report them"
         found.append(Check(f"{name} engine", False, text))
@@ -211,7 +228,7 @@ def _worker(worker: dict[str, Any], on_full: str) -> list[Check]:
 
 
 def _kernel_rules(*, in_place: bool) -> list[Check]:
-    text = "in place" if in_place else "not in place: egress gateway installs them again in seconds, see its log"
+    text = "in place" if in_place else "not in place: the gateway installs them again within seconds; see its log"
     found = [Check("kernel rules", in_place, text)]
     for tool in ("iptables", "ip6tables"):
         try:
@@ -219,13 +236,13 @@ def _kernel_rules(*, in_place: bool) -> list[Check]:
         except (EgressError, IndexError):
             continue
         if policy.endswith("DROP"):
-            hint = "policy DROP (Docker sets it): also allow the agents' interfaces there, egress's rules only refuse"
+            hint = "policy DROP (Docker sets it): accept the agents' interfaces there too; egress's rules only refuse"
             found.append(Check(f"{tool} FORWARD", True, hint))
     return found
 
 
 def _leftovers(config: Config) -> list[Check]:
-    """Check for kernel rules and sandboxes that a killed gateway left behind."""
+    """Check that no earlier gateway left kernel rules or sandboxes; rules may stay after `on_stop: block`."""
     try:
         present, sandboxes = iptables.installed(config), len(sandbox.leftovers(config))
     except EgressError as error:
@@ -239,11 +256,13 @@ def _leftovers(config: Config) -> list[Check]:
 
 
 def _database(config: Config) -> list[Check]:
+    """Check that the database can be read, that the journal is being stored, and that old records are pruned."""
     try:
+        if _is_fresh(config):
+            return [Check("database", True, "none yet: `egress gateway` creates it")]
         database = open_database(config.database_url, create=False)
     except EgressError as error:
-        waiting = any(config.journal_dir.glob("*.jsonl"))
-        return [Check("database", not (waiting or _exists(config)), str(error))]
+        return [Check("database", False, str(error))]
     try:
         behind = lag(config, database)
         stuck = stalled(config, database) if behind.unread else []
@@ -262,12 +281,12 @@ def _database(config: Config) -> list[Check]:
 
 
 def fleet(connection: Connection, config: Config) -> list[Check]:
-    """Check the gateways that share the database, the clocks, and agents without a host."""
+    """Check that every agent has a host, no gateway is silent, and this host's clock agrees with the database's."""
     now, skew = clock(connection)
     there, newest = gateways.listed(connection), ruleset.current(connection)
     found = []
     if unowned := [each.agent.name for each in list_agents(connection, "")]:
-        text = f"agents {', '.join(unowned)} belong to no host: start the upgraded gateway that they are attached to"
+        text = f"agents {', '.join(unowned)} belong to no host: upgrade and start the gateway that they are attached to"
         found.append(Check("fleet agents", False, text))
     if len(there) > 1:
         silent = [each.host for each in there if each.state(now) == SILENT]
@@ -283,18 +302,20 @@ def fleet(connection: Connection, config: Config) -> list[Check]:
 
 
 def _retention(config: Config, connection: Connection) -> Check:
-    """Check that records past their retention are pruned, and report the size."""
+    """Check that records past their retention are pruned; report the size and age of the records."""
     bytes_, free = sizes.sizes(connection)
     first = sizes.oldest(connection)
     gone = sum(each.count for each in retention.gone(connection).values())
     text = f"{size(bytes_)}" + (f" ({size(free)} of it free)" if free else "")
     text += f", the oldest flow began {when(first)[:19]}" if first is not None else ", no flow yet"
     text += f"; evidence {size(evidence.held(connection))}; {gone} records pruned so far"
-    late = retention.behind(connection, config.retention, time.time())
+    late = retention.behind(connection, config.retention, clock(connection)[0])
     if late:
         text += "; some records are long past their retention: is the gateway running? egress db prune deletes them"
     return Check("retention", not late, text)
 
 
-def _exists(config: Config) -> bool:
-    return Path(config.database_url.removeprefix("sqlite:///")).exists()
+def _is_fresh(config: Config) -> bool:
+    """Return True if no gateway has run here and there is no database yet. Raises EgressError if it cannot be used."""
+    has_run = config.policy_snapshot.exists() or any(config.journal_dir.glob("*.jsonl"))
+    return not has_run and not schema(config.database_url).revision

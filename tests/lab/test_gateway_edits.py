@@ -8,6 +8,7 @@ import statistics
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -210,6 +211,25 @@ def test_a_new_database_in_the_place_of_the_old_one_sets_nobody_free(stage: Stag
     assert [agent["name"] for agent in status(stage)["agents"]] == ["rome-7"]
     assert opens(stage)
     assert outcome(stage, HOSTS[0], 9001) == "ECONNREFUSED"
+
+
+def test_the_gateway_reports_since_when_its_snapshot_lacks_an_edit(stage: Stage) -> None:
+    def saved() -> dict[str, Any]:
+        found: dict[str, Any] = status(stage)["snapshot"]
+        return found
+
+    eventually(lambda: saved()["unsaved_since"] is None, "the snapshot is written")
+    path = stage.config.policy_snapshot
+    path.unlink()
+    path.mkdir()  # no snapshot can be written in its place
+    allow(stage, OPENING)
+    version = in_force(stage)
+    eventually(lambda: saved()["error"], "it cannot be written")
+    assert time.time() - 10 < saved()["unsaved_since"] <= time.time()
+    assert "cannot be written" in stage.egress("doctor", check=False).stdout
+    path.rmdir()
+    eventually(lambda: saved()["unsaved_since"] is None, "it is written")
+    assert saved()["version"] == version
 
 
 def test_a_damaged_snapshot_is_not_half_used(stage: Stage) -> None:

@@ -104,7 +104,7 @@ def _full_and_free_again(stage: Stage) -> None:
     eventually(lambda: not worker(stage)["counters"]["journal"]["healthy"], "status says so")
     doctor = stage.egress("doctor", check=False)
     assert doctor.returncode == 1
-    assert "worker 0 journal" in doctor.stdout and "new flows are refused; free space" in doctor.stdout
+    assert "worker 0 journal" in doctor.stdout and "new flows are refused; free disk space" in doctor.stdout
     for caller in before:  # recorded flows go on
         caller.send("still here")
         caller.hears("got still here")
@@ -138,7 +138,7 @@ def test_who_asked_for_it_goes_on_while_the_disk_is_full_and_it_is_said(stage: S
     eventually(lambda: int(worker(stage)["counters"]["unrecorded"]) > 0, "it is counted")
     doctor = stage.egress("doctor", check=False)
     assert doctor.returncode == 1
-    assert "ON_FULL CONTINUE" in doctor.stdout and "new flows pass UNRECORDED; free space" in doctor.stdout
+    assert "ON_FULL CONTINUE" in doctor.stdout and "new flows pass UNRECORDED; free disk space" in doctor.stdout
     eventually(lambda: "new flows pass UNRECORDED, and are counted until it can" in log(stage), "the log says it")
     filler.unlink()
     eventually(lambda: bool(worker(stage)["counters"]["journal"]["healthy"]), "it recovers")

@@ -61,6 +61,7 @@ class PolicySync:
         self._saving = Coalesced(self._save)
         self._saved: tuple[int, float] | None = None  # version, and when
         self._save_error = ""
+        self._unsaved_since: float | None = None  # time of the oldest change that the snapshot lacks
         self._spent: frozenset[str] = frozenset()  # ids of spent rules that are being removed
         self._withdrawn = False  # holds of an earlier gateway were withdrawn
         self._milliseconds: deque[float] = deque(maxlen=REMEMBERED)
@@ -74,7 +75,7 @@ class PolicySync:
     async def start(self) -> None:
         """Load policy and agents from the database, or from the snapshot if it is away. Raises EgressError."""
         await asyncio.to_thread(self._start)
-        self._saving.schedule()
+        self._schedule_save()
 
     def follow(self, pool: Pool, holds: HoldDesk) -> None:
         """Begin to pass edits on to the workers."""
@@ -147,7 +148,7 @@ class PolicySync:
                 if change.added or change.removed:  # else it was an edit for another host
                     self._policy_changed()
             self._holds.deny(found.denied)
-        self._saving.schedule()
+        self._schedule_save()
 
     def _poll(self) -> None:
         """Poll for commits. A timer costs less than half as much as a sleeping task."""
@@ -226,7 +227,7 @@ class PolicySync:
             except (EgressError, OSError) as error:
                 log.error("%s", error)
             if self._save_error or not self._path.exists():
-                self._saving.schedule()
+                self._schedule_save()
 
     async def _remove_spent(self) -> None:
         host = self.link.host
@@ -261,10 +262,15 @@ class PolicySync:
 
     # --- on disk ----------------------------------------------------------------------------------------
 
+    def _schedule_save(self) -> None:
+        if self._unsaved_since is None:
+            self._unsaved_since = time.time()
+        self._saving.schedule()
+
     async def _save(self) -> None:
         """Write the snapshot, then rest for as long as that took: many edits cost at most a sixth of a core."""
         await asyncio.sleep(SAVE_SECONDS)
-        began, taken = time.monotonic(), self.current.snapshot()
+        began, taken, taken_at = time.monotonic(), self.current.snapshot(), time.time()
         try:
             await snapshot.write(self._path, taken)
         except OSError as error:
@@ -273,6 +279,8 @@ class PolicySync:
             self._save_error = error.strerror or str(error)
             return
         self._saved, self._save_error = (taken.version, time.time()), ""
+        is_newest = (taken.version, taken.audit) == (self.current.version, self.current.audit)
+        self._unsaved_since = None if is_newest else taken_at
         if not self._ended:
             await asyncio.sleep(time.monotonic() - began)
 
@@ -281,7 +289,12 @@ class PolicySync:
         saved, spent = self._saved, self._milliseconds
         return {
             "database": {"ok": self.link.ok, "since": self.link.since, "error": self.link.error},
-            "snapshot": {"version": saved and saved[0], "time": saved and saved[1], "error": self._save_error},
+            "snapshot": {
+                "version": saved and saved[0],
+                "time": saved and saved[1],
+                "unsaved_since": self._unsaved_since,
+                "error": self._save_error,
+            },
             "propagation": {
                 "edits": len(spent),
                 "last": round(spent[-1], 1) if spent else None,
