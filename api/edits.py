@@ -1,17 +1,17 @@
-"""Every edit runs through here: one transaction, replayed by Idempotency-Key, guarded by If-Match, or a dry run.
+"""Runs every edit: in one transaction, replayed by Idempotency-Key, guarded by If-Match, or as a dry run.
 
     @router.delete("/things/{name}", status_code=204)
     def delete_thing(name: str, caller: Editor, edits: Edits) -> Response:
-        def change(connection: Connection) -> Answer:
+        def change(connection: Connection) -> Reply:
             thing = store.thing(connection, name)     # NotFoundError: 404
             edits.match(thing.etag)                   # 412 if If-Match names another version
             store.remove(connection, caller.actor, name, ts=edits.ts)
-            return Answer(204)
+            return Reply(204)
 
         return edits.commit(change)
 
-An exception from `change` rolls back the transaction. Only successful answers are stored for an Idempotency-Key: a
-failed edit changed nothing and may be retried with the same key.
+An exception from `change` rolls back the transaction. Only replies of committed edits are stored for an
+Idempotency-Key: a failed edit changed nothing and may be retried with the same key. A dry run ignores the key.
 """
 
 from __future__ import annotations
@@ -37,34 +37,38 @@ from egress.store.database.database import require_schema, writing
 from egress.store.database.handles import Connection, Engine, IntegrityError
 from egress.store.policy import idempotency
 
-_KEPT = ("content-type", "etag", "location")
-_KEY = re.compile(r"[\x21-\x7e]{1,128}")
+MAX_KEY = 128  # characters of an Idempotency-Key
+
+_KEPT = ("content-type", "etag", "location")  # headers stored for a replay
+_KEY = re.compile(rf"[\x21-\x7e]{{1,{MAX_KEY}}}")
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """The answer to an edit. `body` consists of JSON types; None: no content."""
+    """The reply of a `change`, sent as the response. `body` consists of JSON types; None: no content."""
 
     status: int = 200
     body: object = None
     etag: str = ""
     location: str = ""
-    kept: object = None  # stored instead of a body that holds a secret
+    kept: object = None  # stored for a replay instead of `body`, if that contains a secret
 
 
 class _RollbackError(Exception):
-    """Rolls back a dry run."""
+    """Exception that rolls back a dry run."""
 
 
 class EditRequest:
-    """One edit request: its conditions and its time."""
+    """One edit request: its time, its If-Match and Idempotency-Key headers, and whether it is a dry run."""
 
     def __init__(
         self, request: Request, engine: Engine, *, key: str | None, if_match: str | None, dry_run: bool
     ) -> None:
         if key is not None and not _KEY.fullmatch(key):
-            raise wrong_parameter("Idempotency-Key", "must be 1 to 128 printable ASCII characters", 400)
-        self.ts = micros(time.time()) / 1_000_000  # as it is stored
+            raise wrong_parameter(
+                "Idempotency-Key", f"must be 1 to {MAX_KEY} printable ASCII characters without spaces", 400
+            )
+        self.ts = micros(time.time()) / 1_000_000  # rounded as the database stores it
         self.dry_run = dry_run
         self._engine = engine
         self._tags = None if if_match is None else etags.parse("If-Match", if_match)
@@ -74,20 +78,24 @@ class EditRequest:
         self._request = _digest(request)
 
     def match(self, current: str) -> None:
-        """Check If-Match against the current ETag. Raises ProblemError (412) if it names another version."""
+        """Check that If-Match, if given, lists the current ETag or is `*`. Raises ProblemError (412)."""
         if self._tags is not None and self._tags != ("*",) and current not in self._tags:
             raise ProblemError(
                 412, f"changed meanwhile: its ETag is now {current}; read it again", headers={"ETag": current}
             )
 
     def commit(self, change: Callable[[Connection], Reply]) -> Response:
-        """Carry out the change, or replay the answer to an equal request with the same key."""
+        """Make the change in one transaction; if the same request was made before with this key, replay its response.
+
+        Raises ProblemError (422) if the key was used for another request, and the exceptions of `change`.
+        """
         try:
             return self._transact(change)
         except IntegrityError:
             if self._key is None:
                 raise
-            return self._transact(change)  # an equal request committed first: replay its answer
+            # Another request probably stored this key first: the second try replays its response or rejects the key.
+            return self._transact(change)
 
     def _transact(self, change: Callable[[Connection], Reply]) -> Response:
         try:
@@ -140,7 +148,7 @@ def _response(answer: Reply, body: object) -> Response:
 
 
 def _digest(request: Request) -> str:
-    """Hash the parts of a request that determine its effect."""
+    """Hash method, path, query, content type and body, to recognise a repeated request."""
     parts = (request.method, request.url.path, request.url.query, request.headers.get("content-type", ""))
     made = hashlib.sha256(json.dumps(parts).encode())
     made.update(request.state.body)
@@ -152,13 +160,15 @@ def _edit_request(
     engine: Store,
     idempotency_key: Annotated[
         str | None,
-        Header(description="Requests repeated with the same key within a day are carried out once.", max_length=128),
+        Header(
+            description="A request repeated with the same key within a day is carried out once.", max_length=MAX_KEY
+        ),
     ] = None,
     if_match: Annotated[
         str | None,
-        Header(description="Edit only if the resource still has this ETag; otherwise 412.", examples=['"17"']),
+        Header(description="Make the edit only if the resource still has this ETag; otherwise 412.", examples=['"17"']),
     ] = None,
-    dry_run: Annotated[bool, Query(description="Answer as if the edit were made, and change nothing.")] = False,
+    dry_run: Annotated[bool, Query(description="Respond as if the edit were made, but change nothing.")] = False,
 ) -> EditRequest:
     return EditRequest(request, engine, key=idempotency_key, if_match=if_match, dry_run=dry_run)
 

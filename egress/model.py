@@ -272,6 +272,16 @@ class PolicyChange:
     added: tuple[Rule, ...] = ()
 
 
+class HoldState(StrEnum):
+    """The state of a hold: pending, decided by a person, timed out, or withdrawn with its agent or gateway."""
+
+    PENDING = "pending"
+    APPROVED = "approved"
+    DENIED = "denied"
+    EXPIRED = "expired"
+    WITHDRAWN = "withdrawn"
+
+
 @dataclass(frozen=True, slots=True)
 class Hold:
     """A request for a person's approval in mode ask: for a flow, or for a DNS query."""

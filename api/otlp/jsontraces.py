@@ -1,4 +1,4 @@
-"""Reads OTLP's JSON: ids in hex, enums as numbers, 64-bit numbers as text or numbers, unknown fields ignored."""
+"""Reads OTLP in JSON: ids are hex, 64-bit numbers are text or numbers, unknown fields are ignored."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from api.otlp.protobuf import MAX_DEPTH, MAX_FIELDS
+from api.otlp.protobuf import MAX_DEPTH, MAX_ELEMENTS, MAX_FIELDS
 from api.otlp.spans import MAX_VALUE, WANTED, MalformedSpanError, Span
 
 _HEX = re.compile(r"[0-9a-fA-F]*", re.ASCII)
@@ -15,7 +15,10 @@ _UINT64 = re.compile(r"[0-9]{1,20}", re.ASCII)
 
 
 def read(body: bytes) -> Iterator[Span]:
-    """Raises MalformedSpanError, also after some were given."""
+    """Yield the spans of an ExportTraceServiceRequest.
+
+    Raises MalformedSpanError, possibly after some spans were yielded.
+    """
     try:
         document = json.loads(body.decode("utf-8")) if body else {}
     except (ValueError, RecursionError) as error:
@@ -27,7 +30,7 @@ def read(body: bytes) -> Iterator[Span]:
             for span in _list(scope_spans, "spans"):
                 left -= 1
                 if left < 0:
-                    raise MalformedSpanError(f"a request holds at most {MAX_FIELDS} spans")
+                    raise MalformedSpanError(f"a request may have at most {MAX_FIELDS} spans")
                 yield _span(span, resource)
 
 
@@ -85,7 +88,7 @@ def _text(value: object) -> str:
 
 
 def _plain(value: object, depth: int) -> object:
-    """Convert an AnyValue to JSON types; an unknown kind is empty."""
+    """Convert an AnyValue to JSON types. An unknown kind becomes an empty string, a container below `depth` `…`."""
     if not isinstance(value, dict):
         return ""
     for key in ("stringValue", "bytesValue", "intValue"):
@@ -112,4 +115,4 @@ def _integer(value: str | int) -> object:
 
 def _values(container: object) -> list[object] | None:
     values = container.get("values") if isinstance(container, dict) else None
-    return values[:1000] if isinstance(values, list) else None
+    return values[:MAX_ELEMENTS] if isinstance(values, list) else None

@@ -1,7 +1,8 @@
-"""Reads binary OTLP. It walks the outer messages, so that memory is bounded by one span and not by the request.
+"""Reads OTLP in binary protobuf: walks the outer messages, and parses one resource or span at a time.
 
-A request of 20 MiB can hold ten million empty spans, which would take gigabytes as objects. Resources and spans are
-parsed by OpenTelemetry's generated classes. A span that does not parse is rejected alone.
+A body of 20 MiB, which is in memory as a whole, can contain ten million empty spans: parsed together they would take
+gigabytes as objects. Resources and spans are parsed by OpenTelemetry's generated classes. A span that does not parse is
+yielded as a broken one, and the others are still read.
 """
 
 from __future__ import annotations
@@ -16,17 +17,22 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span as Message
 
 from api.otlp.spans import MAX_VALUE, WANTED, MalformedSpanError, Span
 
-MAX_FIELDS = 200_000  # fields of the outer messages of a request, spans included
+MAX_FIELDS = 200_000  # fields of all outer messages of a request; each span is one
 MAX_MESSAGE = 1 << 20  # bytes of a span or resource
-MAX_DEPTH = 8  # of arrays and maps in an attribute
+MAX_DEPTH = 8  # levels of arrays and maps in an attribute
+MAX_ELEMENTS = 1000  # of an array or map in an attribute; further ones are left out
 
 # Field numbers of ExportTraceServiceRequest, ResourceSpans and ScopeSpans.
 _RESOURCE_SPANS, _RESOURCE, _SCOPE_SPANS, _SPANS = 1, 1, 2, 2
-_VARINT, _LENGTH, _FIXED = 0, 2, {1: 8, 5: 4}  # wire types; the fixed ones with their sizes
+_VARINT, _LENGTH, _FIXED = 0, 2, {1: 8, 5: 4}  # wire types; those of fixed size with their size in bytes
+_TOO_LARGE = f"larger than {MAX_MESSAGE >> 20} MiB"
 
 
 def read(body: bytes) -> Iterator[Span]:
-    """Raises MalformedSpanError, also after some were given."""
+    """Yield the spans of an ExportTraceServiceRequest.
+
+    Raises MalformedSpanError, possibly after some spans were yielded.
+    """
     walk = _Walk()
     for resource_spans in walk.parts(memoryview(body), _RESOURCE_SPANS):
         resource = _resource(b"".join(walk.parts(resource_spans, _RESOURCE)))
@@ -36,18 +42,20 @@ def read(body: bytes) -> Iterator[Span]:
 
 
 class _Walk:
-    """Walks the messages of one request, over at most MAX_FIELDS fields."""
+    """Walks the outer messages of one request, over at most MAX_FIELDS fields in total."""
 
     def __init__(self) -> None:
         self._left = MAX_FIELDS
 
     def parts(self, view: memoryview, wanted: int) -> Iterator[memoryview]:
-        """Yield the bytes of each field of this number that is a message; skip all others."""
+        """Yield the content of each length-delimited field numbered `wanted`; skip other fields."""
         at = 0
         while at < len(view):
             self._left -= 1
             if self._left < 0:
-                raise MalformedSpanError(f"a request may hold at most {MAX_FIELDS} fields around and with its spans")
+                raise MalformedSpanError(
+                    f"a request may have at most {MAX_FIELDS} fields in its outer messages, spans included"
+                )
             tag, at = _varint(view, at)
             number, kind = tag >> 3, tag & 7
             begin = at
@@ -80,9 +88,9 @@ def _varint(view: memoryview, at: int) -> tuple[int, int]:
 
 
 def _resource(raw: bytes) -> dict[str, str]:
-    """Read a resource's attributes. Parts of one message may be sent separately; `raw` has them concatenated."""
+    """Read a resource's WANTED attributes. A sender may split the message into several fields; `raw` joins them."""
     if len(raw) > MAX_MESSAGE:
-        raise MalformedSpanError("a resource is larger than 1 MiB")
+        raise MalformedSpanError(f"a resource is {_TOO_LARGE}")
     try:
         return _attributes(Resource.FromString(raw).attributes)
     except DecodeError:
@@ -91,7 +99,7 @@ def _resource(raw: bytes) -> dict[str, str]:
 
 def _span(raw: memoryview, resource: dict[str, str]) -> Span:
     if len(raw) > MAX_MESSAGE:
-        return Span("", "", "", 0, 0, {}, "it is larger than 1 MiB")
+        return Span("", "", "", 0, 0, {}, f"it is {_TOO_LARGE}")
     try:
         message = Message.FromString(bytes(raw))
     except DecodeError:
@@ -120,7 +128,7 @@ def _plain(value: AnyValue, depth: int) -> object:
     if kind in ("array_value", "kvlist_value") and not depth:
         return "…"
     if kind == "array_value":
-        return [_plain(each, depth - 1) for each in value.array_value.values[:1000]]
+        return [_plain(each, depth - 1) for each in value.array_value.values[:MAX_ELEMENTS]]
     if kind == "kvlist_value":
-        return {each.key: _plain(each.value, depth - 1) for each in value.kvlist_value.values[:1000]}
+        return {each.key: _plain(each.value, depth - 1) for each in value.kvlist_value.values[:MAX_ELEMENTS]}
     return getattr(value, kind)

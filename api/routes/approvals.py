@@ -1,9 +1,9 @@
-"""/approvals: the holds of agents in mode `ask`. The first decision counts."""
+"""/approvals: the holds of agents in mode `ask`, and the decisions on them, which are final."""
 
 from __future__ import annotations
 
 import time
-from typing import Annotated, Literal
+from typing import Annotated
 
 from fastapi import APIRouter, Path, Query
 from starlette.responses import JSONResponse, Response
@@ -14,6 +14,7 @@ from api.edits import Edits, Reply
 from api.paging import Cursor, Limit, Page, decode, page
 from api.problems import ProblemError, wrong_field
 from api.shapes.approvals import ApprovalOut, ApproveIn, approval_out
+from egress.model import HoldState
 from egress.policy.ruletext import parse_expiry
 from egress.store.database.handles import Connection
 from egress.store.policy import approvals
@@ -21,15 +22,14 @@ from egress.store.policy.approvals import Approval
 
 router = APIRouter(prefix="/approvals", tags=["approvals"])
 
-Id = Annotated[str, Path(pattern="^[0-9a-f]{1,32}$", description="Hex digits.")]
-State = Literal["pending", "approved", "denied", "expired", "withdrawn"]
+Id = Annotated[str, Path(pattern="^[0-9a-f]{1,32}$", description="The hold's id, in hex digits.")]
 
 
 @router.get("", response_model=Page[ApprovalOut], summary="Holds, newest first")
 def list_approvals(
     caller: Viewer,
     engine: Store,
-    state: Annotated[State | None, Query(description="Only holds in this state.")] = None,
+    state: Annotated[HoldState | None, Query(description="Only holds in this state.")] = None,
     agent: Annotated[str, Query(max_length=128, description="Glob over the agent's name.")] = "",
     limit: Limit = 100,
     cursor: Cursor = None,
@@ -37,7 +37,12 @@ def list_approvals(
     before = decode(cursor, float, str)
     with engine.connect() as connection:
         found = approvals.listed(
-            connection, state=state or "", agent=agent, scope=caller.agents, before=before, limit=limit + 1
+            connection,
+            state=state.value if state else "",
+            agent=agent,
+            scope=caller.agents,
+            before=before,
+            limit=limit + 1,
         )
     shown, following = page(found, limit, lambda each: [each.time, each.id])
     return JSONResponse({"items": [approval_out(each) for each in shown], "next": following})
@@ -51,7 +56,10 @@ def get_approval(approval_id: Id, caller: Viewer, engine: Store) -> Response:
 
 @router.post("/{approval_id}/approve", response_model=ApprovalOut, summary="Approve a hold")
 def approve(approval_id: Id, caller: Approver, edits: Edits, body: ApproveIn | None = None) -> Response:
-    """Makes a rule for exactly this agent and destination. The held packets go on within a second."""
+    """Makes a rule for this agent and destination; for a flow with its protocol and port, for a DNS query with any.
+
+    Held packets are judged by it within a second.
+    """
     try:
         expires = parse_expiry("once" if body is None else body.for_, edits.ts)
     except ValueError as error:

@@ -1,37 +1,40 @@
-"""The shapes of approvals."""
+"""The shapes of approvals: holds of agents in mode `ask` and the decisions on them."""
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from api.times import instant
+from egress.model import HoldState
 from egress.store.policy.approvals import Approval
 
 
 class ApprovalOut(BaseModel):
-    """A hold: a flow of an agent in mode `ask` that waits, or waited, for a decision."""
+    """A hold: a flow or DNS query of an agent in mode `ask` that waits, or waited, for a person's approval."""
 
     id: str
     agent: str
     since: str
-    until: str = Field(description="When it is refused, unless it is decided before")
-    destination: str = Field(description="The destination of a rule that allows it: a name or an address")
-    address: str = Field(description="Destination of the packet; for a query, the DNS server")
+    until: str = Field(description="The time at which it is refused if there is no decision")
+    destination: str = Field(description="The destination of the rule that an approval makes: a name or an address")
+    address: str = Field(description="Destination address of the packet; for a DNS query, that of the server")
     protocol: str
     port: int
     names: list[str]
-    query: bool = Field(description="A DNS query: approval allows the name, with any protocol and port")
+    query: bool = Field(description="true: a DNS query, whose approval allows the name with any protocol and port")
     flow_id: str
-    state: Literal["pending", "approved", "denied", "expired", "withdrawn"]
+    state: HoldState
     decided_at: str | None
     decided_by: str | None
-    rule_id: str | None = Field(description="The rule that the approval made")
+    rule_id: str | None = Field(description="The rule that the approval made, or an equal one that was in force")
     host: str = Field(description="The host of its agent")
 
 
 class ApproveIn(BaseModel):
+    """The lifetime of the rule that an approval makes."""
+
     model_config = ConfigDict(extra="forbid", populate_by_name=True, json_schema_extra={"examples": [{"for": "1h"}]})
 
     for_: str = Field("once", alias="for", max_length=64, description="once, 5m, 1h, 1d, an instant, forever")

@@ -1,4 +1,4 @@
-"""`egress approvals list|approve|deny`: decides the flows that agents in mode `ask` are waiting for."""
+"""`egress approvals list|approve|deny`: holds, flows and DNS queries that wait for a person's approval (mode `ask`)."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from egress.cli.input.client import ApiClient, api_options, segment
 from egress.cli.input.params import Listing
 from egress.cli.output.tables import as_json, output_option, table
 from egress.errors import InputError
+from egress.model import HoldState
 
 EXAMPLES = """\b
 Examples:
@@ -18,20 +19,26 @@ Examples:
   egress approvals approve 9f1c2b --for 1h      by the first digits of the id
   egress approvals deny 9f1c2b
 """
-STATES = ("pending", "approved", "denied", "expired", "withdrawn")
 COLUMNS = ("id", "agent", "since", "until", "destination", "protocol", "port", "state", "decided_by")
 
 
 @click.group("approvals", cls=Listing, epilog=EXAMPLES)
 def command() -> None:
-    """Approve or deny what agents in mode `ask` are waiting for.
+    """List, approve and deny the holds of agents in mode `ask`.
 
-    The first decision counts; a hold that times out is refused.
+    A hold is a flow or DNS query that waits for a person's approval. A decision is final. A hold that times out is
+    refused.
     """
 
 
 @command.command("list", epilog=EXAMPLES)
-@click.option("--state", type=click.Choice(STATES), default="pending", show_default=True, help="Holds in this state.")
+@click.option(
+    "--state",
+    type=click.Choice([state.value for state in HoldState]),
+    default=HoldState.PENDING.value,
+    show_default=True,
+    help="Holds in this state.",
+)
 @click.option("--agent", default="", metavar="GLOB", help="Only matching agents.")
 @click.option("--limit", type=click.IntRange(1), default=100, show_default=True, help="The newest N.")
 @output_option
@@ -44,7 +51,7 @@ def list_(*, api: ApiClient, state: str, agent: str, limit: int, output: str) ->
     elif found:
         table(COLUMNS, [[each.get(column) for column in COLUMNS] for each in found])
     else:
-        click.echo(f"no hold is {state}", err=True)
+        click.echo(f"there are no {state} holds", err=True)
 
 
 @command.command("approve", epilog=EXAMPLES)
@@ -55,7 +62,8 @@ def list_(*, api: ApiClient, state: str, agent: str, limit: int, output: str) ->
 def approve(*, api: ApiClient, hold: str, expires: str, output: str) -> None:
     """Approve a hold: once, for a time, or forever.
 
-    The rule that is made allows exactly this agent and this destination.
+    Approval makes a rule for this agent and this destination; for a flow with its protocol and port, for a DNS query
+    with any.
     """
     done = api.post(f"/approvals/{segment(_complete_id(api, hold))}/approve", {"for": expires})
     _print_decision(done, output)
@@ -66,14 +74,14 @@ def approve(*, api: ApiClient, hold: str, expires: str, output: str) -> None:
 @output_option
 @api_options
 def deny(*, api: ApiClient, hold: str, output: str) -> None:
-    """Deny a hold: the flow is refused."""
+    """Deny a hold: the waiting flow or DNS query is refused."""
     _print_decision(api.post(f"/approvals/{segment(_complete_id(api, hold))}/deny"), output)
 
 
 def _complete_id(api: ApiClient, digits: str) -> str:
-    """Return the id of the pending hold that begins with these digits; or the digits, for the API to reject."""
+    """Return the id of the only pending hold that begins with `digits`; without one `digits`, for the API to answer."""
     if not re.fullmatch("[0-9a-f]{1,32}", digits):
-        raise InputError(f"{ascii(digits)[:60]} is not a valid id: give its first digits, 0-9 a-f")
+        raise InputError(f"{ascii(digits)[:60]} is not a valid id: give its first hex digits, 0-9 a-f")
     found = [each["id"] for each in api.pages("/approvals", state="pending") if each["id"].startswith(digits)]
     if len(found) > 1 and digits not in found:
         raise InputError(f"{len(found)} holds begin with {digits}: give more digits")

@@ -9,7 +9,7 @@ from tests.cli.conftest import Cli
 
 
 def test_holds_are_listed_and_decided(cli: Cli, database: Engine) -> None:
-    assert cli.ok("approvals").err == "no hold is pending\n"
+    assert cli.ok("approvals").err == "there are no pending holds\n"
     for number, name in enumerate(("a.example", "b.example", "c.example")):
         hold(database, f"{number}f00000000000000", destination=name, names=(name,))
     table = cli.ok("approvals").out.splitlines()

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
-from egress.model import Action, Mode, StepSource
+from egress.model import Action, HoldState, Mode, StepSource
 from egress.records.shape import AnomalyRecord, EvidenceRecord, FindingRecord, FlowRecord, ProcessRecord
 from egress.store.database import schema
 from egress.store.database.columns import BudgetList, Micros, Names, Plain, Ports
@@ -23,7 +23,7 @@ from egress.store.database.columns import BudgetList, Micros, Names, Plain, Port
 ATTACHMENTS = ("netns", "interface", "cidr")
 SANDBOX = "sandbox"  # the kind of an agent that `egress run` makes; its row is removed with it
 ROLES = ("viewer", "approver", "editor", "admin", "gateway", "reporter")
-HOLD_STATES = ("pending", "approved", "denied", "expired", "withdrawn")
+HOLD_STATES = tuple(state.value for state in HoldState)
 
 metadata = schema.metadata
 _enum, _one_of, _live, _host = schema.enum, schema.one_of, schema.live, schema.host
