@@ -1,4 +1,4 @@
-"""The application: serves every `router` found in `api/routes` under /api/v1, behind the gate."""
+"""The application: every `router` found in `api/routes`, under /api/v1, and the OTLP receiver, behind the gate."""
 
 from __future__ import annotations
 
@@ -47,16 +47,22 @@ TAGS = [
         "name": "gateways",
         "description": "The gateways that share this database, and the policy version that each enforces.",
     },
-    {"name": "approvals", "description": "Holds: flows of agents in mode `ask` that wait for a decision."},
-    {"name": "questions", "description": "What-if questions: how rules judge a destination, or the stored flows."},
+    {
+        "name": "approvals",
+        "description": "Holds: flows and DNS queries of agents in mode `ask` that wait for approval.",
+    },
+    {
+        "name": "questions",
+        "description": "What-if questions: the verdicts of rules on a destination or on the stored flows.",
+    },
     {"name": "records", "description": "Flows, verdicts, findings and their packets; also as a stream of events."},
     {
         "name": "steps",
-        "description": "Tool calls that agent frameworks report, and the flows during them.",
+        "description": "Tool calls that agent frameworks report, and the flows during and between them.",
     },
     {"name": "health", "description": "Liveness, readiness and metrics."},
     {"name": "tokens", "description": "The tokens of callers of this API."},
-    {"name": "audit", "description": "Every change, in a chain of hashes."},
+    {"name": "audit", "description": "The audit trail: every edit, each entry linked to the one before by a hash."},
 ]
 _EXPECTED = {
     400: "Malformed request: the body is not JSON, or a header or cursor is not valid",
@@ -89,7 +95,7 @@ def create_app(config: Config, engine: Engine | None = None) -> FastAPI:
         description=DESCRIPTION,
         openapi_url=f"{PREFIX}/openapi.json",
         openapi_tags=TAGS,
-        docs_url=None,  # the page would load scripts from other hosts
+        docs_url=None,  # its page would load scripts from other hosts
         redoc_url=None,
         redirect_slashes=False,
         dependencies=[Depends(refuse_unknown)],
@@ -116,7 +122,7 @@ def create_app(config: Config, engine: Engine | None = None) -> FastAPI:
 def discovered() -> list[APIRouter]:
     """Return the routers of `api/routes`, longer names first: /allowlist/export must precede /allowlist/{rule_id}.
 
-    A module whose routes are not under /api/v1 names its router differently.
+    A module without a `router` is left out: the routes of `traces` are not under /api/v1.
     """
     names = sorted((info.name for info in pkgutil.iter_modules(routes.__path__, "api.routes.")), reverse=True)
     modules = [importlib.import_module(name) for name in names]
@@ -124,7 +130,7 @@ def discovered() -> list[APIRouter]:
 
 
 def _with_problems(document: dict[str, Any]) -> dict[str, Any]:
-    """Add the possible errors of each operation to the OpenAPI document."""
+    """Add the possible error responses to each operation of the OpenAPI document, in place of FastAPI's own."""
     schemas = document.setdefault("components", {}).setdefault("schemas", {})
     if "Problem" in schemas:
         return document

@@ -1,7 +1,7 @@
 """Authentication and authorisation: bearer tokens, and on the unix socket root by its user id.
 
 The gate (api/gate.py) authenticates every request, except to `PUBLIC` paths, before any other code handles it. Routes
-require a role through the dependencies at the end of this file; a route without one is still closed to strangers.
+require a role through the dependencies at the end of this file; a route without one is open to every role.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ from egress.store.policy.audit import Actor
 PREFIX = "/api/v1"
 PUBLIC = frozenset({f"{PREFIX}/openapi.json", f"{PREFIX}/healthz", f"{PREFIX}/readyz"})
 UNIX = "unix:"  # prefix of the client address on the unix socket; no IP address begins so
-TOUCH_SECONDS = 60.0  # resolution of a token's last_used
-MAX_ADDRESSES = 4096  # addresses whose failures are remembered
+TOUCH_SECONDS = 60.0  # between two updates of a token's last_used
+MAX_ADDRESSES = 4096  # addresses whose failures are counted; beyond it the one counted longest is dropped
 
 _RANK = {"viewer": 1, "approver": 2, "editor": 3, "admin": 4}
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", re.ASCII)
@@ -57,7 +57,7 @@ class Caller:
         return "".join(char for char in self.actor.name if char.isprintable())[:128]
 
     def sees(self, agent: str) -> bool:
-        """Return True if the caller may see the records of this agent."""
+        """Return True if the agent is within the caller's scope."""
         return any(fnmatchcase(agent, glob) for glob in self.agents)
 
     def covers(self, selector: str) -> bool:
@@ -77,14 +77,14 @@ class Caller:
 
 
 class Failures:
-    """Failed authentications of each address within a minute; the oldest are forgotten beyond MAX_ADDRESSES."""
+    """Counts failed authentications per minute and address (IPv6: per /64), of at most MAX_ADDRESSES addresses."""
 
     def __init__(self, limit: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._limit, self._clock = limit, clock
         self._seen: OrderedDict[str, tuple[float, int]] = OrderedDict()  # address → start of its minute, failures
 
     def add(self, client: str) -> int:
-        """Count a failure. Returns 0, or the seconds to wait after too many."""
+        """Count a failure. Returns 0 below the limit, else the seconds until the address's minute ends."""
         now, address = self._clock(), _subnet(client)
         start, count = self._seen.get(address, (now, 0))
         if now - start >= 60.0:
@@ -96,15 +96,15 @@ class Failures:
 
 
 class Authenticator:
-    """Authenticates requests. Looks the token up for each one, so that a revocation takes effect at once."""
+    """Authenticates requests. Each request looks its token up in the database, so a revocation takes effect at once."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
         self._failures = Failures(database.config.api.failures)
-        self._touched: dict[str, float] = {}  # token id → when its use was last stored, or tried to be
+        self._touched: dict[str, float] = {}  # token id → time of the last attempt to store its use
 
     def caller(self, scope: Scope) -> Caller:
-        """Authenticate a request; call it in a thread, for it blocks. Raises ProblemError: 401, 403, 429, 503."""
+        """Authenticate a request. Blocks: call it in a thread. Raises ProblemError: 401, 403, 429, 503."""
         client = str((scope.get("client") or ("",))[0])
         request_id = scope["state"]["request_id"]
         given = Headers(scope=scope).getlist("authorization")
@@ -148,12 +148,12 @@ def _touch(engine: Engine, token_id: str, now: float) -> None:
     try:
         with writing(engine) as connection:
             tokens.touch(connection, token_id, now)
-    except DBAPIError as error:  # a read-only database still serves readers
+    except DBAPIError as error:  # reads still work on a read-only database
         log.warning("cannot store the use of token %s: %s", token_id, error.orig)
 
 
 def _subnet(client: str) -> str:
-    """Return the network that one client controls: an IPv4 address, or an IPv6 /64."""
+    """Return the key of a client's failures: its IPv4 address, or the IPv6 /64, which one client may control."""
     try:
         address = ipaddress.ip_address(client)
     except ValueError:

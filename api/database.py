@@ -1,4 +1,4 @@
-"""The application's database: opened on first use, retried while it is unavailable."""
+"""The application's database, opened by the first request; while that fails, each further request tries again."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Database:
             with self._lock:
                 if self._engine is None:
                     try:
-                        # If a gateway has run here, a missing database was moved: a new one would free its agents.
+                        # If a gateway has run here, a missing database was moved: a new one would have no agents.
                         known = self.config.policy_snapshot.exists()
                         self._engine = open_database(self.config.database_url, create=not known)
                     except EgressError as error:
@@ -37,7 +37,7 @@ class Database:
         return self._engine
 
     def check(self) -> None:
-        """Check that the database can be read. Raises ProblemError (503)."""
+        """Check that the database can be read and has this program's schema. Raises ProblemError (503)."""
         engine = self.engine()
         try:
             with engine.connect() as connection:
@@ -54,13 +54,13 @@ class Database:
 
 
 def database(request: Request) -> Engine:
-    """Dependency: return the engine, or 503 while the database is unavailable."""
+    """Return the engine (a dependency of routes). Raises ProblemError (503) while the database is unavailable."""
     held: Database = request.app.state.database
     return held.engine()
 
 
 def configuration(request: Request) -> Config:
-    """Dependency: return the application's configuration."""
+    """Return the application's configuration (a dependency of routes)."""
     held: Database = request.app.state.database
     return held.config
 

@@ -1,4 +1,4 @@
-"""Reads policy documents from request bodies, JSON or YAML. A problem lists every mistake."""
+"""Reads policy documents from request bodies, JSON or YAML. An error response lists every mistake in the rules."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ DOCUMENT: dict[str, Any] = {  # the OpenAPI request body of routes that call `re
 
 
 def read_rules(request: Request, now: float) -> tuple[Rule, ...]:
-    """Read the rules in the request's body. Durations begin at `now`. Raises ProblemError."""
+    """Read the rules in the request's body. Lifetimes (`1h`) count from `now`. Raises ProblemError: 400, 422."""
     body: bytes = request.state.body
     try:
         document = (

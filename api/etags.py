@@ -8,7 +8,7 @@ from starlette.responses import Response
 
 from api.problems import wrong_parameter
 
-MAX_HEADER = 4096
+MAX_HEADER = 4096  # characters
 _TAG = re.compile(r'(?:W/)?"[\x21\x23-\x7e]*"')
 
 
@@ -18,7 +18,7 @@ def etag(version: object) -> str:
 
 
 def parse(name: str, value: str) -> tuple[str, ...]:
-    """Parse an If-Match or If-None-Match header; `("*",)` for any. Raises ProblemError (400)."""
+    """Parse an If-Match or If-None-Match header to its entity tags; `("*",)` for `*`. Raises ProblemError (400)."""
     if value.strip() == "*":
         return ("*",)
     listed = tuple(part.strip() for part in value.split(","))
@@ -28,7 +28,7 @@ def parse(name: str, value: str) -> tuple[str, ...]:
 
 
 def not_modified(if_none_match: str | None, current: str) -> Response | None:
-    """Return a 304 response if the caller has the current version already, else None."""
+    """Return a 304 response if the caller has the current version already, else None. Raises ProblemError (400)."""
     if if_none_match is None:
         return None
     tags = parse("If-None-Match", if_none_match)

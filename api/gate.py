@@ -1,4 +1,4 @@
-"""The gate that every request passes before its route: request id, authentication, size and form of the body.
+"""The gate that every request passes before its route: request id, authentication, size and syntax of the body.
 
 Every answer passes it too: it gets the request id, headers against caching and content sniffing, and a line in the
 access log. An unexpected exception becomes a 500 answer.
@@ -22,11 +22,11 @@ from api.otlp import answers
 from api.otlp.bodies import MAX_TRACES
 from api.problems import ProblemError
 
-MAX_BODY = 8 << 20
-MAX_DOCUMENT = 32 << 20  # for a body that is a whole policy
-DOCUMENTS = frozenset({f"{PREFIX}/allowlist/import", f"{PREFIX}/simulate"})  # also accept YAML, and check it themselves
+MAX_BODY = 8 << 20  # bytes
+MAX_DOCUMENT = 32 << 20  # bytes of a body that is a whole policy
+DOCUMENTS = frozenset({f"{PREFIX}/allowlist/import", f"{PREFIX}/simulate"})  # these parse the body, JSON or YAML
 YAML = frozenset({"application/yaml", "application/x-yaml", "text/yaml"})
-SMALL = 64 << 10  # a body of this size is parsed within the event loop
+SMALL = 64 << 10  # bytes; a body of this size is checked in the event loop, a larger one in a thread
 
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,64}")
 _JSON = re.compile(r"application/([a-z0-9.-]+\+)?json")
@@ -37,7 +37,7 @@ access = logging.getLogger("egress.api.access")
 
 
 class Gate:
-    """The outermost ASGI middleware."""
+    """The outermost ASGI middleware: authenticates requests, reads and checks their bodies, writes the access log."""
 
     def __init__(self, app: ASGIApp, authenticator: Authenticator) -> None:
         self._app, self._authenticator = app, authenticator
@@ -63,7 +63,7 @@ class Gate:
 
         try:
             await self._pass(scope, receive, sending)
-        except Exception:  # an answer for the caller, the reason for the log
+        except Exception:  # the caller gets a 500, the log the reason
             log.exception("request %s failed", state["request_id"])
             if not status:
                 status = 500
@@ -82,7 +82,7 @@ class Gate:
             body = await _body(scope, receive)
         except _ClientGoneError:
             return
-        except Exception as error:  # expected errors are answered, others raised again
+        except Exception as error:  # expected errors become a response, others are raised again
             problem = problems.from_exception(error)
             if problem.status == 500:
                 raise
@@ -98,7 +98,7 @@ class _ClientGoneError(Exception):
 
 
 async def _body(scope: Scope, receive: Receive) -> bytes:
-    """Read the whole body and check its size and form. Raises ProblemError."""
+    """Read the whole body and check its size and syntax. Raises ProblemError: 400, 413, 415; _ClientGoneError."""
     path = scope["path"]
     limit = MAX_DOCUMENT if path in DOCUMENTS else MAX_TRACES if path in answers.PATHS else MAX_BODY
     headers = Headers(scope=scope)
@@ -114,7 +114,7 @@ async def _body(scope: Scope, receive: Receive) -> bytes:
             raise _ClientGoneError
         body += message.get("body", b"")
         more = message.get("more_body", False)
-    if body and path not in answers.PATHS:  # compressed or binary; api.otlp checks it
+    if body and path not in answers.PATHS:  # api.otlp checks bodies there: they may be compressed or binary
         await _check_form(path, headers.get("content-type", ""), bytes(body))
     return bytes(body)
 

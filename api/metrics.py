@@ -1,4 +1,4 @@
-"""Metrics for Prometheus: the gateway's status, the policy and the records, collected on request."""
+"""Metrics for Prometheus: the status of this host's gateway, the fleet, the policy and the records; made on request."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from egress.store.policy import agents, approvals, audit, gateways, ruleset
 from egress.store.policy.gateways import UP, StoredGateway
 from egress.store.recording import evidence, retention, sizes
 
-ANSWER_SECONDS = 5.0
+ANSWER_SECONDS = 5.0  # that the gateway has to answer
 
 
 class Metrics(Collector):
@@ -29,7 +29,7 @@ class Metrics(Collector):
         self._control, self._engine, self._steps = control, engine, steps
 
     def collect(self) -> Iterable[Metric]:
-        with contextlib.suppress(SQLAlchemyError):  # unavailable: the gateway's own metrics report that
+        with contextlib.suppress(SQLAlchemyError):  # unavailable: egress_database_up reports that
             if self._engine is not None:
                 yield from _stored(self._engine)
         reported = CounterMetricFamily("egress_steps", "steps that frameworks reported, by result", labels=["what"])
@@ -54,15 +54,15 @@ def _stored(engine: Engine) -> Iterator[Metric]:
         yield _gauge("rules", "rules in force", ruleset.count_live(connection))
         yield _gauge("approvals_pending", "holds that wait for a decision", approvals.count_pending(connection))
         yield _gauge("agents_quarantined", "agents cut off", agents.count_quarantined(connection))
-        yield _gauge("evidence_bytes", "packets kept for findings", evidence.held(connection))
+        yield _gauge("evidence_bytes", "bytes of the packets kept for findings", evidence.held(connection))
         yield from _holdings(connection)
-        yield _counter("audit_entries", "changes by people and programs", audit.latest(connection))
+        yield _counter("audit_entries", "entries of the audit trail", audit.latest(connection))
         yield from _fleet(gateways.listed(connection), clock(connection)[0])
 
 
 def _fleet(there: Collection[StoredGateway], now: float) -> Iterator[Metric]:
-    up = GaugeMetricFamily("egress_gateway_up", "1: the gateway gives signs of life", labels=["host"])
-    seen = GaugeMetricFamily("egress_gateway_seen_seconds", "time since its last sign of life", labels=["host"])
+    up = GaugeMetricFamily("egress_gateway_up", "1: the gateway sends heartbeats to the database", labels=["host"])
+    seen = GaugeMetricFamily("egress_gateway_seen_seconds", "time since its last heartbeat", labels=["host"])
     version = GaugeMetricFamily(
         "egress_gateway_policy_version", "policy version that all its workers enforce", labels=["host"]
     )
@@ -105,14 +105,16 @@ def _gateway(status: dict[str, Any]) -> Iterator[Metric]:
 
 
 def _records(journal: dict[str, Any], recorder: dict[str, Any]) -> Iterator[Metric]:
-    """Collect the metrics of records on their way from the workers to the database."""
+    """Collect the metrics of the journal and of the recorder, which stores it in the database."""
     yield _gauge("journal_bytes", "bytes of all journal segments", journal["bytes"])
     yield _gauge("journal_max_bytes", "their bound (journal.max_bytes)", journal["max_bytes"])
     yield _gauge("journal_full", "1: near the bound, see journal.on_full", journal["full"])
     yield _gauge("journal_unrecorded_pass", "1: on_full: continue is configured", journal["on_full"] == "continue")
     yield _counter("journal_times_full", "times the bound was reached", journal["times_full"])
-    yield _counter("journal_lost", "records lost because they could not be written, dead workers' too", journal["lost"])
-    yield _counter("journal_healed", "torn ends cut off the journals of dead workers", journal["healed"])
+    yield _counter(
+        "journal_lost", "records lost because they could not be written, or in a worker that died", journal["lost"]
+    )
+    yield _counter("journal_healed", "unfinished last lines cut off the journals of dead workers", journal["healed"])
     yield _gauge("recorder_up", "1: the recorder runs", recorder["pid"] is not None)
     yield _counter("recorder_restarts", "starts of the recorder after its first", recorder["restarts"])
     yield _gauge("recorder_silent_seconds", "time since the recorder's last report", recorder["silent"])
@@ -125,11 +127,11 @@ def _records(journal: dict[str, Any], recorder: dict[str, Any]) -> Iterator[Metr
             "recorder_trouble", "1: the recorder cannot store records, see egress doctor", bool(recorder["trouble"])
         )
         yield _counter("recorder_stored", "records stored since the recorder's start", recorder["stored"])
-        yield _counter("recorder_garbage", "journal lines that are not valid records, set aside", recorder["garbage"])
+        yield _counter("recorder_garbage", "journal lines that are not valid records, quarantined", recorder["garbage"])
 
 
 def _attribution(status: dict[str, Any]) -> Iterator[Metric]:
-    """Collect the metrics of the process that attributes flows; none if it is disabled."""
+    """Collect the metrics of the attribution process; none if attribution is disabled."""
     found = status.get("attribution", {})
     if not found.get("enabled"):
         return
@@ -143,7 +145,7 @@ def _attribution(status: dict[str, Any]) -> Iterator[Metric]:
     flows.add_metric(["dropped"], sum(each.get("dropped", 0) for each in each_worker))
     yield flows
     vain = sum(each.get("vain", 0) for each in each_worker)
-    yield _counter("attribution_vain", "refusals that waited in vain for the look-up", vain)
+    yield _counter("attribution_vain", "refusals that timed out waiting for the look-up", vain)
     for what in ("median", "worst"):
         about = f"{what} of the last thousand look-ups, from the flow's start to its record"
         yield _gauge(f"attribution_{what}_seconds", about, (counters.get(what) or 0.0) / 1000)
@@ -152,13 +154,15 @@ def _attribution(status: dict[str, Any]) -> Iterator[Metric]:
 def _workers(workers: list[dict[str, Any]]) -> Iterator[Metric]:
     alive = GaugeMetricFamily("egress_worker_up", "1: the worker runs", labels=["worker"])
     restarts = CounterMetricFamily("egress_worker_restarts", "replacements of a worker", labels=["worker"])
-    packets = CounterMetricFamily("egress_packets", "packets judged", labels=["worker", "queue"])
+    packets = CounterMetricFamily("egress_packets", "packets read from a queue and judged", labels=["worker", "queue"])
     dropped = CounterMetricFamily(
         "egress_dropped",
         "packets that the kernel dropped because no worker read them in time",
         labels=["worker", "queue", "by"],
     )
-    faults = CounterMetricFamily("egress_faults", "packets with an error of egress", labels=["worker", "kind"])
+    faults = CounterMetricFamily(
+        "egress_faults", "packets that met a bug, match no agent, or were not recorded", labels=["worker", "kind"]
+    )
     journal = CounterMetricFamily("egress_journal", "records written, failed and lost", labels=["worker", "what"])
     healthy = GaugeMetricFamily("egress_journal_healthy", "1: records can be written", labels=["worker"])
     waiting = GaugeMetricFamily("egress_journal_waiting", "records that wait in memory", labels=["worker"])

@@ -1,4 +1,4 @@
-"""Pages of a listing: `limit` and an opaque `cursor`."""
+"""Pagination of listings, by `limit` and an opaque `cursor`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from api.problems import wrong_parameter
 
 T = TypeVar("T")
 MAX_CURSOR = 1024  # characters
-_INTEGER = 2**63  # range of a database's integers
+_INTEGER = 2**63  # the range of integers that a database can store
 _FAR = 1e12  # seconds; later than any valid time
 
 Limit = Annotated[int, Query(ge=1, le=1000, description="At most this many items.")]
@@ -32,13 +32,17 @@ class Page(BaseModel, Generic[T]):
 
 
 def page(found: Sequence[T], limit: int, key: Callable[[T], Sequence[object]]) -> tuple[Sequence[T], str | None]:
-    """Split up to `limit` + 1 found items: return the page, and the next page's cursor, made by `key`."""
+    """Return the first `limit` items, and the cursor of the next page: the `key` of the last of them, encoded.
+
+    Callers fetch `limit` + 1 items; if `found` has no more than `limit`, this is the last page and the cursor is None.
+    """
     if len(found) <= limit:
         return found, None
     return found[:limit], encode(key(found[limit - 1]))
 
 
 def encode(values: Sequence[object]) -> str:
+    """Encode the values that identify an item's position in a listing as a cursor."""
     text = json.dumps(list(values), separators=(",", ":"))
     return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
 
@@ -46,7 +50,8 @@ def encode(values: Sequence[object]) -> str:
 def decode(cursor: str | None, *kinds: type) -> tuple[Any, ...] | None:
     """Decode a cursor to the values given to `encode`, checked to be of these types; None without a cursor.
 
-    Raises ProblemError (400) for a cursor that this listing did not make.
+    Raises ProblemError (400) if it is malformed, has other types, or values that no database can store. A cursor is not
+    signed: one of another listing passes if its types are the same.
     """
     if cursor is None:
         return None
@@ -64,7 +69,7 @@ def decode(cursor: str | None, *kinds: type) -> tuple[Any, ...] | None:
 
 
 def _storable(value: object) -> bool:
-    """Return True if a database can store the value."""
+    """Return True for an integer, a time or a text that every supported database can store."""
     match value:
         case int():
             return -_INTEGER <= value < _INTEGER

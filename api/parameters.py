@@ -12,7 +12,7 @@ from api.problems import ProblemError
 
 
 async def refuse_unknown(request: Request) -> None:
-    """Reject unknown parameters; a dependency of every route. Raises ProblemError (422) that names each of them."""
+    """Reject unknown query parameters (a dependency of every route). Raises ProblemError (422) that names each."""
     given = dict.fromkeys(request.query_params)
     if not given:
         return

@@ -23,13 +23,11 @@ class PolicyBook:
 
     @contextmanager
     def current(self, engine: Engine, host: str) -> Iterator[Rulebook]:
-        """Lock and yield the rules in force for the agents of this host."""
-        with (
-            self._lock,
-            engine.connect() as connection,
-        ):  # the lock first: so no connection reads an older version than the book's
+        """Yield the rules in force for the agents of a host, up to date; holds the lock until the caller is done."""
+        # The lock comes first: a connection that waited for it could read an older version than the book's.
+        with self._lock, engine.connect() as connection:
             version, book = ruleset.current(connection), self._books.pop(host, None)
-            if book is None or book.version > version:  # the database was replaced
+            if book is None or book.version > version:  # a book newer than the database: the database was replaced
                 book = Rulebook(ruleset.snapshot(connection, host=host) or Policy())
             elif book.version < version:
                 book.apply(ruleset.changes(connection, book.version, host))

@@ -33,7 +33,7 @@ Place = dict[str, str]  # {"pointer" or "parameter": where, "detail": what}
 
 
 class ProblemError(Exception):
-    """An error answer. It may be raised anywhere in a request; an open transaction is rolled back."""
+    """An error response. Any code that serves a request may raise it; an open transaction is rolled back."""
 
     def __init__(
         self, status: int, detail: str, *, errors: Sequence[Place] = (), headers: Mapping[str, str] | None = None
@@ -46,7 +46,7 @@ class ProblemError(Exception):
 
 
 def wrong_field(pointer: str, detail: str, status: int = 422) -> ProblemError:
-    """Make a problem about a field of the body. `pointer` is like `ports/0`; empty for the whole body."""
+    """Make a problem about a field of the body: `pointer` is like `ports/0`, or empty for the whole body."""
     return ProblemError(status, "the body is not valid", errors=[at(pointer, detail)])
 
 
@@ -56,10 +56,12 @@ def wrong_parameter(name: str, detail: str, status: int = 422) -> ProblemError:
 
 
 def at(pointer: str, detail: str) -> Place:
+    """Make the place of a mistake in the body: `pointer` is like `ports/0`, or empty for the whole body."""
     return {"pointer": f"#/{pointer}" if pointer else "#", "detail": detail}
 
 
 def unavailable(detail: str) -> ProblemError:
+    """Make a 503 that asks the caller to try again."""
     return ProblemError(503, detail, headers={"Retry-After": str(RETRY_SECONDS)})
 
 
@@ -81,7 +83,7 @@ def response(problem: ProblemError, scope: Scope) -> Response:
 
 
 def install(app: FastAPI) -> None:
-    """Answer every expected exception with a problem; for any other the gate (api/gate.py) answers 500."""
+    """Convert every expected exception to a problem response; the gate (api/gate.py) answers 500 to any other."""
     for kind in (
         ProblemError,
         RequestValidationError,
@@ -99,7 +101,7 @@ async def _handle(request: Request, error: Exception) -> Response:
 
 
 def from_exception(error: Exception) -> ProblemError:
-    """Convert an exception to the problem that the caller gets."""
+    """Convert an exception to the problem that the caller gets; an unexpected one to a 500."""
     match error:
         case ProblemError():
             return error

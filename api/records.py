@@ -1,4 +1,4 @@
-"""Shared by the listings of records: their filters, and records as EVE documents."""
+"""Filters of the listings of records, and records as EVE documents."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ FILTERS = ("agent", "signature", "action", "dest", "name")
 
 
 class RecordFilter:
-    """The filter of a listing. Each parameter has the syntax of the query language; `q` is a whole query."""
+    """The filter of a listing: records must match all parameters. Values are as in the query language, `q` a query."""
 
     def __init__(
         self,
@@ -37,7 +37,11 @@ class RecordFilter:
         action: Annotated[str, Query(max_length=16, description="accept, reject, drop or hold")] = "",
         dest: Annotated[str, Query(max_length=64, description="Address or CIDR")] = "",
         name: Annotated[
-            str, Query(max_length=255, description="Name in the bytes or bound to the address; may be a glob")
+            str,
+            Query(
+                max_length=255,
+                description="Server name in the bytes, or a name that the agent resolved to the address; may be a glob",
+            ),
         ] = "",
         since: Since = None,
         until: Until = None,

@@ -28,7 +28,7 @@ from egress.config import Api, Config
 from egress.errors import EgressError, InputError
 
 DRAIN_SECONDS = 10  # time for running requests to finish after SIGTERM
-BACKLOG = 512
+BACKLOG = 512  # connections that wait to be accepted, see listen(2)
 CONNECTIONS = 1000  # open at a time; further requests get 503
 _PEER = struct.Struct("=iII")  # pid, uid, gid: struct ucred
 
@@ -56,7 +56,7 @@ def _is_of_this_host(pid: int) -> bool:
 
 
 class _Server(uvicorn.Server):
-    """One of two servers in a process; `serve` handles their signals."""
+    """A server that leaves signals to `serve`, which runs two of them in one process."""
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -64,7 +64,10 @@ class _Server(uvicorn.Server):
 
 
 def serve(app: FastAPI, config: Config) -> None:
-    """Serve until SIGTERM or SIGINT; complete running requests. Raises EgressError, InputError if it cannot listen."""
+    """Serve until SIGTERM or SIGINT, then give running requests DRAIN_SECONDS to finish.
+
+    Raises EgressError or InputError if it cannot listen.
+    """
     context = tls_context(config.api)
     sockets: list[tuple[socket.socket, bool]] = []
     try:
@@ -115,7 +118,10 @@ def _settings(app: FastAPI, protocol: type[H11Protocol], context: ssl.SSLContext
 
 
 def tls_context(api: Api) -> ssl.SSLContext | None:
-    """Return a context for TLS 1.2 or later. If the config names a client CA, clients must present a certificate."""
+    """Return a context for TLS 1.2 or later; None without a configured certificate. Raises InputError.
+
+    If the config names a client CA, clients must present a certificate of it.
+    """
     if api.tls_cert is None or api.tls_key is None:
         return None
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -135,7 +141,7 @@ def tls_context(api: Api) -> ssl.SSLContext | None:
 
 
 def _no_password() -> str:
-    raise InputError("api.tls_key: the key is encrypted; give one without a password, readable by root alone")
+    raise InputError("api.tls_key: the key is encrypted; use one without a password, readable by root alone")
 
 
 def _reason(error: OSError) -> str:
@@ -143,7 +149,7 @@ def _reason(error: OSError) -> str:
 
 
 def is_exposed(api: Api) -> bool:
-    """Return True if tokens may cross the network in clear text."""
+    """Return True if other hosts can connect without TLS: their tokens would be sent in clear text."""
     if not api.host or api.tls_cert is not None or api.host == "localhost":
         return False
     try:
@@ -202,7 +208,7 @@ def _cannot_listen(path: Path, error: OSError) -> EgressError:
 
 
 def _remove(path: Path, inode: int) -> None:
-    """Remove our socket, but not that of a server that was started meanwhile."""
+    """Remove our socket file (`inode`), but not one that another server has put in its place."""
     try:
         if path.stat().st_ino == inode:
             path.unlink()
@@ -211,7 +217,7 @@ def _remove(path: Path, inode: int) -> None:
 
 
 def names(config: Config) -> str:
-    """Format the addresses that the server listens at."""
+    """Format the URL and the socket path that the server listens on."""
     host = f"[{config.api.host}]" if ":" in config.api.host else config.api.host
     scheme = "https" if config.api.tls_cert is not None else "http"
     tcp = f"{scheme}://{host}:{config.api.port} and " if host else ""

@@ -10,7 +10,7 @@ MAX_DEPTH = 32
 
 
 def loads(body: bytes) -> Any:
-    """Parse a body. Raises ValueError with a phrase."""
+    """Parse a JSON body. Raises ValueError, whose text is the reason."""
     try:
         document = json.loads(
             body.decode("utf-8"), object_pairs_hook=_object, parse_constant=_constant, parse_float=_float

@@ -16,16 +16,19 @@ _INSTANT = "an instant with its time zone (2030-01-31T12:00:00Z)"
 
 Since = Annotated[
     str | None,
-    Query(max_length=64, description="From this instant on, or from so long ago (1h, 7d).", examples=["1h"]),
+    Query(max_length=64, description="From this instant on, or from this long ago (1h, 7d).", examples=["1h"]),
 ]
 Until = Annotated[
     str | None,
-    Query(max_length=64, description="Up to this instant, or up to so long ago (1h, 7d).", examples=["5m"]),
+    Query(max_length=64, description="Up to this instant, or up to this long ago (1h, 7d).", examples=["5m"]),
 ]
 
 
 def moment(name: str, text: str | None, now: float) -> float | None:
-    """Convert an instant, or a duration before `now`, to seconds since the epoch. Raises ProblemError (422)."""
+    """Convert an instant, or a duration before `now`, to seconds since the epoch; None if empty.
+
+    Raises ProblemError (422) that names the parameter.
+    """
     if text is None or text == "":
         return None
     if (ago := _DURATION.fullmatch(text)) is not None:
@@ -36,7 +39,10 @@ def moment(name: str, text: str | None, now: float) -> float | None:
 
 
 def moment_in(field: str, text: str, now: float) -> float | None:
-    """Convert an instant in a body, or `now`, to seconds since the epoch; None if empty. Raises ProblemError (422)."""
+    """Convert an instant in a body, or the word `now`, to seconds since the epoch; None if empty.
+
+    Raises ProblemError (422) that names the field.
+    """
     if not text:
         return None
     if text == "now":
@@ -47,7 +53,7 @@ def moment_in(field: str, text: str, now: float) -> float | None:
 
 
 def parse_instant(text: str) -> float | None:
-    """Convert an instant with its time zone to seconds since the epoch; None for anything else."""
+    """Convert an instant with a time zone, of 1970 to 9998, to seconds since the epoch; None for anything else."""
     try:
         when = datetime.fromisoformat(text)
         if when.tzinfo is not None and 1970 <= when.astimezone(UTC).year < 9999:
@@ -58,7 +64,7 @@ def parse_instant(text: str) -> float | None:
 
 
 def duration(name: str, text: str) -> float:
-    """Convert 5m, 1h or 30d to seconds. Raises ProblemError (422)."""
+    """Convert a duration such as 5m, 1h or 30d, more than 0, to seconds. Raises ProblemError (422)."""
     if (match := _DURATION.fullmatch(text)) is None or not int(match[1]):
         raise wrong_parameter(name, "must be a duration such as 1h, 7d, 4w")
     return float(int(match[1]) * _SECONDS[match[2]])

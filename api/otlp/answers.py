@@ -1,4 +1,4 @@
-"""Responses of OTLP, encoded as the request was: ExportTraceServiceResponse, and google.rpc.Status for errors."""
+"""OTLP responses in the encoding of the request: ExportTraceServiceResponse, and google.rpc.Status for errors."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from starlette.types import Scope
 PROTOBUF, JSON = "application/x-protobuf", "application/json"
 
 PATH = "/v1/traces"
-UNDER = "/api/v1/otlp"  # a second place, for proxies that forward only /api
+UNDER = "/api/v1/otlp"  # prefix of a second path, for proxies that forward only /api
 PATHS = frozenset({PATH, UNDER + PATH})
 _MESSAGE = 0x12  # google.rpc.Status: field 2, a string
 

@@ -1,4 +1,4 @@
-"""Reads bodies of OTLP requests: their type, and their content, decompressed within a bound."""
+"""Checks the media type of OTLP request bodies, and decompresses them to a bounded size."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from api.problems import ProblemError
 
 MAX_TRACES = 20 << 20  # bytes, before and after decompression; OTLP's recommendation
 LIMITS = {PROTOBUF: MAX_TRACES, JSON: 8 << 20}
-MAX_MEMBERS = 64  # of a gzip body; clients send one, and reading each copies the rest of the body
+MAX_MEMBERS = 64  # of a gzip body; clients send one, and decompressing each copies the rest of the body
 _GZIP = 16 + zlib.MAX_WBITS
 
 

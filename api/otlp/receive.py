@@ -1,4 +1,4 @@
-"""Converts spans to steps: finds the agent and episode of each, and reports why some are rejected."""
+"""Stores the tool calls among spans as steps: finds the agent and episode of each, and gives reasons for rejections."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from egress.store.recording.steps import InvalidStepError, StepResult, make
 
 MAX_STEPS = 10_000  # tool calls of one request
 MAX_OTHERS = 500  # names of one request, besides attached agents, that are looked up in the records
-MAX_REASONS = 3  # reported for rejected spans
+MAX_REASONS = 3  # different reasons reported for the rejected spans of a request
 _NANO = 1_000_000_000
 
 
 @dataclass(slots=True)
 class Received:
-    """The result of a request."""
+    """The outcome of a request: its tool calls by result, and its rejected spans with reasons."""
 
-    counts: Counter[str] = field(default_factory=Counter)  # of tool calls by Result; "ignored": other spans
+    counts: Counter[str] = field(default_factory=Counter)  # of tool calls by StepResult; "ignored": other spans
     rejected: int = 0
     reasons: dict[str, int] = field(default_factory=dict)  # reason → number of spans
 
@@ -39,7 +39,10 @@ class Received:
 
 
 def receive(connection: Connection, caller: Caller, spans: Iterable[Span], *, a_day: int, now: float) -> Received:
-    """Store the tool calls among the spans of one request, within a transaction of `database.storing`."""
+    """Store the tool calls among the spans of one request, within a transaction of `database.storing`.
+
+    A conversation that one span of a trace names is the episode of all tool calls of the trace.
+    """
     received, agents = Received(), _Agents(connection, caller)
     named: dict[tuple[str, str], str] = {}  # agent and trace → the conversation that one of its spans names
     found: list[tuple[str, Span]] = []
@@ -60,7 +63,7 @@ def receive(connection: Connection, caller: Caller, spans: Iterable[Span], *, a_
         if span.trace_id and _is_name(span.episode):
             named.setdefault((agent, span.trace_id), span.episode)
         found.append((agent, span))
-    steps.adopt(connection, named)  # first, so that repeated reports find their stored steps there
+    steps.adopt(connection, named)  # before `report`, which finds stored steps by their episode
     found_steps = list(_steps(connection, caller, found, named, received, now))
     for report in steps.report(connection, found_steps, a_day) if found_steps else ():
         received.counts[report.result] += 1
@@ -75,11 +78,11 @@ def _is_name(episode: str) -> bool:
 
 
 class _RejectedError(Exception):
-    """The reason why a span is rejected."""
+    """A span is rejected; the text is the reason."""
 
 
 class _Agents:
-    """Finds the agent of a span; looks each name up once per request."""
+    """Finds the agents of the spans of one request; looks each name up once."""
 
     def __init__(self, connection: Connection, caller: Caller) -> None:
         self._connection, self._caller = connection, caller
@@ -87,11 +90,12 @@ class _Agents:
         self._others = MAX_OTHERS
 
     def find(self, span: Span) -> str:
+        """Return the agent that the span names, else the only agent of the caller's scope. Raises _RejectedError."""
         if span.broken:
             raise _RejectedError(f"a span is rejected: {span.broken}")
         for name, ours in span.agents():
             if not ours and not (self._caller.sees(name) and self._is_known(name)):
-                continue  # a display name, as most frameworks use it
+                continue  # a name that is no agent's, as most frameworks set it
             if not self._caller.sees(name):
                 raise _RejectedError(f"agent {name[:64]!a} is outside the scope of this token")
             if not self._is_known(name):

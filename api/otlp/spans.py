@@ -26,7 +26,7 @@ MAX_VALUE = 8192  # characters kept of an attribute
 
 
 class MalformedSpanError(Exception):
-    """The request is not trace data; the message is a phrase."""
+    """The request is not valid trace data; the text is the reason."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ class Span:
     start: int  # nanoseconds since the epoch
     end: int  # 0: running
     attributes: Mapping[str, str]
-    broken: str = ""  # the reason, if this span of a valid request is not valid
+    broken: str = ""  # the reason why this span cannot be used, although its request is valid
 
     @property
     def is_tool(self) -> bool:
@@ -55,14 +55,14 @@ class Span:
 
     @property
     def episode(self) -> str:
-        """The episode that the span itself names."""
+        """The episode that the span itself or its resource names; empty without one."""
         return self.first(EPISODES)
 
     def first(self, names: tuple[str, ...]) -> str:
         return next((text for name in names if (text := self.attributes.get(name))), "")
 
     def agents(self) -> Iterator[tuple[str, bool]]:
-        """Yield possible names of the agent, each with True if the attribute is egress's own."""
+        """Yield the value of `egress.agent` with True; without that attribute the values of AGENTS, each with False."""
         if self.attributes.get(AGENT):
             yield self.attributes[AGENT], True
             return

@@ -1,1 +1,1 @@
-"""The API's resources, one file a noun; each has a `router`."""
+"""The API's resources, one file per noun. `api.app` finds the `router` in each."""

@@ -56,7 +56,7 @@ def get_agent(name: Name, caller: Viewer, engine: Store) -> Response:
 
 @router.post("", response_model=AgentOut, status_code=201, summary="Attach an agent")
 def create_agent(body: AgentIn, caller: Admin, config: Settings, edits: Edits) -> Response:
-    """The interface may appear later. Until then the agent cannot send anything, and `egress doctor` reports it."""
+    """The interface may not exist yet: until then the agent cannot send anything, and `egress doctor` reports it."""
     caller.check(body.name)
     _check_value(body.kind, body.value)
     agent = Agent(
@@ -79,7 +79,7 @@ def create_agent(body: AgentIn, caller: Admin, config: Settings, edits: Edits) -
 
 @router.patch("/{name}", response_model=AgentOut, summary="Change mode, default, labels or budgets")
 def patch_agent(name: Name, body: AgentPatch, caller: Editor, edits: Edits) -> Response:
-    """Omitted fields stay unchanged. In force in every worker within a fraction of a second, for live flows too."""
+    """Omitted fields stay unchanged. Every worker applies the change in a fraction of a second, to live flows too."""
 
     def change(connection: Connection) -> Reply:
         edits.match(_tag(_get_or_404(connection, caller, name)))
@@ -163,7 +163,7 @@ def _networks(texts: list[str]) -> tuple[str, ...]:
 
 
 def _check_value(kind: str, value: str) -> None:
-    """Check the form of `value`; only the gateway's host knows whether it exists."""
+    """Check the syntax of `value`; only the gateway's host can check that it exists. Raises ProblemError (422)."""
     if not value or not value.isprintable():
         raise wrong_field("value", f"must be the name of the {kind} to attach")
     if kind == "cidr":

@@ -33,8 +33,8 @@ def report_step(
 ) -> Response:
     """Report a step when it starts, and again, with an `end`, when it is over.
 
-    A repeated report completes the step; it never changes a known value (409). Without times the time of the request
-    is used: then clocks cannot differ. A step without an end counts as running for an hour after its last report. A
+    A repeated report completes the step; it never changes a known value (409). Without `start` a step begins at its
+    first report, by this server's clock. A step without an end counts as running for an hour after its last report. A
     report is not an edit of the policy: it makes no version and no entry in the audit trail.
     """
     now = time.time()
@@ -69,7 +69,7 @@ def list_steps(
 
 
 def _read(connection: Connection, caller: Caller, agent: str, body: StepIn, now: float) -> Step:
-    """Read the step in the body. Raises ProblemError: 404, 422."""
+    """Make a step from the body and, if it was reported before, its stored start. Raises ProblemError: 404, 422."""
     if not caller.sees(agent) or not steps.is_known(connection, agent):
         raise _no_agent(agent)
     old = steps.get(connection, agent, body.episode, body.id)

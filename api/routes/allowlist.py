@@ -44,7 +44,7 @@ def list_rules(
     destination: Annotated[str, _text("Part of the destination.")] = "",
     action: Annotated[Literal["allow", "deny"] | None, Query(description="Only rules with this action.")] = None,
     source: Annotated[str, _text("allowlist, file, sandbox:NAME, or a glob.")] = "",
-    q: Annotated[str, _text("Part of comment or author.")] = "",
+    q: Annotated[str, _text("Part of the comment or author.")] = "",
     expired: Annotated[bool | None, Query(description="true: only expired rules; false: only the others.")] = None,
     limit: Limit = 100,
     cursor: Cursor = None,
@@ -89,7 +89,7 @@ def prune_rules(
         str, Query(max_length=16, description="Only rules older than this, without a hit since: 30d.")
     ],
 ) -> Response:
-    """Removes allowlist rules, within the caller's scope, that no flow has used. `dry_run=true` lists them."""
+    """Removes allowlist rules within the caller's scope that no flow has used since then. `dry_run=true` lists them."""
     since = edits.ts - duration("unused_for", unused_for)
 
     def change(connection: Connection) -> Reply:
@@ -106,7 +106,7 @@ def get_rule(
     rule_id: RuleId,
     _: Viewer,
     engine: Store,
-    if_none_match: Annotated[str | None, Header(description="Answer 304 if this is still the ETag.")] = None,
+    if_none_match: Annotated[str | None, Header(description="Respond with 304 if this is still the ETag.")] = None,
 ) -> Response:
     with engine.connect() as connection:
         found = _get_or_404(connection, rule_id)
@@ -119,7 +119,7 @@ def get_rule(
 
 @router.put("/{rule_id}", response_model=RuleOut, summary="Replace a rule")
 def replace_rule(rule_id: RuleId, body: RuleBody, caller: Editor, edits: Edits) -> Response:
-    """The rule keeps its id and its place; fields that the body omits get their defaults."""
+    """The rule keeps its id and its place in the evaluation order; fields that the body omits get their defaults."""
     rule = _read(body.root, caller, edits.ts)
     if body.root.get("id", rule_id) != rule_id:
         raise wrong_field("id", f"must be {rule_id}, as in the path, or left out")
@@ -161,7 +161,10 @@ def delete_rule(rule_id: RuleId, caller: Editor, edits: Edits) -> Response:
 
 
 def _read(document: dict[str, Any], caller: Caller, now: float, author: str | None = None) -> Rule:
-    """Read a rule from a document. Raises InvalidRuleError (422), ProblemError (403) outside the scope."""
+    """Read a rule from a document; its author is by default `author`, else the caller.
+
+    Raises InvalidRuleError (422), and ProblemError (403) for agents outside the caller's scope.
+    """
     rule = read_rule(document, now)
     caller.check(rule.agent)
     if rule.author or author is not None:

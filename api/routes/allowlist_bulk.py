@@ -30,9 +30,11 @@ _ALL = 2**31 - 1  # no limit
 
 
 class ImportMode(StrEnum):
+    """The effect of an import on the allowlist."""
+
     ADD = "add"  # an id that is taken is a conflict
     MERGE = "merge"  # a rule of the same id is replaced
-    REPLACE = "replace"  # merge, and remove the rules that the document does not have
+    REPLACE = "replace"  # as merge; rules that the document does not have are removed
 
 
 @router.get(
@@ -46,7 +48,7 @@ def export_rules(
     engine: Store,
     format: Annotated[Literal["json", "yaml"], Query(description="Format of the document.")] = "json",  # noqa: A002 - its name
 ) -> Response:
-    """The document leaves out rules of the policy file and of sandboxes."""
+    """The document has no rules of policy files and sandboxes."""
     with engine.connect() as connection:
         listed = [each.rule for each in _allowlist(connection)]
         tag = etags.etag(ruleset.current(connection))
@@ -65,10 +67,11 @@ def import_rules(
     caller: Editor,
     edits: Edits,
     mode: Annotated[
-        ImportMode, Query(description="merge: replace rules of the same id; replace: also remove all other rules")
+        ImportMode,
+        Query(description="add: ids must be new; merge: replace rules of the same id; replace: also remove all others"),
     ] = ImportMode.ADD,
 ) -> Response:
-    """An import makes one version. `#/rules/N` in an error counts from 0. If-Match takes the policy's ETag."""
+    """An import makes one version. N in `#/rules/N` of an error counts from 0. If-Match takes the policy's ETag."""
     author = caller.as_author()
     read = read_rules(request, edits.ts)
     listed = [replace(rule, created=edits.ts, author=rule.author or author) for rule in read]
@@ -97,12 +100,12 @@ class _Plan:
     added: list[Rule]
     replaced: list[Rule]
     removed: list[ruleset.StoredRule]
-    touched: list[ruleset.StoredRule]  # as they are before they are replaced or removed
+    touched: list[ruleset.StoredRule]  # the stored rules that are replaced or removed
     unchanged: int
 
 
 def _plan(connection: Connection, listed: list[Rule], mode: ImportMode) -> _Plan:
-    """Plan the changes. Raises ProblemError (409) that lists every rule with a taken id."""
+    """Compare the document with the rules in force. Raises ProblemError (409) that lists every rule with a taken id."""
     live = {each.rule.id: each for each in ruleset.list_rules(connection, ruleset.RuleFilter(), None, _ALL)}
     taken = {
         rule.id: f"{rule.id} is the id of a rule {'in force' if mode is ImportMode.ADD else 'outside the allowlist'}"
@@ -145,7 +148,7 @@ def _check_scope(caller: Caller, listed: list[Rule], plan: _Plan) -> None:
 
 
 def _conflicts(listed: list[Rule], reasons: dict[str, str]) -> ProblemError:
-    """Make a problem from reasons by rule id. A reason for an id that is not listed is one for the whole document."""
+    """Make a problem from reasons by rule id. A reason for an id that is not `listed` concerns the whole document."""
     places = [at(f"rules/{index}/id", reasons[rule.id]) for index, rule in enumerate(listed) if rule.id in reasons]
     named = {rule.id for rule in listed}
     places += [at("", reason) for rule_id, reason in reasons.items() if rule_id not in named]

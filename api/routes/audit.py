@@ -1,4 +1,4 @@
-"""/audit: the changes in the audit trail, and its verification; for admins."""
+"""/audit: lists the changes in the audit trail and verifies its chain of hashes; for admins."""
 
 from __future__ import annotations
 

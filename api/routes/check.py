@@ -1,4 +1,4 @@
-"""/check: asks the rules whether an agent may reach a destination. Nothing is sent."""
+"""/check: judges a destination by the rules in force for an agent. Nothing is sent."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from egress.whatif.check import InvalidQuestionError, Question, check
 router = APIRouter(tags=["questions"])
 
 
-@router.post("/check", response_model=CheckOut, summary="May this agent reach this destination?")
+@router.post("/check", response_model=CheckOut, summary="Judge a destination by the rules")
 def check_destination(body: CheckIn, caller: Viewer, engine: Store, config: Settings, request: Request) -> Response:
-    """Answers by which rule and under which conditions. An agent that is not attached is judged with default deny."""
+    """The answer names the rule and the conditions. An agent that is not attached is judged with default deny."""
     caller.check(body.agent)
     question = Question(body.destination, body.protocol, body.port, body.app, body.address)
     book: PolicyBook = request.app.state.policybook

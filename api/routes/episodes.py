@@ -1,4 +1,4 @@
-"""/episodes: agents' tool calls in order, with the flows that began during each or while none was running."""
+"""/episodes: the tool calls of an episode in order, with the flows that began during each and between them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Agent = Annotated[str, Query(max_length=128, description="Name or glob.")]
 def list_episodes(
     caller: Viewer, engine: Store, agent: Agent = "", since: Since = None, limit: Limit = 100, cursor: Cursor = None
 ) -> Response:
-    """`since` selects episodes with a step that was running then or later."""
+    """`since` selects episodes with a step that was running at that time or later."""
     before = decode(cursor, float, str, str)
     begin = moment("since", since, time.time())
     with engine.connect() as connection:
@@ -46,7 +46,7 @@ def get_episode(
     engine: Store,
     agent: Annotated[str, Query(max_length=64, description="The agent, if several have an episode of this id.")] = "",
 ) -> Response:
-    """A part has up to ten flows, refused ones and ones with findings included; `/flows?q=step:ID` has all."""
+    """A part lists at most ten flows, among them refused ones and ones with findings; `/flows?q=step:ID` lists all."""
     with engine.connect() as connection:
         whose = [name for name in episodes.agents_of(connection, episode) if caller.sees(name)]
         chosen = [name for name in whose if not agent or name == agent]

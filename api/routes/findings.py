@@ -55,7 +55,7 @@ def get_evidence(finding_id: Id, caller: Viewer, engine: Store) -> Response:
         pruned = kept is None and evidence.was_pruned(connection, found)
     if kept is None:
         why = ": packets of that age were pruned" if pruned else ""
-        raise ProblemError(404, f"no packets are kept of finding {finding_id}{why}")
+        raise ProblemError(404, f"no packets are kept for finding {finding_id}{why}")
     name = f"finding-{finding_id}.pcapng"
     return Response(
         to_pcapng(found, kept),

@@ -22,7 +22,7 @@ Id = Annotated[str, Path(pattern="^[0-9a-f]{16}$", description="16 hex digits.")
 
 @router.get("", response_model=Page[FlowOut], summary="Flows, newest first")
 def list_flows(caller: Viewer, engine: Store, wanted: Filters, limit: Limit = 100, cursor: Cursor = None) -> Response:
-    """A flow has its findings and the process that opened it."""
+    """Each flow includes its findings and the process that opened it."""
     before = decode(cursor, float, str)
     with engine.connect() as connection:
         found = listing(connection, wanted.flows(), caller.agents, before, limit + 1)

@@ -1,4 +1,4 @@
-"""/gateways: the hosts that share this database; deletes and renames one whose gateway is not running."""
+"""/gateways: lists the hosts that share this database; deletes or renames a host whose gateway is not running."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Host = Annotated[str, Path(pattern=HOST, description="Name of a host.")]
 
 @router.get("", response_model=Page[GatewayOut], summary="Gateways, by host")
 def list_gateways(_: Viewer, engine: Store, limit: Limit = 100, cursor: Cursor = None) -> Response:
-    """Shows the state of each gateway, and whether it enforces the newest policy."""
+    """Lists the gateway of each host, its state, and the number of policy versions that it is behind."""
     after = decode(cursor, str)
     with engine.connect() as connection:
         newest, (now, _skew) = ruleset.current(connection), clock(connection)
@@ -36,7 +36,7 @@ def list_gateways(_: Viewer, engine: Store, limit: Limit = 100, cursor: Cursor =
 
 @router.delete("/{host}", status_code=204, summary="Delete a host that will not return")
 def forget_gateway(host: Host, caller: Admin, edits: Edits) -> Response:
-    """Deletes its agents, policy-file rules and pending approvals; its records are kept. 409 while its gateway runs."""
+    """Deletes its agents, policy-file rules and pending holds; its records are kept. 409 while its gateway runs."""
     caller.check_unlimited("a host")
 
     def change(connection: Connection) -> Reply:
@@ -48,7 +48,7 @@ def forget_gateway(host: Host, caller: Admin, edits: Edits) -> Response:
 
 @router.post("/{host}/rename", status_code=204, summary="Rename a host")
 def rename_gateway(host: Host, body: RenameIn, caller: Admin, edits: Edits) -> Response:
-    """Rename before a gateway starts by the new name. 409 if one runs under the old name, or the new one is taken."""
+    """Rename a host before its gateway starts under the new name. 409 while it runs, or if the new name is taken."""
     caller.check_unlimited("a host")
 
     def change(connection: Connection) -> Reply:

@@ -18,14 +18,14 @@ router = APIRouter(tags=["health"])
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
-@router.get("/healthz", response_model=Health, summary="The process answers")
+@router.get("/healthz", response_model=Health, summary="Liveness: the process answers")
 async def healthz() -> Response:
     return JSONResponse({"status": "ok"})
 
 
-@router.get("/readyz", response_model=Readiness, summary="The database can be used")
+@router.get("/readyz", response_model=Readiness, summary="Readiness: the database can be used")
 async def readyz(request: Request) -> Response:
-    """503 if it cannot: then nothing can be read or edited, and the gateway keeps enforcing its last policy."""
+    """503 while it cannot: nothing can be read or edited then, and the gateway keeps enforcing its last policy."""
     database: Database = request.app.state.database
     try:
         await run_in_threadpool(database.check)
@@ -38,10 +38,10 @@ async def readyz(request: Request) -> Response:
     "/metrics",
     response_class=Response,
     responses={200: {"content": {"text/plain": {}}, "description": "Prometheus text format"}},
-    summary="Metrics of the gateway on this host, and of the policy",
+    summary="Metrics of the gateway on this host, the policy and the records",
 )
 def metrics(request: Request, caller: Viewer, config: Settings) -> Response:
-    """Without the database no token can be looked up; root on the unix socket still gets the gateway's metrics."""
+    """Without the database no token can be looked up, but root on the unix socket still gets the gateway's metrics."""
     caller.check_unlimited("a metric")
     held: Database = request.app.state.database
     try:

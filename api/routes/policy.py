@@ -25,12 +25,12 @@ from egress.store.policy.edits import Edit
 router = APIRouter(prefix="/policy", tags=["policy"])
 
 Version = Annotated[int, Path(ge=0, lt=2**31, description="Number of a version.")]
-IfNoneMatch = Annotated[str | None, Header(description="Answer 304 if this is still the ETag.")]
+IfNoneMatch = Annotated[str | None, Header(description="Respond with 304 if this is still the ETag.")]
 
 
 @router.get("/current", response_model=PolicyOut, summary="The policy in force")
 def current_policy(_: ViewerOrGateway, engine: Store, if_none_match: IfNoneMatch = None) -> Response:
-    """Returns the rules of every source, in evaluation order within each action. Version 0, the first, has no rules."""
+    """Returns the rules of every source, those of each action in evaluation order. Version 0 has no rules."""
     with engine.connect() as connection:
         tag = etags.etag(ruleset.current(connection))
         if (same := etags.not_modified(if_none_match, tag)) is not None:
@@ -56,7 +56,7 @@ def get_version(_: Viewer, engine: Store, version: Version) -> Response:
 
 
 @router.post(
-    "/versions/{version}/replay", response_model=SimulationOut, summary="Which verdicts would it have changed?"
+    "/versions/{version}/replay", response_model=SimulationOut, summary="Verdicts that a version would have changed"
 )
 def replay_version(caller: Editor, engine: Store, config: Settings, version: Version, wanted: Simulation) -> Response:
     """Re-judges the stored flows by the rules of that version, as /simulate does. Nothing is changed."""
@@ -83,7 +83,7 @@ def diff_versions(
 
 @router.post("/rollback", response_model=VersionOut, summary="Restore the allowlist of a version")
 def roll_back(body: Rollback, caller: Editor, edits: Edits) -> Response:
-    """Makes a version. Rules of the policy file and of sandboxes do not change. If-Match takes the policy's ETag."""
+    """Makes a new version. Rules of policy files and sandboxes do not change. If-Match takes the policy's ETag."""
     caller.check_unlimited("a rollback")
 
     def change(connection: Connection) -> Reply:

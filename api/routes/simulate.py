@@ -81,9 +81,9 @@ Simulation = Annotated[SimulationParameters, Depends()]
     "/simulate",
     response_model=SimulationOut,
     openapi_extra=DOCUMENT,
-    summary="Which verdicts would these rules have changed?",
+    summary="Verdicts that other rules would have changed",
 )
 def simulate_policy(caller: Editor, engine: Store, config: Settings, request: Request, wanted: Simulation) -> Response:
-    """The body has the rules of a whole policy, as JSON or YAML. Agents are taken as they are. Nothing is changed."""
+    """The body has all rules of a policy, as JSON or YAML. Agents are taken as they are now. Nothing is changed."""
     caller.check_unlimited("a simulation")
     return wanted.answer(engine, config, caller, read_rules(request, wanted.now))

@@ -55,14 +55,14 @@ async def stream_records(
         ),
     ] = "verdicts,findings",
 ) -> StreamingResponse:
-    """Sends records stored from now on, or those since `since`. Ends when the token is revoked."""
+    """Sends records as they are stored; with `since`, older ones first. Ends when the token expires or is revoked."""
     tail = StreamTail(engine, wanted, caller.agents, frozenset(kinds.split(",")))
     open_streams: set[StreamTail] = request.app.state.streams
     if len(open_streams) >= MAX_STREAMS:
         raise ProblemError(503, f"{MAX_STREAMS} streams are open already", headers={"Retry-After": "10"})
 
     async def events() -> AsyncIterator[bytes]:
-        open_streams.add(tail)  # here, because a generator that never starts never reaches `finally`
+        open_streams.add(tail)  # not earlier: a generator that never starts never reaches `finally`
         try:
             async for part in _events(tail, request):
                 yield part
@@ -87,7 +87,7 @@ async def _events(tail: StreamTail, request: Request) -> AsyncIterator[bytes]:
         try:
             new = await run_in_threadpool(tail.read)
         except DBAPIError:
-            new = []  # unavailable for now: the records are read when it is back
+            new = []  # the database is unavailable: the records are read when it is back
         for record in new:
             sent = time.monotonic()
             yield _event(record)
@@ -99,7 +99,7 @@ async def _events(tail: StreamTail, request: Request) -> AsyncIterator[bytes]:
 
 
 class StreamTail:
-    """Reads new records. They may be stored late: the last seconds are read again, and each record is sent once."""
+    """Reads new records. They may be stored late, so each read covers the last seconds again; each is returned once."""
 
     def __init__(self, engine: Engine, wanted: RecordFilter, scope: tuple[str, ...], kinds: frozenset[str]) -> None:
         self._engine, self._scope = engine, scope
@@ -113,7 +113,7 @@ class StreamTail:
             self._lists.append(_List(made_findings, wanted.findings(), begin))
 
     def read(self) -> list[_Record]:
-        """Return new records in the order of their times. Without `since`, records of the first read are not new."""
+        """Return new records in the order of their times. Without `since`, those before the first call are skipped."""
         new = self._read()
         if not self._begun:
             self._begun = True
@@ -128,7 +128,7 @@ class StreamTail:
 
 
 class _List:
-    """The records of one kind, each returned once."""
+    """The matching records of one kind, in batches, each returned once."""
 
     def __init__(self, read: Callable[..., Sequence[_Record]], wanted: Condition, begin: float) -> None:
         self._read, self._wanted, self._begin = read, wanted, begin
@@ -150,7 +150,7 @@ def _time(record: _Record) -> float:
 
 
 def _identity(record: _Record) -> tuple[str, ...]:
-    """Return the key of a record. A flow's verdict may change twice within a microsecond."""
+    """Return the key of a record. A flow's includes the verdict, which may change twice within a microsecond."""
     if isinstance(record, FlowRecord):
         return record.flow_id, iso(record.updated), record.action, record.reason, record.state
     return (record.finding_id,)

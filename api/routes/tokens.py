@@ -26,7 +26,7 @@ TokenId = Annotated[str, Path(pattern="^[0-9a-f]{8}$", description="The public p
 
 @router.get("", response_model=Page[TokenOut], summary="All tokens, oldest first")
 def list_tokens(caller: Admin, engine: Store, limit: Limit = 100, cursor: Cursor = None) -> Response:
-    """Lists revoked and expired tokens too; never a secret. An admin with a limited scope sees the tokens within it."""
+    """Includes revoked and expired tokens, but no secrets. An admin with a limited scope gets the tokens within it."""
     after = decode(cursor, float, str)
     with engine.connect() as connection:
         found = [each for each in tokens.listed(connection) if _within(caller, each.agents)]
@@ -37,7 +37,7 @@ def list_tokens(caller: Admin, engine: Store, limit: Limit = 100, cursor: Cursor
 
 @router.post("", response_model=TokenMade, status_code=201, summary="Create a token")
 def create_token(body: TokenIn, caller: Admin, edits: Edits) -> Response:
-    """The secret is only in this answer."""
+    """Only this response contains the secret. The scope must be within the caller's."""
     agents = tuple(body.agents) if body.agents is not None else caller.agents
     for selector in agents:
         caller.check(selector)
@@ -77,7 +77,7 @@ def revoke_token(token_id: TokenId, caller: Admin, edits: Edits) -> Response:
 
 
 def _get_or_404(connection: Connection, caller: Caller, token_id: str) -> tokens.Token:
-    """Return a token within the caller's scope. Raises NotFoundError."""
+    """Return a token whose scope is within the caller's. Raises NotFoundError."""
     for each in tokens.listed(connection):
         if each.id == token_id and _within(caller, each.agents):
             return each

@@ -1,4 +1,4 @@
-"""POST /v1/traces: accepts spans from OpenTelemetry exporters (OTLP/HTTP). OTLP specifies it, not the OpenAPI document.
+"""POST /v1/traces: accepts spans from OpenTelemetry exporters (OTLP/HTTP). It is not in the OpenAPI document.
 
 Responses and errors are OTLP's too (`api.otlp.answers`), in the encoding of the request: protobuf or JSON.
 """
@@ -23,14 +23,14 @@ from egress.store.database.database import storing
 otlp = APIRouter()
 
 MAX_PARALLEL = 2  # requests read at a time: each may need several hundred megabytes
-WAIT_SECONDS = 1.0  # seconds that further requests wait
+WAIT_SECONDS = 1.0  # that a further request waits before it gets 503
 
 _slots = threading.BoundedSemaphore(MAX_PARALLEL)
 
 
 @otlp.post(answers.PATH, include_in_schema=False)
 def export_traces(request: Request, caller: Reporter, engine: Store, config: Settings) -> Response:
-    """Store the tool calls as steps; accept and ignore all other spans."""
+    """Store the tool calls among the spans as steps; accept and ignore all other spans."""
     if not _slots.acquire(timeout=WAIT_SECONDS):
         raise unavailable("too many traces arrive at once")
     try:

@@ -19,15 +19,15 @@ from egress.store.query.processes import by_flow
 
 router = APIRouter(prefix="/verdicts", tags=["records"])
 
-_KEY = 6  # texts of an anomaly's key
-_Found = tuple[float, str, dict[str, Any]]  # time, its part of the cursor, the decision
+_KEY = 6  # strings in an anomaly's key
+_Found = tuple[float, str, dict[str, Any]]  # time and key, which make the cursor, and the decision
 
 
 @router.get("", response_model=Page[VerdictOut], summary="Decisions, newest first")
 def list_verdicts(
     caller: Viewer, engine: Store, wanted: Filters, limit: Limit = 100, cursor: Cursor = None
 ) -> Response:
-    """Includes packets without a flow (spoofed, malformed, no room), unless a filter can match flows only."""
+    """Includes packets without a flow (spoofed, malformed, no room) if the only filters are agent and time."""
     of_flow, of_anomaly = _after(cursor)
     found: list[_Found] = []
     with engine.connect() as connection:
@@ -43,7 +43,7 @@ def list_verdicts(
 
 
 def _after(cursor: str | None) -> tuple[tuple[float, str] | None, tuple[float, tuple[str, ...]] | None]:
-    """Decode the cursor: where the flows continue, and where the anomalies do. Raises ProblemError (400)."""
+    """Decode the cursor to the positions after which flows and anomalies continue. Raises ProblemError (400)."""
     after = decode(cursor, float, str)
     if after is None:
         return None, None

@@ -18,6 +18,8 @@ HOST = AGENT
 
 
 class AgentFields(BaseModel):
+    """The settings of an agent."""
+
     name: str = Field(pattern=AGENT, description="Letters, digits, . _ -", examples=["rome-7"])
     kind: Literal["netns", "interface", "cidr"] = Field(description="Kind of attachment")
     value: str = Field(max_length=256, description="The namespace, the interface, or CIDR@interface")
@@ -50,9 +52,11 @@ class AgentPatch(BaseModel):
 
 
 class AgentOut(AgentFields):
+    """An attached agent, or a live sandbox of `egress run`."""
+
     kind: Literal["netns", "interface", "cidr", "sandbox"]  # type: ignore[assignment]
-    host: str = Field(description="The host it is attached on; its name is unique over all hosts")
-    quarantined: bool = Field(description="Cut off by an order of an operator")
+    host: str = Field(description="The host on which it is attached; names of agents are unique over all hosts")
+    quarantined: bool = Field(description="true: cut off by an operator, in any mode")
     created: str
 
 

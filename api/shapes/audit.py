@@ -8,7 +8,7 @@ from pydantic import BaseModel, Field
 
 
 class AuditOut(BaseModel):
-    """One change, linked by a hash to the one before it."""
+    """One entry: a change, and a hash that links it to the entry before."""
 
     seq: int
     time: str
@@ -23,7 +23,7 @@ class AuditOut(BaseModel):
 
 
 class VerifiedOut(BaseModel):
-    """The result of a verification. Keep copies of `count` and `head`: only they reveal that the end was cut off."""
+    """The result of a verification. Keep copies of `count` and `head`: only they show that the end was cut off."""
 
     count: int
     head: str

@@ -12,12 +12,12 @@ from egress.store.policy.gateways import StoredGateway
 
 
 class GatewayOut(BaseModel):
-    """A gateway at this database. Times are those of the database's clock."""
+    """A gateway that has run with this database. Times are by the database's clock."""
 
     host: str
     state: Literal["up", "silent", "stopped"] = Field(description="silent: dead, or unable to reach the database")
     started: str
-    seen: str = Field(description="Its last sign of life; at most a few seconds ago while it is up")
+    seen: str = Field(description="Time of its last heartbeat; at most a few seconds ago while it is up")
     policy_version: int = Field(description="The version that all its workers enforce")
     behind: int = Field(description="Number of newer policy versions")
     agents: int = Field(description="Number of agents that it guards")
@@ -26,6 +26,8 @@ class GatewayOut(BaseModel):
 
 
 class RenameIn(BaseModel):
+    """The new name of a host."""
+
     model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"name": "gpu-2"}]})
 
     name: str = Field(pattern=HOST, description="The host's new name, which no other host may have")

@@ -6,9 +6,13 @@ from pydantic import BaseModel
 
 
 class Health(BaseModel):
+    """The liveness of the process."""
+
     status: str
 
 
 class Readiness(BaseModel):
+    """The readiness of the process: ready while the database can be used."""
+
     status: str
     database: str

@@ -12,7 +12,7 @@ from egress.store.policy.ruleset import PolicyVersion
 
 
 class PolicyRule(RuleFields):
-    """A rule as part of a version."""
+    """A rule of a version, with its id and time of creation."""
 
     id: str
     created: str
@@ -26,6 +26,8 @@ class PolicyOut(BaseModel):
 
 
 class VersionOut(BaseModel):
+    """A version of the policy without its rules."""
+
     version: int
     created: str
     actor: str
@@ -34,6 +36,8 @@ class VersionOut(BaseModel):
 
 
 class Changed(BaseModel):
+    """A rule that has other fields in the later version."""
+
     before: RuleOut
     after: RuleOut
 
@@ -51,9 +55,11 @@ class Diff(BaseModel):
 
 
 class Rollback(BaseModel):
+    """The version to roll back to."""
+
     model_config = ConfigDict(extra="forbid", strict=True, json_schema_extra={"examples": [{"version": 17}]})
 
-    version: int = Field(ge=1, lt=2**31, description="The version to restore the allowlist of, as a new version")
+    version: int = Field(ge=1, lt=2**31, description="The version whose allowlist is restored, as a new version")
 
 
 def policy_out(policy: Policy) -> dict[str, object]:
@@ -63,7 +69,7 @@ def policy_out(policy: Policy) -> dict[str, object]:
 
 
 def version_out(version: PolicyVersion) -> dict[str, object]:
-    """Convert the facts about a version to JSON types, as VersionOut."""
+    """Convert a version without its rules to JSON types, as VersionOut."""
     return {
         "version": version.version,
         "created": instant(version.created),

@@ -6,6 +6,8 @@ from pydantic import BaseModel, Field
 
 
 class ProblemPlace(BaseModel):
+    """The place of a mistake: a field of the body or a parameter."""
+
     pointer: str | None = Field(None, description="JSON pointer into the body", examples=["#/ports/0"])
     parameter: str | None = Field(None, description="Name of a query, path or header parameter", examples=["limit"])
     detail: str = Field(description="The mistake, and how to correct it")

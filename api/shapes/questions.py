@@ -8,7 +8,7 @@ from api.shapes.agents import AGENT
 
 
 class CheckIn(BaseModel):
-    """A flow to ask the rules about."""
+    """A flow to be judged by the rules in force."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -24,6 +24,8 @@ class CheckIn(BaseModel):
 
 
 class CheckOut(BaseModel):
+    """The verdict of the rules in force on the flow."""
+
     allowed: bool
     action: str
     reason: str
@@ -35,7 +37,7 @@ class CheckOut(BaseModel):
 
 
 class GroupOut(BaseModel):
-    """Flows of one agent to one destination with other verdicts."""
+    """Flows of one agent to one destination whose verdicts would change."""
 
     agent: str
     destination: str
@@ -49,7 +51,7 @@ class GroupOut(BaseModel):
 
 
 class SimulationOut(BaseModel):
-    """The changes that a candidate policy would have made, in numbers of flows."""
+    """The verdicts that a candidate policy would have changed, in numbers of flows."""
 
     flows: int
     newly_refused: int

@@ -22,12 +22,14 @@ class Eve(BaseModel):
 
 
 class ProcessOut(RootModel[dict[str, Any]]):
-    """The process that opened a flow, at that time."""
+    """The process that opened a flow, as it was then."""
 
     model_config = ConfigDict(json_schema_extra=LAYOUTS[ProcessRecord].schema()["properties"]["process"])
 
 
 class FlowOut(Eve):
+    """A flow as EVE JSON, with its findings and process."""
+
     findings: list[dict[str, Any]] = Field(description="EVE alerts")
     process: ProcessOut | None = Field(description="null: it was not looked up (a replay, another host)")
 
@@ -35,7 +37,7 @@ class FlowOut(Eve):
 class VerdictOut(BaseModel):
     """A decision on a flow, or on packets that belong to no flow."""
 
-    time: str = Field(description="Time of the flow's latest record")
+    time: str = Field(description="Time of the flow's latest record, or of the packets")
     agent: str
     action: str
     reason: str

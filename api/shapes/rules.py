@@ -1,4 +1,4 @@
-"""The shapes of rules. They only document a rule; `egress.policy.ruletext` reads and checks it."""
+"""The shapes of rules. They only document the fields; `egress.policy.ruletext` reads and checks a rule."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ EXAMPLE: dict[str, Any] = {
     "comment": "packages for the nightly run",
 }
 Port = int | str
-STORED_ID = r"^[A-Za-z0-9][A-Za-z0-9._:~-]{0,199}$"  # of a file or sandbox: prefixed with its host or agent
+STORED_ID = r"^[A-Za-z0-9][A-Za-z0-9._:~-]{0,199}$"  # ids of files and sandboxes are prefixed with the host or agent
 ID = r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$"
 APP = r"^[a-z0-9][a-z0-9_.+-]{0,31}$"
 
 
 def _optional(description: str, pattern: str | None = None) -> Any:
-    """Declare an optional field without a documented default."""
+    """Declare an optional field whose default the OpenAPI document does not give."""
     return Field(default_factory=str, description=description, pattern=pattern)
 
 
@@ -54,7 +54,7 @@ class RuleFields(BaseModel):
 
 
 class RuleBody(RootModel[dict[str, Any]]):
-    """Any object. Documented as `RuleFields`; checked by the reader that files and commands use too."""
+    """A JSON object, documented as `RuleFields` and checked by `egress.policy.ruletext`, as rules in files are."""
 
     @classmethod
     def __get_pydantic_json_schema__(cls, _: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:

@@ -1,4 +1,4 @@
-"""The shapes of steps, which agent frameworks report, and of episodes, which consist of them."""
+"""The shapes of steps (tool calls that agent frameworks report) and of episodes, which consist of steps."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class StepOut(BaseModel):
     summary: str
     start: str
     end: str | None
-    until: str = Field(description="When it ceases to count as running: `end`, or an hour after its last report")
+    until: str = Field(description="The time until which it counts as running: `end`, or an hour after its last report")
     source: Literal["api", "otlp"]
     call_id: str
     trace_id: str
@@ -52,6 +52,8 @@ class StepOut(BaseModel):
 
 
 class EpisodeOut(BaseModel):
+    """An episode without its steps."""
+
     agent: str
     episode: str
     start: str
@@ -61,14 +63,14 @@ class EpisodeOut(BaseModel):
 
 
 class TrafficOut(BaseModel):
-    """The traffic of a sandbox in a period."""
+    """The agent's traffic in a part of an episode, or in all of it."""
 
     flows: int
     refused: int
     bytes_out: int
     bytes_in: int
     findings: int
-    refused_packets: int = Field(description="Packets refused without a flow")
+    refused_packets: int = Field(description="Refused packets that belong to no flow")
     still_alive: int = Field(description="Live flows that began before the period")
     signatures: dict[str, int]
     destinations: dict[str, int] = Field(description="The destinations with most flows")
@@ -76,13 +78,17 @@ class TrafficOut(BaseModel):
 
 
 class PartOut(BaseModel):
+    """A part of an episode: a step, or a period in which no tool was running."""
+
     kind: Literal["step", "no tool"]
     number: int = Field(description="Number of the step, from 1; 0: no tool was running")
     step: StepOut | None
     start: str
     end: str
     traffic: TrafficOut
-    flows: list[dict[str, Any]] = Field(description="EVE: the first flows, and the first refused or with findings")
+    flows: list[dict[str, Any]] = Field(
+        description="EVE: the first flows, and the first that were refused or have findings"
+    )
 
 
 class EpisodeStoryOut(BaseModel):

@@ -11,6 +11,8 @@ from egress.store.policy.tokens import Token
 
 
 class TokenIn(BaseModel):
+    """A token to create."""
+
     model_config = ConfigDict(
         extra="forbid",
         strict=True,
@@ -26,6 +28,8 @@ class TokenIn(BaseModel):
 
 
 class TokenOut(BaseModel):
+    """A token without its secret."""
+
     id: str
     name: str
     role: str
@@ -38,6 +42,8 @@ class TokenOut(BaseModel):
 
 
 class TokenMade(TokenOut):
+    """A new token with its secret."""
+
     token: str | None = Field(description="The secret, shown once; null in a replay by Idempotency-Key")
 
 

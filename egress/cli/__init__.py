@@ -1,1 +1,1 @@
-"""The command line: one file a noun. It parses, calls, prints; the work is done in the rooms below."""
+"""The command line: one file per command, which parses arguments, calls the packages below, and prints."""

@@ -1,4 +1,4 @@
-"""`egress agent add|list|set|quarantine|release|rm`: which agents are guarded, and how."""
+"""`egress agent add|list|set|quarantine|release|rm`: attaches, changes and detaches the guarded agents."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _DEFAULTS = click.Choice(["allow", "deny"])
 
 @click.group("agent", epilog=EXAMPLES)
 def command() -> None:
-    """Attach, list, change, cut off and detach agents. A running gateway applies the change at once."""
+    """Attach, list, change, cut off and detach agents. A running gateway applies changes at once."""
 
 
 @command.command("add", epilog=EXAMPLES)
@@ -82,7 +82,7 @@ def add(
         raise click.UsageError("give exactly one of --netns, --interface, --cidr")
     kind, value = given[0]
     place = attach.resolve(kind, value, name)
-    own = place.networks if kind == "netns" else ()  # root inside may add addresses later
+    own = place.networks if kind == "netns" else ()  # none: root in the namespace may add addresses later
     body = {"name": name, "kind": kind, "value": value, "networks": own, "budgets": list(map(budget_text, budgets))}
     body["host"] = api.host  # this host, even if the API is elsewhere
     api.post("/agents", body | fields)
@@ -96,7 +96,7 @@ def add(
 @output_option
 @api_options
 def list_(*, api: ApiClient, host: str, output: str) -> None:
-    """List agents, and the sandboxes of `egress run`, of all hosts."""
+    """List the agents and the live sandboxes of `egress run`, of all hosts."""
     found = list(api.pages("/agents", host=host))
     if output == "json":
         as_json(found)
@@ -181,7 +181,7 @@ def _line(agent: dict[str, Any]) -> str:
 
 
 def _reload(control: Path) -> None:
-    """Make the gateway reload now. It would follow by itself, but the change must be in force when the command ends."""
+    """Make the gateway reload now: the change must be in force when the command ends, not a moment later."""
     try:
         with Client(control) as client:
             answer = client.call("reload")

@@ -1,4 +1,4 @@
-"""`egress allow`: let agents reach a destination."""
+"""`egress allow`: adds a rule that allows agents to reach a destination."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def command(
     """Allow agents to reach DEST.
 
     DEST is any, an address, a CIDR, or a name (example.org, *.example.org, **.example.org). The rule is in force in
-    every worker within a fraction of a second. Deny rules and findings still refuse. `--for once` allows one
+    every worker within a fraction of a second. Deny rules and findings still refuse flows. `--for once` allows one
     connection.
     """
     make(api, "allow", {**fields, "id": rule_id, "exempt": list(exempt)}, output, dry_run=dry_run)

@@ -1,4 +1,4 @@
-"""`egress allowlist list|show|rm|import|export|prune`: the rules that people and programs edit."""
+"""`egress allowlist list|show|rm|import|export|prune`: lists the rules in force, and edits those of the allowlist."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ MODES = ("add", "merge", "replace")
 
 @click.group("allowlist", epilog=EXAMPLES)
 def command() -> None:
-    """List and edit the rules in force. `egress allow` and `egress deny` add one."""
+    """List the rules in force, and edit those of the allowlist. `egress allow` and `egress deny` add one."""
 
 
 @command.command("list", epilog=EXAMPLES)
@@ -55,7 +55,7 @@ def command() -> None:
 @output_option
 @api_options
 def list_(*, api: ApiClient, output: str, limit: int | None, **filters: object) -> None:
-    """List the rules in force, in evaluation order."""
+    """List the rules in force, those of each action in evaluation order."""
     rules = list(api.pages("/allowlist", limit, **filters))
     if output == "json":
         as_json(rules)
@@ -85,7 +85,7 @@ def show(*, api: ApiClient, rule_id: str, output: str) -> None:
 @click.option("--dry-run", is_flag=True, help="Check only; change nothing.")
 @api_options
 def rm(*, api: ApiClient, rule_ids: tuple[str, ...], dry_run: bool) -> None:
-    """Remove rules. Flows that only they allowed are cut at once."""
+    """Remove rules of the allowlist. Flows that only they allowed are cut at once."""
     for rule_id in rule_ids:
         api.delete(f"/allowlist/{segment(rule_id)}", dry_run=dry_run)
         click.echo(f"{'would remove' if dry_run else 'removed'} rule {rule_id}")
@@ -106,7 +106,7 @@ def rm(*, api: ApiClient, rule_ids: tuple[str, ...], dry_run: bool) -> None:
 def import_(*, api: ApiClient, file: Path, mode: str, dry_run: bool, output: str) -> None:
     """Import rules from a YAML or JSON file (-: standard input).
 
-    All rules are imported, or none: then every mistake is reported.
+    Either all rules are imported, or none and every mistake is reported.
     """
     data, kind = read_document(file)
     done = api.call("POST", "/allowlist/import", params={"mode": mode, "dry_run": dry_run}, content=data, kind=kind)
@@ -133,7 +133,7 @@ def import_(*, api: ApiClient, file: Path, mode: str, dry_run: bool, output: str
 )
 @api_options
 def export(*, api: ApiClient, format_: str, file: Path | None) -> None:
-    """Print the allowlist as a document that `import` reads."""
+    """Print the allowlist, or write it to a file, as a document that `import` reads."""
     text = api.raw("GET", "/allowlist/export", params={"format": format_}).text
     if file is None:
         click.echo(text, nl=not text.endswith("\n"))
@@ -146,11 +146,11 @@ def export(*, api: ApiClient, format_: str, file: Path | None) -> None:
 
 @command.command("prune", epilog=EXAMPLES)
 @click.option("--unused", required=True, metavar="TIME", help="Rules that no flow has used for this long: 30d.")
-@click.option("--dry-run", is_flag=True, help="List them and change nothing.")
+@click.option("--dry-run", is_flag=True, help="List the rules; remove nothing.")
 @output_option
 @api_options
 def prune(*, api: ApiClient, unused: str, dry_run: bool, output: str) -> None:
-    """Remove rules that no flow has used for a while."""
+    """Remove allowlist rules that no flow has used for a time (--unused)."""
     done = api.delete("/allowlist", unused_for=unused, dry_run=dry_run)
     if output == "json":
         as_json(done)

@@ -1,4 +1,4 @@
-"""`egress approvals list|approve|deny`: holds, flows and DNS queries that wait for a person's approval (mode `ask`)."""
+"""`egress approvals list|approve|deny`: lists and decides the flows and DNS queries held for approval (mode `ask`)."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ COLUMNS = ("seq", "time", "actor", "action", "target", "request_id")
 
 @click.group("audit", cls=Listing, epilog=EXAMPLES)
 def command() -> None:
-    """List and verify the audit trail of all changes."""
+    """List the changes in the audit trail, and verify it."""
 
 
 @command.command("list", epilog=EXAMPLES)

@@ -1,4 +1,4 @@
-"""`egress case list|show|rm`: the cases, each a database made from capture files."""
+"""`egress case list|show|rm`: lists, shows and deletes cases, each a database made from capture files."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def show(*, case: str, output: str, config: Path | None) -> None:
         click.echo(f"           and {held.anomalies} packets without a flow")
     if held.shared:
         click.echo(
-            f"           {held.shared} flows are in several captures; of each the record that saw most packets is kept"
+            f"           {held.shared} flows are in several captures; of each the record with most packets is kept"
         )
     for capture in held.captures:
         for line in _lines(capture):
@@ -100,7 +100,7 @@ def rm(*, cases: tuple[str, ...], config: Path | None) -> None:
 
 
 def _read(config: Config, case: str) -> Contents | str:
-    """Read a case's contents, or return why they cannot be read: one damaged file must not hide the others."""
+    """Return a case's contents, or the error message: one damaged file must not hide the others."""
     try:
         engine = open_case(config, case)
     except EgressError as error:
@@ -149,5 +149,5 @@ def _document(config: Config, name: str, held: Contents | str) -> dict[str, obje
 
 
 def _moments(values: dict[str, object]) -> dict[str, object]:
-    """Replace times by their ISO 8601 text."""
+    """Convert the times among the values to ISO 8601."""
     return {key: iso(value) if key in _MOMENTS and isinstance(value, float) else value for key, value in values.items()}

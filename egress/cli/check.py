@@ -1,4 +1,4 @@
-"""`egress check`: asks the rules whether an agent may reach a destination. Nothing is sent."""
+"""`egress check`: judges a destination by the rules in force for an agent. Nothing is sent."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`egress db upgrade|status|prune`: the database's schema, its size, and deletion of old records."""
+"""`egress db upgrade|status|prune`: upgrades the database's schema, shows its contents, deletes old records."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Examples:
   egress db upgrade --dry-run          the schema revisions that are missing
   egress db prune --older-than 30d     delete older records now
 """
-PROGRESS_SECONDS = 1.0  # between two lines of progress
+PROGRESS_SECONDS = 1.0  # between two progress messages
 
 
 @click.group("db", epilog=EXAMPLES)
@@ -43,7 +43,7 @@ def command() -> None:
 @output_option
 @config_option
 def upgrade(*, dry_run: bool, output: str, config: Path | None) -> None:
-    """Upgrade the database's schema to this program's.
+    """Upgrade the database's schema to the one of this program.
 
     A missing database is created. The gateway does the same when it starts. An upgrade cannot be undone: make a backup
     first.
@@ -145,7 +145,7 @@ def _configured(engine: Engine, settings: Config) -> retention.Cuts:
 
 
 def _prune(engine: Engine, wanted: retention.Cuts) -> tuple[Counter[str], str]:
-    """Delete step by step. Returns the deleted rows by table, and the name of a day that is being read."""
+    """Delete step by step. Returns the deleted rows by table, and a day that was kept because it is being read."""
     gone: Counter[str] = Counter()
     busy, printed = "", time.monotonic()
     for step in retention.prune(engine, wanted):
@@ -163,7 +163,7 @@ def _revision(found: Schema) -> str:
 
 def _retention_text(settings: Config) -> str:
     kept = settings.retention
-    records = f"{kept.days} days" if kept.days else "for ever"
+    records = f"{kept.days} days" if kept.days else "forever"
     packets = f"{kept.evidence_days} days" if kept.evidence_days else "as long as records"
     most = f", at most {size(kept.evidence_bytes)}" if kept.evidence_bytes else ""
     return f"records {records}; evidence {packets}{most}"

@@ -1,4 +1,4 @@
-"""`egress deny`: refuse a destination to agents, even if other rules allow it."""
+"""`egress deny`: adds a rule that denies agents a destination, even if other rules allow it."""
 
 from __future__ import annotations
 

@@ -54,4 +54,4 @@ def command(*, agent: str, since: float | None, limit: int, output: str, config:
         ]
         table(("episode", "agent", "first step (UTC)", "last ended", "steps", "tools"), rows)
     else:
-        click.echo("No step has been reported yet; docs/operations.md says how a framework reports them.", err=True)
+        click.echo("No episode matches. Frameworks report episodes as docs/operations.md describes.", err=True)

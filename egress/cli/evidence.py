@@ -1,4 +1,4 @@
-"""`egress evidence`: writes the packets behind a finding to a capture file."""
+"""`egress evidence`: writes the packets kept for a finding to a capture file."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ Examples:
 @click.option("-w", "--write", "target", required=True, metavar="FILE", help="The file; -: standard output.")
 @config_option
 def command(finding: str, target: str, config: Path | None) -> None:
-    """Write the packets behind FINDING to a pcapng file. Its comments name the finding and the bytes it is based on.
+    """Write the packets kept for FINDING to a pcapng file. Its comments name the finding and its evidence.
 
-    These are the first packets of the flow, within the configured limits of number, size and age.
+    The packets are the first of the flow, within the configured limits of number, size and age.
     """
     with records(config) as engine:
         chosen = chosen_finding(engine, finding)
@@ -38,7 +38,7 @@ def command(finding: str, target: str, config: Path | None) -> None:
     if found is None or kept is None or not kept.packets:
         why = "packets of that age were pruned (retention)" if pruned else "none were captured"
         raise EgressError(
-            f"no packets are kept of finding {chosen}: {why}; "
+            f"no packets are kept for finding {chosen}: {why}; "
             f"`egress show finding {chosen[:8]}{case_words()}` has the bytes it is based on"
         )
     data = to_pcapng(found, kept)

@@ -1,4 +1,4 @@
-"""`egress fleet list|rm|rename`: the hosts whose gateways share one database."""
+"""`egress fleet list|rm|rename`: lists, deletes and renames the hosts whose gateways share one database."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from egress.cli.output.tables import as_json, output_option, table
 
 EXAMPLES = """\b
 Examples:
-  egress fleet                        each gateway, and whether it enforces the newest policy
+  egress fleet                        each gateway, its state and policy version
   egress fleet list -o json
   egress fleet rm gpu-3               a host that is gone: delete its agents and policy-file rules
   egress fleet rename gpu-3 gpu-4     before its gateway starts with `host: gpu-4`
@@ -23,7 +23,7 @@ COLUMNS = ("host", "state", "seen", "policy_version", "behind", "agents", "skew"
 
 @click.group("fleet", cls=Listing, epilog=EXAMPLES)
 def command() -> None:
-    """Manage gateways that share a database. Agents belong to one gateway; the allowlist is shared."""
+    """Manage gateways that share a database. An agent belongs to one gateway; the allowlist is shared."""
 
 
 @command.command("list", epilog=EXAMPLES)
@@ -37,7 +37,7 @@ def list_(*, api: ApiClient, output: str) -> None:
     elif found:
         table(COLUMNS, [[each[column] for column in COLUMNS] for each in found])
     else:
-        click.echo("no gateway has run at this database yet; start one with: egress gateway", err=True)
+        click.echo("no gateway has run with this database yet; start one with: egress gateway", err=True)
     sys.exit(0 if all(map(_is_current, found)) else 3)
 
 
@@ -45,7 +45,7 @@ def list_(*, api: ApiClient, output: str) -> None:
 @click.argument("host")
 @api_options
 def rm(*, api: ApiClient, host: str) -> None:
-    """Delete the agents, policy-file rules and pending approvals of HOST. Its records are kept.
+    """Delete the agents, policy-file rules and pending holds of HOST. Its records are kept.
 
     Its gateway must not be running.
     """
@@ -58,7 +58,7 @@ def rm(*, api: ApiClient, host: str) -> None:
 @click.argument("name")
 @api_options
 def rename(*, api: ApiClient, host: str, name: str) -> None:
-    """Transfer everything that belongs to HOST to NAME. No gateway may be running under either name."""
+    """Rename HOST to NAME, with its agents, rules and records. No gateway may be running under either name."""
     api.post(f"/gateways/{segment(host)}/rename", {"name": name})
     click.echo(f"host {host} is now {name}; set `host: {name}` in its config before you start it")
 

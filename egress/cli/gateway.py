@@ -24,7 +24,7 @@ Stop it with Ctrl-C or SIGTERM: kernel rules are removed, or block the agents wh
 @click.command("gateway", epilog=EXAMPLES)
 @click.option("--config", "config_file", type=click.Path(path_type=Path), help="Config file [/etc/egress/egress.yaml].")
 @click.option("--policy", type=click.Path(path_type=Path), help="Policy file; overrides the config's.")
-@click.option("--workers", type=click.IntRange(1, 1024), help="Queue worker processes [one a CPU].")
+@click.option("--workers", type=click.IntRange(1, 1024), help="Number of worker processes [one per CPU].")
 @click.option("--exit-when-idle", is_flag=True, help="End when the last sandbox of `egress run` is gone.")
 @click.option(
     "--capture", type=click.Path(path_type=Path), metavar="DIR", help="Write judged packets to pcapng files in DIR."
@@ -34,9 +34,9 @@ def command(
 ) -> None:
     """Guard the attached agents until SIGTERM or Ctrl-C. Needs root.
 
-    It runs in the foreground, binds netfilter queues with unprivileged workers, installs its own kernel chains, and
-    records its decisions in the database. While a worker is missing, its agents are cut off (fail closed). While the
-    database is away, the last policy and agents stay in force, even across a restart.
+    It runs in the foreground, judges packets from netfilter queues in unprivileged workers, installs its own iptables
+    chains, and records its decisions in the database. While a worker is missing, its agents are cut off (fail closed).
+    While the database is away, the last policy and agents stay in force, even across a restart.
     """
     from egress.gateway.supervisor import supervisor
 

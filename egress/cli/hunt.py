@@ -1,4 +1,4 @@
-"""`egress hunt`: runs the slow detectors over stored history."""
+"""`egress hunt`: runs the hunters, detectors of slow patterns, over stored flows."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ from egress.store.query.history import History, Window, keep
 
 FOUND = 3
 WEEK = 7 * 86400.0  # seconds
-SHOWN = 100  # findings of a hunter that are printed; JSON has all
-PROGRESS_FLOWS = 50_000  # with so many flows a hunt takes long enough for a progress bar
+SHOWN = 100  # findings printed per hunter; JSON has all
+PROGRESS_FLOWS = 50_000  # from so many flows on a hunt takes long enough for a progress bar
 
 EXAMPLES = """\b
 Examples:
@@ -65,7 +65,7 @@ class _Bytes(click.ParamType[int]):
 )  # fmt: skip
 @click.option(
     "--leak-bytes", type=_Bytes(), default="10mb", show_default=True, metavar="BYTES",
-    help="What one destination may receive in small amounts before it is reported.",
+    help="Report a destination that receives more than this in small amounts.",
 )  # fmt: skip
 @click.option("--dry-run", is_flag=True, help="Store no finding.")
 @click.option("--list", "listing", is_flag=True, help="List the hunters and exit.")
@@ -87,8 +87,8 @@ def command(
     """Search stored flows for slow patterns, and store findings.
 
     Such patterns cannot be detected inline. The findings refuse nothing; `egress query effect:none` shows their flows.
-    The same history gives the same findings, stored once. Exit codes: 0 nothing found, 3 something found, 1 error, 2
-    wrong usage.
+    Hunting again over the same flows gives the same findings, which are stored once. Exit codes: 0 nothing found, 3
+    something found, 1 error, 2 wrong usage.
     """
     hunters = load(only)
     if listing:

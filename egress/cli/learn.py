@@ -1,4 +1,4 @@
-"""`egress learn`: proposes the rules that an agent's recorded flows need."""
+"""`egress learn`: proposes rules that allow an agent's recorded flows."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ Examples:
   egress learn trainer --since 1d --all             as if no rule allowed anything yet
   egress learn 10.77.0.2 --case incident            rules for its flows in a capture
 """
-LISTED = 50  # omissions that the file's header names
+LISTED = 50  # entries of the list of left-out flows in the file's header
 
 
 @click.command("learn", epilog=EXAMPLES)
 @click.argument("agent")
 @click.option(
-    "--since", type=Time(), metavar="TIME", help="Flows active then or later: 1h, 2026-11-23; required outside a case."
+    "--since", type=Time(), metavar="TIME", help="Flows active then or later: 1h, 2026-11-23; required without --case."
 )
 @click.option("--until", type=Time(), metavar="TIME", help="Flows that began by then.")
 @click.option("--all", "everything", is_flag=True, help="Also flows that the rules in force already allow.")
@@ -53,9 +53,9 @@ def command(
 ) -> None:
     """Propose rules for AGENT's recorded flows.
 
-    The fewest rules that cover them are written as YAML, to review and import. They prefer names to addresses, and
-    leave out flows with findings. The policy is not changed. To learn what an agent needs, let it work in mode monitor
-    for a while.
+    The fewest rules that allow them are written as YAML, to review and import. They prefer names to addresses, and
+    leave out flows with findings. The policy is not changed. To learn the needs of an agent, let it work in mode
+    monitor for a while.
     """
     if since is None and not chosen_case():
         raise click.UsageError("--since is required: how far back to learn from")
@@ -90,7 +90,7 @@ def command(
 
 
 def _yaml(proposal: Proposal, since: float | None, until: float | None) -> str:
-    """Format the rules as a policy document, with a header that names their origin."""
+    """Format the rules as a policy document. Its header has the agent, the period, and the flows left out."""
     begin, end = (None if moment is None else f"{when(moment)[:19]} UTC" for moment in (since, until))
     span = f"{begin or 'the first'} to {end or ('the last' if since is None else 'now')}"
     left = proposal.recorded - proposal.covered - proposal.already

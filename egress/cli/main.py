@@ -1,4 +1,4 @@
-"""The `egress` command group: finds the commands, and turns every error into one line and an exit code."""
+"""The `egress` command group: finds the commands, and turns every expected error into one line and an exit code."""
 
 from __future__ import annotations
 
@@ -39,17 +39,17 @@ ORDER = (
 
 
 def command_names() -> list[str]:
-    """Find the commands, without importing them: every module beside this one is a command."""
+    """List the commands in the order of the help. Every module beside this one is a command; none is imported."""
     here = Path(__file__)
     found = {info.name for info in pkgutil.iter_modules([str(here.parent)]) if not info.ispkg} - {here.stem}
     return sorted(found, key=lambda name: (ORDER.index(name) if name in ORDER else len(ORDER), name))
 
 
 class Commands(click.Group):
-    """Imports a command's module on first use: `replay` then needs no netfilter queue, and `run` no SQLAlchemy."""
+    """Imports a command's module when it is used: `replay` needs no netfilter queue, and `run` no SQLAlchemy."""
 
     def invoke(self, ctx: click.Context) -> object:
-        """Run a command. An error in the data of a case names the case."""
+        """Run a command. If data of a case is damaged, the error names the case."""
         try:
             return super().invoke(ctx)
         except DamagedDataError as error:
@@ -114,7 +114,7 @@ def main() -> None:
 
 
 def _database_errors() -> tuple[type[DBAPIError], ...]:
-    """Return the exception types of an open database; none if SQLAlchemy, which is slow to import, is not loaded."""
+    """Return the exception types of database drivers; none while SQLAlchemy, which is slow to import, is not loaded."""
     module = sys.modules.get("sqlalchemy.exc")
     return () if module is None else (module.DBAPIError,)
 

@@ -45,7 +45,7 @@ Examples:
 def command(*, words: tuple[str, ...], follow: bool, limit: int, output: str, config: Path | None) -> None:
     """Show the newest records; -f follows new ones.
 
-    Flows, their processes and findings are shown one a line, newest last. QUERY is as in `egress query`. A flow is
+    Flows, their processes and findings are shown one per line, newest last. QUERY is as in `egress query`. A flow is
     shown again when it changes. Without a query, refused packets that belong to no flow are shown too. Times are UTC.
     """
     now = time.time()
@@ -78,7 +78,7 @@ def _follow(engine: Engine, tail: Tail, show: Callable[[Observed], str]) -> None
 
 
 def _waited() -> bool:
-    """Wait until the next poll. Returns False once our output is no longer read."""
+    """Wait until the next poll. Returns False if the reader of our standard output has closed it."""
     try:
         output = sys.stdout.fileno()
     except (io.UnsupportedOperation, ValueError):

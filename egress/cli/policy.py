@@ -1,4 +1,4 @@
-"""`egress policy list|show|diff|replay`: the versions of the policy."""
+"""`egress policy list|show|diff|replay`: shows and compares policy versions, and re-judges flows by one."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ COLUMNS = ("version", "made (UTC)", "by", "rules added", "removed")
 def command() -> None:
     """List, show, compare and replay policy versions.
 
-    A version has all rules in force, whatever their source. Every edit makes a version.
+    A version has all rules in force, of every source. Every edit of a rule makes a version.
     """
 
 
@@ -102,15 +102,15 @@ def replay(*, api: ApiClient, version: int, params: dict[str, object], output: s
     """Re-judge the stored flows by the rules of a version.
 
     The verdicts that would differ are shown. Agents are taken as they are now; expiry is ignored. Records keep only the
-    last name in the bytes, and at most eight names bound to an address. Exit code 3: a flow that passed would be
-    refused.
+    last server name in the bytes, and at most eight names resolved to the address. Exit code 3: a flow that passed
+    would be refused.
     """
     found = api.call("POST", f"/policy/versions/{version}/replay", params=params, seconds=LONG_SECONDS)
     sys.exit(print_simulation(found, params["default"], output))
 
 
 def _lines(found: dict[str, Any]) -> list[str]:
-    """Format a diff, one line a rule."""
+    """Format a diff, one line per rule."""
     lines = [f"- {sentence(rule)}" for rule in found["removed"]]
     for pair in found["changed"]:
         before, after = pair["before"], pair["after"]

@@ -30,7 +30,7 @@ from egress.store.query.search import FIELDS
 from egress.store.query.storyjson import flow_mapping
 
 HUMAN_LIMIT = 100  # flows of a table, unless --limit says otherwise
-TABLE_ROWS = 1000  # then the header is repeated: column widths need all rows of a table in memory
+TABLE_ROWS = 1000  # per table; the next has its own header: column widths need all rows of a table in memory
 
 _Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 _CSV = (
@@ -107,7 +107,9 @@ Examples:
 @click.option(
     "--limit", type=click.IntRange(1), metavar="N", help=f"The newest N flows (human: {HUMAN_LIMIT}, otherwise all)."
 )
-@click.option("--page", type=click.IntRange(1), default=1, metavar="N", help="2: the --limit flows before page 1, …")
+@click.option(
+    "--page", type=click.IntRange(1), default=1, metavar="N", help="Page N of --limit flows; page 1 has the newest."
+)
 @click.option("--count-by", type=_Keys(), metavar="KEYS", help=f"Count instead, by {', '.join(KEYS)}.")
 @click.option("--process", "processes", is_flag=True, help="Also show the process that opened each flow (human).")
 @click.option("--fields", is_flag=True, help="List the fields of QUERY and exit.")
@@ -117,7 +119,7 @@ Examples:
     type=click.Choice(["human", "table", "json", "jsonl", "csv"]),
     default="human",
     show_default=True,
-    help="table is an alias of human; json, jsonl and csv are written while records are read.",
+    help="table is the same as human; json, jsonl and csv are written while records are read.",
 )
 @config_option
 def command(
@@ -219,12 +221,12 @@ def _nothing(engine: Engine, wanted: Filter) -> str:
         return "This page has no flows; use a smaller --page."
     if replace(wanted, limit=None, now=0.0, sort="") != Filter():
         return "No flow matches; drop a filter, or widen --since and --until."
-    waiting = "" if chosen_case() or agents(engine) else " Start `egress gateway` or `egress run` to watch some."
+    waiting = "" if chosen_case() or agents(engine) else " Start `egress gateway` or `egress run` to record some."
     return f"No flow is recorded yet.{waiting}"
 
 
 def _json(found: Iterable[FlowDetails]) -> None:
-    """Write one document, while records are read: {"flows": [EVE flow with its findings and process, …]}."""
+    """Write one JSON document while records are read: {"flows": [EVE flow with its findings and process, …]}."""
     click.echo('{"flows": [', nl=False)
     separator = "\n"
     for details in found:

@@ -1,4 +1,4 @@
-"""`egress replay`: judges capture files and reports the findings, as text or as one JSON document a file."""
+"""`egress replay`: judges capture files and reports the findings, as text or as one JSON document per file."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ EXAMPLES = """\b
 Examples:
   egress replay capture.pcap                           the opener of each flow is its agent
   egress replay --agent-net 10.77.0.0/16 host.pcapng   only these addresses are agents
-  egress replay -o json *.pcap | jq .findings          one document a file
+  egress replay -o json *.pcap | jq .findings          one document per file
   egress replay --into-db incident *.pcap              store records: egress query --case incident
   egress replay --into-db ./incident.db host.pcap      in a file of your own, no root needed
 """
@@ -114,7 +114,7 @@ def _case_output(
 
 
 def _replay(files: tuple[Path, ...], judge: _Judge, output: str) -> int:
-    """Report on each file; returns the exit code."""
+    """Judge each file and print its report. Returns the exit code."""
     show = _json if output == "json" else _human
     code = 0
     for path in files:

@@ -1,4 +1,4 @@
-"""`egress report`: writes one self-contained HTML page about an agent."""
+"""`egress report`: writes a self-contained HTML page about an agent."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ def _timeline(engine: Engine, wanted: Filter, since: float, until: float) -> lis
     shown = axis(since, until, COLUMNS)
     found, _ = timeline(engine, wanted, shown, 1)
     of = found[0] if found else Activity.nothing("", shown)
-    legend = f"Flows by when they began, {shown.step} s a bar; green accepted, red refused, a mark for findings."
+    legend = f"Flows by start time, {shown.step} s per bar; green: accepted, red: refused, triangle: findings."
     return [activity(shown, of), tag("p", legend)]
 
 
@@ -135,7 +135,7 @@ def _destinations(groups: Sequence[Count]) -> list[Html]:
 
 
 def _processes(groups: Sequence[Count]) -> list[Html]:
-    """Count flows by executable, as the kernel reports it."""
+    """Build the table of flows by executable, as the kernel named it."""
     return _counted(groups, [each.values for each in groups], ("executable",), "executables with most flows")
 
 

@@ -19,7 +19,7 @@ from egress.gateway.kernel.command import python
 from egress.model import Budget, Mode
 from egress.policy.file import load_policy
 
-START_SECONDS = 30.0
+START_SECONDS = 30.0  # that a gateway may take to start
 EXAMPLES = """\b
 Examples:
   egress run -- curl https://example.org                  refused: nothing is allowed by default
@@ -67,7 +67,7 @@ def command(
     """Run CMD in a sandbox whose only way out is the gateway. Needs root.
 
     Exit code and signals are the command's. If no gateway is running, one is started; it ends with the last sandbox. A
-    final line sums up what was refused; `egress query --agent NAME` has the details.
+    final line sums up the refusals; `egress query --agent NAME` has the details.
     """
     from egress.gateway.sandbox.launch import launch
     from egress.gateway.sandbox.sandbox import Sandbox
@@ -84,9 +84,9 @@ def command(
 
 
 def _open(config: Config, config_file: Path | None, wanted: dict[str, object]) -> tuple[Client, dict[str, Any]]:
-    """Open a sandbox, which lives as long as the returned connection.
+    """Open a sandbox, which lives as long as the connection of the returned client.
 
-    Starts a gateway if none is running, or if the running one is ending.
+    Starts a gateway if none is running, or if the running one is ending. Raises EgressError.
     """
     deadline = time.monotonic() + START_SECONDS
     started: BinaryIO | None = None
@@ -104,7 +104,7 @@ def _open(config: Config, config_file: Path | None, wanted: dict[str, object]) -
 
 
 def _start_gateway(config: Config, config_file: Path | None) -> BinaryIO:
-    """Start a gateway that outlives this process. Returns a pipe that ends when the gateway does."""
+    """Start a gateway that outlives this process. Returns a pipe that reads as ended once the gateway has ended."""
     command, environment = python("egress")
     command += ["gateway", "--exit-when-idle"]
     if config_file is not None:
@@ -152,7 +152,7 @@ def _summarize(client: Client, agent: str) -> None:
 
 
 def sentence(tally: dict[str, Any]) -> str:
-    """Sum up in one line what was refused."""
+    """Sum up refused flows, refused packets and findings in one line."""
     refused, monitored = tally["refused"], tally["monitored"]
     if not refused and not tally["packets"] and not tally["findings"]:
         return "nothing refused"

@@ -28,7 +28,7 @@ Examples:
     help="Output format.",
 )
 def command(event: str | None, output: str) -> None:
-    """Show the schema of records."""
+    """Print the schema of records, or of one EVENT_TYPE."""
     if event is not None and event not in EVENTS:
         raise click.UsageError(f"{event} is not a valid event_type; it must be one of {', '.join(EVENTS)}")
     if output == "json":

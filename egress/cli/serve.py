@@ -29,7 +29,7 @@ Stop it with Ctrl-C or SIGTERM: running requests are completed. The OpenAPI docu
 def command(config_file: Path | None, host: str | None, port: int | None, access_log: bool) -> None:
     """Serve the REST API until SIGTERM or Ctrl-C.
 
-    It runs in the foreground and serves the allowlist, agents, approvals and records. Root on this host needs no token
+    It runs in the foreground and serves the policy, agents, approvals and records. Root on this host needs no token
     on the unix socket; all other callers need one (`egress token create`). The server needs write access to the
     database and no other privilege. It works without a running gateway.
     """

@@ -1,4 +1,4 @@
-"""`egress show flow|finding|agent|episode`: shows everything recorded about one of them."""
+"""`egress show flow|finding|agent|episode`: shows everything recorded about one flow, finding, agent or episode."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ EXAMPLES = """\b
 Examples:
   egress show 53925f4d                     a flow, by the first digits of its id
   egress show flow 53925f4d4b1f0c6e -o json  for programs
-  egress show finding 7f3a                 a finding: its bytes, and whether packets are kept
+  egress show finding 7f3a                 a finding: its bytes, and its kept packets
   egress show agent rome-7                 an agent: its attachment, destinations and findings
   egress show episode run-17               each tool call with the flows during it, and between them
 """
@@ -50,9 +50,9 @@ def command() -> None:
 @output_option
 @config_option
 def flow(*, flow_id: str, output: str, config: Path | None) -> None:
-    """Show a flow.
+    """Show a flow: its names, process, verdict, rule, findings and kept packets.
 
-    That is its names, verdict, rule, findings and packets, and the agent's other flows of the minute before.
+    The agent's other flows of the minute before are shown too.
     """
     with records(config) as engine:
         story = flow_story(engine, chosen_flow(engine, flow_id))
@@ -68,7 +68,7 @@ def flow(*, flow_id: str, output: str, config: Path | None) -> None:
 @output_option
 @config_option
 def finding(*, finding_id: str, output: str, config: Path | None) -> None:
-    """Show a finding: its bytes, its flow, and if packets are kept."""
+    """Show a finding: its bytes, its kept packets, and its flow."""
     with records(config) as engine:
         story = finding_story(engine, chosen_finding(engine, finding_id))
         of_flow = flow_story(engine, story.finding.flow_id) if story.flow is not None else None
@@ -95,9 +95,9 @@ def finding(*, finding_id: str, output: str, config: Path | None) -> None:
 @output_option
 @config_option
 def agent(*, name: str, output: str, config: Path | None) -> None:
-    """Show an agent.
+    """Show an agent: its attachment, mode and budgets, and its recorded activity.
 
-    That is its attachment, mode and budgets, counts, destinations, names, findings and last activity.
+    The activity is counts, destinations, names, processes, findings and the newest flows.
     """
     with records(config) as engine:
         story = agent_story(engine, name)
@@ -116,8 +116,8 @@ def agent(*, name: str, output: str, config: Path | None) -> None:
 def episode(*, episode: str, agent: str, output: str, config: Path | None) -> None:
     """Show an episode, tool call by tool call.
 
-    Each call has the flows that began during it; flows that began while no tool was running are shown too. Tool calls
-    are reported by the agent's framework (docs/operations.md), and matched with flows by time.
+    Each call is shown with the flows that began during it; flows that began while no tool was running are shown too.
+    Tool calls are reported by the agent's framework (docs/operations.md), and matched with flows by time.
     """
     with records(config) as engine, engine.connect() as connection:
         whose = agents_of(connection, episode)

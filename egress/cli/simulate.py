@@ -27,7 +27,7 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 
 
 def simulation_options(command: _F) -> _F:
-    """Add --since, --until, --agent, --default, --limit and --case to a command, which gets `params` for the API."""
+    """Add --since, --until, --agent, --default, --limit and --case to a command, as its `params` for the API."""
 
     @click.option("--since", metavar="TIME", help="Flows since then: 2h, 7d, an instant [24h; a case: all].")
     @click.option("--until", default="", metavar="TIME", help="Flows that began by then.")
@@ -66,8 +66,8 @@ def simulation_options(command: _F) -> _F:
 def command(*, api: ApiClient, file: Path, params: dict[str, object], output: str) -> None:
     """Re-judge the stored flows by the rules in FILE.
 
-    They replace all rules in force; the verdicts that would change are shown. Exit code 3: a flow that passed would be
-    refused.
+    They take the place of all rules in force; the verdicts that would change are shown. Exit code 3: a flow that passed
+    would be refused.
     """
     data, kind = read_document(file)
     found = api.call("POST", "/simulate", params=params, content=data, kind=kind, seconds=LONG_SECONDS)

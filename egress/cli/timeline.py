@@ -21,8 +21,8 @@ from egress.records.times import iso
 from egress.store.query.reader import Filter
 from egress.store.query.timeline import Activity, Axis, axis, timeline
 
-AGENTS = 50  # drawn, unless --limit says otherwise
-STEPS = 10_000  # columns at most, as JSON
+AGENTS = 50  # at most this many are drawn, unless --limit is given
+STEPS = 10_000  # at most this many columns in JSON
 LABEL = 11  # columns, left of the line
 NUMBERS = 16  # columns, right of it
 DEFAULT_WIDTH = 100  # columns, without a terminal
@@ -78,8 +78,8 @@ def command(
 ) -> None:
     """Draw each agent's flows and bytes over time.
 
-    Below them x marks refusals, ! findings. Times are UTC. QUERY is as in `egress query`. A flow and all its bytes are
-    drawn at the time it began.
+    In the line below, x marks refusals and ! findings. Times are UTC. QUERY is as in `egress query`. A flow and all its
+    bytes are drawn at the time it began.
     """
     now = time.time()
     wanted = Filter(query=checked(words, now), now=now, agent=agent)
@@ -117,7 +117,7 @@ def _room() -> int:
 def _drawn(found: tuple[Activity, ...], shown: Axis) -> Iterator[str]:
     signs = blocks(sys.stdout.encoding)
     exact = 16 if shown.step % 60 == 0 else 19
-    yield f"{when(shown.begin)[:exact]} to {when(shown.end)[:exact]} UTC, {_length(shown.step)} a column"
+    yield f"{when(shown.begin)[:exact]} to {when(shown.end)[:exact]} UTC, {_length(shown.step)} per column"
     for each in found:
         yield ""
         yield click.style(plain(each.agent), bold=True)

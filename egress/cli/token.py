@@ -1,4 +1,4 @@
-"""`egress token create|list|revoke`: the tokens that callers of the API need."""
+"""`egress token create|list|revoke`: creates, lists and revokes the tokens of API callers."""
 
 from __future__ import annotations
 
@@ -26,8 +26,10 @@ def command() -> None:
 
 @command.command("create", epilog=EXAMPLES)
 @click.option("--name", required=True, help="The holder; shown in the audit trail.")
-@click.option("--role", type=click.Choice(ROLES), required=True, help="What the token may do (docs/api.md).")
-@click.option("--agent", "agents", multiple=True, metavar="GLOB", help="Only matching agents; may be repeated.")
+@click.option("--role", type=click.Choice(ROLES), required=True, help="The rights of the token (docs/api.md).")
+@click.option(
+    "--agent", "agents", multiple=True, metavar="GLOB", help="Limit the token to matching agents; may be repeated."
+)
 @click.option(
     "--for",
     "expires",
@@ -38,7 +40,7 @@ def command() -> None:
 @output_option
 @api_options
 def create(*, api: ApiClient, name: str, role: str, agents: tuple[str, ...], expires: str, output: str) -> None:
-    """Create a token. It is shown only once, and stored as a hash."""
+    """Create a token. It is shown once, and stored only as a hash."""
     body = {"name": name, "role": role, "agents": list(agents), "expires": expires}
     made = api.post("/tokens", {key: value for key, value in body.items() if value})
     if output == "json":
@@ -52,7 +54,7 @@ def create(*, api: ApiClient, name: str, role: str, agents: tuple[str, ...], exp
 @output_option
 @api_options
 def list_(*, api: ApiClient, output: str) -> None:
-    """List all tokens, revoked ones too; never their secrets."""
+    """List all tokens, revoked and expired ones too, without their secrets."""
     found = list(api.pages("/tokens"))
     if output == "json":
         as_json(found)

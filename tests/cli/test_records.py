@@ -152,7 +152,7 @@ def test_a_cell_is_harmless_and_keeps_its_text(text: str) -> None:
 
 def test_a_timeline(filled: Engine, run: Run) -> None:
     lines = run("timeline", *SPAN).stdout.splitlines()
-    assert lines[0].startswith("2026-11-23 15:00 to 2026-11-23 16:0") and "1m a column" in lines[0]
+    assert lines[0].startswith("2026-11-23 15:00 to 2026-11-23 16:0") and "1m per column" in lines[0]
     flows = lines[lines.index("rome-7") + 1]
     assert flows.count("\u2588") == 2 and flows.endswith("  2")
     assert sum("1 refused" in line and "!" in line for line in lines) == 1
@@ -249,7 +249,7 @@ def test_evidence(filled: Engine, run: Run, tmp_path: Path) -> None:
     assert target.read_bytes()[:4] == b"\x0a\x0d\x0d\x0a"
     with writing(filled) as connection:
         store(connection, [replace(samples.FINDING, finding_id="ab")])
-    assert "no packets are kept of finding ab" in str(run("evidence", "ab", "-w", str(target), code=1).exception)
+    assert "no packets are kept for finding ab" in str(run("evidence", "ab", "-w", str(target), code=1).exception)
     assert "cannot write" in str(run("evidence", "0", "-w", str(tmp_path), code=1).exception)
     run("evidence", "0", code=2)
 

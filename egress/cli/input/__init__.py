@@ -1,1 +1,1 @@
-"""Input of the commands: arguments and options they share, queries, the client of the API."""
+"""Input that commands share: arguments, options, queries, and the client of the API."""

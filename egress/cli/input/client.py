@@ -1,9 +1,9 @@
-"""The client of the REST API that the editing commands share.
+"""The client of the REST API, for the commands that edit or ask the policy.
 
 It uses `--api URL` (with a token from EGRESS_TOKEN or a file), else the unix socket of `egress serve` on this host,
 else the application itself, in this process and over the database (docs/adr/0012). In the last two cases the kernel
 identifies the caller. With --case (`params.case_option`, for commands that only read) it runs in this process, over the
-case.
+case, and the caller counts as root.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ from egress.cli.output.text import plain
 from egress.config import Config, load_config
 from egress.errors import EgressError, InputError
 
-SECONDS = 60.0
+SECONDS = 60.0  # timeout of a request
 LONG_SECONDS = 900.0  # for requests that read all stored flows
-PAGE = 1000
+PAGE = 1000  # items of a listing per request
 MAX_TOKEN = 256  # characters
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 
 class ApiClient:
-    """A connection to one API. Methods raise InputError if the request is wrong, EgressError for any other failure."""
+    """A client of one API. Methods raise InputError if the request is wrong, EgressError for any other failure."""
 
     def __init__(self, url: str, token: str, ca: Path | None, config: Config, case: str | None = None) -> None:
         headers = {"Authorization": f"Bearer {token}"} if token else {}
@@ -97,7 +97,7 @@ class ApiClient:
         self, method: str, path: str, *, params: dict[str, object], body: object = None, content: bytes | None = None,
         kind: str = "application/json", seconds: float = SECONDS,
     ) -> Any:  # fmt: skip
-        """Send a request; return the response's JSON, None if it has no content. `seconds`: timeout of a server."""
+        """Send a request; return the response's JSON, None without content. `seconds`: timeout, unless in process."""
         answer = self.raw(method, path, params=params, body=body, content=content, kind=kind, seconds=seconds)
         if answer.status_code == 204 or not answer.content:
             return None
@@ -109,7 +109,7 @@ class ApiClient:
         self, method: str, path: str, *, params: dict[str, object], body: object = None, content: bytes | None = None,
         kind: str = "application/json", seconds: float = SECONDS,
     ) -> httpx.Response:  # fmt: skip
-        """Send a request; return the response, which is a success."""
+        """Send a request; return the response. Raises InputError, EgressError unless its status is 2xx."""
         data = json.dumps(body).encode() if body is not None else content
         given = {key.rstrip("_"): _text(value) for key, value in params.items() if value not in (None, "", False)}
         headers = {"Content-Type": kind} if data is not None else {}
@@ -128,7 +128,7 @@ class ApiClient:
 
 
 class _InProcess:
-    """Runs the application in this process; the caller is the user who runs the command."""
+    """Runs the application in this process. The caller is the user who runs the command; over a case, root."""
 
     def __init__(self, config: Config, headers: dict[str, str], case: str | None = None) -> None:
         from api.app import create_app
@@ -139,7 +139,7 @@ class _InProcess:
             from egress.store.cases.cases import open_case
 
             self._case = open_case(config, case)
-            who = 0  # read access to a case's file is enough to query it
+            who = 0  # access to a case is that to its file: no role is needed
         elif os.getuid() == 0 and not config.database:  # a fresh host has no state directory yet
             config.state_dir.mkdir(parents=True, exist_ok=True, mode=0o755)
         self._headers, self._app = headers, create_app(config, self._case)
@@ -162,7 +162,7 @@ class _InProcess:
 
 
 def api_options(command: _F) -> _F:
-    """Add --api, --token-file, --ca and --config to a command, which gets them as one `api: Api`."""
+    """Add --api, --token-file, --ca and --config to a command, which gets one `api: ApiClient` instead."""
 
     @click.option(
         "--api", "url", envvar="EGRESS_API", metavar="URL", default="", help="Use this API. [env: EGRESS_API]"
@@ -188,7 +188,7 @@ def api_options(command: _F) -> _F:
 
 
 def segment(text: str) -> str:
-    """Quote text as one segment of a path. Raises InputError if it cannot be one."""
+    """Quote text as one segment of a URL path. Raises InputError if it cannot be one."""
     if "/" in text or text in ("", ".", ".."):
         raise InputError(f"{ascii(text)[:60]} is not a valid id or name")
     return quote(text, safe="")

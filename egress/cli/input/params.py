@@ -1,4 +1,4 @@
-"""Types of arguments, and options, that several commands share."""
+"""Argument types and options that several commands share."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import click
 
 from egress.errors import InputError
 
-_CASE = "egress.case"  # in the context of a command
+_CASE = "egress.case"  # key in the context of a command
 
 _AGO = re.compile(r"([0-9]{1,9})([smhdw])", re.ASCII)
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}

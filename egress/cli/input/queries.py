@@ -1,4 +1,4 @@
-"""Shared by the commands that read records: the query argument, the database, ids by their first digits."""
+"""Input of the commands that read records: the query argument, the database, ids by their first digits."""
 
 from __future__ import annotations
 
@@ -40,19 +40,19 @@ _config_option = click.option(
 
 
 def config_option(command: _F) -> _F:
-    """Add --config, which the command gets, and --case; `records` opens the database that they name."""
+    """Add --config, which is passed to the command, and --case; `records` opens the database that they name."""
     return case_option(_config_option(command))
 
 
 class QueryCommand(click.Command):
-    """A command whose arguments are a query: `-proto:udp` is a negated term there, not an option."""
+    """A command whose arguments are a query: `-proto:udp` is a negated term, not an option."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         return super().parse_args(ctx, [f" {arg}" if _NEGATED.match(arg) else arg for arg in args])
 
 
 def checked(words: Sequence[str], now: float) -> str:
-    """Join the words to a query and check it. Prints the place of a mistake, then raises InvalidQueryError."""
+    """Join the words to a query and check its syntax. Prints the place of a mistake, then raises InvalidQueryError."""
     text = " ".join(word.strip() for word in words)
     try:
         compile_query(text, flows, now)
@@ -86,7 +86,7 @@ def records(config: Path | None) -> Iterator[Engine]:
 def period(
     engine: Engine, since: float | None, until: float | None, now: float, last: float = DAY
 ) -> tuple[float, float]:
-    """Return begin and end of a period; by default the last `last` seconds, or a whole case. Raises InputError."""
+    """Return begin and end of a period; the default is the last `last` seconds, or all of a case. Raises InputError."""
     found = span(engine) if chosen_case() else None
     begin, end = found or (now - last, now)
     begin, end = begin if since is None else since, end if until is None else until

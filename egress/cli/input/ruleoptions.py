@@ -1,4 +1,4 @@
-"""Shared by `egress allow` and `egress deny`: the options of a rule, which the API adds."""
+"""Options of `egress allow` and `egress deny`, and the request that adds the rule."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 
 
 def rule_options(command: _F) -> _F:
-    """Add DEST and the options that allow and deny rules share to a command."""
+    """Add the argument DEST, and the options that allow and deny rules share, to a command."""
     for decorate in reversed(
         (
             click.argument("destination", metavar="DEST"),
@@ -31,7 +31,7 @@ def rule_options(command: _F) -> _F:
                 metavar="TIME",
                 help="Lifetime: 5m, 1h, 1d, 1w, until an instant, or forever.",
             ),
-            click.option("--comment", default="", help="Why; shown with the rule."),
+            click.option("--comment", default="", help="A comment, shown with the rule."),
             click.option("--id", "rule_id", default="", help="The rule's id [random]."),
             click.option("--dry-run", is_flag=True, help="Check only; change nothing."),
         )
@@ -41,7 +41,7 @@ def rule_options(command: _F) -> _F:
 
 
 def make(api: ApiClient, action: str, fields: dict[str, Any], output: str, *, dry_run: bool) -> None:
-    """Add the rule and print it."""
+    """Add a rule through the API and print it. `dry_run`: only check it."""
     ports, protocol = list(map(_number, fields.pop("ports"))), _number(fields.pop("protocol"))
     body = {"action": action, **fields, "ports": ports, "protocol": protocol}
     given = {key: value for key, value in body.items() if value not in ("", []) and value is not False}

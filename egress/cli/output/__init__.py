@@ -1,1 +1,1 @@
-"""Output of the commands: tables, stories, plots, CSV."""
+"""Output that commands share: tables, stories, plots, HTML, CSV."""

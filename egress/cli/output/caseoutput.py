@@ -1,4 +1,4 @@
-"""`egress replay --into-db`: judges captures by the case's own policy and stores their records in the case."""
+"""`egress replay --into-db`: judges captures and stores policy, captures and records in a case."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from egress.store.cases.cases import case_path, close_case, make_case
 
 
 class CaseOutput:
-    """A case that captures are replayed into. Raises EgressError if it cannot be opened, or is not a case."""
+    """A case that captures are replayed into; made if it does not exist. Raises EgressError if it cannot be opened."""
 
     def __init__(self, config: Config, case: str, rules: Sequence[Rule], networks: Sequence[Network]) -> None:
         self._case = case
@@ -28,7 +28,7 @@ class CaseOutput:
             click.echo(f"egress: case {case} exists already ({case_path(config, case)}); adding to it", err=True)
 
     def judge(self, path: Path, progress: Callable[[int], object]) -> Report:
-        """Replay one file and store its records. Raises EgressError."""
+        """Replay one file and store its records, unless the case has them already. Raises EgressError."""
         source = examine(path)
         begun = begin(self._engine, source, self._rules, [str(network) for network in self._networks])
         if begun.stored:

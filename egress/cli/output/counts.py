@@ -23,7 +23,7 @@ __all__ = ["ORDERS", "print_counts"]
 def print_counts(
     engine: Engine, wanted: Filter, keys: tuple[str, ...], order: str, output: str, most: int | None
 ) -> None:
-    """Print the groups, greatest first; at most `most` of them, unless the filter has a limit."""
+    """Print the groups, greatest by `order` first; at most `most` of them, unless the filter has a limit."""
     limit = wanted.limit or most
     one_more = None if limit is None else limit + 1
     found = count_by(engine, replace(wanted, limit=None), keys, one_more, order.removeprefix("-") or "flows")

@@ -1,4 +1,4 @@
-"""Writes CSV that no spreadsheet takes for formulas."""
+"""Writes CSV whose cells no spreadsheet evaluates as formulas."""
 
 from __future__ import annotations
 
@@ -8,13 +8,12 @@ from collections.abc import Iterable, Sequence
 
 from egress.cli.output.text import plain
 
-_FORMULA = tuple(
-    "=+-@\uff1d\uff0b\uff0d\uff20"
-)  # a spreadsheet computes text that begins so, or asks the network for it
+# A spreadsheet evaluates text that begins with one of these as a formula, which may send data to another host.
+_FORMULA = tuple("=+-@\uff1d\uff0b\uff0d\uff20")
 
 
 def write(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Write to standard output, row by row as rows arrive."""
+    """Write CSV to standard output, each row as it arrives."""
     writer = csv.writer(sys.stdout, lineterminator="\n")
     writer.writerow(columns)
     for row in rows:

@@ -1,4 +1,4 @@
-"""Shows flows as a table: a row for each, and as many columns as fit the terminal."""
+"""Shows flows as a table with as many columns as fit the terminal."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def _short_action(details: FlowDetails) -> str:
 
 
 def _why(details: FlowDetails) -> str:
-    """Name the signatures of the findings, and the verdict's reason if it is another one."""
+    """List the verdict's reason and the signatures of the findings; the signatures alone if they are the reason."""
     flow, signatures = details.flow, list(dict.fromkeys(finding.signature for finding in details.findings))
     if flow.reason is Reason.FINDING and signatures:
         return ", ".join(signatures)

@@ -1,4 +1,4 @@
-"""Builds HTML in which text cannot become markup: only the results of `tag` are not escaped."""
+"""Builds HTML in which text cannot become markup: everything but the type `Html` is escaped."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from egress.cli.output.text import plain
 
 
 class Html(str):
-    """Markup."""
+    """Markup, which is not escaped again."""
 
     __slots__ = ()
 
@@ -27,12 +27,12 @@ def tag(name: str, /, *children: object, **attributes: object) -> Html:
 
 
 def empty(name: str, /, **attributes: object) -> Html:
-    """Build an element that has no end tag."""
+    """Build a void element: one without content and end tag."""
     return Html(str(tag(name, **attributes)).removesuffix(f"</{name}>"))
 
 
 def page(title: str, style: str, *body: object) -> Html:
-    """Build a document that loads nothing and runs nothing, whatever text is in it."""
+    """Build a document whose Content-Security-Policy lets it load nothing and run no script."""
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
     policy = f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
     head = tag(

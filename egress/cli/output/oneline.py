@@ -1,4 +1,4 @@
-"""Shows a record as one line."""
+"""Formats a record as one line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Plots of the report, as SVG without its own styles or scripts."""
+"""Plots of the report, as SVG without styles or scripts of their own."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from egress.cli.output.text import size, when
 from egress.store.query.timeline import Activity, Axis
 
 WIDTH, HEIGHT = 960, 160  # of the plot itself
-LEFT, TOP, BOTTOM = 60, 12, 24  # room for numbers and times
+LEFT, TOP, BOTTOM = 60, 12, 24  # margins, for numbers and times
 
 
 def activity(shown: Axis, of: Activity) -> Html:
-    """Plot the flows of an agent over time: accepted, above them refused, and marks for findings on top."""
+    """Plot an agent's flows over time as stacked bars, accepted and above them refused, with marks for findings."""
     most = max(of.flows, default=0) or 1
     wide = WIDTH / shown.count
     drawn: list[Html] = []
@@ -36,7 +36,7 @@ def activity(shown: Axis, of: Activity) -> Html:
 
 
 def intervals(moments: Sequence[float]) -> tuple[Html, str]:
-    """Plot the intervals between starts over time, and describe them in a phrase. Takes three starts or more."""
+    """Plot the intervals between starts of flows over time, and describe them. Needs at least three starts."""
     gaps = [later - earlier for earlier, later in pairwise(moments)]
     middle, most = statistics.median(gaps), max(gaps) or 1.0
     spread = statistics.median(abs(gap - middle) for gap in gaps)

@@ -1,4 +1,4 @@
-"""Shows the process behind a flow as text."""
+"""Formats the process that opened a flow."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Draws numbers over time in one line of text."""
+"""Draws numbers over time as lines of text."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def blocks(encoding: str | None) -> str:
 
 
 def bars(values: Sequence[int], signs: str) -> str:
-    """Draw a column for each value, the tallest for the greatest; only 0 is left blank."""
+    """Draw one character per value, the tallest for the greatest value; only 0 is left blank."""
     top, most = max(values, default=0), len(signs) - 1
     return "".join(signs[-(-value * most // top)] if value > 0 else signs[0] for value in values)
 

@@ -1,4 +1,4 @@
-"""Shows everything about a flow or a finding, as lines of text."""
+"""Formats everything recorded about a flow or a finding as lines of text."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def finding_lines(label: str, finding: FindingRecord) -> Iterator[str]:
 
 
 def doing_line(doing: StepContext, ts: float) -> str:
-    """Format the agent's tool calls at a time, as its framework reported them."""
+    """Format the tool calls that were running at time `ts`, or the calls around it, as the framework reported them."""
     if doing.steps:
         calls = (f"{_call(step)}, {ts - step.start:.3f} s after it began" for step in doing.steps)
         return labelled("during", "; ".join(calls))

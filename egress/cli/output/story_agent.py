@@ -1,4 +1,4 @@
-"""Shows everything about an agent, as lines of text or as JSON."""
+"""Formats everything recorded about an agent, as lines of text or as JSON."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def _document(keys: tuple[str, ...], group: Count) -> dict[str, object]:
 
 
 def _moments(values: dict[str, object]) -> dict[str, object]:
-    """Replace times by their ISO 8601 text."""
+    """Convert the times among the values to ISO 8601."""
     for key in ("first", "last"):
         moment = values[key]
         values[key] = iso(moment) if isinstance(moment, float) else None

@@ -1,4 +1,4 @@
-"""Shows everything about an episode, as lines of text."""
+"""Formats everything recorded about an episode as lines of text."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from egress.store.query.stepjoin import Traffic
 
 SHOWN = 5  # destinations of a part
 NO_TOOL = "no tool was running"
-_CLOCK = 0.05  # seconds; a smaller difference of the clocks is not reported
+_CLOCK = 0.05  # seconds; smaller differences of the clocks are not reported
 
 
 def episode_lines(story: EpisodeStory) -> Iterator[str]:
-    """Format each tool call in order, with the flows that began during it or between calls."""
+    """Format the totals of an episode, then each tool call in order with the flows that began during and after it."""
     calls = [part for part in story.parts if part.step]
     yield labelled("episode", story.episode)
     yield labelled("agent", story.agent)
@@ -90,7 +90,7 @@ def _counts(traffic: Traffic) -> str:
     parts += [f"{traffic.packets} packets refused without a flow"] if traffic.packets else []
     named = ", ".join(f"{name} x{count}" if count > 1 else name for name, count in traffic.signatures.items())
     parts += [f"FOUND {named}"] if named else []
-    parts += [f"{traffic.alive} begun before were still alive"] if traffic.alive else []
+    parts += [f"{traffic.alive} begun earlier were still alive"] if traffic.alive else []
     return ", ".join(parts)
 
 

@@ -1,4 +1,4 @@
-"""Prints tables and JSON; a pipe gets lines that are not folded, for grep."""
+"""Prints tables and JSON. Tables in a pipe are not folded, for grep."""
 
 from __future__ import annotations
 

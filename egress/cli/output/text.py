@@ -54,5 +54,5 @@ def hexdump(data: bytes) -> list[str]:
 
 
 def labelled(label: str, text: str) -> str:
-    """Format a line of a story. Control characters are escaped."""
+    """Format a line of a story: a label and a text. Control characters are escaped."""
     return f"{label:<{LABEL}}{plain(text)}".rstrip()
