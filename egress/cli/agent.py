@@ -82,7 +82,7 @@ def add(
         raise click.UsageError("give exactly one of --netns, --interface, --cidr")
     kind, value = given[0]
     place = attach.resolve(kind, value, name)
-    own = place.networks if kind == "netns" else ()  # none: root in the namespace may add addresses later
+    own = place.networks if kind == "netns" else ()  # fixed now: root in a namespace may add addresses later
     body = {"name": name, "kind": kind, "value": value, "networks": own, "budgets": list(map(budget_text, budgets))}
     body["host"] = api.host  # this host, even if the API is elsewhere
     api.post("/agents", body | fields)
@@ -96,7 +96,7 @@ def add(
 @output_option
 @api_options
 def list_(*, api: ApiClient, host: str, output: str) -> None:
-    """List the agents and the live sandboxes of `egress run`, of all hosts."""
+    """List the agents and live `egress run` sandboxes of all hosts."""
     found = list(api.pages("/agents", host=host))
     if output == "json":
         as_json(found)

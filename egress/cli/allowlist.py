@@ -133,7 +133,7 @@ def import_(*, api: ApiClient, file: Path, mode: str, dry_run: bool, output: str
 )
 @api_options
 def export(*, api: ApiClient, format_: str, file: Path | None) -> None:
-    """Print the allowlist, or write it to a file, as a document that `import` reads."""
+    """Print the allowlist as a document that `import` reads."""
     text = api.raw("GET", "/allowlist/export", params={"format": format_}).text
     if file is None:
         click.echo(text, nl=not text.endswith("\n"))

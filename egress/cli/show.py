@@ -50,9 +50,9 @@ def command() -> None:
 @output_option
 @config_option
 def flow(*, flow_id: str, output: str, config: Path | None) -> None:
-    """Show a flow: its names, process, verdict, rule, findings and kept packets.
+    """Show a flow: its names, process, verdict, rule and findings.
 
-    The agent's other flows of the minute before are shown too.
+    Kept packets, and the agent's other flows of the minute before, are shown too.
     """
     with records(config) as engine:
         story = flow_story(engine, chosen_flow(engine, flow_id))
@@ -95,7 +95,7 @@ def finding(*, finding_id: str, output: str, config: Path | None) -> None:
 @output_option
 @config_option
 def agent(*, name: str, output: str, config: Path | None) -> None:
-    """Show an agent: its attachment, mode and budgets, and its recorded activity.
+    """Show an agent: its attachment, settings and activity.
 
     The activity is counts, destinations, names, processes, findings and the newest flows.
     """

@@ -54,7 +54,7 @@ def create(*, api: ApiClient, name: str, role: str, agents: tuple[str, ...], exp
 @output_option
 @api_options
 def list_(*, api: ApiClient, output: str) -> None:
-    """List all tokens, revoked and expired ones too, without their secrets."""
+    """List all tokens, also revoked and expired ones; never secrets."""
     found = list(api.pages("/tokens"))
     if output == "json":
         as_json(found)
