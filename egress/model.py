@@ -273,7 +273,7 @@ class PolicyChange:
 
 
 class HoldState(StrEnum):
-    """The state of a hold: pending, decided by a person, timed out, or withdrawn with its agent or gateway."""
+    """The state of a hold: pending, decided by a person, timed out, or withdrawn because nothing waits any more."""
 
     PENDING = "pending"
     APPROVED = "approved"

@@ -20,7 +20,7 @@ from egress.gateway.supervisor import checks
 from egress.gateway.supervisor.checks import Check
 from egress.store.database.clock import clock
 from egress.store.database.database import open_database, schema
-from egress.store.database.handles import Connection, SQLAlchemyError
+from egress.store.database.handles import Connection, Engine, SQLAlchemyError
 from egress.store.policy import gateways, ruleset
 from egress.store.policy.agents import list_agents
 from egress.store.policy.gateways import SILENT, UP
@@ -180,11 +180,11 @@ def _span(moment: float) -> str:
 def _unguarded(config: Config, why: str) -> list[Check]:
     """Check that no agent is unguarded while no gateway runs: none is attached, or kernel rules block them all."""
     try:
-        if _is_fresh(config):
-            return [Check("gateway", True, f"not running ({why})")]
-        database = open_database(config.database_url, create=False)
+        database = _open_existing(config)
     except EgressError as error:
         return [_cannot_tell(why, error)]
+    if database is None:
+        return [Check("gateway", True, f"not running ({why})")]
     try:
         with database.connect() as connection:
             # A SQLite file belongs to one host, which may have been renamed since they were attached.
@@ -258,11 +258,11 @@ def _leftovers(config: Config) -> list[Check]:
 def _database(config: Config) -> list[Check]:
     """Check that the database can be read, that the journal is being stored, and that old records are pruned."""
     try:
-        if _is_fresh(config):
-            return [Check("database", True, "none yet: `egress gateway` creates it")]
-        database = open_database(config.database_url, create=False)
+        database = _open_existing(config)
     except EgressError as error:
         return [Check("database", False, str(error))]
+    if database is None:
+        return [Check("database", True, "none yet: `egress gateway` creates it")]
     try:
         behind = lag(config, database)
         stuck = stalled(config, database) if behind.unread else []
@@ -315,7 +315,11 @@ def _retention(config: Config, connection: Connection) -> Check:
     return Check("retention", not late, text)
 
 
-def _is_fresh(config: Config) -> bool:
-    """Return True if no gateway has run here and there is no database yet. Raises EgressError if it cannot be used."""
-    has_run = config.policy_snapshot.exists() or any(config.journal_dir.glob("*.jsonl"))
-    return not has_run and not schema(config.database_url).revision
+def _open_existing(config: Config) -> Engine | None:
+    """Open the database; None if there is none and no gateway has run here. Raises EgressError if it cannot be used."""
+    found = schema(config.database_url)
+    if found.revision:
+        return open_database(config.database_url, create=False)
+    if config.policy_snapshot.exists() or any(config.journal_dir.glob("*.jsonl")):
+        raise EgressError(f"the database {found.name} is missing, but a gateway has run here: put it back")
+    return None

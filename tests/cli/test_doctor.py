@@ -45,7 +45,7 @@ def test_a_database_that_is_gone_fails(config: Config, trace: str) -> None:
     path.write_text("")
     gateway, database = both(config)
     assert (gateway.ok, database.ok) == (False, False)
-    assert "cannot tell which agents are unguarded: no database at" in gateway.text
+    assert "cannot tell which agents are unguarded: the database" in gateway.text and "is missing" in database.text
     open_database(config.database_url).dispose()
     assert all(each.ok for each in both(config)), "it is back, and no agent is attached"
 
