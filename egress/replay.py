@@ -156,7 +156,7 @@ class Replay:
         if attributed is None:
             self.report.unattributed += 1
             return
-        if self._engine.next_tick() <= self._clock:
+        while self._engine.next_tick() <= self._clock:
             self._keep(self._engine.tick(self._clock), frame)
         outcome = self._engine.packet(whole, self._clock, *attributed, wire_length)
         self._keep(outcome.records, frame)

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from egress import replay as module
 from egress.errors import EgressError
 from egress.model import ACK, FIN, RST, SYN, TCP, Action, Direction, Mode, Policy, Rule
+from egress.records.shape import FlowRecord, Record
 from egress.replay import Agents, Report, replay
 from egress.wire.packet import decode
 from tests import traffic
@@ -192,6 +193,16 @@ def test_flows_years_apart(tmp_path: Path) -> None:
     report = replay(path, NO_RULES)
     assert report.flows == 3
     assert [found.frame for found in report.findings] == [4, 12, 20]
+
+
+def test_many_flows_that_end_in_one_gap_end_before_the_next_packet(tmp_path: Path) -> None:
+    flows = [udp(AGENT4, SERVER4, 20000 + port, 5300, b"a") for port in range(350)]
+    path = tmp_path / "a.pcap"
+    path.write_bytes(pcap([*((1, 0, raw) for raw in flows), (100_000, 0, flows[0])]))
+    records: list[Record] = []
+    assert replay(path, NO_RULES, keep=records.extend).flows == 351
+    ends = [record.state for record in records if isinstance(record, FlowRecord) and record.end is not None]
+    assert ends == ["timeout"] * 350 + ["shutdown"]
 
 
 @pytest.mark.parametrize("resolution", [b"\x00", b"\x7f", b"\xff"])

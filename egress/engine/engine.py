@@ -288,7 +288,10 @@ class Engine:
     # --- time and change --------------------------------------------------------------------------------
 
     def tick(self, ts: float) -> tuple[Record, ...]:
-        """Do what is due at `ts`: end holds and rules, forget silent flows, report repeated refusals."""
+        """Do what is due at `ts`: end holds and rules, forget silent flows, report repeated refusals.
+
+        One call forgets a bounded number of flows. `next_tick` is not later than `ts` while more are due.
+        """
         self._refusals.tick(ts)
         self._verdicts.tick(ts)
         self._tracker.expire(ts)
@@ -365,20 +368,21 @@ class Engine:
         return self._holds.ended()
 
     def release(self, agent: str, ts: float) -> tuple[Record, ...]:
-        """End the flows of an agent that is gone, and forget its refused destinations."""
-        self._release(agent, ts)
+        """End the flows of an agent that is gone, and forget its refused destinations.
+
+        Where the agent has many flows, the ticks that follow end the others.
+        """
+        self._verdicts.forget(agent)
+        self._tracker.drop(agent, ts)
         return self._outbox.take()
 
     def shutdown(self, ts: float) -> tuple[Record, ...]:
         """End all flows."""
         self._refusals.tick(float("inf"))
         for agent in self._tracker.agents():
-            self._release(agent, ts)
+            self._verdicts.forget(agent)
+        self._tracker.drop_all(ts)
         return self._outbox.take()
-
-    def _release(self, agent: str, ts: float) -> None:
-        self._verdicts.forget(agent)
-        self._tracker.drop(agent, ts)
 
     def stats(self) -> dict[str, int]:
         """Counters since the start, and the sizes of the tables."""

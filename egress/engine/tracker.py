@@ -7,6 +7,7 @@ none, the new flow is refused (Suricata calls this the memcap exception policy).
 from __future__ import annotations
 
 import heapq
+from collections import deque
 from collections.abc import Iterator
 
 from egress.addresses import Networks
@@ -17,6 +18,7 @@ from egress.engine.stage import Stage
 from egress.limits import Limits
 from egress.model import TCP, Agent
 
+TURN = 100  # flows that are forgotten, and timers that are looked at, in one tick: a few milliseconds
 SLACK = 4096  # stale entries of the heap of timers that are tolerated beyond two for each live flow
 
 
@@ -37,8 +39,10 @@ class Timers:
         heapq.heappush(self._heap, (flow.last + flow.timeout(self._limits), self._serial, flow))
 
     def due(self, ts: float) -> Iterator[Flow]:
-        """Yield the live flows whose timeout has passed."""
-        while self._heap and self._heap[0][0] <= ts:
+        """Yield the live flows whose timeout has passed; looks at no more than TURN entries."""
+        for _ in range(TURN):
+            if not self._heap or self._heap[0][0] > ts:
+                return
             flow = heapq.heappop(self._heap)[2]
             if flow.stage is Stage.FORGOTTEN:
                 continue
@@ -69,6 +73,7 @@ class Tracker:
         self._tables: dict[str, FlowTable] = {}
         self._networks: dict[tuple[str, ...], Networks] = {}
         self._timers = Timers(limits)
+        self._leaving: deque[Flow] = deque()  # flows of agents that are gone, which the next ticks end
         self.live = 0
 
     def table(self, agent: str) -> FlowTable:
@@ -95,7 +100,7 @@ class Tracker:
 
     def next_tick(self) -> float:
         """The time at which `expire` may have something to do; infinity if there are no flows."""
-        return self._timers.next()
+        return float("-inf") if self._leaving else self._timers.next()
 
     def may_pick_up(self, table: FlowTable, key: Key, uptime: float) -> bool:
         """Return True if a connection may be picked up in mid-stream, though its first bytes were not inspected.
@@ -138,26 +143,48 @@ class Tracker:
 
     def forget(self, flow: Flow, ts: float, why: str) -> None:
         """End a flow and write its last record; `why`: closed, timeout, evicted or shutdown."""
-        flow.forget()
         self.release(flow)
-        self.live -= 1
         table = self.table(flow.agent)
         del table.flows[flow.key]
         if flow.proto == TCP and len(table.ended) < self._limits.max_flows_agent:
             table.ended.add(flow.key)
-        self._timers.trim(self.live)
-        self._outbox.put(flow_record(flow, ts, why))
+        self._end(flow, ts, why)
 
     def drop(self, agent: str, ts: float) -> None:
-        """Forget an agent and all its flows."""
-        for flow in self.flows(agent):
-            self.forget(flow, ts, "closed" if flow.state == "closed" else "shutdown")
+        """Forget an agent and its flows: TURN of them now, the others in the ticks that follow."""
+        self._leaving += self.flows(agent)
         self._tables.pop(agent, None)
+        self._end_leaving(ts)
+
+    def drop_all(self, ts: float) -> None:
+        """Forget all agents and all their flows now."""
+        for agent in self.agents():
+            self.drop(agent, ts)
+        while self._leaving:
+            self._end_leaving(ts)
 
     def expire(self, ts: float) -> None:
-        """Forget the flows that have been silent for their timeout."""
+        """Forget flows that have been silent for their timeout: TURN of them, or fewer if no more are due.
+
+        `next_tick` is in the past while more are due. Such a flow is as good as any other until its turn comes.
+        """
+        if self._leaving:
+            self._end_leaving(ts)
+            return
         for flow in self._timers.due(ts):
             self.forget(flow, ts, "closed" if flow.state == "closed" else "timeout")
+
+    def _end_leaving(self, ts: float) -> None:
+        for _ in range(min(TURN, len(self._leaving))):
+            flow = self._leaving.popleft()
+            flow.release()
+            self._end(flow, ts, "closed" if flow.state == "closed" else "shutdown")
+
+    def _end(self, flow: Flow, ts: float, why: str) -> None:
+        flow.forget()
+        self.live -= 1
+        self._timers.trim(self.live)
+        self._outbox.put(flow_record(flow, ts, why))
 
     def agents(self) -> list[str]:
         return list(self._tables)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from egress.engine.flow import Flow
 from egress.engine.outcome import Outbox
-from egress.engine.tracker import SLACK, Timers, Tracker
+from egress.engine.tracker import SLACK, TURN, Timers, Tracker
 from egress.limits import Limits
 from egress.model import TCP, Action, Direction, Reason, Verdict
 from egress.records.shape import FlowRecord
@@ -73,6 +73,58 @@ def test_a_dropped_agent_leaves_nothing() -> None:
     tracker.drop("a", START)
     assert [gone.agent for gone in ended(outbox)] == ["a", "a"]
     assert tracker.agents() == ["b"] and tracker.live == 1
+
+
+def test_many_due_flows_are_forgotten_in_turns() -> None:
+    outbox, late = Outbox(), START + 10**5
+    tracker = Tracker(Limits(), outbox)
+    for port in range(3 * TURN + 1):
+        add(tracker, "a", port)
+    turns = []
+    while tracker.next_tick() <= late:
+        tracker.expire(late)
+        turns.append([gone.state for gone in ended(outbox)])
+    assert list(map(len, turns)) == [TURN, TURN, TURN, 1]
+    assert set(sum(turns, [])) == {"timeout"} and tracker.live == 0 and tracker.next_tick() == float("inf")
+
+
+def test_timers_that_come_too_early_take_turns_too() -> None:
+    tracker = Tracker(Limits(), Outbox())
+    flows = [add(tracker, "a", port) for port in range(2 * TURN)]
+    late = tracker.next_tick()
+    for each in flows:
+        each.renew(late)
+    tracker.expire(late)
+    assert tracker.next_tick() <= late
+    tracker.expire(late)
+    assert tracker.next_tick() > late and tracker.live == 2 * TURN
+
+
+def test_the_flows_of_a_gone_agent_end_in_turns_and_once_each() -> None:
+    outbox, late = Outbox(), START + 10**5
+    tracker = Tracker(Limits(), outbox)
+    for port in range(2 * TURN + 1):
+        add(tracker, "a", port)
+    tracker.drop("a", START)
+    gone = ended(outbox)
+    assert len(gone) == TURN and tracker.agents() == [] and tracker.next_tick() < START
+    add(tracker, "a", 1)  # the name comes back, with the ports of before
+    while tracker.next_tick() <= late:
+        tracker.expire(late)
+        assert len(outbox.records) <= TURN
+        gone += ended(outbox)
+    assert [flow.state for flow in gone] == ["shutdown"] * (2 * TURN + 1) + ["timeout"]
+    assert tracker.live == 0 and tracker.buffered == 0
+
+
+def test_the_end_of_all_agents_is_not_put_off() -> None:
+    outbox = Outbox()
+    tracker = Tracker(Limits(), outbox)
+    for name in ("a", "b"):
+        for port in range(TURN + 1):
+            add(tracker, name, port)
+    tracker.drop_all(START)
+    assert len(ended(outbox)) == 2 * TURN + 2 and tracker.live == 0 and tracker.agents() == []
 
 
 def test_the_flows_state_says_when_it_is_due() -> None:
