@@ -1,7 +1,6 @@
 """DNS queries and answers (RFC 1035), over UDP and behind TCP's length prefix.
 
-A compression pointer must point below the part of its name that was read so far, and not into the header. So reading a
-name ends, and the question's name, the first field after the header, is never compressed.
+`egress.wire.dnsnames` reads the names.
 
 Of a query the name in its question is read; the names of its records are skipped. Of an answer the bindings are read:
 addresses, and the aliases that lead to them from the question.
@@ -14,12 +13,9 @@ from struct import Struct, unpack_from
 from typing import NamedTuple
 
 from egress.errors import MalformedError
+from egress.wire.dnsnames import HEADER, Names, skip_name
 
-HEADER = 12
 MIN_MESSAGE = HEADER + 5  # the root's name (1), type, class
-MAX_NAME = 255  # octets with length bytes and the root; RFC 1035 section 2.3.4
-MAX_LABEL = 63
-MAX_HOPS = 127  # compression pointers in one name: it has no more labels than that
 MAX_RECORDS = 512  # of an answer, hints of SVCB records counted as records; real ones stay below 100
 MAX_CHAIN = 17  # names from the question to an address; BIND follows 16 aliases, unbound 11
 MAX_TTL = 0x7FFFFFFF  # seconds; what is larger counts as 0 (RFC 2181 section 8)
@@ -30,7 +26,6 @@ _HINTS = {4: A, 6: AAAA}  # keys of SVCB parameters (RFC 9460 section 14.3.2)
 _ECH = 5  # RFC 9848
 _HEADER = Struct("!HHHHHH").unpack_from
 _RECORD = Struct("!HHIH").unpack_from  # type, class, TTL, length of the data
-_PLAIN = frozenset(b"abcdefghijklmnopqrstuvwxyz0123456789-_")
 
 
 class DnsQuery(NamedTuple):
@@ -91,9 +86,10 @@ def answer(payload: bytes) -> DnsAnswer:
     if not flags & 0x8000:
         raise MalformedError("a DNS query, not an answer")
     _, _, _, answers, authority, additional = _HEADER(payload)
-    (question, qclass), at = _question(payload)
-    at, records, upper = _section(payload, at, answers)
-    at, others, more = _section(payload, at, authority + additional)
+    names = Names(payload)
+    (question, qclass), at = _question(payload, names)
+    at, records, upper = _section(payload, names, at, answers)
+    at, others, more = _section(payload, names, at, authority + additional)
     if at != len(payload):
         raise MalformedError("DNS records do not end where the message does")
     if qclass != _IN:
@@ -166,9 +162,9 @@ def _check_query(payload: bytes) -> None:
 
 def _read(payload: bytes) -> _Message:
     _, _, _, answers, authority, additional = _HEADER(payload)
-    message, at = _question(payload)
+    message, at = _question(payload, Names(payload))
     for _ in range(answers + authority + additional):  # each takes 11 bytes or more, so the payload bounds it
-        at = _skip_name(payload, at)
+        at = skip_name(payload, at)
         if at + 10 > len(payload):
             raise MalformedError("DNS record is cut off")
         at += 10 + int(unpack_from("!H", payload, at + 8)[0])
@@ -177,22 +173,22 @@ def _read(payload: bytes) -> _Message:
     return message
 
 
-def _question(payload: bytes) -> tuple[_Message, int]:
-    name, at = _name(payload, HEADER)
+def _question(payload: bytes, names: Names) -> tuple[_Message, int]:
+    name, at = names.read(HEADER)
     if at + 4 > len(payload):
         raise MalformedError("DNS question is cut off")
     rtype, qclass = unpack_from("!HH", payload, at)
     return _Message(DnsQuery(name, rtype, int.from_bytes(payload[:2])), qclass), at + 4
 
 
-def _section(payload: bytes, at: int, count: int) -> tuple[int, list[DnsRecord], int]:
+def _section(payload: bytes, names: Names, at: int, count: int) -> tuple[int, list[DnsRecord], int]:
     """Read `count` records: return the offset after them, the records that bind, and the upper bits of the rcode."""
     found: list[DnsRecord] = []
     upper = 0
     if count > MAX_RECORDS:
         raise MalformedError("too many DNS records")
     for _ in range(count):
-        name, at = _name(payload, at)
+        name, at = names.read(at)
         if at + 10 > len(payload):
             raise MalformedError("DNS record is cut off")
         rtype, rclass, ttl, size = _RECORD(payload, at)
@@ -202,34 +198,36 @@ def _section(payload: bytes, at: int, count: int) -> tuple[int, list[DnsRecord],
         if rtype == _OPT:
             upper = ttl >> 24
         elif rclass == _IN:
-            _add_record(found, payload[:end], at, DnsRecord(name, rtype, ttl if ttl <= MAX_TTL else 0, b""))
+            _add_record(found, names, payload[:end], at, DnsRecord(name, rtype, ttl if ttl <= MAX_TTL else 0, b""))
         at = end
     return at, found, upper
 
 
-def _add_record(found: list[DnsRecord], payload: bytes, at: int, record: DnsRecord) -> None:
+def _add_record(found: list[DnsRecord], names: Names, payload: bytes, at: int, record: DnsRecord) -> None:
     """Add a record with the value that its data have, from `at` to the end of `payload`."""
     if record.rtype in _SIZES:
         if len(payload) - at != _SIZES[record.rtype]:
             raise MalformedError("DNS address of a wrong length")
         found.append(record._replace(value=payload[at:]))
     elif record.rtype in (CNAME, DNAME):
-        target, end = _name(payload, at)
+        target, end = names.read(at)
         if end != len(payload):
             raise MalformedError("bytes after the name in a DNS alias")
         found.append(record._replace(value=target))
     elif record.rtype in (SVCB, HTTPS):
-        _add_service(found, payload, at, record)
+        _add_service(found, names, payload, at, record)
         if len(found) > MAX_RECORDS:
             raise MalformedError("too many DNS records")
 
 
-def _add_service(found: list[DnsRecord], payload: bytes, at: int, record: DnsRecord) -> None:
+def _add_service(found: list[DnsRecord], names: Names, payload: bytes, at: int, record: DnsRecord) -> None:
     """Add a service binding: priority, target, parameters in ascending order of their keys (RFC 9460 section 2.2)."""
     if at + 2 > len(payload):
         raise MalformedError("DNS service binding is cut off")
     service = payload[at : at + 2] != b"\0\0"  # priority 0 is an alias only: its parameters are ignored
-    target, at = _name(payload, at + 2, lowest=len(payload))  # never compressed
+    target, at = names.read(at + 2, plain=True)
+    if at > len(payload):
+        raise MalformedError("DNS name is cut off")
     target = target or (record.name if service else "")  # "." is the owner itself; of an alias: no such service
     hints: list[DnsRecord] = []
     ech, last = False, -1
@@ -269,58 +267,3 @@ def _reach(name: str, records: Iterable[DnsRecord]) -> dict[str, tuple[tuple[str
                 reached[target] = (*names, target), min(ttl, record.ttl)
                 waiting.append(target)
     return reached
-
-
-def _name(payload: bytes, at: int, lowest: int = HEADER) -> tuple[str, int]:
-    """Read a name: return it and the offset after it. Pointers lead to `lowest` or above, each below the one before."""
-    labels: list[str] = []
-    start, size, after = at, 1, 0  # start of this run of labels; octets of the name; offset after the first run
-    hops = 0
-    while length := _label(payload, at):
-        if length > MAX_LABEL:
-            target = (length & 0x3F) << 8 | payload[at + 1] if at + 1 < len(payload) else start
-            hops += 1
-            if not lowest <= target < start or hops > MAX_HOPS:
-                raise MalformedError("DNS compression pointer does not point to an earlier name")
-            after = after or at + 2
-            start = at = target
-            continue
-        labels.append(_text(payload[at + 1 : at + 1 + length]))
-        at += 1 + length
-        size += 1 + length
-        if size > MAX_NAME:
-            raise MalformedError("DNS name is longer than 255 octets")
-    return ".".join(labels), after or at + 1
-
-
-def _skip_name(payload: bytes, at: int) -> int:
-    """Return the offset after a name that may end in a pointer."""
-    start = at
-    while size := _label(payload, at):
-        if size > MAX_LABEL:
-            if at + 2 > len(payload) or not HEADER <= (size & 0x3F) << 8 | payload[at + 1] < start:
-                raise MalformedError("DNS compression pointer does not point to an earlier name")
-            return at + 2
-        at += 1 + size
-        if at + 1 - start > MAX_NAME:
-            raise MalformedError("DNS name is longer than 255 octets")
-    return at + 1
-
-
-def _label(payload: bytes, at: int) -> int:
-    """Return the length byte of the label at an offset, or the first byte of a pointer (0xC0 and above)."""
-    if at >= len(payload):
-        raise MalformedError("DNS name is cut off")
-    size = payload[at]
-    if MAX_LABEL < size < 0xC0:
-        raise MalformedError("DNS label of a reserved type")
-    if size <= MAX_LABEL and at + 1 + size > len(payload):
-        raise MalformedError("DNS name is cut off")
-    return size
-
-
-def _text(label: bytes) -> str:
-    lower = label.lower()
-    if _PLAIN.issuperset(lower):
-        return lower.decode("ascii")
-    return "".join(chr(byte) if byte in _PLAIN else f"\\{byte:03d}" for byte in lower)
