@@ -1,4 +1,7 @@
-"""Measure the cost of a packet, a record, a policy and an edit, and three datapaths: `python -m bench` (root)."""
+"""Measure the cost of a packet, a record, a policy and an edit, and three datapaths: `python -m bench` (root).
+
+`python -m bench costs` measures the worst known input of each parser alone, without root.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ import sys
 from collections.abc import Callable
 from contextlib import ExitStack
 
-from bench import edits, engine, journal, paths, policy
+from bench import costs, edits, engine, journal, paths, policy
 from demo.stage import Stage
 
 Rows = dict[str, list[float]]
@@ -50,13 +53,18 @@ def table(title: str, measure: Callable[[], dict[str, float]], rounds: int) -> N
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    parser.add_argument("what", nargs="?", choices=["all", "costs"], default="all")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=3.0, help="of load in each round")
     options = parser.parse_args()
+    if options.what == "costs":
+        table(f"The worst input of each parser ({costs.UNIT})", costs.measure, options.rounds)
+        return 0
     if os.geteuid():
         print("bench: run as root, it makes network namespaces", file=sys.stderr)
         return 1
     table("Engine (microseconds per packet)", engine.measure, options.rounds)
+    table(f"The worst input of each parser ({costs.UNIT})", costs.measure, options.rounds)
     table("A record, on the disk of this directory (microseconds)", journal.measure, options.rounds)
     table(f"Policy of {policy.RULES:,} rules", policy.compiling, options.rounds)
     table("The same (milliseconds per change)", policy.editing, options.rounds)

@@ -11,6 +11,7 @@ follows a capture or a monitored agent: bytes may be missing for ever; it skips 
 
 from __future__ import annotations
 
+from bisect import insort
 from typing import NamedTuple
 
 MAX_PENDING = 512  # out-of-order segments held for each direction
@@ -46,7 +47,9 @@ class Stream:
         "early",
         "history",
         "next",
+        "order",
         "pending",
+        "reached",
         "strict",
         "unseen",
         "waiting",
@@ -58,9 +61,11 @@ class Stream:
         self.early = early  # picked up in mid-stream: bytes before the first one seen are new, not repeated
         self.base = -1  # sequence number of history[0]; -1: not started
         self.next = 0  # sequence number expected next
+        self.reached = 0  # the place of `next`: bytes before it since the stream was started, those skipped too
         self.acked = -1  # the highest acknowledgement of the other side; -1: none yet
         self.history = bytearray()
-        self.pending: dict[int, bytes] = {}
+        self.pending: dict[int, bytes] = {}  # segments that wait, by sequence number
+        self.order: list[int] = []  # their places, ascending
         self.waiting = 0  # bytes in pending
         self.conflict: Overlap | None = None
         self.unseen = 0
@@ -70,6 +75,7 @@ class Stream:
         self.base = self.next = seq
         self.history.clear()
         self.pending.clear()
+        self.order.clear()
         self.waiting = 0
 
     def feed(self, seq: int, data: bytes, missing: int = 0) -> bytes:
@@ -82,8 +88,7 @@ class Stream:
             self.start(seq)
         gap = distance(seq, self.next)
         if gap == 0 and not self.pending and not missing:
-            self.history += data
-            self.next = (seq + len(data)) & 0xFFFFFFFF
+            self._extend(data)
             return data
         if gap > 0:
             return self._hold(seq, data, gap)
@@ -101,10 +106,9 @@ class Stream:
             self.acked = ack
         if self.strict or self.base < 0 or distance(ack, self.next) <= 0 or not self.pending:
             return b""
-        first = min(self.pending, key=lambda seq: distance(seq, self.next))
-        if distance(first, ack) > 0:
+        if self.order[0] - self.reached > distance(ack, self.next):
             return b""
-        self._skip(first)
+        self._skip(self._seq(self.order[0]))
         return self._drain()
 
     def trim(self) -> None:
@@ -126,10 +130,16 @@ class Stream:
     def _extend(self, data: bytes) -> None:
         self.history += data
         self.next = (self.next + len(data)) & 0xFFFFFFFF
+        self.reached += len(data)
+
+    def _seq(self, place: int) -> int:
+        return (self.next + place - self.reached) & 0xFFFFFFFF
 
     def _skip(self, seq: int) -> None:
         """Skip the bytes up to `seq`, which will never be seen; earlier ones cannot be compared any more."""
-        self.unseen += max(0, distance(seq, self.next))
+        gap = distance(seq, self.next)
+        self.unseen += max(0, gap)
+        self.reached += gap
         self.base = self.next = seq
         self.history.clear()
 
@@ -143,8 +153,10 @@ class Stream:
         if len(self.pending) >= MAX_PENDING or self.waiting + len(data) > self.capacity:
             if self.strict:
                 raise SegmentOverflowError("too many bytes out of order")
-            self._skip(min((*self.pending, seq), key=lambda key: distance(key, self.next)))
+            self._skip(self._seq(min(self.order[0], self.reached + gap)) if self.order else seq)
             return self._drain() + self.feed(seq, data)
+        if not known:
+            insort(self.order, self.reached + gap)
         self.pending[seq] = data
         self.waiting += len(data) - len(known)
         return b""
@@ -152,13 +164,12 @@ class Stream:
     def _drain(self) -> bytes:
         """Deliver the held segments that are next in order now."""
         out = bytearray()
-        for seq in sorted(self.pending, key=lambda key: distance(key, self.next)):
-            gap = distance(seq, self.next)
-            if gap > 0:
-                break
+        while self.order and self.order[0] <= self.reached:
+            overlap = self.reached - self.order[0]
+            seq = self._seq(self.order.pop(0))
             data = self.pending.pop(seq)
             self.waiting -= len(data)
-            fresh = self._after_overlap(seq, data, -gap) if gap else data
+            fresh = self._after_overlap(seq, data, overlap) if overlap else data
             self._extend(fresh)
             out += fresh
         return bytes(out)

@@ -21,14 +21,19 @@ _BEGIN = re.compile(rb"[\n\0][ \t\r\v\f\xef\xbb\xbf]*+(?:(?=[{[/])|\Z)")
 _PIECE = re.compile(
     rb""""(?:[^"\\]|\\.)*+(?:"|\\?\Z)|'((?:[^'\\]|\\.)*+)(?:'|\\?\Z)|/\*.*?(?:\*/|\Z)|//.*""", re.DOTALL
 )
+_BARE_QUOTE = re.compile(rb'(?<!\\)"')
 
 
 class LooseLines:
-    """The lenient lines of one direction. Mutable; feed it the bytes in order. Raises nothing."""
+    """The lenient lines of one direction. Mutable; feed it the bytes in order. Raises nothing.
 
-    __slots__ = ("_line", "_skipping")
+    Lines of fewer than `shortest` bytes are left out, as `JsonStream` leaves out such texts.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("_line", "_shortest", "_skipping")
+
+    def __init__(self, shortest: int = 0) -> None:
+        self._shortest = shortest
         self._line = bytearray()
         self._skipping = False  # inside a line that is not an object, is too long, or has been read
 
@@ -36,8 +41,13 @@ class LooseLines:
         """Return the lines that `chunk` completes and that only a lenient reader understands."""
         texts: list[JsonText] = []
         at = 0
+        mark = -1  # where the next quote or comment is
         while True:
             if self._skipping:
+                if mark < at:
+                    found = _LOOSE.search(chunk, at)
+                    mark = found.start() if found else len(chunk)
+                at = max(at, chunk.rfind(b"\n", at, mark), chunk.rfind(b"\0", at, mark))  # no line before it is loose
                 begin = _BEGIN.search(chunk, at)
                 if begin is None:
                     return texts
@@ -47,7 +57,7 @@ class LooseLines:
             self._keep(chunk[at : end.start() if end else len(chunk)])
             if end is None:
                 return texts
-            text = _read(bytes(self._line)) if self._line else None
+            text = _read(bytes(self._line)) if len(self._line) >= self._shortest else None
             if text is not None:
                 texts.append(text)
             self._line.clear()
@@ -77,5 +87,9 @@ def _piece(found: re.Match[bytes]) -> bytes:
         return whole
     if whole[:1] == b"/":
         return b" "
-    inner = found.group(1).replace(b"\\'", b"'").decode("utf-8", "replace")
-    return b'"' + re.sub(r'(?<!\\)"', r"\"", inner).encode() + b'"'
+    inner = found.group(1)
+    if not inner.isascii():
+        inner = inner.decode("utf-8", "replace").encode()
+    if b'"' in inner or b"\\" in inner:
+        inner = _BARE_QUOTE.sub(rb"\"", inner.replace(b"\\'", b"'"))
+    return b'"' + inner + b'"'

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 
 import pytest
 from hypothesis import given, settings
@@ -184,3 +185,29 @@ def test_what_is_forgotten_is_compared_no_more() -> None:
     assert stream.held() == 0
     assert stream.feed(10, b"xyzdef") == b"def"
     assert stream.conflict is None
+
+
+def test_a_segment_costs_the_same_beside_many_that_wait() -> None:
+    def cost(waiting: int) -> float:
+        stream = Stream(strict=True, capacity=65536)
+        stream.start(0)
+        for number in range(waiting):
+            stream.feed(10_000 + 2 * number, b"a")
+        began = time.process_time()
+        for seq in range(2000):
+            assert stream.feed(seq, b"a") == b"a"
+        return time.process_time() - began
+
+    few, many = (min(cost(waiting) for _ in range(3)) for waiting in (1, MAX_PENDING - 7))
+    assert many < 5 * few  # with all of them sorted for each segment: 100
+
+
+@given(st.integers(0, 2**32 - 1), st.permutations(range(30)), st.booleans())
+def test_any_order_gives_the_bytes_in_order_across_the_wrap(isn: int, order: list[int], strict: bool) -> None:
+    stream = Stream(strict=strict, capacity=65536)
+    stream.start(isn)
+    data = bytes(range(90))
+    out = b"".join(
+        stream.feed((isn + 3 * number) & 0xFFFFFFFF, data[3 * number : 3 * number + 3 + number % 4]) for number in order
+    )
+    assert out == data and not stream.pending and not stream.order and stream.conflict is None

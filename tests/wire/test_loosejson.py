@@ -55,6 +55,25 @@ def test_time_is_linear_in_comments_and_quotes_that_never_end() -> None:
     assert time.perf_counter() - began < 1.0  # quadratic: many seconds
 
 
+def test_short_lines_are_left_out() -> None:
+    reader = LooseLines(7)
+    assert [text.text for text in reader.feed(b"//\n{'a':1}\n{'a':}\n\n{'\n//{'\n[''   ]\n")] == [
+        b"{'a':1}",
+        b"[''   ]",
+    ]
+
+
+@pytest.mark.parametrize("line", [b"//\n", b"{'\n", b"/**/\n"])
+def test_short_lines_are_not_read_as_texts(line: bytes) -> None:
+    def cost(shortest: int) -> float:
+        reader, data = LooseLines(shortest), line * 10_000
+        began = time.process_time()
+        reader.feed(data)
+        return time.process_time() - began
+
+    assert min(cost(20) for _ in range(5)) < min(cost(0) for _ in range(5)) / 3
+
+
 @given(
     st.lists(st.sampled_from([b"{", b"}", b"'", b'"', b"\\", b"/*", b"*/", b"//", b"\n", b"a", b":", b"\xff"])).map(
         b"".join

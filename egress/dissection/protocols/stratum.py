@@ -31,7 +31,7 @@ class _Messages(Reader):
     def __init__(self, place: Place) -> None:
         self._direction = place.direction
         self._strict = JsonStream(SHORTEST)
-        self._loose = LooseLines() if place.form is Form.STREAM else None
+        self._loose = LooseLines(SHORTEST) if place.form is Form.STREAM else None
 
     def feed(self, data: bytes, carrier: Carrier) -> list[Fact]:
         texts = self._strict.feed(data)
