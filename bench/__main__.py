@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable
 from contextlib import ExitStack
 
-from bench import costs, edits, engine, journal, paths, policy
+from bench import costs, edits, engine, journal, memory, paths, policy
 from demo.stage import Stage
 
 Rows = dict[str, list[float]]
@@ -65,6 +65,7 @@ def main() -> int:
         return 1
     table("Engine (microseconds per packet)", engine.measure, options.rounds)
     table(f"The worst input of each parser ({costs.UNIT})", costs.measure, options.rounds)
+    table("Memory of a flow (bytes)", memory.measure, 1)
     table("A record, on the disk of this directory (microseconds)", journal.measure, options.rounds)
     table(f"Policy of {policy.RULES:,} rules", policy.compiling, options.rounds)
     table("The same (milliseconds per change)", policy.editing, options.rounds)

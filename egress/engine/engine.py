@@ -212,8 +212,7 @@ class Engine:
             return
         for signature in self._listeners.get(type(event), ()):
             finding = signature.see(event, flow)
-            if finding is not None and finding.signature not in flow.found:
-                flow.found.add(finding.signature)
+            if finding is not None and flow.note_found(finding.signature):
                 self._flag(flow, finding, ts)
 
     def _flag(self, flow: Flow, finding: Finding, ts: float) -> None:
@@ -279,9 +278,9 @@ class Engine:
         if not self._tracker.make_room(table, ts):
             return self._refusals.refuse(agent, packet, ts, Reason.MEMCAP, "no room for another flow")
         flow = Flow(agent, key, packet, ts, direction)
+        self._verdicts.admit(flow, ts)
         self._tracker.add(flow)
         self._outbox.counts["flows"] += 1
-        self._verdicts.admit(flow, ts)
         self._outbox.put(flow_record(flow, ts))
         return None
 

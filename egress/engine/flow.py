@@ -38,6 +38,7 @@ from egress.model import (
 Key = tuple[int, bytes, int, bytes, int]  # proto, agent's address and port, remote address and port
 
 BOTH = 1 << Direction.OUT | 1 << Direction.IN
+NONE: frozenset[str] = frozenset()  # shared: an empty one of its own would take a fifth of a refused flow's memory
 EVICT_LOOK = 64  # oldest flows that are looked at for one that may make room
 EVICT_IDLE = 30.0  # seconds of silence after which an undecided flow may make room
 
@@ -104,20 +105,20 @@ class Flow(Life):
         self.state = "new"  # of the connection, as far as timeouts need it: new, established, closed
         self.finished = 0  # TCP: bits of the directions that have sent a FIN
         self.app = self.server_name = ""
-        self.names: frozenset[str] = frozenset()
+        self.names = NONE
         self.said: str | None = None
         self.hidden = False
         self.rule: Rule | None = None
         self.wants = ""  # the name of a query that has to wait
-        self.deferred: list[Event] = []  # facts of a held TCP segment: signatures see them once it passes
-        self.found: set[str] = set()  # signatures that have flagged this flow
+        self.deferred: tuple[Event, ...] = ()  # facts of a held TCP segment: signatures see them once it passes
+        self.found = NONE  # signatures that have flagged this flow
         self.packets_out = self.packets_in = self.bytes_out = self.bytes_in = self.unseen = 0
         self.charged = 0
         self.streams: tuple[Stream, Stream] | None = None
         self.dissector: Dissector | None = None
         self.scan: Scan | None = None
         self.evidence: Evidence | None = None
-        self.scratches: dict[str, dict[str, object]] = {}
+        self.scratches: dict[str, dict[str, object]] | None = None
         self.id = self._identity()
 
     def _identity(self) -> str:
@@ -136,7 +137,20 @@ class Flow(Life):
 
     def scratch(self, signature: str) -> dict[str, object]:
         """State of one signature on this flow; it lives and dies with the flow."""
+        if self.scratches is None:
+            self.scratches = {}
         return self.scratches.setdefault(signature, {})
+
+    def note_found(self, signature: str) -> bool:
+        """Note that a signature flags the flow; False if it has done so before."""
+        if signature in self.found:
+            return False
+        self.found |= {signature}
+        return True
+
+    def forget_found(self) -> None:
+        """Let each signature flag the flow again."""
+        self.found = NONE
 
     def count(self, packet: Packet, ts: float, direction: Direction) -> None:
         """Count one packet."""
@@ -272,7 +286,7 @@ class Flow(Life):
     def defer(self, event: Event) -> int:
         """Keep a fact of a held segment; returns how many are kept. Bytes of TCP are read once, a datagram twice."""
         if self.proto == TCP:
-            self.deferred.append(event)
+            self.deferred += (event,)
         return len(self.deferred)
 
     def take_wanted(self) -> str:
@@ -280,8 +294,8 @@ class Flow(Life):
         wanted, self.wants = self.wants, ""
         return wanted
 
-    def take_deferred(self) -> list[Event]:
-        deferred, self.deferred = self.deferred, []
+    def take_deferred(self) -> tuple[Event, ...]:
+        deferred, self.deferred = self.deferred, ()
         return deferred
 
     def release(self) -> None:
@@ -289,7 +303,7 @@ class Flow(Life):
         if self.streams is not None:
             self.unseen += sum(stream.unseen for stream in self.streams)
         self.streams = self.dissector = self.evidence = None
-        self.deferred = []
+        self.deferred = ()
 
     def timeout(self, limits: Limits) -> float:
         """Seconds of silence after which this flow is forgotten."""

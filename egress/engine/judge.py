@@ -64,7 +64,9 @@ class Judge:
             return self.refusal(Reason.QUARANTINE)
         if flow.objection is not None:
             return flow.objection
-        flow.names |= self._bindings.names_of(flow.agent, flow.remote, ts)
+        names = self._bindings.names_of(flow.agent, flow.remote, ts)
+        if names:
+            flow.names |= names
         admitted = flow.rule
         verdict, flow.rule = self.rules.decide(flow.who, flow, ts)
         if admitted is not None and admitted.once and verdict.action is not Action.ACCEPT:
@@ -77,7 +79,9 @@ class Judge:
         """The verdict of the rules alone for a flow on hold, or for the name of its query; nothing is counted."""
         if query:
             return self._resolves(flow, query, ts)
-        flow.names |= self._bindings.names_of(flow.agent, flow.remote, ts)
+        names = self._bindings.names_of(flow.agent, flow.remote, ts)
+        if names:
+            flow.names |= names
         return self.rules.decide(flow.who, flow, ts)[0]
 
     def observe(self, flow: Flow, event: Event, ts: float) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from enum import StrEnum
+from functools import lru_cache
 
 from egress.engine.outcome import Outcome
 from egress.model import Action, Agent, Mode, Reason, Verdict
@@ -57,6 +58,9 @@ MOVES: dict[Stage, dict[Move, Stage]] = {
 KERNEL_SETTLED = frozenset((Stage.LISTENING, Stage.SETTLED))  # settled for the kernel: may take its large packets uncut
 
 
+UNJUDGED = Verdict(Action.REJECT, Reason.DEFAULT)
+
+
 class MoveError(RuntimeError):
     """A move that the table does not have: a bug in egress."""
 
@@ -81,8 +85,7 @@ class Life:
     def __init__(self, who: Agent, *, partial: bool) -> None:
         self.who = who
         self.stage = Stage.NEW
-        self.verdict = Verdict(Action.REJECT, Reason.DEFAULT)
-        self.outcome = Outcome(self.verdict)
+        self.verdict, self.outcome = UNJUDGED, _outcome(UNJUDGED)
         self.hold = ""  # id of the hold it waits for (`egress.engine.holds`)
         self.partial = partial  # not seen from its beginning, or reopened after it had settled
         self.opened = False  # the other side has answered
@@ -110,9 +113,10 @@ class Life:
             self._move(Move.OVERLOOK if self.monitored else Move.REFUSE)
         self.hold = hold
         settled = self.stage in KERNEL_SETTLED
-        self.verdict = verdict if verdict.settled is settled else replace(verdict, settled=settled)
+        verdict = verdict if verdict.settled is settled else replace(verdict, settled=settled)
         overlooked = refused and self.stage is not Stage.REFUSED
-        self.outcome = Outcome(replace(self.verdict, action=Action.ACCEPT) if overlooked else self.verdict)
+        self.verdict = _outcome(verdict).verdict
+        self.outcome = _outcome(replace(verdict, action=Action.ACCEPT) if overlooked else verdict)
         first = refused and not self.refused_before
         self.refused_before = self.refused_before or refused
         return first
@@ -153,14 +157,20 @@ class Life:
         self.condemned = True
 
     def _mark(self, *, settled: bool) -> None:
-        self.verdict = replace(self.verdict, settled=settled)
-        self.outcome = Outcome(replace(self.outcome.verdict, settled=settled))
+        self.verdict = _outcome(replace(self.verdict, settled=settled)).verdict
+        self.outcome = _outcome(replace(self.outcome.verdict, settled=settled))
 
     def _move(self, move: Move) -> None:
         try:
             self.stage = MOVES[self.stage][move]
         except KeyError:
             raise MoveError(f"a flow that is {self.stage} cannot {move}") from None
+
+
+@lru_cache(maxsize=4096)
+def _outcome(verdict: Verdict) -> Outcome:
+    """Return the outcome with this verdict and no records: one object for all flows that share it."""
+    return Outcome(verdict)
 
 
 def table() -> str:

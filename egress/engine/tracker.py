@@ -52,6 +52,11 @@ class Timers:
                 yield flow
 
     def next(self) -> float:
+        """The time of the first entry; infinity if there is none. Drops entries of forgotten flows before it."""
+        for _ in range(TURN):
+            if not self._heap or self._heap[0][2].stage is not Stage.FORGOTTEN:
+                break
+            heapq.heappop(self._heap)
         return self._heap[0][0] if self._heap else float("inf")
 
     def entries(self) -> int:
@@ -92,7 +97,8 @@ class Tracker:
     def add(self, flow: Flow) -> None:
         self.table(flow.agent).flows[flow.key] = flow
         self.live += 1
-        self.watch(flow)
+        if flow.stage is not Stage.REFUSED:  # a refusal has set its timer already
+            self.watch(flow)
 
     def watch(self, flow: Flow) -> None:
         """Forget the flow after its present timeout; call again when the timeout gets shorter."""

@@ -181,7 +181,7 @@ class Verdicts:
         if flow.refused:
             self._tracker.forget(flow, ts, "closed")
             return
-        flow.found.clear()  # a signature that a rule exempted so far may object now
+        flow.forget_found()  # a signature that a rule exempted so far may object now
         flow.set_objection(None)
         self.rejudge(flow, ts)
 

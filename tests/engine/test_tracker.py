@@ -9,7 +9,7 @@ from egress.limits import Limits
 from egress.model import TCP, Action, Direction, Reason, Verdict
 from egress.records.shape import FlowRecord
 from egress.wire.packet import decode
-from tests.traffic import AGENT4, SERVER4, START, agent, tcp
+from tests.traffic import AGENT4, SERVER4, START, Talk, agent, engine, tcp
 
 PACKET = decode(tcp(AGENT4, SERVER4, 40000, 443, 2, 1, 0))
 
@@ -73,6 +73,15 @@ def test_a_dropped_agent_leaves_nothing() -> None:
     tracker.drop("a", START)
     assert [gone.agent for gone in ended(outbox)] == ["a", "a"]
     assert tracker.agents() == ["b"] and tracker.live == 1
+
+
+def test_a_refused_flow_has_one_timer_and_a_forgotten_one_has_none() -> None:
+    judge, who = engine(), agent(default=Action.REJECT)
+    talk = Talk()
+    talk.open().play(judge, who)
+    assert judge._tracker._timers.entries() == 1
+    judge.release(who.name, START + 1)
+    assert judge.next_tick() == float("inf")
 
 
 def test_many_due_flows_are_forgotten_in_turns() -> None:

@@ -1,0 +1,71 @@
+"""Measure the memory that the engine keeps for a flow: `python -m bench.memory`."""
+
+from __future__ import annotations
+
+import gc
+import tracemalloc
+from collections.abc import Callable
+
+from egress.engine.engine import Engine
+from egress.limits import Limits
+from egress.model import Action, Direction, Policy
+from signatures import load
+from tests.traffic import AGENT4, START, Step, Talk, agent, tcp, udp
+
+Maker = Callable[[int], list[Step]]
+BINARY = bytes(range(128, 256)) * 10
+
+
+def address(number: int) -> str:
+    return f"203.0.{number >> 8 & 255}.{number & 255}"
+
+
+def syn(number: int) -> list[Step]:
+    return [Step(tcp(AGENT4, address(number), 40000, 443, 2, 1, 0), Direction.OUT, 0.001)]
+
+
+def datagram(number: int) -> list[Step]:
+    return [Step(udp(AGENT4, address(number), 40000, 5300, b"hello"), Direction.OUT, 0.001)]
+
+
+def bulk(number: int) -> list[Step]:
+    return Talk(remote=address(number)).open().client(BINARY * 52).steps
+
+
+def bytes_a_flow(make: Maker, default: Action, flows: int) -> float:
+    """Measure the bytes that each of many flows, to an address each, leaves in the engine."""
+    judge = Engine(Limits(max_flows=10**6, max_flows_agent=10**6), Policy(), load())
+    who, ts, before = agent(default=default), START, 0
+
+    def play(numbers: range) -> None:
+        nonlocal ts
+        for number in numbers:
+            for step in make(number):
+                ts += step.gap
+                judge.packet(step.raw, ts, who, step.direction)
+
+    play(range(100))
+    gc.collect()
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        play(range(100, 100 + flows))
+        gc.collect()
+        return (tracemalloc.get_traced_memory()[0] - before) / flows
+    finally:
+        tracemalloc.stop()
+
+
+def measure() -> dict[str, float]:
+    """Measure bytes a flow by kind of flow. Memory of the pattern library is not in them."""
+    return {
+        "refused, TCP": bytes_a_flow(syn, Action.REJECT, 5000),
+        "refused, UDP": bytes_a_flow(datagram, Action.REJECT, 5000),
+        "undecided, a SYN": bytes_a_flow(syn, Action.ACCEPT, 5000),
+        "settled, TCP": bytes_a_flow(bulk, Action.ACCEPT, 300),
+    }
+
+
+if __name__ == "__main__":
+    for kind, size in measure().items():
+        print(f"{kind:24}{size:8.0f} bytes a flow")
