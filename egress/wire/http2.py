@@ -1,8 +1,8 @@
 """HTTP/2 requests in the clear (RFC 9113): the authority that each stream of a connection asks for.
 
 Only the client's direction is read, from the end of its preface. Header blocks change the state of the compression
-(HPACK, RFC 7541), so each one is decoded, trailers too; all other frames are skipped and never kept. The decoder is
-the `hpack` package: its table and its lists are bounded here, and its errors become MalformedError.
+(HPACK, RFC 7541), so each one is decoded, trailers too (`egress.wire.hpackblock`); all other frames are skipped and
+never kept.
 
 A server may take its name from `:authority` or from `host`. If the two disagree, or one is repeated, MalformedError is
 raised; nothing is guessed. After it the direction cannot be read any more.
@@ -14,9 +14,8 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from hpack import Decoder, HPACKError
-
 from egress.errors import MalformedError
+from egress.wire.hpackblock import Field, FieldReader
 from egress.wire.http import host_of
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"  # RFC 9113 section 3.4
@@ -51,11 +50,10 @@ def starts_http2(data: bytes) -> bool | None:
 class H2RequestStream:
     """The requests of one connection. Mutable; feed it the bytes after the client's preface, in order."""
 
-    __slots__ = ("_begun", "_block", "_decoder", "_ended", "_kept", "_last", "_open", "_skip")
+    __slots__ = ("_begun", "_block", "_ended", "_fields", "_kept", "_last", "_open", "_skip")
 
     def __init__(self) -> None:
-        self._decoder = Decoder(max_header_list_size=MAX_LIST)
-        self._decoder.max_allowed_table_size = MAX_TABLE  # the server's SETTINGS allow less, and the server enforces it
+        self._fields = FieldReader(MAX_LIST, MAX_TABLE)  # the server's SETTINGS allow less, and the server enforces it
         self._kept = bytearray()  # less than a frame
         self._skip = 0  # bytes left of a frame that is skipped
         self._block = bytearray()  # header block so far
@@ -121,15 +119,12 @@ class H2RequestStream:
         self._open = 0
         return self._read(stream, self._decode(block))
 
-    def _decode(self, block: bytes) -> list[tuple[bytes, bytes]]:
-        if _RESIZED.match(block):  # `hpack` would resize its table once a byte
+    def _decode(self, block: bytes) -> list[Field]:
+        if _RESIZED.match(block):  # it would resize the table once a byte
             raise MalformedError("HTTP/2 header block resizes the table more than twice")
-        try:
-            return [(bytes(name), bytes(value)) for name, value in self._decoder.decode(block, raw=True)]
-        except HPACKError as error:
-            raise MalformedError("HTTP/2 header block does not decode") from error
+        return self._fields.read(block)
 
-    def _read(self, stream: int, fields: list[tuple[bytes, bytes]]) -> Sequence[H2Request]:
+    def _read(self, stream: int, fields: list[Field]) -> Sequence[H2Request]:
         if stream <= self._last:
             if any(name.startswith(b":") for name, _ in fields):
                 raise MalformedError("HTTP/2 request on a stream that was used before")
@@ -153,7 +148,7 @@ def _unpadded(payload: bytes, flags: int) -> bytes:
     return payload[: len(payload) - pad]
 
 
-def _request(stream: int, fields: list[tuple[bytes, bytes]]) -> H2Request:
+def _request(stream: int, fields: list[Field]) -> H2Request:
     """Read a request: pseudo fields first, each once; `host` may only repeat `:authority` (RFC 9113 section 8.3.1)."""
     pseudo: dict[bytes, bytes] = {}
     hosts: list[bytes] = []
