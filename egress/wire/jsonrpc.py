@@ -147,22 +147,30 @@ class JsonStream:
                 self._text += found.group()
             elif mark in b"\n\0":
                 self._fresh = True
-                self._keep(found.group(), texts)
+                if len(self._text) < RAW_BYTES and not self._overlong:
+                    self._keep(found.group(), texts)
             elif mark in b"{[":
                 if self._fresh:
                     self._line_starts(texts)
                 self._fresh = False
-                self._keep(found.group(), texts)
+                self._keep_brackets(found.group(), texts)
                 self._depth += end - start
             else:
                 self._fresh = False
-                self._keep(found.group(), texts)
+                self._keep_brackets(found.group(), texts)
                 self._close(texts)
                 if not self._open:
                     return at
         if at < len(chunk):
             self._keep_between(chunk[at:], texts)
         return len(chunk)
+
+    def _keep_brackets(self, piece: bytes, texts: list[JsonText]) -> None:
+        """Keep bytes without blanks: most of them need no more than this."""
+        if len(self._text) + len(piece) < MAX_TEXT:
+            self._text += piece
+        else:
+            self._keep(piece, texts)
 
     def _keep_between(self, piece: bytes, texts: list[JsonText]) -> None:
         self._fresh = self._fresh and not piece.strip()

@@ -66,18 +66,23 @@ class _Messages(Follower):
 
     def _steps(self, items: Sequence[HttpRequest | HttpResponse | Body | Opaque]) -> list[Step]:
         steps: list[Step] = []
-        for item in items:
+        pieces: list[bytes] = []  # of one message's content: its chunks are one stream
+        for item in (*items, None):
             if isinstance(item, Body):
-                if item.data:
-                    steps.append(Inner(self._content, item.data, 0, self._begins))
-                    self._begins = False
-            elif isinstance(item, Opaque):
+                pieces.append(item.data)
+                continue
+            if any(pieces):
+                steps.append(Inner(self._content, b"".join(pieces), 0, self._begins))
+                self._begins = False
+            pieces.clear()
+            if item is None:
+                break
+            if isinstance(item, Opaque):
                 steps.append(Rest(item.data))
                 break
-            else:
-                self._begins = True
-                if isinstance(item, HttpRequest):
-                    self._answers.asked(item)
-                    steps += [Identified(App.HTTP, item.host), HttpAsked(self._place.direction, item)]
-                    steps += named(self._place, item.host)
+            self._begins = True
+            if isinstance(item, HttpRequest):
+                self._answers.asked(item)
+                steps += [Identified(App.HTTP, item.host), HttpAsked(self._place.direction, item)]
+                steps += named(self._place, item.host)
         return steps

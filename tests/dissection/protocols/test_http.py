@@ -42,6 +42,13 @@ def test_bodies_are_carried_each_as_a_stream_of_its_own() -> None:
     ]
 
 
+def test_the_chunks_of_a_segment_are_carried_at_once() -> None:
+    head = b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n"
+    steps = follow(head + b"1\na\n" * 1000 + b"0\n\n" + head + b"1\nb\n")
+    inner = [step for step in steps if isinstance(step, Inner)]
+    assert [(step.data, step.begins) for step in inner] == [(b"a" * 1000, True), (b"b", True)]
+
+
 def test_an_answer_is_read_by_its_request_and_leaves_no_room_for_lines() -> None:
     http = Http()
     follow(b"HEAD / HTTP/1.1\r\n\r\n" + GET, http=http)
