@@ -123,6 +123,9 @@ class Engine:
         if flow is not None and flow.who is not agent:
             self._verdicts.adopt(flow, agent, ts)
             flow = table.flows.get(key)
+        if flow is not None and self._verdicts.is_due(flow):
+            self._verdicts.review(flow, ts)
+            flow = table.flows.get(key)
         if flow is None or (packet.proto == TCP and packet.flags & (SYN | ACK) == SYN):
             verdict = self._begin(flow, key, packet, ts, agent, direction, settled)
             if verdict is not None:
@@ -318,7 +321,10 @@ class Engine:
         return self._tracker.table(agent.name).flows.get(flow_key(decode(raw, max(len(raw), 0xFFFF)), direction))
 
     def set_policy(self, policy: Policy, ts: float) -> tuple[Record, ...]:
-        """Judge by other rules from now on, live flows included; a flow that only rules refused may try again."""
+        """Judge by other rules from now on, live flows included; a flow that only rules refused may try again.
+
+        Where they are many, the flows without packets are judged again in the ticks that follow.
+        """
         self._verdicts.set_policy(policy, ts)
         return self._outbox.take()
 

@@ -5,9 +5,14 @@ a query for a name that no rule matches (`egress.engine.holds`). A deny rule, a 
 destination refuses at once. A flow on hold is judged again by the first packet that comes when its hold is over: only
 then is it admitted and counted, so a `once` rule that ends the hold of many flows lets one pass, and the others wait
 again.
+
+Where time or a change of the rules concerns many flows, they are judged again TURN at a time, in `tick`, and each at
+the latest before its next packet: no packet passes by rules that are not in force.
 """
 
 from __future__ import annotations
+
+from itertools import islice
 
 from egress.engine.flow import Flow
 from egress.engine.holds import APPROVED, DENIED, EXPIRED, WITHDRAWN, Holds, asks
@@ -15,8 +20,9 @@ from egress.engine.judge import Judge
 from egress.engine.outcome import Outbox
 from egress.engine.records import flow_record
 from egress.engine.stage import Stage
-from egress.engine.tracker import Tracker
+from egress.engine.tracker import TURN, Tracker
 from egress.model import Action, Agent, Hold, Mode, Policy, PolicyChange, Reason, Verdict
+from egress.policy.affected import ChangeScope
 
 
 class Verdicts:
@@ -25,6 +31,8 @@ class Verdicts:
     def __init__(self, judge: Judge, holds: Holds, tracker: Tracker, outbox: Outbox) -> None:
         self._judge, self._holds, self._tracker, self._outbox = judge, holds, tracker, outbox
         self._expiry = judge.next_expiry(float("-inf"))  # when the next rule expires
+        # Flows to be judged again: as all rules may have changed (True), by time (False), if a change includes them
+        self._due: dict[Flow, ChangeScope | bool] = {}
 
     # --- one flow ---------------------------------------------------------------------------------------
 
@@ -109,8 +117,8 @@ class Verdicts:
         """Judge by other rules from now on, live flows included; a flow that only rules refused may try again."""
         self._judge.set_policy(policy)
         self._expiry = self._judge.next_expiry(ts)
-        for flow in self._tracker.flows():
-            self._rules_changed(flow, ts)
+        self._due = dict.fromkeys(self._tracker.flows(), True)
+        self._review_due(ts)
         self._review_holds(ts)
 
     def change_policy(self, change: PolicyChange, ts: float) -> None:
@@ -126,8 +134,9 @@ class Verdicts:
             if flow.who is not who:
                 who = flow.who
                 mine = scope.includes_agent(who)
-            if mine and self._judge.affected(flow, scope, ts):
-                self._rules_changed(flow, ts)
+            if mine:
+                self._due[flow] = True if flow in self._due else scope
+        self._review_due(ts)
         self._review_holds(ts)
 
     def change_agent(self, agent: Agent, ts: float) -> None:
@@ -162,21 +171,43 @@ class Verdicts:
         if ts >= self._expiry:
             self._expiry = self._judge.next_expiry(ts)
             for flow in self._tracker.flows():
-                if flow.rule is not None and flow.state != "closed":
-                    self.rejudge(flow, ts)
+                if flow.rule is not None:
+                    self._due[flow] = flow in self._due
+        self._review_due(ts)
 
     def next_tick(self) -> float:
-        return min(self._expiry, self._holds.due)
+        """The time at which `tick` has something to do; not in the future while flows wait to be judged again."""
+        return float("-inf") if self._due else min(self._expiry, self._holds.due)
+
+    def is_due(self, flow: Flow) -> bool:
+        """Return True if the flow must be judged again before its next packet."""
+        return flow in self._due
+
+    def review(self, flow: Flow, ts: float) -> None:
+        """Judge a flow again that is due. One that only rules refused is forgotten: it may try again."""
+        scope = self._due.pop(flow)
+        if flow.stage is Stage.FORGOTTEN or flow.state == "closed":
+            return
+        if scope is False:
+            self.rejudge(flow, ts)
+        elif scope is True or self._judge.affected(flow, scope, ts):
+            self._rules_changed(flow, ts)
+
+    def _review_due(self, ts: float) -> None:
+        for flow in list(islice(self._due, TURN)):
+            self.review(flow, ts)
 
     def forget(self, agent: str) -> None:
         """Forget an agent that is gone."""
         for hold in self._holds.of(agent):
             self._holds.end(hold.id, WITHDRAWN)
+        if self._due:
+            self._due = {flow: scope for flow, scope in self._due.items() if flow.agent != agent}
         self._judge.forget(agent)
 
     def _rules_changed(self, flow: Flow, ts: float) -> None:
-        """Judge a flow again whose rules have changed. A closed flow keeps its verdict."""
-        if flow.state == "closed" or flow.hold or flow.condemned:
+        """Judge a flow again whose rules have changed."""
+        if flow.hold or flow.condemned:
             return
         if flow.refused:
             self._tracker.forget(flow, ts, "closed")

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from egress.engine.engine import Engine
 from egress.engine.outcome import Outcome
+from egress.engine.tracker import TURN
 from egress.limits import Limits
 from egress.model import (
     ICMP,
@@ -46,6 +47,7 @@ from tests.traffic import (
 )
 
 OUT, IN = Direction.OUT, Direction.IN
+MANY = 350  # flows: more than are judged again at once
 SUBSCRIBE = b'{"id": 1, "method": "mining.subscribe", "params": ["cgminer/4.11"]}\n'
 CUT_OFF = (Action.REJECT, Reason.QUARANTINE)
 
@@ -216,3 +218,51 @@ def test_names_are_on_record() -> None:
     (record,) = judge.packet(udp(AGENT4, SERVER4, 1, 9, b"x"), START, who, OUT).records
     assert isinstance(record, FlowRecord) and ip_address(record.dst)
     assert record.names == tuple(f"n{number}.example.test" for number in range(8))
+
+
+# --- many flows -------------------------------------------------------------------------------------
+
+
+def flows(records: tuple[object, ...]) -> list[FlowRecord]:
+    return [record for record in records if isinstance(record, FlowRecord)]
+
+
+def crowd(judge: Engine, who: Agent) -> list[bytes]:
+    packets = [udp(AGENT4, SERVER4, 20000 + port, 5300, b"x") for port in range(MANY)]
+    for raw in packets:
+        judge.packet(raw, START, who, OUT)
+    return packets
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_no_packet_passes_by_rules_that_are_not_in_force_however_many_flows_there_are(whole: bool) -> None:
+    judge, who = engine(allow()), agent(default=Action.REJECT)
+    packets = crowd(judge, who)
+    if whole:
+        refused = flows(judge.set_policy(Policy(2), START + 1))
+    else:
+        refused = flows(judge.change_policy(PolicyChange(1, 2, ("r1",)), START + 1))
+    assert len(refused) == TURN and judge.next_tick() < START
+    late = judge.packet(packets[-1], START + 1, who, OUT)
+    assert said(late) == (Action.REJECT, Reason.DEFAULT)
+    refused += flows(late.records)
+    while judge.next_tick() <= START + 1:
+        turn = flows(judge.tick(START + 1))
+        assert len(turn) <= TURN
+        refused += turn
+    assert len({record.flow_id for record in refused}) == len(refused) == MANY
+    assert {record.action for record in refused} == {Action.REJECT}
+
+
+def test_many_flows_of_a_rule_that_expires_are_judged_again_in_turns() -> None:
+    judge, who = engine(allow(expires_at=START + 5)), agent(default=Action.REJECT)
+    packets = crowd(judge, who)
+    assert len(flows(judge.tick(START + 5))) == TURN
+    assert said(judge.packet(packets[-1], START + 5, who, OUT)) == (Action.REJECT, Reason.DEFAULT)
+    # A change that does not concern them does not make up for the rule that has expired.
+    judge.change_policy(PolicyChange(1, 2, added=(allow("r2", "192.0.2.77"),)), START + 5)
+    assert said(judge.packet(packets[-2], START + 5, who, OUT)) == (Action.REJECT, Reason.DEFAULT)
+    judge.release(who.name, START + 6)
+    while judge.next_tick() <= START + 6:
+        judge.tick(START + 6)
+    assert judge.stats()["live_flows"] == 0
