@@ -116,7 +116,7 @@ def test_one_that_is_killed_leaves_the_other_alone(fleet: tuple[Stage, Stage]) -
             holds = {each.agent: each.state for each in approvals.listed(connection) if each.host == "gpu-2"}
             return holds, [each.agent.name for each in list_agents(connection)]
 
-    with Client(two.config.control_socket) as client:
+    with Client(two.control) as client:
         wanted: dict[str, object] = {"mode": "enforce", "default": "reject", "budgets": [], "rules": []}
         client.call("sandbox.open", agent=SANDBOX, **wanted)
         there = {"rome-2": "pending"}, ["rome-1", "rome-2", SANDBOX]

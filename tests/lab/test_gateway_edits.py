@@ -253,7 +253,7 @@ def test_a_sandbox_and_its_rules_are_in_the_database_while_it_lives(stage: Stage
             policy = ruleset.snapshot(connection)
             return kinds, [rule for rule in policy.rules if rule.agent == "ci"] if policy else []
 
-    with Client(stage.config.control_socket) as client:
+    with Client(stage.control) as client:
         client.call("sandbox.open", **wanted, rules=[own])
         kinds, (rule,) = known()
         assert kinds == ["sandbox"]
@@ -266,7 +266,7 @@ def test_a_sandbox_and_its_rules_are_in_the_database_while_it_lives(stage: Stage
 
 
 def test_a_sandbox_that_a_killed_gateway_left_is_taken_out(stage: Stage) -> None:
-    with Client(stage.config.control_socket) as client:
+    with Client(stage.control) as client:
         client.call("sandbox.open", agent="ci", mode="enforce", default="reject", rules=[], budgets=[])
         assert stage.stop(signal.SIGKILL) is not None
     stage.start("--workers", "2")

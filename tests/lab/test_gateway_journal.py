@@ -204,7 +204,7 @@ def _full(stage: Stage, many: Many, bound: int) -> None:
     assert doctor.returncode == 1
     assert "new flows are refused until the recorder has caught up" in doctor.stdout
     assert "behind: " in doctor.stdout, "the recorder is reported, too"
-    metrics = "\n".join(map(str, Metrics(stage.config.control_socket, None, {}).collect()))
+    metrics = "\n".join(map(str, Metrics(stage.control, None, {}).collect()))
     assert "egress_journal_full" in metrics and "egress_recorder_lag_bytes" in metrics
 
 

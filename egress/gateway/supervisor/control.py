@@ -1,4 +1,6 @@
-"""The gateway's side of its control socket: JSON lines over a Unix stream socket that only root may use.
+"""The gateway's side of its control socket: JSON lines over a Unix stream socket, for root on this host.
+
+Root in another network namespace counts as an agent, and is refused.
 
 Request {"op": name, …}; answer {"ok": true, …} or {"ok": false, "error": one line, "gone": true if the gateway is
 ending, "input": true if the request was wrong}. A sandbox is leased to the connection that opened it, and is destroyed
@@ -12,7 +14,6 @@ import json
 import logging
 import os
 import socket
-import struct
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -20,12 +21,11 @@ from typing import Any
 from egress.control import NotRunningError
 from egress.errors import EgressError, InputError
 from egress.gateway.pipe.messages import encode
+from egress.peers import peer_of
 
 MAX_REQUEST = 16 * 1024 * 1024  # bytes of a line: a policy of some ten thousand rules
 
 log = logging.getLogger("egress.gateway")
-
-_PEER = struct.Struct("=iII")  # pid, uid, gid: struct ucred
 
 
 class Session:
@@ -80,12 +80,10 @@ class Server:
         if task is not None:
             self._sessions.add(task)
             task.add_done_callback(self._sessions.discard)
-        pid, uid, _ = _PEER.unpack(
-            writer.get_extra_info("socket").getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size)
-        )
-        session = Session(pid)
+        peer = peer_of(writer.get_extra_info("socket"))
+        session = Session(peer.pid)
         try:
-            if uid == 0:
+            if peer.uid == 0 and peer.local:
                 await self._talk(session, reader, writer)
         except (asyncio.CancelledError, ConnectionError, ValueError):
             pass  # closed by either side, or a line past MAX_REQUEST: the session is over

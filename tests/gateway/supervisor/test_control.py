@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -123,3 +125,17 @@ def test_whose_fault_it_is_arrives(gateway: Gateway) -> None:
 def test_nobody_there_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(NotRunningError, match="egress gateway"):
         Client(tmp_path / "sock")
+
+
+@needs_root
+def test_root_of_another_network_is_refused(gateway: Gateway) -> None:
+    program = (
+        "import socket, sys\n"
+        "s = socket.socket(socket.AF_UNIX); s.connect(sys.argv[1])\n"
+        's.sendall(b\'{"op": "lease", "name": "a"}\\n\'); print(s.recv(100).decode())\n'
+    )
+    arguments = [sys.executable, "-I", "-c", program, str(gateway.path)]
+    ours = subprocess.run(arguments, capture_output=True, text=True, check=True)
+    assert '"ok":true' in ours.stdout
+    agent = subprocess.run(["unshare", "--net", *arguments], capture_output=True, text=True, check=False)
+    assert "ok" not in agent.stdout and not gateway.held

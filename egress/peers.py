@@ -1,0 +1,45 @@
+"""The process at the other end of a unix socket, as the kernel identifies it (SO_PEERCRED, unix(7)).
+
+A process in another network namespace counts as an agent, even as root: it may share our files and our user ids.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+_CREDENTIALS = struct.Struct("=iII")  # struct ucred
+
+
+class Peer(NamedTuple):
+    pid: int
+    uid: int
+    local: bool  # of this host's network, not an agent's
+
+
+class _Socket(Protocol):
+    """A socket, or what asyncio shows of one."""
+
+    def getsockopt(self, level: int, name: int, size: int, /) -> bytes: ...
+
+
+def peer_of(sock: _Socket) -> Peer:
+    """Identify the process that connected. Raises OSError for a socket that is not connected."""
+    pid, uid, _ = _CREDENTIALS.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
+    return Peer(pid, uid, is_of_this_host(pid))
+
+
+def is_of_this_host(pid: int) -> bool:
+    """Return True if the process is in our network namespace.
+
+    Without root we may not inspect the processes of others: then their user id alone decides, and this returns True.
+    """
+    try:
+        return Path(f"/proc/{pid}/ns/net").stat().st_ino == Path("/proc/self/ns/net").stat().st_ino
+    except PermissionError:
+        return os.geteuid() != 0  # root without CAP_SYS_PTRACE: refuse rather than believe
+    except OSError:  # it has ended, or is in a pid namespace that we cannot see
+        return False
