@@ -1,8 +1,8 @@
 """The servers of `egress serve`: a TCP port, with TLS if configured, and a unix socket, in one process.
 
-On the unix socket the kernel identifies the caller (SO_PEERCRED). The protocol class here passes the user id on to the
-application, as the client address `unix:UID`. Every user may connect (mode 0666) and is authenticated then; tokens are
-valid there too. A process in another network namespace counts as an agent and needs a token, even as root.
+On the unix socket the kernel identifies the caller. `api.connections` passes the user id on to the application, as the
+client address `unix:UID`. Every user may connect (mode 0666) and is authenticated then; tokens are valid there too. A
+process in another network namespace counts as an agent and needs a token, even as root.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import os
 import signal
 import socket
 import ssl
-import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,36 +22,15 @@ import uvicorn
 from fastapi import FastAPI
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from api.auth import UNIX
+from api.connections import Door
+from api.patience import protocol
 from egress.config import Api, Config
 from egress.errors import EgressError, InputError
 
 DRAIN_SECONDS = 10  # time for running requests to finish after SIGTERM
 BACKLOG = 512  # connections that wait to be accepted, see listen(2)
-CONNECTIONS = 1000  # open at a time; further requests get 503
-_PEER = struct.Struct("=iII")  # pid, uid, gid: struct ucred
 
 log = logging.getLogger("egress.api")
-
-
-class PeerProtocol(H11Protocol):
-    """HTTP over a unix socket. The client's address is its user id, from the kernel."""
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
-        peer = transport.get_extra_info("socket")
-        pid, uid, _ = _PEER.unpack(peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size))
-        self.client = (f"{UNIX}{uid}" if _is_of_this_host(pid) else f"{UNIX}agent:{uid}", pid)
-
-
-def _is_of_this_host(pid: int) -> bool:
-    """Return True if the process is in our network namespace, or if we may not inspect it: its user id then decides."""
-    try:
-        return Path(f"/proc/{pid}/ns/net").stat().st_ino == Path("/proc/self/ns/net").stat().st_ino
-    except PermissionError:
-        return True
-    except OSError:  # it has ended, or is in a pid namespace that we cannot see
-        return False
 
 
 class _Server(uvicorn.Server):
@@ -69,23 +47,23 @@ def serve(app: FastAPI, config: Config) -> None:
     Raises EgressError or InputError if it cannot listen.
     """
     context = tls_context(config.api)
-    sockets: list[tuple[socket.socket, bool]] = []
+    doors: list[Door] = []
     try:
         if config.api.host:
-            sockets.append((_tcp(config.api), False))
-        sockets.append((_unix(config.api_socket), True))
+            doors.append(Door(_tcp(config.api)))
+        doors.append(Door(_unix(config.api_socket)))
         inode = config.api_socket.stat().st_ino
-        asyncio.run(_serve(app, sockets, context))
+        asyncio.run(_serve(app, doors, context))
     finally:
-        for listener, _ in sockets:
-            listener.close()
+        for door in doors:
+            door.close()
     _remove(config.api_socket, inode)
 
 
-async def _serve(app: FastAPI, sockets: list[tuple[socket.socket, bool]], context: ssl.SSLContext | None) -> None:
+async def _serve(app: FastAPI, doors: list[Door], context: ssl.SSLContext | None) -> None:
     servers = [
-        _Server(_settings(app, PeerProtocol if local else H11Protocol, None if local else context))
-        for _, local in sockets
+        _Server(_settings(app, protocol(door.visits), None if door.family == socket.AF_UNIX else context))
+        for door in doors
     ]
 
     def stop() -> None:
@@ -95,13 +73,13 @@ async def _serve(app: FastAPI, sockets: list[tuple[socket.socket, bool]], contex
 
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop)
-    await asyncio.gather(*(server.serve([listener]) for server, (listener, _) in zip(servers, sockets, strict=True)))
+    await asyncio.gather(*(server.serve([door]) for server, door in zip(servers, doors, strict=True)))
 
 
-def _settings(app: FastAPI, protocol: type[H11Protocol], context: ssl.SSLContext | None) -> uvicorn.Config:
+def _settings(app: FastAPI, http: type[H11Protocol], context: ssl.SSLContext | None) -> uvicorn.Config:
     return uvicorn.Config(
         app,
-        http=protocol,
+        http=http,
         ws="none",
         loop="asyncio",
         lifespan="off",  # the command opens and closes the database, once for both servers
@@ -111,7 +89,6 @@ def _settings(app: FastAPI, protocol: type[H11Protocol], context: ssl.SSLContext
         proxy_headers=False,  # X-Forwarded-For could forge an address of the unix socket
         server_header=False,
         timeout_graceful_shutdown=DRAIN_SECONDS,
-        limit_concurrency=CONNECTIONS,
         backlog=BACKLOG,
         ssl_context_factory=None if context is None else lambda _config, _default: context,
     )

@@ -25,7 +25,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from api.server import DRAIN_SECONDS, _is_of_this_host, is_exposed, tls_context
+from api.server import DRAIN_SECONDS, is_exposed, tls_context
 from egress.cli.serve import command as serve
 from egress.config import Api
 from egress.errors import InputError
@@ -139,14 +139,6 @@ def test_a_process_of_another_network_is_an_agent(tmp_path: Path) -> None:
         assert int(subprocess.run(arguments, capture_output=True, check=True).stdout) == 200
         isolated = subprocess.run(["unshare", "--net", *arguments], capture_output=True, check=True)
         assert int(isolated.stdout) == 403
-
-
-def test_a_peer_that_is_gone_is_not_of_this_host() -> None:
-    ended = subprocess.Popen(["true"])
-    ended.wait()
-    assert _is_of_this_host(os.getpid())
-    assert not _is_of_this_host(ended.pid)
-    assert not _is_of_this_host(0)
 
 
 @ROOT
