@@ -9,7 +9,9 @@ from starlette.datastructures import Headers
 from starlette.responses import Response
 from starlette.types import Scope
 
-PROTOBUF, JSON = "application/x-protobuf", "application/json"
+from api.otlp import protobuf
+
+PROTOBUF, JSON = protobuf.MEDIA_TYPE, "application/json"
 
 PATH = "/v1/traces"
 UNDER = "/api/v1/otlp"  # prefix of a second path, for proxies that forward only /api

@@ -17,6 +17,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span as Message
 
 from api.otlp.spans import MAX_VALUE, WANTED, MalformedSpanError, Span
 
+MEDIA_TYPE = "application/x-protobuf"
 MAX_FIELDS = 200_000  # fields of all outer messages of a request; each span is one
 MAX_MESSAGE = 1 << 20  # bytes of a span or resource
 MAX_DEPTH = 8  # levels of arrays and maps in an attribute

@@ -13,7 +13,7 @@ from starlette.responses import Response
 
 from api.auth import Reporter
 from api.database import Settings, Store
-from api.otlp import answers, jsontraces, protobuf
+from api.otlp import answers, apart
 from api.otlp.bodies import unpacked
 from api.otlp.receive import receive
 from api.otlp.spans import MalformedSpanError
@@ -35,13 +35,14 @@ def export_traces(request: Request, caller: Reporter, engine: Store, config: Set
         raise unavailable("too many traces arrive at once")
     try:
         kind, body = unpacked(request)
-        spans = list(jsontraces.read(body) if kind == answers.JSON else protobuf.read(body))
+        spans, ignored = apart.read(kind, body)
         with storing(engine) as connection:
             received = receive(connection, caller, spans, a_day=config.api.steps, now=time.time())
     except MalformedSpanError as error:
         raise ProblemError(400, f"the body is not a valid ExportTraceServiceRequest: {error}") from None
     finally:
         _slots.release()
+    received.counts["ignored"] += ignored
     request.app.state.steps.update(received.counts)
     request.app.state.steps["rejected"] += received.rejected
     return answers.accepted(kind, received.rejected, received.message)
