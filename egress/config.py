@@ -109,7 +109,8 @@ class Config:
     database: str = ""  # SQLAlchemy URL; empty: SQLite in state_dir
     policy: Path | None = None  # policy file; None: /etc/egress/policy.yaml if it exists, else no rules
     workers: int = 0  # worker processes; 0: one for each CPU
-    user: str = "nobody"  # the user that workers become once their queues are bound
+    user: str = ""  # the user that workers become once their queues are bound; empty: egress-worker, else nobody
+    attribution_user: str = ""  # and the user of attribution; empty: egress-attribution, else the workers' user
     fail_open: bool = False  # let packets pass while no worker is bound or a queue is full
     on_stop: str = "remove"  # kernel rules after a clean stop: remove, or block (agents are cut off)
     watchdog: float = 10.0  # a worker that gives no sign of life for so many seconds is replaced

@@ -6,13 +6,13 @@ import sys
 
 from egress.config import Config
 from egress.discovery import detectors
-from egress.engine.signature import Signature
+from egress.engine.signature import Signature, SignatureSettings
 from egress.errors import EgressError
 
 ATTRIBUTES = ("id", "severity", "technique", "listens", "see")
 
 
-def load(config: Config | None = None) -> list[Signature]:
+def load(config: SignatureSettings | None = None) -> list[Signature]:
     """Make one instance of every detector with the settings of `config`; sorted by id.
 
     Raises EgressError if a module does not define exactly one class with ATTRIBUTES that derives from Signature, or if

@@ -26,9 +26,8 @@ from collections import OrderedDict
 from ipaddress import ip_address
 from itertools import islice
 
-from egress.config import Config
 from egress.dissection.events import Burst, Event, Opened
-from egress.engine.signature import FlowView, Signature
+from egress.engine.signature import FlowView, Signature, SignatureSettings
 from egress.engine.window import WINDOWS, Estimate, Rhythm
 from egress.errors import InputError
 from egress.limits import Limits
@@ -120,7 +119,7 @@ class BeaconTiming(Signature):
         self._agents: OrderedDict[str, _Watch] = OrderedDict()
 
     @classmethod
-    def configured(cls, config: Config) -> BeaconTiming:
+    def configured(cls, config: SignatureSettings) -> BeaconTiming:
         """An instance with the settings of the deployment."""
         return cls(config.beacon_alpha, config.limits.idle_gap)
 

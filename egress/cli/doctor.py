@@ -13,7 +13,7 @@ from egress.cli.output.text import size, when
 from egress.config import Config, load_config
 from egress.control import Client, NotRunningError
 from egress.errors import EgressError
-from egress.gateway.kernel import iptables
+from egress.gateway.kernel import iptables, privileges
 from egress.gateway.kernel.command import run
 from egress.gateway.sandbox import sandbox
 from egress.gateway.supervisor import checks
@@ -55,11 +55,20 @@ def command(output: str, config_file: Path | None) -> int:
     return 0 if all(check.ok for check in found) else 1
 
 
+def _accounts(config: Config) -> Check:
+    """Check which users processes without privileges become."""
+    worker, attribution = privileges.users(config.user, config.attribution_user)
+    text = f"workers run as {worker}, attribution as {attribution}"
+    if worker == attribution:
+        text += ": accounts of their own are better, packaging/egress.sysusers makes them"
+    return Check("accounts", True, text)
+
+
 def _configuration(config: Config) -> list[Check]:
     text = "fail closed: no worker, no traffic"
     if config.fail_open:
         text = "FAIL OPEN: packets pass uninspected while workers are missing or overloaded"
-    found = [Check("fail-open", True, text)]
+    found = [Check("fail-open", True, text), _accounts(config)]
     if config.journal.on_full == "continue":
         text = "ON_FULL CONTINUE: new flows pass unrecorded while records cannot be written"
         found.append(Check("journal.on_full", True, text))

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from ipaddress import ip_address
-from typing import Any, ClassVar, Protocol, Self
+from typing import ClassVar, Protocol, Self
 
 from egress.dissection.events import Event
+from egress.limits import Limits
 from egress.model import Finding, Rule, Severity
 
 
@@ -32,6 +33,16 @@ class FlowView(Protocol):
         ...
 
 
+class SignatureSettings(Protocol):
+    """The part of a config that signatures may read."""
+
+    @property
+    def beacon_alpha(self) -> float: ...
+
+    @property
+    def limits(self) -> Limits: ...
+
+
 class Signature(ABC):
     """One detector: a class in a file of `signatures/`. An engine owns one instance, which may keep (bounded) state.
 
@@ -48,8 +59,8 @@ class Signature(ABC):
     ] = ()  # regular expressions that reopen a settled flow (`egress.engine.patterns`)
 
     @classmethod
-    def configured(cls, config: Any) -> Self:  # noqa: ARG003 - for those that have settings
-        """Make an instance with the settings of an `egress.config.Config`, which the engine itself does not know."""
+    def configured(cls, config: SignatureSettings) -> Self:  # noqa: ARG003 - for those that have settings
+        """Make an instance with the settings of a config."""
         return cls()
 
     @abstractmethod

@@ -11,6 +11,8 @@ import egress
 from egress.errors import EgressError
 
 PACKAGES = {"ip": "iproute2", "iptables": "iptables", "ip6tables": "iptables"}
+INHERITED = ("PATH", "LD_LIBRARY_PATH", "PYTHONHOME", "LANG", "LC_ALL", "LC_CTYPE", "TZ")  # to start, to format
+OURS = ("PYTHONPATH", "PYTHONSAFEPATH")
 TIMEOUT = 30.0  # seconds; a tool that takes longer is taken to wait for a lock
 
 
@@ -38,3 +40,12 @@ def python(module: str) -> tuple[list[str], dict[str, str]]:
     """Return command line and environment to run a module of this source tree, and not one of the cwd."""
     root = str(Path(egress.__file__).resolve().parent.parent)
     return [sys.executable, "-m", module], {**os.environ, "PYTHONPATH": root, "PYTHONSAFEPATH": "1"}
+
+
+def confined(module: str) -> tuple[list[str], dict[str, str]]:
+    """Return command line and environment of a module that gives up its privileges: of ours only the variables in `INHERITED`.
+
+    An environment holds passwords and tokens, and stays readable in /proc/PID/environ.
+    """
+    words, environment = python(module)
+    return words, {name: environment[name] for name in (*INHERITED, *OURS) if name in environment}

@@ -9,12 +9,36 @@ from __future__ import annotations
 import os
 import pwd
 import signal
+from typing import NamedTuple
 
 from egress.errors import EgressError, InputError
 from egress.gateway.kernel import linux
 
 CAP_DAC_READ_SEARCH, CAP_NET_ADMIN, CAP_SYS_PTRACE, CAP_SYS_ADMIN = 2, 12, 19, 21  # linux/capability.h
 WORKER = frozenset({CAP_NET_ADMIN})
+WORKER_USER, ATTRIBUTION_USER = "egress-worker", "egress-attribution"  # packaging/egress.sysusers makes them
+FALLBACK = "nobody"  # where no one made them; other programs may run as it, too
+
+
+class Users(NamedTuple):
+    """The users that processes without privileges become."""
+
+    worker: str
+    attribution: str
+
+
+def users(worker: str, attribution: str) -> Users:
+    """Choose the users: as configured; else accounts of their own, where there are any; else the fallback."""
+    worker = worker or (WORKER_USER if _exists(WORKER_USER) else FALLBACK)
+    return Users(worker, attribution or (ATTRIBUTION_USER if _exists(ATTRIBUTION_USER) else worker))
+
+
+def _exists(user: str) -> bool:
+    try:
+        pwd.getpwnam(user)
+    except KeyError:
+        return False
+    return True
 
 
 def account(user: str) -> tuple[int, int]:

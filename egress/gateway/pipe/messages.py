@@ -33,8 +33,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from egress.config import Config, build
+from egress.config import Config, Journal, Queue, build
 from egress.errors import EgressError
+from egress.limits import Limits
 from egress.model import Action, Agent, Mode, PolicyChange, Rule
 from egress.policy.budgettext import budgets_from_json
 
@@ -56,10 +57,35 @@ class JournalGrant:
 
 
 @dataclass(frozen=True, slots=True)
+class Settings:
+    """The settings that a process without privileges needs, by the names of `Config`.
+
+    A list of what is given, not of what is held back: a worker meets hostile bytes, and a secret that a later setting
+    brings must not reach it.
+    """
+
+    journal_dir: Path
+    user: str
+    fail_open: bool
+    mark_mask: int
+    gate_queries: bool
+    beacon_alpha: float
+    limits: Limits
+    queue: Queue
+    journal: Journal
+
+    @classmethod
+    def of(cls, config: Config, user: str) -> Settings:
+        """Take them from a config, for a process that becomes `user`."""
+        taken = {item.name: getattr(config, item.name) for item in dataclasses.fields(cls)}
+        return cls(**taken | {"user": user})
+
+
+@dataclass(frozen=True, slots=True)
 class Setup:
     """The first message to a worker or to attribution. The worker's policy follows in parts."""
 
-    config: Config
+    config: Settings
     index: int  # of the worker: queues base + 2 * index and the next
     parent: int  # the supervisor's process id
     agents: tuple[Watched, ...]
@@ -76,7 +102,7 @@ def encode(message: object) -> bytes:
 def setup_from(line: bytes) -> Setup:
     document = json.loads(line)
     return Setup(
-        config=typing.cast(Config, build(Config, document["config"], "setup")),
+        config=typing.cast(Settings, build(Settings, document["config"], "setup")),
         index=document["index"],
         parent=document["parent"],
         agents=watched_from(document["agents"]),

@@ -17,18 +17,34 @@ LOCK_SECONDS = 0.2  # between two attempts
 
 
 def prepare(config: Config) -> None:
-    """Make the directories; the journal's belongs to the workers' user. Raises EgressError if that cannot reach it."""
-    uid, gid = privileges.account(config.user)
+    """Make the directories. Raises EgressError if the workers cannot reach the journal's.
+
+    The journal belongs to the users of workers and attribution, all else to root.
+    """
     try:
         config.run_dir.mkdir(parents=True, exist_ok=True, mode=0o755)
         config.state_dir.mkdir(parents=True, exist_ok=True, mode=0o755)
-        config.journal_dir.mkdir(exist_ok=True, mode=0o700)
-        os.chown(config.journal_dir, uid, gid)
+        prepare_journal(config)
     except OSError as error:
         raise EgressError(f"cannot prepare {error.filename}: {error.strerror}; check state_dir and run_dir") from None
+    worker = privileges.users(config.user, config.attribution_user).worker
     for directory in (config.state_dir, *config.state_dir.parents):
         if not directory.stat().st_mode & 0o001:
-            raise EgressError(f"user {config.user} cannot reach {config.journal_dir}: chmod o+x {directory}")
+            raise EgressError(f"user {worker} cannot reach {config.journal_dir}: chmod o+x {directory}")
+
+
+def prepare_journal(config: Config) -> None:
+    """Make the journal's directory, in which the two users can write. Neither may replace a file of the other.
+
+    With two users attribution, the stronger, owns it. The workers write through their group; the sticky bit keeps
+    their hands off its files.
+    """
+    users = privileges.users(config.user, config.attribution_user)
+    uid, gid = privileges.account(users.worker)
+    owner, _ = privileges.account(users.attribution)
+    config.journal_dir.mkdir(exist_ok=True, mode=0o700)
+    os.chown(config.journal_dir, owner, gid)
+    config.journal_dir.chmod(0o700 if owner == uid else 0o1770)
 
 
 @contextmanager

@@ -9,7 +9,7 @@ import pytest
 
 from egress.errors import EgressError
 from egress.gateway.kernel import command
-from egress.gateway.kernel.command import python, run
+from egress.gateway.kernel.command import confined, python, run
 
 
 def test_output_and_input() -> None:
@@ -39,6 +39,19 @@ def test_our_modules_start_from_any_directory(tmp_path: Path) -> None:
     """Modules in the working directory are not imported in place of ours."""
     (tmp_path / "egress.py").write_text("raise SystemExit('the wrong egress')")
     words, environment = python("egress")
+    done = subprocess.run(
+        [*words, "--version"], env=environment, cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0 and "egress" in done.stdout, done.stderr
+
+
+def test_a_confined_module_inherits_no_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PGPASSWORD", "S3CRET")
+    monkeypatch.setenv("SOME_TOKEN", "S3CRET")
+    monkeypatch.setenv("TZ", "UTC")
+    (tmp_path / "egress.py").write_text("raise SystemExit('the wrong egress')")
+    words, environment = confined("egress")
+    assert "S3CRET" not in environment.values() and environment["TZ"] == "UTC"
     done = subprocess.run(
         [*words, "--version"], env=environment, cwd=tmp_path, capture_output=True, text=True, check=False
     )

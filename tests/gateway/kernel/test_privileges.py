@@ -95,6 +95,17 @@ def test_the_user_must_exist_and_not_be_root() -> None:
         privileges.account("root")
 
 
+def test_accounts_of_their_own_are_used_where_there_are_any(monkeypatch: pytest.MonkeyPatch) -> None:
+    there: set[str] = set()
+    monkeypatch.setattr(privileges, "_exists", there.__contains__)
+    assert privileges.users("", "") == ("nobody", "nobody")
+    assert privileges.users("w", "") == ("w", "w")
+    assert privileges.users("w", "a") == ("w", "a")
+    there |= {"egress-worker", "egress-attribution"}
+    assert privileges.users("", "") == ("egress-worker", "egress-attribution")
+    assert privileges.users("w", "a") == ("w", "a")
+
+
 def _runs(pid: int) -> bool:
     """Return True for a process that is alive and not a zombie."""
     try:

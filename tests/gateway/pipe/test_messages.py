@@ -11,11 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from egress.config import Config
+from egress.config import Api, Config
 from egress.errors import EgressError, InputError
 from egress.gateway.pipe.messages import (
     Draft,
     JournalGrant,
+    Settings,
     Setup,
     Watched,
     encode,
@@ -74,9 +75,21 @@ def test_the_samples_say_something_in_every_field() -> None:
 
 def test_a_setup_comes_back_as_it_was() -> None:
     config = Config(state_dir=Path("/var/lib/x"), gate_queries=False, policy=Path("p.yaml"))
-    setup = Setup(config, 3, 77, (Watched(AGENT, 5),), JournalGrant(1 << 40, full=True), "captures")
+    setup = Setup(
+        Settings.of(config, "egress-worker"), 3, 77, (Watched(AGENT, 5),), JournalGrant(1 << 40, full=True), "captures"
+    )
     assert setup_from(encode(setup)) == setup
     assert encode(setup).count(b"\n") == 1
+
+
+def test_a_worker_gets_no_secret_and_no_setting_that_it_does_not_need() -> None:
+    """Workers meet hostile bytes; the database's password would let it edit the policy of every host."""
+    secret = "S3CRET"
+    api = Api(tls_cert=Path(secret), tls_key=Path(secret), tls_client_ca=Path(secret))
+    config = Config(database=f"postgresql://egress:{secret}@db/egress", policy=Path(secret), host=secret, api=api)
+    line = encode(Setup(Settings.of(config, "egress-worker"), 0, 1, (), JournalGrant(1)))
+    assert secret.encode() not in line and b"postgresql" not in line
+    assert setup_from(line).config.journal_dir == config.journal_dir
 
 
 def heard(message: dict[str, object]) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from netfilterqueue import Packet as QueuedPacket
 from egress.config import Config, Journal
 from egress.errors import EgressError
 from egress.gateway.pipe.lines import LineReader, LineWriter
-from egress.gateway.pipe.messages import JournalGrant, Setup, Watched, encode
+from egress.gateway.pipe.messages import JournalGrant, Settings, Setup, Watched, encode
 from egress.gateway.worker.__main__ import listen
 from egress.gateway.worker.notifier import Notifier
 from egress.gateway.worker.parked import HOLDS
@@ -65,7 +65,9 @@ class Bench:
         watched = tuple(Watched(each, INTERFACE + place) for place, each in enumerate(self.agents))
         self.said: list[dict[str, Any]] = []
         self.reads = True
-        self.worker = Worker(Setup(config, 0, os.getpid(), watched, JournalGrant(1 << 30)), self._say)
+        self.worker = Worker(
+            Setup(Settings.of(config, "nobody"), 0, os.getpid(), watched, JournalGrant(1 << 30)), self._say
+        )
 
     def _say(self, message: dict[str, object]) -> bool:
         if self.reads:

@@ -14,8 +14,9 @@ import socket
 from collections.abc import Callable
 
 from egress.config import Config
-from egress.gateway.kernel.command import python
-from egress.gateway.pipe.messages import JournalGrant, Setup, encode
+from egress.gateway.kernel import privileges
+from egress.gateway.kernel.command import confined
+from egress.gateway.pipe.messages import JournalGrant, Settings, Setup, encode
 from egress.gateway.pipe.note import BUFFER
 from egress.gateway.supervisor.processes.companion import Companion
 
@@ -83,7 +84,7 @@ class AttributionProcess(Companion):
         }
 
     async def _start(self) -> asyncio.subprocess.Process:
-        command, environment = python("egress.gateway.attribution")
+        command, environment = confined("egress.gateway.attribution")
         ends = tuple(ours.fileno() for _, ours in self._pairs)
         self._report = {}
         process = await asyncio.create_subprocess_exec(
@@ -95,8 +96,12 @@ class AttributionProcess(Companion):
             pass_fds=ends,
         )
         if process.stdin is not None:
-            process.stdin.write(encode(Setup(self._config, 0, os.getpid(), (), self._grant(0), attribution=ends)))
+            process.stdin.write(encode(self._setup(ends)))
         return process
+
+    def _setup(self, ends: tuple[int, ...]) -> Setup:
+        user = privileges.users(self._config.user, self._config.attribution_user).attribution
+        return Setup(Settings.of(self._config, user), 0, os.getpid(), (), self._grant(0), attribution=ends)
 
     def _leave(self, process: asyncio.subprocess.Process) -> None:
         """Go on without a process that cannot be killed; it ends as soon as the kernel lets it."""

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from egress.errors import EgressError
-from egress.gateway.kernel.command import python
+from egress.gateway.kernel.command import confined
 from egress.gateway.pipe.messages import Setup, encode
 from egress.gateway.supervisor.current import Orders
 
@@ -54,7 +54,7 @@ class WorkerProcess:
 
     async def start(self) -> None:
         """Start the process and wait until its queues are bound. Raises EgressError with the worker's own message."""
-        command, environment = python("egress.gateway.worker")
+        command, environment = confined("egress.gateway.worker")
         self._process = await asyncio.create_subprocess_exec(
             *command,
             stdin=asyncio.subprocess.PIPE,
