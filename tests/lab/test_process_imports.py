@@ -19,7 +19,7 @@ import pytest
 
 from demo.stage import Stage
 from egress.gateway.kernel.command import python
-from egress.gateway.pipe.messages import JournalGrant, Setup, encode
+from egress.gateway.pipe.messages import JournalGrant, Settings, Setup, encode
 from egress.gateway.pipe.note import encode as note
 from egress.gateway.supervisor import startup
 from egress.store.recording.recorder import ARGUMENTS, config_line
@@ -79,7 +79,7 @@ def module(name: str, *words: str) -> list[str]:
 
 
 def test_the_worker_has_no_database(stage: Stage) -> None:
-    setup = Setup(stage.config, 0, os.getpid(), (), JournalGrant(1 << 30))
+    setup = Setup(Settings.of(stage.config, "nobody"), 0, os.getpid(), (), JournalGrant(1 << 30))
     orders: list[dict[str, object]] = [
         {"op": "policy.commit", "base": -1, "version": 1},
         {"op": "begin"},
@@ -97,13 +97,52 @@ def test_the_attribution_process_has_no_engine_and_no_parser(stage: Stage) -> No
     worker, end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with worker, end:
         worker.send(note(FIRST, 1))
-        setup = Setup(stage.config, 0, os.getpid(), (), JournalGrant(1 << 30), attribution=(end.fileno(),))
-        done = finish(stage, module("egress.gateway.attribution"), encode(setup), [end.fileno()])
+        settings, ends = Settings.of(stage.config, "nobody"), (end.fileno(),)
+        setup = Setup(settings, 0, os.getpid(), (), JournalGrant(1 << 30), attribution=ends)
+        done = finish(stage, module("egress.gateway.attribution"), encode(setup), ends)
     assert done.returncode == 0, done.stderr[-2000:]
     (segment,) = stage.config.journal_dir.glob("process-0-*.jsonl")
     assert json.loads(segment.read_text())["flow_id"] == FIRST.flow_id, "it looked for the flow's process"
     forbidden = (*ENGINE, *PARSERS, *DATABASE, *WEB, "netfilterqueue", "click", "asyncio", "egress.gateway.supervisor")
     assert_loads(done.stderr.decode(), ("egress.gateway.attribution.finder", "egress.gateway.kernel.linux"), forbidden)
+
+
+# Runs a module as `-m` does, and reports each import after it has dropped privileges.
+OBSERVED = """
+import runpy, sys
+from egress.gateway.kernel import privileges
+drop = privileges.drop
+def dropping(*given):
+    drop(*given)
+    sys.addaudithook(lambda event, found: sys.stderr.write(f"late: {found[0]}\\n") if event == "import" else None)
+    sys.stderr.write("dropped\\n")
+privileges.drop = dropping
+runpy.run_module(sys.argv[1], run_name="__main__", alter_sys=True)
+"""
+
+
+def late(stage: Stage, name: str, stdin: bytes, descriptors: Sequence[int] = ()) -> str:
+    """Run a process to its end. Returns what it imported after it had dropped privileges."""
+    done = finish(stage, [sys.executable, "-c", OBSERVED, name], stdin, descriptors)
+    log = done.stderr.decode()
+    assert done.returncode == 0 and "\ndropped\n" in log, log[-2000:]
+    return "\n".join(line for line in log.splitlines() if line.startswith("late: "))
+
+
+def test_the_worker_imports_nothing_once_it_has_no_privileges(stage: Stage) -> None:
+    """With packets: tests/gateway/worker/test_preload.py."""
+    setup = Setup(Settings.of(stage.config, "nobody"), 0, os.getpid(), (), JournalGrant(1 << 30))
+    orders: list[dict[str, object]] = [{"op": "begin"}, {"op": "tally", "agent": "a"}, {"op": "stop", "order": 1}]
+    assert late(stage, "egress.gateway.worker", b"".join(map(encode, (setup, *orders)))) == ""
+
+
+def test_nor_does_the_attribution_process(stage: Stage) -> None:
+    worker, end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with worker, end:
+        worker.send(note(FIRST, 1))
+        settings, ends = Settings.of(stage.config, "nobody"), (end.fileno(),)
+        setup = Setup(settings, 0, os.getpid(), (), JournalGrant(1 << 30), attribution=ends)
+        assert late(stage, "egress.gateway.attribution", encode(setup), ends) == ""
 
 
 def test_the_recorder_has_no_engine_and_no_netfilter(stage: Stage) -> None:

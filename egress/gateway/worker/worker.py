@@ -26,6 +26,7 @@ from egress.gateway.journal.journal import JournalWriter
 from egress.gateway.kernel import nfnetlink, privileges
 from egress.gateway.kernel.marks import Marks
 from egress.gateway.pipe.messages import Draft, Setup, Watched, watched_from
+from egress.gateway.worker import preload
 from egress.gateway.worker.capture import CaptureWriter, seconds
 from egress.gateway.worker.identity import Identity
 from egress.gateway.worker.notifier import Notifier
@@ -85,6 +86,7 @@ class Worker:
         length, fail_open = self.config.queue.length, self.config.fail_open
         self.full.bind(length=length, copy_range=nfnetlink.MAX_COPY, settled=False, fail_open=fail_open)
         self.settled.bind(length=length, copy_range=self._cut, settled=True, fail_open=fail_open)
+        preload.load()
         privileges.drop(self.config.user, self.setup.parent)
         gc.freeze()  # policy and code stay: the collector need not scan them
         gc.enable()
