@@ -19,6 +19,10 @@ settings.register_profile("fast", settings.get_profile("egress"), max_examples=2
 settings.load_profile("egress")
 
 
+# `sudo make test` is as root as a login of root: `egress run` would give its command to the user who called sudo.
+for name in ("SUDO_UID", "SUDO_GID"):
+    os.environ.pop(name, None)
+
 TURN = pytest.StashKey[TextIO]()
 
 

@@ -26,6 +26,7 @@ Examples:
   egress run --default allow -- python3 train.py          passes, but tunnels, miners and beacons are refused
   egress run --policy allow.yaml --agent ci -- make test  what the file allows, as agent `ci`
   egress run --policy allow.yaml --budget bytes=10mb/hour --budget connections=100/minute -- ./agent
+  sudo egress run --user root -- tcpdump -i any           as root of the sandbox: only root may capture or use ip
   egress run --mode monitor --default allow -- ./agent    refuse nothing, record what would have been refused
 """
 
@@ -51,7 +52,7 @@ Examples:
     "--policy", type=click.Path(path_type=Path), help="Policy file of this sandbox, besides the gateway's rules."
 )
 @budget_option
-@click.option("--user", default="", help="Run the command as this user [the invoking user].")
+@click.option("--user", default="", help="Run the command as this user [the one who called sudo, else root].")
 @click.option("--config", "config_file", type=click.Path(path_type=Path), help="Config file.")
 @click.argument("cmd", nargs=-1, required=True, type=click.UNPROCESSED)
 def command(
@@ -66,19 +67,24 @@ def command(
 ) -> int:
     """Run CMD in a sandbox whose only way out is the gateway. Needs root.
 
-    Exit code and signals are the command's. If no gateway is running, one is started; it ends with the last sandbox. A
-    final line sums up the refusals; `egress query --agent NAME` has the details.
+    Under sudo the command runs as the user who called sudo; `--user root` keeps root, who can configure the sandbox's
+    network and change the host's files. Exit code and signals are the command's. If no gateway is running, one is
+    started; it ends with the last sandbox. A final line sums up the refusals; `egress query --agent NAME` has the
+    details.
     """
+    from egress.gateway.sandbox.account import account, invoker
     from egress.gateway.sandbox.launch import launch
     from egress.gateway.sandbox.sandbox import Sandbox
 
+    who = account(user) if user else invoker(os.environ)
     config = load_config(config_file)
     rules = load_policy(policy) if policy else ()
     action = "accept" if default == "allow" else "reject"
     wanted: dict[str, object] = {"agent": agent, "mode": mode, "default": action}
     client, opened = _open(config, config_file, wanted | {"rules": rules, "budgets": budgets})
     with client:
-        code = launch(Sandbox(**opened["sandbox"]), list(cmd), config, user or None)
+        root = Path(f"/proc/{opened['pid']}/root")  # under systemd the gateway's mounts are its own
+        code = launch(Sandbox(**opened["sandbox"]), list(cmd), config, who, root)
         _summarize(client, opened["agent"])
     return code
 

@@ -268,3 +268,12 @@ def test_at_the_end_the_gateway_goes_and_nothing_is_left(stage: Stage) -> None:
     forwarding = stage.lab.run(stage.gateway, ["sysctl", "-n", "net.ipv4.ip_forward"]).stdout.strip()
     assert forwarding == "1"  # as the stage had set it
     assert stage.status() is None
+
+
+def test_under_sudo_the_command_is_the_callers(stage: Stage) -> None:
+    sudo = ["env", "SUDO_UID=65534", "SUDO_GID=65534"]
+    shown = ("--", "sh", "-c", "id -u; id -g; grep CapEff /proc/self/status")
+    for options, who in (((), "65534"), (("--user", "root"), "0")):
+        done = stage.lab.run(stage.gateway, [*sudo, *words(stage, *options, *shown)], 60.0)
+        uid, gid, capabilities = done.stdout.splitlines()
+        assert (uid, gid, capabilities.endswith("0" * 16)) == (who, who, who != "0"), done.stderr

@@ -25,13 +25,14 @@ from pathlib import Path
 from egress.config import Config
 from egress.errors import EgressError
 from egress.gateway.sandbox import sandbox
+from egress.gateway.sandbox.account import account
 from egress.gateway.sandbox.launch import launch
 name, index, directory, user, *command = sys.argv[1:]
 config = Config(run_dir=Path(directory) / "run", state_dir=Path(directory) / "state")
 try:
     made = sandbox.create(name, int(index), config)
     try:
-        code = launch(made, command, config, user or None)
+        code = launch(made, command, config, account(user) if user else None)
     finally:
         sandbox.destroy(made, config)
 except EgressError as error:

@@ -12,14 +12,13 @@ the kernel ends all processes it left; when `egress run` is killed, all processe
 Not confined: it is a network sandbox. Files and devices are the host's, so root inside can change the host's files,
 e.g. leave a cron job that runs outside, or write to its disks. Unix sockets outside the hidden directories can be
 connected to. The terminal is shared, but cannot be typed into (TIOCSTI). CPU and memory have no limits. For a program
-that would use this, set `user`, or run it in a container or virtual machine and attach that.
+that would use this, give an account, or run it in a container or virtual machine and attach that.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-import pwd
 import signal
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -28,6 +27,7 @@ from typing import NamedTuple, NoReturn
 from egress.config import Config
 from egress.errors import EgressError, InputError
 from egress.gateway.kernel import linux
+from egress.gateway.sandbox.account import Account
 from egress.gateway.sandbox.relay import PASSED, relay
 from egress.gateway.sandbox.sandbox import Sandbox
 
@@ -44,22 +44,25 @@ class _Job(NamedTuple):
     sandbox: Sandbox
     command: Sequence[str]
     config: Config
-    account: pwd.struct_passwd | None
+    account: Account | None
+    root: Path
     mask: set[int | signal.Signals]  # signals that were blocked before, and are blocked again in the command
 
 
-def launch(sandbox: Sandbox, command: Sequence[str], config: Config, user: str | None = None) -> int:
+def launch(
+    sandbox: Sandbox, command: Sequence[str], config: Config, account: Account | None = None, root: Path = Path("/")
+) -> int:
     """Run `command` to its end. Returns its exit code, 128 + n after signal n, 126 or 127 if it cannot be executed.
 
     Call it from the main thread of a process without other threads: it forks, and takes signals by waiting for them.
-    Raises EgressError when the sandbox cannot be entered.
+    `root` is the root directory of the process that made the sandbox, whose mounts may be its own. Raises EgressError
+    when the sandbox cannot be entered.
     """
     if not command:
         raise InputError("no command to run: give one after --")
-    account = _account(user) if user else None
     terminal = _foreground_terminal()
     old_mask = signal.pthread_sigmask(signal.SIG_BLOCK, PASSED)
-    job = _Job(sandbox, command, config, account, old_mask)
+    job = _Job(sandbox, command, config, account, root, old_mask)
     try:
         errors, report = os.pipe()
         waiter = os.fork()
@@ -82,7 +85,7 @@ def launch(sandbox: Sandbox, command: Sequence[str], config: Config, user: str |
 def _wait_inside(job: _Job, report: int) -> int:
     """Run the waiter: enter the network, fork the init, stay outside its pid namespace and wait for it."""
     linux.prctl(linux.PR_SET_PDEATHSIG, signal.SIGKILL)
-    namespace = os.open(f"/run/netns/{job.sandbox.netns}", os.O_RDONLY | os.O_CLOEXEC)
+    namespace = os.open(job.root / "run/netns" / job.sandbox.netns, os.O_RDONLY | os.O_CLOEXEC)
     users = linux.owner(namespace)
     linux.setns(namespace, linux.CLONE_NEWNET)
     linux.unshare(linux.CLONE_NEWNS | linux.CLONE_NEWPID)
@@ -141,13 +144,13 @@ def _execute(job: _Job, users: int, report: int) -> int:
     command, account = job.command, job.account
     environment = dict(os.environ)
     if account:
-        os.initgroups(account.pw_name, account.pw_gid)
-        os.setresgid(account.pw_gid, account.pw_gid, account.pw_gid)
-        environment |= {"HOME": account.pw_dir, "USER": account.pw_name, "LOGNAME": account.pw_name}
+        os.setgroups(account.groups)
+        os.setresgid(account.gid, account.gid, account.gid)
+        environment |= account.environment
     linux.limit_bounding(CAPABILITIES)
     if account:
-        os.setresuid(account.pw_uid, account.pw_uid, account.pw_uid)
-    linux.limit_capabilities(frozenset() if account and account.pw_uid else CAPABILITIES)
+        os.setresuid(account.uid, account.uid, account.uid)
+    linux.limit_capabilities(frozenset() if account and account.uid else CAPABILITIES)
     linux.prctl(linux.PR_SET_NO_NEW_PRIVS, 1)
     linux.limit_calls()  # the terminal is shared: keys typed into it would run in the caller's shell
     for number in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores them, and ignoring is inherited
@@ -175,13 +178,6 @@ def _child(report: int, body: Callable[[], int]) -> NoReturn:
         os.write(report, f"cannot enter the sandbox: {error}".encode("utf-8", "replace"))
     finally:
         os._exit(code)
-
-
-def _account(user: str) -> pwd.struct_passwd:
-    try:
-        return pwd.getpwuid(int(user)) if user.isdecimal() else pwd.getpwnam(user)
-    except (KeyError, OverflowError):
-        raise InputError(f"there is no user {user!r}: give the name or number of a user") from None
 
 
 def _foreground_terminal() -> int | None:

@@ -19,8 +19,8 @@ from typing import Any
 from egress.config import Config
 from egress.control import NotRunningError
 from egress.errors import EgressError
-from egress.gateway.kernel import iptables
-from egress.gateway.pipe.messages import Setup
+from egress.gateway.kernel import iptables, privileges
+from egress.gateway.pipe.messages import Settings, Setup
 from egress.gateway.supervisor import attachments, checks, rulekeeper, startup, unmark
 from egress.gateway.supervisor.attachments import Attachments
 from egress.gateway.supervisor.coalesce import Coalesced
@@ -221,7 +221,7 @@ class Gateway:
     def _setup(self, index: int) -> Setup:
         """Make the setup of a worker that starts now. Its policy follows."""
         return Setup(
-            config=self.config,
+            config=Settings.of(self.config, privileges.users(self.config.user, "").worker),
             index=index,
             parent=os.getpid(),
             agents=self.roster.watched(index),
@@ -330,7 +330,7 @@ class Gateway:
                 raise
             await self._attach()
         log.info("sandbox %s opened for pid %d", name, session.pid)
-        return {"sandbox": opened.sandbox, "agent": name}
+        return {"sandbox": opened.sandbox, "agent": name, "pid": os.getpid()}
 
     async def _close(self, name: str) -> None:
         async with self._changing:
