@@ -233,8 +233,10 @@ def _resolver(sandbox: Sandbox) -> None:
     else:
         lines.append("# The host's name servers listen on its loopback only: put one here that the sandbox may reach.")
     try:
-        (_NETNS / sandbox.netns).mkdir(parents=True, exist_ok=True)
-        (_NETNS / sandbox.netns / "resolv.conf").write_text("\n".join([*lines, ""]), encoding="utf-8")
+        directory = _NETNS / sandbox.netns
+        directory.mkdir(parents=True, exist_ok=True)
+        (directory / "resolv.conf").write_text("\n".join([*lines, ""]), encoding="utf-8")
+        (directory / "resolv.conf").chmod(0o644)  # whatever our umask: the command may not be root's
     except OSError as error:
         raise EgressError(f"cannot write {_NETNS / sandbox.netns}: {error.strerror}") from None
 
