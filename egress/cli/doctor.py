@@ -222,6 +222,8 @@ def _worker(worker: dict[str, Any], on_full: str) -> list[Check]:
         ]
     packets = counters.get("packets", 0) + counters.get("settled_packets", 0)
     found = [Check(name, True, f"pid {worker['pid']}, {packets} packets, {worker['restarts']} restarts")]
+    if not counters.get("confined", True):
+        found.append(Check(f"{name} seccomp", False, "no system call filter: use a kernel with CONFIG_SECCOMP_FILTER"))
     lost = sum(sum(kind.values()) for kind in dropped.values())
     hint = ": configure more workers or raise queue.length" if lost else ""
     found.append(Check(f"{name} queue", lost == 0, f"{lost} packets dropped by the kernel{hint}"))

@@ -23,7 +23,7 @@ from egress.engine.anomalies import Anomalies
 from egress.engine.engine import Engine
 from egress.errors import EgressError
 from egress.gateway.journal.journal import JournalWriter
-from egress.gateway.kernel import nfnetlink, privileges
+from egress.gateway.kernel import nfnetlink, privileges, seccomp
 from egress.gateway.kernel.marks import Marks
 from egress.gateway.pipe.messages import Draft, Setup, Watched, watched_from
 from egress.gateway.worker import preload
@@ -69,7 +69,7 @@ class Worker:
         self.notifier = Notifier(setup.attribution, self._refuse)
         self.refusal_counts: dict[str, RefusalCounts] = {}
         self.unmatched = self.unrecorded = 0
-        self.begun = self.stopping = False
+        self.begun = self.stopping = self.confined = False
         self.parked = for_holds(config.queue.length)
         self._over: deque[ParkedPacket] = deque()  # packets of ended holds, to be judged again
         self._reported: set[str] = set()  # holds that were reported to the supervisor
@@ -88,6 +88,7 @@ class Worker:
         self.settled.bind(length=length, copy_range=self._cut, settled=True, fail_open=fail_open)
         preload.load()
         privileges.drop(self.config.user, self.setup.parent)
+        self.confined = seccomp.confine()
         gc.freeze()  # policy and code stay: the collector need not scan them
         gc.enable()
         self.begun = True
@@ -296,6 +297,7 @@ class Worker:
             "waiting": self.parked.packets,
             "overflowed": self.parked.overflowed,
             "attribution": self.notifier.counters(),
+            "confined": self.confined,
             "capture_skipped": 0 if self.capture is None else self.capture.skipped,
             "engine": self.engine.stats(),
         }

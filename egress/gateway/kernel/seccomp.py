@@ -1,0 +1,70 @@
+"""A system call filter for workers: they start no program and no process, open no socket, enter no namespace.
+
+It names what is refused, not what is allowed: the calls of Python and its libraries differ from version to version, and
+a call that an allow-list lacks would end a worker on some machine. A filter cannot look into netlink messages: with the
+queue's socket and CAP_NET_ADMIN a taken worker can still change kernel rules.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import platform
+import struct
+
+# Numbers on x86-64, and those of asm-generic/unistd.h (aarch64, riscv64); 0: there is no such call.
+REFUSED = {
+    "execve": (59, 221), "execveat": (322, 281), "fork": (57, 0), "vfork": (58, 0),
+    "socket": (41, 198), "socketpair": (53, 199), "connect": (42, 203), "bind": (49, 200), "listen": (50, 201),
+    "accept": (43, 202), "accept4": (288, 242),
+    "ptrace": (101, 117), "process_vm_readv": (310, 270), "process_vm_writev": (311, 271), "kill": (62, 129),
+    "pidfd_open": (434, 434), "pidfd_getfd": (438, 438), "pidfd_send_signal": (424, 424),
+    "setns": (308, 268), "unshare": (272, 97), "chroot": (161, 51), "pivot_root": (155, 41), "mount": (165, 40),
+    "umount2": (166, 39), "fsopen": (430, 430), "open_tree": (428, 428), "move_mount": (429, 429),
+    "mount_setattr": (442, 442), "open_by_handle_at": (304, 265),
+    "bpf": (321, 280), "perf_event_open": (298, 241), "userfaultfd": (323, 282), "io_uring_setup": (425, 425),
+    "keyctl": (250, 219), "add_key": (248, 217), "request_key": (249, 218),
+    "init_module": (175, 105), "finit_module": (313, 273), "kexec_load": (246, 104), "personality": (135, 92),
+}  # fmt: skip
+_CLONE, _CLONE3, _CLONE_THREAD = (56, 220), 435, 0x00010000
+_ARCHITECTURES = {"x86_64": (0xC000003E, 0), "aarch64": (0xC00000B7, 1), "riscv64": (0xC00000F3, 1)}  # linux/audit.h
+_X32 = 0x40000000
+_LOAD, _EQUAL, _ABOVE, _SET, _ANSWER = 0x20, 0x15, 0x35, 0x45, 0x06  # linux/bpf_common.h
+_NUMBER, _ARCH, _FIRST = 0, 4, 16  # struct seccomp_data
+_ALLOW, _ERROR = 0x7FFF0000, 0x00050000  # SECCOMP_RET_…
+_PR_SET_SECCOMP, _MODE_FILTER = 22, 2
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def confine() -> bool:
+    """Refuse REFUSED with EPERM, in this thread and those it starts, for good. Needs no_new_privs.
+
+    False, and nothing is refused: the numbers of this machine's calls are not known, or its kernel has no filters.
+    """
+    known = _ARCHITECTURES.get(platform.machine())
+    if known is None:
+        return False
+    program = _assemble(*known)
+    code = ctypes.create_string_buffer(program, len(program))
+    header = struct.pack("@HP", len(program) // 8, ctypes.addressof(code))  # struct sock_fprog
+    arguments = (ctypes.c_ulong(_MODE_FILTER), ctypes.c_char_p(header), ctypes.c_ulong(0), ctypes.c_ulong(0))
+    return bool(_libc.prctl(_PR_SET_SECCOMP, *arguments) == 0)
+
+
+def _assemble(architecture: int, column: int) -> bytes:
+    """Assemble classic BPF: operation, steps to skip if true, if not, constant. Calls of other architectures end here.
+
+    `clone` may start a thread, not a process. ENOSYS for `clone3`, whose flags are in memory: libraries then use
+    `clone`.
+    """
+    refuse = (_ANSWER, 0, 0, _ERROR | errno.EPERM)
+    steps = [(_LOAD, 0, 0, _ARCH), (_EQUAL, 1, 0, architecture), refuse, (_LOAD, 0, 0, _NUMBER)]
+    steps += [(_ABOVE, 0, 1, _X32), refuse]
+    for numbers in REFUSED.values():
+        if numbers[column]:
+            steps += [(_EQUAL, 0, 1, numbers[column]), refuse]
+    steps += [(_EQUAL, 0, 1, _CLONE3), (_ANSWER, 0, 0, _ERROR | errno.ENOSYS)]
+    steps += [(_EQUAL, 0, 3, _CLONE[column]), (_LOAD, 0, 0, _FIRST), (_SET, 1, 0, _CLONE_THREAD), refuse]
+    steps.append((_ANSWER, 0, 0, _ALLOW))
+    return b"".join(struct.pack("=HBBI", *step) for step in steps)
