@@ -58,9 +58,9 @@ def command(output: str, config_file: Path | None) -> int:
 def _accounts(config: Config) -> Check:
     """Check which users processes without privileges become."""
     worker, attribution = privileges.users(config.user, config.attribution_user)
-    text = f"workers run as {worker}, attribution as {attribution}"
+    text = f"workers: {worker}, attribution: {attribution}"
     if worker == attribution:
-        text += ": accounts of their own are better, packaging/egress.sysusers makes them"
+        text += "; accounts of their own are better, packaging/egress.sysusers makes them"
     return Check("accounts", True, text)
 
 

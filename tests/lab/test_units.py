@@ -48,6 +48,8 @@ def stage() -> Iterator[Stage]:
 def confined(stage: Stage, unit: str, *words: str) -> subprocess.Popen[bytes]:
     """Start an egress command of the stage's gateway under the limits of a unit."""
     Path("/etc/netns").mkdir(exist_ok=True)
+    for directory in (stage.config.state_dir, stage.config.run_dir):  # as StateDirectory=, RuntimeDirectory= do
+        directory.mkdir(mode=0o755, exist_ok=True)
     confine = [sys.executable, "-m", "tests.lab.confine", str(UNITS / unit), str(stage.directory)]
     command = [PYTHON, "-m", "egress", *words, "--config", str(stage.config_file)]
     stage.log = stage.directory / "confined.log"
@@ -91,9 +93,9 @@ def test_the_api_works_under_the_limits(stage: Stage) -> None:
         added = stage.egress("allow", "example.org", "--port", "443", check=False)
         assert added.returncode == 0, added.stderr + stage.log.read_text()[-2000:]
         socket = str(stage.config.api_socket)
-        url = "http://egress/metrics"
+        url = "http://egress/api/v1/metrics"
         metrics = stage.lab.run(stage.gateway, ["curl", "-s", "--unix-socket", socket, url], 30.0)
-        assert "egress_up 1" in metrics.stdout or "egress_" in metrics.stdout, metrics.stdout[-500:]
+        assert "egress_up 1" in metrics.stdout, metrics.stdout[-500:]
     finally:
         process.terminate()
         assert process.wait(20) == 0, stage.log.read_text()[-2000:]
