@@ -45,7 +45,8 @@ def python(module: str) -> tuple[list[str], dict[str, str]]:
 def confined(module: str) -> tuple[list[str], dict[str, str]]:
     """Return command line and environment of a module that gives up its privileges.
 
-    Of our variables it gets those in INHERITED only: an environment holds passwords and tokens, and stays readable in /proc/PID/environ.
+    Of our variables it gets those in INHERITED only: an environment holds passwords and tokens, and stays
+    readable in /proc/PID/environ.
     """
     words, environment = python(module)
     return words, {name: environment[name] for name in (*INHERITED, *OURS) if name in environment}
