@@ -206,6 +206,9 @@ def test_an_edit_and_the_whole_policy_give_equal_verdicts(live: list[Rule], seed
         live = [rule for rule in live if rule.id not in change.removed] + list(change.added)
         one.change_policy(change, ts)
         two.set_policy(Policy(version + 1, (dns, *live)), ts)
+        for each in (one, two):
+            while each.next_tick() <= ts:  # the flows beyond the first hundred
+                each.tick(ts)
         assert passing(one) == passing(two)
 
 
