@@ -16,8 +16,9 @@ from pathlib import Path
 import signatures
 from egress import capture
 from egress.addresses import Networks
+from egress.capture.clock import Moment, moments
 from egress.capture.fragments import Reassembler
-from egress.capture.link import ip_packet
+from egress.capture.link import ip_packet, link_name, supported
 from egress.engine.engine import Engine
 from egress.errors import EgressError, MalformedError
 from egress.limits import Limits
@@ -28,6 +29,7 @@ from egress.wire.packet import decode
 Network = IPv4Network | IPv6Network
 End = tuple[bytes, int]  # packed address, port
 
+STDIN = Path("-")
 MAX_FINDINGS = 100_000  # listed for one file; further ones are only counted
 MAX_FLOWS = 131_072  # flows whose opener is remembered; the least recently seen is forgotten first
 MAX_AGENTS = 1024  # distinct agents, as many as `beacon.timing` has; forged sources make no more
@@ -53,12 +55,38 @@ class Report:
     file: str
     packets: int = 0  # frames of any kind
     flows: int = 0
-    decode_errors: int = 0  # frames with malformed link or IP headers, or an unsupported link type
+    judged: int = 0  # packets that were read, those of no agent included
+    without_ip: int = 0  # frames that carry another protocol (ARP, LLDP, …)
+    decode_errors: int = 0  # frames with malformed or encrypted contents, or an unsupported link type
+    unsupported: Counter[int] = field(default_factory=Counter)  # those of them of an unsupported link type, by type
+    first_error: str = ""  # of the decode errors
     unattributed: int = 0  # packets between addresses that belong to no agent
     anomalies: Counter[str] = field(default_factory=Counter)  # packets judged without a flow, by reason (memcap, …)
     findings: list[Found] = field(default_factory=list)
     findings_omitted: int = 0  # those beyond MAX_FINDINGS
     truncated: str = ""  # where and how the file breaks off; empty: it is whole
+
+    @property
+    def unread(self) -> str:
+        """The reason why nothing of the file could be read; empty if something was, or if the file has no frames."""
+        if self.judged or not (self.packets or self.truncated):
+            return ""
+        if not self.packets:
+            return self.truncated
+        if self.unsupported:
+            return f"{', '.join(self.strangers)}, which cannot be read"
+        if self.decode_errors:
+            return f"{self.decode_errors} of {_frames(self.packets)} not decoded ({self.first_error})"
+        return f"none of {_frames(self.packets)} holds a whole IP packet"
+
+    @property
+    def strangers(self) -> list[str]:
+        """The frames that were left out for their link type, as phrases."""
+        return [f"{_frames(count)} of {link_name(link)}" for link, count in sorted(self.unsupported.items())]
+
+
+def _frames(count: int) -> str:
+    return "1 frame" if count == 1 else f"{count} frames"
 
 
 class Agents:
@@ -133,26 +161,32 @@ class Replay:
     ) -> None:
         self.report = Report(file)
         self._store = keep
+        self._policy = policy
         self._engine = Engine(Limits(), policy, signatures.load())
         self._agents = Agents(networks)
         self._fragments = Reassembler()
-        self._clock = 0.0  # never goes back; merged captures may
+        self._clock = 0.0
 
-    def frame(self, frame: capture.Frame) -> None:
+    def frame(self, moment: Moment) -> None:
         """Judge one frame."""
+        frame = moment.frame
         self.report.packets += 1
-        self._clock = max(self._clock, frame.ts)
+        if moment.anew:
+            self._begin_anew(moment)
+        self._clock = moment.ts
         try:
             raw = ip_packet(frame.link, frame.data)
             whole = self._fragments.add(raw, self._clock) if raw is not None else None
             if raw is None or whole is None:
+                self.report.without_ip += raw is None
                 return
             link_header = len(frame.data) - len(raw)
             wire_length = frame.wire_length - link_header if whole is raw else None
             attributed = self._agents.attribute(decode(whole, wire_length))
-        except MalformedError:
-            self.report.decode_errors += 1
+        except MalformedError as error:
+            self._malformed(frame, str(error))
             return
+        self.report.judged += 1
         if attributed is None:
             self.report.unattributed += 1
             return
@@ -160,6 +194,19 @@ class Replay:
             self._keep(self._engine.tick(self._clock), frame)
         outcome = self._engine.packet(whole, self._clock, *attributed, wire_length)
         self._keep(outcome.records, frame)
+
+    def _begin_anew(self, moment: Moment) -> None:
+        """End all flows, before a frame of an earlier time; rhythms seen so far go on (`egress.engine.window`)."""
+        self._keep(self._engine.shutdown(self._clock), moment.frame)
+        self._keep(self._engine.set_policy(self._policy, moment.ts), moment.frame)
+        self._fragments = Reassembler()
+
+    def _malformed(self, frame: capture.Frame, why: str) -> None:
+        report = self.report
+        report.decode_errors += 1
+        report.first_error = report.first_error or why
+        if not supported(frame.link):
+            report.unsupported[frame.link] += 1
 
     def finish(self, last: capture.Frame | None) -> Report:
         """End the flows that are open at the end of the file, and return the report."""
@@ -190,16 +237,19 @@ def replay(
 ) -> Report:
     """Replay one capture file through a fresh engine.
 
-    `progress` is called from time to time with the number of bytes read, `keep` with all records as they are made.
-    Raises EgressError if the file cannot be read at all. A file that breaks off is reported up to there.
+    `path` may be a pipe, and STDIN is the standard input. `progress` is called from time to time with the number of
+    bytes read, unless it is a pipe, and `keep` with all records as they are made. Raises EgressError if the file cannot
+    be read at all. A file that breaks off is reported up to there.
     """
     run = Replay(str(path), policy, networks, keep)
     frame = None
     try:
-        with path.open("rb") as stream:
-            for frame in capture.frames(stream):
-                run.frame(frame)
-                if not frame.number & 1023:
+        with open(0 if path == STDIN else path, "rb", closefd=path != STDIN) as stream:
+            seekable = stream.seekable()
+            for moment in moments(capture.frames(stream)):
+                frame = moment.frame
+                run.frame(moment)
+                if seekable and not frame.number & 1023:
                     progress(stream.tell())
     except capture.TruncatedError as cut:
         run.report.truncated = str(cut)

@@ -56,19 +56,19 @@ Key = tuple[bytes, int, int]  # address, protocol, port; protocol and port are -
 
 
 class _Series:
-    """The rhythm of one key, and the time before which it makes no other finding."""
+    """The rhythm of one key, and the time of its last finding."""
 
-    __slots__ = ("quiet_until", "rhythm", "windows")
+    __slots__ = ("found", "rhythm", "windows")
 
     def __init__(self, ts: float, windows: tuple[float, ...] = WINDOWS) -> None:
         self.windows = windows
         self.rhythm = Rhythm(ts, windows)
-        self.quiet_until = -math.inf
+        self.found = -math.inf
 
     def renew(self, ts: float) -> None:
         """Start from zero after a finding."""
         self.rhythm = Rhythm(ts, self.windows)
-        self.quiet_until = ts + QUIET
+        self.found = ts
 
 
 class _Watch:
@@ -183,7 +183,7 @@ class BeaconTiming(Signature):
         return math.log(max(watch.keys, KEYS_FLOOR) / self._alpha)
 
     def _proof(self, series: _Series | None, watch: _Watch, ts: float) -> Estimate | None:
-        if series is None or ts < series.quiet_until:
+        if series is None or 0 <= ts - series.found < QUIET:  # the clock may have been set back
             return None
         return series.rhythm.estimate(self._level(watch), MIN_GAPS, MIN_PERIOD)
 

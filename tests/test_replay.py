@@ -186,6 +186,57 @@ def test_time_that_runs_backwards(tmp_path: Path) -> None:
     assert report.findings[0].time == START - 3000
 
 
+def beats(start: float = START, count: int = 12) -> list[tuple[int, int, bytes]]:
+    """Build the frames of a beacon: one connection every ten seconds."""
+    frames = []
+    for number in range(count):
+        talk = Talk(sport=41000 + number).open().client(b"ping").server(b"pong").close()
+        frames += [(int(start) + 10 * number, at * 1000, raw) for at, raw in enumerate(raws(talk))]
+    return frames
+
+
+def told(path: Path, frames: list[tuple[int, int, bytes]]) -> list[tuple[str, float]]:
+    path = path / "a.pcap"
+    path.write_bytes(pcap(frames))
+    return [(found.record.signature, found.record.time) for found in replay(path, NO_RULES).findings]
+
+
+def other(ts: float) -> list[tuple[int, int, bytes]]:
+    return [(int(ts), 0, udp(AGENT4, "203.0.113.77", 5, 5000, b"x"))]
+
+
+@pytest.mark.parametrize("at", [0, 1, 30, 84])
+@pytest.mark.parametrize("wrong", [0, START - 1e6, START + 1e6, 4_294_967_000])
+def test_a_frame_with_a_wrong_time_changes_no_finding(tmp_path: Path, at: int, wrong: float) -> None:
+    frames = beats()
+    control = told(tmp_path, frames)
+    assert [signature for signature, _ in control] == ["beacon.timing"]
+    assert told(tmp_path, frames[:at] + other(wrong) + frames[at:]) == control
+
+
+def test_files_appended_in_the_wrong_order(tmp_path: Path) -> None:
+    first, second = beats(), beats(START + 5000)
+    for frames in (first + second, second + first):
+        assert [signature for signature, _ in told(tmp_path, frames)] == ["beacon.timing"] * 2
+
+
+def test_a_beacon_that_two_files_share_is_found_in_either_order(tmp_path: Path) -> None:
+    first, second = beats(count=5), beats(START + 50, count=5)
+    for frames in (first + second, beats(START + 5000, 5) + first):
+        assert [signature for signature, _ in told(tmp_path, frames)] == ["beacon.timing"]
+
+
+def test_fragments_of_an_earlier_time_are_put_together(tmp_path: Path) -> None:
+    from scapy.layers.inet import IP, fragment
+
+    packets = raws(miner())
+    pieces = [bytes(piece) for piece in fragment(IP(packets[3][:6] + b"\0\0" + packets[3][8:]), 48)]
+    path = tmp_path / "a.pcap"
+    earlier = [(int(START) - 90_000, at, raw) for at, raw in enumerate(packets[:3] + pieces + packets[4:])]
+    path.write_bytes(pcap([(int(START), 0, pieces[0]), *earlier]))
+    assert [found.record.signature for found in replay(path, NO_RULES).findings] == ["mining.stratum"]
+
+
 def test_flows_years_apart(tmp_path: Path) -> None:
     times = [(year * 31_536_000 + second, 0, raw) for year in range(3) for second, raw in enumerate(raws(miner()))]
     path = tmp_path / "a.pcap"

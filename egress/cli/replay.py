@@ -18,7 +18,7 @@ from egress.errors import EgressError
 from egress.model import Policy, Rule
 from egress.policy.file import load_policy
 from egress.records.times import iso
-from egress.replay import Found, Network, Report, replay
+from egress.replay import STDIN, Found, Network, Report, replay
 
 if TYPE_CHECKING:
     from egress.cli.output.caseoutput import CaseOutput
@@ -33,6 +33,7 @@ Examples:
   egress replay capture.pcap                           the opener of each flow is its agent
   egress replay --agent-net 10.77.0.0/16 host.pcapng   only these addresses are agents
   egress replay -o json *.pcap | jq .findings          one document per file
+  tcpdump -w - | egress replay -                       from a pipe, reported at its end
   egress replay --into-db incident *.pcap              store records: egress query --case incident
   egress replay --into-db ./incident.db host.pcap      in a file of your own, no root needed
 """
@@ -84,12 +85,15 @@ def command(
 ) -> None:
     """Judge capture files as the gateway would have.
 
-    Files are pcap or pcapng, judged at their own timestamps. With --into-db the records are stored in a case, for all
-    commands that read records: egress query --case CASE. An existing case is added to; a file that is already in it is
-    not stored twice.
+    Files are pcap or pcapng, judged at their own timestamps; - is the standard input. With --into-db the records are
+    stored in a case, for all commands that read records: egress query --case CASE. An existing case is added to; a file
+    that is already in it is not stored twice.
 
-    Exit code: 0 nothing found, 3 something found, 1 a file could not be read, 2 wrong usage.
+    Exit code: 0 nothing found, 3 something found, 1 a file could not be read, 2 wrong usage. A file without one packet
+    that can be read, such as a capture of an unsupported link type, is one that could not be read.
     """
+    if case is not None and STDIN in files:
+        raise click.UsageError("--into-db keeps files that can be read again; write the standard input into one")
     rules = load_policy(policy_file) if policy_file else ()
     if case is None:
         policy = Policy(1, rules) if policy_file else Policy()
@@ -125,12 +129,25 @@ def _replay(files: tuple[Path, ...], judge: _Judge, output: str) -> int:
             click.echo(f"egress: {plain(str(error))}", err=True)
             code = 1
             continue
-        if report.truncated:
-            click.echo(f"egress: {plain(str(path))}: {report.truncated}; judged up to there", err=True)
+        for problem in _problems(report):
+            click.echo(f"egress: {plain(str(path))}: {plain(problem)}", err=True)
         click.echo(show(report))
-        if report.findings and not code:
+        if report.unread:
+            code = 1
+        elif report.findings and not code:
             code = FOUND
     return code
+
+
+def _problems(report: Report) -> Iterator[str]:
+    """Say in phrases what of a file was not judged."""
+    if report.unread:
+        yield f"nothing could be read: {report.unread}"
+        return
+    if report.truncated:
+        yield f"{report.truncated}; judged up to there"
+    for frames in report.strangers:
+        yield f"{frames} could not be read; judged without them"
 
 
 @contextmanager
@@ -158,10 +175,12 @@ def _json(report: Report) -> str:
             "file": report.file,
             "packets": report.packets,
             "flows": report.flows,
+            "without_ip": report.without_ip,
             "decode_errors": report.decode_errors,
             "unattributed": report.unattributed,
             "anomalies": report.anomalies,
             "truncated": report.truncated or None,
+            "unread": report.unread or None,
             "findings": [_found(found) for found in report.findings],
             "findings_omitted": report.findings_omitted,
         }
@@ -189,13 +208,15 @@ def _found(found: Found) -> dict[str, object]:
 
 def _human(report: Report) -> str:
     counts = [_count(report.packets, "packet"), _count(report.flows, "flow")]
+    if report.without_ip:
+        counts.append(f"{report.without_ip} without IP")
     if report.decode_errors:
         counts.append(f"{report.decode_errors} not decoded")
     if report.unattributed:
         counts.append(f"{report.unattributed} of no agent")
     counts += [f"{count} refused ({reason})" for reason, count in sorted(report.anomalies.items())]
     found = len(report.findings) + report.findings_omitted
-    counts.append(_count(found, "finding") if found else "nothing found")
+    counts.append(_count(found, "finding") if found else "nothing read" if report.unread else "nothing found")
     lines = [f"{plain(report.file)}: {', '.join(counts)}"]
     for found_ in report.findings:
         record = found_.record

@@ -8,14 +8,18 @@ IP = bytes.fromhex("4500001c000100004011 0000 0a000001 0a000002 0035 0035 0008 0
 SECTION, INTERFACE, PACKET, SIMPLE, ENHANCED = 0x0A0D0D0A, 1, 2, 3, 6
 
 
+MICROS, NANOS, MODIFIED = 0xA1B2C3D4, 0xA1B23C4D, 0xA1B2CD34
+
+
 def pcap(
-    frames: list[tuple[int, int, bytes]], *, order: str = "<", nano: bool = False, link: int = 101, extra: int = 0
+    frames: list[tuple[int, int, bytes]], *, order: str = "<", magic: int = MICROS, link: int = 101, extra: int = 0
 ) -> bytes:
     """Build a pcap file; frames are (seconds, fraction, data); each had `extra` more bytes on the wire."""
-    magic = 0xA1B23C4D if nano else 0xA1B2C3D4
     out = struct.pack(order + "IHHiIII", magic, 2, 4, 0, 0, 65535, link)
     for seconds, fraction, data in frames:
-        out += struct.pack(order + "IIII", seconds, fraction, len(data), len(data) + extra) + data
+        out += struct.pack(order + "IIII", seconds, fraction, len(data), len(data) + extra)
+        out += struct.pack(order + "IHBx", 3, 0x0800, 4) if magic == MODIFIED else b""
+        out += data
     return out
 
 

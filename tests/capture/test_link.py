@@ -10,11 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scapy.contrib.mpls import MPLS
 from scapy.layers import inet, inet6
+from scapy.layers.dot11 import Dot11
 from scapy.layers.l2 import ARP, LLC, SNAP, CookedLinux, CookedLinuxV2, Dot1AD, Dot1Q, Dot3, Ether, Loopback
 from scapy.layers.ppp import HDLC, PPP, PPPoE
 from scapy.packet import Packet, Raw
 
-from egress.capture.link import _READERS, ip_packet, supported
+from egress.capture.link import _READERS, _WRAPPERS, ip_packet, link_name, supported
+from egress.capture.linknames import NAMES
 from egress.errors import MalformedError
 
 V4 = inet.IP(src="10.0.0.1", dst="192.0.2.1") / inet.UDP(sport=1, dport=2) / b"four"
@@ -80,6 +82,64 @@ def test_ppp(packet: Packet) -> None:
     assert ip_packet(9, (b"\x57" if packet is V6 else b"\x21") + bytes(packet)) == bytes(packet)
 
 
+@EITHER
+@pytest.mark.parametrize("wifi", [False, True])
+def test_headers_that_name_the_link_type_of_the_frame(wifi: bool, packet: Packet) -> None:
+    inner = bytes(Dot11(type=2, subtype=0) / LLC() / SNAP() / packet) if wifi else bytes(Ether() / packet)
+    link = 105 if wifi else 1
+    assert ip_packet(192, struct.pack("<BBHI", 0, 0, 12, link) + b"more" + inner) == bytes(packet)
+    assert ip_packet(258, struct.pack("<III", 16, 1, link) + b"more" + inner) == bytes(packet)
+    for raw in (12, 101):
+        assert ip_packet(258, struct.pack("<III", 12, 1, raw) + bytes(packet)) == bytes(packet)
+
+
+@EITHER
+def test_other_local_networks(packet: Packet) -> None:
+    kind = struct.pack("!H", 0x86DD if packet is V6 else 0x0800)
+    snap = bytes(LLC() / SNAP() / packet)
+    macs = bytes(12)
+    assert ip_packet(10, b"\x50" + macs + snap) == bytes(packet)
+    assert ip_packet(6, b"\x10\x40" + macs + snap) == bytes(packet)
+    routed = b"\x10\x40" + bytes(6) + b"\x80" + bytes(5) + b"\x06\x10\x00\x11\x00\x20"
+    assert ip_packet(6, routed + snap) == bytes(packet)
+    assert ip_packet(100, snap) == bytes(packet)
+    assert ip_packet(122, bytes(16) + snap) == bytes(packet)
+    assert ip_packet(138, bytes(16) + kind + bytes(packet)) == bytes(packet)
+    assert ip_packet(99, bytes(6) + kind + bytes(36) + bytes(packet)) == bytes(packet)
+    assert ip_packet(219, bytes(MPLS(label=1, s=1)) + bytes(packet)) == bytes(packet)
+    assert ip_packet(226, bytes(24) + bytes(packet)) == bytes(packet)
+
+
+@EITHER
+@pytest.mark.parametrize(("link", "before"), [(274, 8), (240, 4), (241, 12), (282, 4)])
+def test_ethernet_behind_other_bytes(link: int, before: int, packet: Packet) -> None:
+    assert ip_packet(link, bytes(before) + bytes(Ether() / packet)) == bytes(packet)
+
+
+@EITHER
+@pytest.mark.parametrize(("link", "tag"), [(281, 4), (284, 4), (285, 8)])
+def test_tags_of_switches(link: int, tag: int, packet: Packet) -> None:
+    whole = bytes(Ether() / packet)
+    assert ip_packet(link, whole[:12] + bytes(tag) + whole[12:]) == bytes(packet)
+
+
+@EITHER
+def test_ppp_over_ethernet_without_ethernet(packet: Packet) -> None:
+    assert ip_packet(51, bytes(PPPoE(sessionid=1) / PPP() / packet)) == bytes(packet)
+
+
+def test_a_link_type_is_named() -> None:
+    assert link_name(189) == "link type 189 (USB_LINUX)"
+    assert link_name(4242) == "link type 4242"
+    assert link_name(-1) == "an unknown link type"
+    with pytest.raises(MalformedError, match=r"link type 227 \(CAN_SOCKETCAN\) is not supported"):
+        ip_packet(227, bytes(16))
+
+
+def test_every_supported_link_type_has_a_name() -> None:
+    assert not [link for link in (*_READERS, *_WRAPPERS) if link not in NAMES]
+
+
 def test_padding_is_left_for_the_decoder() -> None:
     assert ip_packet(1, bytes(Ether() / V4) + bytes(10)) == bytes(V4) + bytes(10)
 
@@ -103,7 +163,7 @@ def test_other_protocols_give_none(link: int, frame: bytes) -> None:
 @pytest.mark.parametrize(
     ("link", "frame"),
     [
-        (105, bytes(64)),
+        (189, bytes(64)),
         (-1, bytes(64)),
         (1, bytes(12) + b"\x81\x00\x00\x01" * 40),
         (1, bytes(12) + b"\x88\x47" + bytes(200)),
@@ -125,7 +185,7 @@ def test_every_cut_of_the_link_header(layer: Packet) -> None:
             assert ip_packet(1, frame[:size]) is None
 
 
-@given(st.sampled_from([*_READERS, 12, 101, 105]), st.binary(max_size=120))
+@given(st.sampled_from([*_READERS, *_WRAPPERS, 189]), st.binary(max_size=120))
 def test_any_bytes(link: int, frame: bytes) -> None:
     try:
         packet = ip_packet(link, frame)

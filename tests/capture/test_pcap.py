@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from egress.capture import Frame, NotACaptureError, TruncatedError, frames
 from egress.capture.frame import MAX_FRAME
-from tests.capture.files import IP, pcap
+from tests.capture.files import IP, MICROS, MODIFIED, NANOS, pcap
 
 
 def read(data: bytes) -> tuple[list[Frame], str]:
@@ -27,10 +27,10 @@ def read(data: bytes) -> tuple[list[Frame], str]:
 
 
 @pytest.mark.parametrize("order", ["<", ">"])
-@pytest.mark.parametrize("nano", [False, True])
-def test_every_variant(order: str, nano: bool) -> None:
-    half = 500_000_000 if nano else 500_000
-    got, cut = read(pcap([(1_700_000_000, half, IP), (1_700_000_001, 0, b"")], order=order, nano=nano, extra=7))
+@pytest.mark.parametrize("magic", [MICROS, NANOS, MODIFIED])
+def test_every_variant(order: str, magic: int) -> None:
+    half = 500_000_000 if magic == NANOS else 500_000
+    got, cut = read(pcap([(1_700_000_000, half, IP), (1_700_000_001, 0, b"")], order=order, magic=magic, extra=7))
     assert not cut
     assert got == [
         Frame(1, 1_700_000_000.5, 101, IP, len(IP) + 7),
@@ -43,9 +43,10 @@ def test_upper_bits_of_the_link_type_are_not_the_link_type() -> None:
     assert got[0].link == 1
 
 
-def test_cut_at_every_byte() -> None:
-    whole = pcap([(1, 0, IP), (2, 0, IP)])
-    complete = [24, 24 + 16 + len(IP), len(whole)]
+@pytest.mark.parametrize("magic", [MICROS, MODIFIED])
+def test_cut_at_every_byte(magic: int) -> None:
+    whole = pcap([(1, 0, IP), (2, 0, IP)], magic=magic)
+    complete = [24, (len(whole) + 24) // 2, len(whole)]
     for size in range(4, len(whole) + 1):
         got, cut = read(whole[:size])
         assert len(got) == sum(size >= end for end in complete[1:])

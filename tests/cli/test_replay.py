@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -41,10 +43,12 @@ def test_json_is_one_document_a_file(found: Path, clean: Path) -> None:
         "file": str(found),
         "packets": 8,
         "flows": 1,
+        "without_ip": 0,
         "decode_errors": 0,
         "unattributed": 0,
         "anomalies": {},
         "truncated": None,
+        "unread": None,
         "findings": [],
         "findings_omitted": 0,
     }
@@ -67,6 +71,81 @@ def test_nothing_found_is_zero(clean: Path) -> None:
     result = run(clean)
     assert result.exit_code == 0
     assert result.stdout == f"{clean}: 1 packet, 1 flow, nothing found\n"
+
+
+ARP = bytes(12) + b"\x08\x06" + bytes(28)
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (pcap([(1, 0, bytes(64))] * 9, link=189), "9 frames of link type 189 (USB_LINUX), which cannot be read"),
+        (Pcapng().interface(147).enhanced(1).interface(227).enhanced(2, b"x", 1).data,
+         "1 frame of link type 147, 1 frame of link type 227 (CAN_SOCKETCAN), which cannot be read"),
+        (pcap([(1, 0, b"\x45")] * 3), "3 of 3 frames not decoded (IPv4 header was not captured whole)"),
+        (pcap([(1, 0, b"\x08\x40" + bytes(40))], link=105), "1 of 1 frame not decoded (an encrypted 802.11 frame)"),
+        (pcap([(1, 0, ARP)] * 2, link=1), "none of 2 frames holds a whole IP packet"),
+        (pcap([])[:20], "cut short in the file header"),
+    ],
+    ids=["usb", "two types", "malformed", "encrypted", "arp", "cut"],
+)  # fmt: skip
+def test_a_file_of_which_nothing_could_be_read_is_not_one_without_findings(
+    content: bytes, why: str, found: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "strange.pcap"
+    path.write_bytes(content)
+    result = run(path)
+    assert (result.exit_code, result.stderr) == (1, f"egress: {path}: nothing could be read: {why}\n")
+    assert "nothing read" in result.stdout and "nothing found" not in result.stdout
+    both = run("-o", "json", path, found)
+    assert both.exit_code == 1
+    assert [json.loads(line)["unread"] for line in both.stdout.splitlines()] == [why, None]
+
+
+def test_frames_that_were_left_out_are_named(tmp_path: Path) -> None:
+    file = Pcapng().interface(101).interface(189)
+    for raw in raws(miner()):
+        file.enhanced(1, raw).enhanced(1, b"usb", 1)
+    path = tmp_path / "mixed.pcapng"
+    path.write_bytes(file.data)
+    result = run(path)
+    assert result.exit_code == 3
+    assert "8 frames of link type 189 (USB_LINUX) could not be read; judged without them" in result.stderr
+    assert "16 packets, 1 flow, 8 not decoded, 1 finding" in result.stdout
+
+
+def test_frames_without_ip_are_counted_apart(tmp_path: Path) -> None:
+    path = tmp_path / "arp.pcap"
+    path.write_bytes(pcap([(1, 0, ARP), (1, 0, bytes(12) + b"\x08\0" + udp(AGENT4, SERVER4, 1, 7, b"x"))], link=1))
+    result = run(path)
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert "2 packets, 1 flow, 1 without IP, nothing found" in result.stdout
+
+
+def test_an_empty_capture_has_nothing_to_find(tmp_path: Path) -> None:
+    path = tmp_path / "empty.pcap"
+    path.write_bytes(pcap([]))
+    assert run(path).exit_code == 0
+
+
+@pytest.mark.parametrize("name", ["-", "/dev/stdin"])
+@pytest.mark.parametrize("frames", [8, 5000])
+def test_a_pipe_is_judged_like_a_file(name: str, frames: int) -> None:
+    idle = [udp(AGENT4, SERVER4, 1, 7, b"x")] * (frames - 8)
+    content = pcap([(int(START), 0, raw) for raw in idle + raws(miner())])
+    done = subprocess.run(
+        [sys.executable, "-m", "egress", "replay", "-o", "json", name], input=content, capture_output=True, check=False
+    )
+    document = json.loads(done.stdout)
+    assert (done.returncode, done.stderr) == (3, b"")
+    assert (document["file"], document["packets"], document["truncated"]) == (name, frames, None)
+    assert [found["frame"] for found in document["findings"]] == [frames - 4]
+
+
+def test_a_case_is_not_made_of_a_pipe(tmp_path: Path) -> None:
+    result = run("--into-db", tmp_path / "a.db", "-")
+    assert result.exit_code == 2 and "can be read again" in result.stderr
+    assert not (tmp_path / "a.db").exists()
 
 
 def test_an_unreadable_file_does_not_hide_the_others(found: Path, tmp_path: Path) -> None:

@@ -1,0 +1,92 @@
+"""The course of time in a capture whose timestamps jump.
+
+A frame may bear an impossible time (the clock was not set yet, a bit flipped), and files may have been appended in the
+wrong order. The frames that follow tell the two apart: time does not follow a frame from which the others come back,
+and begins anew where they go on from an earlier time.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+from egress.capture.frame import Frame, TruncatedError
+
+BACKWARDS = 60.0  # seconds; frames of several queues or interfaces are out of order by less
+FORWARDS = 3600.0  # seconds; a longer pause has to be confirmed by the frames after it
+LOOK = 16  # frames that are read ahead at a jump
+
+
+class Moment(NamedTuple):
+    """A frame and the time at which it is judged. `anew`: that time is before those of earlier frames."""
+
+    frame: Frame
+    ts: float
+    anew: bool
+
+
+def moments(frames: Iterable[Frame]) -> Iterator[Moment]:
+    """Yield each frame with its time, which goes back only where it begins anew."""
+    ahead = _Ahead(iter(frames))
+    clock: float | None = None
+    for frame in ahead:
+        ts, anew = frame.ts, False
+        if clock is None:
+            clock = _first([ts, *ahead.look()])
+        elif ts > clock + FORWARDS:
+            clock = clock if _come_back(ts, ahead.look()) else ts
+        elif ts < clock - BACKWARDS:
+            anew = _go_on(ts, clock, ahead.look())
+            clock = ts if anew else clock
+        else:
+            clock = max(clock, ts)
+        yield Moment(frame, clock, anew)
+
+
+def _first(times: list[float]) -> float:
+    """The first time that those after it confirm."""
+    return next((ts for at, ts in enumerate(times) if not _come_back(ts, times[at + 1 :])), times[0])
+
+
+def _come_back(ts: float, after: list[float]) -> bool:
+    """Return True if most of the frames after a jump forwards are before it again."""
+    return 2 * sum(each < ts - BACKWARDS for each in after) > len(after)
+
+
+def _go_on(ts: float, clock: float, after: list[float]) -> bool:
+    """Return True if most of the frames after a jump backwards go on from there."""
+    return 2 * sum(ts - BACKWARDS <= each < clock - BACKWARDS for each in after) > len(after)
+
+
+class _Ahead:
+    """The frames of a capture, with a look at those to come. Damage of the file is raised where it is, not before."""
+
+    def __init__(self, frames: Iterator[Frame]) -> None:
+        self._frames = frames
+        self._waiting: deque[Frame] = deque()
+        self._damage: TruncatedError | None = None
+
+    def __iter__(self) -> Iterator[Frame]:
+        while self._waiting or self._read():
+            yield self._waiting.popleft()
+        if self._damage is not None:
+            raise self._damage
+
+    def look(self) -> list[float]:
+        """The times of the next frames."""
+        while len(self._waiting) < LOOK and self._read():
+            pass
+        return [frame.ts for frame in self._waiting]
+
+    def _read(self) -> bool:
+        if self._damage is not None:
+            return False
+        try:
+            frame = next(self._frames, None)
+        except TruncatedError as damage:
+            self._damage = damage
+            return False
+        if frame is not None:
+            self._waiting.append(frame)
+        return frame is not None
