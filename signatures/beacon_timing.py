@@ -14,6 +14,7 @@ uses an address twice. The number of gaps it needs (median at E >= 10^4, subtrac
 20 %, 16 to 18 at 37 %, 26 to 35 at 50 %; bursts once a second need more (14 at 20 %, 45 at 37 %, not in 60 at 50 %),
 because 0.4 s of each such gap is dead time. Left out:
 
+* datagrams that nothing answers (broadcast, multicast, a server that is down): they carry no commands.
 * UDP to ports 53 and 853: resolvers retry by timers; DNS is judged by its own signatures.
 * ICMP: ping sends one echo a second by design, so timing means nothing there.
 * bursts inside an SSH flow that a rule allows: ServerAliveInterval is regular, and the rule names the server.

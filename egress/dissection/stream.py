@@ -6,7 +6,9 @@ receiver another (Ptacek & Newsham 1998, section 5.3). Out-of-order segments wai
 
 A *strict* stream is inline: each segment is inspected before the receiver can have it, so a hole can only be filled by
 bytes yet to come, and a segment that does not fit the buffer is refused (its sender will retransmit). A lenient stream
-follows a capture or a monitored agent: bytes may be missing for ever; it skips them, counted in `unseen`.
+follows a capture or a monitored agent: bytes may be missing for ever; it skips them, counted in `unseen`. Where it
+stands still at a hole and the connection goes on for more than a window, most bytes are missing, and the same numbers
+may be those of other bytes, since they come round after 4 GiB: nothing is compared from then on.
 """
 
 from __future__ import annotations
@@ -40,6 +42,9 @@ class Stream:
     """Feed segments in any order; get the bytes in order, each once."""
 
     __slots__ = (
+        "_ahead",
+        "_front",
+        "_hole",
         "acked",
         "base",
         "capacity",
@@ -50,6 +55,7 @@ class Stream:
         "order",
         "pending",
         "reached",
+        "sparse",
         "strict",
         "unseen",
         "waiting",
@@ -69,6 +75,10 @@ class Stream:
         self.waiting = 0  # bytes in pending
         self.conflict: Overlap | None = None
         self.unseen = 0
+        self._hole = -1  # lenient: the number at which the stream stands still
+        self._front = 0  # the farthest number seen since, and how far away it is
+        self._ahead = 0
+        self.sparse = False  # most bytes are missing
 
     def start(self, seq: int) -> None:
         """Begin the stream with the sequence number of its first byte."""
@@ -87,6 +97,8 @@ class Stream:
         if self.base < 0:
             self.start(seq)
         gap = distance(seq, self.next)
+        if gap and not self.strict:
+            self._advance(seq)
         if gap == 0 and not self.pending and not missing:
             self._extend(data)
             return data
@@ -104,7 +116,10 @@ class Stream:
         """Note that the receiver has everything before `ack`; a lenient stream skips the bytes that it never saw."""
         if self.acked < 0 or distance(ack, self.acked) > 0:
             self.acked = ack
-        if self.strict or self.base < 0 or distance(ack, self.next) <= 0 or not self.pending:
+        if self.strict or self.base < 0 or ack == self.next:
+            return b""
+        self._advance(ack)
+        if distance(ack, self.next) <= 0 or not self.pending:
             return b""
         if self.order[0] - self.reached > distance(ack, self.next):
             return b""
@@ -134,6 +149,17 @@ class Stream:
 
     def _seq(self, place: int) -> int:
         return (self.next + place - self.reached) & 0xFFFFFFFF
+
+    def _advance(self, seq: int) -> None:
+        """Note how far the connection has come while the stream stands still."""
+        if self._hole != self.next:
+            self._hole = self._front = self.next
+            self._ahead = 0
+        step = distance(seq, self._front)
+        if step > 0:
+            self._front = seq
+            self._ahead += step
+            self.sparse = self.sparse or self._ahead > WINDOW
 
     def _skip(self, seq: int) -> None:
         """Skip the bytes up to `seq`, which will never be seen; earlier ones cannot be compared any more."""
@@ -186,7 +212,7 @@ class Stream:
 
     def _compare(self, seq: int, before: bytes, after: bytes) -> None:
         size = min(len(before), len(after))
-        if before[:size] == after[:size] or self.conflict is not None:
+        if before[:size] == after[:size] or self.conflict is not None or self.sparse:
             return
         at = next(i for i in range(size) if before[i] != after[i])
         self.conflict = Overlap((seq + at) & 0xFFFFFFFF, before[at : at + 64], after[at : at + 64])

@@ -31,7 +31,7 @@ from egress.engine.holds import Holds
 from egress.engine.judge import Judge
 from egress.engine.outcome import Outbox, Outcome
 from egress.engine.patterns import Patterns, with_beginning
-from egress.engine.reassembly import events
+from egress.engine.reassembly import events, rhythmic
 from egress.engine.records import finding_record, flow_record
 from egress.engine.refusals import Refusals
 from egress.engine.settling import Settling
@@ -167,7 +167,7 @@ class Engine:
         """Handle a packet of a settled flow: counters, timing, byte patterns."""
         if packet.missing:
             flow.miss(packet.missing)
-        if burst:
+        if burst and rhythmic(flow):
             self._signal(flow, Burst(ts), ts)
         if direction is IN or flow.stage is REFUSED:
             return None

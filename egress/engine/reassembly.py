@@ -20,7 +20,7 @@ def events(
     """
     if packet.proto != TCP:
         dissector = _dissector(flow)
-        if not flow.opened:
+        if not flow.opened and direction is not (Direction.OUT if flow.outbound else Direction.IN):
             flow.open()
             yield Opened(flow.start, ts)
         yield from dissector.datagram(packet, direction)
@@ -32,8 +32,13 @@ def events(
                 Stream(strict=strict, capacity=capacity, early=flow.partial),
             )
         yield from _segment(flow, flow.streams, packet, ts, direction)
-    if burst:
+    if burst and rhythmic(flow):
         yield Burst(ts)
+
+
+def rhythmic(flow: Flow) -> bool:
+    """Return True if bursts of this flow may be a beacon's: datagrams that nothing answers carry no commands."""
+    return flow.proto == TCP or flow.opened
 
 
 def _dissector(flow: Flow) -> Dissector:

@@ -177,6 +177,31 @@ def test_nothing_makes_it_raise_or_grow(is_strict: bool, early: bool, segments: 
         assert stream.held() >= 0
 
 
+@pytest.mark.parametrize("acknowledged", [False, True])
+@pytest.mark.parametrize("slot", [1 << 20, 1 << 24, 1 << 26])
+@pytest.mark.parametrize("seed", range(40))
+def test_numbers_that_come_round_are_other_bytes(seed: int, slot: int, acknowledged: bool) -> None:
+    """Of a long transfer few segments are kept, at numbers that meet again each 4 GiB."""
+    rng = random.Random(seed)
+    stream = Stream(strict=False, capacity=CAPACITY)
+    at = 0
+    for _ in range(400):
+        size = rng.randrange(1, 1400)
+        stream.feed(at % 2**32, rng.randbytes(size))
+        if acknowledged:
+            stream.acknowledge((at + size) % 2**32)
+        assert stream.conflict is None
+        at += slot * rng.randrange(1, 1 + (5 << 28) // slot)
+
+
+def test_a_window_further_the_same_numbers_are_still_the_same_bytes() -> None:
+    stream = Stream(strict=False, capacity=CAPACITY)
+    stream.feed(1, b"first")
+    stream.feed(2**29, b"far")
+    stream.feed(1, b"other")
+    assert stream.conflict is not None
+
+
 def test_what_is_forgotten_is_compared_no_more() -> None:
     stream = Stream(strict=False, capacity=100)
     stream.start(10)

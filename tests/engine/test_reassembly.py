@@ -6,14 +6,14 @@ import gc
 
 import pytest
 
-from egress.dissection.events import Event, Inconsistent, Opened, SshSpoken
+from egress.dissection.events import Burst, Event, Inconsistent, Opened, SshSpoken
 from egress.dissection.stream import SegmentOverflowError
 from egress.engine.flow import Flow
 from egress.engine.reassembly import events
 from egress.limits import Limits
 from egress.model import Action, Direction, Mode, Reason, Verdict
 from egress.wire.packet import decode
-from tests.traffic import START, Talk, agent, client_hello, engine
+from tests.traffic import START, Talk, agent, client_hello, engine, udp
 
 OUT = Direction.OUT
 
@@ -41,6 +41,23 @@ def test_an_unanswered_or_refused_connection_never_opens() -> None:
     talk.seq += 1
     talk._in(0x14)  # RST, ACK
     assert feed(talk) == []
+
+
+def datagrams(*directions: Direction) -> list[Event]:
+    first = decode(udp("10.77.0.2", "203.0.113.9", 5, 7, b"x"))
+    back = decode(udp("203.0.113.9", "10.77.0.2", 7, 5, b"y"))
+    flow = Flow(agent(), (first.proto, first.src, 5, first.dst, 7), first, START, OUT)
+    flow.decide(Verdict(Action.ACCEPT, Reason.DEFAULT))
+    out: list[Event] = []
+    for number, direction in enumerate(directions):
+        packet = first if direction is OUT else back
+        out += events(flow, packet, START + number, direction, Limits().stream_buffer, burst=direction is OUT)
+    return out
+
+
+def test_datagrams_open_a_flow_when_they_are_answered() -> None:
+    assert datagrams(OUT, OUT, OUT) == []
+    assert datagrams(OUT, OUT, Direction.IN, OUT) == [Opened(START, START + 2), Burst(START + 3)]
 
 
 def test_an_answer_to_another_handshake_opens_nothing() -> None:

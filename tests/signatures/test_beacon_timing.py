@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 
 from egress.dissection.events import Burst, Opened
 from egress.errors import InputError
-from egress.model import EVIDENCE_BYTES, ICMP, TCP, UDP, Action, Effect, Finding, Rule, Severity
+from egress.model import EVIDENCE_BYTES, ICMP, TCP, UDP, Action, Direction, Effect, Finding, Rule, Severity
 from signatures.beacon_timing import MAX_AGENTS, MIN_GAPS, ONCE, QUIET, RETURNED, BeaconTiming
 from tests.signatures.conftest import Flow
+from tests.traffic import AGENT4, Step, agent, engine, play, udp
 
 SERVER = bytes([203, 0, 113, 9])
 LOCAL = bytes([10, 0, 0, 2])
@@ -314,3 +315,28 @@ def test_a_clock_that_jumps_does_not_raise(steps: list[float]) -> None:
     for ts in accumulate(steps, initial=1e9):
         signature.see(Opened(ts, ts + 0.02), flow)
         signature.see(Burst(ts), flow)
+
+
+# --- Datagrams ------------------------------------------------------------------------------------------------
+
+
+def datagrams(remote: str, period: float, count: int, *, answered: bool, ports: bool = False) -> list[str]:
+    """Play one datagram every `period` seconds, from one port or from many, and return the findings."""
+    steps = []
+    for number in range(count):
+        sport = 45000 + number * ports
+        steps.append(Step(udp(AGENT4, remote, sport, 8125, b"beat"), Direction.OUT, period))
+        if answered:
+            steps.append(Step(udp(remote, AGENT4, 8125, sport, b"ok"), Direction.IN, 0.01))
+    return play(engine(only="beacon.timing".__eq__), agent(), steps).signatures
+
+
+@pytest.mark.parametrize("ports", [False, True])
+@pytest.mark.parametrize("remote", ["255.255.255.255", "10.77.255.255", "224.0.0.251", "192.0.2.14"])
+def test_datagrams_that_nothing_answers_are_no_beacon(remote: str, ports: bool) -> None:
+    assert datagrams(remote, 10.0, 150, answered=False, ports=ports) == []
+
+
+@pytest.mark.parametrize("ports", [False, True])
+def test_answered_datagrams_are_one(ports: bool) -> None:
+    assert datagrams("192.0.2.14", 10.0, 12, answered=True, ports=ports) == ["beacon.timing"]
