@@ -23,6 +23,7 @@ known time, so both may be used there.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,6 +43,9 @@ _FAST = yaml.__with_libyaml__
 _Safe: type[yaml.SafeLoader] = yaml.CSafeLoader if _FAST else yaml.SafeLoader  # type: ignore[assignment]
 
 
+_DECIMAL = re.compile(r"[-+]?(?:0|[1-9][0-9]*)", re.ASCII)
+
+
 @dataclass(frozen=True, slots=True)
 class Mistake:
     """A mistake in a document."""
@@ -52,7 +56,18 @@ class Mistake:
 
 
 class _Loader(_Safe):  # type: ignore[misc, valid-type]
-    """A YAML loader that refuses equal keys (of which YAML takes the last) and merge keys (which can explode)."""
+    """A YAML loader that refuses equal keys (of which YAML takes the last) and merge keys (which can explode).
+
+    It refuses numbers that YAML 1.1 reads otherwise than people: 022 is 18, 22:30 is 1350.
+    """
+
+    def construct_number(self, node: yaml.ScalarNode) -> int:
+        number: int = self.construct_yaml_int(node)
+        if not _DECIMAL.fullmatch(node.value):
+            read = str(number) if number.bit_length() < 64 else "a large number"
+            problem = f"{node.value[:40]} is {read} in YAML 1.1; write a decimal number without leading zeros"
+            raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
+        return number
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[object, object]:
         seen = set()
@@ -64,6 +79,9 @@ class _Loader(_Safe):  # type: ignore[misc, valid-type]
             seen.add(key.value if isinstance(key, yaml.ScalarNode) else id(key))
         made: dict[object, object] = super().construct_mapping(node, deep)
         return made
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_number)
 
 
 def load_policy(path: Path) -> tuple[Rule, ...]:

@@ -13,6 +13,7 @@ import reprlib
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
+from ipaddress import IPv4Network, IPv6Network
 from typing import TypeVar
 
 from egress.model import PROTOCOL_NUMBERS, Action, Rule, protocol_name
@@ -22,6 +23,7 @@ _T = TypeVar("_T")
 
 MAX_PORTS, MAX_EXEMPT = 256, 64  # entries of a rule: a worker compares them one by one, for each new flow
 
+_MAPPED = 96  # bits before the address in an IPv4-mapped one (RFC 4291 section 2.5.5.2)
 _ACTIONS = {"allow": Action.ACCEPT, "deny": Action.REJECT}
 _WITH_PORTS = ("", "tcp", "udp", "sctp")
 _APP = re.compile(r"[a-z0-9][a-z0-9_.+-]{0,31}", re.ASCII)
@@ -150,11 +152,18 @@ def _destination(value: object) -> str:
         return _name(value, form)
     if "%" in value or ("/" in value and not value.rpartition("/")[2].isdecimal()):
         raise _FieldError(form)
-    if "/" not in value:
-        return str(network.network_address)
-    if ipaddress.ip_address(value.partition("/")[0]) != network.network_address:
+    exact = "/" not in value or ipaddress.ip_address(value.partition("/")[0]) == network.network_address
+    network = _without_mapping(network)
+    if not exact:
         raise _FieldError(f"has bits set after its prefix; did you mean {network}?")
-    return str(network)
+    return str(network if "/" in value else network.network_address)
+
+
+def _without_mapping(network: IPv4Network | IPv6Network) -> IPv4Network | IPv6Network:
+    """The IPv4 network that one of mapped addresses (::ffff:192.0.2.0/120) stands for; no packet carries those."""
+    if isinstance(network, IPv6Network) and network.prefixlen >= _MAPPED and network.network_address.ipv4_mapped:
+        return IPv4Network((network.network_address.ipv4_mapped, network.prefixlen - _MAPPED))
+    return network
 
 
 def _name(value: str, form: str) -> str:

@@ -80,8 +80,9 @@ def test_every_field() -> None:
     )
 
 
-addresses = st.ip_addresses().map(str)
-networks = st.ip_addresses().flatmap(
+plain = st.ip_addresses().filter(lambda address: getattr(address, "ipv4_mapped", None) is None)
+addresses = plain.map(str)
+networks = plain.flatmap(
     lambda address: st.integers(0, address.max_prefixlen).map(
         lambda prefix: str(ipaddress.ip_network(f"{address}/{prefix}", strict=False))
     )
@@ -186,6 +187,27 @@ def test_any_value_is_a_rule_or_one_line(field: str, value: object) -> None:
         assert parse_policy(dump_yaml(made), "p") == made
 
 
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        ("::ffff:192.0.2.1", "192.0.2.1"),
+        ("::FFFF:c000:201", "192.0.2.1"),
+        ("::ffff:192.0.2.0/120", "192.0.2.0/24"),
+        ("::ffff:0:0/96", "0.0.0.0/0"),
+        ("::fffe:0:0/95", "::fffe:0:0/95"),
+        ("::1", "::1"),
+        ("::/0", "::/0"),
+    ],
+)
+def test_a_mapped_address_is_the_address_that_packets_carry(written: str, read: str) -> None:
+    (rule,) = parse_policy(f"rules:\n  - {{action: deny, destination: '{written}'}}\n", "p.yaml")
+    assert rule.destination == read
+
+
+def test_a_mapped_network_with_bits_set_after_its_prefix_is_refused() -> None:
+    assert "did you mean 192.0.2.0/24?" in _refused("rules:\n  - {action: deny, destination: '::ffff:192.0.2.1/120'}\n")
+
+
 @given(st.binary(max_size=200) | st.text(max_size=200).map(lambda text: ("rules:" + text).encode("utf-8")))
 def test_any_bytes_are_a_policy_or_one_line(raw: bytes) -> None:
     _, complaint = _attempt(raw)
@@ -250,6 +272,16 @@ def test_errors_name_rule_and_field(rule: str, complaint: str) -> None:
     message = _refused(f"rules:\n  - {{action: deny, id: first}}\n  - {rule}\n")
     assert complaint in message
     assert "rule 2" in message or "twice" in message
+
+
+@pytest.mark.parametrize(
+    ("written", "number"), [("022", 18), ("0x16", 22), ("0b10110", 22), ("22:30", 1350), ("2_2", 22), ("-022", -18)]
+)
+@pytest.mark.parametrize("field", ["ports: {}", "ports: [443, {}]", "protocol: {}"])
+def test_numbers_that_yaml_reads_otherwise_than_people_are_refused(field: str, written: str, number: int) -> None:
+    message = _refused(f"rules:\n  - action: allow\n    {field.format(written)}\n")
+    assert f"{written} is {number} in YAML 1.1; write a decimal number" in message
+    assert "line 3" in message
 
 
 @pytest.mark.parametrize(
@@ -320,7 +352,7 @@ BOMB = "rules:\n- exempt: &l0 [x]\n" + "".join(f"- exempt: &l{n} [{f'*l{n - 1},'
         ("rules: " + "[" * 100_000, "nested deeper"),
         ("rules: " + "{a: " * 100_000, "nested deeper"),
         ("a: &a {x: 1}\nrules: [{<<: *a}]", "merge"),
-        ("rules: [{action: allow, ports: 0x" + "f" * 9000 + "}]", "ports"),
+        ("rules: [{action: allow, ports: 0x" + "f" * 9000 + "}]", "a large number"),
         (BOMB, "exempt"),
     ],
 )
