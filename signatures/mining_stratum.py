@@ -9,7 +9,7 @@ Sources: xmrig's doc/STRATUM.md, BIP 22, 23 and 310, ZIP-301, EIP-1571, Ethereum
 
 Evaded by: TLS, SSH or any encryption around it (a pool's name in the hello is all that is left), Stratum V2, a
 protocol of the miner's own between it and a proxy outside, WebSocket frames (masked), text protocols (Duino-Coin),
-a login that names no wallet, agent or algorithm to a pool that answers in a shape of its own.
+a login that names no wallet, miner or algorithm to a pool that answers in a shape of its own.
 Falsely found: a program that calls getwork, getblocktemplate or eth_getWork of a node without mining; exempt it.
 """
 
@@ -24,13 +24,14 @@ from egress.model import EVIDENCE_BYTES, Direction, Finding, Severity
 DIALECTS = {
     "stratum-v1": "Stratum",
     "cryptonote": "Cryptonote",
+    "beam": "Beam",
     "ethproxy": "EthProxy",
     "ethereum-stratum": "EthereumStratum",
     "zcash": "Zcash Stratum",
     "getwork": "getwork",
 }
 LOGINS = frozenset(("login", "auth", "mining.authorize", "eth_submitLogin", "mining.hello"))
-SHARES = frozenset(("submit", "mining.submit", "eth_submitWork", "submitblock", "submit_block"))
+SHARES = frozenset(("submit", "mining.submit", "eth_submitWork", "submitblock", "submit_block", "solution"))
 WHY = {
     "client": "it is using the sandbox's compute to mine cryptocurrency",
     "server": "it is running a mining pool or proxy for others",

@@ -1,8 +1,9 @@
 """ssh.unusual-port: an SSH identification, in either direction, where no rule expects SSH.
 
 SSH is expected on port 22 and on flows admitted by a rule for SSH (`app: ssh`). One identification line is enough (RFC
-4253 section 4.2); there is no threshold. Suricata's similar rule (ET 2001984) waits for two and is off by default,
-because it is too noisy on open networks; in a sandbox whose permitted SSH is written down it is not.
+4253 section 4.2); there is no threshold. (Inside an HTTP body it needs its CR LF, or a key exchange.) Suricata's
+similar rule (ET 2001984) waits for two and is off by default, because it is too noisy on open networks; in a sandbox
+whose permitted SSH is written down it is not.
 
 On a flow picked up in mid-stream it is unknown which port is the server's, so port 22 on either side is expected.
 

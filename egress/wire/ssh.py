@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 MAX_LINES = 64  # OpenSSH reads 1024 lines; real notices have a few
 MAX_HEAD = 16384  # bytes up to the end of the identification; OpenSSH: 8192 a line
+MAX_IDENT = 255  # RFC 4253 section 4.2
 MAX_PACKET = 35000  # RFC 4253 section 6.1
 MAX_MESSAGES = 64  # before NEWKEYS; a key exchange takes 3 to 5, padded with IGNORE or DEBUG
 
@@ -73,7 +74,8 @@ class SshStream:
     """The facts of one direction. Mutable; feed it the bytes in order. Raises nothing.
 
     `identified`: an identification was seen. `done`: nothing more will come (NEWKEYS, a limit, or it is not SSH).
-    `exact`: only the form of the RFC counts, and only at the very start, as in bytes that another protocol carries.
+    `exact`: only the form of the RFC counts, whole, and only at the very start, as in bytes that another protocol
+    carries, which may be a text about SSH.
     """
 
     __slots__ = (
@@ -126,6 +128,10 @@ class SshStream:
             stop = len(self._buffer) if end < 0 else end + 1
             stop = min(stop, start + MAX_HEAD - self._head)
             if self._buffer.startswith(PREFIX, start):
+                spoken = self._is_spoken(stop) if self._exact else True
+                if not spoken:
+                    self.done = spoken is False
+                    return
                 ident = self._identify(bytes(self._buffer[start : min(stop, start + 512)]))
                 if ident is not None:
                     facts.append(ident)
@@ -148,6 +154,20 @@ class SshStream:
             start = stop
         del self._buffer[:start]
         self._scanned = len(self._buffer)
+
+    def _is_spoken(self, stop: int) -> bool | None:
+        """Test whether the first line of a body is an identification, and not a text about SSH; None for more bytes.
+
+        It is one if it stands alone, with CR LF at its end, or if a binary packet follows.
+        """
+        if stop > MAX_IDENT:
+            return False
+        if self._buffer[stop - 1] != 0x0A:
+            return None
+        rest = len(self._buffer) - stop
+        if rest < 4:
+            return True if not rest and self._buffer[stop - 2] == 0x0D else None
+        return int.from_bytes(self._buffer[stop : stop + 4]) <= MAX_PACKET  # of text it is far more
 
     def _identify(self, line: bytes) -> SshIdent | None:
         found = _IDENT.match(line)

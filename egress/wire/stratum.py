@@ -8,11 +8,12 @@ without case. The dialects, and their sources:
 - ethereum-stratum: EthereumStratum/1.0.0 (NiceHash) and 2.0.0 (EIP-1571)
 - zcash: ZIP-301, mining.subscribe with host and port, mining.set_target
 - cryptonote: login, job, submit, keepalived of Monero pools (xmrig's doc/STRATUM.md); Grin; Coinhive's type/params form
+- beam: login with api_key, job with input, solution, result, all without params (Beam's stratum protocol)
 - ethproxy: eth_submitLogin, eth_getWork, eth_submitWork, eth_submitHashrate; eth_subscribe newWork
 - getwork: getwork, getblocktemplate (BIP 22) and submitblock of Bitcoin and Monero nodes, usually over HTTP
 
 Electrum (server.version, blockchain.*), Ethereum node calls, LSP and MCP use the same envelope and are not mining.
-Not read: Stratum V2 (binary), Duino-Coin (comma-separated text), Beam's login without params.
+Not read: Stratum V2 (binary), Duino-Coin (comma-separated text).
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ KNOWN = frozenset(
         TEMPLATE_METHODS,
         ETH_METHODS,
         WEAK_METHODS,
-        ("login", "submit", "job", "getwork", "eth_subscribe"),
+        ("login", "submit", "job", "getwork", "eth_subscribe", "solution", "result"),
     )
 )
 
@@ -67,10 +68,21 @@ _BLOB_DIGITS = 64  # a hashing blob or block header has at least 32 bytes
 _BOUNDARY = re.compile(r"0x0{5,24}[1-9a-fA-F]")
 
 
+# Miners as they name themselves, and algorithms of Cryptonote's and related pools; any program may log in otherwise.
+_MINER = re.compile(
+    r"(?i:xmrig|xmr-?stak|cast[-_]xmr|srbminer|lolminer|gminer|bminer|nbminer|nanominer|teamredminer|wildrig|t-rex|trex"
+    r"|bzminer|rigel|onezerominer|[a-z-]*(?:cpu|gpu|cuda|cc|sg|cg|bfg|xm|multi|grin|mwc|gin)[-_]?miner|grinpro)"
+    r"(?:$|[^a-z])",
+)
+_ALGORITHM = re.compile(
+    r"(?i:(?:rx|cn|argon2|cryptonight|randomx)(?:[-_/].*)?|(?:ghostrider|kawpow|astrobwt|panthera|cuckaroo|cuckatoo).*)\Z"
+)
+
+
 class StratumCall(NamedTuple):
     """One mining message. `proof`: it proves mining alone; else only together with a message of the other side."""
 
-    dialect: str  # stratum-v1, cryptonote, ethproxy, ethereum-stratum, zcash, getwork
+    dialect: str  # stratum-v1, cryptonote, beam, ethproxy, ethereum-stratum, zcash, getwork
     method: str  # as the dialect spells it; of an answer: its content, e.g. "job"
     side: str  # the side that sends such a message: "client" (the miner) or "server" (the pool)
     proof: bool
@@ -99,6 +111,8 @@ def _calls(message: object) -> Iterator[StratumCall]:
             yield from _request(name, None)
         for item in params:
             yield from _request(name, item)
+    if not params and names:
+        yield from _beam(names, message)
     for item in params:
         yield from _work(item)
         if types:
@@ -169,16 +183,33 @@ def _mining(name: str, params: object) -> Iterator[StratumCall]:
 
 
 def _login(params: object) -> Iterator[StratumCall]:
-    """Classify a Cryptonote login. Its name is generic: a miner's agent or algorithms, or a wallet, proves mining."""
+    """Classify a Cryptonote login. Its name is generic: a wallet, a miner or its algorithms prove mining."""
     login, password = _text(params, "login"), every(params, "pass")
     agent = _text(params, "agent")
-    named = bool(agent or every(params, "rigid")) or any(
-        isinstance(algo, (list, str)) for algo in every(params, "algo")
-    )
-    if login and _WALLET.match(login) and (password or named):
+    rig = bool(every(params, "rigid")) or any(map(_mines, every(params, "algo")))
+    mines = rig or _MINER.match(agent) is not None
+    if login and _WALLET.match(login) and (password or mines or agent):
         yield StratumCall("cryptonote", "login", CLIENT, True, login, "", agent)
-    elif every(params, "login") and (password or named):
-        yield StratumCall("cryptonote", "login", CLIENT, bool(password) and named, login, "", agent)
+    elif every(params, "login") and (password or mines or agent):
+        yield StratumCall("cryptonote", "login", CLIENT, bool(password) and mines, login, "", agent)
+
+
+def _mines(algorithms: object) -> bool:
+    """Test whether a login's algorithms are a miner's: one name, or a list with one among the first."""
+    listed = algorithms[:MAX_VALUES] if isinstance(algorithms, list) else [algorithms]
+    return any(isinstance(name, str) and _ALGORITHM.match(name) is not None for name in listed)
+
+
+def _beam(names: list[str], message: object) -> Iterator[StratumCall]:
+    """Classify Beam's messages, whose members stand beside the method. The login has generic names: weak."""
+    if "login" in names and _text(message, "api_key"):
+        yield StratumCall("beam", "login", CLIENT, False, _text(message, "api_key"))
+    if "job" in names and _is_hex(_text(message, "input"), _BLOB_DIGITS) and every(message, "difficulty"):
+        yield StratumCall("beam", "job", SERVER, True)
+    if "solution" in names and _is_hex(_text(message, "nonce"), 8) and _is_hex(_text(message, "output"), _BLOB_DIGITS):
+        yield StratumCall("beam", "solution", CLIENT, True, _text(message, "id"))
+    if "result" in names and (every(message, "nonceprefix") or every(message, "forkheight")):
+        yield StratumCall("beam", "result", SERVER, False)
 
 
 def _share(params: object) -> Iterator[StratumCall]:

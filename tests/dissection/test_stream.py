@@ -181,7 +181,7 @@ def test_nothing_makes_it_raise_or_grow(is_strict: bool, early: bool, segments: 
 @pytest.mark.parametrize("slot", [1 << 20, 1 << 24, 1 << 26])
 @pytest.mark.parametrize("seed", range(40))
 def test_numbers_that_come_round_are_other_bytes(seed: int, slot: int, acknowledged: bool) -> None:
-    """Of a long transfer few segments are kept, at numbers that meet again each 4 GiB."""
+    """Keep few segments of a long transfer, at numbers that meet again each 4 GiB."""
     rng = random.Random(seed)
     stream = Stream(strict=False, capacity=CAPACITY)
     at = 0

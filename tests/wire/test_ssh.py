@@ -181,6 +181,37 @@ def test_the_longest_packet_is_read() -> None:
     assert whole(IDENT + packet(payload))[1:] == [SshMessage(4)]
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"SSH-2.0-billsSSH_3.6.3q3<CR><LF> is an example in RFC 4253",
+        b"SSH-2.0-billsSSH_3.6.3q3 is an example in RFC 4253\nand so is this\n",
+        b"SSH-2.0-OpenSSH_9.7\r\nis what a server says\r\n",
+        b"SSH-2.0-OpenSSH_9.7\n",
+        b"SSH-2.0-" + b"x" * 400 + b"\r\n",
+        b"A word before: SSH-2.0-OpenSSH_9.7\r\n",
+    ],
+)
+def test_a_body_that_quotes_ssh_is_text(text: bytes) -> None:
+    stream = SshStream(exact=True)
+    assert stream.feed(text) == [] and not stream.identified
+
+
+@pytest.mark.parametrize("size", [1, 7, 40, 4000])
+@pytest.mark.parametrize("end", [b"\r\n", b"\n"])
+def test_ssh_in_a_body_is_read_however_it_is_cut(end: bytes, size: int) -> None:
+    stream = SshStream(exact=True)
+    data = b"SSH-2.0-OpenSSH_9.7" + end + kexinit(NAMES)
+    facts = [fact for at in range(0, len(data), size) for fact in stream.feed(data[at : at + size])]
+    ident, message = facts
+    assert isinstance(ident, SshIdent) and ident.line == b"SSH-2.0-OpenSSH_9.7"
+    assert isinstance(message, SshMessage) and message.kex is not None
+
+
+def test_an_identification_alone_in_a_body_is_one() -> None:
+    assert [type(fact) for fact in SshStream(exact=True).feed(IDENT)] == [SshIdent]
+
+
 CHUNKS = st.lists(
     st.binary(max_size=20)
     | st.sampled_from([IDENT, b"SSH-", b"2.0-", b"1.99-", b"1.5-", b"\n", b"\r\n", b"text\n", kexinit(NAMES)])
@@ -197,9 +228,10 @@ def test_segmentation_changes_nothing_and_nothing_is_raised(chunks: list[bytes],
     assert shape(once) == shape(whole(data)) == shape(pieces(data, size))
 
 
+@pytest.mark.parametrize("exact", [False, True])
 @given(st.lists(st.binary(max_size=3000), max_size=40))
-def test_what_is_kept_is_bounded(chunks: list[bytes]) -> None:
-    stream = SshStream()
+def test_what_is_kept_is_bounded(exact: bool, chunks: list[bytes]) -> None:
+    stream = SshStream(exact=exact)
     for chunk in [IDENT, *chunks]:
         stream.feed(chunk)
         assert len(stream._buffer) <= MAX_PACKET + 12 + len(chunk)
