@@ -12,7 +12,7 @@ REST = "further kinds"
 
 
 class Anomalies:
-    """Counts refusals by kind until they are taken. `due` is the time to take them; infinity if there are none."""
+    """Counts refusals by kind until `take`. `due`: the time at which to call it; infinity if nothing was counted."""
 
     def __init__(self, most: int = MAX_KINDS) -> None:
         self._most = most
@@ -20,7 +20,7 @@ class Anomalies:
         self.due = float("inf")
 
     def note(self, record: AnomalyRecord, kind: str = "") -> bool:
-        """Count a refusal; True for the first of its kind: the same agent, reason and `kind`."""
+        """Count a refusal; True for the first since `take` of its agent, reason and `kind`."""
         key: tuple[str, ...] = record.agent, record.reason, kind
         if key not in self._folded and len(self._folded) >= self._most:
             key, record = ("", record.reason, REST), AnomalyRecord("", record.time, record.reason, REST, 1)
@@ -30,7 +30,7 @@ class Anomalies:
         return not count
 
     def take(self) -> tuple[AnomalyRecord, ...]:
-        """The first refusal of each kind, with the number of its kind."""
+        """Empty the counts: return the first refusal of each kind, with the number of refusals of that kind."""
         folded, self._folded = self._folded, {}
         self.due = float("inf")
         return tuple(replace(first, count=count) for first, count in folded.values())

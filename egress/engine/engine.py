@@ -109,7 +109,8 @@ class Engine:
     ) -> Outcome:
         """Judge one packet of `agent` at time `ts`; `wire_length` is its full length if `raw` was cut.
 
-        `settled`: the kernel has its connection marked as settled, whether or not this engine remembers it.
+        `settled`: the kernel has its connection marked as settled; if its flow is not known here (any more), the packet
+        begins one, in mid-stream too.
         """
         try:
             packet = decode(raw, wire_length)
@@ -184,7 +185,7 @@ class Engine:
     def _long(
         self, flow: Flow, packet: Packet, raw: bytes, ts: float, direction: Direction, burst: bool
     ) -> Verdict | None:
-        """Handle a packet of a flow that is not settled: every byte is inspected."""
+        """Handle a packet of a flow under inspection: every byte is dissected, and the flow settled when it is due."""
         flow.keep_evidence(raw, packet.length, ts, direction, self.limits)
         monitored, listening = flow.who.mode is Mode.MONITOR, flow.stage is Stage.LISTENING
         if packet.missing and not (monitored or flow.partial or listening):
@@ -206,7 +207,7 @@ class Engine:
     # --- findings ---------------------------------------------------------------------------------------
 
     def _signal(self, flow: Flow, event: Event, ts: float) -> None:
-        """Give an event to the judge and to the signatures; carry out their findings."""
+        """Give an event to the judge, then to the signatures, and carry out findings; on hold, keep it for later."""
         if not flow.hold and self._judge.observe(flow, event, ts):
             self._verdicts.rejudge(flow, ts)
         if flow.hold:
@@ -219,7 +220,7 @@ class Engine:
                 self._flag(flow, finding, ts)
 
     def _flag(self, flow: Flow, finding: Finding, ts: float) -> None:
-        """Refuse a flow for a finding, unless its rule exempts the signature, and record both."""
+        """Record a finding and refuse its flow; if the flow's rule exempts the signature, only record the finding."""
         self._outbox.counts["findings"] += 1
         if exempt(flow.rule, finding.signature):
             self._outbox.put(finding_record(flow, finding, ts, Action.ACCEPT))
@@ -237,7 +238,7 @@ class Engine:
         self._outbox.put(flow_record(flow, ts))
 
     def _resume(self, flow: Flow, packet: Packet, ts: float) -> Verdict | None:
-        """Judge a flow whose hold is over; None if its packets may be inspected."""
+        """Answer HOLD while the flow's hold is pending, then judge the flow again; None: go on with the packet."""
         if self._verdicts.waits(flow):
             return flow.outcome.verdict
         if self.refuse_new and not flow.admitted:
@@ -254,7 +255,7 @@ class Engine:
     ) -> Verdict | None:
         """Begin a flow with its first packet, or return the answer to a packet that begins none.
 
-        `old` is the flow that has the packet's addresses and ports already.
+        `old` is the flow that has the packet's addresses and ports already; refused, or begun by this SYN, it stays.
         """
         if self._began is None:
             self._began = ts
@@ -290,7 +291,7 @@ class Engine:
     # --- time and change --------------------------------------------------------------------------------
 
     def tick(self, ts: float) -> tuple[Record, ...]:
-        """Do what is due at `ts`: end holds and rules, forget silent flows, report repeated refusals.
+        """Do what is due: end late holds, re-judge flows of expired rules, forget silent flows, report refusals.
 
         One call forgets a bounded number of flows. `next_tick` is not later than `ts` while more are due.
         """
@@ -338,7 +339,7 @@ class Engine:
         return self._outbox.take()
 
     def change_agent(self, agent: Agent, ts: float) -> None:
-        """Take over an agent's new settings at once; `packet` would notice with the agent's next packet only.
+        """Apply an agent's new settings to its holds; each of its flows is judged by them from its next packet on.
 
         Holds that the agent may not have any more (quarantine, another mode) are withdrawn.
         """
@@ -373,7 +374,7 @@ class Engine:
         return self._holds.ended()
 
     def release(self, agent: str, ts: float) -> tuple[Record, ...]:
-        """End the flows of an agent that is gone, and forget its refused destinations.
+        """End the flows and holds of an agent that is gone, and forget its names, budgets and refused destinations.
 
         Where the agent has many flows, the ticks that follow end the others.
         """

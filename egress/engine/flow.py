@@ -2,8 +2,9 @@
 
 The table keeps flows roughly in order of last use. When an agent's share is full, the oldest flow that is decided and
 harmless to forget makes room: settled, closed, or refused by policy alone (it would be refused again). A flow refused
-for a finding is never forgotten early, and an undecided flow only after it has been idle; if no flow can make room,
-the new flow is refused. So an agent can fill only its own share, and by filling it can only lock itself out.
+for a finding is never forgotten early. An undecided flow is forgotten early only after it has been idle, or when the
+engine is full and an agent below its fair share needs room. If no flow can make room, the new flow is refused. So an
+agent can fill only its own share, and by filling it can only lock itself out.
 """
 
 from __future__ import annotations
@@ -231,7 +232,7 @@ class Flow(Life):
         return self.app != before
 
     def give_up_identifying(self) -> None:
-        """Enough bytes have passed: the application protocol stays unknown."""
+        """Set the application protocol to unknown: inspection is about to end, and has not identified it."""
         self.app = App.UNKNOWN
 
     def heard(self, enough: int) -> tuple[bool, bool]:
@@ -250,12 +251,12 @@ class Flow(Life):
         self.evidence.keep(raw, length, ts, direction)
 
     def trim(self) -> None:
-        """Drop the part of the streams that can no longer be contradicted."""
+        """Drop the bytes of the streams that their receiver has acknowledged: no other bytes can replace them."""
         for stream in self.streams or ():
             stream.trim()
 
     def stop_hearing(self) -> None:
-        """Drop the bytes of the other side, which has said enough."""
+        """Begin the other side's stream anew, without its bytes so far: enough of them were inspected."""
         if self.streams is not None:
             out, back = self.streams
             self.unseen += back.unseen
@@ -284,7 +285,7 @@ class Flow(Life):
         self.scan = None
 
     def defer(self, event: Event) -> int:
-        """Keep a fact of a held segment; returns how many are kept. Bytes of TCP are read once, a datagram twice."""
+        """Keep an event of a held TCP segment; return how many are kept. A held datagram is dissected again later."""
         if self.proto == TCP:
             self.deferred += (event,)
         return len(self.deferred)
@@ -328,7 +329,7 @@ class Flow(Life):
 
 
 class FlowTable:
-    """The flows of one agent, oldest use first."""
+    """The flows of one agent, roughly in order of last use, the oldest first."""
 
     __slots__ = ("buffered", "ended", "flows")
 
@@ -338,13 +339,13 @@ class FlowTable:
         self.buffered = 0  # bytes under inspection
 
     def touch(self, flow: Flow, ts: float) -> None:
-        """Keep the order of last use, to about a second (a move costs more than the counters of a packet)."""
+        """Move a flow to the end, at most once a second: a move costs more than the counters of a packet."""
         if ts - flow.moved > 1.0:
             flow.moved = ts
             self.flows.move_to_end(flow.key)
 
     def evictable(self, ts: float, *, forced: bool = False) -> Flow | None:
-        """The oldest flow that may make room, or None; `forced`: an undecided flow may make room, too."""
+        """The first of EVICT_LOOK flows that may make room; `forced`: any that is not refused for a finding may."""
         for flow, _ in zip(self.flows.values(), range(EVICT_LOOK), strict=False):
             if flow.forgettable(ts) or (forced and not flow.condemned):
                 return flow

@@ -1,4 +1,4 @@
-"""Holds (mode ask): one for each question that a person has to answer, however many flows wait for it.
+"""Holds (mode ask): one for each flow or query that needs a person's approval, however many flows wait for it.
 
 The engine keeps no packets. It answers HOLD to each packet of a flow that waits, without a look at its bytes. The
 caller keeps those packets (`Engine.hold_of` returns the id of their hold), learns from `Engine.ended_holds` that the
@@ -70,7 +70,7 @@ class Holds:
         return identifier
 
     def first(self, identifier: str) -> Flow:
-        """The flow that asked first: the rules are asked again with it."""
+        """The flow that asked first, with which the rules are evaluated again when they change."""
         return self._first[identifier]
 
     def of(self, agent: str) -> list[Hold]:

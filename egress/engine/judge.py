@@ -1,4 +1,4 @@
-"""The judge: the verdict of quarantine, rules, names, refused destinations and budgets for a flow, in this order.
+"""The judge of flows. It goes by quarantine, earlier refusals, rules, refused destinations and budgets, in this order.
 
     quarantine                                a person's order, above everything
     a budget, a query or an approval that     stands until the rules change
@@ -32,7 +32,7 @@ from egress.wire.dns import addresses_of
 
 
 class Judge:
-    """The judge of all flows of one engine. Its knowledge of an agent is forgotten with the agent."""
+    """The judge of all flows of one engine: rules, names bound by DNS, refused destinations and budgets."""
 
     def __init__(self, limits: Limits, policy: Policy, *, gate_queries: bool) -> None:
         self.rules = Rulebook(policy)
@@ -59,7 +59,7 @@ class Judge:
         return verdict
 
     def verdict(self, flow: Flow, ts: float) -> Verdict:
-        """The verdict of a flow as far as its names, protocol and rules are known now."""
+        """Return the verdict by what is known now; sets the flow's rule, and adds the names bound to its address."""
         if flow.who.quarantined:
             return self.refusal(Reason.QUARANTINE)
         if flow.objection is not None:
@@ -85,7 +85,7 @@ class Judge:
         return self.rules.decide(flow.who, flow, ts)[0]
 
     def observe(self, flow: Flow, event: Event, ts: float) -> bool:
-        """Record a fact from the bytes; True if the flow must be judged again."""
+        """Take note of names, DNS queries and DNS answers in the bytes; True if the flow must be judged again."""
         if isinstance(event, Named):
             if flow.refused:
                 return False  # an earlier name, perhaps in the same segment, refused it: no later one makes that good
@@ -113,7 +113,7 @@ class Judge:
         return flow.rule is not None and self.rules.named(flow.rule)
 
     def count_bytes(self, flow: Flow, size: int, ts: float) -> bool:
-        """Count bytes that the agent sends on an admitted flow; True if that exceeds a budget."""
+        """Count bytes that the agent sends; True, with the flow's objection set, if they exceed a budget."""
         if self._budgets.note_bytes(flow.who, size, ts) is None:
             return False
         flow.set_objection(self.refusal(Reason.BUDGET, flow.verdict.rule_id))

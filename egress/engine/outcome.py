@@ -10,7 +10,7 @@ from egress.records.shape import Record
 
 
 class Outcome(NamedTuple):
-    """The engine's answer to one packet."""
+    """The engine's answer to one packet, and the records that the packet caused."""
 
     verdict: Verdict
     records: tuple[Record, ...] = ()
@@ -33,6 +33,6 @@ class Outbox:
         self.records += records
 
     def take(self) -> tuple[Record, ...]:
-        """Empty the outbox."""
+        """Empty the outbox, and return its records."""
         records, self.records = tuple(self.records), []
         return records

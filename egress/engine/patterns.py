@@ -1,7 +1,8 @@
-"""Byte patterns over opaque streams, by Hyperscan in stream mode.
+"""Byte patterns in what the agent sends on settled flows, by Hyperscan in stream mode.
 
-A settled flow is no longer dissected, but each of its packets is scanned for the `patterns` of the signatures: a match
-moves the flow back to full inspection. Matches across packets are found; the state of a flow is a few hundred bytes.
+A settled flow is no longer dissected, but each packet that its agent sends is scanned for the `patterns` of the
+signatures: a match moves the flow back to full inspection. Matches across packets are found; the state of a flow is a
+few hundred bytes.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ class Patterns:
             self._database.compile(expressions=expressions, ids=list(range(len(expressions))), flags=flags)
 
     def scan(self) -> Scan | None:
-        """Begin a scan of one direction of one flow."""
+        """Begin a scan of one direction of one flow; None if there are no patterns."""
         return None if self._database is None else Scan(self._database)
 
 

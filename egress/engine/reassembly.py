@@ -1,4 +1,4 @@
-"""Turns packets of an undecided flow into events: TCP segments in order through both streams, others as they come."""
+"""Turns packets of a flow under inspection into events: TCP segments in order, others as they come."""
 
 from __future__ import annotations
 

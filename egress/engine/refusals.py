@@ -1,4 +1,8 @@
-"""Refusals that belong to no flow: malformed and spoofed packets, no room, no order, no recorder. All are counted."""
+"""Refusals of single packets, apart from any flow's verdict: all are counted, equal ones recorded as one anomaly.
+
+Such packets are malformed, spoofed, truncated or out of sequence, or would begin a flow when there is no room
+for it or records cannot be written. Packets of a monitored agent pass all the same, unless it is quarantined.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +20,7 @@ CONNECTION_REASONS = frozenset((Reason.MEMCAP, Reason.RECORDER, Reason.MIDSTREAM
 
 
 class Refusals:
-    """Refuses packets without a flow, and records that, folded."""
+    """Refuses single packets; records the first refusal of a kind at once, and its repetitions by their number."""
 
     def __init__(self, outbox: Outbox) -> None:
         self._outbox = outbox

@@ -34,8 +34,9 @@ class Settling:
     def settle_if_due(self, flow: Flow, ts: float) -> None:
         """Settle a flow that can prove nothing more: it is opaque, or past the bytes that any proof needs.
 
-        Where only the other side has said that much, the kernel may settle the flow, but its agent is listened to
-        until it has: a server cannot talk the inspection away.
+        A flow whose agent holds too many bytes is settled, too, if the agent is monitored, and otherwise refused. If
+        only the other side has sent that many bytes, the flow is LISTENING until its agent has, too: a server cannot
+        end the inspection by talking.
         """
         listening = flow.stage is Stage.LISTENING
         if (listening and flow.proto == UDP) or self._is_asked_again(flow):

@@ -65,7 +65,7 @@ class Signature(ABC):
 
     @abstractmethod
     def see(self, event: Event, flow: FlowView) -> Finding | None:
-        """Return a Finding to flag the flow; there is no other side effect."""
+        """Return a Finding to flag the flow, else None. Besides the instance only `flow.scratch` may be changed."""
 
 
 def printable(text: str | bytes, limit: int = 64) -> str:

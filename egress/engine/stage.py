@@ -55,7 +55,7 @@ MOVES: dict[Stage, dict[Move, Stage]] = {
     Stage.REFUSED: _JUDGED | _ENDS,
     Stage.FORGOTTEN: {},
 }
-KERNEL_SETTLED = frozenset((Stage.LISTENING, Stage.SETTLED))  # settled for the kernel: may take its large packets uncut
+KERNEL_SETTLED = frozenset((Stage.LISTENING, Stage.SETTLED))  # may use the settled queue: large packets (GSO)
 
 
 UNJUDGED = Verdict(Action.REJECT, Reason.DEFAULT)
@@ -122,7 +122,7 @@ class Life:
         return first
 
     def settle(self, *, listening: bool) -> None:
-        """Tell the kernel that it may hand over uncut packets; `listening`: the agent's bytes are still inspected."""
+        """Let the flow use the kernel's settled queue; `listening`: the agent's bytes are still inspected."""
         self._move(Move.LISTEN if listening else Move.SETTLE)
         self._mark(settled=True)
 
@@ -174,7 +174,7 @@ def _outcome(verdict: Verdict) -> Outcome:
 
 
 def table() -> str:
-    """The moves as text, for docs/architecture.md: a row for each stage, a column for each move."""
+    """Write the moves as text, for docs/architecture.md: a row for each stage, a column for each move."""
     rows = [["", *Move], *([stage, *(moves.get(move, "·") for move in Move)] for stage, moves in MOVES.items())]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join(

@@ -1,7 +1,8 @@
 """The flows of all agents of one engine: bounded tables, room for new flows, timeouts.
 
-An agent can fill only its own share. `Flow.forgettable` decides which flows may make room for a new one; if there is
-none, the new flow is refused (Suricata calls this the memcap exception policy).
+An agent can fill only its own share. `Flow.forgettable` decides which flows may make room for a new one; for an agent
+below its fair share any flow may that is not refused for a finding. If there is none, the new flow is refused (Suricata
+calls this the memcap exception policy).
 """
 
 from __future__ import annotations
@@ -111,9 +112,9 @@ class Tracker:
     def may_pick_up(self, table: FlowTable, key: Key, uptime: float) -> bool:
         """Return True if a connection may be picked up in mid-stream, though its first bytes were not inspected.
 
-        After a restart of the gateway such connections are picked up for a time. Later, or if the connection was seen
-        before, only a forgotten flow looks like this, and one that waits to be forgotten between two halves of a
-        message.
+        Connections older than the engine are picked up for `Limits.midstream_grace` after its first packet. Later, or
+        if the connection was seen before, its flow was forgotten, and an agent may have waited for that between two
+        halves of a message.
         """
         if uptime > self._limits.midstream_grace:
             table.ended.clear()

@@ -1,4 +1,4 @@
-"""The verdicts of flows: how one is set, asked for again, put off, and changed with the policy.
+"""The verdicts of flows: sets them, re-judges flows when something changes, and puts flows on hold.
 
 In mode ask the first packet of a flow waits if no rule matches the flow and none of its packets has passed, and so does
 a query for a name that no rule matches (`egress.engine.holds`). A deny rule, a finding, a budget or a refused
@@ -140,9 +140,9 @@ class Verdicts:
         self._review_holds(ts)
 
     def change_agent(self, agent: Agent, ts: float) -> None:
-        """Take over another mode, default, labels or quarantine of an agent.
+        """Apply another mode, default, labels or quarantine of an agent to its holds: those not allowed any more end.
 
-        Its flows are judged again with their next packets; holds that it may not have any more end now.
+        Its flows are judged again with their next packets (`adopt`).
         """
         for hold in self._holds.of(agent.name):
             self._holds.first(hold.id).adopt(agent)
@@ -161,11 +161,11 @@ class Verdicts:
         self.rejudge(flow, ts)
 
     def deny(self, identifier: str, ts: float) -> None:
-        """Refuse the flows that wait for this hold: a person decided so."""
+        """End a hold that a person denied, and refuse the flows that wait for it."""
         self._end_hold(identifier, DENIED, ts)
 
     def tick(self, ts: float) -> None:
-        """End the holds that timed out, and judge again the flows of rules that have expired."""
+        """End the holds that timed out with a refusal, and judge flows again when rules have expired."""
         for hold in self._holds.late(ts):
             self._end_hold(hold.id, EXPIRED, ts)
         if ts >= self._expiry:
@@ -184,7 +184,7 @@ class Verdicts:
         return flow in self._due
 
     def review(self, flow: Flow, ts: float) -> None:
-        """Judge a flow again that is due. One that only rules refused is forgotten: it may try again."""
+        """Judge a flow that is due; after a change of the rules, one that only rules refused is forgotten instead."""
         scope = self._due.pop(flow)
         if flow.stage is Stage.FORGOTTEN or flow.state == "closed":
             return
@@ -221,7 +221,7 @@ class Verdicts:
             self._review_hold(hold, ts)
 
     def _review_hold(self, hold: Hold, ts: float) -> None:
-        """End a hold if a rule now matches what it waits for."""
+        """End a hold if the rules now allow what it waits for, or a rule denies it."""
         query = hold.names[0] if hold.query else ""
         verdict = self._judge.preview(self._holds.first(hold.id), query, ts)
         if verdict.action is Action.ACCEPT:
