@@ -1,4 +1,4 @@
-"""A flow of datagrams, both directions: one of them identifies its protocol, which follows all from then on."""
+"""A flow of datagrams, both directions: one datagram identifies the protocol, which follows it and the later ones."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from egress.model import Direction
 
 
 class Datagrams(Layer):
-    """A flow of datagrams, both directions."""
+    """A flow of datagrams. Once the followed protocol ends or is lost, nothing more is stated."""
 
     __slots__ = ("_candidates", "_followed", "_inside", "_place", "_shared")
 

@@ -20,7 +20,7 @@ DATAGRAMS = 8  # UDP datagrams of both directions after which a protocol that wa
 class Dissector:
     """Both directions of one flow. `app` and `server_name` are what has been identified so far; `port` is the server's.
 
-    Made with a flow's first payload; a flow that carries none needs no dissector.
+    Made when the flow first needs one: many TCP flows never carry a payload.
     """
 
     __slots__ = ("_exchange", "_heard", "_port", "_shared", "app", "server_name")

@@ -13,7 +13,10 @@ from egress.wire.tls import ClientHello
 
 
 class Opened(NamedTuple):
-    """The peer answered: the TCP handshake was answered; of any other protocol the first packet was seen."""
+    """The other side than the opener answered: the TCP handshake, or by its first packet over any other protocol.
+
+    Of a TCP flow whose handshake may be missing (monitored, picked up in mid-stream) data of either side counts.
+    """
 
     start: float  # when the flow's first packet was seen, seconds
     ts: float  # when it was answered
@@ -26,7 +29,7 @@ class Burst(NamedTuple):
 
 
 class SshSpoken(NamedTuple):
-    """An SSH identification."""
+    """An SSH identification line (RFC 4253 section 4.2)."""
 
     direction: Direction
     ident: SshIdent
@@ -40,7 +43,7 @@ class SshPacket(NamedTuple):
 
 
 class StratumSpoken(NamedTuple):
-    """A mining message."""
+    """A message of a mining protocol, from either side."""
 
     direction: Direction
     call: StratumCall
@@ -63,7 +66,7 @@ class HttpAsked(NamedTuple):
 
 
 class DnsAsked(NamedTuple):
-    """A message of the agent to a resolver."""
+    """A message that the agent sent to a resolver."""
 
     direction: Direction
     query: DnsQuery | None  # None: it could not be read here; the resolver may be able to

@@ -1,4 +1,4 @@
-"""A layer of a flow: a stream, datagrams or packets that are dissected, and those that a protocol in them carries.
+"""A layer of dissection: one stream, flow of datagrams or channel of packets, and the layers that it carries.
 
 Depth and cost of what is carried inside are bounded for each flow. No layer refers to what holds it, so a flow that is
 dropped is freed at once.
@@ -18,7 +18,7 @@ AMPLIFICATION = 16  # bytes dissected inside others, for each byte of the flow: 
 
 
 class Layer:
-    """Bytes of one form in one place; a stream's directions are a layer each."""
+    """One direction of a stream, or both directions of a flow of datagrams or of a channel of packets."""
 
     __slots__ = ()
 
@@ -72,7 +72,7 @@ class Inside:
         self._streams: dict[tuple[int, Direction], Layer] = {}
 
     def feed(self, inner: Inner, direction: Direction) -> list[Fact]:
-        """Dissect bytes of a channel. Beyond the bounds they are left out."""
+        """Dissect bytes of a channel; those beyond the bounds of depth, channels or AMPLIFICATION are skipped."""
         _, data, channel, begins = inner
         layer = None if begins else self._streams.get((channel, direction))
         if layer is None:

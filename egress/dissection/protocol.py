@@ -74,7 +74,7 @@ class Rest(NamedTuple):
 
 
 class Lost(NamedTuple):
-    """The bytes broke the protocol: these, and all after them, may be read in any way that a receiver may."""
+    """The bytes broke the protocol: in these, and all after them, only line protocols are looked for."""
 
     data: bytes
 
@@ -99,7 +99,7 @@ class Follower:
 
 
 class Reader:
-    """Reads one direction beside whatever else it may be.
+    """Reads one direction beside the protocol that was identified in it, if any.
 
     `done`: nothing more will come. `opaque`: and the direction was this protocol's, so nothing can be learnt from it.
     """

@@ -51,7 +51,7 @@ class Side(Layer):
         self._begin(place)
 
     def _begin(self, place: Place, *, identified: bool = True) -> None:
-        """Forget what was identified: another stream begins with the next byte."""
+        """Begin with the next byte as a new stream, in which (if `identified`) a protocol may be identified."""
         self._place = place
         known = self._shared.registry.streams[place.form]
         self._candidates: Sequence[type[StreamProtocol]] = known if identified and place.depth <= NESTING else ()

@@ -1,12 +1,12 @@
 """One direction of a TCP connection as an ordered byte stream.
 
-Every byte delivered since the stream began is kept until the flow settles (the caller bounds that), so a
-retransmission or overlap with other content is always noticed: the classic way to show an inspector one thing and the
-receiver another (Ptacek & Newsham 1998, section 5.3). Out-of-order segments wait; their number is bounded.
+Delivered bytes are kept until the flow settles (the caller bounds that), `trim` drops acknowledged ones, or a hole is
+skipped. A retransmission or overlap that contradicts kept bytes is noticed: the classic way to show an inspector one
+thing and the receiver another (Ptacek & Newsham 1998, section 5.3). Out-of-order segments wait, in bounded memory.
 
 A *strict* stream is inline: each segment is inspected before the receiver can have it, so a hole can only be filled by
 bytes yet to come, and a segment that does not fit the buffer is refused (its sender will retransmit). A lenient stream
-follows a capture or a monitored agent: bytes may be missing for ever; it skips them, counted in `unseen`. Where it
+follows a capture or a monitored agent: bytes may never come; it skips them, counted in `unseen`. Where it
 stands still at a hole and the connection goes on for more than a window, most bytes are missing, and the same numbers
 may be those of other bytes, since they come round after 4 GiB: nothing is compared from then on.
 """
@@ -127,7 +127,7 @@ class Stream:
         return self._drain()
 
     def trim(self) -> None:
-        """Forget the bytes that the receiver has acknowledged: no others can be sent to it in that place."""
+        """Drop the bytes that the receiver has acknowledged: no others can replace them there."""
         done = distance(self.acked, self.base) if self.acked >= 0 and self.base >= 0 else 0
         if 0 < done <= len(self.history):
             del self.history[:done]

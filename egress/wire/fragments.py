@@ -52,7 +52,7 @@ def may_be_fragment(raw: bytes) -> bool:
 
 
 def take_apart(raw: bytes) -> Part:
-    """Split a packet for which `fragment` returned a part. Raises MalformedError if its capture was cut."""
+    """Split a packet for which `fragment` returned a place. Raises MalformedError if its capture was cut."""
     if raw[0] >> 4 == 4:
         start, end = (raw[0] & 15) << 2, raw[2] << 8 | raw[3]
         key: tuple[bytes, ...] = (raw[12:20], raw[9:10], raw[4:6])

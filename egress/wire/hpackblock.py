@@ -1,7 +1,7 @@
 """Header blocks of HTTP/2 (HPACK, RFC 7541). The table and the Huffman code are those of the `hpack` package.
 
-Its decoder takes several microseconds a field, and a field in the table is one byte of a block. So the fields are read
-here: the same blocks decode, to the same fields.
+The decoder of `hpack` takes several microseconds per field, and a field in the table is one byte of a block. So the
+fields are read here: the same blocks decode, to the same fields.
 """
 
 from __future__ import annotations

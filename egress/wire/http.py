@@ -6,7 +6,7 @@ here is strict. Two lengths that disagree, a length beside a transfer coding, a 
 raise MalformedError; nothing is guessed.
 
 `RequestStream` and `ResponseStream` each read one direction: bytes in, facts out. Bodies are passed on as they come and
-never kept. Where a direction stops to be HTTP (CONNECT, Upgrade, or bytes at a message boundary that begin no HTTP
+never kept. Where a direction ceases to be HTTP (CONNECT, Upgrade, or bytes at a message boundary that begin no HTTP
 message) the rest of it is `Opaque`. Segmentation never changes the facts.
 """
 
@@ -146,7 +146,7 @@ Head = TypeVar("Head", HttpRequest, HttpResponse)
 
 
 class _Stream(Generic[Head]):
-    """One direction. `_step` takes what comes next from the buffer and returns whether to go on."""
+    """One direction. `_step` takes the next part from the buffer; False if it can take no more until bytes come."""
 
     def __init__(self) -> None:
         self.salvage: list[Head | Body | Opaque] = []

@@ -20,7 +20,7 @@ from egress.wire.http import host_of
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"  # RFC 9113 section 3.4
 MAX_BLOCK = 65536  # bytes of a header block, compressed; as MAX_HEAD of HTTP/1
-MAX_LIST = 65536  # bytes of a header list as RFC 9113 section 6.5.2 counts them: 32 more a field
+MAX_LIST = 65536  # bytes of a header list as RFC 9113 section 6.5.2 counts them: 32 more per field
 MAX_TABLE = 65536  # bytes of the dynamic table; 4096 by default, browsers and proxies allow up to 64 KiB
 _HEADERS, _SETTINGS, _PUSH_PROMISE, _CONTINUATION = 0x1, 0x4, 0x5, 0x9
 _END_HEADERS, _PADDED, _PRIORITY = 0x04, 0x08, 0x20
@@ -120,7 +120,7 @@ class H2RequestStream:
         return self._read(stream, self._decode(block))
 
     def _decode(self, block: bytes) -> list[Field]:
-        if _RESIZED.match(block):  # it would resize the table once a byte
+        if _RESIZED.match(block):  # else a block could resize the table once per byte
             raise MalformedError("HTTP/2 header block resizes the table more than twice")
         return self._fields.read(block)
 

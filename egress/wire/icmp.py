@@ -1,4 +1,4 @@
-"""ICMP errors quote the packet they are about (RFC 792, RFC 4443 section 3)."""
+"""ICMP errors: finds the flow of the packet that an error quotes (RFC 792, RFC 4443 section 3)."""
 
 from __future__ import annotations
 

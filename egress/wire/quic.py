@@ -207,7 +207,7 @@ class _Connection:
 class QuicHello:
     """The hellos of one UDP flow. Mutable; feed it every datagram of the client, also after the first hello.
 
-    `done`: a hello has been read. `failed`: the flow is MalformedError, and so is every further datagram.
+    `done`: a hello has been read. `failed`: `feed` raised MalformedError, and does so for every further datagram.
     """
 
     __slots__ = ("_connections", "_datagrams", "done", "failed")

@@ -2,7 +2,7 @@
 
 An answer counts only if it comes back on the flow of a query with its id, name and type. A resolver may be able to read
 what `egress.wire.dns` cannot (bytes after the message, an update, two questions), so such a message of the agent is
-stated too. Whether the resolver may be asked at all is for the rules to decide.
+an event, too (`DnsAsked` without a query). The rules decide whether the resolver may be asked at all.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ MAX_OPEN = 64  # queries of a flow that wait for an answer; past it the oldest i
 
 
 class Dns(PortProtocol):
-    """A flow is DNS from the first query on that can be read."""
+    """DNS over UDP and TCP. The flow is identified as DNS by the first query that can be read."""
 
     app = App.DNS
     forms = (Form.STREAM, Form.DATAGRAM)

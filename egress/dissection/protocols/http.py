@@ -25,7 +25,7 @@ from egress.wire.http_start import starts_http
 
 
 class Http(StreamProtocol):
-    """Both directions of a flow share `answers`, which reports each answer by the request that it belongs to."""
+    """HTTP/1 on one flow. Both directions share `answers`, which reads each answer by the request that it answers."""
 
     app = App.HTTP
     forms = (Form.STREAM,)

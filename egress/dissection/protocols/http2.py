@@ -9,7 +9,7 @@ from egress.wire.http2 import PREFACE, H2RequestStream, starts_http2
 
 
 class Http2(StreamProtocol):
-    """Only the client begins with a preface, so only its direction is followed."""
+    """HTTP/2 by its preface, which only a client sends: the server's direction is not followed."""
 
     app = App.HTTP2
     forms = (Form.STREAM,)

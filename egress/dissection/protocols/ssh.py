@@ -9,7 +9,10 @@ from egress.wire.ssh import SshIdent, SshStream
 
 
 class Ssh(LineProtocol):
-    """Inside another protocol's message it counts only at the very start: text about SSH may be cut anywhere."""
+    """SSH at any line of a stream, but only at the very start of a message that another protocol carries.
+
+    Such a message may be a text about SSH, in pieces that begin anywhere.
+    """
 
     app = App.SSH
     forms = (Form.STREAM, Form.REQUEST, Form.ANSWER)

@@ -1,4 +1,4 @@
-"""Mining over JSON: one message a line on a connection of its own, or in the body of an HTTP request."""
+"""Mining over JSON: one message per line on a connection of its own, or in the body of an HTTP request."""
 
 from __future__ import annotations
 
