@@ -1,4 +1,4 @@
-"""Replays captures through the engine at their own timestamps, for the verdicts that the gateway would have made.
+"""Replays captures through the engine at their own timestamps, for the findings that the gateway would have made.
 
 A capture does not name its agents. If networks are given, their addresses are the agents; otherwise the side that
 opened a flow is its agent, named by its address. Agents of a replay are allowed by default and in mode monitor, so that
@@ -62,7 +62,7 @@ class Report:
     first_error: str = ""  # of the decode errors
     unattributed: int = 0  # packets between addresses that belong to no agent
     anomalies: Counter[str] = field(default_factory=Counter)  # packets judged without a flow, by reason (memcap, …)
-    findings: list[Found] = field(default_factory=list)
+    findings: list[Found] = field(default_factory=list)  # those that a rule exempts are left out
     findings_omitted: int = 0  # those beyond MAX_FINDINGS
     truncated: str = ""  # where and how the file breaks off; empty: it is whole
 
@@ -90,7 +90,7 @@ def _frames(count: int) -> str:
 
 
 class Agents:
-    """Finds the agent and the direction of a packet. Memory is bounded; a forgotten flow is guessed anew."""
+    """Finds the agent and the direction of a packet. Memory is bounded; a forgotten flow's opener is found anew."""
 
     def __init__(self, networks: Sequence[Network] = ()) -> None:
         self._networks = Networks(tuple(str(network) for network in networks) or EVERYWHERE)
@@ -196,7 +196,7 @@ class Replay:
         self._keep(outcome.records, frame)
 
     def _begin_anew(self, moment: Moment) -> None:
-        """End all flows, before a frame of an earlier time; rhythms seen so far go on (`egress.engine.window`)."""
+        """End all flows before a frame of an earlier time; signatures keep the state that they have beside flows."""
         self._keep(self._engine.shutdown(self._clock), moment.frame)
         self._keep(self._engine.set_policy(self._policy, moment.ts), moment.frame)
         self._fragments = Reassembler()

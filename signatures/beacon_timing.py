@@ -44,7 +44,7 @@ MIN_PERIOD = 0.5
 QUIET = 600.0  # seconds without a second finding of the same key, which then needs new gaps
 RESOLVER_PORTS = frozenset({53, 853})
 
-# Memory: 2 MiB an agent at most, and up to 4.4 KiB in each flow that has bursts. An agent that wants its own beacon
+# Memory: 2 MiB per agent at most, and up to 4.4 KiB in each flow that has bursts. An agent that wants its own beacon
 # forgotten must, between any two beats, reach ONCE / 2 fresh destinations (two keys each) or twice each of
 # (RETURNED - LOOK) / 2 others; once the beacon has evidence, the others would have to be more regular than it is.
 # That is dearer and louder than jitter, which it can add anyway.
@@ -83,7 +83,7 @@ class _Watch:
         self._returned: OrderedDict[Key, _Series] = OrderedDict()
 
     def meet(self, key: Key, ts: float) -> _Series | None:
-        """Add a time to a key. Returns its series, None while there is no gap."""
+        """Add a time to a key; return the key's series, or None while all its times are within the shortest window."""
         series = self._returned.get(key)
         if series is not None:
             self._returned.move_to_end(key)
@@ -121,7 +121,7 @@ class BeaconTiming(Signature):
 
     @classmethod
     def configured(cls, config: SignatureSettings) -> BeaconTiming:
-        """An instance with the settings of the deployment."""
+        """Make an instance with `beacon_alpha` and the idle gap of a config."""
         return cls(config.beacon_alpha, config.limits.idle_gap)
 
     def see(self, event: Event, flow: FlowView) -> Finding | None:

@@ -57,7 +57,7 @@ class MiningStratum(Signature):
         if not isinstance(event, StratumSpoken):
             return None
         if not event.call.proof:
-            hints = flow.scratch(self.id)  # at most one entry a direction and side
+            hints = flow.scratch(self.id)  # at most one entry per direction and side
             hints[f"{event.direction}{event.call.side}"] = True
             other = "server" if event.call.side == "client" else "client"
             if f"{Direction(1 - event.direction)}{other}" not in hints:

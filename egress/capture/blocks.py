@@ -14,14 +14,14 @@ _MAX_COMMENT = 0xFFFF
 
 
 def header(comment: str = "") -> bytes:
-    """The beginning of a file."""
+    """Return the beginning of a file: its section header, and the one interface."""
     options = _option(_COMMENT, _cut(comment)) + _END if comment else b""
     section = _block(_SECTION, struct.pack("=IHHq", 0x1A2B3C4D, 1, 0, -1) + options)
     return section + _block(_INTERFACE, struct.pack("=HHI", LINKTYPE_RAW, 0, 0))
 
 
 def packet(raw: bytes, length: int, micros: int, direction: Direction, comment: str = "") -> bytes:
-    """One IP packet: `raw` has the first of its `length` bytes on the wire; `micros` counts from the epoch."""
+    """Return the block of an IP packet: `raw` begins its `length` bytes on the wire; `micros` counts from the epoch."""
     body = struct.pack("=IIIII", 0, micros >> 32, micros & 0xFFFFFFFF, len(raw), max(length, len(raw))) + _pad(raw)
     body += _option(_FLAGS, struct.pack("=I", 2 if direction is Direction.OUT else 1))
     body += _option(_COMMENT, _cut(comment)) if comment else b""

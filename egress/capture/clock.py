@@ -1,8 +1,8 @@
 """The course of time in a capture whose timestamps jump.
 
 A frame may bear an impossible time (the clock was not set yet, a bit flipped), and files may have been appended in the
-wrong order. The frames that follow tell the two apart: time does not follow a frame from which the others come back,
-and begins anew where they go on from an earlier time.
+wrong order. The frames that follow tell the two apart: if most of them return to the time before, the frame is judged
+at that time; if most go on from an earlier time, the clock begins anew there.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Reassembles IP fragments of captures, which no kernel has reassembled: IPv4 (RFC 791), IPv6 (RFC 8200 section 4.5).
+"""Reassembles IP fragments in captures, where no kernel has done it: IPv4 (RFC 791), IPv6 (RFC 8200 section 4.5).
 
 A datagram with overlapping fragments is discarded, as RFC 5722 requires and Linux does.
 """

@@ -19,6 +19,8 @@ class TruncatedError(EgressError):
 
 
 class Frame(NamedTuple):
+    """One frame of a capture file."""
+
     number: int  # 1-based, as other tools count
     ts: float  # the file's time, in seconds since the epoch; it may go backwards
     link: int  # LINKTYPE_ value (tcpdump.org/linktypes.html), or UNKNOWN_LINK

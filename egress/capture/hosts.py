@@ -1,4 +1,4 @@
-"""Frames as one host's own kernel hands them over: loopback, cooked captures, and logs of packet filters."""
+"""Frames as the capturing host's own kernel hands them over: loopback, cooked captures, and logs of packet filters."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def sll2(frame: bytes) -> bytes | None:
 
 
 def nflog(frame: bytes) -> bytes | None:
-    """Netfilter's log (`tcpdump -i nflog:`): attributes in the byte order of the capturing host, one the packet."""
+    """Netfilter's log (`tcpdump -i nflog:`): attributes in the capturing host's byte order; one is the packet."""
     if u16(frame, 0) >> 8 not in _FAMILIES:
         return None
     for order in ("<", ">"):

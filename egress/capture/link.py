@@ -22,7 +22,7 @@ def supported(link: int) -> bool:
 
 
 def link_name(link: int) -> str:
-    """Name a link type for people, as in `link type 189 (USB_LINUX)`."""
+    """Name a link type for a message, as in `link type 189 (USB_LINUX)`."""
     if link == UNKNOWN_LINK:
         return "an unknown link type"
     name = NAMES.get(link, "")

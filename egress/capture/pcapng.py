@@ -21,6 +21,8 @@ _SKIP = 65_536
 
 
 class Interface(NamedTuple):
+    """An interface description block: the link type, and the unit of the timestamps."""
+
     link: int
     snaplen: int  # 0: no limit
     ticks: int  # timestamp units in a second (if_tsresol)
@@ -125,7 +127,7 @@ def _obsolete(order: str, body: bytes, interfaces: list[Interface], blank: Frame
 
 
 def _stamped(fields: struct.Struct, body: bytes, interfaces: list[Interface], blank: Frame) -> Frame:
-    """A packet with interface and time; `blank` if its block is too short for its fields."""
+    """Read a packet with interface and time; return `blank` if the block is too short for its fields."""
     if len(body) < fields.size:
         return blank
     index, high, low, captured, original = fields.unpack_from(body)
@@ -136,7 +138,7 @@ def _stamped(fields: struct.Struct, body: bytes, interfaces: list[Interface], bl
 
 
 def _simple(order: str, body: bytes, interfaces: list[Interface], blank: Frame) -> Frame:
-    """A packet of the section's first interface. It has no time, and gets that of the packet before."""
+    """Read a packet of the section's first interface; it has no time, and gets that of the packet before."""
     if len(body) < 4:
         return blank
     original: int = struct.unpack_from(order + "I", body)[0]

@@ -64,7 +64,7 @@ def _over(run: _Run, wanted: bytes) -> list[PacketSpan]:
 
 
 def _runs(packets: Sequence[EvidencePacket]) -> Iterator[_Run]:
-    """The runs of each direction, in the order of the stream. Of bytes sent twice the first ones count."""
+    """Yield the runs of each direction. Of bytes sent twice those of the segment that begins earlier are taken."""
     for direction in dict.fromkeys(packet.direction for packet in packets):
         segments: list[tuple[int, int, int, bytes]] = []  # sequence, packet, place, payload
         for number, packet in enumerate(packets):
