@@ -48,7 +48,7 @@ class StratumSpoken(NamedTuple):
     direction: Direction
     call: StratumCall
     text: bytes  # the JSON as sent, cut to EVIDENCE_BYTES
-    carrier: str  # "tcp" for JSON lines, "http" for a request body
+    carrier: str  # "http" inside HTTP, else "tcp"
 
 
 class TlsOpened(NamedTuple):

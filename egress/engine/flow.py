@@ -236,7 +236,7 @@ class Flow(Life):
         self.app = App.UNKNOWN
 
     def heard(self, enough: int) -> tuple[bool, bool]:
-        """Return for each direction (out, in) True if at least this many of its bytes were inspected."""
+        """Return for each direction (out, in) True if at least this many inspected bytes of it are kept."""
         if self.streams is None:
             return False, False
         out, back = self.streams

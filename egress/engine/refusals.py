@@ -27,12 +27,12 @@ class Refusals:
         self._anomalies = Anomalies()
 
     def refuse(self, agent: Agent, packet: Packet, ts: float, reason: Reason, detail: str) -> Verdict:
-        """Refuse a packet that decodes."""
+        """Refuse a packet that decodes: record it, and return its verdict (ACCEPT for a monitored agent)."""
         ends = str(ip_address(packet.src)), str(ip_address(packet.dst)), protocol_name(packet.proto)
         return self._verdict(agent, AnomalyRecord(agent.name, ts, reason, detail, 1, *ends))
 
     def malformed(self, agent: Agent, raw: bytes, ts: float, detail: str) -> Verdict:
-        """Refuse bytes that do not decode as a packet."""
+        """Refuse, in the same way, bytes that do not decode as a packet or are a fragment."""
         _, src, dst, proto = addresses(raw)
         ends = str(ip_address(src)) if src else "", str(ip_address(dst)) if dst else ""
         name = protocol_name(proto) if dst else ""

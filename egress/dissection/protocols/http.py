@@ -45,7 +45,7 @@ class Http(StreamProtocol):
 
 
 class _Messages(Follower):
-    """Requests are read as lines, too: a line that looks like a request may be one that its receiver skips.
+    """One direction of HTTP/1. Requests are searched for mining messages line by line, too: a receiver may skip a head.
 
     Answers are not, since a page may quote anything.
     """

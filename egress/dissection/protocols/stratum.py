@@ -15,7 +15,7 @@ SHORTEST = 20  # bytes of a JSON text; `{"method":"getwork"}`, the shortest that
 
 
 class Stratum(LineProtocol):
-    """Mining over HTTP (getwork, getblocktemplate) has its calls in request bodies; an answer's body only quotes."""
+    """Mining over JSON, in streams and request bodies (getwork, getblocktemplate), but not in the bodies of answers."""
 
     app = App.STRATUM
     forms = (Form.REQUEST, Form.STREAM)
