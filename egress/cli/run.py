@@ -83,7 +83,8 @@ def command(
     wanted: dict[str, object] = {"agent": agent, "mode": mode, "default": action}
     client, opened = _open(config, config_file, wanted | {"rules": rules, "budgets": budgets})
     with client:
-        root = Path(f"/proc/{opened['pid']}/root")  # under systemd the gateway's mounts are its own
+        # Under systemd the gateway's mounts are its own; one of an older version does not report its pid.
+        root = Path(f"/proc/{opened['pid']}/root" if "pid" in opened else "/")
         code = launch(Sandbox(**opened["sandbox"]), list(cmd), config, who, root)
         _summarize(client, opened["agent"])
     return code

@@ -172,7 +172,7 @@ class Verdicts:
             self._expiry = self._judge.next_expiry(ts)
             for flow in self._tracker.flows():
                 if flow.rule is not None:
-                    self._due[flow] = flow in self._due
+                    self._due[flow] = self._due.get(flow, False) is not False
         self._review_due(ts)
 
     def next_tick(self) -> float:
@@ -186,7 +186,7 @@ class Verdicts:
     def review(self, flow: Flow, ts: float) -> None:
         """Judge a flow that is due; after a change of the rules, one that only rules refused is forgotten instead."""
         scope = self._due.pop(flow)
-        if flow.stage is Stage.FORGOTTEN or flow.state == "closed":
+        if flow.stage is Stage.FORGOTTEN:
             return
         if scope is False:
             self.rejudge(flow, ts)

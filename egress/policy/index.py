@@ -73,7 +73,7 @@ class DestinationKeys(NamedTuple):
 def destination_keys(address: bytes, names: Iterable[str], deepest: int) -> DestinationKeys:
     """Return the keys of a packed address (b"": none) and its canonical names.
 
-    `deepest`: the most labels in the base of a pattern. Longer suffixes are left out, so that a name of 127 labels
+    `deepest`: the most labels in the base of a ** pattern. Longer suffixes are left out, so that a name of 127 labels
     costs no more than its last ones.
     """
     names = tuple(names)

@@ -1,4 +1,4 @@
-"""Reads records back from the JSON that `egress.records.eve` writes; anything else raises MalformedError."""
+"""Reads records back from the JSON that `egress.records.eve` writes, also of older gateways."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ TIME_BYTES = len('{"timestamp":"2026-11-23T15:06:02.123456Z"')  # the beginning 
 
 
 def parse_line(raw: bytes) -> Record:
-    """Read the record in one line of a journal. Raises MalformedError if `eve.line` does not write such a line."""
+    """Read the record in one line of a journal.
+
+    Raises MalformedError for a line that is too long, is not JSON or is not a record (`from_eve`).
+    """
     if len(raw) > MAX_LINE:
         raise MalformedError(f"line of {len(raw)} bytes")
     try:

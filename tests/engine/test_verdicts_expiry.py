@@ -4,8 +4,26 @@ from __future__ import annotations
 
 from ipaddress import ip_address
 
+import pytest
+
+from egress.engine.tracker import TURN
 from egress.limits import Limits
-from egress.model import SYN, Action, Budget, BudgetSpan, Direction, Measure, Policy, PolicyChange, Reason, Rule
+from egress.model import (
+    ACK,
+    FIN,
+    PSH,
+    RST,
+    SYN,
+    Action,
+    Budget,
+    BudgetSpan,
+    Direction,
+    Measure,
+    Policy,
+    PolicyChange,
+    Reason,
+    Rule,
+)
 from egress.policy.rulebook import Rulebook
 from egress.records.shape import FlowRecord
 from tests.traffic import AGENT4, SERVER4, START, agent, engine, tcp, udp
@@ -69,3 +87,43 @@ def test_a_flow_to_a_destination_that_is_no_longer_refused_passes_when_a_rule_ha
     (record,) = gate.tick(START + 60)
     assert isinstance(record, FlowRecord) and (record.action, record.rule_id) == (Action.ACCEPT, "all")
     assert gate.packet(first, START + 61, who, OUT).verdict.action is Action.ACCEPT
+
+
+def test_rules_that_expire_one_after_another_free_no_refused_flow() -> None:
+    """Flows that wait to be judged again because of the first rule still wait only by time after the second."""
+    brief = [
+        Rule(name, Action.ACCEPT, destination="192.0.2.1", expires_at=START + after)
+        for name, after in (("a", 10.0), ("b", 10.001))
+    ]
+    gate, who = engine(Rule("all", Action.ACCEPT, destination=SERVER4), *brief), agent(default=Action.REJECT)
+    for port in range(3 * TURN):
+        gate.packet(udp(AGENT4, SERVER4, 10_000 + port, 9, b"x"), START, who, OUT)
+    (last,) = (flow for flow in gate._tracker.flows() if flow.lport == 10_000 + 3 * TURN - 1)
+    gate._verdicts.object_to(last, Reason.QUERY, START + 1)
+    again = udp(AGENT4, SERVER4, last.lport, 9, b"x")
+    assert gate.packet(again, START + 2, who, OUT).verdict.reason is Reason.QUERY
+    gate.tick(START + 10)
+    gate.tick(START + 10.001)
+    verdict = gate.packet(again, START + 10.002, who, OUT).verdict
+    assert (verdict.action, verdict.reason) == (Action.REJECT, Reason.QUERY)
+
+
+@pytest.mark.parametrize("flags", [RST | ACK, FIN | ACK])
+@pytest.mark.parametrize("expires", [True, False])
+def test_a_flow_that_pretends_to_be_closed_does_not_outlive_its_rule(flags: int, expires: bool) -> None:
+    until = START + 10
+    gate, who = engine(Rule("web", Action.ACCEPT, expires_at=until if expires else None)), agent(default=Action.REJECT)
+    sent = [
+        (syn(40000), OUT),
+        (tcp(SERVER4, AGENT4, 443, 40000, SYN | ACK, 9000, 1001), Direction.IN),
+        (tcp(AGENT4, SERVER4, 40000, 443, ACK, 1001, 9001), OUT),
+        (tcp(AGENT4, SERVER4, 40000, 443, flags, 1001, 9001), OUT),
+        (tcp(SERVER4, AGENT4, 443, 40000, flags, 9001, 1002), Direction.IN),
+    ]
+    for raw, direction in sent:
+        assert gate.packet(raw, START, who, direction).verdict.action is Action.ACCEPT
+    if not expires:
+        gate.set_policy(Policy(2), until)
+    gate.tick(until)
+    verdict = gate.packet(tcp(AGENT4, SERVER4, 40000, 443, PSH | ACK, 1002, 9002, b"more"), until + 1, who, OUT).verdict
+    assert verdict.action is Action.REJECT

@@ -10,7 +10,7 @@ from egress.wire.quic import QuicHello, has_long_header, may_be_initial, opens_c
 
 
 class Quic(DatagramProtocol):
-    """QUIC on one flow; only the client's datagrams are read."""
+    """QUIC on one flow. Only the agent's datagrams are read, as those of a client."""
 
     app = App.QUIC
     reconnects = True

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import os
 import platform
 import struct
 
@@ -18,14 +19,17 @@ REFUSED = {
     "socket": (41, 198), "socketpair": (53, 199), "connect": (42, 203), "bind": (49, 200), "listen": (50, 201),
     "accept": (43, 202), "accept4": (288, 242),
     "ptrace": (101, 117), "process_vm_readv": (310, 270), "process_vm_writev": (311, 271), "kill": (62, 129),
+    "tkill": (200, 130), "rt_sigqueueinfo": (129, 138), "rt_tgsigqueueinfo": (297, 240),
     "pidfd_open": (434, 434), "pidfd_getfd": (438, 438), "pidfd_send_signal": (424, 424),
     "setns": (308, 268), "unshare": (272, 97), "chroot": (161, 51), "pivot_root": (155, 41), "mount": (165, 40),
     "umount2": (166, 39), "fsopen": (430, 430), "open_tree": (428, 428), "move_mount": (429, 429),
-    "mount_setattr": (442, 442), "open_by_handle_at": (304, 265),
+    "mount_setattr": (442, 442), "fsmount": (432, 432), "fsconfig": (431, 431), "fspick": (433, 433),
+    "open_by_handle_at": (304, 265),
     "bpf": (321, 280), "perf_event_open": (298, 241), "userfaultfd": (323, 282), "io_uring_setup": (425, 425),
     "keyctl": (250, 219), "add_key": (248, 217), "request_key": (249, 218),
     "init_module": (175, 105), "finit_module": (313, 273), "kexec_load": (246, 104), "personality": (135, 92),
 }  # fmt: skip
+OWN_PROCESS = {"tgkill": (234, 131), "prlimit64": (302, 261)}  # only with 0 or the caller's own pid: abort(3) needs it
 _CLONE, _CLONE3, _CLONE_THREAD = (56, 220), 435, 0x00010000
 _ARCHITECTURES = {"x86_64": (0xC000003E, 0), "aarch64": (0xC00000B7, 1), "riscv64": (0xC00000F3, 1)}  # linux/audit.h
 _X32 = 0x40000000
@@ -58,13 +62,16 @@ def _assemble(architecture: int, column: int) -> bytes:
     `clone` may start a thread, not a process. ENOSYS for `clone3`, whose flags are in memory: libraries then use
     `clone`.
     """
-    refuse = (_ANSWER, 0, 0, _ERROR | errno.EPERM)
+    refuse, allow = (_ANSWER, 0, 0, _ERROR | errno.EPERM), (_ANSWER, 0, 0, _ALLOW)
     steps = [(_LOAD, 0, 0, _ARCH), (_EQUAL, 1, 0, architecture), refuse, (_LOAD, 0, 0, _NUMBER)]
     steps += [(_ABOVE, 0, 1, _X32), refuse]
     for numbers in REFUSED.values():
         if numbers[column]:
             steps += [(_EQUAL, 0, 1, numbers[column]), refuse]
+    for numbers in OWN_PROCESS.values():
+        steps += [(_EQUAL, 0, 5, numbers[column]), (_LOAD, 0, 0, _FIRST)]
+        steps += [(_EQUAL, 1, 0, 0), (_EQUAL, 0, 1, os.getpid()), allow, refuse]
     steps += [(_EQUAL, 0, 1, _CLONE3), (_ANSWER, 0, 0, _ERROR | errno.ENOSYS)]
     steps += [(_EQUAL, 0, 3, _CLONE[column]), (_LOAD, 0, 0, _FIRST), (_SET, 1, 0, _CLONE_THREAD), refuse]
-    steps.append((_ANSWER, 0, 0, _ALLOW))
+    steps.append(allow)
     return b"".join(struct.pack("=HBBI", *step) for step in steps)

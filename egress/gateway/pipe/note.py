@@ -1,8 +1,9 @@
-"""Notes: messages from a worker to the attribution process, one for each flow that begins. The worker never waits.
+"""Notes: messages from a worker to the attribution process, one for each flow that begins.
 
-A note is sent before the packet is answered, while the process that connects is still in connect(2). It is text, its
-fields separated by tabs: flow id, start (µs), interface, protocol, opener's address and port, the other's, direction,
-1 if a refusal waits for the id to come back, agent. The reader checks every field but the agent's name: workers meet
+A note is sent before the packet is answered, while the process that connects is still in connect(2). Sending never
+blocks: a note that does not fit is dropped. It is text, its fields separated by tabs: flow id, start (µs), interface,
+protocol, opener's address and port, the other's, direction, 1 if the flow is refused (the id is sent back then, since
+its refusal may wait for it), agent. The reader checks every field but the agent's name: workers meet
 hostile bytes.
 """
 
@@ -38,7 +39,7 @@ class Note(NamedTuple):
     local_port: int
     remote: bytes
     remote_port: int
-    waits: bool  # a refusal waits until the flow's id is sent back
+    waits: bool  # the flow is refused, and its refusal may wait until the flow's id is sent back
 
 
 class NoteSender:

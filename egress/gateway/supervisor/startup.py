@@ -34,10 +34,10 @@ def prepare(config: Config) -> None:
 
 
 def prepare_journal(config: Config) -> None:
-    """Make the journal's directory, in which the two users can write. Neither may replace a file of the other.
+    """Make the journal's directory, in which the two users can write. Workers may not replace files of attribution.
 
-    With two users attribution, the stronger, owns it. The workers write through their group; the sticky bit keeps
-    their hands off its files.
+    With two users attribution, which holds more capabilities, owns the directory. The workers write through their
+    group; because of the sticky bit they can delete and rename their own files only.
     """
     users = privileges.users(config.user, config.attribution_user)
     uid, gid = privileges.account(users.worker)

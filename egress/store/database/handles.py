@@ -1,6 +1,6 @@
-"""The names of SQLAlchemy that other packages may import: connections to pass on, and errors to catch.
+"""The handles that rooms outside `egress.store` use: engines, connections and conditions to pass on, errors to catch.
 
-They import nothing else of SQLAlchemy, because SQL statements are in `egress.store` only.
+These rooms import nothing of SQLAlchemy itself, because SQL statements are in `egress.store` only.
 """
 
 from __future__ import annotations

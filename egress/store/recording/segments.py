@@ -1,9 +1,9 @@
 """The journal as the recorder sees it: append-only segments `<writer>-<start µs>.jsonl` and their whole lines.
 
-A writer (`worker-0`, …) that is restarted begins a new segment and never touches an older one. So a segment with a
-successor is complete, unless a clock was set back (`finished` checks that). The files belong to unprivileged workers,
-and a hostile worker may put anything into the directory: links, devices, pipes and names that no database can hold are
-skipped.
+A writer (`worker-0`, …) begins a new segment when it starts and when one is full or old enough, and never touches an
+older one. So a segment with a successor is complete, unless a clock was set back (`finished` checks that). The files
+belong to unprivileged workers, and a hostile worker may put anything into the directory: symbolic links, devices,
+pipes and names that no database can hold are skipped.
 """
 
 from __future__ import annotations
@@ -38,7 +38,10 @@ class Segment:
 
 
 def segments(directory: Path) -> list[Segment]:
-    """The segments in a journal directory, oldest first; none if it does not exist. Raises OSError."""
+    """The segments in a journal directory, by the start in their names; none if it does not exist. Raises OSError.
+
+    Other `.jsonl` files come first, each as a segment of a writer of its own.
+    """
     found: list[tuple[int, str, os.DirEntry[str]]] = []
     try:
         with os.scandir(directory) as entries:
@@ -106,12 +109,12 @@ def read(segment: Segment, offset: int, most: int = BATCH_BYTES) -> bytes:
 def finished(segment: Segment, *, abandoned: bool = False) -> bool:
     """True if nothing will be appended: it has a successor, no process has it open for writing, it did not grow.
 
-    `abandoned`: a successor is not required. A writer opens a segment only once, so a segment that no process has open
-    is complete.
+    `abandoned`: a successor is not required if a lease can be taken. A writer opens a segment only once, so a segment
+    that no process has open is complete.
 
-    A successor alone proves nothing: names contain wall-clock times, and clocks are set back. The kernel grants a read
-    lease only on a file that no process has open for writing. If this process may not take a lease (the file belongs to
-    another user), a successor is enough.
+    A successor is not proof, since names contain wall-clock times and clocks are set back; the lease is: the kernel
+    grants a read lease only on a file that no process has open for writing. Where this process may take none (the file
+    belongs to another user), the successor is required and has to do. False if the file is gone. Raises OSError.
     """
     if not segment.final and not abandoned:
         return False
@@ -134,7 +137,8 @@ def finished(segment: Segment, *, abandoned: bool = False) -> bool:
 def whole_lines(data: bytes, *, last: bool) -> tuple[list[bytes], bytes]:
     """Split data into whole lines (without their newline) and torn bytes, which will never become a line.
 
-    `last`: nothing will be appended to this data. A full batch without a newline is torn, too: no line is so long.
+    An unfinished end that may still become a line is in neither. `last`: nothing will be appended. A full batch
+    without a newline is torn, too: no line is so long.
     """
     end = data.rfind(b"\n") + 1
     torn = data[end:] if last or (end == 0 and len(data) >= BATCH_BYTES) else b""
