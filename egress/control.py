@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import socket
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,12 @@ class Client:
                 answer["error"]
             )
         return answer
+
+    def finish(self) -> None:
+        """End the session, and wait until the gateway has removed what it leased to it."""
+        with suppress(OSError):
+            self._socket.shutdown(socket.SHUT_WR)
+            self._file.read()
 
     def close(self) -> None:
         self._file.close()

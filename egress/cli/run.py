@@ -87,6 +87,7 @@ def command(
         root = Path(f"/proc/{opened['pid']}/root" if "pid" in opened else "/")
         code = launch(Sandbox(**opened["sandbox"]), list(cmd), config, who, root)
         _summarize(client, opened["agent"])
+        client.finish()  # a script may use the agent's name again at once
     return code
 
 

@@ -361,12 +361,12 @@ def test_of_two_namespaces_on_a_bridge_the_one_that_has_the_address(ground: Grou
 def test_a_namespace_that_nobody_is_in_hides_no_other(ground: Ground) -> None:
     """An agent can leave its namespace empty, with flows from it that no process explains."""
     code = """
-    from egress.gateway.attribution.namespaces import End, Namespaces, Unknown
+    from egress.gateway.attribution.namespaces import End, Namespaces, UnknownNamespaceError
     namespaces = Namespaces()
     for _ in range(2):
         try:
             namespaces._open(End(4000, 1, False))
-        except Unknown as why:
+        except UnknownNamespaceError as why:
             print(why)
     namespaces.behind(socket.if_nametoindex("egr0001"), socket.inet_aton("10.99.1.2")).close()
     """
