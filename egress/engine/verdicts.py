@@ -186,7 +186,7 @@ class Verdicts:
     def review(self, flow: Flow, ts: float) -> None:
         """Judge a flow that is due; after a change of the rules, one that only rules refused is forgotten instead."""
         scope = self._due.pop(flow)
-        if flow.stage is Stage.FORGOTTEN:
+        if flow.stage is Stage.FORGOTTEN or flow.state == "closed":
             return
         if scope is False:
             self.rejudge(flow, ts)

@@ -4,15 +4,9 @@ from __future__ import annotations
 
 from ipaddress import ip_address
 
-import pytest
-
 from egress.engine.tracker import TURN
 from egress.limits import Limits
 from egress.model import (
-    ACK,
-    FIN,
-    PSH,
-    RST,
     SYN,
     Action,
     Budget,
@@ -106,24 +100,3 @@ def test_rules_that_expire_one_after_another_free_no_refused_flow() -> None:
     gate.tick(START + 10.001)
     verdict = gate.packet(again, START + 10.002, who, OUT).verdict
     assert (verdict.action, verdict.reason) == (Action.REJECT, Reason.QUERY)
-
-
-@pytest.mark.parametrize("flags", [RST | ACK, FIN | ACK])
-@pytest.mark.parametrize("expires", [True, False])
-def test_a_flow_that_pretends_to_be_closed_does_not_outlive_its_rule(flags: int, expires: bool) -> None:
-    until = START + 10
-    gate, who = engine(Rule("web", Action.ACCEPT, expires_at=until if expires else None)), agent(default=Action.REJECT)
-    sent = [
-        (syn(40000), OUT),
-        (tcp(SERVER4, AGENT4, 443, 40000, SYN | ACK, 9000, 1001), Direction.IN),
-        (tcp(AGENT4, SERVER4, 40000, 443, ACK, 1001, 9001), OUT),
-        (tcp(AGENT4, SERVER4, 40000, 443, flags, 1001, 9001), OUT),
-        (tcp(SERVER4, AGENT4, 443, 40000, flags, 9001, 1002), Direction.IN),
-    ]
-    for raw, direction in sent:
-        assert gate.packet(raw, START, who, direction).verdict.action is Action.ACCEPT
-    if not expires:
-        gate.set_policy(Policy(2), until)
-    gate.tick(until)
-    verdict = gate.packet(tcp(AGENT4, SERVER4, 40000, 443, PSH | ACK, 1002, 9002, b"more"), until + 1, who, OUT).verdict
-    assert verdict.action is Action.REJECT
