@@ -7,7 +7,8 @@ then is it admitted and counted, so a `once` rule that ends the hold of many flo
 again.
 
 Where time or a change of the rules concerns many flows, they are judged again TURN at a time, in `tick`, and each at
-the latest before its next packet: no packet passes by rules that are not in force.
+the latest before its next packet. Two cases are left: a flow that is over keeps its verdict until it is forgotten, and
+a rule that expires holds until the next tick.
 """
 
 from __future__ import annotations
