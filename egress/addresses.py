@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 
 class Network(NamedTuple):
-    """A CIDR in the form that packed addresses are compared with: `int(address) >> shift == prefix`."""
+    """A CIDR as numbers: it contains an address of `size` bytes if `int.from_bytes(address) >> shift == prefix`."""
 
     size: int  # bytes of an address
     shift: int  # host bits
@@ -16,14 +16,17 @@ class Network(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> Network:
-        """Compile an address or a CIDR; host bits may be set. Raises ValueError for anything else."""
+        """Parse an address or a CIDR; host bits may be set. Raises ValueError for anything else."""
         network = ip_network(text, strict=False)
         shift = network.max_prefixlen - network.prefixlen
         return cls(network.max_prefixlen // 8, shift, int(network.network_address) >> shift)
 
 
 class Networks:
-    """A set of networks that packed addresses are looked up in. Raises ValueError for text that is not a network."""
+    """A set of networks; `packed_address in networks` is True if one of them contains the address.
+
+    The constructor takes addresses and CIDRs as text, and raises ValueError for any other text.
+    """
 
     def __init__(self, networks: Iterable[str]) -> None:
         self._networks = tuple(sorted(map(Network.parse, networks), key=lambda network: network.shift))
@@ -32,7 +35,7 @@ class Networks:
         return self.longest(address) is not None
 
     def longest(self, address: bytes) -> Network | None:
-        """The network with the longest prefix that contains the address."""
+        """Return the network with the longest prefix that contains this packed address; None if no network does."""
         value, length = int.from_bytes(address), len(address)
         for network in self._networks:
             size, shift, prefix = network

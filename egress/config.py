@@ -1,6 +1,6 @@
-"""The configuration tree. Unknown keys and wrong values are refused with the path of the setting.
+"""The settings (dataclasses with their defaults), and the reader of the YAML file that changes them.
 
-A YAML file holds any part of the tree. Settings that it leaves out have the defaults given here.
+The file may leave out any setting. An unknown key or a wrong value raises InputError, which names the setting.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _HOST = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", re.ASCII)
 
 @dataclass(frozen=True, slots=True)
 class Queue:
-    """The netfilter queues: worker i owns numbers base + 2i (full depth) and base + 2i + 1 (settled)."""
+    """Settings of the netfilter queues: worker i owns numbers base + 2i (full depth) and base + 2i + 1 (settled)."""
 
     base: int = 7400
     length: int = 4096  # packets that wait in a queue before the kernel drops more
@@ -38,7 +38,7 @@ class Queue:
 
 @dataclass(frozen=True, slots=True)
 class Api:
-    """The REST API (`egress serve`). Besides host and port it listens on run_dir/api.sock, for root."""
+    """Settings of the REST API (`egress serve`). It listens on host and port, and for root on run_dir/api.sock."""
 
     host: str = "127.0.0.1"  # empty: the Unix socket only
     port: int = 7477
@@ -63,7 +63,10 @@ ON_FULL = ("refuse", "continue")
 
 @dataclass(frozen=True, slots=True)
 class Journal:
-    """The journal (state_dir/journal): it has each record from before the kernel is answered until it is stored."""
+    """Settings of the journal, the files in state_dir/journal that keep records until they are in the database.
+
+    A worker writes the records of a packet there before it gives the kernel its verdict.
+    """
 
     segment_bytes: int = 16 * 1024 * 1024  # a segment of this size is followed by a new one
     segment_seconds: float = 3600.0  # also one of this age
@@ -86,7 +89,7 @@ class Journal:
 
 @dataclass(frozen=True, slots=True)
 class Retention:
-    """The age and size up to which the database keeps records; 0: no limit. The recorder deletes older ones."""
+    """Limits on the age and size of the records in the database; 0: no limit. The recorder deletes the others."""
 
     days: int = 90  # flows, findings, anomalies, processes, steps; living flows stay
     evidence_days: int = 30  # packets; their findings stay
@@ -144,7 +147,7 @@ class Config:
 
     @property
     def host_name(self) -> str:
-        """The name of this gateway, to which agents, sandboxes, holds and journals of this machine belong."""
+        """The name of this gateway in the database: `host`, or else the machine's host name in valid characters."""
         return self.host or re.sub(r"[^A-Za-z0-9._-]", "-", platform.node()).lstrip("._-")[:63] or "localhost"
 
     @property
@@ -170,12 +173,15 @@ class Config:
 
     @property
     def policy_snapshot(self) -> Path:
-        """A copy of the policy and agents in force, for a start without the database."""
+        """The file with a copy of the policy and agents in force, for a start without the database."""
         return self.state_dir / "policy.json"
 
 
 def load_config(path: Path | None = None) -> Config:
-    """Read a configuration file; without `path` the default file, or the defaults if there is none."""
+    """Read a configuration file: `path`, else CONFIG_FILE; if that does not exist, return the defaults.
+
+    Raises InputError if the file cannot be read or is not valid.
+    """
     if path is None:
         if not CONFIG_FILE.exists():
             return Config()
@@ -195,7 +201,10 @@ def load_yaml(path: Path) -> object:
 
 
 def build(shape: type, document: object, where: str) -> object:
-    """Build the dataclass `shape` from a mapping. Raises InputError that names an unknown key or a wrong type."""
+    """Build the dataclass `shape`, and those inside it, from a mapping.
+
+    Raises InputError for an unknown key, a wrong type or a value out of range; `where` begins its message.
+    """
     if not isinstance(document, dict):
         raise InputError(f"{where}: expected a mapping of settings, not {type(document).__name__}")
     hints = typing.get_type_hints(shape)

@@ -19,7 +19,10 @@ class NotRunningError(EgressError):
 
 
 class Client:
-    """A blocking client for commands. Raises NotRunningError without a gateway, EgressError if it refuses."""
+    """A blocking connection to the gateway. Creating it raises NotRunningError if no gateway listens on `path`.
+
+    `timeout` is in seconds, for each call. Raises EgressError if the socket may not be used (it is root's).
+    """
 
     def __init__(self, path: Path, timeout: float = CALL_SECONDS) -> None:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -35,7 +38,11 @@ class Client:
         self._file = self._socket.makefile("rb")
 
     def call(self, op: str, **fields: object) -> dict[str, Any]:
-        """Send a request and return the fields of its answer, without `ok`."""
+        """Send a request, the operation `op` with its fields, and return the fields of the answer, without `ok`.
+
+        Raises NotRunningError if the gateway ends the connection, InputError if the request is wrong, and
+        EgressError if the gateway refuses it or does not answer in time.
+        """
         try:
             self._socket.sendall(json.dumps({"op": op, **fields}, default=dataclasses.asdict).encode() + b"\n")
             line = self._file.readline()
@@ -53,7 +60,7 @@ class Client:
         return answer
 
     def finish(self) -> None:
-        """End the session, and wait until the gateway has removed what it leased to it."""
+        """End the session, and wait until the gateway has removed the sandboxes that were created in it."""
         with suppress(OSError):
             self._socket.shutdown(socket.SHUT_WR)
             self._file.read()

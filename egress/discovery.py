@@ -13,9 +13,10 @@ from egress.errors import EgressError
 
 
 def detectors(package: ModuleType, attributes: tuple[str, ...]) -> Iterator[tuple[str, type[Any]]]:
-    """The file and the detector class of each module of a package, in the order of names.
+    """Yield the file (`package/module.py`) and the detector class of each module of a package, by module name.
 
-    Raises EgressError if a module does not define exactly one class with these attributes.
+    The detector class is the class defined in the module that has all these attributes. Raises EgressError for a
+    module with none or several.
     """
     for info in sorted(pkgutil.iter_modules(package.__path__), key=lambda item: item.name):
         module = importlib.import_module(f"{package.__name__}.{info.name}")

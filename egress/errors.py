@@ -1,4 +1,4 @@
-"""The errors of egress. Those that people see are one line that says what to do."""
+"""The exceptions of egress."""
 
 
 class EgressError(Exception):

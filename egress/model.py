@@ -63,7 +63,7 @@ class Packet(NamedTuple):
 
 
 class Action(StrEnum):
-    """The action of a verdict. A rule has ACCEPT or REJECT, an agent's default never HOLD."""
+    """The action of a verdict. A rule's action is ACCEPT or REJECT; an agent's default is any but HOLD."""
 
     ACCEPT = "accept"
     REJECT = "reject"  # refuse with an answer: TCP reset or ICMP administratively prohibited
@@ -72,7 +72,7 @@ class Action(StrEnum):
 
 
 class Mode(StrEnum):
-    """The mode of an agent. Traffic of a quarantined agent is refused in each of them."""
+    """The mode of an agent. Traffic of a quarantined agent is refused in every mode."""
 
     ENFORCE = "enforce"
     MONITOR = "monitor"  # decide and record, but let everything pass
@@ -80,6 +80,8 @@ class Mode(StrEnum):
 
 
 class Severity(StrEnum):
+    """The severity of a finding."""
+
     LOW = "low"
     MEDIUM = "medium"
     HIGH = "high"
@@ -91,7 +93,7 @@ class Reason(StrEnum):
 
     RULE = "rule"  # a rule allowed or denied the flow; see rule_id
     DEFAULT = "default"  # no rule matches: the agent's default
-    FINDING = "finding"  # a signature objected
+    FINDING = "finding"  # a signature made a finding of the flow
     DESTINATION = "destination"  # an earlier finding refused this destination to this agent
     APPLICATION = "application"  # the rule that admitted the flow requires another application protocol
     NAME = "name"  # the name in the bytes (SNI, Host) is not the one the rule allows, or is hidden
@@ -163,7 +165,7 @@ class Verdict:
     reason: Reason
     rule_id: str = ""
     policy_version: int = 0
-    settled: bool = False  # accepted, and no longer dissected (or the agent's bytes alone): may use the settled queue
+    settled: bool = False  # accepted, and at most the agent's bytes are still dissected: may use the settled queue
     packet_only: bool = False  # the refusal of one packet, not of its flow (must not mark the connection)
 
 
@@ -185,6 +187,8 @@ class BudgetSpan(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Budget:
+    """A limit on one measure of an agent's outbound traffic within one span."""
+
     measure: Measure
     limit: int
     span: BudgetSpan
@@ -208,7 +212,10 @@ class Agent:
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """A rule of the policy. Deny beats allow beats the agent's default. Empty protocol, ports or app match any."""
+    """A rule of the policy. A matching deny rule beats allow rules, and these beat the agent's default.
+
+    An empty protocol, ports or app matches any.
+    """
 
     id: str
     action: Action  # ACCEPT (allow) or REJECT (deny)

@@ -15,27 +15,29 @@ _CREDENTIALS = struct.Struct("=iII")  # struct ucred
 
 
 class Peer(NamedTuple):
+    """The process that connected to a unix socket, or listened on it."""
+
     pid: int
     uid: int
-    local: bool  # of this host's network, not an agent's
+    local: bool  # it is in our network namespace, so it is no agent (`is_of_this_host`)
 
 
 class _Socket(Protocol):
-    """A socket, or what asyncio shows of one."""
+    """A socket, or the object that asyncio gives out in its place."""
 
     def getsockopt(self, level: int, name: int, size: int, /) -> bytes: ...
 
 
 def peer_of(sock: _Socket) -> Peer:
-    """Identify the process that connected. Raises OSError for a socket that is not connected."""
+    """Identify the process at the other end. Raises OSError for a socket that is not connected."""
     pid, uid, _ = _CREDENTIALS.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
     return Peer(pid, uid, is_of_this_host(pid))
 
 
 def is_of_this_host(pid: int) -> bool:
-    """Return True if the process is in our network namespace.
+    """Return True if the process is in our network namespace; False if it has ended or is not visible to us.
 
-    Without root we may not inspect the processes of others: then their user id alone decides, and this returns True.
+    Without root we may not inspect processes of other users. It returns True for them: the caller checks the user id.
     """
     try:
         return Path(f"/proc/{pid}/ns/net").stat().st_ino == Path("/proc/self/ns/net").stat().st_ino

@@ -50,7 +50,7 @@ class Found:
 
 @dataclass(slots=True)
 class Report:
-    """The result of replaying one file."""
+    """The result of replaying one file: counts, and the findings."""
 
     file: str
     packets: int = 0  # frames of any kind
@@ -81,7 +81,7 @@ class Report:
 
     @property
     def strangers(self) -> list[str]:
-        """The frames that were left out for their link type, as phrases."""
+        """One phrase for each unsupported link type: the number of its frames and its name."""
         return [f"{_frames(count)} of {link_name(link)}" for link, count in sorted(self.unsupported.items())]
 
 
@@ -90,7 +90,10 @@ def _frames(count: int) -> str:
 
 
 class Agents:
-    """Finds the agent and the direction of a packet. Memory is bounded; a forgotten flow's opener is found anew."""
+    """Finds the agent and the direction of each packet. It remembers the openers of at most MAX_FLOWS flows.
+
+    Without networks every address may be an agent's. Where both ends may be, the opener of the flow is the agent.
+    """
 
     def __init__(self, networks: Sequence[Network] = ()) -> None:
         self._networks = Networks(tuple(str(network) for network in networks) or EVERYWHERE)
@@ -99,7 +102,7 @@ class Agents:
         self._others = Agent("others", EVERYWHERE, Mode.MONITOR, Action.ACCEPT)
 
     def attribute(self, packet: Packet) -> tuple[Agent, Direction] | None:
-        """The agent and the direction of a packet; None if neither side is an agent."""
+        """Return the agent and the direction of a packet; None if neither end is in the networks."""
         near, far = _ends(packet)
         ours = [end for end in (near, far) if end[0] in self._networks]
         if not ours:
@@ -108,7 +111,7 @@ class Agents:
         return self._agent(local[0]), Direction.OUT if local == near else Direction.IN
 
     def _agent(self, packed: bytes) -> Agent:
-        """The agent with this address; after MAX_AGENTS agents all further addresses share one."""
+        """Return the agent with this address; after MAX_AGENTS agents all further addresses share one."""
         agent = self._agents.get(packed)
         if agent is None:
             if len(self._agents) >= MAX_AGENTS:
@@ -118,7 +121,7 @@ class Agents:
         return agent
 
     def _opener(self, packet: Packet, near: End, far: End) -> End:
-        """The end that opened the packet's flow, remembered from the flow's first packet on."""
+        """Return the end that opened the packet's flow, remembered from the flow's first packet on."""
         key = (packet.proto, *min((near, far), (far, near)))
         known = self._openers.get(key)
         opens = packet.proto == TCP and packet.flags & SYN and not packet.flags & ACK
@@ -135,13 +138,13 @@ class Agents:
 
 
 def _ends(packet: Packet) -> tuple[End, End]:
-    """The sending and the receiving end of a packet. An ICMP identifier is in sport, in both directions."""
+    """Return the sending and the receiving end of a packet. An ICMP identifier counts as the port of both."""
     icmp = packet.proto in (ICMP, ICMPV6)
     return (packet.src, packet.sport), (packet.dst, packet.sport if icmp else packet.dport)
 
 
 def _answers(packet: Packet) -> bool:
-    """Guess whether the packet answers the opener, for a flow whose opening was not captured."""
+    """Return True if the packet probably comes from the answering side of a flow whose opening was not captured."""
     if packet.proto == TCP:
         return bool(packet.flags & SYN) or packet.sport < packet.dport  # a SYN here has an ACK: the answer to one
     if packet.proto in (ICMP, ICMPV6):
@@ -150,7 +153,10 @@ def _answers(packet: Packet) -> bool:
 
 
 class Replay:
-    """The replay of one file through a fresh engine."""
+    """The replay of one file through a fresh engine. `keep` is called with all records as they are made.
+
+    The caller passes each frame, then calls `finish`.
+    """
 
     def __init__(
         self,
@@ -168,7 +174,7 @@ class Replay:
         self._clock = 0.0
 
     def frame(self, moment: Moment) -> None:
-        """Judge one frame."""
+        """Judge one frame and count the result in the report."""
         frame = moment.frame
         self.report.packets += 1
         if moment.anew:
@@ -196,7 +202,7 @@ class Replay:
         self._keep(outcome.records, frame)
 
     def _begin_anew(self, moment: Moment) -> None:
-        """End all flows before a frame of an earlier time; signatures keep the state that they have beside flows."""
+        """End all flows before a frame of an earlier time. Signatures keep their state about agents."""
         self._keep(self._engine.shutdown(self._clock), moment.frame)
         self._keep(self._engine.set_policy(self._policy, moment.ts), moment.frame)
         self._fragments = Reassembler()
@@ -239,7 +245,7 @@ def replay(
 
     `path` may be a pipe, and STDIN is the standard input. `progress` is called from time to time with the number of
     bytes read, unless it is a pipe, and `keep` with all records as they are made. Raises EgressError if the file cannot
-    be read at all. A file that breaks off is reported up to there.
+    be read at all. The report of a file that breaks off covers the part before, and `truncated` says where it ends.
     """
     run = Replay(str(path), policy, networks, keep)
     frame = None

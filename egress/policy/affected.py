@@ -17,7 +17,7 @@ _NO_NAMES: frozenset[str] = frozenset()
 
 
 class Judged(Subject, Protocol):
-    """The part of a flow that `ChangeScope` reads: the policy's subject with its agent and verdict."""
+    """The attributes of a flow that `ChangeScope` reads: a `Subject` with its agent and its verdict."""
 
     who: Agent
     verdict: Verdict

@@ -25,13 +25,16 @@ _NONE: frozenset[str] = frozenset()
 
 
 class Bindings:
-    """Maps addresses to names, for each agent. Times are seconds, addresses are packed."""
+    """Maps addresses to the names that were resolved to them, for each agent.
+
+    Times are seconds, addresses are packed.
+    """
 
     def __init__(self) -> None:
         self._agents: dict[str, _Table] = {}
 
     def bind(self, agent: str, names: Iterable[str], address: bytes, ttl: float, ts: float) -> None:
-        """Record an answer at `ts` that gives each of `names` (the one asked for and its CNAME chain) this address.
+        """Record a DNS answer at `ts` that gives each of `names` (the queried name and its CNAME chain) this address.
 
         `ttl` is the smallest of the chain. A TTL above 2^31 - 1 counts as 0 (RFC 2181 section 8). An answer never
         shortens the life that an earlier one gave.
@@ -44,13 +47,13 @@ class Bindings:
             table.put(address, canonical(name), ts + max(span, FLOOR) + GRACE)
 
     def names_of(self, agent: str, address: bytes, ts: float) -> frozenset[str]:
-        """The names bound to this address for this agent now, in the spelling of `domain.canonical`."""
+        """Return the names bound to this address for this agent at `ts`, in the spelling of `domain.canonical`."""
         table = self._agents.get(agent)
         names = table.names.get(address) if table is not None else None
         return frozenset(name for name, until in names.items() if ts < until) if names else _NONE
 
     def forget(self, agent: str) -> None:
-        """Forget an agent that is gone."""
+        """Remove the bindings of an agent that is gone."""
         self._agents.pop(agent, None)
 
     def size(self, agent: str) -> int:

@@ -1,9 +1,9 @@
 """Budgets in use: bytes, connections and distinct destinations of an agent in a minute, an hour or an episode.
 
 Minutes and hours are fixed windows, aligned to the epoch: one number for each, the same after a restart, and easy to
-explain. Their price: across a boundary an agent may use up to twice its limit within one span. An episode lasts until
-`forget`. Use above the limit is counted too, so that an exceeded budget stays exceeded until its window ends, and a
-small packet cannot slip through after a large one was refused. A clock that steps back by less than a span keeps its
+explain. The disadvantage: across a boundary an agent may use up to twice its limit within one span. An episode lasts
+until `forget`. Use above the limit is counted too, so that an exceeded budget stays exceeded until its window ends, and
+a small packet does not pass after a large one was refused. A clock that steps back by less than a span keeps its
 window; a larger step begins another.
 """
 
@@ -17,7 +17,7 @@ SECONDS: dict[BudgetSpan, float] = {BudgetSpan.MINUTE: 60.0, BudgetSpan.HOUR: 36
 
 
 class Budgets:
-    """The meters of all agents of one engine. A packet costs a few comparisons, however much was used."""
+    """The use of the budgets of all agents of one engine. A packet costs a few comparisons, however much was used."""
 
     def __init__(self) -> None:
         self._meters: dict[str, _Meter] = {}
@@ -34,11 +34,11 @@ class Budgets:
         return self._meter(agent).sent(size, ts) if agent.budgets else None
 
     def used(self, agent: Agent, ts: float) -> tuple[tuple[Budget, int], ...]:
-        """Each budget with its use in the present window (destinations: at most the limit)."""
+        """Return each budget in force with its use in the window of `ts` (destinations: at most the limit)."""
         return tuple((count.budget, count.used(ts)) for count in self._meter(agent).counts) if agent.budgets else ()
 
     def forget(self, agent: str) -> None:
-        """Forget an agent that is gone; its episode is over."""
+        """Remove the counts of an agent that is gone; its episode is over."""
         self._meters.pop(agent, None)
 
     def _meter(self, agent: Agent) -> _Meter:
@@ -49,7 +49,7 @@ class Budgets:
 
 
 def renews(budget: Budget, ts: float) -> float:
-    """The time at which a budget exceeded at `ts` begins anew, in seconds since the epoch; infinity for an episode."""
+    """Return the time at which the window of a budget ends, for the window of `ts`; infinity for an episode."""
     span = SECONDS[budget.span]
     return (ts // span + 1) * span if math.isfinite(span) else math.inf
 
@@ -122,7 +122,7 @@ class _Count:
         return remote in self._seen or len(self._seen) < self.budget.limit
 
     def visit(self, remote: bytes) -> None:
-        """Remember a destination that has room: so there are never more than the limit."""
+        """Remember a destination for which `has_room` returned True, so that the set stays within the limit."""
         self._seen.add(remote)
 
     def used(self, ts: float) -> int:

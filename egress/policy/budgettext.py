@@ -21,7 +21,10 @@ _SPANS = {span.value: span for span in BudgetSpan}
 
 
 def parse_budget(text: str) -> Budget:
-    """Read `bytes=10mb/hour`. Units are decimal (1k = 1000), in either case, with or without b; for bytes only."""
+    """Read a budget such as `bytes=10mb/hour`. Raises ValueError.
+
+    Only bytes have units: decimal (1k = 1000), in either case, with or without b.
+    """
     match = _TEXT.fullmatch(text)
     if match is None:
         raise ValueError(f"must be {FORM}")
@@ -40,7 +43,7 @@ def parse_budget(text: str) -> Budget:
 
 
 def parse_bytes(text: str) -> int:
-    """Read an amount of bytes, written as in a budget: `10mb`."""
+    """Read an amount of bytes, written as in a budget: `10mb`. Raises ValueError."""
     match = _AMOUNT.fullmatch(text)
     unit = None if match is None else _UNITS.get(match[2].lower())
     if match is None or unit is None or not 0 < int(match[1]) * unit <= MAX_LIMIT:
@@ -49,7 +52,7 @@ def parse_bytes(text: str) -> int:
 
 
 def budget_text(budget: Budget) -> str:
-    """Write a budget as the shortest text that reads as it."""
+    """Write a budget as the shortest text from which `parse_budget` makes an equal one."""
     sizes = ("gb", "mb", "kb", "") if budget.measure is Measure.BYTES else ("",)
     unit = next(unit for unit in sizes if budget.limit % _UNITS[unit] == 0)
     return f"{budget.measure}={budget.limit // _UNITS[unit]}{unit}/{budget.span}"

@@ -8,14 +8,17 @@ MAX_DESTINATIONS = 4096  # of one agent; each cost it a proven finding, and no o
 
 
 class Destinations:
-    """The refused destinations of all agents; `timeout` in seconds."""
+    """The refused destinations of all agents. One is forgotten after `timeout` seconds without an attempt."""
 
     def __init__(self, timeout: float) -> None:
         self._timeout = timeout
         self._agents: dict[str, OrderedDict[bytes, float]] = {}  # address to expiry, the first to expire first
 
     def remember(self, agent: str, remote: bytes, ts: float) -> None:
-        """Refuse flows of `agent` to this (packed) address for `timeout` from now on. A full list stays as it is."""
+        """Refuse flows of `agent` to this (packed) address for `timeout` from now on.
+
+        If the agent has MAX_DESTINATIONS already, a new one is not added: `refused` then refuses every destination.
+        """
         known = self._current(agent, ts)
         if remote in known or len(known) < MAX_DESTINATIONS:
             known[remote] = ts + self._timeout
@@ -24,8 +27,8 @@ class Destinations:
     def refused(self, agent: str, remote: bytes, ts: float) -> bool:
         """Return True if the address is refused to the agent, and remember it longer, since it was tried.
 
-        An agent with a full list is refused every destination. If the oldest were dropped instead, beacons to addresses
-        that do not matter would free the one that does.
+        An agent with MAX_DESTINATIONS is refused every destination. If the oldest were dropped instead, an agent could
+        free a refused address by beacons to many others.
         """
         if agent not in self._agents:
             return False
@@ -42,5 +45,5 @@ class Destinations:
         return known
 
     def forget(self, agent: str) -> None:
-        """Forget an agent that is gone."""
+        """Remove the destinations of an agent that is gone."""
         self._agents.pop(agent, None)

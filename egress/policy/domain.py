@@ -38,7 +38,7 @@ class Depth(Enum):
 
 
 class Pattern(NamedTuple):
-    """An exact name, or all names one or more labels below it."""
+    """A name pattern: `base` itself, or the names with one label (or one label and more) in front of it."""
 
     base: str  # normalised
     depth: Depth
@@ -110,10 +110,10 @@ def matches(pattern: Pattern, name: str) -> bool:
 
 
 def canonical(name: str) -> str:
-    """Return the spelling under which a name from the wire is compared. Never raises.
+    """Return the spelling of a name from the wire for comparison with patterns. Never raises.
 
-    A name that no host can have is only put into lower case, without its last dot: a deny pattern may still match it,
-    an allow pattern must not (`is_host`).
+    A name that is not a valid host name is only put into lower case, without its last dot: a deny pattern may match
+    it; for allow patterns the caller must exclude it with `is_host`.
     """
     return _canonical(name) if len(name) <= MAX_NAME else _plain(name)
 
@@ -131,7 +131,7 @@ def _plain(name: str) -> str:
 
 
 def is_host(name: str) -> bool:
-    """Return True if a host can have this canonical name; a wildcard must not allow others."""
+    """Return True if a canonical name is valid for a host; an allow pattern must not match other names."""
     return _HOST.fullmatch(name) is not None
 
 

@@ -48,7 +48,7 @@ _DECIMAL = re.compile(r"[-+]?(?:0|[1-9][0-9]*)", re.ASCII)
 
 @dataclass(frozen=True, slots=True)
 class Mistake:
-    """A mistake in a document."""
+    """A mistake in a policy document: its place, and a phrase that states the mistake and the right form."""
 
     index: int | None  # of the rule, from 0; None: the document as a whole
     field: str  # "": the rule as a whole
@@ -56,9 +56,9 @@ class Mistake:
 
 
 class _Loader(_Safe):  # type: ignore[misc, valid-type]
-    """A YAML loader that refuses equal keys (of which YAML takes the last) and merge keys (which can explode).
+    """A YAML loader that refuses repeated keys (YAML takes the last) and merge keys (a few lines can make gigabytes).
 
-    It refuses numbers that YAML 1.1 reads otherwise than people: 022 is 18, 22:30 is 1350.
+    It also refuses numbers that YAML 1.1 does not read as decimal: 022 is 18, 22:30 is 1350.
     """
 
     def construct_number(self, node: yaml.ScalarNode) -> int:
@@ -85,7 +85,10 @@ _Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_number)
 
 
 def load_policy(path: Path) -> tuple[Rule, ...]:
-    """Read the rules of a policy file, in its order. Raises InputError: file, rule number, field, right form."""
+    """Read the rules of a policy file, in its order.
+
+    Raises InputError, which names the first mistake (file, rule number, field) and the right form.
+    """
     try:
         with path.open("rb") as file:
             raw = file.read(MAX_BYTES + 1)
@@ -97,7 +100,7 @@ def load_policy(path: Path) -> tuple[Rule, ...]:
 
 
 def parse_policy(text: str | bytes, name: str, now: float | None = None) -> tuple[Rule, ...]:
-    """Read the rules of a policy document; errors call it `name`. Raises InputError.
+    """Read the rules of a policy document. Raises InputError for the first mistake; its text calls the document `name`.
 
     `now` (seconds since the epoch): the document is imported at this time, so durations and `once` are allowed.
     """
@@ -108,7 +111,7 @@ def parse_policy(text: str | bytes, name: str, now: float | None = None) -> tupl
 
 
 def parse_yaml(text: str | bytes, name: str) -> object:
-    """Read a YAML document into plain Python values. Raises InputError."""
+    """Read a YAML document into plain Python values, with the strict loader. Raises InputError."""
     try:
         _refuse_depth(text)
         return yaml.load(text, _Loader)  # noqa: S506 - a SafeLoader, made stricter
@@ -128,7 +131,7 @@ def read_document(document: object, name: str, now: float | None = None) -> tupl
 def check_document(
     document: object, now: float | None = None, most: int = MAX_RULES
 ) -> tuple[tuple[Rule, ...], tuple[Mistake, ...]]:
-    """Return the rules of a document of at most `most` rules, and all its mistakes."""
+    """Return the valid rules of a document of at most `most` rules, and all its mistakes. Does not raise."""
     if not isinstance(document, dict) or set(document) != {"rules"}:
         return (), (Mistake(None, "", "expected `rules:` and nothing else at the top, followed by a list of rules"),)
     listed = document["rules"]
@@ -173,7 +176,10 @@ def dump_json(rules: Iterable[Rule]) -> str:
 
 
 def _refuse_depth(text: str | bytes) -> None:
-    """Refuse deep nesting: libyaml's composer recurses on the C stack without a bound, its parser does not."""
+    """Raise ValueError for deep nesting: libyaml's composer recurses on the C stack without a bound.
+
+    Its parser, which is used here, does not recurse.
+    """
     if not _FAST:
         return  # the composer in Python raises RecursionError
     depth = 0

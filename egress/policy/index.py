@@ -1,9 +1,9 @@
-"""An index of rules by destination: finds the few rules that may match an address and its names, among any number.
+"""An index of rules by destination: finds the few rules that may match an address and its names, among very many.
 
 Names are found by their own spelling and by each of their suffixes, addresses by their prefix under each prefix length
 in use, and rules for `any` are always candidates. The other conditions of a rule (protocol, ports, application, time)
 are compared on the candidates alone, so the cost grows with the rules for one destination and not with the policy. The
-same is true for the removal of a rule; empty parts are dropped.
+same is true for the removal of a rule; tables without rules are dropped.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ POSITION = attrgetter("position")
 
 
 def parse_destination(text: str) -> Destination:
-    """Parse a destination that `ruletext` has read. Raises ValueError if it is not valid."""
+    """Parse the destination of a rule; `any` gives None. Raises ValueError if it is not valid."""
     if text == "any":
         return None
     if text[-1:].isalpha() and ":" not in text:
@@ -134,12 +134,12 @@ class Index:
                 del names[destination.base]
 
     def anywhere(self) -> list[Bucket]:
-        """The rules for every destination: `any`, and networks of prefix length 0."""
+        """Return the rules for every destination: `any`, and networks of prefix length 0."""
         whole = [tables.get(8 * size, {}).get(0) for size, tables in self._networks.items()]
         return [bucket for bucket in (self._any, *whole) if bucket]
 
     def specific(self, where: DestinationKeys) -> list[Bucket]:
-        """The rules that may match this destination, without those for `any`; the same bucket may come twice."""
+        """Return the rules for this destination, without those for `any`; the same bucket may come twice."""
         found: list[Bucket] = []
         for shift, table in self._networks.get(where.size, {}).items():
             if bucket := table.get(where.value >> shift):
@@ -155,7 +155,7 @@ class Index:
         return found
 
     def reaching(self, where: DestinationKeys) -> list[Bucket]:
-        """The rules that may match this destination."""
+        """Return the rules for this destination, those for `any` included; the same bucket may come twice."""
         return [self._any, *self.specific(where)] if self._any else self.specific(where)
 
     def _names(self, pattern: Pattern) -> dict[str, Bucket]:

@@ -47,7 +47,7 @@ _NO_NAMES: frozenset[str] = frozenset()
 
 
 class Subject(Protocol):
-    """The part of a flow that rules are compared with."""
+    """The attributes of a flow that rules are compared with."""
 
     proto: int
     remote: bytes
@@ -63,8 +63,8 @@ class Subject(Protocol):
 class Rulebook:
     """A compiled policy. From `before`, which it replaces, it takes hits, spent rules and parsed destinations.
 
-    Among rules of a kind the lower `Rule.position` decides, among equal ones the first. Raises ValueError for two rules
-    with one id, and for an invalid destination or protocol.
+    Of several matching deny (or allow) rules the one with the lowest `Rule.position` decides, of equal ones the first.
+    Raises ValueError for two rules with one id, and for an invalid destination or protocol.
     """
 
     def __init__(self, policy: Policy, before: Rulebook | None = None) -> None:
@@ -86,12 +86,15 @@ class Rulebook:
             self._inherit(policy, before)
 
     def changed(self, change: PolicyChange) -> list[IndexedRule]:
-        """The rules that a change removes and adds, compiled. Raises ValueError as `apply`."""
+        """Return the rules that a change removes and adds, compiled. Raises ValueError as `apply` does."""
         added = self._fitting(change)
         return [self._entries[rule_id] for rule_id in change.removed] + added
 
     def decide(self, agent: Agent, subject: Subject, ts: float) -> tuple[Verdict, Rule | None]:
-        """Return the verdict of the rules, and the allow rule that admits the flow (None: the default, or refused)."""
+        """Return the verdict of the rules on a flow, and the allow rule that admits it.
+
+        The rule is None if the flow is refused or the agent's default admits it.
+        """
         said = subject.said
         if said:
             said = canonical(said)
@@ -139,13 +142,13 @@ class Rulebook:
         return Verdict(agent.default, Reason.QUERY, "", self.version), None
 
     def named(self, rule: Rule) -> bool:
-        """Return True if a rule's destination is a name; the rule may be gone already, spent by a flow that lives."""
+        """Return True if a rule's destination is a name. The rule may have left the policy, while its flow lives."""
         entry = self._entries.get(rule.id)
         destination = parse_destination(rule.destination) if entry is None else entry.destination
         return isinstance(destination, Pattern)
 
     def next_expiry(self, ts: float) -> float:
-        """The first moment after `ts` at which a rule expires (live flows must be re-judged then); or infinity."""
+        """Return the first time after `ts` at which a rule expires (live flows must be re-judged then), or infinity."""
         at = bisect_right(self._expiries, ts)
         return self._expiries[at] if at < len(self._expiries) else float("inf")
 
@@ -159,7 +162,7 @@ class Rulebook:
             self._spent[rule.id] = rule
 
     def forget(self, agent: str) -> None:
-        """Forget an agent that is gone."""
+        """Remove the cached selection of rules of an agent that is gone."""
         self._catalogue.forget(agent)
 
     # --- compiling --------------------------------------------------------------------------------------
@@ -189,7 +192,7 @@ class Rulebook:
         self.version = change.version
 
     def _fitting(self, change: PolicyChange) -> list[IndexedRule]:
-        """The added rules, compiled. Raises ValueError if the change does not fit this version."""
+        """Compile the rules that a change adds. Raises ValueError if the change does not fit this version."""
         if change.base != self.version:
             raise ValueError(f"the change is of policy version {change.base}, but version {self.version} is in force")
         gone = set(change.removed)
@@ -206,7 +209,7 @@ class Rulebook:
         return list(added.values())
 
     def _compiled(self, rule: Rule, known: dict[str, Destination]) -> IndexedRule:
-        """Compile a rule. `known`: destinations by their text, so that equal ones are parsed and kept once."""
+        """Compile a rule. `known` is a cache of destinations by their text; the rule's own is added to it."""
         text = rule.destination
         if text not in known:
             known[text] = parse_destination(text)
@@ -230,12 +233,12 @@ class Rulebook:
     def _matching(
         self, indexes: tuple[Index, ...], subject: Subject, where: DestinationKeys, ts: float
     ) -> Iterable[IndexedRule]:
-        """The live rules that match the subject's destination, protocol and port, in the policy's order."""
+        """Return the rules that are `_alive` and match the subject's destination, protocol and port, by position."""
         found = reaching(indexes, where, subject.proto, subject.rport)
         return _ordered([entry for entry in found if self._alive(entry.rule, ts, subject.rule)]) if found else found
 
     def _matching_names(self, indexes: tuple[Index, ...], where: DestinationKeys, ts: float) -> Iterable[IndexedRule]:
-        """The live rules that match these names, this address or every destination, in the policy's order."""
+        """Return the rules that are `_alive` and match these names, this address or every destination, by position."""
         buckets: list[Bucket] = []
         for index in indexes:
             buckets += index.anywhere()
@@ -261,7 +264,7 @@ def _ordered(found: list[IndexedRule]) -> list[IndexedRule]:
 
 
 def _obstacle(entry: IndexedRule, subject: Subject, said: str | None) -> Reason | None:
-    """The reason why an allow rule does not admit the subject; None: it does, as far as is known."""
+    """Return the reason why an allow rule does not admit a flow; None if it does, or cannot be checked yet."""
     if subject.app and entry.rule.app not in ("", subject.app):
         return Reason.APPLICATION
     pattern = entry.destination

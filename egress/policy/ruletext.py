@@ -1,6 +1,6 @@
-"""Rules as plain mappings (of YAML or JSON): strict reading into `model.Rule`, and writing.
+"""Reads rules from plain mappings (of YAML or JSON) into `model.Rule`, strictly, and writes them.
 
-Errors are phrases that follow the value: they state the mistake, and the right form.
+The text of an error begins with the value, then states the mistake and the right form.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ _RANGE = re.compile(r"([0-9]{1,5})(?:\s*-\s*([0-9]{1,5}))?", re.ASCII)
 
 
 class _FieldError(Exception):
-    """A mistake in a value; the caller adds the field."""
+    """A mistake in a value; `_field` adds the name of the field, and the value."""
 
 
 class InvalidRuleError(ValueError):
-    """A rule that is not valid, in one line. `field` is "" if the rule as a whole is wrong."""
+    """The mistake in a rule that is not valid, in one line. `field` is "" if the rule as a whole is wrong."""
 
     def __init__(self, field: str, reason: str) -> None:
         super().__init__(f"{field}: {reason}" if field else reason)
@@ -51,7 +51,10 @@ class InvalidRuleError(ValueError):
 
 
 def read_rule(item: object, now: float | None = None) -> Rule:
-    """Read one rule of a document. Raises InvalidRuleError, which names the field."""
+    """Read one rule of a document. Raises InvalidRuleError, which names the field.
+
+    `now` (seconds since the epoch) allows durations and `once` as its expiry; a rule without an id gets `_content_id`.
+    """
     if not isinstance(item, dict):
         raise InvalidRuleError("", "expected a mapping such as {action: allow, destination: 10.0.0.0/8}")
     values: dict[str, object] = {"id": ""}
@@ -160,7 +163,10 @@ def _destination(value: object) -> str:
 
 
 def _without_mapping(network: IPv4Network | IPv6Network) -> IPv4Network | IPv6Network:
-    """The IPv4 network that one of mapped addresses (::ffff:192.0.2.0/120) stands for; no packet carries those."""
+    """Turn a network of IPv4-mapped addresses (::ffff:192.0.2.0/120) into its IPv4 network; return others unchanged.
+
+    Packets carry IPv4 addresses, never mapped ones.
+    """
     if isinstance(network, IPv6Network) and network.prefixlen >= _MAPPED and network.network_address.ipv4_mapped:
         return IPv4Network((network.network_address.ipv4_mapped, network.prefixlen - _MAPPED))
     return network
@@ -193,7 +199,7 @@ def _flag(value: object) -> bool:
 
 
 def _expires(value: object, now: float | None) -> tuple[float | None, bool]:
-    """Read an expiry: YAML has parsed an instant already, in JSON it is text."""
+    """Read an expiry as `parse_expiry` does; in YAML an instant is a datetime already, in JSON it is text."""
     try:
         if isinstance(value, datetime):
             return _instant(value), False

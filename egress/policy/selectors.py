@@ -14,7 +14,7 @@ LABEL = "label:"  # the beginning of a selector over labels
 
 
 class SelectorRules(NamedTuple):
-    """The rules of one agent selector."""
+    """The rules with the same agent selector (`model.Rule.agent`)."""
 
     deny: Index
     allow: Index
@@ -28,7 +28,7 @@ class AgentRules(NamedTuple):
 
 
 class Catalogue:
-    """Rules by agent selector. A selector without rules is dropped, so that edits leave nothing behind."""
+    """Rules by agent selector. A selector without rules is dropped, so that edits do not fill the memory."""
 
     def __init__(self) -> None:
         self.deepest = 0  # most labels in the base of a ** pattern
@@ -66,7 +66,7 @@ class Catalogue:
                 self.deepest = max(self._depths, default=0)
 
     def rules_of(self, agent: Agent) -> AgentRules:
-        """The rules whose selectors match an agent."""
+        """Return the rules whose selectors match an agent. The result is cached by the agent's name."""
         cached = self._agents.get(agent.name)
         if cached is not None and (cached[0] is agent or cached[0].labels == agent.labels):
             return cached[1]
@@ -78,7 +78,7 @@ class Catalogue:
         return mine
 
     def forget(self, agent: str) -> None:
-        """Forget an agent that is gone."""
+        """Remove an agent that is gone from the cache."""
         self._agents.pop(agent, None)
 
     def _forget_selected(self, selector: str) -> None:
@@ -98,7 +98,7 @@ def selects(selector: str, agent: Agent) -> bool:
 
 
 def reaching(indexes: Iterable[Index], where: DestinationKeys, proto: int, port: int) -> list[IndexedRule]:
-    """The rules that match this destination, protocol and port, in no order; a rule may come twice."""
+    """Return the rules that match this destination, protocol and port, in no certain order; a rule may come twice."""
     return [
         entry
         for index in indexes

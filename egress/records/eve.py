@@ -1,4 +1,4 @@
-"""Records as EVE-style JSON (Suricata's eve.json vocabulary), the lines of the journal; docs/records.md has every key.
+"""Writes records as EVE-style JSON (Suricata's eve.json vocabulary), as in the journal; docs/records.md has the keys.
 
 Times are ISO 8601 in UTC with microseconds, bytes are base64. `egress.records.read` reads the lines back.
 """
@@ -15,15 +15,15 @@ EVENTS: dict[str, Layout] = {shape.event_type: layout for shape, layout in LAYOU
 
 
 def to_eve(record: Record) -> dict[str, Any]:
-    """The record as a mapping, ready for JSON."""
+    """Return the record as a mapping of JSON types."""
     return LAYOUTS[type(record)].write(record)
 
 
 def line(record: Record) -> bytes:
-    """The record as one line of ASCII JSON, with its newline."""
+    """Return the record as one line of ASCII JSON, with its newline."""
     return LAYOUTS[type(record)].encode(record).encode("ascii") + b"\n"
 
 
 def process_part(record: ProcessRecord | None) -> dict[str, Any] | None:
-    """The description of the process without its flow; None if no process is recorded."""
+    """Return the `process` object of a record's JSON; None without a record."""
     return None if record is None else to_eve(record)["process"]

@@ -1,7 +1,7 @@
 """The kinds of value in a record: how each is written as JSON, read back, bounded, and described in JSON Schema.
 
-`read` is as strict as the writers: it raises MalformedError for a value that none of them writes. Its message continues
-the path of the key: "flow.bytes_in is not a number from 0 to …".
+`read` raises MalformedError for a value of another type, or beyond the bounds of its kind. The message is a phrase that
+follows the path of the key: "flow.bytes_in is not a number from 0 to …".
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ to_json = json.JSONEncoder(separators=(",", ":"), check_circular=False, allow_na
 
 
 class Kind:
-    """A kind of value. `name` is its name in the documentation, `schema` its JSON Schema."""
+    """The base class of kinds of value. `name` is the kind's name in the documentation, `schema` its JSON Schema."""
 
     name: str
     schema: Schema
@@ -34,7 +34,7 @@ class Kind:
     encode: Callable[[Any], str]  # the value as JSON text
 
     def read(self, value: object) -> Any:
-        """Read a value back from JSON, the inverse of `write`. Raises MalformedError."""
+        """Return the Python value for a value of parsed JSON, the inverse of `write`. Raises MalformedError."""
         raise NotImplementedError
 
 
@@ -57,7 +57,10 @@ class Text(Kind):
 
 
 class IndexedText(Text):
-    """Text in an index of the database, bounded in bytes: NUL and lone surrogates are stored as longer escapes."""
+    """Text in an index of the database: at most `most_bytes` bytes as stored there.
+
+    NUL and lone surrogates are stored as escapes of several bytes.
+    """
 
     def __init__(self, name: str = "text", most_bytes: int = INDEXED_BYTES, **schema: Any) -> None:
         super().__init__(name, **schema)
@@ -73,7 +76,10 @@ class IndexedText(Text):
 
 
 class Word(Kind):
-    """One of a few words; in Python a member of an enumeration, plain text, or the value in its place in `values`."""
+    """One of a few words. If `values` are given, each word stands for the value at its position.
+
+    Otherwise the Python value is the member of the enumeration `words`, or the word as text.
+    """
 
     encode = staticmethod(encode_basestring_ascii)
 
@@ -129,7 +135,7 @@ class Timestamp(Kind):
 
 
 class Base64(Kind):
-    """At most `most` bytes, written as base64."""
+    """Bytes, at most `most`, written as base64."""
 
     name = "base64"
 
@@ -159,7 +165,7 @@ class Base64(Kind):
 
 
 class Texts(Kind):
-    """At most `most` texts."""
+    """A tuple of at most `most` texts, a list in JSON."""
 
     name = "list of text"
     encode = staticmethod(to_json)

@@ -37,7 +37,7 @@ _SLOT = "%s"  # the place of a value in a template
 
 
 class At(NamedTuple):
-    """The declaration of a field."""
+    """The declaration of a field of a record: its key in JSON, its kind of value, its meaning."""
 
     path: str  # of its key: `proto`, or within an object `flow.bytes_out`
     kind: Kind
@@ -46,7 +46,7 @@ class At(NamedTuple):
 
 
 class DeclaredField(NamedTuple):
-    """A declared field."""
+    """A field of a record with its declaration; `part` and `key` are the two parts of its path."""
 
     name: str
     constant: bool  # a ClassVar
@@ -56,7 +56,7 @@ class DeclaredField(NamedTuple):
 
 
 class Layout:
-    """The layout of one dataclass, which must have two fields or more."""
+    """The JSON form of one dataclass, which must have two fields or more: writes, reads and describes its records."""
 
     def __init__(self, shape: type) -> None:
         declared = list(_declared(shape))
@@ -74,15 +74,15 @@ class Layout:
         self._readers = [(field.part, field.key, field.at.kind.read, field.at.absent) for field in self.stored]
 
     def write(self, record: Any) -> dict[str, Any]:
-        """The record as a mapping, ready for JSON."""
+        """Return the record as a mapping of JSON types."""
         return self._document(self._values(record), self._writers)
 
     def encode(self, record: Any) -> str:
-        """The record as JSON text, equal to the JSON of `write`, but faster."""
+        """Return the record as JSON text, the same as the JSON of `write`, but faster."""
         return self._template % tuple(map(call, self._encoders, self._values(record)))
 
     def read(self, document: dict[str, Any]) -> Any:
-        """Read a record back from its document; unknown keys are ignored. Raises MalformedError."""
+        """Make the record from its mapping; unknown keys are ignored. Raises MalformedError, which names the key."""
         parts = {"": document}
         for part in self.parts:
             found = parts[part] = document.get(part, {})
@@ -97,7 +97,7 @@ class Layout:
         return self._shape(*values)
 
     def schema(self) -> Schema:
-        """The JSON Schema of the layout."""
+        """Return the JSON Schema of the dataclass."""
         properties: Schema = {}
         for field in self.fields:
             inside = properties.setdefault(field.part, {}) if field.part else properties
@@ -107,7 +107,10 @@ class Layout:
         return _object(properties, self.about)
 
     def _document(self, values: Sequence[Any], writers: Sequence[Callable[[Any], Any] | None]) -> dict[str, Any]:
-        """The values, in the order of the fields, under their keys."""
+        """Return a mapping with each value, written by its writer, under the key of its field.
+
+        `values` and `writers` are in the order of `fields`.
+        """
         document: dict[str, Any] = {}
         parts = {"": document}
         for (part, key), value, write in zip(self._places, values, writers, strict=True):
@@ -118,7 +121,10 @@ class Layout:
 
 
 class Objects(Kind):
-    """A list of objects of one shape. Their number is bounded in the schema only: lines are bounded in bytes."""
+    """A list of objects, each an instance of the dataclass `shape`.
+
+    Only the schema bounds their number by `most`; `read` does not, since a line is bounded in bytes.
+    """
 
     name = "list of object"
 
@@ -135,14 +141,14 @@ class Objects(Kind):
 
 
 def _object(properties: Schema, about: str) -> Schema:
-    """The schema of an object with exactly these properties."""
+    """Return the JSON Schema of an object with exactly these properties."""
     required = list(properties)
     closed = {"required": required, "additionalProperties": False, "properties": properties}
     return {"type": "object", "description": about, **closed}
 
 
 def _declared(shape: type) -> Iterator[DeclaredField]:
-    """The fields in the order of their declaration."""
+    """Yield the declared fields of a dataclass, in the order of their declaration."""
     for name, hint in typing.get_type_hints(shape, include_extras=True).items():
         constant = typing.get_origin(hint) is ClassVar
         _, at = typing.get_args(typing.get_args(hint)[0] if constant else hint)

@@ -23,7 +23,7 @@ class Key(NamedTuple):
 
 
 def schema() -> Schema:
-    """The schema of every line of a journal."""
+    """Return the JSON Schema that every line of a journal follows."""
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "$id": "urn:egress:records",
@@ -37,12 +37,12 @@ def schema() -> Schema:
 
 
 def text() -> str:
-    """The schema as the text of a file."""
+    """Return the schema as the text of a file."""
     return json.dumps(schema(), indent=2, ensure_ascii=False) + "\n"
 
 
 def keys(layout: Layout, before: str = "") -> Iterator[Key]:
-    """Every key of a layout, in the order of a line; `before` begins their paths."""
+    """Yield every key of a layout, in the order of a journal's line; `before` is the beginning of their paths."""
     part = ""
     for field in layout.fields:
         if field.part != part:
@@ -56,7 +56,7 @@ def keys(layout: Layout, before: str = "") -> Iterator[Key]:
 
 
 def markdown() -> str:
-    """All keys of all events, as docs/records.md has them."""
+    """Return the list of all keys of all kinds of record, as Markdown for docs/records.md."""
     return "\n".join(
         "\n".join([f"## {event}", "", _wrapped(layout.about), "", *map(_item, keys(layout)), ""])
         for event, layout in EVENTS.items()

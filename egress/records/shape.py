@@ -17,7 +17,7 @@ from egress.records.layout import At, Objects
 
 FLOW_STATES = ("new", "established", "closed", "timeout", "evicted", "shutdown")
 DIRECTIONS = ("out", "in")  # by Direction
-RECORD_NAMES = 8
+RECORD_NAMES = 8  # names kept in the record of a flow
 PROCESS_CMDLINE, PROCESS_PATH = 4096, 1024  # characters kept of a command line; of an executable's and a cgroup's path
 DETAIL_BYTES = 1200  # of an anomaly's detail, which is in an index
 
