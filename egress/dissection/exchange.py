@@ -45,9 +45,10 @@ class Exchange:
     @property
     def asked(self) -> bool:
         """A message of a protocol that is expected at the port was read."""
-        return any(protocol.asked for protocol in self._at_port)
+        return bool(self._at_port) and any(protocol.asked for protocol in self._at_port)
 
     @property
     def opaque(self) -> bool:
         """Nothing more can be learnt from either direction of a TCP connection."""
-        return all(side is not None and side.opaque for side in self._sides)
+        out, back = self._sides
+        return out is not None and back is not None and out.opaque and back.opaque

@@ -118,13 +118,15 @@ class Engine:
                 raise MalformedError("a fragment: it was not reassembled (is connection tracking on?)")
         except MalformedError as error:
             return self._answer(self._refusals.malformed(agent, raw, ts, str(error)))
+        if ts >= self._verdicts.expiry:
+            self._verdicts.expire(ts)
         table = self._tracker.table(agent.name)
         key = flow_key(packet, direction)
         flow = table.flows.get(key)
         if flow is not None and flow.who is not agent:
             self._verdicts.adopt(flow, agent, ts)
             flow = table.flows.get(key)
-        if flow is not None and self._verdicts.is_due(flow):
+        if flow is not None and flow.due is not None:
             self._verdicts.review(flow, ts)
             flow = table.flows.get(key)
         if flow is None or (packet.proto == TCP and packet.flags & (SYN | ACK) == SYN):

@@ -29,7 +29,7 @@ class Evidence:
 
     def keep(self, raw: bytes, length: int, ts: float, direction: Direction) -> None:
         """Keep a packet of `length` bytes on the wire, of which `raw` are the first."""
-        if len(self._first) < self._packets and self._head < self._bytes and not self._last:
+        if not self._last and len(self._first) < self._packets and self._head < self._bytes:
             raw = raw[: self._bytes - self._head]
             self._first.append((ts, raw, length, direction))
             self._head += len(raw)

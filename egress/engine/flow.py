@@ -35,6 +35,7 @@ from egress.model import (
     Packet,
     Rule,
 )
+from egress.policy.affected import ChangeScope
 
 Key = tuple[int, bytes, int, bytes, int]  # proto, agent's address and port, remote address and port
 
@@ -47,8 +48,9 @@ EVICT_IDLE = 30.0  # seconds of silence after which an undecided flow may make r
 class Flow(Life):
     """Everything known of one flow. Counters are IP packets and bytes.
 
-    Its stage and verdict are `Life`'s. The other attributes are written by these methods; those that rules look at
-    (`policy.Subject`: names, said, hidden, rule) and `wants` by the judge, dissector and streams by reassembly.
+    Its stage and verdict are `Life`'s. The other attributes are written by these methods, with three exceptions:
+    `Judge` writes those that rules look at (`policy.Subject`: names, said, hidden, rule) and `wants`, `Verdicts` writes
+    `due`, and reassembly writes dissector and streams.
     """
 
     __slots__ = (
@@ -59,6 +61,7 @@ class Flow(Life):
         "charged",
         "deferred",
         "dissector",
+        "due",
         "evidence",
         "finished",
         "found",
@@ -110,6 +113,8 @@ class Flow(Life):
         self.said: str | None = None
         self.hidden = False
         self.rule: Rule | None = None
+        # To be judged again: as all rules may have changed (True), by time (False), if a change includes it; None: not.
+        self.due: ChangeScope | bool | None = None
         self.wants = ""  # the name of a query that has to wait
         self.deferred: tuple[Event, ...] = ()  # facts of a held TCP segment: signatures see them once it passes
         self.found = NONE  # signatures that have flagged this flow
@@ -264,8 +269,10 @@ class Flow(Life):
 
     def charge(self) -> int:
         """Count the bytes held for inspection; returns the change. Readers hold at most twice the streams' bytes."""
-        held = 3 * sum(stream.held() for stream in self.streams) if self.streams else 0
-        held += self.evidence.size if self.evidence is not None else 0
+        held = self.evidence.size if self.evidence is not None else 0
+        if self.streams is not None:
+            out, back = self.streams
+            held += 3 * (out.held() + back.held())
         change = held - self.charged
         self.charged = held
         return change

@@ -7,13 +7,12 @@ then is it admitted and counted, so a `once` rule that ends the hold of many flo
 again.
 
 Where time or a change of the rules concerns many flows, they are judged again TURN at a time, in `tick`, and each at
-the latest before its next packet. Two cases are left: a flow that is over keeps its verdict until it is forgotten, and
-a rule that expires holds until the next tick.
+the latest before its next packet. A flow that is over keeps its verdict, unless another packet of it comes.
 """
 
 from __future__ import annotations
 
-from itertools import islice
+from collections import deque
 
 from egress.engine.flow import Flow
 from egress.engine.holds import APPROVED, DENIED, EXPIRED, WITHDRAWN, Holds, asks
@@ -31,9 +30,8 @@ class Verdicts:
 
     def __init__(self, judge: Judge, holds: Holds, tracker: Tracker, outbox: Outbox) -> None:
         self._judge, self._holds, self._tracker, self._outbox = judge, holds, tracker, outbox
-        self._expiry = judge.next_expiry(float("-inf"))  # when the next rule expires
-        # Flows to be judged again: as all rules may have changed (True), by time (False), if a change includes them
-        self._due: dict[Flow, ChangeScope | bool] = {}
+        self.expiry = judge.next_expiry(float("-inf"))  # when the next rule expires: `expire` is due
+        self._due: deque[Flow] = deque()  # flows that wait to be judged again; each may have been, by a packet
 
     # --- one flow ---------------------------------------------------------------------------------------
 
@@ -88,7 +86,7 @@ class Verdicts:
             self._outbox.counts["refused"] += 1
         expires_at = None if flow.rule is None else flow.rule.expires_at
         if expires_at is not None and ts < expires_at:  # a clock set back revives rules
-            self._expiry = min(self._expiry, expires_at)
+            self.expiry = min(self.expiry, expires_at)
         if flow.stage is Stage.REFUSED:
             self._tracker.release(flow)
             self._tracker.watch(flow)
@@ -117,8 +115,9 @@ class Verdicts:
     def set_policy(self, policy: Policy, ts: float) -> None:
         """Judge by other rules from now on, live flows included; a flow that only rules refused may try again."""
         self._judge.set_policy(policy)
-        self._expiry = self._judge.next_expiry(ts)
-        self._due = dict.fromkeys(self._tracker.flows(), True)
+        self.expiry = self._judge.next_expiry(ts)
+        for flow in self._tracker.flows():
+            self._wait(flow, True)
         self._review_due(ts)
         self._review_holds(ts)
 
@@ -128,15 +127,15 @@ class Verdicts:
         Raises ValueError, and changes nothing, if the change does not fit the policy in force.
         """
         scope = self._judge.change_policy(change)
-        if self._expiry > ts:  # else rules have expired whose flows are judged again by the next tick only
-            self._expiry = self._judge.next_expiry(ts)
+        if self.expiry > ts:  # else rules have expired whose flows are judged again by the next tick only
+            self.expiry = self._judge.next_expiry(ts)
         who, mine = None, False
         for flow in self._tracker.flows():  # by agent, so the first question is rarely asked
             if flow.who is not who:
                 who = flow.who
                 mine = scope.includes_agent(who)
             if mine:
-                self._due[flow] = True if flow in self._due else scope
+                self._wait(flow, scope if flow.due is None else True)
         self._review_due(ts)
         self._review_holds(ts)
 
@@ -169,25 +168,25 @@ class Verdicts:
         """End the holds that timed out with a refusal, and judge flows again when rules have expired."""
         for hold in self._holds.late(ts):
             self._end_hold(hold.id, EXPIRED, ts)
-        if ts >= self._expiry:
-            self._expiry = self._judge.next_expiry(ts)
-            for flow in self._tracker.flows():
-                if flow.rule is not None:
-                    self._due[flow] = self._due.get(flow, False) is not False
+        if ts >= self.expiry:
+            self.expire(ts)
         self._review_due(ts)
+
+    def expire(self, ts: float) -> None:
+        """Have the flows that a rule admits judged again, each before its next packet: a rule has expired."""
+        self.expiry = self._judge.next_expiry(ts)
+        for flow in self._tracker.flows():
+            if flow.rule is not None:
+                self._wait(flow, flow.due is not None and flow.due is not False)
 
     def next_tick(self) -> float:
         """The time at which `tick` has something to do; not in the future while flows wait to be judged again."""
-        return float("-inf") if self._due else min(self._expiry, self._holds.due)
-
-    def is_due(self, flow: Flow) -> bool:
-        """Return True if the flow must be judged again before its next packet."""
-        return flow in self._due
+        return float("-inf") if self._due else min(self.expiry, self._holds.due)
 
     def review(self, flow: Flow, ts: float) -> None:
         """Judge a flow that is due; after a change of the rules, one that only rules refused is forgotten instead."""
-        scope = self._due.pop(flow)
-        if flow.stage is Stage.FORGOTTEN or flow.state == "closed":
+        scope, flow.due = flow.due, None
+        if scope is None or flow.stage is Stage.FORGOTTEN:
             return
         if scope is False:
             self.rejudge(flow, ts)
@@ -195,15 +194,22 @@ class Verdicts:
             self._rules_changed(flow, ts)
 
     def _review_due(self, ts: float) -> None:
-        for flow in list(islice(self._due, TURN)):
-            self.review(flow, ts)
+        for _ in range(min(TURN, len(self._due))):
+            flow = self._due.popleft()
+            if flow.state != "closed":  # one that is over keeps its verdict, unless another packet of it comes
+                self.review(flow, ts)
+
+    def _wait(self, flow: Flow, scope: ChangeScope | bool) -> None:
+        if flow.due is None:
+            self._due.append(flow)
+        flow.due = scope
 
     def forget(self, agent: str) -> None:
         """Forget an agent that is gone."""
         for hold in self._holds.of(agent):
             self._holds.end(hold.id, WITHDRAWN)
         if self._due:
-            self._due = {flow: scope for flow, scope in self._due.items() if flow.agent != agent}
+            self._due = deque(flow for flow in self._due if flow.agent != agent)
         self._judge.forget(agent)
 
     def _rules_changed(self, flow: Flow, ts: float) -> None:

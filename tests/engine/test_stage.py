@@ -112,6 +112,7 @@ def test_answer_and_stage_agree_after_any_moves(mode: Mode, steps: list[str]) ->
 WRITERS = {  # attributes of a flow that one other module writes, and why
     "judge.py": {"hidden", "names", "rule", "said", "wants"},  # the fields that rules match
     "reassembly.py": {"dissector", "streams"},  # the readers of its bytes
+    "verdicts.py": {"due"},  # why it waits to be judged again
 }
 
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from ipaddress import ip_address
+
+import pytest
 
 from egress.engine.tracker import TURN
 from egress.limits import Limits
 from egress.model import (
+    ACK,
     SYN,
     Action,
     Budget,
@@ -20,7 +24,7 @@ from egress.model import (
 )
 from egress.policy.rulebook import Rulebook
 from egress.records.shape import FlowRecord
-from tests.traffic import AGENT4, SERVER4, START, agent, engine, tcp, udp
+from tests.traffic import AGENT4, SERVER4, START, Talk, agent, engine, tcp, udp
 
 OUT = Direction.OUT
 
@@ -100,3 +104,34 @@ def test_rules_that_expire_one_after_another_free_no_refused_flow() -> None:
     gate.tick(START + 10.001)
     verdict = gate.packet(again, START + 10.002, who, OUT).verdict
     assert (verdict.action, verdict.reason) == (Action.REJECT, Reason.QUERY)
+
+
+def test_a_rule_that_has_expired_admits_no_packet_before_the_tick_either() -> None:
+    until, who = START + 100, agent(default=Action.REJECT)
+    gate, talk = engine(Rule("short", Action.ACCEPT, expires_at=until)), Talk().open()
+    assert talk.play(gate, who).outcomes[-1].verdict.action is Action.ACCEPT
+    late = gate.packet(
+        tcp(talk.local, talk.remote, talk.sport, talk.dport, ACK, talk.seq, talk.ack, b"x"), until, who, OUT
+    )
+    assert (late.verdict.action, late.verdict.reason) == (Action.REJECT, Reason.DEFAULT)
+    assert gate.packet(syn(40001), until, who, OUT).verdict.action is Action.REJECT
+
+
+@pytest.mark.parametrize("end", [Talk.reset, Talk.close])
+@pytest.mark.parametrize("by", ["edit", "time"])
+def test_a_flow_that_seems_over_is_judged_by_the_rules_of_its_next_packet(end: Callable[[Talk], Talk], by: str) -> None:
+    """An agent may send a RST or FIN that its server ignores; the record of a flow that is over stays as it was."""
+    until, who = START + 100, agent(default=Action.REJECT)
+    gate = engine(Rule("short", Action.ACCEPT, expires_at=until if by == "time" else None))
+    talk = end(Talk().open())
+    talk.play(gate, who)
+    if by == "edit":
+        gate.change_policy(PolicyChange(1, 2, ("short",), ()), until - 98)
+        assert gate.tick(until - 98) == ()
+        assert gate.next_tick() > until - 98, "a flow that is over must not keep the worker awake"
+    now = until if by == "time" else until - 97
+    more = tcp(talk.local, talk.remote, talk.sport, talk.dport, ACK, talk.seq, talk.ack, b"x")
+    outcome = gate.packet(more, now, who, OUT)
+    assert (outcome.verdict.action, outcome.verdict.reason) == (Action.REJECT, Reason.DEFAULT)
+    (record,) = outcome.records
+    assert isinstance(record, FlowRecord) and record.action is Action.REJECT
