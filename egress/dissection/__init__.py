@@ -1,1 +1,1 @@
-"""Bytes of a flow to events: which protocol it is, what its messages state, and what they carry inside."""
+"""Dissection turns the bytes of a flow into events: its protocol, the facts in its messages, and in what they carry."""

@@ -1,4 +1,4 @@
-"""A flow of datagrams, both directions: one datagram identifies the protocol, which follows it and the later ones."""
+"""A flow of datagrams, both directions: one datagram identifies the protocol, which reads it and all later ones."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from egress.model import Direction
 
 
 class Datagrams(Layer):
-    """A flow of datagrams. Once the followed protocol ends or is lost, nothing more is stated."""
+    """A flow of datagrams. Once its protocol has ended (`Rest`, `Lost`), there are no more facts."""
 
     __slots__ = ("_candidates", "_followed", "_inside", "_place", "_shared")
 

@@ -1,4 +1,4 @@
-"""Dissection of one flow: its bytes in order or its datagrams in, events out. It states facts and holds no opinions."""
+"""Dissection of one flow: takes its bytes in order, or its datagrams, and yields events: facts, no opinions."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ DATAGRAMS = 8  # UDP datagrams of both directions after which a protocol that wa
 
 
 class Dissector:
-    """Both directions of one flow. `app` and `server_name` are what has been identified so far; `port` is the server's.
+    """Dissects both directions of one flow; `port` is the server's. `app` and `server_name` are those found so far.
 
-    Made when the flow first needs one: many TCP flows never carry a payload.
+    The engine makes one only when a flow has a payload: many TCP flows never do.
     """
 
     __slots__ = ("_exchange", "_heard", "_port", "_shared", "app", "server_name")
@@ -34,7 +34,7 @@ class Dissector:
         self._heard = 0  # packets that are not TCP
 
     def feed(self, direction: Direction, data: bytes) -> Iterator[Event]:
-        """Dissect the next bytes of one direction of a TCP flow, in order."""
+        """Dissect the next bytes of one direction of a TCP flow, in order; yield their events."""
         self._shared.left += AMPLIFICATION * len(data)
         exchange = self._exchange or self._begin(TCP)
         facts = exchange.segment(direction, data)
@@ -42,7 +42,7 @@ class Dissector:
             yield from self._events(facts)
 
     def datagram(self, packet: Packet, direction: Direction) -> Iterator[Event]:
-        """Dissect one packet of a flow that is not TCP."""
+        """Dissect one packet of a flow that is not TCP; yield its events."""
         self._heard += 1
         data = packet.payload
         if not data:
@@ -59,15 +59,20 @@ class Dissector:
         return self._exchange
 
     def opaque(self, proto: int) -> bool:
-        """Return whether nothing more can be learnt from the bytes of this flow."""
+        """Return whether nothing more can be learnt from the bytes of this flow.
+
+        A UDP flow is opaque after DATAGRAMS packets, unless a protocol is expected at its port. Other flows than TCP
+        and UDP never are.
+        """
         if proto == TCP:
             return self._exchange is not None and self._exchange.opaque
         return proto == UDP and self._heard >= DATAGRAMS and self._port not in self._shared.registry.ports
 
     def asks_again(self, *, by_name: bool) -> bool:
-        """Return whether the next message may ask for another name, however many came before.
+        """Return whether any later message may ask for another name, so that the flow must stay under inspection.
 
-        It may on a resolver's flow, and where a name rule admits the flow (`by_name`) and its requests can be read.
+        It may on a flow of DNS queries, and where a rule with a name admitted the flow (`by_name`) and each request
+        of its protocol names a server (HTTP).
         """
         if self._exchange is not None and self._exchange.asked:
             return True

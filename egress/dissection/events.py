@@ -13,9 +13,9 @@ from egress.wire.tls import ClientHello
 
 
 class Opened(NamedTuple):
-    """The other side than the opener answered: the TCP handshake, or by its first packet over any other protocol.
+    """The flow was answered: its TCP handshake is complete, or (other protocols) the other side sent a first packet.
 
-    Of a TCP flow whose handshake may be missing (monitored, picked up in mid-stream) data of either side counts.
+    In a TCP flow whose handshake may be missing (monitored, picked up in mid-stream) data of either side counts, too.
     """
 
     start: float  # when the flow's first packet was seen, seconds
@@ -91,8 +91,8 @@ class Inconsistent(NamedTuple):
 
     direction: Direction
     seq: int  # sequence number of the first byte that differs
-    before: bytes
-    after: bytes
+    before: bytes  # the bytes from there on as they were sent first, at most 64
+    after: bytes  # and as they were repeated
 
 
 Event = (

@@ -1,4 +1,4 @@
-"""Both directions of one flow: of the agent's own, or of one in packets that a protocol carries."""
+"""Both directions of one flow: a flow of the agent itself, or one in packets that a protocol carries."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Exchange:
         return facts + side.feed(data, direction)
 
     def datagram(self, direction: Direction, data: bytes) -> list[Fact]:
-        """Dissect the next payload over any other protocol; return the facts that it completes."""
+        """Dissect the next payload of a flow that is not TCP; return the facts that it completes."""
         if self._at_port and self._place.proto == UDP:
             return [fact for protocol in self._at_port for fact in protocol.datagram(direction, data)]
         if self._datagrams is None:
@@ -44,11 +44,11 @@ class Exchange:
 
     @property
     def asked(self) -> bool:
-        """A message of a protocol that is expected at the port was read."""
+        """True once a message of a protocol that is expected at the port was read."""
         return bool(self._at_port) and any(protocol.asked for protocol in self._at_port)
 
     @property
     def opaque(self) -> bool:
-        """Nothing more can be learnt from either direction of a TCP connection."""
+        """True if nothing more can be learnt from either direction of a TCP connection."""
         out, back = self._sides
         return out is not None and back is not None and out.opaque and back.opaque

@@ -1,6 +1,6 @@
 """A layer of dissection: one stream, flow of datagrams or channel of packets, and the layers that it carries.
 
-Depth and cost of what is carried inside are bounded for each flow. No layer refers to what holds it, so a flow that is
+Depth and cost of the carried layers are bounded for each flow. No layer refers to its carrier, so a flow that is
 dropped is freed at once.
 """
 
@@ -12,9 +12,9 @@ from egress.dissection.protocol import Carrier, Fact, Follower, Form, Inner, Pla
 from egress.dissection.registry import Registry
 from egress.model import Direction
 
-NESTING = 4  # protocols inside one another that are followed; what is deeper is read by lines only
+NESTING = 4  # protocols inside one another that are followed; deeper bytes are read by line protocols only
 MAX_CHANNELS = 8  # streams or flows that one protocol may carry at a time; with each layer around it half as many
-AMPLIFICATION = 16  # bytes dissected inside others, for each byte of the flow: what a follower unpacks may be more
+AMPLIFICATION = 16  # carried bytes that are dissected for each byte of the flow; a follower may unpack more
 
 
 class Layer:
@@ -23,7 +23,7 @@ class Layer:
     __slots__ = ()
 
     def feed(self, data: bytes, direction: Direction) -> list[Fact]:
-        """Dissect the next bytes of a stream, in order, datagram or packet; return the facts that they complete."""
+        """Dissect the next bytes of a stream (in order), a datagram or a packet; return the facts completed by them."""
         raise NotImplementedError
 
 
@@ -31,7 +31,10 @@ Both = dict[tuple[int, ...], Layer]  # by path
 
 
 class Shared:
-    """The state that all layers of one flow share: its protocols, and the bytes it may still have dissected inside."""
+    """The state that all layers of one flow share: instances of its protocols, and `left`.
+
+    `left` is the number of carried bytes that may still be dissected.
+    """
 
     __slots__ = ("layer", "left", "protocols", "registry")
 
@@ -42,14 +45,14 @@ class Shared:
         self.left = 0
 
     def follow(self, protocol: type[StreamProtocol], head: bytes, place: Place) -> Follower:
-        """Return the follower of one direction, from the instance of its protocol that serves the whole flow."""
+        """Return the follower of one direction; all followers of a protocol in a flow come from the same instance."""
         instance = self.protocols.get(protocol)
         if instance is None:
             instance = self.protocols[protocol] = protocol()
         return instance.follow(head, place)
 
     def afford(self, size: int) -> bool:
-        """Spend this many bytes of the flow's account; False if it has fewer."""
+        """Subtract `size` from `left` and return True; return False if fewer bytes are left."""
         if size > self.left:
             return False
         self.left -= size
@@ -57,10 +60,10 @@ class Shared:
 
 
 class Inside:
-    """All that the protocol of one layer carries, by channel.
+    """The layers that the protocol of one layer carries, by channel.
 
-    A stream is in one direction. Datagrams and packets of a channel are one layer for both directions, and so in
-    `both`, which the two sides of a carrying stream have in common.
+    A stream has one direction. The datagrams or packets of a channel are one layer for both directions. It is kept in
+    `both`, which the two sides of the carrying stream share.
     """
 
     __slots__ = ("_both", "_place", "_shared", "_streams")
@@ -72,7 +75,7 @@ class Inside:
         self._streams: dict[tuple[int, Direction], Layer] = {}
 
     def feed(self, inner: Inner, direction: Direction) -> list[Fact]:
-        """Dissect bytes of a channel; those beyond the bounds of depth, channels or AMPLIFICATION are skipped."""
+        """Dissect carried bytes of a channel; return their facts. Bytes beyond MAX_CHANNELS or `left` are skipped."""
         _, data, channel, begins = inner
         layer = None if begins else self._streams.get((channel, direction))
         if layer is None:
@@ -82,7 +85,7 @@ class Inside:
         return layer.feed(data, direction)
 
     def _begin(self, inner: Inner, direction: Direction) -> Layer | None:
-        """Return the layer for bytes that begin a stream, or for a datagram or packet, if there is room."""
+        """Return the layer for bytes that begin a stream, or for a datagram or packet; None if there is no room."""
         if inner.form is Form.DATAGRAM or inner.form is Form.PACKET:
             path = (*self._place.path, inner.channel)
             layer = self._both.get(path)

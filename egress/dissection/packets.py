@@ -40,7 +40,7 @@ class Packets(Layer):
 
 
 class _Flow:
-    """One flow inside. Its streams are lenient: a segment may be lost before it comes here, and is then skipped."""
+    """One flow in carried packets. Its streams are lenient: a segment that was lost on the way is skipped."""
 
     __slots__ = ("_exchange", "_streams")
 

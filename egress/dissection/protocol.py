@@ -1,4 +1,4 @@
-"""The parts of a protocol in dissection: how it is recognised, how it is followed, and what following it may state.
+"""The interface of a protocol in dissection: how it is recognised, how it is followed, and the steps that result.
 
 A protocol is one class in one file of `egress.dissection.protocols`, of one of the four kinds below. `identify` looks
 at the first bytes; a *follower* then turns the ordered bytes of one direction into events. A protocol that carries
@@ -24,7 +24,7 @@ Match = (
 
 
 class Form(StrEnum):
-    """The form in which bytes come."""
+    """The unit that bytes belong to; a protocol occurs in some of them (`Protocol.forms`)."""
 
     STREAM = "stream"  # one direction of a connection, or of a connection inside another
     REQUEST = "request"  # the content of one message that asks for something
@@ -37,7 +37,7 @@ AFTER = -1  # in a path
 
 
 class Place(NamedTuple):
-    """The place in which bytes were found."""
+    """The position of bytes in a flow: their form and direction, and the protocols that carry them."""
 
     form: Form
     direction: Direction
@@ -52,7 +52,10 @@ class Place(NamedTuple):
 
 
 class Identified(NamedTuple):
-    """A protocol was recognised, or stated the name of the server it is for. An inner protocol replaces its carrier."""
+    """A protocol was recognised, or a server name was read from its bytes.
+
+    A carried protocol replaces its carrier as the flow's app.
+    """
 
     app: App
     server_name: str = ""
@@ -74,7 +77,7 @@ class Rest(NamedTuple):
 
 
 class Lost(NamedTuple):
-    """The bytes broke the protocol: in these, and all after them, only line protocols are looked for."""
+    """The bytes are not of the identified protocol: from these on, only line protocols are looked for."""
 
     data: bytes
 
@@ -99,9 +102,10 @@ class Follower:
 
 
 class Reader:
-    """Reads one direction beside the protocol that was identified in it, if any.
+    """Searches one direction for a line protocol, beside the protocol that was identified in it, if any.
 
-    `done`: nothing more will come. `opaque`: and the direction was this protocol's, so nothing can be learnt from it.
+    `done`: it will return no more facts. `opaque`: the rest of the direction is of its protocol, and nothing more can
+    be learnt from it.
     """
 
     app: App
@@ -109,7 +113,7 @@ class Reader:
     opaque: bool = False
 
     def feed(self, data: bytes, carrier: Carrier) -> list[Fact]:
-        """Take the next bytes, in order, and the protocol that carries them so far; never raises."""
+        """Take the next bytes, in order, with the protocol identified around them so far; never raises."""
         raise NotImplementedError
 
 
@@ -168,13 +172,13 @@ class DatagramProtocol(Protocol):
 
 
 class PortProtocol(Protocol):
-    """A protocol that is expected at a server's port. One instance sees all bytes of both directions, beside others."""
+    """A protocol that is expected at a server's port. One instance sees all bytes of both directions of a flow."""
 
     port: ClassVar[int]
     asked: bool = False  # a message was read; later ones may ask for other names
 
     def segment(self, direction: Direction, data: bytes) -> list[Fact]:
-        """Take the next bytes of one direction over TCP; never raises."""
+        """Take the next bytes of one direction over TCP, in which other protocols are looked for, too; never raises."""
         raise NotImplementedError
 
     def datagram(self, direction: Direction, data: bytes) -> list[Fact]:
@@ -183,5 +187,5 @@ class PortProtocol(Protocol):
 
 
 def named(place: Place, name: str, *, hidden: bool = False) -> list[Step]:
-    """Return the event for a server's name in these bytes, if they are the agent's: only its side can state it."""
+    """Return a `Named` event for the server name in bytes of the agent; nothing for bytes of the other side."""
     return [Named(name, hidden)] if place.direction is Direction.OUT else []

@@ -27,7 +27,10 @@ def load() -> list[type[Protocol]]:
 
 
 class Registry:
-    """Immutable. `streams`, `lines`, `datagrams`: the candidates for bytes of a form; `ports`: by a server's port."""
+    """Protocols, sorted. Immutable. `streams` and `lines` are by form, the likeliest first; `ports` by server port.
+
+    `many_names` and `reconnecting` are the apps of the protocols with `many_names`, and with `reconnects`.
+    """
 
     __slots__ = ("datagrams", "lines", "many_names", "ports", "protocols", "reconnecting", "streams")
 
@@ -52,7 +55,7 @@ class Registry:
                 self.ports[protocol.port] = (*self.ports.get(protocol.port, ()), protocol)
 
     def readers(self, place: Place, beside: frozenset[App] | None) -> list[Reader]:
-        """Make readers of the line protocols that can occur in a place; `beside`: at most these, None: all."""
+        """Make a reader for each line protocol that can occur in a place. `beside`: only these protocols; None: all."""
         return [each.reader(place) for each in self.lines[place.form] if beside is None or each.app in beside]
 
     def reopens(self, data: bytes) -> bool:

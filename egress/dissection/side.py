@@ -89,7 +89,7 @@ class Side(Layer):
         return facts
 
     def _identify(self, data: bytes, facts: list[Fact]) -> bytes:
-        """Compare the bytes so far with the beginnings of protocols; return the bytes that a follower must be fed."""
+        """Look for a protocol in the bytes so far, and note it in `facts`; return the bytes to feed to its follower."""
         head = self._head + data
         possible = []
         for protocol in self._candidates:
@@ -108,7 +108,7 @@ class Side(Layer):
         return data
 
     def _confine(self, beside: frozenset[App] | None) -> None:
-        """Give up the readers that an identified protocol leaves no room for."""
+        """Keep only the readers of the protocols in `beside`; None: keep all."""
         if self._readers is not None and beside is not None:
             self._readers = [reader for reader in self._readers if reader.app in beside]
 
@@ -129,7 +129,7 @@ class Side(Layer):
         return self._inside.feed(inner, self._place.direction)
 
     def _over(self, step: Rest | Lost) -> list[Fact]:
-        """The protocol ended, or was not this one: the bytes after it are a stream of their own, or lines."""
+        """Begin anew after a Rest (another stream) or a Lost (line protocols only); return the facts of its bytes."""
         if isinstance(step, Rest):
             self._begin(self._place._replace(path=(*self._place.path, AFTER), carrier=self._carrier))
         else:

@@ -6,9 +6,9 @@ thing and the receiver another (Ptacek & Newsham 1998, section 5.3). Out-of-orde
 
 A *strict* stream is inline: each segment is inspected before the receiver can have it, so a hole can only be filled by
 bytes yet to come, and a segment that does not fit the buffer is refused (its sender will retransmit). A lenient stream
-follows a capture or a monitored agent: bytes may never come; it skips them, counted in `unseen`. Where it
-stands still at a hole and the connection goes on for more than a window, most bytes are missing, and the same numbers
-may be those of other bytes, since they come round after 4 GiB: nothing is compared from then on.
+follows a capture or a monitored agent, where bytes may never come: it skips them, counted in `unseen`. If it waits at a
+hole while the connection goes on for more than a window, most bytes are missing. Then a sequence number may stand for
+other bytes (numbers come round after 4 GiB), and nothing is compared from then on.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ WINDOW = 1 << 30  # RFC 7323: the largest window; a segment farther away does no
 
 
 class Overlap(NamedTuple):
-    """The first byte at which a segment contradicts what was seen before."""
+    """The first difference between a segment and earlier bytes with the same sequence numbers."""
 
-    seq: int
-    before: bytes
-    after: bytes
+    seq: int  # of the first byte that differs
+    before: bytes  # the bytes from there on as they were seen first, at most 64
+    after: bytes  # and in this segment
 
 
 class SegmentOverflowError(Exception):
@@ -34,12 +34,15 @@ class SegmentOverflowError(Exception):
 
 
 def distance(seq: int, base: int) -> int:
-    """The distance from `base` to `seq`, modulo 2**32 (negative: before)."""
+    """Return the distance from sequence number `base` to `seq`, modulo 2**32 (negative: `seq` is before it)."""
     return ((seq - base + 0x80000000) & 0xFFFFFFFF) - 0x80000000
 
 
 class Stream:
-    """Feed segments in any order; get the bytes in order, each once."""
+    """One direction of a TCP connection: takes segments in any order and returns the bytes in order, each once.
+
+    `capacity`: the most bytes that wait out of order.
+    """
 
     __slots__ = (
         "_ahead",
@@ -113,7 +116,10 @@ class Stream:
         return fresh + self._drain() if self.pending else fresh
 
     def acknowledge(self, ack: int) -> bytes:
-        """Note that the receiver has everything before `ack`; a lenient stream skips the bytes that it never saw."""
+        """Note that the receiver has everything before `ack`; return the bytes that become readable.
+
+        A lenient stream skips the bytes before `ack` that it never saw, if later ones wait.
+        """
         if self.acked < 0 or distance(ack, self.acked) > 0:
             self.acked = ack
         if self.strict or self.base < 0 or ack == self.next:
@@ -127,19 +133,19 @@ class Stream:
         return self._drain()
 
     def trim(self) -> None:
-        """Drop the bytes that the receiver has acknowledged: no others can replace them there."""
+        """Drop the kept bytes that the receiver has acknowledged: a repetition cannot replace them any more."""
         done = distance(self.acked, self.base) if self.acked >= 0 and self.base >= 0 else 0
         if 0 < done <= len(self.history):
             del self.history[:done]
             self.base = self.acked
 
     def forget(self) -> None:
-        """Forget all that was delivered: later segments are not compared with it."""
+        """Drop all kept bytes: later segments are not compared with them."""
         self.history.clear()
         self.base = self.next
 
     def held(self) -> int:
-        """The bytes of memory that this stream takes."""
+        """Return the bytes of memory that this stream takes."""
         return len(self.history) + self.waiting + len(self.pending) * PENDING_COST
 
     def _extend(self, data: bytes) -> None:
@@ -151,7 +157,7 @@ class Stream:
         return (self.next + place - self.reached) & 0xFFFFFFFF
 
     def _advance(self, seq: int) -> None:
-        """Note how far the connection has come while the stream stands still."""
+        """Note how far the connection has come while the stream waits at a hole; set `sparse` beyond a window."""
         if self._hole != self.next:
             self._hole = self._front = self.next
             self._ahead = 0
@@ -188,7 +194,7 @@ class Stream:
         return b""
 
     def _drain(self) -> bytes:
-        """Deliver the held segments that are next in order now."""
+        """Return the bytes of the waiting segments that are next in order now."""
         out = bytearray()
         while self.order and self.order[0] <= self.reached:
             overlap = self.reached - self.order[0]

@@ -1,4 +1,4 @@
-"""Bytes to facts, one file per protocol.
+"""Parsers, one file per protocol.
 
-Pure: a parser returns a value, `None` (it needs more bytes) or raises `MalformedError`.
+They are pure: a parser returns a value or `None` (it needs more bytes), or raises `MalformedError`.
 """

@@ -71,13 +71,16 @@ class _Message(NamedTuple):
 
 
 def query(payload: bytes) -> DnsQuery:
-    """Read a standard query with one question, and nothing after its last record. Raises MalformedError."""
+    """Return the question of a standard query; its records are skipped.
+
+    Raises MalformedError unless the message has one question, and ends with its last record.
+    """
     _check_query(payload)
     return _read(payload).question
 
 
 def answer(payload: bytes) -> DnsAnswer:
-    """Read an answer to a standard query with one question, and nothing after it. Raises MalformedError.
+    """Return the answer in a message. Raises MalformedError unless it has one question, and ends with its last record.
 
     A service binding (RFC 9460) counts as an alias from its owner to its target; its address hints become A and
     AAAA records of the target.
@@ -118,9 +121,9 @@ def addresses_of(answer: DnsAnswer) -> tuple[Bound, ...]:
 
 
 class DnsStream:
-    """The messages of one direction of a TCP connection (RFC 7766 section 8). Mutable; keeps less than one message.
+    """Splits one direction of a TCP connection into messages (RFC 7766 section 8). It keeps less than one message.
 
-    A length that is shorter than a header raises MalformedError, now and with each further call.
+    A length prefix that is shorter than a header raises MalformedError, now and with each further call.
     """
 
     __slots__ = ("_kept",)
@@ -146,7 +149,7 @@ class DnsStream:
 
 
 def _check_header(payload: bytes) -> int:
-    """Return the flags of a message with opcode 0 and one question."""
+    """Return the flags of a message. Raises MalformedError unless it has opcode 0 and one question."""
     if len(payload) < MIN_MESSAGE:
         raise MalformedError("DNS message is too short")
     _, flags, questions, _, _, _ = _HEADER(payload)
@@ -204,7 +207,7 @@ def _section(payload: bytes, names: Names, at: int, count: int) -> tuple[int, li
 
 
 def _add_record(found: list[DnsRecord], names: Names, payload: bytes, at: int, record: DnsRecord) -> None:
-    """Add a record with the value that its data have, from `at` to the end of `payload`."""
+    """Append `record` with its value, read from `at` to the end of `payload`; leave out types that bind nothing."""
     if record.rtype in _SIZES:
         if len(payload) - at != _SIZES[record.rtype]:
             raise MalformedError("DNS address of a wrong length")
@@ -221,7 +224,7 @@ def _add_record(found: list[DnsRecord], names: Names, payload: bytes, at: int, r
 
 
 def _add_service(found: list[DnsRecord], names: Names, payload: bytes, at: int, record: DnsRecord) -> None:
-    """Add a service binding: priority, target, parameters in ascending order of their keys (RFC 9460 section 2.2)."""
+    """Append a service binding and its address hints (RFC 9460 section 2.2: priority, target, parameters by key)."""
     if at + 2 > len(payload):
         raise MalformedError("DNS service binding is cut off")
     service = payload[at : at + 2] != b"\0\0"  # priority 0 is an alias only: its parameters are ignored

@@ -75,7 +75,10 @@ class Names:
 
 
 def skip_name(payload: bytes, at: int) -> int:
-    """Return the offset after a name that may end in a pointer."""
+    """Return the offset after a name that may end in a pointer; the pointer is checked, but not followed.
+
+    Raises MalformedError.
+    """
     start = at
     while size := label_at(payload, at):
         if size > MAX_LABEL:
@@ -88,7 +91,10 @@ def skip_name(payload: bytes, at: int) -> int:
 
 
 def label_at(payload: bytes, at: int) -> int:
-    """Return the length byte of the label at an offset, or the first byte of a pointer (0xC0 and above)."""
+    """Return the length byte of the label at an offset, or the first byte of a pointer (0xC0 and above).
+
+    Raises MalformedError for a label that is cut off or of a reserved type.
+    """
     if at >= len(payload):
         raise MalformedError("DNS name is cut off")
     size = payload[at]
@@ -100,7 +106,7 @@ def label_at(payload: bytes, at: int) -> int:
 
 
 def _check_pointer(target: int, start: int, hops: int) -> None:
-    """Check a pointer of the run of labels that begins at `start`; -1: the run has none."""
+    """Raise MalformedError if a pointer does not lie below `start`, the beginning of its labels; -1: no pointer."""
     if not (target < 0 or HEADER <= target < start) or hops > MAX_HOPS:
         raise MalformedError("DNS compression pointer does not point to an earlier name")
 

@@ -1,4 +1,4 @@
-"""IP fragments: which part of its datagram a packet is (RFC 791, RFC 8200 section 4.5), and taking it apart."""
+"""IP fragments (RFC 791, RFC 8200 section 4.5): finds their place in the datagram, splits them, and joins the parts."""
 
 from __future__ import annotations
 
@@ -27,7 +27,9 @@ class Part(NamedTuple):
 
 
 def fragment(raw: bytes) -> Fragment | None:
-    """Return the place of a packet in its datagram, None for a whole one. Raises MalformedError where `decode` does.
+    """Return the place of a packet in its datagram, None for a whole one.
+
+    Raises MalformedError for IP headers that are not valid or not captured whole.
 
     An IPv6 atomic fragment (RFC 6946: offset 0, no more) is a whole packet.
     """
@@ -43,7 +45,7 @@ def fragmented(raw: bytes) -> bool:
 
 
 def may_be_fragment(raw: bytes) -> bool:
-    """Test cheaply whether any packet may be a fragment: hardly one is, and a full check is slow."""
+    """Return False only if a packet, valid or not, is no fragment: a cheap test before the slow `fragment`."""
     if len(raw) < 8:
         return True
     if raw[0] >> 4 == 4:
@@ -70,7 +72,10 @@ def take_apart(raw: bytes) -> Part:
 
 
 def whole(head: bytes, body: bytes) -> bytes:
-    """Join the headers and the fragmentable part of a datagram; the checksum stays that of a fragment."""
+    """Join the headers and the fragmentable part of a datagram, and set its length, but not its checksum.
+
+    Raises MalformedError for more than the largest datagram.
+    """
     made = bytearray(head)
     four = made[0] >> 4 == 4
     length = len(body) + len(made) - (0 if four else 40)

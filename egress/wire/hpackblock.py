@@ -22,7 +22,10 @@ Field = tuple[bytes, bytes]
 
 
 class FieldReader:
-    """Reads the header blocks of one direction, in order. After a MalformedError its table is not the sender's."""
+    """Reads the header blocks of one direction, in order. After a MalformedError it cannot be used any more.
+
+    `max_list`: bytes of a block's fields, each counted with FIELD_COST; `max_table`: bytes of the dynamic table.
+    """
 
     __slots__ = ("_max_list", "_max_table", "_table")
 
@@ -32,7 +35,7 @@ class FieldReader:
         self._max_table = max_table
 
     def read(self, block: bytes) -> list[Field]:
-        """Return the fields of a block. Raises MalformedError."""
+        """Return the fields (name, value) of a block. Raises MalformedError."""
         try:
             return self._fields(block)
         except (HPACKError, IndexError) as error:
@@ -80,7 +83,10 @@ class FieldReader:
 
 
 def _integer(block: bytes, at: int, bits: int) -> tuple[int, int]:
-    """Read a number that begins in the last bits of a byte (RFC 7541 section 5.1); return the offset after it, too."""
+    """Read a number that begins in the last `bits` bits of a byte (RFC 7541 section 5.1).
+
+    Returns the number and the offset after it.
+    """
     full = (1 << bits) - 1
     number = block[at] & full
     at += 1

@@ -146,7 +146,7 @@ Head = TypeVar("Head", HttpRequest, HttpResponse)
 
 
 class _Stream(Generic[Head]):
-    """One direction. `_step` takes the next part from the buffer; False if it can take no more until bytes come."""
+    """Reads one direction. `_step` is the method for the next part of the buffer; it returns False to await bytes."""
 
     def __init__(self) -> None:
         self.salvage: list[Head | Body | Opaque] = []
@@ -182,7 +182,7 @@ class _Stream(Generic[Head]):
         raise NotImplementedError
 
     def _read_head(self, line: bytes, lines: list[bytes]) -> int:
-        """Append the head and set `_tunnel`; return the length of the body."""
+        """Append the head to the facts and set `_tunnel`; return the length of the body."""
         raise NotImplementedError
 
     def _take(self, size: int) -> bytes:
@@ -298,7 +298,7 @@ class _Stream(Generic[Head]):
 
 
 class RequestStream(_Stream[HttpRequest]):
-    """The client's direction; opaque after a CONNECT head, and after an Upgrade request with its body."""
+    """Reads the client's direction; opaque after a CONNECT head, and after an Upgrade request with its body."""
 
     def _starts(self, data: bytes) -> bool | None:
         return starts_request(data)
@@ -319,9 +319,9 @@ class RequestStream(_Stream[HttpRequest]):
 
 
 class ResponseStream(_Stream[HttpResponse]):
-    """The server's direction; opaque after a 101, and after a 2xx that answers CONNECT.
+    """Reads the server's direction; opaque after a 101, and after a 2xx that answers CONNECT.
 
-    An answer cannot be read without its request: pass each one to `asked` (HEAD has no body, CONNECT a tunnel).
+    An answer cannot be read without its request: pass each request to `asked`. (An answer to HEAD has no body.)
     """
 
     def __init__(self) -> None:
@@ -329,7 +329,7 @@ class ResponseStream(_Stream[HttpResponse]):
         self._pending: deque[str] = deque()
 
     def asked(self, request: HttpRequest) -> None:
-        """Note a request whose answer is still to come; past MAX_PENDING answers are read like those to GET."""
+        """Note a request whose answer is still to come. Beyond MAX_PENDING its answer is read like one to GET."""
         if len(self._pending) < MAX_PENDING:
             self._pending.append(request.method)
 

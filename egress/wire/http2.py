@@ -32,7 +32,7 @@ _PSEUDO = frozenset({b":method", b":scheme", b":authority", b":path", b":protoco
 
 
 class H2Request(NamedTuple):
-    """The header list of a request."""
+    """A request, read from its header list."""
 
     stream: int
     method: str
@@ -48,7 +48,7 @@ def starts_http2(data: bytes) -> bool | None:
 
 
 class H2RequestStream:
-    """The requests of one connection. Mutable; feed it the bytes after the client's preface, in order."""
+    """Reads the requests of one connection: feed it the bytes after the client's preface, in order."""
 
     __slots__ = ("_begun", "_block", "_ended", "_fields", "_kept", "_last", "_open", "_skip")
 
@@ -86,7 +86,7 @@ class H2RequestStream:
         return requests
 
     def _frame(self, header: bytes) -> int:
-        """Return the size of a frame that must be read; 0 for one that is skipped."""
+        """Return the size of a frame that must be read, with its header; 0 for one that is skipped."""
         size, kind, stream = int.from_bytes(header[:3]), header[3], int.from_bytes(header[5:9]) & 0x7FFFFFFF
         if not self._begun and (kind != _SETTINGS or stream or header[4] & 1):
             raise MalformedError("HTTP/2 does not begin with SETTINGS")

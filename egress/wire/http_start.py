@@ -39,7 +39,10 @@ def _after_blank(data: bytes) -> bytes | None:
 
 
 def starts_request(data: bytes) -> bool | None:
-    """Recognise a known method with a path or a web address, or any method in a whole `TOKEN target HTTP/1.`."""
+    """Return whether bytes begin with an HTTP/1 request; None: too short to tell.
+
+    That is a known method with a path or an http(s) URL, or any method in a whole `TOKEN target HTTP/1.`.
+    """
     line = _after_blank(data)
     if not line:
         return None
@@ -64,7 +67,7 @@ def starts_request(data: bytes) -> bool | None:
 
 
 def starts_answer(data: bytes) -> bool | None:
-    """Recognise the start of a status line."""
+    """Return whether bytes begin with a status line of HTTP/1; None: too short to tell."""
     line = _after_blank(data)
     if not line:
         return None

@@ -22,7 +22,7 @@ _MORE, _OFFSET = 0x2000, 0x1FFF
 
 
 class Header(NamedTuple):
-    """All IP headers of a packet: its transport header stands at `start`, the packet ends at `end`."""
+    """The facts of all IP headers of a packet: its transport header stands at `start`, the packet ends at `end`."""
 
     proto: int
     src: bytes
@@ -43,7 +43,7 @@ class Quoted(NamedTuple):
 
 
 def source(raw: bytes) -> bytes:
-    """Return the source address of a packet; it is cut if the packet is. The packet is IP and not empty."""
+    """Return the source address of an IP packet that is not empty; it is cut off where the packet is."""
     return raw[12:16] if raw[0] >> 4 == 4 else raw[8:24]
 
 
@@ -53,7 +53,10 @@ def destination(raw: bytes) -> bytes:
 
 
 def total_length(raw: bytes) -> int:
-    """Return the length of a cut packet by its header (0: a super-packet past 64 KiB), or without one of its bytes."""
+    """Return the length of a packet as its IP header states it; without a whole header, the length of `raw`.
+
+    The header of a super-packet past 64 KiB states 0 (IPv4) or no payload (IPv6).
+    """
     if len(raw) >= 40 and raw[0] >> 4 == 6:
         return 40 + int.from_bytes(raw[4:6])
     if len(raw) >= 20 and raw[0] >> 4 == 4:
@@ -96,7 +99,10 @@ def header(raw: bytes, whole: int) -> Header:
 
 
 def need(raw: bytes, upto: int, end: int, what: str) -> None:
-    """Check that a header which ends at `upto` ends within the packet, which ends at `end`, and was captured."""
+    """Raise MalformedError if a header that ends at `upto` exceeds the packet, which ends at `end`, or was cut off.
+
+    `what` is the header's name in the message.
+    """
     if upto > end:
         raise MalformedError(f"{what} runs past the end of the packet")
     if upto > len(raw):

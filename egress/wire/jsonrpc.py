@@ -75,7 +75,7 @@ def every(value: object, key: str) -> list[object]:
 
 
 class JsonStream:
-    """The texts of one direction. Mutable; feed it the bytes in order. Raises nothing.
+    """Finds the JSON texts in one direction: feed it the bytes in order. Never raises.
 
     Texts of fewer than `shortest` bytes are left out: parsing thousands of `{}` a packet costs much and states nothing.
     """
@@ -256,7 +256,7 @@ class JsonStream:
         self._string_at -= cut
 
     def _window(self, end: int, texts: list[JsonText]) -> int:
-        """Report the members in the first `end` kept bytes; return the offset of the undecided rest."""
+        """Report the MEMBERS in the first `end` kept bytes; return the offset of the rest that may still grow."""
         text = bytes(self._text[:end])
         rest = min(end, self._string_at) if self._in_string else end
         pairs, last = _members(text[:rest])  # an open string is not a pair yet
@@ -272,7 +272,7 @@ class JsonStream:
 
 
 def parse(text: bytes) -> JsonText:
-    """Read one text; one that is not valid JSON is searched for members."""
+    """Parse one text; if it is not valid JSON, search it for MEMBERS."""
     decoded = text.replace(b"\0", b" ").decode("utf-8", "replace")
     try:
         value: object = _DECODER.decode(decoded)

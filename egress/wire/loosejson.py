@@ -25,7 +25,7 @@ _BARE_QUOTE = re.compile(rb'(?<!\\)"')
 
 
 class LooseLines:
-    """The lenient lines of one direction. Mutable; feed it the bytes in order. Raises nothing.
+    """Finds the lines of one direction that only lenient readers accept: feed it the bytes in order. Never raises.
 
     Lines of fewer than `shortest` bytes are left out, as `JsonStream` leaves out such texts.
     """
@@ -38,7 +38,7 @@ class LooseLines:
         self._skipping = False  # inside a line that is not an object, is too long, or has been read
 
     def feed(self, chunk: bytes) -> list[JsonText]:
-        """Return the lines that `chunk` completes and that only a lenient reader understands."""
+        """Return the lines that `chunk` completes and that only lenient readers accept, with their values."""
         texts: list[JsonText] = []
         at = 0
         mark = -1  # where the next quote or comment is
@@ -81,7 +81,7 @@ def _read(line: bytes) -> JsonText | None:
 
 
 def _piece(found: re.Match[bytes]) -> bytes:
-    """Return a string in double quotes, or a blank for a comment."""
+    """Return the RFC 8259 form of a string or comment: the string in double quotes, or a blank."""
     whole = found.group()
     if whole[:1] == b'"':
         return whole

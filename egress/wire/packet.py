@@ -97,7 +97,7 @@ def _decode(raw: bytes, whole: int) -> Packet:
 
 
 def _check_later_fragment(ip: Header) -> None:
-    """Refuse a fragment that can only rewrite the header in the first one (RFC 1858 section 4.2, RFC 3128)."""
+    """Raise MalformedError for a fragment that can only rewrite the first one's TCP header (RFC 1858, RFC 3128)."""
     if ip.proto == TCP and ip.offset < 20:
         raise MalformedError("a fragment overlaps the TCP header")
 

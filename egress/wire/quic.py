@@ -119,7 +119,10 @@ class _Keys:
         self._mask = Cipher(algorithms.AES(_expand(secret, label + b" hp", 16)), modes.ECB())
 
     def open(self, packet: _Packet, largest: int) -> tuple[int, bytes] | None:
-        """Return (packet number, frames); None if the keys do not fit. `largest`: the highest number so far, or -1."""
+        """Return (packet number, frames); None if these keys do not decrypt the packet.
+
+        `largest`: the highest packet number so far, or -1.
+        """
         data, at = packet.data, packet.number_at
         mask = self._mask.encryptor().update(data[at + 4 : at + 4 + _SAMPLE])
         first = data[0] ^ mask[0] & 0x0F
@@ -191,7 +194,7 @@ class _Connection:
         self._known[offset:end] = b"\1" * len(piece)
 
     def hellos(self) -> Iterator[ClientHello]:
-        """Return the hellos that are whole now; a second one answers a HelloRetryRequest."""
+        """Yield the hellos that have become whole; a second one answers a HelloRetryRequest."""
         gap = self._known.find(0, self._read_to)
         ready = len(self._data) if gap < 0 else gap
         while ready - self._read_to >= 4:
@@ -205,7 +208,7 @@ class _Connection:
 
 
 class QuicHello:
-    """The hellos of one UDP flow. Mutable; feed it every datagram of the client, also after the first hello.
+    """Reads the ClientHellos of one UDP flow: feed it every datagram of the client, also after the first hello.
 
     `done`: a hello has been read. `failed`: `feed` raised MalformedError, and does so for every further datagram.
     """

@@ -1,7 +1,7 @@
-"""SOCKS 4, 4a and 5: the length of the handshake, after which proxied bytes begin (RFC 1928, RFC 1929, Ylonen).
+"""SOCKS 4, 4a and 5: the length of the handshake, after which proxied bytes begin (RFC 1928, RFC 1929, Y.-D. Lee).
 
-The handshake has no newline at its end, so the bytes after it would not be at the start of a line. Each direction is
-read by itself; the bytes show which side is the client.
+The caller must cut the handshake off: it ends without a newline, so protocols that begin at a line would not be found
+right after it. Each direction is read by itself; the bytes show which side is the client.
 """
 
 from __future__ import annotations

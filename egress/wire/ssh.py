@@ -71,11 +71,11 @@ class _State(Enum):
 
 
 class SshStream:
-    """The facts of one direction. Mutable; feed it the bytes in order. Raises nothing.
+    """Reads one direction of SSH: feed it the bytes in order. Never raises.
 
-    `identified`: an identification was seen. `done`: nothing more will come (NEWKEYS, a limit, or it is not SSH).
-    `exact`: only the form of the RFC counts, whole, and only at the very start, as in bytes that another protocol
-    carries, which may be a text about SSH.
+    `identified`: an identification was seen. `done`: no more facts will follow (NEWKEYS, a limit, or it is not SSH).
+    `exact`: only a whole identification in the RFC's form counts, and only at the very start. It is for the content of
+    other protocols, which may be a text about SSH.
     """
 
     __slots__ = (

@@ -92,7 +92,10 @@ class StratumCall(NamedTuple):
 
 
 def classify(value: object) -> StratumCall | None:
-    """Return the mining message in a parsed JSON value; of a batch (array) the first proof, or else the first hint."""
+    """Return the mining message in a parsed JSON value; None if it has none.
+
+    Of a batch (array) it is the first message that proves mining, or else the first other one.
+    """
     hint = None
     for message in value[:MAX_BATCH] if isinstance(value, list) else [value]:
         for call in _calls(message):
@@ -201,7 +204,7 @@ def _mines(algorithms: object) -> bool:
 
 
 def _beam(names: list[str], message: object) -> Iterator[StratumCall]:
-    """Classify Beam's messages, whose members stand beside the method. The login has generic names: weak."""
+    """Classify Beam's messages, whose members stand beside the method. A login proves nothing: its name is generic."""
     if "login" in names and _text(message, "api_key"):
         yield StratumCall("beam", "login", CLIENT, False, _text(message, "api_key"))
     if "job" in names and _is_hex(_text(message, "input"), _BLOB_DIGITS) and every(message, "difficulty"):

@@ -22,7 +22,7 @@ _ENCRYPTED_HELLOS = frozenset({0xFE0D, 0xFFCE})  # ECH (RFC 9849) and its predec
 
 
 class ClientHello(NamedTuple):
-    """The facts of a ClientHello."""
+    """The fields of a ClientHello that are used."""
 
     server_name: str  # lower case, without trailing dot; "" if none is sent
     alpn: tuple[str, ...]  # Latin-1, since GREASE values are not text
@@ -166,7 +166,10 @@ def _extensions(data: bytes) -> dict[int, bytes]:
 
 
 def _whole(data: bytes, size: int) -> bytes:
-    """Return a vector that must fill its extension."""
+    """Return the vector that an extension consists of. Raises MalformedError if bytes follow it.
+
+    `size`: the bytes of the vector's length.
+    """
     reader = _Reader(data)
     inner = reader.vector(size)
     if reader:

@@ -46,7 +46,7 @@ class Dns(PortProtocol):
 
 
 class Lookup:
-    """Turns messages into events. `seen`: at least one query could be read."""
+    """Turns DNS messages of one flow into events. `seen`: at least one query could be read."""
 
     __slots__ = ("_open", "_streams", "seen")
 
@@ -56,7 +56,7 @@ class Lookup:
         self._streams: dict[Direction, dns.DnsStream | None] = {side: dns.DnsStream() for side in Direction}
 
     def segment(self, direction: Direction, data: bytes) -> Iterator[DnsAsked | DnsAnswered]:
-        """Read the next bytes of one direction over TCP; after a wrong length the rest of it cannot be read."""
+        """Read the next bytes of one direction over TCP; after a wrong length prefix the rest of it is not read."""
         stream = self._streams[direction]
         if stream is None:
             return
@@ -71,7 +71,7 @@ class Lookup:
             yield from self.message(direction, message)
 
     def message(self, direction: Direction, message: bytes) -> Iterator[DnsAsked | DnsAnswered]:
-        """Read one DNS message; bytes that are not an answer, or answer no query of this flow, state nothing."""
+        """Read one DNS message; incoming bytes that are no answer to a query of this flow give no event."""
         if direction is Direction.OUT:
             yield self._asked(message)
             return

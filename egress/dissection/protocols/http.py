@@ -25,7 +25,7 @@ from egress.wire.http_start import starts_http
 
 
 class Http(StreamProtocol):
-    """HTTP/1 on one flow. Both directions share `answers`, which reads each answer by the request that it answers."""
+    """HTTP/1 on one flow. Both directions share `answers`: it reads each answer by the method of its request."""
 
     app = App.HTTP
     forms = (Form.STREAM,)
@@ -45,8 +45,9 @@ class Http(StreamProtocol):
 
 
 class _Messages(Follower):
-    """One direction of HTTP/1. Requests are searched for mining messages line by line, too: a receiver may skip a head.
+    """Follows one direction of HTTP/1. It notes each request in `answers`, which reads the other direction.
 
+    Requests are also searched for mining messages line by line, since a pool may skip lines that it does not know.
     Answers are not, since a page may quote anything.
     """
 

@@ -24,6 +24,8 @@ class Http2(StreamProtocol):
 
 
 class _Requests(Follower):
+    """Follows a client's direction, from its preface on."""
+
     def __init__(self, place: Place) -> None:
         self._place = place
         self._stream = H2RequestStream()

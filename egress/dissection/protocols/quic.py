@@ -10,7 +10,7 @@ from egress.wire.quic import QuicHello, has_long_header, may_be_initial, opens_c
 
 
 class Quic(DatagramProtocol):
-    """QUIC on one flow. Only the agent's datagrams are read, as those of a client."""
+    """QUIC on one flow. The agent counts as the client: only its datagrams are read."""
 
     app = App.QUIC
     reconnects = True

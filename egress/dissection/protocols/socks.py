@@ -8,6 +8,8 @@ from egress.wire.socks import handshake
 
 
 class Socks(StreamProtocol):
+    """SOCKS, identified once a direction's handshake is whole; so each direction is identified by itself."""
+
     app = App.SOCKS
     forms = (Form.STREAM,)
 
@@ -21,6 +23,8 @@ class Socks(StreamProtocol):
 
 
 class _Handshake(Follower):
+    """Skips the handshake, which has `length` bytes; the bytes after it are another stream."""
+
     def __init__(self, length: int) -> None:
         self._length = length
 

@@ -9,9 +9,9 @@ from egress.wire.ssh import SshIdent, SshStream
 
 
 class Ssh(LineProtocol):
-    """SSH at any line of a stream, but only at the very start of a message that another protocol carries.
+    """SSH at any line of a stream, but only at the very start of a request's or answer's content.
 
-    Such a message may be a text about SSH, in pieces that begin anywhere.
+    Such content may be a text about SSH.
     """
 
     app = App.SSH

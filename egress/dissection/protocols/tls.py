@@ -1,4 +1,4 @@
-"""TLS: the client's hello is read, and after it the direction is opaque; so is a server's from its first bytes on."""
+"""TLS: the client's hello is read. After it nothing more is read of this direction, and nothing of a server's."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ OFTEN, SELDOM = 4096, 256  # up to OFTEN bytes a hello is tried with every segme
 
 
 class Tls(StreamProtocol):
+    """TLS, identified by the first bytes of a ClientHello, or of a ServerHello or alert."""
+
     app = App.TLS
     forms = (Form.STREAM,)
 
