@@ -115,6 +115,9 @@ def _records(journal: dict[str, Any], recorder: dict[str, Any]) -> Iterator[Metr
         "journal_lost", "records lost because they could not be written, or in a worker that died", journal["lost"]
     )
     yield _counter("journal_healed", "unfinished last lines cut off the journals of dead workers", journal["healed"])
+    yield _counter(
+        "journal_restored", "times the journal's directory was made again or repaired", journal.get("restored", 0)
+    )
     yield _gauge("recorder_up", "1: the recorder runs", recorder["pid"] is not None)
     yield _counter("recorder_restarts", "starts of the recorder after its first", recorder["restarts"])
     yield _gauge("recorder_silent_seconds", "time since the recorder's last report", recorder["silent"])

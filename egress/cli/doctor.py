@@ -160,12 +160,17 @@ def _journal(journal: dict[str, Any]) -> Check:
     text = f"{journal['bytes']} of at most {journal['max_bytes']} bytes, fsync {journal['fsync']}"
     if journal["healed"]:
         text += f", {journal['healed']} torn ends cut off"
+    if journal.get("restored"):
+        text += (
+            f"; ITS DIRECTORY WAS DELETED OR CHANGED {journal['restored']} times, last {_ago(journal['restored_at'])}"
+        )
+        text += " (made again): records that were not stored yet may be missing"
     if journal["lost"]:
         text += f"; {journal['lost']} RECORDS WERE LOST since the gateway started"
     if journal["full"]:
         effect = "new flows are refused" if journal["on_full"] == "refuse" else "new flows pass UNRECORDED"
         text += f"; full for {_span(journal['since'])}: {effect} until the recorder has caught up (see database)"
-    return Check("journal", not (journal["full"] or journal["lost"]), text)
+    return Check("journal", not (journal["full"] or journal["lost"] or journal.get("restored")), text)
 
 
 def _recorder(recorder: dict[str, Any]) -> Check:

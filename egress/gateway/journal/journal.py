@@ -45,7 +45,7 @@ class JournalWriter:
         self._segment_bytes, self._segment_seconds = settings.segment_bytes, settings.segment_seconds
         self._each = settings.fsync == "record"
         self._syncer = Syncer(directory) if settings.fsync == "second" else None
-        self._file = -1
+        self._file, self._path = -1, directory
         self._size, self._retry = 0, 0.0
         self._turn_at = 0  # bytes at which a new segment begins; 0: now
         self._opened = self._until = 0.0
@@ -87,7 +87,7 @@ class JournalWriter:
             if not self._retry - RETRY_SECONDS <= ts < self._retry:  # also when the clock was set back
                 self._recover(ts)
             return
-        if self._file >= 0 and not os.fstat(self._file).st_nlink:
+        if self._file >= 0 and self._displaced():
             self._spoil()
             self._fail("its segment was removed by another program, with its records", b"", ts)
             return
@@ -137,6 +137,15 @@ class JournalWriter:
             return self._sync(b"" if continued else data, ts)
         return b""
 
+    def _displaced(self) -> bool:
+        """Return True if the segment is not at its path any more: nobody would find what is written to it."""
+        ours = os.fstat(self._file)
+        try:
+            there = self._path.lstat()
+        except OSError:
+            return True
+        return (ours.st_dev, ours.st_ino) != (there.st_dev, there.st_ino)
+
     def _sync(self, data: bytes, ts: float) -> bytes:
         """Sync the file. On failure the data is written again, to a new segment: storing it twice changes nothing."""
         try:
@@ -155,7 +164,7 @@ class JournalWriter:
             return
         self._leave()
         start = max(round(ts * 1e6), self._last + 1)
-        path = self._directory / segment_name(self._writer, start)
+        path = self._path = self._directory / segment_name(self._writer, start)
         self._file = os.open(
             path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, 0o640
         )

@@ -63,6 +63,8 @@ class Journals:
         self._full = False
         self._since: float | None = None
         self._healed = self._lost = self._times_full = 0  # torn last lines; records; how often it was full
+        self._restored = 0  # how often its directory was made again or repaired
+        self._restored_at: float | None = None
         self._seen: dict[int, dict[str, Any]] = {}  # each worker's last report about its journal
 
     def start(self) -> None:
@@ -110,6 +112,11 @@ class Journals:
                 share = self.grant(known["counters"].get("journal", {}).get("bytes", 0))
                 pool.post(known["index"], "journal", {"limit": share.limit, "full": share.full})
 
+    def note_restored(self, wrong: str) -> None:
+        """Count and log that the journal's directory was made again; the writers begin new segments in it."""
+        self._restored, self._restored_at = self._restored + 1, time.time()
+        log.error("the journal's directory %s %s: it is as it was again", self._config.journal_dir, wrong)
+
     def status(self) -> dict[str, object]:
         """Report the state of the journals, for `egress doctor` and the metrics."""
         return {
@@ -121,6 +128,8 @@ class Journals:
             "on_full": self._settings.on_full,
             "fsync": self._settings.fsync,
             "healed": self._healed,
+            "restored": self._restored,
+            "restored_at": self._restored_at,
             "lost": self._lost + sum(each.get("lost", 0) for each in self._seen.values()),
         }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import stat
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -39,12 +40,35 @@ def prepare_journal(config: Config) -> None:
     With two users attribution, which holds more capabilities, owns the directory. The workers write through their
     group; because of the sticky bit they can delete and rename their own files only.
     """
+    owner, gid, mode = _journal_owner(config)
+    config.journal_dir.mkdir(exist_ok=True, mode=0o700)
+    os.chown(config.journal_dir, owner, gid)
+    config.journal_dir.chmod(mode)
+
+
+def restore_journal(config: Config) -> str:
+    """Make the journal's directory again if it is gone, or repair its owner and mode. Raises OSError.
+
+    Returns what was wrong with it; empty: nothing.
+    """
+    try:
+        facts = config.journal_dir.lstat()
+    except FileNotFoundError:
+        wrong = "was deleted"
+    else:
+        if (facts.st_uid, facts.st_gid, stat.S_IMODE(facts.st_mode)) == _journal_owner(config):
+            return ""
+        wrong = "had another owner or mode"
+    prepare_journal(config)
+    return wrong
+
+
+def _journal_owner(config: Config) -> tuple[int, int, int]:
+    """The user, the group and the mode of the journal's directory."""
     users = privileges.users(config.user, config.attribution_user)
     uid, gid = privileges.account(users.worker)
     owner, _ = privileges.account(users.attribution)
-    config.journal_dir.mkdir(exist_ok=True, mode=0o700)
-    os.chown(config.journal_dir, owner, gid)
-    config.journal_dir.chmod(0o700 if owner == uid else 0o1770)
+    return owner, gid, 0o700 if owner == uid else 0o1770
 
 
 @contextmanager

@@ -191,7 +191,12 @@ class Gateway:
                 await self._attach()
 
     async def _watch_journals(self) -> None:
+        """Make the journal's directory again if somebody deleted it, measure it, and grant each writer its share."""
+        if wrong := await asyncio.to_thread(startup.restore_journal, self.config):
+            self.journals.note_restored(wrong)
+        written = self.attribution.written
         await self.journals.measure(self.pool)
+        self.attribution.grant(self.journals.grant(written))
 
     def _worker_gone(self, index: int) -> None:
         self.holds.worker_gone(index)

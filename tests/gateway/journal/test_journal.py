@@ -138,6 +138,20 @@ def test_a_segment_that_somebody_removes_is_noticed(tmp_path: Path) -> None:
     assert healthy(journal) and stored(tmp_path) == [2.0]
 
 
+def test_a_directory_that_somebody_moves_away_is_noticed(tmp_path: Path) -> None:
+    directory = tmp_path / "journal"
+    directory.mkdir()
+    journal = JournalWriter(directory, 0)
+    journal.append([record(1)], 1.0)
+    directory.rename(tmp_path / "elsewhere")
+    directory.mkdir()
+    journal.poll(2.0)
+    assert not healthy(journal) and "removed by another program" in journal.error
+    journal.poll(3.1)
+    assert healthy(journal) and journal.append([record(2)], 3.2)
+    assert stored(directory)[-1] == 2.0
+
+
 def test_what_the_backlog_cannot_hold_is_counted(tmp_path: Path) -> None:
     journal = JournalWriter(tmp_path / "no", 0)
     big = [record(number, "d" * 1000) for number in range(1000)]

@@ -167,3 +167,13 @@ def test_what_was_lost_at_the_very_end_is_said(tmp_path: Path, caplog: pytest.Lo
     pool.says(0, lost=3)
     journals.stopped(cast(Pool, pool))
     assert "3 records were lost since the gateway started" in caplog.text
+
+
+def test_a_directory_that_was_made_again_is_counted_and_logged(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    journals = Journals(_config(tmp_path), 2)
+    assert (journals.status()["restored"], journals.status()["restored_at"]) == (0, None)
+    journals.note_restored("was deleted")
+    assert journals.status()["restored"] == 1 and journals.status()["restored_at"] is not None
+    assert f"the journal's directory {tmp_path / 'journal'} was deleted: it is as it was again" in caplog.text

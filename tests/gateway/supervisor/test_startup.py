@@ -63,3 +63,25 @@ def test_one_user_has_the_journal_to_itself(reachable: Path) -> None:
     assert (found.st_uid, found.st_gid) == privileges.account("nobody")
     assert found.st_mode & 0o7777 == 0o700
     assert config.state_dir.stat().st_uid == os.getuid()
+
+
+@needs_root
+def test_the_journal_is_made_again_for_the_same_users(reachable: Path) -> None:
+    config = Config(state_dir=reachable / "s", run_dir=reachable / "r", user="nobody", attribution_user="daemon")
+    startup.prepare(config)
+    before = config.journal_dir.stat()
+    assert startup.restore_journal(config) == ""
+    config.journal_dir.rmdir()
+    assert startup.restore_journal(config) == "was deleted"
+    config.journal_dir.chmod(0o755)
+    os.chown(config.journal_dir, 0, 0)
+    assert startup.restore_journal(config) == "had another owner or mode"
+    after = config.journal_dir.stat()
+    assert (after.st_uid, after.st_gid, after.st_mode) == (before.st_uid, before.st_gid, before.st_mode)
+    assert startup.restore_journal(config) == ""
+
+
+@needs_root
+def test_a_journal_that_cannot_be_made_is_an_error(reachable: Path) -> None:
+    with pytest.raises(OSError, match="No such file"):
+        startup.restore_journal(Config(state_dir=reachable / "none", user="nobody"))

@@ -31,15 +31,15 @@ log = logging.getLogger("egress.gateway")
 class AttributionProcess(Companion):
     """The process for `size` workers; none if the config has switched it off.
 
-    `grant` returns how much the process may write to its journal in all, given how much it has written.
+    `first_grant` returns how much a process that starts now may write to its journal.
     """
 
     name = "attribution process"
     left = "it is left behind"
 
-    def __init__(self, config: Config, size: int, grant: Callable[[int], JournalGrant]) -> None:
+    def __init__(self, config: Config, size: int, first_grant: Callable[[], JournalGrant]) -> None:
         super().__init__()
-        self._config, self._grant = config, grant
+        self._config, self._first_grant = config, first_grant
         self._left: list[asyncio.subprocess.Process] = []  # killed, and still there
         self._pairs: list[tuple[socket.socket, socket.socket]] = []  # worker's end, the process'
         for _ in range(size if config.attribution else 0):
@@ -53,7 +53,7 @@ class AttributionProcess(Companion):
         return (self._pairs[worker][0].fileno(),) if self._pairs else ()
 
     async def watch(self) -> None:
-        """Start or replace the process if it has ended or is silent, and send its journal grant."""
+        """Start or replace the process if it has ended or is silent."""
         if not self._config.attribution:
             return
         patience = self._config.watchdog if self._report else START_SECONDS
@@ -65,8 +65,16 @@ class AttributionProcess(Companion):
         self._left = [each for each in self._left if each.returncode is None]
         if len(self._left) < MAX_LEFT:
             await super().watch()
+
+    @property
+    def written(self) -> int:
+        """Bytes that the process has written to its journal, by its last report; 0 before its first."""
+        return int(self._report["journal"]["bytes"]) if self._report else 0
+
+    def grant(self, grant: JournalGrant) -> None:
+        """Send the process its journal grant, which counts from `written` before the journals were measured."""
         if self.pid is not None and self._process is not None and self._process.stdin is not None and self._report:
-            self._process.stdin.write(encode(self._grant(self._report["journal"]["bytes"])))
+            self._process.stdin.write(encode(grant))
 
     async def stop(self) -> None:
         await super().stop()
@@ -101,7 +109,7 @@ class AttributionProcess(Companion):
 
     def _setup(self, ends: tuple[int, ...]) -> Setup:
         user = privileges.users(self._config.user, self._config.attribution_user).attribution
-        return Setup(Settings.of(self._config, user), 0, os.getpid(), (), self._grant(0), attribution=ends)
+        return Setup(Settings.of(self._config, user), 0, os.getpid(), (), self._first_grant(), attribution=ends)
 
     def _leave(self, process: asyncio.subprocess.Process) -> None:
         """Go on without a process that cannot be killed; it ends as soon as the kernel lets it."""

@@ -28,7 +28,7 @@ class Silent(AttributionProcess):
     """A real process that reports nothing, and ends when its input does."""
 
     def __init__(self) -> None:
-        super().__init__(Config(), 0, lambda _: JournalGrant(1, False))
+        super().__init__(Config(), 0, lambda: JournalGrant(1, False))
         self.started: list[asyncio.subprocess.Process] = []
 
     async def _start(self) -> asyncio.subprocess.Process:
