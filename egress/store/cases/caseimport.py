@@ -1,4 +1,4 @@
-"""Adds a capture to a case: the file, the rules it is judged by, and its records, in bounded batches."""
+"""Adds a capture to a case: its path and hash, the rules that judge it, and its records, in bounded batches."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _PACKETS = flows.c.packets_out + flows.c.packets_in
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A capture file, as it was when its hash was computed."""
+    """The path, size, modification time and SHA-256 of a capture file, as of the time when it was hashed."""
 
     path: Path
     size: int
@@ -43,7 +43,7 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class CaseImport:
-    """A capture in a case, and the policy that judges it."""
+    """A capture that was added to a case, and the policy (the rules) that judges it."""
 
     capture: Capture
     policy: Policy
@@ -51,7 +51,7 @@ class CaseImport:
 
 
 def examine(path: Path) -> Source:
-    """Read a whole file for its hash. Raises EgressError; InputError if it is not a regular file."""
+    """Hash a capture file. Raises InputError if it is not a regular file, EgressError if it cannot be read."""
     try:
         found = path.stat()
         if not stat.S_ISREG(found.st_mode):
@@ -64,7 +64,10 @@ def examine(path: Path) -> Source:
 
 
 def begin(engine: Engine, source: Source, rules: Sequence[Rule], networks: Sequence[str]) -> CaseImport:
-    """Add the capture to the case. Raises EgressError if it is there already, with another policy or other networks."""
+    """Add the capture and its rules to the case; a capture that the case has already is returned as it is.
+
+    `networks`: CIDRs of the agents. Raises EgressError if the case has this capture with other rules or networks.
+    """
     now, wanted = time.time(), tuple(networks)
     with writing(engine) as connection:
         known = decode_first(Capture, connection.execute(sa.select(captures).where(captures.c.sha256 == source.sha256)))
@@ -85,7 +88,7 @@ def begin(engine: Engine, source: Source, rules: Sequence[Rule], networks: Seque
 
 
 class CaptureWriter:
-    """Stores the records of one capture. Until `finish` the case marks the capture as incomplete."""
+    """Stores the records of one capture in the case. The capture counts as incomplete until `finish`."""
 
     def __init__(self, engine: Engine, begun: CaseImport) -> None:
         self.findings = 0
@@ -107,9 +110,9 @@ class CaptureWriter:
             self._flush()
 
     def finish(self, source: Source, *, packets: int, flows: int, unread: int, truncated: str) -> int:
-        """Store the rest and the totals of the file; returns the number of its flows that are in other captures, too.
+        """Store the remaining records and the totals; returns how many flows other captures of the case contain, too.
 
-        Raises EgressError if the file was changed meanwhile.
+        Raises EgressError if the file was changed since `source` was examined.
         """
         self._flush()
         if not _unchanged(source):
@@ -127,7 +130,7 @@ class CaptureWriter:
             return connection.scalar(shared) or 0
 
     def abort(self) -> None:
-        """End an import that failed: a capture without records is removed; otherwise it stays, marked as incomplete."""
+        """End a failed import: remove the capture if it has no records, else store them and leave it incomplete."""
         if self._waiting or self._stored:
             self._flush()
             return
@@ -158,10 +161,10 @@ def _unchanged(source: Source) -> bool:
 
 
 def _stronger(connection: Connection, records: Sequence[Record]) -> list[Record]:
-    """The records, without those of flows of which another capture has seen more packets.
+    """Return the records without flow records that have fewer packets than the stored record of the same flow.
 
-    A truncated capture, or one taken elsewhere, must not replace a whole flow by a part of it, even if it is later. A
-    stored flow with fewer packets but a later record is deleted, so that it does not win.
+    A truncated capture, or one taken elsewhere, must not replace a whole flow by a part of it, even if its record is
+    later. A stored flow with fewer packets but a later record is deleted, since `store` would keep the later one.
     """
     ids = {record.flow_id for record in records if isinstance(record, FlowRecord)}
     query = sa.select(flows.c.flow_id, _PACKETS, flows.c.updated).where(flows.c.flow_id.in_(ids))

@@ -70,7 +70,7 @@ class Contents:
 
 
 def case_path(config: Config, wanted: str) -> Path:
-    """The path of the case with this name, whether it exists or not. Raises InputError."""
+    """The path of a case, given by name or path; it need not exist. Raises InputError if the name is not valid."""
     if wanted.endswith(SUFFIX):
         return Path(wanted).absolute()
     if not _NAME.fullmatch(wanted):
@@ -81,7 +81,11 @@ def case_path(config: Config, wanted: str) -> Path:
 
 
 def open_case(config: Config, wanted: str) -> Engine:
-    """Open a case to read it. Raises InputError; EgressError if it does not exist."""
+    """Open a case to read it.
+
+    Raises InputError if the name is not valid or it is the live database, EgressError if there is no such case or the
+    file cannot be trusted.
+    """
     path = case_path(config, wanted)
     if not _exists(path):
         raise EgressError(
@@ -94,7 +98,11 @@ def open_case(config: Config, wanted: str) -> Engine:
 
 
 def make_case(config: Config, wanted: str) -> tuple[Engine, bool]:
-    """Open or create a case to add captures; also returns whether it existed. Raises InputError, EgressError."""
+    """Open or create a case to add captures; also returns whether it existed.
+
+    Raises InputError if the name is not valid or it is the live database, EgressError if the file is not a case or
+    cannot be written.
+    """
     path = case_path(config, wanted)
     _refuse_live(config, path)
     there = _named(config, path) if path.parent == config.cases_dir else _exists(path)
@@ -119,7 +127,7 @@ def close_case(engine: Engine) -> None:
 
 
 def list_cases(config: Config) -> list[str]:
-    """The names of the cases in the state directory. Raises EgressError."""
+    """The sorted names of the cases in the state directory. Raises EgressError if it cannot be read."""
     try:
         found = sorted(path.stem for path in config.cases_dir.iterdir() if path.suffix == SUFFIX and path.is_file())
     except FileNotFoundError:
@@ -130,7 +138,11 @@ def list_cases(config: Config) -> list[str]:
 
 
 def remove_case(config: Config, wanted: str) -> Path:
-    """Delete the file of a case. Raises InputError; EgressError, also if it is not a case."""
+    """Delete the file of a case; returns its path. In the directory of cases a damaged file is deleted, too.
+
+    Raises InputError if the name is not valid or it is the live database, EgressError if it does not exist, is not a
+    case, or cannot be deleted.
+    """
     path = case_path(config, wanted)
     _refuse_live(config, path)
     try:
@@ -156,13 +168,13 @@ def remove_case(config: Config, wanted: str) -> Path:
 
 
 def disk_size(path: Path) -> int:
-    """The size of a case, with the files that SQLite keeps beside it, bytes."""
+    """The size in bytes of a case, with the files that SQLite keeps beside it."""
     found = (path.with_name(path.name + suffix) for suffix in BESIDE)
     return sum(each.stat().st_size for each in found if each.exists())
 
 
 def contents(connection: Connection) -> Contents:
-    """The contents of an open case."""
+    """List the captures of an open case, and count its records."""
     flows, findings, anomalies = tables.flows, tables.findings, tables.anomalies
     begin, end, count = connection.execute(
         sa.select(sa.func.min(flows.c.start), sa.func.max(flows.c.updated), sa.func.count())
@@ -193,7 +205,10 @@ def _refuse_live(config: Config, path: Path) -> None:
 
 
 def _refuse_foreign(path: Path) -> None:
-    """Raise EgressError if the schema has objects that egress does not create: views may never end, triggers write."""
+    """Raise EgressError if the schema has objects that egress does not create, such as views or other triggers.
+
+    Reading a view of an attacker might never end, and a trigger might write.
+    """
     try:
         with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=BUSY)) as plain:
             plain.execute("PRAGMA trusted_schema=OFF")

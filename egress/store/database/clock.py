@@ -1,4 +1,4 @@
-"""The clock of the database: the server's, which all hosts share; for a SQLite file this host's own."""
+"""The clock of the database: the PostgreSQL server's, which all hosts share; for a SQLite file this host's own."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from sqlalchemy import Connection
 
 
 def clock(connection: Connection) -> tuple[float, float]:
-    """The database's time, and how many seconds this host's clock is ahead of it (exact to half the round trip)."""
+    """The database's time (seconds since the epoch), and how many seconds this host's clock is ahead of it.
+
+    The difference is exact to half the round trip to the server.
+    """
     if connection.dialect.name == "sqlite":
         return time.time(), 0.0
     before = time.time()

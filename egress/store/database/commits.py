@@ -1,4 +1,4 @@
-"""Detects commits of any process to the database; cheap enough to poll 50 times a second.
+"""Detects that a process has committed to the database; cheap enough to poll 50 times a second.
 
 SQLite counts commits: `PRAGMA data_version` changes with a commit over any other connection, also of records.
 PostgreSQL notifies: `database.writing` ends with a NOTIFY, which arrives once the edit is committed; records send none.
@@ -40,11 +40,12 @@ class Watch:
         self._source = _CommitCount(engine) if engine.dialect.name == "sqlite" else _Listener(engine)
 
     def changed(self) -> bool:
-        """True after a commit of any process, also of this one, since the last call (at first: since the watch began).
+        """True if a process, this one included, has committed since the last call (at first: since the watch began).
 
-        Takes microseconds and never waits. Raises EgressError while it cannot tell. SQLite: the file was moved,
-        replaced or damaged; a new file needs a new engine and a new watch. PostgreSQL: the connection is lost. It is
-        opened again in the background, and the first call after that returns True, as commits may have been missed.
+        On SQLite every commit counts, on PostgreSQL only edits. Takes microseconds and never waits. Raises EgressError
+        while it cannot tell. SQLite: the file was moved, replaced or damaged; a new file needs a new engine and a new
+        watch. PostgreSQL: the connection is lost. It is opened again in the background, and the first call after that
+        returns True, as commits may have been missed.
         """
         with self._lock:
             return self._source.changed()
@@ -141,7 +142,7 @@ class _Listener:
 
 
 def _own(engine: Engine) -> object:
-    """Open a connection of the driver, detached from the pool. Raises EgressError."""
+    """Open a connection of the driver that does not belong to the engine's pool. Raises EgressError on failure."""
     try:
         connection = engine.connect()
     except DBAPIError as error:

@@ -24,7 +24,7 @@ _URLS = "use a URL like sqlite:////var/lib/egress/egress.db or postgresql://user
 
 
 class _Backend(Protocol):
-    """A database that a URL names."""
+    """The interface of each kind of database (SQLite, PostgreSQL); an instance is made from a URL."""
 
     name: str  # for messages
 
@@ -77,7 +77,7 @@ class Schema:
 
 
 def schema(url: str) -> Schema:
-    """Compare the schema of the database at a URL with HEAD, without a change. Raises errors like `open_database`.
+    """Compare the schema of the database at a URL with HEAD; changes nothing. Raises errors like `open_database`.
 
     A missing SQLite file counts as a database without tables.
     """
@@ -97,9 +97,9 @@ def schema(url: str) -> Schema:
 
 @contextmanager
 def writing(engine: Engine) -> Iterator[Connection]:
-    """Open a transaction for an edit. No other edit can begin before its end, so what it reads stays as it is.
+    """Open a transaction for an edit of policy, agents or tokens. Other edits wait until it ends.
 
-    On PostgreSQL records are stored meanwhile.
+    On PostgreSQL records can be stored meanwhile; on SQLite every writer waits.
     """
     kind = sqlite if engine.dialect.name == "sqlite" else postgresql
     with kind.writing(engine) as connection:
@@ -108,7 +108,7 @@ def writing(engine: Engine) -> Iterator[Connection]:
 
 @contextmanager
 def storing(engine: Engine) -> Iterator[Connection]:
-    """Open a transaction for records. On PostgreSQL it does not wait for edits."""
+    """Open a transaction that stores records. On PostgreSQL it does not wait for edits, on SQLite it does."""
     store = sqlite.writing if engine.dialect.name == "sqlite" else postgresql.storing
     with store(engine) as connection:
         yield connection

@@ -75,9 +75,9 @@ def near(moments: Iterable[int], now: float) -> set[int]:
 
 
 def ensure(connection: Connection, table: sa.Table, days: Iterable[int], patience: float = PATIENCE) -> bool:
-    """Create the missing ones of these days; False if a reader kept one from being created.
+    """Create the partitions of these days that are missing; False if one was not, because a reader held a lock.
 
-    Runs in the caller's transaction, which stays usable either way.
+    `patience`: seconds to wait for the lock. Runs in the caller's transaction, which stays usable either way.
     """
     names = {name(table.name, day): day for day in sorted(days)}
     made = True
@@ -96,15 +96,16 @@ def ensure(connection: Connection, table: sa.Table, days: Iterable[int], patienc
 def freeze(connection: Connection, table: sa.Table) -> None:
     """Keep other sessions from creating days of a table until the end of the transaction.
 
-    PostgreSQL refuses a row if its day is attached after it has chosen the rest for the row.
+    Otherwise PostgreSQL could choose the rest partition for a row and then refuse the row, as its day came to exist.
     """
     connection.exec_driver_sql(f"LOCK TABLE ONLY {table.name} IN SHARE UPDATE EXCLUSIVE MODE")
 
 
 def drop(connection: Connection, table: sa.Table, day: int, living: float, patience: float) -> int:
-    """Drop a day; returns the number of deleted rows. Rows `updated` at `living` (seconds) or later go to the rest.
+    """Drop the partition of a day; returns the number of deleted rows.
 
-    Raises DBAPIError if readers use the table for longer than `patience` seconds.
+    Rows whose `updated` is `living` (seconds) or later are kept: they move to the rest partition. Raises DBAPIError if
+    readers use the table for longer than `patience` seconds.
     """
     partition = name(table.name, day)
     _alone(connection, patience)
@@ -135,7 +136,10 @@ def _make(connection: Connection, table: sa.Table, day: int, patience: float) ->
 
 
 def _statements(table: str, column: str, partition: str, day: int) -> Iterator[str]:
-    """The SQL that creates a day: a table that is then attached; CREATE … PARTITION OF would wait for readers."""
+    """The SQL that creates the partition of a day: a table that is filled from the rest, then attached.
+
+    CREATE … PARTITION OF would wait for readers.
+    """
     first, last = day * DAY, (day + 1) * DAY
     yield f"LOCK TABLE {rest(table)} IN ACCESS EXCLUSIVE MODE"
     yield f"CREATE TABLE {partition} (LIKE {table} INCLUDING ALL)"
@@ -147,8 +151,8 @@ def _statements(table: str, column: str, partition: str, day: int) -> Iterator[s
 def _alone(connection: Connection, patience: float) -> None:
     """Keep other sessions from creating or dropping days until the end of the transaction.
 
-    Moving the rows of a whole day has no time limit: if it were stopped, every batch would begin it again, and no batch
-    would be stored.
+    Waits at most `patience` seconds for them. Statements have no time limit after that: if moving the rows of a whole
+    day were stopped, every batch would begin it again, and no batch would be stored.
     """
     connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{round(patience * 1000)}ms'")
     connection.exec_driver_sql("SET LOCAL statement_timeout = 0")

@@ -55,7 +55,7 @@ def inside(column: sa.ColumnElement[str], network: _Network) -> sa.ColumnElement
 
 
 def for_dialect(*, sqlite: sa.ColumnElement[bool], postgresql: sa.ColumnElement[bool]) -> sa.ColumnElement[bool]:
-    """A condition in two forms, for each database the form that uses an index."""
+    """A condition written differently for each database, so that each can use an index."""
     return _ForDialect(sqlite, postgresql)
 
 
@@ -171,7 +171,10 @@ def _translated(part: str) -> str:
 
 
 def _items(members: str) -> list[str]:
-    """The members of a set as SQLite reads it: the start of a range is a member even if the range is empty."""
+    """Translate the characters between the brackets of a set into those of a regular expression.
+
+    As in SQLite, the start of a range is a member even if the range is empty (`z-a`).
+    """
     items, at = [], 0
     while at < len(members):
         first, rest = members[at], members[at + 1 : at + 3]

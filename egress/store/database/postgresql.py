@@ -68,7 +68,10 @@ HINTS = {
 
 
 class PostgreSQL:
-    """The database that a URL names; a URL without a host means the local socket."""
+    """A PostgreSQL database, given by its URL; a URL without a host means the local socket.
+
+    Raises InputError if the URL names no database or has an @ in its password.
+    """
 
     def __init__(self, url: URL) -> None:
         if not url.database:

@@ -1,7 +1,7 @@
 """Rows as dataclasses, each value checked: SQLite keeps any value in any column, and a case may come from anywhere.
 
-A value that egress never writes raises DamagedDataError here, where it leaves the database. Code that handles records
-may therefore trust their types, and an error of its own is not mistaken for one of the data.
+A value of a type that egress never writes raises DamagedDataError here, where the row is read. Code that handles
+records may therefore trust their types.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _known: dict[_Types, set[tuple[type, ...]]] = {}  # rows of these types were fou
 
 @contextmanager
 def decoding() -> Iterator[None]:
-    """Turn any error of an unreadable value into DamagedDataError. Use it around nothing but the reading of a row."""
+    """Turn the errors that an unreadable value causes into DamagedDataError. Wrap only the reading of a row in it."""
     try:
         yield
     except _UNREADABLE as error:
@@ -33,7 +33,10 @@ def decoding() -> Iterator[None]:
 
 
 def decode(kind: Callable[..., _T], rows: Iterable[Sequence[Any]]) -> Iterator[_T]:
-    """Each row as a `kind` (a dataclass or a NamedTuple), column for field. Raises DamagedDataError."""
+    """Yield each row as a `kind` (a dataclass or NamedTuple), whose fields are the columns in their order.
+
+    Raises DamagedDataError if a value is not of its field's type.
+    """
     for row in _checked(rows, *_fields(kind)):
         yield kind(*row)
 
@@ -44,7 +47,7 @@ def decode_first(kind: Callable[..., _T], rows: Iterable[Sequence[Any]]) -> _T |
 
 
 def checked(rows: Iterable[Sequence[Any]], *columns: type | UnionType) -> Iterator[tuple[Any, ...]]:
-    """The rows, each value of its column's type. Raises DamagedDataError."""
+    """Yield the rows as tuples. Raises DamagedDataError if a value is not of the type given for its column."""
     names = tuple(f"column {number}" for number in range(1, len(columns) + 1))
     return _checked(rows, names, tuple(map(_alternatives, columns)))
 

@@ -33,7 +33,7 @@ def one_of(column: str, known: tuple[str, ...]) -> sa.CheckConstraint:
 
 
 def live(name: str, *columns: str, unique: bool = False) -> sa.Index:
-    """A partial index over the rules in force; removed rules are not in it."""
+    """An index of the table `rules` that contains only the rules in force; `name` is the end of its name."""
     live = sa.text("removed IS NULL")
     return sa.Index(f"ix_rules_live_{name}", *columns, unique=unique, sqlite_where=live, postgresql_where=live)
 
@@ -72,7 +72,7 @@ def record_columns(
 
 
 def _type(name: str, kind: Kind) -> sa.types.TypeEngine[Any]:
-    """The type of the column that holds values of a kind."""
+    """The column type for values of a kind (`egress.records`: text, number, time, …)."""
     if isinstance(kind, OrNull):
         return _type(name, kind.kind)
     if isinstance(kind, Word):

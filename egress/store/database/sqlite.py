@@ -29,7 +29,7 @@ HINTS = {
 
 
 class SQLite:
-    """The database file that a URL names."""
+    """A SQLite database file, given by its URL. Raises InputError if the URL names no file or has options."""
 
     def __init__(self, url: URL) -> None:
         if url.query or not url.database or url.database == ":memory:":
@@ -53,7 +53,10 @@ class SQLite:
 
     @contextmanager
     def alone(self, engine: Engine) -> Iterator[Connection]:
-        """Open a transaction for migrations, one process at a time: SQLite does not wait for WAL's lock."""
+        """Open a transaction for migrations, one process at a time, and switch the file to WAL mode.
+
+        A lock on the directory keeps other processes waiting: SQLite itself does not wait when it changes the mode.
+        """
         directory = os.open(self.path.parent, os.O_RDONLY | os.O_CLOEXEC)
         try:
             fcntl.flock(directory, fcntl.LOCK_EX)
@@ -73,7 +76,10 @@ def writing(engine: Engine) -> Iterator[Connection]:
 
 
 def seal(path: Path) -> None:
-    """Merge the write-ahead log into the file, which can then be copied alone, and be read on read-only media."""
+    """Merge the write-ahead log into the file, which can then be copied alone, and be read on read-only media.
+
+    Does nothing while another process has the file open.
+    """
     if not path.exists():
         return
     with suppress(sqlite3.OperationalError), closing(sqlite3.connect(path, timeout=BUSY)) as plain:
@@ -82,7 +88,10 @@ def seal(path: Path) -> None:
 
 
 def _touch(path: Path) -> None:
-    """Create the file, readable by owner and group only: it holds evidence. Errors give the reason, unlike SQLite's."""
+    """Create the file if it is missing, readable by owner and group only, since it holds evidence.
+
+    Raises EgressError with the reason if the file cannot be created or used; SQLite's own errors give none.
+    """
     try:
         # O_EXCL: closing an existing file would release the locks that SQLite has on it in this process.
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640))
@@ -114,7 +123,7 @@ def _begin(connection: Connection) -> None:
 def fenced(dialect: Dialect, query: sa.Select[Any]) -> sa.Select[Any]:
     """Make SQLite plan the query apart from the GROUP BY around it, so that it finds rows by their conditions.
 
-    SQLite cannot tell how few rows match. Without the fence it would read all rows in the order of the groups.
+    SQLite cannot estimate how few rows match; planned together, it would read all rows in the order of the groups.
     """
     return query.offset(0) if dialect.name == "sqlite" else query
 

@@ -57,7 +57,7 @@ def add_agent(connection: Connection, actor: Actor, stored: StoredAgent, ts: flo
 
 
 def list_agents(connection: Connection, host: str | None = None) -> tuple[StoredAgent, ...]:
-    """The agents of a host, or of all hosts, by name."""
+    """The agents of a host, or of all hosts, sorted by name."""
     query = sa.select(agents).order_by(agents.c.name)
     rows = connection.execute(query if host is None else query.where(agents.c.host == host))
     return tuple(_stored(row) for row in rows)
@@ -99,7 +99,9 @@ def update_agent(
     quarantined: bool | None = None,
     ts: float,
 ) -> StoredAgent:
-    """Change the given settings, and return the agent as it is then. Raises NotFoundError, InputError.
+    """Change the settings that are not None, and return the changed agent.
+
+    Raises NotFoundError if there is no such agent, InputError if a value is not valid.
 
     A change of quarantine is audited as agent.quarantine or agent.release, other changes as agent.update.
     """

@@ -1,4 +1,7 @@
-"""Approvals: the holds of mode `ask`, pending and decided. A decision is final."""
+"""Approvals: flows and DNS queries of agents in mode `ask` that wait for a decision (holds), and the decisions.
+
+A decision is final.
+"""
 
 from __future__ import annotations
 
@@ -75,7 +78,10 @@ def listed(
     limit: int = 100,
     scope: Sequence[str] = ("*",),
 ) -> tuple[Approval, ...]:
-    """Approvals, newest first, after `before` (time, id). `agent`: a glob; `scope`: globs of which one must match."""
+    """List approvals, newest first, from the one after the cursor `before` (time, id) on.
+
+    `agent` is a glob; `scope` has the globs of the agents that the caller may see.
+    """
     terms = []
     if state:
         terms.append(approvals.c.state == state)
@@ -112,9 +118,9 @@ def approve(
 ) -> Approval:
     """Approve a hold: make an allow rule for exactly its agent and destination (for a flow also protocol and port).
 
-    `expires` comes from `ruletext.parse_expiry`. If an equal rule is in force, that one is used. Raises NotFoundError;
-    ConflictError if the hold was decided (the error names the actor) or has expired; InputError if no rule can express
-    it.
+    `expires` (time of expiry, once) comes from `ruletext.parse_expiry`. If an equal rule is in force, that one is used.
+    Raises NotFoundError; ConflictError if the hold was decided (the error names the actor) or has expired; InputError
+    if no rule can express its destination.
     """
     old = _undecided(connection, id, ts)
     wanted = replace(rule_of(old), author=actor.name[:128], expires_at=expires[0], once=expires[1])
@@ -126,27 +132,30 @@ def approve(
 
 
 def deny(connection: Connection, actor: Actor, id: str, ts: float) -> Approval:  # noqa: A002 - its name
-    """Deny a hold; a later attempt of the agent makes a new one. Raises NotFoundError, ConflictError."""
+    """Deny a hold; a later attempt of the agent makes a new one.
+
+    Raises NotFoundError; ConflictError if the hold was decided or has expired.
+    """
     return _decide(connection, actor, replace(_undecided(connection, id, ts), state=DENIED), ts)
 
 
 def close(connection: Connection, id: str, state: str, ts: float, host: str = "") -> bool:  # noqa: A002 - its name
-    """Close a pending hold of a host that ended otherwise: expired, withdrawn, or approved or denied by the rules.
+    """End a pending hold without an operator: `state` is expired, withdrawn, or approved or denied (by the rules).
 
-    Returns False if it was not pending any more. Like `ask` it is not audited, because agents alone can cause it.
+    Returns False if this host has no such pending hold. Like `ask` it is not audited, because agents can cause it.
     """
     query = approvals.update().where(approvals.c.id == id, approvals.c.state == PENDING, approvals.c.host == host)
     return connection.execute(query.values(state=state, decided_at=ts)).rowcount > 0
 
 
 def withdraw_all(connection: Connection, ts: float, host: str = "") -> int:
-    """Withdraw all pending holds of a host, whose gateway is gone. Returns their number."""
+    """Withdraw all pending holds of a host whose gateway is gone. Returns their number."""
     query = approvals.update().where(approvals.c.state == PENDING, approvals.c.host == host)
     return connection.execute(query.values(state=WITHDRAWN, decided_at=ts)).rowcount
 
 
 def denied(connection: Connection, ids: Collection[str]) -> set[str]:
-    """The ones of these ids whose newest approval was denied."""
+    """Return the given ids whose newest approval was denied."""
     found: set[str] = set()
     for chunk in chunks(ids):
         newer = approvals.alias()
@@ -165,9 +174,10 @@ def denials(connection: Connection, agent: str) -> tuple[Denial, ...]:
 
 
 def rule_of(approval: Approval) -> Rule:
-    """The rule, without an id, that an approval makes. The name comes from the agent: it must not be a pattern.
+    """The allow rule, without an id, that an approval makes.
 
-    Raises InputError.
+    Raises InputError if its destination is not a single address or name: the agent chose it, so it must not be a
+    pattern.
     """
     mapping: dict[str, Any] = {"action": "allow", "destination": approval.destination, "agent": approval.agent}
     if not approval.query:

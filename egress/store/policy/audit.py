@@ -1,4 +1,4 @@
-"""The audit chain: all edits by operators and programs, each entry bound to the one before by its hash.
+"""The audit chain: all edits by operators and programs; each entry contains the hash of the entry before.
 
 Triggers of the database refuse to change or delete an entry. The owner of the database can remove the triggers; then
 `verify` finds where the chain breaks.
@@ -123,7 +123,7 @@ def entries(
     actor: str = "",
     action: str = "",
 ) -> tuple[AuditEntry, ...]:
-    """Entries, newest first, those below `before_seq`. `actor` and `action` are globs; empty matches any."""
+    """List entries with numbers below `before_seq`, newest first. `actor` and `action` are globs; empty matches any."""
     terms = []
     if before_seq is not None:
         terms.append(audit.c.seq < before_seq)
@@ -137,7 +137,7 @@ def entries(
 
 
 def verify(connection: Connection) -> Verified:
-    """Recompute the hashes of the chain, in bounded memory. A damaged row breaks the chain, but raises no error."""
+    """Recompute the hashes of the chain, in bounded memory. A damaged row is reported as invalid, not raised."""
     count, head = 0, START
     # Without types: a damaged value must be found here, and not fail in the driver.
     query = sa.select(_raw("seq"), _raw("time"), *(_bytes(connection, name) for name in _TEXTS)).order_by(audit.c.seq)

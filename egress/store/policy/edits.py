@@ -1,4 +1,4 @@
-"""Edits of the policy: an edit that changes rules makes one new version, in the transaction of the caller."""
+"""Edits of the rules: each edit that changes something makes one new policy version, in the caller's transaction."""
 
 from __future__ import annotations
 
@@ -83,9 +83,9 @@ class Edit:
         return gone
 
     def sync(self, source: str, listed: Sequence[Rule], host: str = "") -> bool:
-        """Replace the rules of a source (a host's policy file or sandbox) by these, in this order; False: no change.
+        """Replace all rules of a source (a host's policy file or sandbox) by these, in this order.
 
-        Raises ConflictError if an id is taken by a rule of another source.
+        Returns False if the source has these rules already. Raises ConflictError if another source has taken an id.
         """
         listed = [_storable(rule) for rule in listed]
         mine = (rules.c.source == source, rules.c.host == host)
@@ -189,7 +189,7 @@ class Edit:
                 )
 
     def _like(self, asked: Iterable[Rule]) -> Iterator[StoredRule]:
-        """Rules in force that may be equal, without those of a file or sandbox, which apply to one host only."""
+        """Yield rules in force that may equal one asked for, without rules that apply to one host only."""
         keys = ("destination", "agent", "action", "protocol", "app")  # the first two have an index
         for chunk in chunks(dict.fromkeys(tuple(getattr(rule, key) for key in keys) for rule in asked)):
             everywhere = among(keys, chunk).where(rules.c.host == "")
@@ -197,7 +197,7 @@ class Edit:
 
 
 def _storable(rule: Rule) -> Rule:
-    """The rule as the database will return it."""
+    """The rule as the database will return it: text escaped, times rounded to microseconds."""
     expires = None if rule.expires_at is None else _exact(rule.expires_at)
     return replace(
         rule,

@@ -1,4 +1,4 @@
-"""The gateways that share this database: their names, their progress, and the rows that a host leaves behind.
+"""The gateways that share this database: claims to host names, heartbeats, and moving or removing a host's rows.
 
 A gateway claims the name of its host by a row, which it renews every few seconds. Another one that wants the name waits
 until the holder has been silent for `SILENT_SECONDS`. It does not wait if the holder stopped cleanly, or ran in the
@@ -65,10 +65,11 @@ def get(connection: Connection, host: str) -> StoredGateway | None:
 def claim(
     connection: Connection, host: str, run: str, place: str, program: str, *, had: bool = False
 ) -> StoredGateway | None:
-    """Claim the name of a host, in a write transaction. Returns None on success, else the holder: try again later.
+    """Claim the name of a host, in a write transaction.
 
-    `had`: this run has held the name before. Then a holder in the same place is not an earlier run of this gateway, but
-    runs on a copy of this machine.
+    Returns None on success, else the gateway that has the name; the caller may try again later. `run` is random, new
+    with each start; `place` is where the gateway runs. `had`: this run has had the name before. Then a gateway in the
+    same place is not an earlier run of this one, but runs on a copy of this machine, and keeps the name while it is up.
     """
     now, skew = clock(connection)
     there = get(connection, host)
@@ -95,11 +96,11 @@ def leave(connection: Connection, host: str, run: str) -> None:
 
 
 def adopt(connection: Connection, host: str, was: str | None) -> None:
-    """Move the rows that a gateway wrote under the name `was` ("": before rows had a host) to the name `host`.
+    """Give this gateway's rows its present host name. `was`: the name when it last ran; "": before rows had a host.
 
-    A SQLite file has one gateway, so all rows are moved. Elsewhere the old name may by now belong to another gateway,
-    and without moving them its agents would be unguarded: raises ConflictError while there are any. Raises it as well
-    if another gateway uses the same file.
+    A SQLite file has one gateway, so all rows are moved. On PostgreSQL only rows without a host are: those of another
+    name may belong to another gateway by now. Raises ConflictError on PostgreSQL while agents are attached under the
+    name `was`, since this gateway would leave them unguarded; on SQLite if another gateway uses the same file.
     """
     if connection.dialect.name == "sqlite":
         _require_alone(connection, host)
@@ -117,7 +118,10 @@ def adopt(connection: Connection, host: str, was: str | None) -> None:
 
 
 def rename(connection: Connection, actor: Actor, old: str, new: str, ts: float) -> None:
-    """Move all rows of a host to another name. No gateway may run under either. Raises NotFoundError, ConflictError."""
+    """Move all rows of a host to another name.
+
+    Raises NotFoundError if there is no host `old`; ConflictError if its gateway runs, or if there is a host `new`.
+    """
     _unused(connection, old)
     if get(connection, new) is not None or _attached(connection, new):
         raise ConflictError(f"host {new} already exists; `egress fleet rm {new}` removes it", new)

@@ -16,7 +16,7 @@ LIFE = 86400.0  # seconds that a response is kept
 
 @dataclass(frozen=True, slots=True)
 class StoredResponse:
-    """A response and its request; `request` is the SHA-256 of method, path, query and body."""
+    """A response; `request` is the SHA-256 of the method, path, query and body of its request."""
 
     request: str
     status: int

@@ -96,15 +96,16 @@ def count_live(connection: Connection) -> int:
 
 
 def made(connection: Connection, version: int) -> float | None:
-    """The time of the first version after `version`; None if that is the newest."""
+    """The time when the version that followed `version` was made; None if `version` is the newest."""
     query = sa.select(policies.c.created).where(policies.c.version > version).order_by(policies.c.version).limit(1)
     return connection.scalar(query)
 
 
 def concerning(host: str | None) -> sa.ColumnElement[bool]:
-    """The condition that a rule applies to agents of a host (None: of any): the allowlist, its own file and sandboxes.
+    """The condition that a rule applies to agents of a host: rules of the allowlist, of its policy file and sandboxes.
 
-    A rule of a file or sandbox without a host applies to no agent until it is adopted (`egress.store.policy.gateways`).
+    None: all rules. A rule of a file or sandbox without a host applies to no agent until a gateway takes it over
+    (`gateways.adopt`).
     """
     return sa.true() if host is None else sa.or_(rules.c.source == ALLOWLIST, rules.c.host == host)
 
@@ -124,7 +125,7 @@ def snapshot(connection: Connection, version: int | None = None, host: str | Non
 
 
 def bound(connection: Connection, version: int) -> dict[str, str]:
-    """The rules of a version that apply to agents of one host only, as rule id -> host."""
+    """The rules of a version that apply to agents of one host only: rule id → host."""
     query = sa.select(rules.c.id, rules.c.host).where(live_at(version), rules.c.host != "")
     return {row.id: row.host for row in connection.execute(query)}
 
@@ -225,8 +226,8 @@ def hits(connection: Connection, ids: Collection[str]) -> dict[str, Hits]:
 def spent(connection: Connection, host: str | None = None) -> tuple[str, ...]:
     """The ids of the allowlist's `once` rules that have admitted their flow.
 
-    With a host, without flows of agents of other hosts: the rule must be removed by the gateway where the flow may
-    still be alive, because that gateway knows not to end the flow with the rule.
+    With `host`, flows of agents on other hosts do not count: the gateway of the flow must remove the rule, because it
+    alone knows that the flow may go on without the rule.
     """
     admitted = sa.exists().where(
         flows.c.rule_id == rules.c.id, flows.c.start >= rules.c.created, flows.c.action == Action.ACCEPT
@@ -287,7 +288,7 @@ def stored(rows: Iterable[Sequence[Any]]) -> Iterator[StoredRule]:
 
 
 def _applying_to(connection: Connection, name: str) -> list[sa.ColumnElement[bool]]:
-    """The conditions that a rule in force applies to an agent; one that is not attached has no labels and any host."""
+    """The conditions that a rule in force applies to an agent; an unknown one counts as without labels, on any host."""
     found = stored_agent(connection, name)
     agent = found.agent if found else Agent(name)
     listed = connection.scalars(sa.select(rules.c.agent).where(LIVE).distinct())

@@ -28,9 +28,11 @@ _Column = sa.ColumnElement[Any]
 
 @dataclass(frozen=True, slots=True)
 class Count:
-    """The counts of one group of flows. With a key of findings: only flows with findings, at the findings' times.
+    """The counts of one group of flows.
 
-    With a key of steps a flow (or finding) counts in each step that was under way, or in the empty group if none was.
+    With a key of findings (signature, severity) only flows with findings count, at the times of the findings. With a
+    key of steps (tool, episode) a flow or finding counts in each step that was under way, or in the group "" if none
+    was.
     """
 
     values: tuple[str, ...]  # one for each key, in their order
@@ -72,7 +74,7 @@ def _of_process(column: _Column) -> _Key:
 
 
 def _known(status: str | None, value: object) -> str:
-    """The value of a found process, or else in parentheses the status of its search."""
+    """The value as text if the process was found, else the result of the search in parentheses."""
     return str(value) if status == ProcessStatus.FOUND else f"({status or 'not looked for'})"
 
 
@@ -101,7 +103,10 @@ KEYS: dict[str, _Key] = {
 def count_by(
     engine: Engine, wanted: Filter, keys: Sequence[str], limit: int | None = None, order: str = "flows"
 ) -> Generator[Count, None, None]:
-    """Count flows by one or more of KEYS, the greatest group by `order` first. Ignores limit and sort of `wanted`."""
+    """Count flows grouped by one or more of KEYS. Yields the groups, the one with the greatest `order` first.
+
+    `limit` is the number of groups; limit and sort of `wanted` are ignored.
+    """
     chosen = [KEYS[key] for key in keys]
     rows = fenced(engine.dialect, _rows(wanted, chosen)).subquery()
     parts = [column for column in rows.c if column.name.startswith("key_")]

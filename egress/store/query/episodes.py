@@ -1,4 +1,7 @@
-"""Episodes: an agent's steps in order, joined by time with all traffic of the agent during and between them."""
+"""Episodes: the steps (tool calls) of one agent conversation in order, with the agent's traffic during and between.
+
+Steps and traffic are joined by time (`stepjoin`).
+"""
 
 from __future__ import annotations
 
@@ -31,7 +34,7 @@ MOST_STEPS = 10_000  # steps shown of an episode, the first ones
 
 @dataclass(frozen=True, slots=True)
 class Episode:
-    """An episode in a list."""
+    """An episode, summed up for a list."""
 
     agent: str
     episode: str
@@ -112,7 +115,10 @@ def agents_of(connection: Connection, episode: str) -> tuple[str, ...]:
 
 
 def episode_story(connection: Connection, agent: str, episode: str) -> EpisodeStory:
-    """The story of an episode. Raises NotFoundError."""
+    """The steps of an episode, with all traffic of the agent from before the first to after the last.
+
+    Raises NotFoundError if the agent has no such episode.
+    """
     mine = sa.select(steps).where(steps.c.agent == agent, steps.c.episode == episode)
     rows = list(decode(Step, connection.execute(mine.order_by(steps.c.start, steps.c.id).limit(MOST_STEPS + 1))))
     if not rows:
@@ -168,7 +174,7 @@ def _sent(connection: Connection, agent: str, window: Interval) -> Iterator[Sent
 
 
 def _label(proto: str, dst: str, dport: int, app: str, name: str, names: str) -> str:
-    """`dns example.org`, `tcp example.org:443`, `udp [2001:db8::7]:53`, `icmp 192.0.2.1`."""
+    """A destination as text: `dns example.org`, `tcp example.org:443`, `udp [2001:db8::7]:53`, `icmp 192.0.2.1`."""
     if app == "dns" and name:
         return f"dns {name}"
     bound = name or ("" if names == "[]" else json.loads(names)[0])
@@ -177,7 +183,7 @@ def _label(proto: str, dst: str, dport: int, app: str, name: str, names: str) ->
 
 
 def _findings(connection: Connection, agent: str, window: Interval) -> list[tuple[int, str, str]]:
-    """(time, signature, flow id) of each finding."""
+    """The time, signature and flow id of each finding on the agent in the window, by time."""
     when = sa.type_coerce(findings.c.time, sa.BigInteger)
     query = sa.select(when, findings.c.signature, findings.c.flow_id).where(
         findings.c.agent == agent, when.between(*window)

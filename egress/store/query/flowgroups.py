@@ -1,4 +1,4 @@
-"""Stored flows as a policy sees them: groups of equal flows, the names of an address, and the flows objected to."""
+"""Stored flows as a policy sees them: groups of equal flows, names of an address, objections of signatures to flows."""
 
 from __future__ import annotations
 
@@ -62,7 +62,10 @@ class ObjectedFlow(NamedTuple):
 def flow_groups(
     connection: Connection, *, since: float | None = None, until: float | None = None, agent: str = ""
 ) -> Iterator[FlowGroup]:
-    """Outbound flows of agents (a glob) active between `since` and `until`, in the order of their first start."""
+    """Group the outbound flows active between `since` and `until` (seconds); yields the group that began first first.
+
+    `agent` is a glob; empty: all agents.
+    """
     terms = [_F.direction == "out"]
     if agent:
         terms.append(glob(_F.agent, agent))
@@ -97,7 +100,10 @@ def names_of(connection: Connection, agent: str, address: str) -> frozenset[str]
 
 
 def objected_flows(connection: Connection, agent: str) -> Iterator[ObjectedFlow]:
-    """The destinations of an agent that a stored finding objected to, except hunts' findings of low severity."""
+    """Yield what stored findings on an agent objected to, each signature and destination once.
+
+    Findings of hunts count unless their severity is low.
+    """
     made = findings.c
     query = (
         sa.select(made.signature, made.proto, made.dst, made.dport, made.effect, _F.app_proto, _F.server_name, _F.names)
@@ -111,7 +117,7 @@ def objected_flows(connection: Connection, agent: str) -> Iterator[ObjectedFlow]
 
 
 def _objections(agent: str) -> sa.Subquery:
-    """Flow ids with the signatures that objected to each, separated by spaces. Findings of hunts do not count."""
+    """The query for flow ids and the signatures that objected to each, joined by spaces; without findings of hunts."""
     made = findings.c
     query = sa.select(made.flow_id, made.signature).where(made.effect != Effect.NONE).distinct()
     if agent:

@@ -1,7 +1,7 @@
-"""Stored flows for hunts, read in long passes: the starts of flows, and the traffic of agents by destination.
+"""Stored flows for hunts (slow detectors over history): the starts of flows, and agents' traffic by destination.
 
-A pass is one long query in a transaction of its own. The database sorts and sums up and the rows are streamed, so that
-one series at a time is in memory. Only flows that an agent opened are read.
+Each method makes one long query (a pass) in a transaction of its own. The database sorts and sums up and the rows are
+streamed, so that one series at a time is in memory. Only flows that an agent opened are read.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _BOUND = sa.type_coerce(_F.names, sa.Text)
 
 
 class HistoryTarget(NamedTuple):
-    """The destination of flows: an address and port, or a name that the agent used."""
+    """The destination of flows: an address and port, or a name that the agent used. Empty fields match any."""
 
     proto: str = ""
     dst: str = ""
@@ -108,7 +108,7 @@ class QueriedName:
 
 
 class History:
-    """A window of the stored flows. `progress` is called with the number of rows read in a pass."""
+    """Reads the stored flows of a window. `progress` is called now and then with the number of rows read in a pass."""
 
     def __init__(self, engine: Engine, window: Window, progress: Callable[[int], object] = lambda _: None) -> None:
         self.engine = engine
@@ -132,19 +132,22 @@ class History:
         return self._series(key, _F.app_proto != "dns", fleet, HistoryTarget)
 
     def by_name(self, *, fleet: bool = False) -> Iterator[Series]:
-        """Series by the name in the bytes, or without one by the names bound to the address."""
+        """Series by the name in the bytes (SNI, Host), or without one by the names that DNS bound to the address.
+
+        For each agent or (`fleet`) for all together, without DNS queries and flows without a name.
+        """
         bound = sa.case((_F.server_name == "", _BOUND), else_="[]")
         return self._series(
             (_SAID, bound), _NAMED, fleet, lambda said, names: HistoryTarget(said=said, bound=_names(names))
         )
 
     def queries(self) -> Iterator[tuple[str, str, int]]:
-        """(agent, queried name, start) of each DNS flow, agent by agent, oldest first."""
+        """Yield agent, queried name and start (microseconds) of each DNS flow, agent by agent, oldest first."""
         query = sa.select(_F.agent, _SAID, _START).where(*self._terms(), _F.app_proto == "dns", _F.server_name != "")
         yield from self._rows(query.order_by(_F.agent, _START), str, str, int)
 
     def traffic(self, *, everyone: bool = False) -> Iterator[AddressTraffic]:
-        """The sums over flows that passed, by agent, names and address, agent by agent, without DNS queries.
+        """Sum up the flows that were not refused, by agent, names and address, without DNS queries; agent by agent.
 
         `everyone`: of all agents, not only those of the window.
         """
@@ -161,7 +164,10 @@ class History:
             yield AddressTraffic(agent, said, _names(bound), dst, *map(whole, numbers))
 
     def earlier(self, since: float) -> Iterator[tuple[HistoryTarget, int]]:
-        """The targets of all agents' flows that passed between `since` and the window, with their numbers of flows."""
+        """Yield the targets (address and names) of all agents' flows between `since` (seconds) and the window, counted.
+
+        Refused flows and DNS queries do not count.
+        """
         key = (_SAID, _BOUND, _F.dst)
         before = (_F.direction == "out", _F.start >= since, _F.start < self.window.since)
         query = sa.select(*key, sa.func.count()).where(*before, _PASSED, _F.app_proto != "dns").group_by(*key)
@@ -169,7 +175,7 @@ class History:
             yield HistoryTarget(dst=dst, said=said, bound=_names(bound)), count
 
     def queried_names(self) -> Iterator[QueriedName]:
-        """The queried names of DNS flows that passed, agent by agent."""
+        """Yield the queried names of DNS flows that were not refused, agent by agent."""
         packets, size = (sa.func.sum(sa.case((_F.proto == "udp", each), else_=0)) for each in (_PACKETS, _OUT))
         sums = (sa.func.count(), packets, size, sa.func.max(_START))
         terms = (*self._terms(), _PASSED, _F.app_proto == "dns", _F.server_name != "")
@@ -178,7 +184,7 @@ class History:
             yield QueriedName(agent, name, *map(whole, numbers))
 
     def names_under(self, agent: str, domain: str, most: int, limit: int) -> tuple[str, ...]:
-        """The first `limit` names (by alphabet) below a domain that an agent queried in at most `most` flows each."""
+        """The first `limit` names, sorted, below a domain that an agent queried in at most `most` flows each."""
         below = _SAID.endswith(f".{domain}", autoescape=True)
         terms = (*self._terms(), _PASSED, _F.app_proto == "dns", _F.agent == agent, below)
         query = sa.select(_SAID).where(*terms).group_by(_SAID).having(sa.func.count() <= most)
@@ -231,7 +237,7 @@ class History:
 
 
 def known_findings(connection: Connection, ids: Sequence[str]) -> frozenset[str]:
-    """The ones of these finding ids that are stored."""
+    """Return the given finding ids that are stored."""
     known: set[str] = set()
     for at in range(0, len(ids), CHUNK):
         query = sa.select(findings.c.finding_id).where(findings.c.finding_id.in_(ids[at : at + CHUNK]))

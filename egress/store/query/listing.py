@@ -19,7 +19,7 @@ Scope = Sequence[str]  # globs of agents; with "*" all agents
 def list_flows(
     connection: Connection, wanted: Condition, scope: Scope, before: tuple[float, str] | None, limit: int
 ) -> tuple[FlowRecord, ...]:
-    """Flows by start, those that follow the cursor `before` (start, flow id)."""
+    """List flows, the latest start first, from the one after the cursor `before` (start, flow id) on."""
     terms = [wanted, visible(flows.c.agent, scope), *_after(flows.c.start, flows.c.flow_id, before)]
     query = sa.select(flows).where(*terms).order_by(flows.c.start.desc(), flows.c.flow_id.desc()).limit(limit)
     return tuple(decode(FlowRecord, connection.execute(query)))
@@ -28,7 +28,7 @@ def list_flows(
 def list_findings(
     connection: Connection, wanted: Condition, scope: Scope, before: tuple[float, str] | None, limit: int
 ) -> tuple[FindingRecord, ...]:
-    """Findings by time, those that follow the cursor `before` (time, finding id)."""
+    """List findings, the latest first, from the one after the cursor `before` (time, finding id) on."""
     terms = [wanted, visible(findings.c.agent, scope), *_after(findings.c.time, findings.c.finding_id, before)]
     query = sa.select(findings).where(*terms).order_by(findings.c.time.desc(), findings.c.finding_id.desc())
     return tuple(decode(FindingRecord, connection.execute(query.limit(limit))))
@@ -37,7 +37,7 @@ def list_findings(
 def list_anomalies(
     connection: Connection, wanted: Condition, scope: Scope, before: tuple[float, tuple[str, ...]] | None, limit: int
 ) -> tuple[AnomalyRecord, ...]:
-    """Refusals without a flow by time, those that follow `before` (time, `anomaly_key`).
+    """List packets refused without a flow, the latest first, after the cursor `before` (time, `anomaly_key`).
 
     With an empty key those at this very time are included.
     """

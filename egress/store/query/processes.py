@@ -1,4 +1,4 @@
-"""The processes that opened flows."""
+"""Reads the processes that opened flows."""
 
 from __future__ import annotations
 

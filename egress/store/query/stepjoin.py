@@ -1,4 +1,4 @@
-"""The join by time: the tool calls that an agent's flows, findings and refusals belong to, or the gaps without one.
+"""Joins an agent's flows, findings and refusals by time with its steps (tool calls), or with the gaps between them.
 
 An event belongs to the steps that were under way when it began, both ends included; with more than `PARALLEL` of them,
 to those that began last. There is no tolerance at either end for clocks that differ: an agent that knew of one would
@@ -123,14 +123,17 @@ class Join:
                 traffic.packets += count
 
     def settle(self) -> None:
-        """Count, after the last flow was added, how many flows were still alive in each step."""
+        """Set `alive` of each step's traffic: the earlier flows that were still alive. Call it after the last flow."""
         alive = 0
         for traffic, more in zip(self.traffic, self._alive, strict=False):
             alive += more
             traffic.alive = alive
 
     def later(self, start: int, last: int | None) -> range:
-        """The indices of the steps that began while the flow was alive. `last` as in `SentFlow`."""
+        """The indices of the steps that began while a flow was alive: after `start`, at the latest at `last`.
+
+        `last` None: the end of the flow is not recorded, so all later steps count.
+        """
         first = bisect_right(self._starts, start)
         return range(first, len(self._starts) if last is None else max(first, bisect_right(self._starts, last)))
 

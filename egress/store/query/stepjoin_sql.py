@@ -41,7 +41,7 @@ def happened_during(table: sa.Table, found: Expression) -> Expression:
 
 
 def with_steps(table: sa.Table, names: list[str]) -> sa.Subquery:
-    """The keys of flows or findings that began during steps, with columns of these steps, each pair once."""
+    """The ids of flows or findings that began during steps, with the columns `names` of these steps, each pair once."""
     key: sa.Column[Any] = next(iter(table.primary_key.columns))
     columns = list(dict.fromkeys(names))
     times = _times(sa.true(), columns)
@@ -49,9 +49,9 @@ def with_steps(table: sa.Table, names: list[str]) -> sa.Subquery:
 
 
 def _times(found: Expression, names: Sequence[str] = ()) -> sa.Subquery:
-    """The times with a step under way that fulfils `found`, for each agent and combination of the columns `names`.
+    """The intervals in which a step that fulfils `found` was under way, per agent and combination of columns `names`.
 
-    The times do not overlap, so that a row is looked up once, however many steps are under way at once.
+    They are merged where they overlap, so that a row is looked up once, however many steps are under way at once.
     """
     keys = [steps.c.agent, *(sa.type_coerce(steps.c[name], sa.Text).label(name) for name in names)]
     start, until = (sa.type_coerce(steps.c[name], sa.BigInteger) for name in ("start", "until"))

@@ -1,4 +1,4 @@
-"""The full story of one flow, finding or agent, gathered from all tables."""
+"""Gathers all that is stored about one flow, finding or agent, from all tables."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ TOP = 10  # destinations and names of an agent
 
 @dataclass(frozen=True, slots=True)
 class KeptPackets:
-    """The packets kept as evidence of a finding."""
+    """The number and total size of the packets kept as evidence of a finding."""
 
     packets: int
     bytes: int
@@ -39,7 +39,7 @@ class KeptPackets:
 
 @dataclass(frozen=True, slots=True)
 class FlowStory:
-    """A flow with its findings, process, rule, kept packets, earlier flows and steps."""
+    """A flow with its findings, process, rule, kept packets, steps, and the flows just before it."""
 
     flow: FlowRecord
     findings: tuple[FindingRecord, ...]
@@ -77,7 +77,7 @@ class AgentStory:
 
 
 def flow_story(engine: Engine, flow_id: str) -> FlowStory:
-    """The story of a flow. Raises EgressError if it is not stored."""
+    """Gather the story of the flow with exactly this id. Raises EgressError if it is not stored."""
     found = flow(engine, flow_id)
     if found is None:
         raise EgressError(f"no flow begins with {flow_id}; `egress query` lists flows")
@@ -103,7 +103,7 @@ def flow_story(engine: Engine, flow_id: str) -> FlowStory:
 
 
 def finding_story(engine: Engine, finding_id: str) -> FindingStory:
-    """The story of a finding. Raises EgressError if it is not stored."""
+    """Gather the story of the finding with exactly this id. Raises EgressError if it is not stored."""
     with engine.connect() as connection:
         found = find_finding(connection, finding_id)
         if found is None:
@@ -113,7 +113,7 @@ def finding_story(engine: Engine, finding_id: str) -> FindingStory:
 
 
 def agent_story(engine: Engine, name: str) -> AgentStory:
-    """The story of an agent. Raises EgressError if it is not attached and has no records."""
+    """Gather the story of an agent. Raises EgressError if it is not attached and has no records."""
     with engine.connect() as connection:
         attached = stored_agent(connection, name)
     summary = next(iter(agents(engine, name)), None)
@@ -153,7 +153,7 @@ def _before(engine: Engine, found: FlowRecord) -> tuple[FlowDetails, ...]:
 
 
 def files_of(connection: Connection, flow_id: str) -> tuple[str, ...]:
-    """The captures that contain a flow; none if it was seen live."""
+    """The paths of the case's captures that contain a flow; none in the live database."""
     query = (
         sa.select(captures.c.file)
         .join_from(captured_flows, captures, captures.c.id == captured_flows.c.capture)

@@ -26,7 +26,7 @@ def episode_mapping(episode: Episode) -> dict[str, Any]:
 
 
 def story_mapping(story: EpisodeStory) -> dict[str, Any]:
-    """The story of an episode, part by part."""
+    """The story of an episode: its parts (steps, and gaps with traffic) and totals."""
     return {
         "agent": story.agent,
         "episode": story.episode,
@@ -42,7 +42,7 @@ def story_mapping(story: EpisodeStory) -> dict[str, Any]:
 
 
 def context_mapping(agent: str, context: StepContext) -> dict[str, Any]:
-    """The `agent` of a record with the episode and step that began last, and all steps that were under way."""
+    """The keys `agent` (name, and the episode and step that began last) and `steps` (all steps under way)."""
     last = context.steps[-1] if context.steps else None
     where = {"episode": last.episode if last else None, "step": last.id if last else None}
     return {"agent": {"name": agent, **where}, "steps": [step_mapping(step) for step in context.steps]}
@@ -72,7 +72,7 @@ def _part(story: EpisodeStory, part: Part) -> dict[str, Any]:
 
 
 def flow_mapping(details: FlowDetails) -> dict[str, Any]:
-    """The EVE flow with its findings and its process (null: none is recorded)."""
+    """The flow as an EVE event, with its findings and its process (null: none is recorded)."""
     made = [to_eve(each) for each in details.findings]
     return {**to_eve(details.flow), "findings": made, "process": process_part(details.process)}
 

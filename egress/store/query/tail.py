@@ -1,8 +1,8 @@
-"""The newest records, and from then on each record that is stored.
+"""Follows the stored records: the newest ones, and from then on each record that is stored.
 
 Records have no number that says in which order they were stored. So each poll reads the records of the last few seconds
-again, and those that earlier polls did not see are new. A record stored more than LOOKBACK seconds after a later one
-(by a gateway that had lost the database, for example) is left out.
+again, and those that earlier polls did not see are new. A record that is stored although others, more than LOOKBACK
+seconds later, were seen before (by a gateway that had lost the database, for example) is left out.
 """
 
 from __future__ import annotations
@@ -76,7 +76,10 @@ class _Source(Generic[_R]):
 
 
 class Tail:
-    """Follows flows (one row each, its current state), their processes, findings and, without a filter, anomalies."""
+    """Follows the flows and findings that match a filter, processes of these flows and, without a filter, anomalies.
+
+    A flow is reported again with each change of its stored record.
+    """
 
     def __init__(self, engine: Engine, wanted: Filter) -> None:
         self._engine = engine

@@ -23,7 +23,7 @@ STEPS = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 10800, 2
 
 @dataclass(frozen=True, slots=True)
 class Axis:
-    """`count` intervals of `step` seconds from `begin` on (seconds since the epoch, a multiple of `step`)."""
+    """The time axis: `count` intervals of `step` seconds from `begin` on (seconds since the epoch)."""
 
     begin: int
     step: int
@@ -52,7 +52,10 @@ class Activity:
 
 
 def axis(since: float, until: float, most: int, step: int | None = None) -> Axis:
-    """The axis over `since` to `until` (seconds): intervals of `step`, or at most `most` of a round length."""
+    """Make the axis from `since` to `until` (seconds), in intervals of `step` seconds.
+
+    Without `step` the shortest round length is chosen that gives at most `most` intervals.
+    """
     # Rounded down first: rounding to microseconds could move a time into the next second.
     begin, end = micros(math.floor(since)) // 1_000_000, max(micros(until), micros(since)) // 1_000_000 + 1
     for each in (step,) if step else STEPS:
@@ -64,7 +67,7 @@ def axis(since: float, until: float, most: int, step: int | None = None) -> Axis
 
 
 def timeline(engine: Engine, wanted: Filter, shown: Axis, most: int) -> tuple[tuple[Activity, ...], int]:
-    """The activity of the `most` agents with most flows and findings, by name, and the number of other agents."""
+    """The activity of the `most` agents with most flows and findings, by name; and the number of other agents."""
     of_flows = [*conditions(flows, wanted), flows.c.start >= shown.begin, flows.c.start < shown.end]
     of_findings = [*conditions(findings, wanted), findings.c.time >= shown.begin, findings.c.time < shown.end]
     with engine.connect() as connection:

@@ -1,1 +1,1 @@
-"""Moves journals into the database: segments, the recorder, the writer; retention; and steps from frameworks."""
+"""Moves journals into the database, prunes old records, and stores the steps that agent frameworks report."""

@@ -21,13 +21,13 @@ def read(connection: Connection, finding_id: str) -> EvidenceRecord | None:
 
 
 def was_pruned(connection: Connection, found: FindingRecord) -> bool:
-    """True if evidence as old as this finding was pruned; the finding itself may never have had any."""
+    """True if evidence as old as this finding was pruned; the finding itself need not have had any."""
     before = connection.scalar(sa.select(pruned.c.before).where(pruned.c.records == evidence.name))
     return before is not None and found.time < before
 
 
 def held(connection: Connection) -> int:
-    """The total size of the stored packets, bytes."""
+    """The total size of the stored packets in bytes."""
     return int(connection.scalar(sa.select(sa.func.coalesce(sa.func.sum(SIZE), 0))) or 0)
 
 

@@ -1,8 +1,8 @@
 """Removes the torn (incomplete) last line of a journal segment whose writer was killed while it wrote that line.
 
 A worker gives a packet its verdict only after its records are written, so the verdict of a torn line was never carried
-out. Call this while the writer is not running. The torn bytes go to the quarantine file. Whole lines are never touched,
-so the recorder may read the segment at the same time.
+out. Call `heal` while the writer is not running. The torn bytes go to the quarantine file. Whole lines are never
+touched, so the recorder may read the segment at the same time.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Healed:
 
 
 def heal(config: Config, writer: str = "") -> list[Healed]:
-    """Remove the torn ends of the segments of one writer, or of all. Raises OSError.
+    """Remove the torn ends of the segments of one writer, or of all; returns the changed segments. Raises OSError.
 
     A segment that is in use, is not a regular file, or has no whole line near its end is left to the recorder.
     """

@@ -18,9 +18,9 @@ def quarantine_file(config: Config) -> Path:
 
 
 def quarantine(path: Path, segment: str, offset: int, aside: Sequence[tuple[str, bytes]]) -> None:
-    """Append entries (reason, bytes) of the batch that begins at `offset` of a segment, while the file has room.
+    """Append the entries `aside` (reason, bytes) to the file, as JSON lines, until it has QUARANTINE_BYTES.
 
-    Raises OSError.
+    They come from the batch that begins at byte `offset` of a segment. Raises OSError.
     """
     room = QUARANTINE_BYTES - size(path)
     if not aside or room <= 0:
@@ -34,7 +34,7 @@ def quarantine(path: Path, segment: str, offset: int, aside: Sequence[tuple[str,
 
 
 def size(path: Path) -> int:
-    """The size of a file, 0 if it does not exist."""
+    """The size of a file in bytes, 0 if it does not exist."""
     try:
         return path.stat().st_size
     except FileNotFoundError:

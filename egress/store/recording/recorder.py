@@ -71,7 +71,7 @@ class Recorder:
         self._maintenance = Maintenance(self._engine, config.retention)
 
     def run_once(self, seconds: float = math.inf) -> int:
-        """Store the records that are in the journal now; returns their number. Begins no batch after `seconds`.
+        """Store the records that are in the journal now; returns their number. Begins no batch once `seconds` are over.
 
         Raises SQLAlchemyError if the database fails, OSError if the directory cannot be read; the error of a single
         segment is left in `trouble`. After an error no record is lost: call again.
@@ -105,7 +105,11 @@ class Recorder:
         self._engine.dispose()
 
     def _drain(self, segment: Segment, end: float, *, pressed: bool) -> bool:
-        """Store the rest of a segment; delete it if it is finished and its grace is over. Returns False after `end`."""
+        """Store the rest of a segment; delete it if it is finished and its grace is over.
+
+        Returns False if the time `end` (monotonic clock) has passed. `pressed`: the journal is half full, so finished
+        segments are deleted at once.
+        """
         while (offset := self._offsets.get(segment.name, 0)) < segment.size:
             data = read(segment, offset)
             last = offset + len(data) >= segment.size and not data.endswith(b"\n") and finished(segment)
@@ -138,7 +142,7 @@ class Recorder:
         self.garbage += len(aside)
 
     def _discard(self, segment: Segment) -> None:
-        """Delete a segment, first the file: a checkpoint without a file is harmless, a file without one is not."""
+        """Delete a segment, first the file, then its checkpoint: a file without a checkpoint would be stored again."""
         segment.path.unlink()
         with storing(self._engine) as connection:
             this = (journal_checkpoints.c.host == self._host, journal_checkpoints.c.segment == segment.name)
@@ -147,12 +151,12 @@ class Recorder:
 
 
 def lag(config: Config, engine: Engine) -> Lag:
-    """The lag of the recorder, for `doctor`. Raises OSError, SQLAlchemyError."""
+    """The lag of this host's recorder, for `egress doctor`. Raises OSError, SQLAlchemyError."""
     return behind(config, checkpoints(engine, config.host_name))
 
 
 def behind(config: Config, offsets: dict[str, int]) -> Lag:
-    """The lag behind known checkpoints (`offsets`). Raises OSError."""
+    """The lag of a recorder with the checkpoints `offsets` (segment name → bytes stored). Raises OSError."""
     listed = segments(config.journal_dir)
     unread = [each for each in listed if offsets.get(each.name, 0) < each.size]
     now = time.time()
@@ -197,7 +201,7 @@ def config_line(config: Config) -> str:
 
 
 def parse_config(text: str) -> Config:
-    """The config in a `config_line`. Raises InputError."""
+    """Read the config from the text of a `config_line`. Raises InputError if it is not valid."""
     try:
         document = json.loads(text)
     except (ValueError, RecursionError):
@@ -217,7 +221,7 @@ def _parse(lines: list[bytes]) -> tuple[list[Record], list[tuple[str, bytes]]]:
 
 
 def _adopt(engine: Engine, host: str, directory: Path) -> None:
-    """Assign to this host the checkpoints of its segments that have no host, or in a SQLite file another host."""
+    """Assign to this host the checkpoints of its segments that have no host yet, or in a SQLite file another host."""
     table = journal_checkpoints
     others = table.c.host != host if engine.dialect.name == "sqlite" else table.c.host == ""
     with engine.connect() as connection:

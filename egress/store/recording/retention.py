@@ -1,4 +1,4 @@
-"""Retention: prunes records that are too old or too many, in small steps between which other processes can write.
+"""Retention: prunes (deletes) records that are too old, and evidence that is too large, in small transactions.
 
 On PostgreSQL a whole day partition is dropped at once; single rows are deleted at most ROWS at a time. The age of a
 flow is that of its latest record. A live flow without a new record for that long is pruned too, and stored again with
@@ -52,7 +52,10 @@ class Pruned:
 
 
 def cuts(connection: Connection, kept: Retention, now: float) -> Cuts:
-    """The limits that the settings give at `now`: whole days (UTC) for records, for evidence also its size limit."""
+    """The times before which records are pruned, by table, as the settings `kept` and the time `now` give them.
+
+    They are whole days (UTC); for evidence a size limit counts as well. A table that is kept for ever is left out.
+    """
     records = _whole_days(now, kept.days)
     found = dict.fromkeys(RECORDS, records) if kept.days else {}
     size = oversize(connection, kept.evidence_bytes) if kept.evidence_bytes else 0.0
@@ -61,12 +64,12 @@ def cuts(connection: Connection, kept: Retention, now: float) -> Cuts:
 
 
 def older(before: float) -> Cuts:
-    """The limits that prune all records before a time."""
+    """The limits by which all records before a time (seconds) are pruned."""
     return dict.fromkeys(RECORDS, before)
 
 
 def count(connection: Connection, wanted: Cuts) -> dict[str, int]:
-    """The number of rows of each table that would be pruned."""
+    """The number of rows of each table that `prune` would delete."""
     counted = {}
     for table, before in wanted.items():
         query = sa.select(sa.func.count()).select_from(table).where(*_old(table, before))
@@ -75,14 +78,17 @@ def count(connection: Connection, wanted: Cuts) -> dict[str, int]:
 
 
 def behind(connection: Connection, kept: Retention, now: float) -> bool:
-    """True if some flow is two days past its retention, so pruning does not run or fails."""
+    """True if some flow is two days past its retention: pruning does not run, or fails."""
     before = _whole_days(now, kept.days) - 2 * DAY
     late = sa.select(sa.literal(1)).where(*_old(flows, before)).limit(1)
     return bool(kept.days and connection.scalar(late))
 
 
 def prune(engine: Engine, wanted: Cuts, patience: float = PATIENCE) -> Iterator[PruneStep]:
-    """Prune records up to the limits, one transaction per step; may be stopped after any step. Raises DBAPIError."""
+    """Prune records older than the limits; yields after each transaction, and may be stopped there.
+
+    `patience`: seconds to wait for readers of a partition; a partition they keep is skipped. Raises DBAPIError.
+    """
     for table, before in wanted.items():
         if (yield from _days(engine, table, before, patience)):
             yield from _rows(engine, table, before)

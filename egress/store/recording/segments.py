@@ -83,7 +83,7 @@ def newest(directory: Path, writer: str) -> int:
 
 
 def usage(directory: Path) -> int:
-    """The size of all files in a journal directory; 0 if it does not exist. Raises OSError."""
+    """The size in bytes of all files in a journal directory; 0 if it does not exist. Raises OSError."""
     total = 0
     try:
         with os.scandir(directory) as entries:
@@ -98,7 +98,7 @@ def usage(directory: Path) -> int:
 
 
 def read(segment: Segment, offset: int, most: int = BATCH_BYTES) -> bytes:
-    """Read at most `most` bytes from `offset`, not beyond the listed size of the segment. Raises OSError."""
+    """Read at most `most` bytes from `offset`, not beyond the size that the segment had when listed. Raises OSError."""
     descriptor = os.open(segment.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         return os.pread(descriptor, min(most, segment.size - offset), offset)
@@ -109,12 +109,10 @@ def read(segment: Segment, offset: int, most: int = BATCH_BYTES) -> bytes:
 def finished(segment: Segment, *, abandoned: bool = False) -> bool:
     """True if nothing will be appended: it has a successor, no process has it open for writing, it did not grow.
 
-    `abandoned`: a successor is not required if a lease can be taken. A writer opens a segment only once, so a segment
-    that no process has open is complete.
-
-    A successor is not proof, since names contain wall-clock times and clocks are set back; the lease is: the kernel
-    grants a read lease only on a file that no process has open for writing. Where this process may take none (the file
-    belongs to another user), the successor is required and has to do. False if the file is gone. Raises OSError.
+    A successor alone is no proof, since names contain wall-clock times and clocks are set back. A read lease is: the
+    kernel grants it only on a file that no process has open for writing. If this process may take no lease (the file
+    belongs to another user), the successor suffices. `abandoned`: a lease suffices without a successor, since a writer
+    opens a segment only once. False if the file is gone. Raises OSError.
     """
     if not segment.final and not abandoned:
         return False
@@ -137,8 +135,8 @@ def finished(segment: Segment, *, abandoned: bool = False) -> bool:
 def whole_lines(data: bytes, *, last: bool) -> tuple[list[bytes], bytes]:
     """Split data into whole lines (without their newline) and torn bytes, which will never become a line.
 
-    An unfinished end that may still become a line is in neither. `last`: nothing will be appended. A full batch
-    without a newline is torn, too: no line is so long.
+    An unfinished end that may still become a line is in neither; with `last` (nothing will be appended) it is torn. A
+    full batch without a newline is torn, too: no line is so long.
     """
     end = data.rfind(b"\n") + 1
     torn = data[end:] if last or (end == 0 and len(data) >= BATCH_BYTES) else b""

@@ -55,7 +55,7 @@ def holdings(connection: Connection) -> Holdings:
 
 
 def sizes(connection: Connection) -> tuple[int, int]:
-    """The size of the database and the part of it that new records can reuse, bytes."""
+    """The size of the database and the free part of it that new records can reuse, both in bytes."""
     size, free = connection.execute(sa.text(_SIZES[connection.dialect.name])).one()
     return int(size), int(free)
 

@@ -59,7 +59,7 @@ class StepResult(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Reported:
-    """The result of a report, the step as it is stored now, and one sentence on why it was refused."""
+    """The result of a report, the step as it is stored now, and, if the report was refused, one sentence on why."""
 
     result: StepResult
     step: Step
@@ -117,7 +117,7 @@ def _check_times(start: float, end: float | None, now: float) -> None:
 
 
 def clean(text: str, most: int) -> str:
-    r"""The text, at most `most` characters, all printable: others are escaped (`\x1b`); `…` marks a cut."""
+    r"""Escape unprintable characters (`\x1b`), and cut the text to `most` characters; `…` marks the cut."""
     shown = text[: most + 1]
     if not shown.isprintable():
         shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in shown)
@@ -127,9 +127,8 @@ def clean(text: str, most: int) -> str:
 def report(connection: Connection, reports: Sequence[Step], a_day: int) -> list[Reported]:
     """Store new and changed steps; returns a result for each report, in their order.
 
-    `a_day`: the number of new steps that an agent may have in 24 hours.
-
-    Call it in a transaction of `database.storing`: of equal reports in two transactions at the same time one is stored.
+    `a_day`: the number of new steps that an agent may have in 24 hours. Call it in a transaction of
+    `database.storing`: then equal reports in two transactions at the same time are stored once.
     """
     known = _known(connection, {_key(step) for step in reports})
     room = {agent: _room(connection, agent, reports, a_day) for agent in {step.agent for step in reports}}
@@ -218,7 +217,10 @@ def attached(connection: Connection) -> frozenset[str]:
 
 
 def conversations(connection: Connection, traces: Collection[Trace]) -> dict[Trace, str]:
-    """The conversation of each trace: an episode of the trace's steps that has another id than the trace."""
+    """The conversation of each trace (agent, trace id): the first episode of its steps whose id is not the trace's.
+
+    Traces without one are left out.
+    """
     known, ordered = dict[Trace, str](), sorted(traces)
     for at in range(0, len(ordered), _CHUNK):
         mine = sa.tuple_(steps.c.agent, steps.c.trace_id).in_(ordered[at : at + _CHUNK])
@@ -232,7 +234,7 @@ def conversations(connection: Connection, traces: Collection[Trace]) -> dict[Tra
 
 
 def adopt(connection: Connection, named: Mapping[Trace, str]) -> None:
-    """Move steps from episodes with the id of their trace to those in `named`; a step whose id is taken there stays."""
+    """Move steps whose episode has their trace's id to the episode in `named`; a step whose id is taken there stays."""
     agent, trace_id, episode = (sa.bindparam(name, type_=sa.Text) for name in ("of_agent", "of_trace", "joined"))
     there = steps.alias()
     taken = sa.exists().where(there.c.agent == agent, there.c.episode == episode, there.c.id == steps.c.id)
@@ -277,7 +279,7 @@ class StepContext:
 
 
 def step_context(connection: Connection, agent: str, ts: float) -> StepContext:
-    """The step context of an agent at a time (seconds)."""
+    """The steps of an agent that were under way at a time (seconds); without any, the step before and the one after."""
     mine = steps.c.agent == agent
     during = sa.select(steps).where(mine, steps.c.start.between(ts - REACH, ts), steps.c.until >= ts)
     newest = during.order_by(steps.c.start.desc(), steps.c.episode.desc(), steps.c.id.desc()).limit(PARALLEL)

@@ -45,7 +45,7 @@ def upsert(connection: Connection, table: sa.Table) -> Insert:
 
 
 def store(connection: Connection, records: Iterable[Record]) -> None:
-    """Store records, in their order, within the connection's transaction.
+    """Store records within the connection's transaction.
 
     A flow keeps its latest record (by `updated`), an anomaly its highest count; findings, evidence and processes are
     never replaced.
@@ -68,7 +68,7 @@ def store(connection: Connection, records: Iterable[Record]) -> None:
 
 
 def rows(records: Sequence[Record | Step]) -> list[dict[str, object]]:
-    """Dataclasses of one kind as rows, field for column."""
+    """Convert dataclasses of one kind (at least one) to rows: dictionaries from field name to value."""
     names = [field.name for field in fields(records[0])]
     values = attrgetter(*names)
     return [dict(zip(names, values(record), strict=True)) for record in records]
@@ -95,7 +95,7 @@ def _rows(records: Sequence[Record], kind: type[Record], dialect: Dialect) -> li
 
 
 def _counting(statement: Insert, table: sa.Table, column: str) -> Insert:
-    """The INSERT with the ON CONFLICT clause for a key that is already stored."""
+    """Add the ON CONFLICT clause: the row with the greatest `column` stays; without a column the stored row does."""
     if not column:
         return statement.on_conflict_do_nothing()
     new = statement.excluded
