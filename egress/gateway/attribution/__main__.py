@@ -1,7 +1,7 @@
 """The attribution process: `python -m egress.gateway.attribution`. The supervisor starts it; its setup comes on stdin.
 
-It reads the workers' notes, looks up the processes behind the flows and writes them to a journal of its own. When its
-standard input ends, it reads the notes that were sent before, and ends.
+It reads the workers' notes (one for each new flow), looks up the processes behind the flows and writes them to a
+journal of its own. When its standard input ends, it handles the notes that were sent before, and ends.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Attribution:
         return self._finder.busy
 
     def read(self) -> bool:
-        """Read the notes that have come. False: there were none."""
+        """Read the notes that have come, and begin to look up their flows. False: there were none."""
         return sum([self._read(worker) for worker in self.workers]) > 0
 
     def _read(self, worker: socket.socket) -> int:
@@ -148,7 +148,7 @@ def serve(attribution: Attribution, reader: LineReader, writer: LineWriter) -> N
 
 
 def listen(attribution: Attribution, reader: LineReader) -> None:
-    """Take the supervisor's grants for the journal."""
+    """Read the supervisor's messages: how many bytes the journal may have."""
     for line in reader.read():
         room = json.loads(line)
         attribution.journal.grant(room["limit"], full=room["full"])

@@ -34,7 +34,7 @@ _PATTERNS = (
 
 
 def group(text: str) -> str:
-    """Choose one path of a /proc/PID/cgroup: a container's, else version 2's, else any below the root."""
+    """Choose one path from the text of a /proc/PID/cgroup: a container's, else cgroup v2's, else any below the root."""
     paths = list(_paths(text))
     chosen = next((path for path in paths if container(path)[1]), "")
     chosen = chosen or next((path for path in paths if path != "/"), "") or next(iter(paths), "")

@@ -44,7 +44,10 @@ class _Thread:
 
 
 class CommandLines:
-    """Reads one command line at a time, each within PATIENCE. An agent that delays reads has none for a time."""
+    """Reads one command line at a time, each within PATIENCE seconds.
+
+    The processes of an agent that delayed reads are not read for a time.
+    """
 
     def __init__(self) -> None:
         self.refused = 0  # reads not tried, or given up
@@ -55,7 +58,10 @@ class CommandLines:
         self._window = 0.0
 
     def begin(self, agent: str, directory: int) -> Pending:
-        """Begin to read the command line of an open process directory. Call the result, once, for the bytes."""
+        """Begin to read the command line of the process whose /proc directory is open as `directory`.
+
+        Returns a function to call once: it waits for the bytes, and returns None if they cannot be read in time.
+        """
         if not self._may(agent):
             self.refused += 1
             return lambda: None

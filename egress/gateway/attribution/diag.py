@@ -47,6 +47,7 @@ def ask(diag: socket.socket, note: Note, device: int) -> Socket | None:
 
 
 def request(note: Note, device: int) -> bytes:
+    """Encode the request for the socket at the agent's end of a flow."""
     family = socket.AF_INET if len(note.local) == 4 else socket.AF_INET6
     local, remote = (note.local, note.local_port), (note.remote, note.remote_port)
     # The kernel on UDP: "src and dst are swapped for historical reasons".
@@ -71,4 +72,5 @@ def answer(data: bytes) -> Socket | None:
 
 
 def askable(proto: int) -> bool:
+    """Return True for the protocols whose sockets sock_diag can look up: TCP and UDP."""
     return proto in (TCP, UDP)

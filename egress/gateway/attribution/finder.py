@@ -1,7 +1,8 @@
-"""Turn notes of flows into records of their processes: namespace, socket, search, process; fair to each agent.
+"""Turn notes (messages about new flows) into records of the processes that opened the flows.
 
-The socket is looked up when the note comes, since sockets disappear first. The searches through /proc then take turns
-of SLICE, one an agent: an agent with thousands of processes delays itself, not the others.
+The flow's socket is looked up in the agent's namespace when the note comes, since sockets disappear first. Then the
+process that holds the socket is searched in /proc. The searches of the agents take turns of SLICE: an agent with
+thousands of processes delays itself, not the others.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ class _Agent:
 
 
 class Finder:
-    """Takes notes with `take`, and searches with `work` while it is `busy`. Both give records."""
+    """Finds the processes behind flows. `take` a note, then call `work` while it is `busy`; both return records."""
 
     def __init__(self) -> None:
         self._namespaces = Namespaces()
@@ -76,7 +77,10 @@ class Finder:
         self._command_lines.close()
 
     def take(self, note: Note, now: float) -> ProcessRecord | None:
-        """Look up the socket of a flow. Returns the record of a failure; None: `work` will search its process."""
+        """Look up the socket of a note's flow; `now` is in seconds since the epoch.
+
+        Returns the record of a failure. None: the socket was found, and `work` will search for its process.
+        """
         if not -LATE < now - note.time < LATE:
             return failed(note, UNKNOWN, f"its note came {now - note.time:.0f} s late")
         agent = self._agent(note.agent)
@@ -112,7 +116,7 @@ class Finder:
         return self._want(note, agent, identity, found)
 
     def work(self, until: float) -> Iterator[ProcessRecord]:
-        """Give each agent's search one turn; begin none after `until` (monotonic). Yields records."""
+        """Give each agent's search one turn; begin none after `until` (monotonic). Yields records of finished flows."""
         for _ in range(len(self._turns)):
             name = self._turns.popleft()
             agent = self._agents[name]
@@ -143,7 +147,7 @@ class Finder:
         return None
 
     def _forget(self) -> None:
-        """Drop the state of agents without a search when there are MAX_AGENTS: hints, and limits that begin anew."""
+        """Once MAX_AGENTS are remembered, forget those without a search; their limits then begin anew."""
         if len(self._agents) >= MAX_AGENTS:
             busy = set(self._turns)
             self._agents = {name: agent for name, agent in self._agents.items() if name in busy}
@@ -187,6 +191,7 @@ class Finder:
 
 
 def failed(note: Note, status: ProcessStatus, reason: str, uid: int | None = None) -> ProcessRecord:
+    """Make the record of a flow whose process was not found. `uid`: the owner of its socket, if that was found."""
     return ProcessRecord(note.flow_id, note.agent, note.time, status, reason, 0, 0, uid, "", "", "", "", "", None)
 
 

@@ -29,7 +29,7 @@ _IFADDR = struct.Struct("=BBBBi")  # family, prefix length, flags, scope, index
 
 
 class Link(NamedTuple):
-    """An interface and its index. `peer`: index of the other end of a veth, in the namespace with our number `nsid`."""
+    """An interface, and of a veth its other end: the index there (`peer`) and the namespace it is in (`nsid`)."""
 
     number: int
     name: str
@@ -58,7 +58,10 @@ def ports(route: socket.socket, bridge: int) -> list[Link]:
 
 
 def nsid(route: socket.socket, descriptor: int) -> int | None:
-    """Return the number that our namespace has for that of a descriptor. None: it has none; no link leads there."""
+    """Return the number (nsid) by which our namespace knows the open namespace `descriptor`.
+
+    None: it has no number, since no link of our namespace leads there.
+    """
     body = bytes(4) + attribute(_BY_DESCRIPTOR, struct.pack("=I", descriptor))
     route.send(_request(_GET_NSID, body))
     for kind, answer in messages(route.recv(BUFFER)):

@@ -1,8 +1,9 @@
 """Find the network namespace of an agent's flow: the one at the other end of the gateway's interface.
 
-A veth has the number of the namespace of its other end; for a bridge it is the port whose namespace has the flow's
-address. The namespace with that number is searched among /run/netns and all processes, newest first. Only names are
-remembered, and checked at each use: an open descriptor would keep a namespace, and its links, alive.
+The kernel gives the number of the namespace that a veth's other end is in. Behind a bridge, the right veth is the port
+whose namespace has the flow's address. The namespace with that number is searched among /run/netns and all processes,
+newest first. Only paths are remembered, and checked at each use: an open descriptor would keep a namespace, and its
+links, alive.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ class End:
 
 @dataclass(slots=True)
 class OpenNamespace:
-    """An open namespace. Close it soon: until then it stays alive."""
+    """An open namespace, with netlink sockets in it. Close it soon: until then the namespace stays alive."""
 
     identity: Identity
     device: int  # index, inside, of the interface that leads to the gateway
@@ -61,7 +62,7 @@ class OpenNamespace:
 
 
 class Namespaces:
-    """Looks up namespaces from the gateway's own: it is made there, and its thread always returns there."""
+    """Looks up agents' namespaces. Make it in the gateway's namespace; its thread returns there after each look-up."""
 
     def __init__(self) -> None:
         self._home = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
@@ -75,7 +76,10 @@ class Namespaces:
         self._route.close()
 
     def behind(self, interface: int, address: bytes) -> OpenNamespace:
-        """Open the namespace of an address behind an interface (index). Raises UnknownNamespaceError, OSError."""
+        """Open the namespace that has `address` (packed), behind the gateway's interface with this index.
+
+        Raises UnknownNamespaceError if there is none on this host, OSError if the kernel refuses.
+        """
         known = self._owners.get((interface, address))
         for end in [*([] if known is None else [known]), *self._ends(interface)]:
             try:

@@ -1,4 +1,4 @@
-"""Read a process in /proc, through one descriptor of its directory: never the next process with its number.
+"""Read a process in /proc, through one descriptor of its directory: never another process that got the same pid.
 
 The fields that a process writes itself (command line, name) are bounded, and may hold anything.
 """
@@ -44,7 +44,7 @@ def newest_first() -> list[int]:
 
 
 def in_order(pids: list[int], last: int, most: int) -> list[int]:
-    """Sort by the age of each number, also after the numbers began again past `most`."""
+    """Sort pids, the newest first. `last` is the newest of all; after `most` the kernel begins with low ones again."""
     return sorted(pids, key=lambda pid: (last - pid) % most)
 
 
@@ -57,7 +57,7 @@ def open_directory(pid: int) -> int | None:
 
 
 def look(pid: int, directory: int, command_line: Reader) -> Process:
-    """Read all fields of the process in `directory`, the shortest-lived first."""
+    """Read all fields of the process whose /proc directory is open as `directory`; first those that vanish first."""
     exe = _link(directory, "exe")
     pending = command_line(directory)
     cgroup = _file(directory, "cgroup").decode("utf-8", "backslashreplace")

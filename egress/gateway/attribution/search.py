@@ -31,7 +31,10 @@ Look = Callable[[int, int], Process]  # pid, descriptor of its directory
 
 
 class Search:
-    """Looks for the holders of some sockets. `missing` are those not found yet."""
+    """Looks for the processes that hold sockets, given by inode. `missing` are the inodes not found yet.
+
+    `recent` has pids to try first, and gets those that are found. `everywhere`: search outside the namespace, too.
+    """
 
     def __init__(
         self, namespace: Identity, inodes: set[int], recent: deque[int], look: Look, *, everywhere: bool = True
@@ -43,7 +46,7 @@ class Search:
         self._names = {b"socket:[%d]" % inode: inode for inode in inodes}
 
     def steps(self) -> Iterator[HeldSocket | None]:
-        """Yield a holder, or None for a step without one. Ends when no socket is missing or no process is left."""
+        """Yield after each step a socket with its process, or None. Ends when no socket or no process is left."""
         others: list[int] = []
         for part in (self._known(), self._inside(others), self._abroad(others)):
             for step in part:

@@ -29,7 +29,10 @@ class AmbiguousSocketError(Exception):
 
 
 def ask(note: Note) -> Socket | None:
-    """Find the socket of a flow without TCP or UDP, in the thread's namespace. Raises AmbiguousSocketError, OSError."""
+    """Find the socket of a flow that is neither TCP nor UDP, in the thread's namespace. None: there is none.
+
+    Raises AmbiguousSocketError if several raw sockets of the protocol could have sent it, OSError.
+    """
     version = "" if len(note.local) == 4 else "6"
     if note.proto in ECHO:
         for port, found in rows(_read(f"icmp{version}")):
@@ -42,7 +45,7 @@ def ask(note: Note) -> Socket | None:
 
 
 def rows(table: bytes) -> Iterator[tuple[int, Socket]]:
-    """Parse local port and socket of each whole line."""
+    """Yield the local port and the socket of each valid line of a table."""
     for line in table.split(b"\n"):
         if match := _LINE.match(line):
             inode, uid = int(match["inode"]), int(match["uid"])

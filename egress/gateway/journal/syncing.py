@@ -12,7 +12,7 @@ CLOSE_SECONDS = 5.0
 
 
 def sync_directory(directory: Path) -> None:
-    """Sync a directory: the names of its new files are on the disk. Raises OSError."""
+    """Sync a directory: afterwards the names of its new files are on the disk. Raises OSError."""
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)

@@ -127,8 +127,9 @@ def rules(attachments: Sequence[Attachment], config: Config, family: int, *, blo
 
 
 def _refuse(family: int, marks: Marks, *, keep: bool) -> list[str]:
-    """Refuse a marked packet. The mark is zeroed before REJECT: with sysctl fwmark_reflect the reset would carry it
-    and be refused itself.
+    """Make the rules that refuse a marked packet.
+
+    The mark is zeroed before REJECT: with sysctl fwmark_reflect the reset would carry it and be refused itself.
     """
     mask, prohibited = f"{marks.mask:#x}", "icmp-admin-prohibited" if family == 4 else "icmp6-adm-prohibited"
     save = [f"-A EGRESS-REFUSE -j CONNMARK --save-mark --nfmask {mask} --ctmask {mask}"] if keep else []
@@ -142,7 +143,7 @@ def _refuse(family: int, marks: Marks, *, keep: bool) -> list[str]:
 
 
 def _deliver(marks: Marks, *, keep: bool) -> list[str]:
-    """Keep the marks of packets delivered to the host: no POSTROUTING follows."""
+    """Make the rules for packets to the host itself: save their marks here, since no POSTROUTING follows."""
     return [*(_keep("EGRESS-DELIVER", marks) if keep else []), f"-A EGRESS-DELIVER {_refused(marks)}"]
 
 
@@ -151,7 +152,7 @@ def _refused(marks: Marks) -> str:
 
 
 def _keep(chain: str, marks: Marks) -> list[str]:
-    """Copy the packet's mark to its connection, unless the connection is refused."""
+    """Make the rule that copies the packet's mark to its connection, unless the connection is refused."""
     mask, refused = f"{marks.mask:#x}", f"--mark {marks.value('refused'):#x}/{marks.refusal_mask:#x}"
     save = f"-j CONNMARK --save-mark --nfmask {mask} --ctmask {mask}"
     return [f"-A {chain} -m mark ! --mark 0x0/{mask} -m connmark ! {refused} {save}"]
@@ -168,7 +169,10 @@ def _masquerade(attachments: Sequence[Attachment], family: int) -> list[str]:
 
 
 def _dispatch(attachments: Sequence[Attachment], config: Config, family: int) -> list[str]:
-    """Lead packets to our chains. No agent reaches the API, on any address of the host; no policy can change that."""
+    """Make the rules that lead agents' packets to our chains.
+
+    No agent reaches the API, on any address of the host; no policy can change that.
+    """
     marks, api = Marks(config.mark_mask), f"-p tcp -m tcp --dport {config.api.port}"
     lines = []
     for interface in dict.fromkeys(attachment.interface for attachment in attachments):
@@ -218,7 +222,10 @@ def _postrouting(marks: Marks, *, keep: bool) -> list[str]:
 def _selectors(
     attachments: Sequence[Attachment], family: int, side: str, address: str
 ) -> Iterator[tuple[str, Attachment]]:
-    """Yield matches in the order to be tried. The last match of an interface takes all remaining packets."""
+    """Yield iptables matches and their attachments, in the order to be tried.
+
+    The last match of an interface takes all its remaining packets.
+    """
     for interface in dict.fromkeys(attachment.interface for attachment in attachments):
         here = [attachment for attachment in attachments if attachment.interface == interface]
         pairs = [(network, each) for each in here for network in _networks(each, family)] if len(here) > 1 else []

@@ -43,10 +43,10 @@ def python(module: str) -> tuple[list[str], dict[str, str]]:
 
 
 def confined(module: str) -> tuple[list[str], dict[str, str]]:
-    """Return command line and environment of a module that gives up its privileges.
+    """Return command line and environment to run a module that gives up its privileges.
 
-    Of our variables it gets those in INHERITED only: an environment holds passwords and tokens, and stays
-    readable in /proc/PID/environ.
+    Of this process's environment it gets only the variables in INHERITED: others may hold passwords and tokens, and
+    stay readable in /proc/PID/environ.
     """
     words, environment = python(module)
     return words, {name: environment[name] for name in (*INHERITED, *OURS) if name in environment}

@@ -39,16 +39,16 @@ class ConntrackEntry(NamedTuple):
 
 
 def unmark(networks: Collection[str], *, value: int, match: int, clear: int) -> int:
-    """Zero the `clear` bits of these networks' marks that equal `value` under the mask `match`. Returns how many.
+    """Zero the bits `clear` in the marks of these networks' entries, where the mark under the mask `match` is `value`.
 
-    Raises EgressError.
+    Returns the number of changed entries. Raises EgressError if the kernel refuses.
     """
     zero = attribute(_MARK, bytes(4)) + attribute(_MARK_MASK, struct.pack(">I", clear))
     return _each(networks, _NEW, zero, value, match)
 
 
 def delete(networks: Collection[str]) -> int:
-    """Delete all entries of these networks (CIDRs, both families). Returns how many; raises EgressError."""
+    """Delete all entries of these networks (CIDRs, both families). Returns their number; raises EgressError."""
     return _each(networks, _DELETE, b"", 0, 0)
 
 
@@ -77,13 +77,13 @@ def _socket() -> socket.socket:
 
 
 def _beginnings(networks: Collection[str]) -> set[bytes]:
-    """Return the whole bytes of each prefix: each address in the network begins with them."""
+    """Return the whole bytes of each network's prefix: all addresses in the network begin with them."""
     parsed = [ip_network(network, strict=False) for network in networks]
     return {network.network_address.packed[: network.prefixlen // 8] for network in parsed}
 
 
 def _bodies(listing: socket.socket, value: int, match: int) -> Iterator[bytes]:
-    """List all entries of both families; the kernel leaves out entries with other marks."""
+    """Yield the entries of both families whose mark under the mask `match` is `value`."""
     wanted = attribute(_MARK, struct.pack(">I", value)) + attribute(_MARK_MASK, struct.pack(">I", match))
     listing.sendto(message(_GET, netlink.DUMP, socket.AF_UNSPEC, wanted), (0, 0))
     while True:

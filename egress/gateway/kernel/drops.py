@@ -9,7 +9,7 @@ STATISTICS = Path("/proc/net/netfilter/nfnetlink_queue")
 
 
 class Drops(NamedTuple):
-    """Packets dropped at one queue."""
+    """The numbers of packets dropped at one queue, by cause."""
 
     queue: int  # the queue was full
     socket: int  # the socket's buffer was full

@@ -138,7 +138,10 @@ def change(state: dict[str, list[str]], wanted: Rules, config: Config) -> str:
 
 
 def _put(state: dict[str, list[str]], table: str, lines: list[str], config: Config) -> str:
-    """Fill a table. Declaring a chain empties it under --noflush, so our rules are replaced in the same commit."""
+    """Make the input that fills our chains of a table, and puts the jumps to them first.
+
+    Declaring a chain empties it under --noflush, so our rules are replaced in the same commit.
+    """
     heads = [f":{chain} - [0:0]" for chain in CHAINS[table]]
     placed = []
     for chain, rule in jumps(table, config).items():
@@ -157,7 +160,7 @@ def _drop(state: dict[str, list[str]], table: str) -> str:
 
 
 def _deletions(state: dict[str, list[str]], table: str) -> list[str]:
-    """Delete each rule outside our chains that leads into them."""
+    """Make the lines that delete each rule outside our chains that leads into them."""
     jumping = [match for line in state.get(table, []) if (match := _JUMP.match(line))]
     return [f"-D {m['chain']} {m['rule']}" for m in jumping if m["target"] in _OURS and m["chain"] not in _OURS]
 
@@ -177,8 +180,9 @@ def _in_place(state: dict[str, list[str]], config: Config) -> bool:
 
 
 def _differs(state: dict[str, list[str]], table: str, wanted: list[str]) -> bool:
-    """Check whether one of our chains holds other rules, or in another order. Only interfaces and target of a rule are
-    compared: the print of the rest depends on the version of iptables.
+    """Check whether one of our chains has other rules than `wanted`, or has them in another order.
+
+    Only interfaces, target and queue number of a rule are compared: versions of iptables print the rest differently.
     """
     return any(_shape(state.get(table, []), chain) != _shape(wanted, chain) for chain in CHAINS[table])
 

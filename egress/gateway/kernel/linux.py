@@ -109,7 +109,7 @@ def _filter() -> bytes:
 
 
 def _call(number: int, steps: _Steps) -> _Steps:
-    """Make steps that run for one system call only."""
+    """Put a test before `steps`, so that they run for the system call `number` only."""
     return [(_LOAD, 0, 0, _NUMBER), (_EQUAL, 0, len(steps), number), *steps]
 
 

@@ -24,7 +24,10 @@ _CFG_PARAMS, _CFG_MAXLEN, _CFG_MASK, _CFG_FLAGS = 2, 3, 4, 5
 
 
 def config_message(queue: int, sequence: int, *, copy_range: int, length: int, flags: int) -> bytes:
-    """Encode one NFQNL_MSG_CONFIG with all settings. Flags and mask stand once: the kernel keeps only the last pair."""
+    """Encode one NFQNL_MSG_CONFIG with all settings of a queue.
+
+    It has one pair of flags and mask, since the kernel takes only the last.
+    """
     body = netlink.generic(socket.AF_UNSPEC, queue)
     body += attribute(_CFG_MAXLEN, struct.pack(">I", length))
     body += attribute(_CFG_MASK, struct.pack(">I", FAIL_OPEN | GSO))

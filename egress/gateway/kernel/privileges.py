@@ -53,9 +53,10 @@ def account(user: str) -> tuple[int, int]:
 
 
 def drop(user: str, parent: int, kept: frozenset[int] = WORKER) -> None:
-    """Become `user` for good, with only the capabilities in `kept`, and die with process `parent`.
+    """Become `user` for good, with only the capabilities in `kept`; the kernel kills this process when `parent` ends.
 
-    A change of credentials clears the death signal, so it is set last; a parent that died before is noticed by its id.
+    A change of credentials clears the death signal, so it is set last. Raises EgressError if this fails or the parent
+    has ended already, InputError for an unknown user or root.
     """
     uid, gid = account(user)
     try:
@@ -73,7 +74,7 @@ def drop(user: str, parent: int, kept: frozenset[int] = WORKER) -> None:
 
 
 def die_with_parent(parent: int) -> None:
-    """Have the kernel kill this process when its parent ends."""
+    """Have the kernel kill this process when its parent ends. Raises EgressError if that has ended already."""
     linux.prctl(linux.PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         raise EgressError("the gateway ended while this process started; start the gateway again")

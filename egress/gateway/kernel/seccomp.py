@@ -2,7 +2,7 @@
 
 It names what is refused, not what is allowed: the calls of Python and its libraries differ from version to version, and
 a call that an allow-list lacks would end a worker on some machine. A filter cannot look into netlink messages: with the
-queue's socket and CAP_NET_ADMIN a taken worker can still change kernel rules.
+queue's socket and CAP_NET_ADMIN a compromised worker can still change kernel rules.
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def confine() -> bool:
-    """Refuse REFUSED with EPERM, in this thread and those it starts, for good. Needs no_new_privs.
+    """Refuse the calls in REFUSED with EPERM, in this thread and those it starts, for good. Needs no_new_privs.
 
-    False, and nothing is refused: the numbers of this machine's calls are not known, or its kernel has no filters.
+    Returns False, and refuses nothing, if this machine's call numbers are not known or its kernel has no filters.
     """
     known = _ARCHITECTURES.get(platform.machine())
     if known is None:
@@ -57,10 +57,10 @@ def confine() -> bool:
 
 
 def _assemble(architecture: int, column: int) -> bytes:
-    """Assemble classic BPF: operation, steps to skip if true, if not, constant. Calls of other architectures end here.
+    """Assemble the filter as classic BPF. Each step: operation, steps to skip if true, if not, constant.
 
-    `clone` may start a thread, not a process. ENOSYS for `clone3`, whose flags are in memory: libraries then use
-    `clone`.
+    All calls of other architectures are refused. `clone` may start a thread, not a process. `clone3` gets ENOSYS, since
+    its flags are in memory that a filter cannot read: libraries then use `clone`.
     """
     refuse, allow = (_ANSWER, 0, 0, _ERROR | errno.EPERM), (_ANSWER, 0, 0, _ALLOW)
     steps = [(_LOAD, 0, 0, _ARCH), (_EQUAL, 1, 0, architecture), refuse, (_LOAD, 0, 0, _NUMBER)]

@@ -21,13 +21,16 @@ class LineReader:
         self._next: list[bytes] = []
 
     def first(self) -> bytes:
-        """Wait for one line. Further lines are left to the next `read`. Empty: the file has ended."""
+        """Wait for one line and return it; empty if the file has ended. Further lines are left to the next `read`."""
         while not self._next and not self.ended:
             self._next = self.read()
         return self._next.pop(0) if self._next else b""
 
     def read(self) -> list[bytes]:
-        """Return the lines that one read(2) completes. Sets `ended`; raises EgressError past MAX_LINE."""
+        """Return the lines that one read(2) completes, perhaps none. Sets `ended` at the end of the file.
+
+        Raises EgressError for a line longer than MAX_LINE.
+        """
         if self._next:
             lines, self._next = self._next, []
             return lines

@@ -18,8 +18,8 @@ From the worker:
     {"type": "done", "order": n}                      answers an order that carries a number, "order": n
     {"type": "ready"}  {"type": "beat", counters}     its queues are bound; once a second
     {"type": "error", "text"}                         it cannot start
-    {"type": "hold", "hold": {fields of Hold}}        a person is asked
-    {"type": "hold.ended", "id", "state"}                 no longer: "approved", "denied", "expired" or "withdrawn"
+    {"type": "hold", "hold": {fields of Hold}}        a flow or DNS query begins to wait for an operator's decision
+    {"type": "hold.ended", "id", "state"}             it ended: "approved", "denied", "expired" or "withdrawn"
 
 "policy" and "done" have an "error" when the order could not be carried out; then no part of it was.
 """
@@ -58,10 +58,9 @@ class JournalGrant:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """The settings that a process without privileges needs, by the names of `Config`.
+    """The settings that a process without privileges gets, named as in `Config`.
 
-    A list of what is given, not of what is held back: a worker meets hostile bytes, and a secret that a later setting
-    brings must not reach it.
+    It is an allow-list: a worker meets hostile bytes, so a secret that a new setting holds must not reach it.
     """
 
     journal_dir: Path
@@ -76,7 +75,7 @@ class Settings:
 
     @classmethod
     def of(cls, config: Config, user: str) -> Settings:
-        """Take them from a config, for a process that becomes `user`."""
+        """Make the settings from a config, for a process that becomes `user`."""
         taken = {item.name: getattr(config, item.name) for item in dataclasses.fields(cls)}
         return cls(**taken | {"user": user})
 
@@ -100,6 +99,7 @@ def encode(message: object) -> bytes:
 
 
 def setup_from(line: bytes) -> Setup:
+    """Decode the first message to a process."""
     document = json.loads(line)
     return Setup(
         config=typing.cast(Settings, build(Settings, document["config"], "setup")),
@@ -113,10 +113,12 @@ def setup_from(line: bytes) -> Setup:
 
 
 def watched_from(documents: list[dict[str, Any]]) -> tuple[Watched, ...]:
+    """Decode agents and their interfaces from JSON values. Raises KeyError, TypeError or ValueError."""
     return tuple(Watched(agent_from(item["agent"]), item["interface"]) for item in documents)
 
 
 def agent_from(document: dict[str, Any]) -> Agent:
+    """Decode an agent from JSON values. Raises KeyError, TypeError or ValueError."""
     return Agent(
         name=document["name"],
         networks=tuple(document["networks"]),
@@ -129,6 +131,7 @@ def agent_from(document: dict[str, Any]) -> Agent:
 
 
 def rule_from(document: dict[str, Any]) -> Rule:
+    """Decode a rule from JSON values. Raises KeyError, TypeError or ValueError."""
     values = dict(document)
     values["action"] = Action(values["action"])
     values["ports"] = tuple((low, high) for low, high in values["ports"])
@@ -137,7 +140,7 @@ def rule_from(document: dict[str, Any]) -> Rule:
 
 
 class Draft:
-    """A change of policy that arrives in parts. If one is not valid, the change fails, but the worker goes on."""
+    """A change of policy that arrives in parts. If a part is not valid, `finish` fails, but the worker goes on."""
 
     def __init__(self) -> None:
         self._removed: list[str] = []
@@ -145,6 +148,7 @@ class Draft:
         self._broken = ""
 
     def add(self, part: dict[str, Any]) -> None:
+        """Add the removed ids and the added rules of one part."""
         try:
             self._removed += part["removed"]
             self._added += map(rule_from, part["added"])

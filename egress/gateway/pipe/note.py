@@ -43,7 +43,7 @@ class Note(NamedTuple):
 
 
 class NoteSender:
-    """The worker's end. Notes that cannot be sent at once, or beyond MAX_PER_SECOND, are counted in `dropped`."""
+    """Sends a worker's notes. Those that cannot be sent at once, or exceed MAX_PER_SECOND, are counted in `dropped`."""
 
     def __init__(self, sock: socket.socket | None) -> None:
         self.sent = self.dropped = 0
@@ -52,7 +52,10 @@ class NoteSender:
         self._counts: Counter[str] = Counter()
 
     def send(self, record: FlowRecord, interface: int) -> bool:
-        """Send a note if this is a flow's first record. `interface`: index of the agent's. False: none was sent."""
+        """Send a note if this is a flow's first record. Returns False if none was sent.
+
+        `interface`: the index of the interface that the agent is behind.
+        """
         if self._socket is None or not begins(record):
             return False
         second = int(record.start)
@@ -78,6 +81,7 @@ def begins(record: FlowRecord) -> bool:
 
 
 def encode(record: FlowRecord, interface: int) -> bytes:
+    """Encode the note of a flow's first record."""
     ends = f"{record.proto}\t{record.src}\t{record.sport}\t{record.dst}\t{record.dport}\t{record.direction}"
     waits = int(record.action in (Action.REJECT, Action.DROP))
     return f"{record.flow_id}\t{micros(record.start)}\t{interface}\t{ends}\t{waits}\t{record.agent}".encode()

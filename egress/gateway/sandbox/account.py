@@ -1,4 +1,4 @@
-"""The account as which a sandbox's command runs."""
+"""Looks up the account as which a sandbox's command runs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ MAX_ID = (1 << 32) - 2  # the last number means "unchanged" in system calls
 
 
 class Account(NamedTuple):
-    """The ids that a process takes, and the variables that follow from them."""
+    """The ids of an account, and the environment variables that belong to it (HOME, USER, LOGNAME)."""
 
     uid: int
     gid: int
@@ -33,9 +33,9 @@ def account(user: str) -> Account:
 
 
 def invoker(environment: Mapping[str, str]) -> Account | None:
-    """Return the account that called sudo, by the ids that sudo passes on. None: sudo was not used, or by root.
+    """Return the account that called sudo, by SUDO_UID and SUDO_GID. None: sudo was not used, or was called by root.
 
-    An id that no account has is taken as it is. Raises InputError for ids that sudo would not write.
+    A number that no account has is used as it is. Raises InputError for values that sudo would not write.
     """
     uid, gid = environment.get("SUDO_UID", ""), environment.get("SUDO_GID", "")
     if uid in ("", "0"):

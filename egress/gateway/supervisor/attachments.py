@@ -32,7 +32,7 @@ class Attachments:
         self._interfaces: dict[str, str] = {}  # agent name -> its last interface
 
     def entries(self, agents: Iterable[StoredAgent]) -> list[RosterEntry]:
-        """Return the entries of all agents but sandboxes; an absent one has no networks, or no entry at all."""
+        """Return the roster entries of all agents but sandboxes. An absent agent has no networks, or no entry."""
         found, waiting, absent = [], [], {}
         for stored in agents:
             if stored.kind == SANDBOX:

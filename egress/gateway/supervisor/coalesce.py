@@ -1,4 +1,4 @@
-"""Slow work in the background: however often it is scheduled during a run, it runs once more."""
+"""Runs slow work in the background: however often it is scheduled during a run, it runs only once more."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Coalesced:
             await asyncio.wait([self._task])
 
     def check(self) -> None:
-        """Raise the exception that ended the last run, if one did: neither EgressError nor OSError."""
+        """Raise the exception that ended the last run, if one did. EgressError and OSError end none."""
         if self._task is not None and self._task.done() and not self._task.cancelled():
             self._task.result()
 

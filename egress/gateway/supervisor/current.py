@@ -39,8 +39,8 @@ class Current:
     def orders_for(self, change: PolicyChange, spent: Set[str] = frozenset()) -> Orders | None:
         """Make the orders for a change that is not applied here yet. None: apply it, then send `orders()` instead.
 
-        Rules in `spent` are not removed from workers: that would end the flows that they admitted. Where the change
-        adds a rule with such an id again, the workers need the whole policy.
+        `spent`: ids of `once` rules that have admitted their flow. They are not removed from workers, since that would
+        end the flow. Where the change adds a rule with such an id again, the workers need the whole policy.
         """
         silent = spent & set(change.removed)
         if any(rule.id in self.lingering or rule.id in silent for rule in change.added):
@@ -49,7 +49,7 @@ class Current:
         return Orders(dataclasses.replace(change, removed=removed))
 
     def change(self, change: PolicyChange, spent: Set[str] = frozenset()) -> None:
-        """Apply a change here. Removed rules in `spent` linger in the workers."""
+        """Apply a change here. Removed rules in `spent` stay in the workers (`lingering`)."""
         for gone in change.removed:
             self.rules.pop(gone, None)
             self.once.discard(gone)

@@ -96,7 +96,10 @@ class Journals:
             log.error("%d records were lost since the gateway started: the journal could not be written", lost)
 
     def grant(self, written: int = 0) -> JournalGrant:
-        """Make a writer's grant. `written`: its bytes by its last report before the journals were measured."""
+        """Make a writer's grant: its share of the remaining bytes.
+
+        `written`: the bytes it had written by its last report before the journals were measured.
+        """
         return JournalGrant(written + max(self._settings.max_bytes - self._bytes, 0) // self._writers, self._full)
 
     async def measure(self, pool: Pool) -> None:

@@ -1,4 +1,4 @@
-"""The kernel rules over the gateway's life: installed once workers are bound, restored, at the end removed or left."""
+"""Keeps the kernel rules: installs them once workers are bound, restores them, at the end removes or leaves them."""
 
 from __future__ import annotations
 

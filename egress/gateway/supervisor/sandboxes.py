@@ -79,7 +79,10 @@ class Sandboxes:
             del self.open[name]
 
     def entries(self) -> list[RosterEntry]:
-        """List the roster's entries, also of sandboxes without interface (the agent deleted it): a summary is due."""
+        """List the roster entries of all open sandboxes.
+
+        A sandbox whose interface its agent has deleted is listed, too: `egress run` still asks for its summary.
+        """
         return [
             RosterEntry(
                 opened.agent, opened.sandbox.interface, interface_index(opened.sandbox.interface), masquerade=True

@@ -1,4 +1,4 @@
-"""A pcapng file of every judged packet, for debugging and for golden captures.
+"""Writes every judged packet to a pcapng file, for debugging and for the captures of the tests.
 
 Packets carry their direction (seen from the agent) and a comment `agent=<name> queue=<full|settled>`. The file is
 bounded by size; later packets are counted.
@@ -16,7 +16,7 @@ CAPTURE_BYTES = 256 * 1024 * 1024
 
 
 def seconds(micros: int) -> float:
-    """Convert microseconds to seconds exactly as a reader of captures does: replay must be equal to the last bit."""
+    """Convert microseconds to seconds exactly as a reader of captures does: a replay must compute with equal floats."""
     whole, rest = divmod(micros, 1_000_000)
     return whole + rest / 1_000_000
 

@@ -30,7 +30,11 @@ class Identity:
         self._cache: dict[tuple[int, bytes], Agent | None] = {}
 
     def find(self, raw: bytes, indev: int, outdev: int) -> tuple[Agent, Direction] | None:
-        """Return agent and direction, or None. Between two agents it is the sender: the packet is in its queue."""
+        """Return the agent and the packet's direction, seen from it; None if the packet belongs to no agent.
+
+        Of a packet between two agents the sender is returned: the packet is in its queue. `indev` and `outdev` are
+        interface indices.
+        """
         agent = self._alone.get(indev) or self._by_address(raw, indev, source)
         if agent is not None:
             return agent, Direction.OUT

@@ -1,8 +1,8 @@
 """Notes of new flows to the attribution process, and refusals that wait for its answer.
 
-A refusal ends at once what it refuses: the socket, and often the process. Delayed by up to 20 ms, both are still there
-to be looked up. A packet that passes never waits. Nor does a refusal while the attribution process does not answer:
-after one timeout no refusal of that agent waits for a second.
+A refusal closes the agent's socket at once, and the process often ends with it. So a refusal waits up to 20 ms, until
+the attribution process has looked both up. A packet that passes never waits. While the attribution process does not
+answer, refusals do not wait either: after a timeout the refusals of that agent are sent at once for one second.
 """
 
 from __future__ import annotations
@@ -23,7 +23,10 @@ _BATCH = 64
 
 
 class Notifier:
-    """Call `send` first, then `park` what is refused; `read` when the socket is readable, `expire` when it is `due`."""
+    """Sends notes, and keeps refusals until their flows have been looked up.
+
+    Call `send` first, then `park` for a refused packet; `read` when the socket is readable, `expire` when it is `due`.
+    """
 
     def __init__(self, descriptors: Sequence[int], answer: Callable[[ParkedPacket], None]) -> None:
         self.socket = socket.socket(fileno=descriptors[0]) if descriptors else None  # None: attribution is off
@@ -34,7 +37,7 @@ class Notifier:
 
     @property
     def due(self) -> float:
-        """Time at which the first refusal has waited long enough (monotonic)."""
+        """Time (monotonic) at which the first refusal has waited PATIENCE seconds."""
         return self._parked.due
 
     def send(self, records: Iterable[Record], interface: int) -> str:
@@ -65,7 +68,7 @@ class Notifier:
             self._release(message.decode("ascii", "replace"))
 
     def expire(self) -> None:
-        """Answer the refusals that have waited long enough."""
+        """Answer the refusals that have waited PATIENCE seconds; their agents' refusals then do not wait for PAUSE."""
         now = time.monotonic()
         while self._parked.due <= now:
             for refusal in self._release(self._parked.oldest()):

@@ -1,8 +1,8 @@
-"""Packets that stay in the kernel's queue until something is known: a person's decision, or the process that sent them.
+"""Parked packets: they stay in the kernel's queue until a person's decision, or the sending process, is known.
 
-Only their handles are here. They take room in the queue that all of a worker's packets need, so their number is
-bounded: in all, for each agent, and for each key (a hold's id, a flow's id). A packet beyond a bound is not parked. The
-caller answers it at once, and its sender sends it again.
+Only their handles are kept here. Parked packets take room in the queue that all of a worker's packets need, so their
+number is bounded: in all, for each agent, and for each key (a hold's id, a flow's id). A packet beyond a bound is not
+parked: the caller answers it at once, and its sender sends it again.
 """
 
 from __future__ import annotations
@@ -78,5 +78,5 @@ class Parked:
 
 
 def for_holds(queue_length: int) -> Parked:
-    """Make room for packets on hold: within HOLDS, and at most a quarter of the queue."""
+    """Make the store for packets on hold: at most HOLDS, and at most a quarter of the queue."""
     return Parked(HOLDS._replace(total=min(HOLDS.total, queue_length // SHARE)))

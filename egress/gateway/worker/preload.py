@@ -15,7 +15,7 @@ NAMES = ("bücher.example", "xn--bcher-kva.example", "xn--a.example")  # to be m
 
 
 def load() -> None:
-    """Import what the packet path may need. Afterwards it imports nothing."""
+    """Import all modules that the packet path may need, so that it imports nothing later."""
     for codec in CODECS:
         codecs.lookup(codec)
     for name in NAMES:

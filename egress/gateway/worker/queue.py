@@ -75,7 +75,7 @@ class PacketQueue:
         return self.packets - before
 
     def recv(self, _size: int) -> bytes:
-        """Receive for `run_socket`. EAGAIN ends the batch."""
+        """Receive a message, for the library's `run_socket`. Raises BlockingIOError (EAGAIN) at the end of a batch."""
         if self._early:
             return self._early.popleft()
         if self._left <= 0:

@@ -95,7 +95,10 @@ class Worker:
         self._send({"type": "ready", "pid": os.getpid(), "host": socket.gethostname()})
 
     def judge(self, raw: bytes, indev: int, outdev: int, settled: bool, packet: QueuedPacket) -> int:
-        """Judge a packet: find its agent, ask the engine, journal the records. Returns the mark for the kernel."""
+        """Judge a packet: find its agent, ask the engine, journal the records.
+
+        Returns the mark for the kernel, DISCARD, or PARKED if the packet is to be answered later.
+        """
         ts = now()
         self._agent = ""
         found = self.identity.find(raw, indev, outdev)
@@ -129,7 +132,10 @@ class Worker:
         (self.settled if refusal.settled else self.full).answer(refusal.packet, refusal.mark)
 
     def _wait(self, parked: ParkedPacket, agent: Agent, direction: Direction, ts: float) -> int:
-        """Park a packet until its hold ends. If the supervisor cannot be notified, the packet is refused."""
+        """Park a packet until its hold ends. If the supervisor cannot be notified, the hold is refused.
+
+        Returns PARKED, or DISCARD if the packet cannot be kept.
+        """
         self._collect()
         hold = self.engine.hold_of(parked.raw, agent, direction)
         if hold not in self.engine.holds:
@@ -163,7 +169,7 @@ class Worker:
             self._collect()
 
     def failed(self, error: Exception) -> int:
-        """Record a bug that raised in `judge`. The packet's connection is dropped."""
+        """Record an exception that `judge` raised (a bug). Returns the mark that drops the packet's connection."""
         frame = error.__traceback__
         while frame is not None and frame.tb_next is not None:
             frame = frame.tb_next
@@ -176,7 +182,10 @@ class Worker:
         self.anomalies.note(AnomalyRecord(agent, ts, reason, detail, 1), detail)
 
     def record(self, records: Sequence[Record], ts: float) -> bool:
-        """Count and journal records. While the journal fails or is full, the engine refuses new flows (`on_full`)."""
+        """Count and journal records. Returns False if they are not on file.
+
+        While the journal fails or is full, the engine refuses new flows (unless `journal.on_full` is `continue`).
+        """
         for record in records:
             self.refusal_counts.setdefault(record.agent, RefusalCounts()).add(record)
         done = self.journal.append(records, ts)
@@ -215,7 +224,7 @@ class Worker:
             self.capture.close()
 
     def second(self) -> None:
-        """Do the work of each second."""
+        """Do the work of each second: journal the counted anomalies, and let the journal write its backlog and sync."""
         ts = now()
         self.record(self.anomalies.take(), ts)
         self.journal.poll(ts)

@@ -1,4 +1,4 @@
-"""Holds from the workers to the database: stored when a flow or query begins to wait, closed when its wait ends."""
+"""Passes holds from workers to the database: stored when a flow or query begins to wait, closed when the wait ends."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class HoldDesk:
         self._writing.schedule()
 
     def deny(self, ids: Iterable[str]) -> None:
-        """Refuse holds that a person has denied."""
+        """Have the workers refuse holds that a person has denied."""
         self._answer(ids)
 
     def catch_up(self) -> None:

@@ -26,7 +26,10 @@ class DatabaseAwayError(EgressError):
 
 
 class DatabaseLink:
-    """Transactions may run in several threads at once; calls of `open`, `close` and `changed` must not overlap."""
+    """Opens the database, runs transactions on it, and marks it as away when they fail.
+
+    Transactions may run in several threads at once; calls of `open`, `close` and `changed` must not overlap.
+    """
 
     def __init__(self, url: str, host: str = "") -> None:
         self.host = host  # in the rows that this gateway writes
@@ -77,7 +80,7 @@ class DatabaseLink:
         return DatabaseAwayError(f"the database is away: {error}")
 
     def changed(self) -> bool:
-        """Check in microseconds whether another process has committed since the last call. False while it is away."""
+        """Check in microseconds whether any process has committed since the last call. False while it is away."""
         if self._watch is None or not self.ok:
             return False
         try:
@@ -87,7 +90,7 @@ class DatabaseLink:
             return False
 
     async def read(self, work: Callable[[Connection], T]) -> T:
-        """Run `work` in a transaction that only reads, in a thread. Raises DatabaseAwayError."""
+        """Run `work` in a transaction that only reads, in a thread; returns its result. Raises DatabaseAwayError."""
 
         def run() -> T:
             with self.reading() as connection:
@@ -96,7 +99,10 @@ class DatabaseLink:
         return await asyncio.to_thread(run)
 
     async def write(self, work: Callable[[Connection], T]) -> T:
-        """Run `work` in a transaction that writes, in a thread, and commit it. Raises DatabaseAwayError."""
+        """Run `work` in a transaction that edits, in a thread, and commit it; returns its result.
+
+        Raises DatabaseAwayError.
+        """
 
         def run() -> T:
             with self.writing() as connection:

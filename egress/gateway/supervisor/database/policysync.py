@@ -99,7 +99,7 @@ class PolicySync:
         self.link.close()
 
     def check(self) -> None:
-        """Raise the exception of a background task that has ended: none may end before the gateway."""
+        """Raise the exception of a background task that has failed: no task may end before the gateway."""
         if self._caring is not None and self._caring.done():
             self._caring.result()
         self._catching.check()
@@ -205,7 +205,10 @@ class PolicySync:
         self.link.open(create=not self._path.exists(), version=version, entry=entry)
 
     def _settle(self, connection: Connection, listed: tuple[Rule, ...]) -> None:
-        """Update this gateway's own rows: its file's rules; no sandboxes but open ones; no holds of an earlier run."""
+        """Update this gateway's own rows.
+
+        Stores the rules of its policy file, removes sandboxes that are not open, withdraws holds of an earlier run.
+        """
         self._file.sync(connection, listed)
         policywriter.remove_other_sandboxes(connection, self.link.host, self._sandboxes())
         if not self._withdrawn:
@@ -213,7 +216,7 @@ class PolicySync:
         self._withdrawn = True
 
     async def _maintain(self) -> None:
-        """Each second: reopen the database if it is away, remove spent rules, give a sign of life."""
+        """Do the work of each second: reopen the database if it is away, remove spent rules, send a heartbeat."""
         while True:
             await asyncio.sleep(MAINTAIN_SECONDS)
             try:

@@ -37,7 +37,10 @@ class PolicyFile:
         return self.named or self.config.policy or POLICY_FILE
 
     def read(self) -> tuple[Rule, ...]:
-        """Read the rules. Raises InputError for a file that is not valid, or that is named and missing."""
+        """Read the rules; none if the default file does not exist. Raises InputError if the file is not valid.
+
+        Raises InputError as well if a file that was named is missing.
+        """
         if self.path == POLICY_FILE and not POLICY_FILE.exists():
             return ()
         return load_policy(self.path)
@@ -77,9 +80,10 @@ def read_all(connection: Connection, host: str) -> Snapshot:
 
 
 def read_edits(connection: Connection, host: str, version: int, entry: int, pending: frozenset[str]) -> Edits | None:
-    """Read edits for a host after policy `version` and audit `entry`, and denied `pending` holds. None: no edits.
+    """Read the edits for a host after policy `version` and audit `entry`. None: there were none.
 
-    The newest entry is read first: a commit that comes meanwhile is seen now or with the next read, never missed.
+    Of the holds `pending` (ids), the denied ones are included. The newest entry is read first: a commit that comes
+    meanwhile is seen now or with the next read, never missed.
     """
     newest = audit.latest(connection)
     if newest == entry:
@@ -113,7 +117,7 @@ def remove_other_sandboxes(connection: Connection, host: str, names: set[str]) -
 
 
 def spent_rules(connection: Connection, host: str) -> frozenset[str]:
-    """Read the ids of `once` rules that have admitted their flow, here or of an agent that is gone."""
+    """Read the ids of `once` rules that have admitted their flow, of an agent on this host or of one that is gone."""
     return frozenset(ruleset.spent(connection, host))
 
 

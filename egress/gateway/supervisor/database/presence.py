@@ -1,7 +1,7 @@
-"""This gateway among those that share its database: it claims its host name, gives signs of life, frees the name.
+"""Claims this gateway's host name among the gateways that share its database, sends heartbeats, and frees the name.
 
-If another gateway has the name, this one waits: the other may have been killed. As soon as the other gives a sign of
-life, it is another machine of the same name, and this gateway does not start.
+If another gateway has the name, this one waits: the other may have been killed. If the other sends a heartbeat
+meanwhile, it is another machine of the same name, and this gateway does not start.
 """
 
 from __future__ import annotations
@@ -41,7 +41,10 @@ class Presence:
         self._next = 0.0
 
     def enter(self, was: str | None) -> None:
-        """Claim the name at the start, waiting if needed. Raises EgressError if another has it, DatabaseAwayError."""
+        """Claim the name at the start, waiting if another gateway may have been killed.
+
+        Raises EgressError if a living gateway has the name, DatabaseAwayError.
+        """
         first: StoredGateway | None = None
         while True:
             with self._link.writing() as connection:
@@ -67,7 +70,7 @@ class Presence:
         self._next = 0.0
 
     async def beat(self, version: int, agents: int) -> None:
-        """Give a sign of life, if it is due or the policy has changed. Raises DatabaseAwayError, as `renew` does."""
+        """Send a heartbeat, if it is due or the policy has changed. Raises DatabaseAwayError, as `renew` does."""
         if version == self._shown and time.monotonic() < self._next:
             return
         alive = lambda connection: gateways.beat(connection, self.host, self._run, version, agents)  # noqa: E731
@@ -93,6 +96,9 @@ class Presence:
 
 
 def _place(run_dir: Path) -> str:
-    """Name the place of the run_dir, equal for gateways that exclude each other by its lock (`startup.only_one`)."""
+    """Return a text that identifies the run_dir on this boot of this machine.
+
+    It is equal for gateways that exclude each other by the lock of their run_dir (`startup.only_one`).
+    """
     there = run_dir.stat()
     return f"{BOOT.read_text(encoding='ascii').strip()} {there.st_dev}:{there.st_ino}"

@@ -29,9 +29,9 @@ log = logging.getLogger("egress.gateway")
 
 
 class AttributionProcess(Companion):
-    """The process for `size` workers; none if the config has switched it off.
+    """The attribution process for `size` workers; if the config switches it off, none is started.
 
-    `first_grant` returns how much a process that starts now may write to its journal.
+    `first_grant` returns how much a process that starts now may write to its journal, in bytes.
     """
 
     name = "attribution process"

@@ -16,7 +16,7 @@ log = logging.getLogger("egress.gateway")
 
 
 class Companion:
-    """A process that is restarted when it ends. Subclasses start it; it writes its counters to stdout each second."""
+    """A process that `watch` restarts when it has ended. Subclasses start it; it reports its counters on stdout."""
 
     name = ""
     left = ""  # the rest of a log line: the fate of its work when it does not stop in time
@@ -43,7 +43,7 @@ class Companion:
         return {"pid": self.pid, "restarts": self.restarts, "silent": round(self.silent, 1), **self._report}
 
     async def watch(self) -> None:
-        """Start the process if it does not run, at most every RESTART_SECONDS. Call this about once a second."""
+        """Start the process if it does not run, at most every RESTART_SECONDS. Call it about once a second."""
         if self.pid is not None or time.monotonic() < self._next:
             return
         if self._process is not None:

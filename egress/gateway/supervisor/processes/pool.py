@@ -33,7 +33,7 @@ class Hooks:
 
 
 class Pool:
-    """`size` workers. Orders reach all of them in the order of the calls, also workers that still start."""
+    """The workers, `size` in number. Orders reach all of them in the order of the calls, even those still starting."""
 
     def __init__(self, size: int, hooks: Hooks, *, base: int, watchdog: float) -> None:
         self.size = size
@@ -77,7 +77,7 @@ class Pool:
                 worker.send([encode({**fields, "op": op})])
 
     def order_all(self, op: str, fields: Callable[[int], dict[str, object]]) -> asyncio.Task[None]:
-        """Give all workers an order now. Await the task to know that all have carried it out.
+        """Give all workers an order now; `fields(index)` makes its fields. The task ends when all have carried it out.
 
         A worker that cannot is replaced, and its successor starts with the state of that moment.
         """
@@ -174,7 +174,10 @@ class Pool:
             self._starting.pop(index, None)
 
     def _sample(self) -> None:
-        """Read the drops. The kernel counts anew for each binding of a queue: counts of earlier ones are kept here."""
+        """Read the numbers of packets that the kernel dropped.
+
+        It counts anew for each binding of a queue: the counts of earlier bindings are kept here.
+        """
         current = drops()
         for number, before in self._now.items():
             after = current.get(number, Drops(0, 0))
