@@ -1,6 +1,6 @@
 """Reads capture files (pcap and pcapng) as a stream of frames, in bounded memory for any input.
 
-`frames` is the only entry. A damaged file yields every frame up to the damage and then raises `TruncatedError`.
+Callers use `frames` only. It yields every frame of a damaged file up to the damage, and then raises `TruncatedError`.
 """
 
 from __future__ import annotations

@@ -21,7 +21,10 @@ def header(comment: str = "") -> bytes:
 
 
 def packet(raw: bytes, length: int, micros: int, direction: Direction, comment: str = "") -> bytes:
-    """Return the block of an IP packet: `raw` begins its `length` bytes on the wire; `micros` counts from the epoch."""
+    """Return the block of an IP packet, of whose `length` bytes on the wire `raw` has the first.
+
+    `micros` is its time, in microseconds since the epoch.
+    """
     body = struct.pack("=IIIII", 0, micros >> 32, micros & 0xFFFFFFFF, len(raw), max(length, len(raw))) + _pad(raw)
     body += _option(_FLAGS, struct.pack("=I", 2 if direction is Direction.OUT else 1))
     body += _option(_COMMENT, _cut(comment)) if comment else b""

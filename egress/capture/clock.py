@@ -1,4 +1,4 @@
-"""The course of time in a capture whose timestamps jump.
+"""Gives each frame of a capture the time at which it is judged, also where timestamps jump.
 
 A frame may bear an impossible time (the clock was not set yet, a bit flipped), and files may have been appended in the
 wrong order. The frames that follow tell the two apart: if most of them return to the time before, the frame is judged
@@ -45,7 +45,7 @@ def moments(frames: Iterable[Frame]) -> Iterator[Moment]:
 
 
 def _first(times: list[float]) -> float:
-    """The first time that those after it confirm."""
+    """Return the first of these times from which most later ones do not jump back; the first of all if none is so."""
     return next((ts for at, ts in enumerate(times) if not _come_back(ts, times[at + 1 :])), times[0])
 
 
@@ -60,7 +60,10 @@ def _go_on(ts: float, clock: float, after: list[float]) -> bool:
 
 
 class _Ahead:
-    """The frames of a capture, with a look at those to come. Damage of the file is raised where it is, not before."""
+    """Iterates over the frames of a capture, and can read some ahead.
+
+    Damage that is found ahead is raised once all frames before it have been yielded.
+    """
 
     def __init__(self, frames: Iterator[Frame]) -> None:
         self._frames = frames
@@ -74,7 +77,7 @@ class _Ahead:
             raise self._damage
 
     def look(self) -> list[float]:
-        """The times of the next frames."""
+        """Return the times of the next frames, at most LOOK of them."""
         while len(self._waiting) < LOOK and self._read():
             pass
         return [frame.ts for frame in self._waiting]

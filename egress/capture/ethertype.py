@@ -1,4 +1,7 @@
-"""Extracts the IP packet behind an EtherType (IEEE 802 numbers, IANA): VLAN tags, MPLS labels, PPPoE and LLC."""
+"""Extracts the IP packet behind an EtherType (IEEE 802 numbers, IANA): VLAN tags, MPLS labels, PPPoE and LLC.
+
+Packets are returned with any padding after them. Headers that are cut short raise MalformedError.
+"""
 
 from __future__ import annotations
 
@@ -15,20 +18,23 @@ _MAX_TAGS = 16  # more VLAN tags or MPLS labels than this are malformed
 
 
 def ethernet(frame: bytes, at: int = 0) -> bytes | None:
-    """The IP packet of an Ethernet frame that begins at `at`."""
+    """Return the IP packet of an Ethernet frame that begins at `at`; None if it carries another protocol."""
     kind = u16(frame, at + 12)
     return llc(frame, at + 14) if kind < 0x0600 else ethertype(kind, frame, at + 14)  # 802.3: the field is a length
 
 
 def llc(frame: bytes, at: int) -> bytes | None:
-    """The IP packet behind an 802.2 header at `at`."""
+    """Return the IP packet behind an 802.2 header at `at`; None for another protocol."""
     if frame[at : at + 5] == _LLC_SNAP and frame[at + 5 : at + 6] in (b"\x00", b"\xf8"):
         return ethertype(u16(frame, at + 6), frame, at + 8)
     return by_version(frame, at + 3) if frame[at : at + 3] == _LLC_IPV4 else None
 
 
 def ethertype(kind: int, frame: bytes, at: int) -> bytes | None:
-    """Follow tags from EtherType `kind`, whose payload starts at `at`."""
+    """Return the IP packet behind EtherType `kind`, whose payload starts at `at`; None for another protocol.
+
+    VLAN tags, MPLS labels and PPPoE headers between them are skipped.
+    """
     for _ in range(_MAX_TAGS):
         if kind in (_ETHER_IPV4, _ETHER_IPV6):
             return by_version(frame, at)
@@ -44,7 +50,7 @@ def ethertype(kind: int, frame: bytes, at: int) -> bytes | None:
 
 
 def mpls(frame: bytes, at: int = 0) -> bytes | None:
-    """The IP packet behind a stack of MPLS labels at `at`."""
+    """Return the IP packet behind a stack of MPLS labels at `at`; None if no IP header follows."""
     for _ in range(_MAX_TAGS):
         bottom = u16(frame, at + 2) & 0x0100
         at += 4
@@ -54,7 +60,10 @@ def mpls(frame: bytes, at: int = 0) -> bytes | None:
 
 
 def ppp(frame: bytes, at: int = 0) -> bytes | None:
-    """The IP packet of a PPP frame at `at`, with HDLC's address and control or without them (RFC 1661, RFC 1662)."""
+    """Return the IP packet of a PPP frame at `at`; None if it carries another protocol (RFC 1661).
+
+    The frame may begin with the address and control bytes of HDLC (RFC 1662).
+    """
     if frame[at : at + 2] == b"\xff\x03":
         at += 2
     if frame[at : at + 1] and frame[at] & 1:  # protocol field compression (RFC 1661 section 6.5)
@@ -65,7 +74,7 @@ def ppp(frame: bytes, at: int = 0) -> bytes | None:
 
 
 def by_version(frame: bytes, at: int = 0) -> bytes:
-    """The IP packet at `at`. Raises MalformedError if no IP header begins there."""
+    """Return the bytes from `at` on. Raises MalformedError if no IP header begins there."""
     if len(frame) <= at:
         raise MalformedError("no room for an IP header")
     if frame[at] >> 4 not in (4, 6):
@@ -74,7 +83,7 @@ def by_version(frame: bytes, at: int = 0) -> bytes:
 
 
 def u16(frame: bytes, at: int) -> int:
-    """The number in two bytes at `at`, in network order. Raises MalformedError if the frame ends before them."""
+    """Return the number in two bytes at `at`, in network order. Raises MalformedError if the frame is shorter."""
     if len(frame) < at + 2:
         raise MalformedError("link header cut short")
     return frame[at] << 8 | frame[at + 1]

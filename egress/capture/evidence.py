@@ -15,7 +15,7 @@ SHOWN = 64  # bytes of the evidence in a comment
 
 
 def to_pcapng(finding: FindingRecord, evidence: EvidenceRecord) -> bytes:
-    """Return the file. The comment of its section names the finding, comments of packets locate its bytes."""
+    """Return the bytes of the file. The comment of its section names the finding, those of packets locate its bytes."""
     found = spans.find(evidence.packets, finding.evidence)
     parts = [blocks.header(_about(finding, found))]
     for number, packet in enumerate(evidence.packets):

@@ -58,7 +58,7 @@ class _Datagram:
 
 
 class Reassembler:
-    """Makes datagrams of fragments, in bounded memory."""
+    """Joins fragments to datagrams, in bounded memory: MAX_DATAGRAMS incomplete ones, for TIMEOUT each."""
 
     def __init__(self) -> None:
         self._pending: OrderedDict[tuple[bytes, ...], _Datagram] = OrderedDict()

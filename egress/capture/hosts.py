@@ -1,4 +1,7 @@
-"""Frames as the capturing host's own kernel hands them over: loopback, cooked captures, and logs of packet filters."""
+"""Extracts the IP packet from pseudo link layers of the host's own kernel: loopback, cooked captures, filter logs.
+
+Each function returns None for another protocol, and raises MalformedError for a frame that is cut short.
+"""
 
 from __future__ import annotations
 
@@ -11,27 +14,30 @@ _ENC_HEADER = 12  # OpenBSD: address family, SPI, flags
 
 
 def null(frame: bytes) -> bytes | None:
-    """BSD loopback: the address family in the byte order of the capturing host."""
+    """Return the IP packet of a BSD loopback frame, behind an address family in the capturing host's byte order."""
     return by_version(frame, 4) if _family(frame) in _FAMILIES else None
 
 
 def enc(frame: bytes) -> bytes | None:
-    """The packets inside OpenBSD's IPsec: an address family as on the loopback interface, SPI and flags."""
+    """Return the packet of a frame of OpenBSD's IPsec interface, behind address family, SPI and flags."""
     return by_version(frame, _ENC_HEADER) if _family(frame) in _FAMILIES else None
 
 
 def sll(frame: bytes) -> bytes | None:
-    """Linux's cooked capture, of interfaces without an own header and of `any`."""
+    """Return the IP packet of a Linux cooked capture (interface `any`, and interfaces without a link header)."""
     return ethertype(u16(frame, 14), frame, 16)
 
 
 def sll2(frame: bytes) -> bytes | None:
-    """The second version of the cooked capture."""
+    """Return the IP packet of the second version of the cooked capture."""
     return ethertype(u16(frame, 0), frame, 20)
 
 
 def nflog(frame: bytes) -> bytes | None:
-    """Netfilter's log (`tcpdump -i nflog:`): attributes in the capturing host's byte order; one is the packet."""
+    """Return the IP packet of a frame of netfilter's log (`tcpdump -i nflog:`), which is one of its attributes.
+
+    Attributes are in the capturing host's byte order.
+    """
     if u16(frame, 0) >> 8 not in _FAMILIES:
         return None
     for order in ("<", ">"):
@@ -42,19 +48,19 @@ def nflog(frame: bytes) -> bytes | None:
 
 
 def pflog(frame: bytes) -> bytes | None:
-    """OpenBSD's packet filter log: a header that begins with its own length and the address family."""
+    """Return the IP packet of a frame of OpenBSD's packet filter log; the header has its length and address family."""
     size = u16(frame, 0)
     return by_version(frame, (size >> 8) + 3 & ~3) if size & 0xFF in _FAMILIES else None
 
 
 def _family(frame: bytes) -> int:
-    """The address family in four bytes; read in the wrong order it is a huge number."""
+    """Return the address family in the first four bytes, of either byte order: the smaller of the two readings."""
     u16(frame, 2)
     return min(int.from_bytes(frame[:4], "little"), int.from_bytes(frame[:4], "big"))
 
 
 def _attribute(frame: bytes, order: str, wanted: int) -> int:
-    """Find the value of an attribute, with numbers in this byte order; 0 if the attributes make no sense in it."""
+    """Return the offset of an attribute's value, with numbers in this byte order; 0 if it is not found."""
     at = _NFLOG_HEADER
     while at + 4 <= len(frame):
         length, kind = _number(frame, at, order), _number(frame, at + 2, order)

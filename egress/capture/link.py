@@ -17,12 +17,12 @@ from egress.errors import MalformedError
 
 
 def supported(link: int) -> bool:
-    """Test whether frames of this link type can be read."""
+    """Return True if frames of this link type can be read."""
     return link in _READERS or link in _WRAPPERS
 
 
 def link_name(link: int) -> str:
-    """Name a link type for a message, as in `link type 189 (USB_LINUX)`."""
+    """Return the name of a link type for a message, as in `link type 189 (USB_LINUX)`."""
     if link == UNKNOWN_LINK:
         return "an unknown link type"
     name = NAMES.get(link, "")
@@ -30,7 +30,7 @@ def link_name(link: int) -> str:
 
 
 def ip_packet(link: int, frame: bytes) -> bytes | None:
-    """The IP packet of a frame, padding included; None if the frame carries another protocol (ARP, LLDP, …).
+    """Return the IP packet of a frame, padding included; None if the frame carries another protocol (ARP, LLDP, …).
 
     Raises MalformedError if the frame is too short for its headers, or of an unsupported link type.
     """
@@ -50,12 +50,12 @@ def _token_ring(frame: bytes) -> bytes | None:
 
 
 def _ppi(frame: bytes) -> tuple[int, bytes]:
-    """Per-Packet Information: a length and the link type of what follows."""
+    """Remove the Per-Packet Information header: return the link type that it states, and the frame behind it."""
     return _wrapped(frame, int.from_bytes(frame[4:8], "little"), int.from_bytes(frame[2:4], "little"), 8)
 
 
 def _pktap(frame: bytes) -> tuple[int, bytes]:
-    """Darwin's capture of all interfaces: a length and the link type of what follows."""
+    """Remove the header of Darwin's pktap interface: return the link type that it states, and the frame behind it."""
     return _wrapped(frame, int.from_bytes(frame[8:12], "little"), int.from_bytes(frame[:4], "little"), 12)
 
 

@@ -25,7 +25,10 @@ _FORMATS = {  # magic number as it stands in the file -> byte order, fractions o
 
 
 def pcap_frames(magic: bytes, stream: BinaryIO) -> Iterator[Frame]:
-    """Yield the frames that follow `magic`, the file's first four bytes."""
+    """Yield the frames that follow `magic`, the file's first four bytes, which are read already.
+
+    Raises NotACaptureError for another format, TruncatedError where the file is damaged.
+    """
     if magic not in _FORMATS:
         raise NotACaptureError("the file is neither pcap nor pcapng")
     order, fractions, fields = _FORMATS[magic]

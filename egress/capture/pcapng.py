@@ -33,7 +33,10 @@ _NO_INTERFACE = Interface(UNKNOWN_LINK, 0, 1_000_000, 0)
 
 
 def pcapng_frames(stream: BinaryIO) -> Iterator[Frame]:
-    """Yield the frames of a stream whose first four bytes, the type of a section header block, are already read."""
+    """Yield the frames of a stream whose first four bytes, the type of a section header block, are already read.
+
+    Raises TruncatedError where the file is damaged.
+    """
     order = ""
     interfaces: list[Interface] = []
     number, ts = 0, 0.0
@@ -127,7 +130,7 @@ def _obsolete(order: str, body: bytes, interfaces: list[Interface], blank: Frame
 
 
 def _stamped(fields: struct.Struct, body: bytes, interfaces: list[Interface], blank: Frame) -> Frame:
-    """Read a packet with interface and time; return `blank` if the block is too short for its fields."""
+    """Read a packet block that has interface and time; return `blank` if the block is too short for its fields."""
     if len(body) < fields.size:
         return blank
     index, high, low, captured, original = fields.unpack_from(body)
@@ -138,7 +141,7 @@ def _stamped(fields: struct.Struct, body: bytes, interfaces: list[Interface], bl
 
 
 def _simple(order: str, body: bytes, interfaces: list[Interface], blank: Frame) -> Frame:
-    """Read a packet of the section's first interface; it has no time, and gets that of the packet before."""
+    """Read a packet block without time, on the section's first interface; its time is that of the packet before."""
     if len(body) < 4:
         return blank
     original: int = struct.unpack_from(order + "I", body)[0]

@@ -1,4 +1,7 @@
-"""Serial lines: PPP in HDLC frames, Cisco HDLC, and Frame Relay (RFC 2427)."""
+"""Extracts the IP packet from frames of serial lines: PPP in HDLC frames, Cisco HDLC, and Frame Relay (RFC 2427).
+
+Each function returns None for another protocol, and raises MalformedError for a frame that is cut short.
+"""
 
 from __future__ import annotations
 
@@ -13,14 +16,14 @@ _MAX_ADDRESS = 4  # bytes of a Q.922 address
 
 
 def cisco_hdlc(frame: bytes, at: int = 0) -> bytes | None:
-    """The IP packet of a Cisco HDLC frame: address, control and an EtherType. Lines may carry PPP frames, too."""
+    """Return the IP packet of a Cisco HDLC frame (address, control, EtherType), or else of a PPP frame."""
     if u16(frame, at) >> 8 not in _CISCO:
         return ppp(frame, at)
     return ethertype(u16(frame, at + 2), frame, at + 4)
 
 
 def frame_relay(frame: bytes, at: int = 0) -> bytes | None:
-    """The IP packet of a Frame Relay frame: RFC 2427, or Cisco's form with an EtherType after the address."""
+    """Return the IP packet of a Frame Relay frame: RFC 2427, or Cisco's form with an EtherType after the address."""
     end = next((i + 1 for i in range(at, min(at + _MAX_ADDRESS, len(frame))) if frame[i] & 1), 0)
     if not end:
         raise MalformedError("a Frame Relay address without an end")
@@ -38,5 +41,5 @@ def frame_relay(frame: bytes, at: int = 0) -> bytes | None:
 
 
 def with_direction(frame: bytes) -> bytes | None:
-    """The IP packet of a frame after a byte that has its direction: PPP or Cisco HDLC."""
+    """Return the IP packet of a PPP or Cisco HDLC frame that follows a byte with its direction."""
     return cisco_hdlc(frame, 1)

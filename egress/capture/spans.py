@@ -20,7 +20,10 @@ _SYN = 2  # the flag; a SYN consumes a sequence number
 
 @dataclass(frozen=True, slots=True)
 class PacketSpan:
-    """Bytes `first` to `last` of a packet, which are bytes `begin` to `end` of the finding, both from 0."""
+    """Bytes of a finding in a packet: bytes `first` to `last` of the packet are bytes `begin` to `end` of the finding.
+
+    All offsets count from 0; `packet` is the packet's index.
+    """
 
     packet: int
     first: int
@@ -39,7 +42,10 @@ class _Run:
 
 
 def find(packets: Sequence[EvidencePacket], wanted: bytes) -> list[PacketSpan]:
-    """Every packet that holds all the bytes; if none does, the segments that together hold them; otherwise nothing."""
+    """Return the place of the bytes in each packet that has them all; if none has, in the segments that join to them.
+
+    Returns an empty list if they are not found.
+    """
     if not wanted:
         return []
     last = len(wanted) - 1
@@ -64,7 +70,7 @@ def _over(run: _Run, wanted: bytes) -> list[PacketSpan]:
 
 
 def _runs(packets: Sequence[EvidencePacket]) -> Iterator[_Run]:
-    """Yield the runs of each direction. Of bytes sent twice those of the segment that begins earlier are taken."""
+    """Yield the runs of each direction. Where segments overlap, the bytes of the one that begins earlier are taken."""
     for direction in dict.fromkeys(packet.direction for packet in packets):
         segments: list[tuple[int, int, int, bytes]] = []  # sequence, packet, place, payload
         for number, packet in enumerate(packets):
@@ -86,7 +92,7 @@ def _runs(packets: Sequence[EvidencePacket]) -> Iterator[_Run]:
 
 
 def _segment(packet: EvidencePacket) -> tuple[int, int, bytes] | None:
-    """Sequence number, offset and bytes of a TCP packet's payload; None for packets without one."""
+    """Return (sequence number, offset, bytes) of a TCP packet's payload; None for packets without one."""
     try:
         read = decode(packet.data, packet.length)
     except MalformedError:

@@ -18,9 +18,10 @@ _AVS = (b"\x80\x21\x10\x01", b"\x80\x21\x10\x02")
 
 
 def ieee80211(frame: bytes, at: int = 0, *, padded: bool = False) -> bytes | None:
-    """The IP packet of an 802.11 frame at `at`; None for management and control frames, which carry none.
+    """Return the IP packet of an 802.11 frame at `at`; None for frames that carry none (management, control).
 
-    Raises MalformedError for a frame that carries data which cannot be read: encrypted, or a part of a packet.
+    `padded`: the frame's header is padded to a multiple of 4 bytes. Raises MalformedError for data that cannot be
+    read: encrypted, a part of a packet, or several packets.
     """
     kind, flags = u16(frame, at) >> 8, frame[at + 1]
     if kind >> 2 & 3 != _DATA or kind & _NO_DATA:
@@ -42,7 +43,7 @@ def ieee80211(frame: bytes, at: int = 0, *, padded: bool = False) -> bytes | Non
 
 
 def _subframe(frame: bytes, at: int) -> int:
-    """The size of the header of the only packet in an aggregate. Raises MalformedError for more than one."""
+    """Return the size of the header of the only packet in an aggregate. Raises MalformedError for more than one."""
     length = u16(frame, at + 12)
     if len(frame) - at - _SUBFRAME - length > 4 + 3:  # a frame check sequence and padding may follow
         raise MalformedError("an 802.11 frame with several packets")
@@ -50,7 +51,7 @@ def _subframe(frame: bytes, at: int) -> int:
 
 
 def radiotap(frame: bytes) -> bytes | None:
-    """The IP packet of an 802.11 frame behind a radiotap header (radiotap.org)."""
+    """Return the IP packet of an 802.11 frame behind a radiotap header (radiotap.org)."""
     if len(frame) < 8:
         raise MalformedError("link header cut short")
     size, present = struct.unpack_from("<HI", frame, 2)
@@ -65,16 +66,16 @@ def radiotap(frame: bytes) -> bytes | None:
 
 
 def prism(frame: bytes) -> bytes | None:
-    """The IP packet of an 802.11 frame behind a Prism header; some drivers write AVS's in its place."""
+    """Return the IP packet of an 802.11 frame behind a Prism header, or an AVS header in its place."""
     return avs(frame) if frame[:4] in _AVS else ieee80211(frame, _u32(frame, 4))
 
 
 def avs(frame: bytes) -> bytes | None:
-    """The IP packet of an 802.11 frame behind an AVS header."""
+    """Return the IP packet of an 802.11 frame behind an AVS header."""
     return ieee80211(frame, u16(frame, 6))
 
 
 def _u32(frame: bytes, at: int) -> int:
-    """The number in four bytes at `at`, least significant first."""
+    """Return the number in four bytes at `at`, least significant first."""
     u16(frame, at + 2)
     return int.from_bytes(frame[at : at + 4], "little")

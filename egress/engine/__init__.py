@@ -1,1 +1,1 @@
-"""Facts and time in, verdicts and records out: no I/O, no clock, no threads."""
+"""The engine: judges packets at given times and returns verdicts and records. No I/O, no clock, no threads."""

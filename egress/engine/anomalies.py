@@ -1,4 +1,4 @@
-"""Refusals that belong to no flow, folded: equal ones become one record with a count."""
+"""Folds refusals that belong to no flow: those of one agent for one reason become one record with a count."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ REST = "further kinds"
 
 
 class Anomalies:
-    """Counts refusals by kind until `take`. `due`: the time at which to call it; infinity if nothing was counted."""
+    """Counts refusals by kind (agent, reason, and a text of the caller) until `take`.
+
+    `due` is the time at which to call `take`; infinity if nothing was counted.
+    """
 
     def __init__(self, most: int = MAX_KINDS) -> None:
         self._most = most
@@ -20,7 +23,7 @@ class Anomalies:
         self.due = float("inf")
 
     def note(self, record: AnomalyRecord, kind: str = "") -> bool:
-        """Count a refusal; True for the first since `take` of its agent, reason and `kind`."""
+        """Count a refusal; return True for the first since `take` of its agent, reason and `kind`."""
         key: tuple[str, ...] = record.agent, record.reason, kind
         if key not in self._folded and len(self._folded) >= self._most:
             key, record = ("", record.reason, REST), AnomalyRecord("", record.time, record.reason, REST, 1)

@@ -303,13 +303,13 @@ class Engine:
         return self._outbox.take()
 
     def next_tick(self) -> float:
-        """The time at which `tick` has something to do; infinity if there is nothing."""
+        """Return the time at which `tick` has something to do; infinity if there is nothing."""
         return min(self._tracker.next_tick(), self._refusals.next_tick(), self._verdicts.next_tick())
 
     def withdraw(self, raw: bytes, ts: float, agent: Agent, direction: Direction) -> tuple[Record, ...]:
         """Undo the flow that the packet just judged began: its records could not be written, so it did not pass.
 
-        Otherwise the first packet, sent again, would find its flow admitted, and nothing on file about it.
+        Otherwise the first packet, sent again, would find its flow admitted, without any record of it.
         """
         flow = self._find(raw, agent, direction)
         if flow is None or flow.packets_out + flow.packets_in > 1 or flow.refused:
@@ -320,7 +320,7 @@ class Engine:
         return self._outbox.take()
 
     def _find(self, raw: bytes, agent: Agent, direction: Direction) -> Flow | None:
-        """The flow of a packet that was judged before, and so is known to decode."""
+        """Return the flow of a packet that was judged before, and so is known to decode."""
         return self._tracker.table(agent.name).flows.get(flow_key(decode(raw, max(len(raw), 0xFFFF)), direction))
 
     def set_policy(self, policy: Policy, ts: float) -> tuple[Record, ...]:
@@ -353,7 +353,7 @@ class Engine:
         return self._holds.pending
 
     def hold_of(self, raw: bytes, agent: Agent, direction: Direction) -> str:
-        """The id of the hold for which this packet, just answered with HOLD, has to be kept; empty: for none."""
+        """Return the id of the hold for which the caller must keep this packet, just answered with HOLD; "": none."""
         flow = self._find(raw, agent, direction)
         return flow.hold if flow is not None and self._verdicts.waits(flow) else ""
 
@@ -368,10 +368,10 @@ class Engine:
         return self._outbox.take()
 
     def ended_holds(self) -> tuple[tuple[str, str], ...]:
-        """(id, state) of the holds that ended since the last call: approved, denied, expired or withdrawn.
+        """Return (id, state) of the holds that ended since the last call: approved, denied, expired or withdrawn.
 
-        Ask after everything but `hold_of` that may end one (change_policy, set_policy, change_agent, answer, tick,
-        release, packet), and present again, in their order, the packets that were kept for it, whatever its state.
+        Call it after each method that may end one: change_policy, set_policy, change_agent, answer, tick, release and
+        packet. Then pass the packets that were kept for the hold to `packet` again, in their order, whatever its state.
         """
         return self._holds.ended()
 
@@ -385,7 +385,7 @@ class Engine:
         return self._outbox.take()
 
     def shutdown(self, ts: float) -> tuple[Record, ...]:
-        """End all flows."""
+        """End all flows and holds; return their last records."""
         self._refusals.tick(float("inf"))
         for agent in self._tracker.agents():
             self._verdicts.forget(agent)
@@ -393,6 +393,6 @@ class Engine:
         return self._outbox.take()
 
     def stats(self) -> dict[str, int]:
-        """Counters since the start, and the sizes of the tables."""
+        """Return the counters since the start, and the sizes of the tables."""
         full = {"live_flows": self._tracker.live, "buffered_bytes": self._tracker.buffered, "waiting": len(self.holds)}
         return self._outbox.counts | full

@@ -46,10 +46,10 @@ EVICT_IDLE = 30.0  # seconds of silence after which an undecided flow may make r
 
 
 class Flow(Life):
-    """Everything known of one flow. Counters are IP packets and bytes.
+    """The state of one flow. Counters are IP packets and bytes.
 
-    Its stage and verdict are `Life`'s. The other attributes are written by these methods, with three exceptions:
-    `Judge` writes those that rules look at (`policy.Subject`: names, said, hidden, rule) and `wants`, `Verdicts` writes
+    `Life` has its stage and verdict. The methods here write the other attributes, with three exceptions: `Judge` writes
+    those that rules are compared with (`policy.Subject`: names, said, hidden, rule) and `wants`, `Verdicts` writes
     `due`, and reassembly writes dissector and streams.
     """
 
@@ -142,7 +142,7 @@ class Flow(Life):
         return self.rport if self.outbound else self.lport
 
     def scratch(self, signature: str) -> dict[str, object]:
-        """State of one signature on this flow; it lives and dies with the flow."""
+        """Return the state that one signature keeps on this flow; it is dropped with the flow."""
         if self.scratches is None:
             self.scratches = {}
         return self.scratches.setdefault(signature, {})
@@ -220,7 +220,7 @@ class Flow(Life):
         return False
 
     def renew(self, ts: float) -> None:
-        """Begin the flow's timeout anew."""
+        """Begin the flow's timeout anew at `ts`."""
         self.last = ts
 
     def miss(self, size: int) -> None:
@@ -248,7 +248,7 @@ class Flow(Life):
         return len(out.history) >= enough, len(back.history) >= enough
 
     def keep_evidence(self, raw: bytes, length: int, ts: float, direction: Direction, limits: Limits) -> None:
-        """Keep a packet in case the flow ends in a finding."""
+        """Keep a packet as evidence, in case of a finding on the flow."""
         if self.evidence is None:
             if not limits.evidence_packets:
                 return
@@ -268,7 +268,10 @@ class Flow(Life):
             self.streams = out, Stream(strict=back.strict, capacity=back.capacity, early=True)
 
     def charge(self) -> int:
-        """Count the bytes held for inspection; returns the change. Readers hold at most twice the streams' bytes."""
+        """Count the bytes held for inspection; return the change since the last call.
+
+        They are those of evidence and streams, and twice the latter for dissection, which holds no more.
+        """
         held = self.evidence.size if self.evidence is not None else 0
         if self.streams is not None:
             out, back = self.streams
@@ -278,7 +281,7 @@ class Flow(Life):
         return change
 
     def scan_on(self, scan: Scan | None) -> None:
-        """Look for byte patterns from here on; they may begin in the bytes that the agent has sent already."""
+        """Scan for byte patterns from now on (None: do not); one may begin in bytes that the agent has sent already."""
         self.scan = scan
         if scan is not None and self.streams is not None:
             scan.follow(self.streams[Direction.OUT].history)
@@ -298,7 +301,7 @@ class Flow(Life):
         return len(self.deferred)
 
     def take_wanted(self) -> str:
-        """The name of a query that has to wait; "" if there is none, or it was taken already."""
+        """Return the name of a query that has to wait, and clear it; "" if there is none."""
         wanted, self.wants = self.wants, ""
         return wanted
 
@@ -307,14 +310,14 @@ class Flow(Life):
         return deferred
 
     def release(self) -> None:
-        """Drop what inspection holds: streams, readers, evidence."""
+        """Drop the streams, the dissector, the evidence and the deferred events."""
         if self.streams is not None:
             self.unseen += sum(stream.unseen for stream in self.streams)
         self.streams = self.dissector = self.evidence = None
         self.deferred = ()
 
     def timeout(self, limits: Limits) -> float:
-        """Seconds of silence after which this flow is forgotten."""
+        """Return the seconds of silence after which this flow is forgotten."""
         if self.condemned:
             return limits.refused_timeout
         if self.hold:
@@ -352,7 +355,10 @@ class FlowTable:
             self.flows.move_to_end(flow.key)
 
     def evictable(self, ts: float, *, forced: bool = False) -> Flow | None:
-        """The first of EVICT_LOOK flows that may make room; `forced`: any that is not refused for a finding may."""
+        """Return a flow among the EVICT_LOOK oldest that may make room, None if there is none.
+
+        `forced`: any flow may that is not refused for a finding.
+        """
         for flow, _ in zip(self.flows.values(), range(EVICT_LOOK), strict=False):
             if flow.forgettable(ts) or (forced and not flow.condemned):
                 return flow
@@ -373,7 +379,7 @@ def repeated_handshake(flow: Flow, packet: Packet, direction: Direction) -> bool
 
 
 def flow_key(packet: Packet, direction: Direction) -> Key:
-    """The 5-tuple from the agent's side; both directions of an ICMP echo share the identifier."""
+    """Return the 5-tuple from the agent's side, equal in both directions; of an ICMP echo with the identifier."""
     if direction is Direction.OUT:
         return (packet.proto, packet.src, packet.sport, packet.dst, packet.dport)
     if packet.proto in (ICMP, ICMPV6):

@@ -52,9 +52,9 @@ class Holds:
         self._ended: list[tuple[str, str]] = []
 
     def ask(self, flow: Flow, query: str, ts: float) -> str:
-        """Return the id of the hold for a flow (`query` is empty) or for a query for a name; made if not pending.
+        """Return the id of the pending hold for a flow (`query` is empty) or for a query for the name `query`.
 
-        Empty if the agent has `Limits.ask_holds` holds already.
+        Makes the hold if there is none. Empty if the agent has `Limits.ask_holds` holds already.
         """
         identifier = identity(flow, query)
         if identifier in self.pending:
@@ -70,21 +70,21 @@ class Holds:
         return identifier
 
     def first(self, identifier: str) -> Flow:
-        """The flow that asked first, with which the rules are evaluated again when they change."""
+        """Return the flow that asked first, with which the rules are evaluated again when they change."""
         return self._first[identifier]
 
     def of(self, agent: str) -> list[Hold]:
-        """The pending holds of one agent, oldest first."""
+        """Return the pending holds of one agent, oldest first."""
         if not self._of_agent[agent]:
             return []
         return [hold for hold in self.pending.values() if hold.agent == agent]
 
     def late(self, ts: float) -> list[Hold]:
-        """The pending holds that have timed out."""
+        """Return the pending holds that have timed out by `ts`."""
         return [hold for hold in self.pending.values() if hold.until <= ts] if self.due <= ts else []
 
     def end(self, identifier: str, state: str) -> Hold | None:
-        """End a hold; None if it is not pending (any more)."""
+        """End a hold and return it; None if it is not pending (any more)."""
         hold = self.pending.pop(identifier, None)
         if hold is None:
             return None
@@ -97,7 +97,7 @@ class Holds:
         return hold
 
     def ended(self) -> tuple[tuple[str, str], ...]:
-        """(id, state) of the holds that ended since the last call, in that order."""
+        """Return (id, state) of the holds that ended since the last call, in the order in which they ended."""
         ended, self._ended = tuple(self._ended), []
         return ended
 
@@ -108,7 +108,7 @@ def asks(agent: Agent) -> bool:
 
 
 def identity(flow: Flow, query: str) -> str:
-    """The id of a hold."""
+    """Return the id of the hold for a flow (`query` is empty) or for a query for the name `query`."""
     ends = f"query|{query}" if query else f"{flow.proto}|{flow.remote.hex()}|{flow.rport}"
     return hashlib.blake2b(f"{flow.agent}|{ends}".encode(), digest_size=8).hexdigest()
 

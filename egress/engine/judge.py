@@ -1,4 +1,4 @@
-"""The judge of flows. It goes by quarantine, earlier refusals, rules, refused destinations and budgets, in this order.
+"""The judge of flows. It checks quarantine, earlier refusals, rules, refused destinations and budgets, in this order.
 
     quarantine                                a person's order, above everything
     a budget, a query or an approval that     stands until the rules change
@@ -8,8 +8,8 @@
     a destination refused for a finding       above every allow
     a budget                                  asked last, for flows that would pass
 
-Two things come on top, and are the engine's business: a finding on the flow itself, and mode ask, which puts on hold
-the flows that the default refuses (`egress.engine.verdicts`).
+Two more things decide, outside the judge: a finding on the flow itself (`egress.engine.engine`), and mode ask, which
+puts on hold the flows that the default refuses (`egress.engine.verdicts`).
 
 A `once` rule is gone as soon as it is used. The flow that it admitted keeps its verdict as long as it matches the
 rule; the rule's expiry, a deny rule, a finding, a budget or a quarantine still end it.
@@ -59,7 +59,7 @@ class Judge:
         return verdict
 
     def verdict(self, flow: Flow, ts: float) -> Verdict:
-        """Return the verdict by what is known now; sets the flow's rule, and adds the names bound to its address."""
+        """Judge a flow by the facts known now. Sets the flow's rule, and adds the names bound to its address."""
         if flow.who.quarantined:
             return self.refusal(Reason.QUARANTINE)
         if flow.objection is not None:
@@ -76,7 +76,7 @@ class Judge:
         return verdict
 
     def preview(self, flow: Flow, query: str, ts: float) -> Verdict:
-        """The verdict of the rules alone for a flow on hold, or for the name of its query; nothing is counted."""
+        """Return the verdict of the rules alone on a flow on hold, or on a query for `query`; nothing is counted."""
         if query:
             return self._resolves(flow, query, ts)
         names = self._bindings.names_of(flow.agent, flow.remote, ts)
@@ -128,7 +128,10 @@ class Judge:
         self.rules = Rulebook(policy, self.rules)
 
     def change_policy(self, change: PolicyChange) -> ChangeScope:
-        """Judge by changed rules from now on; ValueError if the change does not fit the rules in force."""
+        """Judge by changed rules from now on; return the flows that the change can affect, as a scope.
+
+        Raises ValueError if the change does not fit the rules in force.
+        """
         scope = ChangeScope(change, self.rules)
         self.rules.apply(change)
         return scope
@@ -138,26 +141,28 @@ class Judge:
         return scope.includes(flow, self._bindings.names_of(flow.agent, flow.remote, ts))
 
     def next_expiry(self, ts: float) -> float:
-        """The first moment after `ts` at which a rule expires; or infinity."""
+        """Return the first time after `ts` at which a rule expires, or infinity."""
         return self.rules.next_expiry(ts)
 
     def refusal(self, reason: Reason, rule_id: str = "") -> Verdict:
-        """A verdict that refuses a flow under the rules in force."""
+        """Make a verdict that refuses a flow under the rules in force."""
         return Verdict(Action.REJECT, reason, rule_id, self.rules.version)
 
     def on_hold(self) -> Verdict:
-        """A verdict that lets a flow wait for an approval."""
+        """Make a verdict that lets a flow wait for an approval."""
         return Verdict(Action.HOLD, Reason.APPROVAL, "", self.rules.version, packet_only=True)
 
     def forget(self, agent: str) -> None:
-        """Forget an agent that is gone."""
+        """Drop the names, budgets and refused destinations of an agent that is gone."""
         self.rules.forget(agent)
         self.destinations.forget(agent)
         self._bindings.forget(agent)
         self._budgets.forget(agent)
 
     def _asked(self, flow: Flow, name: str, ts: float) -> bool:
-        """Refuse or put on hold a query for a name that no rule allows, before it leaves: a query carries data out.
+        """Refuse a query for a name that no rule allows, or note that it must wait (`flow.wants`).
+
+        A query carries data out, so it is judged before it leaves. Returns True if the flow must be judged again.
 
         A query that cannot be read is judged as one for the root: only an agent that may ask for any name may send it.
         """
@@ -177,7 +182,10 @@ class Judge:
         return self.rules.may_resolve(flow.who, name, ts, names)[0]
 
     def _once_admitted(self, flow: Flow, admitted: Rule, verdict: Verdict, ts: float) -> tuple[Verdict, Rule | None]:
-        """The verdict of a flow that a `once` rule admitted and no other rule admits."""
+        """Return verdict and rule of a flow that a `once` rule admitted and the rules in force (`verdict`) refuse.
+
+        The `once` rule still admits it as long as the flow matches it, unless a deny rule refuses the flow.
+        """
         if verdict.reason is Reason.RULE:
             return verdict, None  # a deny rule
         alone, rule = Rulebook(Policy(self.rules.version, (admitted,))).decide(flow.who, flow, ts)

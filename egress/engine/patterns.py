@@ -1,4 +1,4 @@
-"""Byte patterns in what the agent sends on settled flows, by Hyperscan in stream mode.
+"""Byte patterns in the packets that the agent sends on settled flows, by Hyperscan in stream mode.
 
 A settled flow is no longer dissected, but each packet that its agent sends is scanned for the `patterns` of the
 signatures: a match moves the flow back to full inspection. Matches across packets are found; the state of a flow is a
@@ -34,7 +34,7 @@ class Patterns:
 
 
 class Scan:
-    """The scan of one direction of one flow. `tail`: the bytes before the next one; a text may begin in them."""
+    """The scan of one direction of one flow. `tail`: the last bytes so far, at most TAIL; a text may begin in them."""
 
     __slots__ = ("_database", "_hits", "_stream", "tail")
 
@@ -47,7 +47,7 @@ class Scan:
         self.tail = b""
 
     def follow(self, before: bytes | bytearray) -> None:
-        """Set the bytes that came before the next ones."""
+        """Set `tail` from the bytes that came before the scan began."""
         self.tail = bytes(before[-TAIL:])
 
     def hit(self, packet: Packet) -> bool:
@@ -68,7 +68,7 @@ class Scan:
 
 
 def with_beginning(tail: bytes, packet: Packet) -> Packet:
-    """Put the beginning of the line, from `tail`, before a TCP segment that showed a pattern in mid-line."""
+    """Return a segment that showed a pattern in mid-line with the beginning of that line, from `tail`, before it."""
     if packet.proto != TCP or packet.payload.startswith((b"SSH-", b"{", b"[")):
         return packet
     begun = tail[tail.rfind(b"\n") + 1 :]

@@ -81,7 +81,7 @@ def _segment(
 
 
 def answers(flow: Flow, packet: Packet, direction: Direction, caller: Stream) -> bool:
-    """Return True if this segment shows that the connection was accepted: a failed connection never opens.
+    """Return True if this segment shows that the connection was accepted.
 
     Without the handshake (a gap in a capture, a flow picked up in mid-stream) data of either side shows it.
     """

@@ -12,7 +12,7 @@ from egress.wire.community import community_id
 
 
 def endpoints(flow: Flow) -> tuple[str, int, str, int, str]:
-    """(source, source port, destination, destination port, Community ID) with the opener as source."""
+    """Return (source, source port, destination, destination port, Community ID) with the opener as source."""
     near, far = (flow.local, flow.lport), (flow.remote, flow.rport)
     (src, sport), (dst, dport) = (near, far) if flow.outbound else (far, near)
     ports = (flow.icmp >> 8, flow.icmp & 0xFF) if flow.proto in (ICMP, ICMPV6) else (sport, dport)
@@ -21,7 +21,7 @@ def endpoints(flow: Flow) -> tuple[str, int, str, int, str]:
 
 
 def flow_record(flow: Flow, ts: float, ended: str = "") -> FlowRecord:
-    """A flow as it stands at `ts`; `ended` is why it ended: closed, timeout, evicted or shutdown."""
+    """Make the record of a flow as it stands at `ts`; `ended` is why it ended: closed, timeout, evicted or shutdown."""
     src, sport, dst, dport, identity = endpoints(flow)
     unseen = flow.unseen + (sum(stream.unseen for stream in flow.streams) if flow.streams else 0)
     return FlowRecord(
@@ -55,7 +55,7 @@ def flow_record(flow: Flow, ts: float, ended: str = "") -> FlowRecord:
 
 
 def finding_record(flow: Flow, finding: Finding, ts: float, action: Action) -> FindingRecord:
-    """A finding on a flow; `action` is the decision that it led to."""
+    """Make the record of a finding on a flow; `action` is the resulting decision: ACCEPT if a rule exempts it."""
     src, sport, dst, dport, identity = endpoints(flow)
     text = f"{flow.id}|{finding.signature}|{ts:.6f}"
     return FindingRecord(

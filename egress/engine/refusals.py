@@ -39,7 +39,7 @@ class Refusals:
         return self._verdict(agent, AnomalyRecord(agent.name, ts, Reason.MALFORMED, detail, 1, *ends, name))
 
     def next_tick(self) -> float:
-        """The time at which `tick` has something to report; infinity if there is nothing."""
+        """Return the time at which `tick` has something to report; infinity if there is nothing."""
         return self._anomalies.due
 
     def tick(self, ts: float) -> None:

@@ -1,4 +1,4 @@
-"""From undecided to settled and back: when the bytes of a flow can prove nothing more, and when they are read again."""
+"""Ends the inspection of a flow when its further bytes can prove nothing, and begins it again when they can."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Settling:
         self._tracker, self._patterns, self._outbox = tracker, patterns, outbox
 
     def identify(self, flow: Flow, ts: float) -> None:
-        """Take over what dissection found; after a new application protocol the rules are asked again."""
+        """Copy the protocol and name that dissection found to the flow; judge it again if the protocol is new."""
         if flow.identify() and not self._verdicts.rejudge(flow, ts):
             self._outbox.put(flow_record(flow, ts))
 
@@ -66,7 +66,7 @@ class Settling:
         flow.reopen()
 
     def _is_asked_again(self, flow: Flow) -> bool:
-        """Return True if the next message may ask for another name, and there is room to go on reading."""
+        """Return True if a later message may ask for another name, and there is room to go on reading."""
         if flow.dissector is None or not flow.dissector.asks_again(by_name=self._judge.by_name(flow)):
             return False
         flow.trim()

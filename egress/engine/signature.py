@@ -29,7 +29,7 @@ class FlowView(Protocol):
     def server_port(self) -> int: ...
 
     def scratch(self, signature: str) -> dict[str, object]:
-        """State of one signature on this flow; it lives and dies with the flow. Keep it bounded."""
+        """Return the state that one signature keeps on this flow. It is dropped with the flow; keep it bounded."""
         ...
 
 
@@ -69,7 +69,7 @@ class Signature(ABC):
 
 
 def printable(text: str | bytes, limit: int = 64) -> str:
-    """At most `limit` characters of text from the wire; `?` stands for all but printable ASCII, `…` for a cut."""
+    """Return at most `limit` characters of text from the wire, with `?` for all but printable ASCII, `…` for a cut."""
     if isinstance(text, bytes):
         text = text[: limit + 1].decode("latin-1")
     clean = "".join(char if " " <= char <= "~" else "?" for char in text[:limit])

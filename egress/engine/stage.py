@@ -96,7 +96,7 @@ class Life:
 
     @property
     def refused(self) -> bool:
-        """Return True if the verdict does not let the flow pass (now)."""
+        """Return True if the verdict is not ACCEPT: the flow is refused, or on hold. A monitored one passes anyway."""
         return self.verdict.action is not Action.ACCEPT
 
     @property
@@ -133,7 +133,7 @@ class Life:
         self._mark(settled=False)
 
     def forget(self) -> None:
-        """End the flow."""
+        """End the flow: it has left its table."""
         self._move(Move.FORGET)
 
     def adopt(self, who: Agent) -> None:
@@ -153,7 +153,7 @@ class Life:
         self.objection = objection
 
     def condemn(self) -> None:
-        """Note a finding that no rule exempts; the verdict is set by `decide`."""
+        """Note that the flow is refused for a finding; the caller sets the verdict with `decide`."""
         self.condemned = True
 
     def _mark(self, *, settled: bool) -> None:

@@ -26,7 +26,7 @@ SLACK = 4096  # stale entries of the heap of timers that are tolerated beyond tw
 class Timers:
     """The times at which flows are due to be forgotten: a heap, rebuilt before it outgrows the flows.
 
-    An entry does not follow its flow: one that comes too early is pushed again, one of a forgotten flow is skipped.
+    Entries are not updated: one that comes up too early is pushed again, one of a forgotten flow is skipped.
     """
 
     def __init__(self, limits: Limits) -> None:
@@ -53,7 +53,7 @@ class Timers:
                 yield flow
 
     def next(self) -> float:
-        """The time of the first entry; infinity if there is none. Drops entries of forgotten flows before it."""
+        """Return the time of the first entry; infinity if there is none. Drops entries of forgotten flows before it."""
         for _ in range(TURN):
             if not self._heap or self._heap[0][2].stage is not Stage.FORGOTTEN:
                 break
@@ -61,7 +61,7 @@ class Timers:
         return self._heap[0][0] if self._heap else float("inf")
 
     def entries(self) -> int:
-        """The number of entries, those of forgotten flows included."""
+        """Return the number of entries, those of forgotten flows included."""
         return len(self._heap)
 
     def trim(self, live: int) -> None:
@@ -106,7 +106,7 @@ class Tracker:
         self._timers.watch(flow)
 
     def next_tick(self) -> float:
-        """The time at which `expire` may have something to do; infinity if there are no flows."""
+        """Return the time at which `expire` may have something to do; infinity if there are no flows."""
         return float("-inf") if self._leaving else self._timers.next()
 
     def may_pick_up(self, table: FlowTable, key: Key, uptime: float) -> bool:
@@ -173,7 +173,7 @@ class Tracker:
     def expire(self, ts: float) -> None:
         """Forget flows that have been silent for their timeout: TURN of them, or fewer if no more are due.
 
-        `next_tick` is in the past while more are due. Such a flow is as good as any other until its turn comes.
+        `next_tick` is in the past while more are due. Until its turn comes, such a flow is treated like any other.
         """
         if self._leaving:
             self._end_leaving(ts)
@@ -197,7 +197,7 @@ class Tracker:
         return list(self._tables)
 
     def flows(self, agent: str | None = None) -> list[Flow]:
-        """The live flows (of one agent), as a list: some may be forgotten while it is walked."""
+        """Return the live flows (of one agent) as a new list: flows may be forgotten while the caller iterates."""
         tables = self._tables.values() if agent is None else [self.table(agent)]
         return [flow for table in tables for flow in table]
 

@@ -7,7 +7,7 @@ then is it admitted and counted, so a `once` rule that ends the hold of many flo
 again.
 
 Where time or a change of the rules concerns many flows, they are judged again TURN at a time, in `tick`, and each at
-the latest before its next packet. A flow that is over keeps its verdict, unless another packet of it comes.
+the latest before its next packet. A closed flow keeps its verdict, unless another packet of it comes.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Verdicts:
     def rejudge(self, flow: Flow, ts: float) -> bool:
         """Judge a flow again after its rules, agent, protocol or name changed; flows on hold are left alone.
 
-        True if that gave another verdict, which is on record then.
+        Returns True if the verdict changed; then a record of it was made.
         """
         if flow.condemned:
             if flow.monitored is (flow.stage is Stage.REFUSED):  # the agent's mode has changed
@@ -81,7 +81,7 @@ class Verdicts:
         return changed
 
     def _decide(self, flow: Flow, verdict: Verdict, ts: float, hold: str = "") -> None:
-        """Set a flow's verdict, and give up the inspection of a refused flow."""
+        """Set a flow's verdict; end the inspection of a flow that is refused."""
         if flow.decide(verdict, hold):
             self._outbox.counts["refused"] += 1
         expires_at = None if flow.rule is None else flow.rule.expires_at
@@ -92,7 +92,7 @@ class Verdicts:
             self._tracker.watch(flow)
 
     def _held_back(self, flow: Flow, verdict: Verdict, ts: float) -> tuple[Verdict, str]:
-        """The verdict, or HOLD and the id of the hold where the agent is in mode ask and a person is asked first."""
+        """Return the verdict and "", or (in mode ask, if a person must decide) HOLD and the id of the hold."""
         if flow.who.mode is not Mode.ASK:
             return verdict, ""
         query = flow.take_wanted()
@@ -152,7 +152,7 @@ class Verdicts:
                 self._holds.end(hold.id, WITHDRAWN)
 
     def adopt(self, flow: Flow, agent: Agent, ts: float) -> None:
-        """Judge a flow of an agent that has changed. A flow refused for other reasons than a finding may try again."""
+        """Judge a flow of an agent that has changed. One that is refused, but for no finding, is forgotten instead."""
         self.change_agent(agent, ts)
         if not flow.condemned and flow.stage is Stage.REFUSED:
             self._tracker.forget(flow, ts, "closed")
@@ -173,14 +173,14 @@ class Verdicts:
         self._review_due(ts)
 
     def expire(self, ts: float) -> None:
-        """Have the flows that a rule admits judged again, each before its next packet: a rule has expired."""
+        """Put all flows that a rule admitted up to be judged again, each before its next packet: a rule has expired."""
         self.expiry = self._judge.next_expiry(ts)
         for flow in self._tracker.flows():
             if flow.rule is not None:
                 self._wait(flow, flow.due is not None and flow.due is not False)
 
     def next_tick(self) -> float:
-        """The time at which `tick` has something to do; not in the future while flows wait to be judged again."""
+        """Return the time at which `tick` has something to do; in the past while flows wait to be judged again."""
         return float("-inf") if self._due else min(self.expiry, self._holds.due)
 
     def review(self, flow: Flow, ts: float) -> None:
@@ -205,7 +205,7 @@ class Verdicts:
         flow.due = scope
 
     def forget(self, agent: str) -> None:
-        """Forget an agent that is gone."""
+        """Withdraw the holds of an agent that is gone, and forget its names, budgets and refused destinations."""
         for hold in self._holds.of(agent):
             self._holds.end(hold.id, WITHDRAWN)
         if self._due:
@@ -246,5 +246,5 @@ class Verdicts:
 
 
 def _is_new(flow: Flow) -> bool:
-    """Return True at the beginning of a flow that the agent opens."""
+    """Return True if the agent opened this flow and none of its packets has passed."""
     return flow.outbound and not (flow.picked_up or flow.admitted or flow.packets_out or flow.packets_in)

@@ -1,4 +1,4 @@
-"""An anytime-valid test: is a series of moments more regular than an agent's own work can be?
+"""An anytime-valid statistical test: is a series of times more regular than an agent's own work can be?
 
 The null hypothesis is "gaps are Gamma distributed with shape at most k0 = 4, at any rate": we take an agent's own turn
 loop to have a coefficient of variation (CV) of 0.5 and more (an assumption: no labelled agent traffic is public), and
@@ -58,13 +58,13 @@ class Estimate(NamedTuple):
 
 @lru_cache(maxsize=1024)
 def _constants(n: int) -> tuple[float, ...]:
-    """ln[ G(nk) G(k0)^n / (G(n k0) G(k)^n) ] for each k of SHAPES."""
+    """Return ln[ G(nk) G(k0)^n / (G(n k0) G(k)^n) ] for each k of SHAPES."""
     null = n * math.lgamma(NULL_SHAPE) - math.lgamma(n * NULL_SHAPE)
     return tuple(math.lgamma(n * k) - n * math.lgamma(k) + null for k in SHAPES)
 
 
 def log_mixture(n: int, total: float, total_log: float) -> float:
-    """ln of the average of E_n(k) over SHAPES, from n gaps, their sum and the sum of their logarithms."""
+    """Return ln of the average of E_n(k) over SHAPES, from n gaps, their sum and the sum of their logarithms."""
     spread = total_log - n * math.log(total)
     terms = [constant + (k - NULL_SHAPE) * spread for constant, k in zip(_constants(n), SHAPES, strict=True)]
     top = max(terms)
@@ -72,7 +72,7 @@ def log_mixture(n: int, total: float, total_log: float) -> float:
 
 
 def shape_of(gaps: Iterable[float]) -> float:
-    """Thom's closed form of the Gamma shape's maximum likelihood estimate (error under 1.5 %), at most 1e6."""
+    """Estimate the Gamma shape of gaps by Thom's closed form of the maximum likelihood (error < 1.5 %), at most 1e6."""
     clamped = [clamp(gap) for gap in gaps]
     a = max(math.log(fmean(clamped)) - fmean(map(math.log, clamped)), 5e-7)
     return (3 - a + math.sqrt((a - 3) ** 2 + 24 * a)) / (12 * a)
@@ -140,7 +140,10 @@ class GapProcess:
         self._starts.append(_Start(index))
 
     def estimate(self, log_level: float, min_gaps: int = 1, min_period: float = 0.0) -> Estimate | None:
-        """The strongest start that reaches `log_level` on `min_gaps` gaps of `min_period` seconds on average."""
+        """Return the evidence of the strongest start that reaches `log_level`; None if none does.
+
+        It must rest on at least `min_gaps` gaps, of at least `min_period` seconds on average.
+        """
         reaching = [
             start
             for start in self._starts
@@ -179,7 +182,7 @@ class _Clusters:
 
 
 class Rhythm:
-    """The moments of one key: parallel connections and retries are collapsed, and the gaps tested.
+    """The test for one series of times: close ones (parallel connections, retries) become one event, gaps are tested.
 
     The moments of one event depend on the period: three connections within 2 s are one visit of a 60 s beacon and three
     of a 1 s beacon. So three windows run side by side, of about a tenth of a period of 1 s, 10 s and 100 s, each with
@@ -207,7 +210,7 @@ class Rhythm:
         return self._log_weight + max(known, default=0.0)
 
     def estimate(self, log_level: float, min_gaps: int, min_period: float) -> Estimate | None:
-        """The strongest evidence of the windows if its ln E is at least `log_level`; see GapProcess.estimate."""
+        """Return the strongest evidence of the windows whose ln E is at least `log_level`; see GapProcess.estimate."""
         found = [
             estimate
             for level in self._levels

@@ -1,1 +1,1 @@
-"""Hunts: slow detectors over stored flows. Their findings refuse nothing."""
+"""Hunts: detectors over hours and days of stored flows. Their findings refuse nothing."""

@@ -16,7 +16,7 @@ HUNTERS = 2  # hunters that share alpha: beacon.slow and beacon.shared
 
 @dataclass(frozen=True, slots=True)
 class BeaconCandidate:
-    """A series that may be a beacon."""
+    """A series of flow starts that may be a beacon."""
 
     agents: tuple[str, ...]  # each gets a finding
     target: HistoryTarget
@@ -28,9 +28,9 @@ class BeaconCandidate:
 
 
 class Level:
-    """The evidence that a beacon needs among M tested series: E >= M / alpha.
+    """Collects candidates, and reports those with enough evidence: E >= M / alpha, where M series were tested.
 
-    By the union bound the probability of any false alarm among all of them is then at most alpha.
+    By the union bound the probability of any false alarm among all of them is then at most alpha (of one hunter).
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -52,7 +52,7 @@ class Level:
 
     @property
     def log(self) -> float:
-        """The natural logarithm of the level, for M so far."""
+        """The natural logarithm of M / alpha, for M so far."""
         return math.log(max(self.series, 1) / self._alpha)
 
     def add(self, found: BeaconCandidate) -> None:
@@ -66,7 +66,10 @@ class Level:
             del self._kept[MAX_LEADS:]
 
     def report(self, notes: list[str]) -> HunterReport:
-        """Make the report, with each beacon once: flows may be in a series to an address and in one to a name."""
+        """Make the report, strongest first. An agent's flow that is last in two series (address, name) counts once.
+
+        Candidates that one agent alone would prove are left to beacon.slow. Adds sentences to `notes`.
+        """
         strongest = Strongest()
         reported: set[tuple[str, int]] = set()
         for found in sorted(self._kept, key=_order):
@@ -105,21 +108,21 @@ def _order(found: BeaconCandidate) -> tuple[float, bool, str]:
 
 
 def duration(seconds: float) -> str:
-    """A duration in words: `90 s`, `12.5 min`, `4.0 h`."""
+    """Write a duration as `90 s`, `12.5 min` or `4.0 h`."""
     if seconds < 120:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
 def power(log_value: float) -> str:
-    """A number of any size, given as its natural logarithm, as text: `2.3e4`."""
+    """Write a number of any size, given as its natural logarithm, as `2.3e4`."""
     exponent, fraction = divmod(log_value / math.log(10), 1)
     digits = f"{10**fraction:.1f}"
     return f"1.0e{int(exponent) + 1}" if digits == "10.0" else f"{digits}e{int(exponent)}"
 
 
 def target_text(target: HistoryTarget) -> str:
-    """The target of a series in words."""
+    """Write the target of a series: its name, else address, port and protocol."""
     if target.said:
         return target.said
     if target.bound:

@@ -11,14 +11,15 @@ from egress.policy.domain import canonical, is_address
 
 @lru_cache(maxsize=65536)
 def registrable(name: str) -> str:
-    """The registered domain of a name; the name itself if there is none."""
+    """Return the registered domain of a name (Public Suffix List); the name itself if there is none."""
     spelled = canonical(name)
     return _suffixes().privatesuffix(spelled) or spelled
 
 
 def destination(said: str, bound: tuple[str, ...], address: str) -> str:
-    """The destination of flows to an address: a registered domain or the address.
+    """Return the destination of flows to an address: a registered domain, or the address.
 
+    `said` is the name in the bytes, `bound` are the names that the agent had resolved to the address.
     The domain is that of the name in the bytes if the agent had resolved it to the address, else that of the first name
     (by alphabet) that it had resolved to the address. A name in the bytes alone proves nothing: any name can be written
     into a TLS hello.

@@ -31,7 +31,7 @@ class Settings:
 
 @dataclass(frozen=True, slots=True)
 class Lead:
-    """The result of a hunter that becomes a finding once its last flow is looked up."""
+    """A hunter's result on one agent and destination; it becomes a finding once its last flow is looked up."""
 
     agent: str
     target: HistoryTarget  # of the last flow
@@ -45,27 +45,30 @@ class Lead:
 
 @dataclass(frozen=True, slots=True)
 class HunterReport:
-    """The result of one hunter."""
+    """The leads of one hunter, and the limits of its search."""
 
     leads: tuple[Lead, ...]  # strongest first
     notes: tuple[str, ...] = ()  # sentences on what was left out, and on the limits of the result
 
 
 class Hunter(Protocol):
-    """A slow detector, in a module of its own in `egress.hunt.hunters`. Equal history gives equal leads."""
+    """A detector over stored history, in a module of its own in `egress.hunt.hunters`.
+
+    Equal history must give equal leads.
+    """
 
     id: str
     technique: str  # MITRE ATT&CK
     about: str  # one line that describes it
 
     def hunt(self, history: History, settings: Settings) -> HunterReport:
-        """Search the history, and report leads."""
+        """Search the history in its window, and return the leads."""
         ...
 
 
 @dataclass(slots=True)
 class Strongest:
-    """Keeps the `most` strongest leads of all that are added, and counts all."""
+    """Keeps the `most` strongest of the leads that are added; iteration yields these, the strongest first."""
 
     most: int = MAX_LEADS
     count: int = 0
@@ -89,5 +92,5 @@ class Strongest:
 
 
 def counted(number: int, noun: str) -> str:
-    """A number with its noun: `1 flow`, `2 flows`, `2 series`."""
+    """Write a number with its noun: `1 flow`, `2 flows`, `2 series`."""
     return f"{number} {noun}" if number == 1 or noun.endswith("s") else f"{number} {noun}s"

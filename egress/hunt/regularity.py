@@ -73,7 +73,10 @@ class Regular(NamedTuple):
 
 
 def regular(moments: Floats, since: float, until: float) -> Regular | None:
-    """The strongest evidence that sorted times (seconds) of a window contain a beacon; None: too few, or too unlike."""
+    """Return the strongest evidence that sorted times (seconds) of a window contain a beacon.
+
+    None if there are too few gaps, or gaps too unlike.
+    """
     best: Regular | None = None
     weight = -math.log(STARTS * len(WINDOWS))
     for window in WINDOWS:
@@ -88,16 +91,17 @@ def regular(moments: Floats, since: float, until: float) -> Regular | None:
 
 
 def events(moments: Floats, window: float) -> Floats:
-    """The first of each run of times that follow one another within `window` seconds."""
+    """Return the first of each run of times that follow one another within `window` seconds."""
     if not len(moments):
         return moments
     return moments[np.concatenate(([True], np.diff(moments) >= window))]
 
 
 def evidence(gaps: Floats, dead: float = 0.0) -> Regular | None:
-    """The largest E_n over the prefixes of a series of gaps (seconds), none of which can be below `dead`.
+    """Return the largest E_n over the prefixes of a series of gaps (seconds), none of which can be below `dead`.
 
-    The dead time is subtracted first: gaps that are cut off below would look regular.
+    `dead` is subtracted first: gaps with a lower bound would look regular. None if there are too few gaps, or gaps too
+    unlike. `first` and `last` are 0: the caller sets them.
     """
     gaps = gaps[:MAX_GAPS]
     if len(gaps) < MIN_GAPS:
@@ -119,7 +123,7 @@ def evidence(gaps: Floats, dead: float = 0.0) -> Regular | None:
 
 
 def _largest(places: _Indices, centre: int) -> tuple[int, float, float]:
-    """(n, ln E_n, the alternatives' likeliest period in seconds) where E_n is largest, among a few n."""
+    """Return (n, ln E_n, the alternatives' likeliest period in seconds) where E_n is largest, among a few n."""
     above, below = _tables()
     alternatives = np.zeros((len(above), 2 * round(_REACH / GRID) + 1))
     null = np.zeros((len(below), 2 * round(_NULL_REACH / GRID) // COARSE + 1))
@@ -141,19 +145,22 @@ def _largest(places: _Indices, centre: int) -> tuple[int, float, float]:
 
 
 def _seen(table: Floats, offset: int, reach: float, step: int) -> Floats:
-    """ln f of one gap for periods around the centre: the greater the index, the shorter the period."""
+    """Return ln f of one gap for periods around the centre: the greater the index, the shorter the period."""
     half = round(reach / GRID)
     middle = min(max(table.shape[1] // 2 + offset, half), table.shape[1] - 1 - half)
     return table[:, middle - half : middle + half + 1 : step]
 
 
 def _supremum(null: Floats, gaps: int) -> float:
-    """An upper bound over all periods, from the largest value on the grid: ln f has a curvature of up to k per gap."""
+    """Return an upper bound of the null's ln f over all periods, from its largest value on the grid of periods.
+
+    Between two points of the grid ln f can rise only as its curvature allows: at most k for each gap.
+    """
     return float(null.max()) + gaps * max(NULL_SHAPES) * (COARSE * GRID) ** 2 / 8
 
 
 def _checkpoints(gaps: int) -> list[int]:
-    """The numbers of gaps at which E is computed. Any choice is valid, and not all are needed."""
+    """Return the numbers of gaps at which E is computed. Any choice is valid, and not all are needed."""
     points = []
     at = MIN_GAPS
     while at < gaps:
@@ -164,7 +171,7 @@ def _checkpoints(gaps: int) -> list[int]:
 
 @lru_cache(maxsize=1)
 def _tables() -> tuple[Floats, Floats]:
-    """ln f over y - ln t in steps of GRID, a row for each alternative and for each member of the null."""
+    """Return two tables of ln f over y - ln t in steps of GRID: a row for each alternative, and for each null."""
     steps = round(_TAIL / GRID)
     v: Floats = np.arange(-steps, steps + 1, dtype=np.float64) * GRID
     one = (1.0,)

@@ -23,7 +23,7 @@ from egress.store.query.history import DAY, History, Window
 
 @dataclass(frozen=True, slots=True)
 class HuntResult:
-    """The findings of one hunter."""
+    """The findings of one hunter in one hunt."""
 
     hunter: str
     findings: tuple[FindingRecord, ...]  # strongest first
@@ -38,7 +38,7 @@ def hunt(
     settings: Settings,
     progress: Callable[[str, int], object] = lambda _, __: None,
 ) -> list[HuntResult]:
-    """Run hunters over a window; stores nothing. `progress` gets a hunter's id and its number of rows read."""
+    """Run hunters over a window; store nothing. `progress` is called with a hunter's id and its number of rows read."""
     results = []
     rules: dict[tuple[str, int], Rule | None] = {}
     for hunter in hunters:
@@ -63,7 +63,7 @@ def hunt(
 
 
 def finding(hunter: Hunter, lead: Lead, flow: FlowRecord) -> FindingRecord:
-    """The finding of a lead, on its last flow, with the start of that flow as its time."""
+    """Make the finding of a lead, on its last flow, with the start of that flow as its time."""
     text = "\0".join((hunter.id, lead.agent, lead.destination, str(lead.start // DAY)))
     return FindingRecord(
         finding_id=hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest(),
@@ -90,7 +90,7 @@ def finding(hunter: Hunter, lead: Lead, flow: FlowRecord) -> FindingRecord:
 
 
 def _rule(engine: Engine, flow: FlowRecord, known: dict[tuple[str, int], Rule | None]) -> Rule | None:
-    """The rule that decided a flow, in the policy version of the flow."""
+    """Return the rule that decided a flow, as it was in the flow's policy version; None if none did, or it is gone."""
     key = flow.rule_id, flow.policy_version
     if flow.rule_id and key not in known:
         with engine.connect() as connection:

@@ -148,17 +148,22 @@ class FindingRecord:
 
 @dataclass(frozen=True, slots=True)
 class AnomalyRecord:
-    """Packets refused without a flow, folded by agent, reason, detail and second."""
+    """Packets refused without a flow, folded: those of one agent, for one reason, within about a second.
+
+    The first of them may have a record of its own, before that of its repetitions.
+    """
 
     event_type: ClassVar[Annotated[str, At("event_type", Word(["anomaly"]), "the kind of record")]] = "anomaly"
     agent: Annotated[str, At("agent.name", NAME, "the agent's name; empty if the packet belongs to no agent")]
-    time: Annotated[float, At("timestamp", TIME, "the time of the first packet")]
+    time: Annotated[float, At("timestamp", TIME, "the time of the first packet, or of the report of its repetitions")]
     reason: Annotated[Reason, At("anomaly.reason", Word(Reason), "the reason for the refusal")]
-    detail: Annotated[str, At("anomaly.detail", IndexedText(most_bytes=DETAIL_BYTES), "the exact cause")]
+    detail: Annotated[
+        str, At("anomaly.detail", IndexedText(most_bytes=DETAIL_BYTES), "the exact cause, of the first packet")
+    ]
     count: Annotated[int, At("anomaly.count", COUNT, "the number of packets")]
-    src: Annotated[str, At("src_ip", MAYBE_ADDRESS, "empty if it is unknown, or not the same in all packets")] = ""
-    dst: Annotated[str, At("dest_ip", MAYBE_ADDRESS, "empty if it is unknown, or not the same in all packets")] = ""
-    proto: Annotated[str, At("proto", MAYBE_PROTOCOL, "empty if it is unknown, or not the same in all packets")] = ""
+    src: Annotated[str, At("src_ip", MAYBE_ADDRESS, "the source of the first packet; empty if it is unknown")] = ""
+    dst: Annotated[str, At("dest_ip", MAYBE_ADDRESS, "its destination; empty if it is unknown")] = ""
+    proto: Annotated[str, At("proto", MAYBE_PROTOCOL, "its protocol; empty if it is unknown")] = ""
 
 
 @dataclass(frozen=True, slots=True)

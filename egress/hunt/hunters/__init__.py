@@ -14,7 +14,7 @@ ATTRIBUTES = ("id", "technique", "about", "hunt")
 
 
 def load(only: Sequence[str] = ()) -> list[Hunter]:
-    """Every hunter, or those whose id matches one of `only` (ids, `beacon.*`), sorted by id.
+    """Make every hunter, or those whose id matches one of `only` (ids, `beacon.*`), sorted by id.
 
     Raises InputError if no hunter has such an id, EgressError if a module does not define exactly one hunter.
     """

@@ -49,7 +49,7 @@ class BeaconShared:
 
 
 def together(series: Series, window: Window) -> Regular | None:
-    """The stronger evidence of the merged starts and the pooled gaps; None if neither has any."""
+    """Return the stronger evidence of the merged starts and the pooled gaps; None if neither has any."""
     merged = regular(series.moments / 1e6, window.since, window.until)
     found = [merged, *(_pooled(series, width) for width in WINDOWS)]
     known = [each for each in found if each is not None]
@@ -69,7 +69,7 @@ def _pooled(series: Series, width: float) -> Regular | None:
 
 
 def _each(series: Series) -> Iterator[Floats]:
-    """The times of each agent, agents in the order of their first time."""
+    """Yield the times of each agent in seconds; agents are in the order of `series.agents`."""
     order = np.argsort(series.of, kind="stable")
     cuts = np.cumsum(np.bincount(series.of))[:-1]
     return (moments / 1e6 for moments in np.split(series.moments[order], cuts))

@@ -56,7 +56,10 @@ def _found(series: Series, found: Regular) -> BeaconCandidate:
 
 
 def _lookups(history: History, notes: list[str]) -> Iterator[Series]:
-    """The series of DNS queries by registered domain, without reverse lookups, which follow other traffic."""
+    """Yield the series of DNS queries by registered domain, without reverse lookups: these follow other traffic.
+
+    Adds a note if queries were left out.
+    """
     others = 0
     for agent, rows in groupby(history.queries(), key=itemgetter(0)):
         domains: dict[str, array[int]] = {}

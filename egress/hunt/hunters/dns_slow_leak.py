@@ -66,12 +66,12 @@ class _Domain:
 
     @property
     def length(self) -> float:
-        """The average length of a name, at least, from the sizes of packets."""
+        """A lower bound of the average length of a name, in bytes, from the sizes of packets."""
         return self.bytes_out / max(self.packets, 1) - OVERHEAD
 
     @property
     def hidden(self) -> bool:
-        """True if the flows had long names that are not stored."""
+        """True if the flows had many long names that are not stored."""
         unseen = self.packets - ONCE * self.flows
         return unseen >= DISTINCT and self.length >= LONG and self.packets * self.length >= SAID
 
@@ -107,7 +107,7 @@ class DnsSlowLeak:
 
 
 def information(names: Sequence[str]) -> int:
-    """The information in these names, bytes: their compressed size without the overhead of a stream."""
+    """Estimate the information in names, in bytes: their compressed size without the overhead of a stream."""
     packed = zlib.compress("\n".join(names).encode("utf-8", "backslashreplace"), 9)
     return max(len(packed) - 11, 0)  # the empty text takes 8 bytes, the tables of a short one a few more
 
@@ -117,7 +117,7 @@ def _below(name: str, domain: str) -> int:
 
 
 def _leads(history: History, agent: str, domains: dict[str, _Domain], notes: list[str]) -> list[Lead]:
-    """The leads of one agent. Information is never more than length, so only domains of long names are read."""
+    """Return the leads of one agent. Names are read only of domains whose names are long enough to carry a leak."""
     worth = [item for item in domains.items() if item[1].names >= DISTINCT and item[1].spelled >= SAID]
     worth.sort(key=lambda item: (-item[1].spelled, item[0]))
     if len(worth) > MAX_LOOKED_AT:

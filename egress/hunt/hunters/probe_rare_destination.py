@@ -73,7 +73,7 @@ class ProbeRareDestination:
 
 
 def _visits(history: History, notes: list[str]) -> dict[str, dict[str, _Visit]]:
-    """The traffic by destination, then agent."""
+    """Return the traffic in the window by destination, then agent. Adds a note if some was left out."""
     visits: dict[str, dict[str, _Visit]] = {}
     known = others = 0
     for row in history.traffic(everyone=True):
@@ -92,7 +92,10 @@ def _visits(history: History, notes: list[str]) -> dict[str, dict[str, _Visit]]:
 
 
 def _report(visits: dict[str, dict[str, _Visit]], before: Counter[str], wanted: str, notes: list[str]) -> HunterReport:
-    """The leads of agents that match the glob `wanted`; the others only show which destinations are rare."""
+    """Report the rare destinations of agents that match the glob `wanted`; all agents decide which ones are rare.
+
+    `before` has the number of flows to each destination in the baseline.
+    """
     ranked: dict[str, Strongest] = {}
     for place, agents in visits.items():
         if before[place] > HARDLY or len(agents) > MAX_SHARE:
