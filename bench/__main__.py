@@ -23,7 +23,10 @@ def spread(values: list[float], form: str = "8.2f") -> str:
 
 
 def compare(title: str, unit: str, load: Callable[[Stage, float], float], rounds: int, seconds: float) -> Rows:
-    """Run a load over all datapaths in turn, `rounds` times. All stages exist at once; only one is under load."""
+    """Run a load over all datapaths in turn, `rounds` times; print and return the results.
+
+    `load` measures one stage for some seconds. All stages exist at once; only one is under load.
+    """
     rows: Rows = {"plain forwarding": [], "bare accept-all queue": [], "egress gateway": []}
     makers = (paths.plain, paths.accept_all, paths.gateway)
     with ExitStack() as stack:
@@ -40,7 +43,7 @@ def compare(title: str, unit: str, load: Callable[[Stage, float], float], rounds
 
 
 def table(title: str, measure: Callable[[], dict[str, float]], rounds: int) -> None:
-    """Measure `rounds` times. Prints a row for each kind of cost."""
+    """Call `measure` `rounds` times. Print minimum, median and maximum for each kind of cost."""
     samples: Rows = {}
     for _ in range(rounds):
         for kind, cost in measure().items():

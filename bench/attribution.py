@@ -63,7 +63,7 @@ class Caught:
 
 
 def compiled(directory: Path) -> Path:
-    """Compile the program that lives for a given time."""
+    """Compile bench/life.c, a program whose processes live for a given time; return its path."""
     program = directory / "life"
     compiler = shutil.which("cc") or shutil.which("gcc") or "cc"
     subprocess.run([compiler, "-O2", "-static-pie", "-o", program, SOURCE], check=True)
@@ -72,7 +72,10 @@ def compiled(directory: Path) -> Path:
 
 
 def measure(stage: Stage, program: Path, proto: str, host: str, port: int, life: int, when: int, count: int) -> Caught:
-    """Run `count` processes in the agent's namespace, one after another; `when` as the program takes it."""
+    """Run `count` processes in the agent's namespace, one after another, and count the records with the right process.
+
+    `life` is in milliseconds; each process sends `when` microseconds after it began (-1: at a random moment).
+    """
     family = "6" if ":" in host else "4"
     words = [proto, family, host, str(port), str(life * 1000), str(when), str(count), str(PAUSE)]
     begun = time.time()
@@ -90,7 +93,10 @@ def measure(stage: Stage, program: Path, proto: str, host: str, port: int, life:
 def _stored(
     stage: Stage, begun: float, proto: str, port: int, pids: dict[int, int]
 ) -> dict[int, tuple[ProcessStatus, int]]:
-    """Wait until all records are stored, at most 5 s. Returns source port → status and pid of its record."""
+    """Wait until all records are stored, at most 5 s. Returns source port → status and pid of its record.
+
+    `pids` has the pid of the process for each source port.
+    """
     query = (
         sa.select(flows.c.sport, processes.c.status, processes.c.pid, flows.c.start)
         .join(processes, processes.c.flow_id == flows.c.flow_id)

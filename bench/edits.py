@@ -95,6 +95,9 @@ def _guarded(rules: int) -> Iterator[tuple[Stage, Path]]:
 
 
 def _turned(knocks: Path, times: int) -> float:
-    """Wait until the client's outcome has changed `times` times. Returns that moment, in seconds since the epoch."""
+    """Wait until the client has noted `times` outcomes (a line each time it changes).
+
+    Returns the time of the last of them, in seconds since the epoch.
+    """
     eventually(lambda: knocks.exists() and knocks.read_text().count("\n") >= times, "the edit has an effect", 30.0)
     return float(knocks.read_text().splitlines()[times - 1].split()[1])

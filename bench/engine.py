@@ -23,6 +23,7 @@ def _per_packet(work: Callable[[int], object]) -> float:
 
 
 def settled(judge: Engine, who: Agent) -> Talk:
+    """Play a connection until it is settled in the engine; return it for further packets."""
     talk = Talk().open().client(bytes(range(128, 256)) * 600)
     outcome = talk.play(judge, who).outcomes[-1]
     if not outcome.verdict.settled:

@@ -34,7 +34,10 @@ FLOW = FlowRecord(
 
 
 def history(count: int) -> Iterator[FlowRecord]:
-    """Make flows: bursts of work at 40 names, queries, places met once, one beacon in four agents; a third is older."""
+    """Make `count` flows of AGENTS agents: bursts of work at 40 names, DNS queries, destinations that occur once.
+
+    Every fourth agent has a beacon. About a third of the flows begin before the week that is searched.
+    """
     rng = np.random.default_rng(7)
     each = count // AGENTS
     number = 0

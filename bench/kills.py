@@ -8,7 +8,8 @@ reached, the client that got an ICMP refusal. In the end
     each decided flow has exactly one row in the database, with that verdict        (missing, duplicates, wrong)
     the database has the same records as the journals                               (differing)
 
-A flow may be on record without a witness of its outcome: killed after the journal and before the kernel was answered.
+A flow may be recorded without a witness of its outcome: its worker was killed between the journal and the answer to the
+kernel.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ class Report:
     missing: int = 0
     duplicates: int = 0
     wrong: int = 0  # with another verdict
-    unwitnessed: int = 0  # on record, but without a witness
+    unwitnessed: int = 0  # recorded, but without a witness
     journalled: int = 0  # whole lines of all journals
     rows: int = 0  # in the database
     differing: int = 0  # rows that differ from the journals, or are on one side only

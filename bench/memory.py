@@ -33,7 +33,7 @@ def bulk(number: int) -> list[Step]:
 
 
 def bytes_a_flow(make: Maker, default: Action, flows: int) -> float:
-    """Measure the bytes that each of many flows, to an address each, leaves in the engine."""
+    """Measure the bytes of memory that the engine keeps for each of many flows, each to another address."""
     judge = Engine(Limits(max_flows=10**6, max_flows_agent=10**6), Policy(), load())
     who, ts, before = agent(default=default), START, 0
 
@@ -57,7 +57,7 @@ def bytes_a_flow(make: Maker, default: Action, flows: int) -> float:
 
 
 def measure() -> dict[str, float]:
-    """Measure bytes a flow by kind of flow. Memory of the pattern library is not in them."""
+    """Measure bytes per flow, by kind of flow, without the memory of the pattern library."""
     return {
         "refused, TCP": bytes_a_flow(syn, Action.REJECT, 5000),
         "refused, UDP": bytes_a_flow(datagram, Action.REJECT, 5000),

@@ -13,7 +13,10 @@ from bench.questions import Known, Question
 
 
 def explained(engine: Engine, question: Question, known: Known, *settings: str) -> Iterator[tuple[str, list[str]]]:
-    """Yield (statement, steps of its plan). `settings` are for PostgreSQL, set before it plans."""
+    """Yield (statement, steps of its plan) for each SELECT of a question.
+
+    `settings` are SQL statements that PostgreSQL runs before it plans.
+    """
     with _noted(engine) as asked:
         question.ask(engine, known)
     with engine.connect() as connection:

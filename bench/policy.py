@@ -26,6 +26,8 @@ SELECTORS = ("*", "*", "*", "train-*", "label:gpu", "train-7", "other")
 
 @dataclass
 class Target:
+    """A flow to compare rules with (`rulebook.Subject`)."""
+
     remote: bytes
     names: frozenset[str] = frozenset()
     said: str | None = None

@@ -1,4 +1,4 @@
-"""Questions to stored records, as the commands and the API ask them: each is a call of the store.
+"""Queries of stored records, as the commands and the API make them: each question is a call of the store.
 
 `bench.records` measures them, tests/store/query/test_plans.py pins the databases' plans for them, docs/database.md
 shows both.
@@ -31,7 +31,7 @@ PAGE = 100
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """Names and ids of stored records, to ask about."""
+    """Names and ids of stored records, which the questions ask about."""
 
     now: float  # seconds
     agent: str
@@ -43,6 +43,8 @@ class Known:
 
 @dataclass(frozen=True, slots=True)
 class Question:
+    """A named query; `ask` runs it about known records."""
+
     name: str  # as a person would ask it
     ask: Callable[[Engine, Known], object]
     index: str = ""  # the columns of the index without which it would read all rows; empty: it may read all

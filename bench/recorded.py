@@ -18,7 +18,7 @@ from egress.store.recording.segments import segments
 
 @dataclass(slots=True)
 class Stored:
-    """Flows by id, and all other records."""
+    """The final state of records: the latest record of each flow by id, and all other records."""
 
     flows: dict[str, FlowRecord] = field(default_factory=dict)
     others: set[Record] = field(default_factory=set)
@@ -34,7 +34,7 @@ class Stored:
 
 
 class Archive:
-    """Copies of all segments. Call `collect` more often than the recorder's grace."""
+    """Copies of all segments of the journals. Call `collect` often: the recorder removes segments that are stored."""
 
     def __init__(self, directory: Path) -> None:
         self.lines = 0
@@ -50,7 +50,7 @@ class Archive:
                     continue
 
     def records(self) -> Stored:
-        """Parse the whole lines, each writer's in its order."""
+        """Parse the whole lines of all copies, those of each writer in their order."""
         folded = Stored()
         for name in sorted(self._copies, key=lambda name: int(name.rpartition("-")[2].partition(".")[0])):
             for line in self._copies[name].split(b"\n")[:-1]:

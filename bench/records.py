@@ -110,7 +110,10 @@ def fill(engine: Engine, rows: int, now: float) -> None:
 
 @contextmanager
 def without_indexes(engine: Engine, now: float) -> Iterator[None]:
-    """Drop the indexes until the bulk is in: hours become minutes. On PostgreSQL the days are made first."""
+    """Drop the indexes, and create them again at the end: filling the tables takes minutes instead of hours.
+
+    On PostgreSQL the partitions for the days are made first.
+    """
     if engine.dialect.name == "sqlite":  # for the one connection that its pool makes
         plain = engine.raw_connection()
         plain.cursor().execute("PRAGMA cache_size = -4000000")
@@ -154,7 +157,7 @@ def stored_a_second(config: Config, now: float) -> tuple[float, int]:
 
 
 def times(engine: Engine, question: Question, known: list[Known]) -> list[float]:
-    """Measure the milliseconds of a question, repeatedly, about other records each time. Sorted."""
+    """Measure a question repeatedly, about other records each time; return the milliseconds, sorted."""
     spent: list[float] = []
     until = time.perf_counter() + SECONDS
     while len(spent) < MOST and (len(spent) < LEAST or time.perf_counter() < until):

@@ -17,14 +17,14 @@ POST = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
 
 
 def fill(piece: bytes, size: int, begin: bytes = b"") -> bytes:
-    """Repeat a piece up to a size."""
+    """Repeat a piece after `begin`, up to `size` bytes."""
     return begin + piece * max(1, (size - len(begin)) // len(piece))
 
 
 def repeated(
     piece: bytes, begin: bytes = b"", *, segment: int = SEGMENT, dport: int = 80
 ) -> Callable[[int], list[Step]]:
-    """Make the maker of a connection in which the agent sends a piece again and again."""
+    """Return a function of a size that makes a connection in which the agent sends a piece again and again."""
     return lambda size: Talk(dport=dport).open().client(fill(piece, size, begin), segment=segment).steps
 
 
@@ -34,7 +34,7 @@ def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
 
 
 def http2(*fields: HeaderTuple) -> Callable[[int], list[Step]]:
-    """Make the maker of HTTP/2 requests with these fields beside the usual ones, which are a byte each."""
+    """Return a function of a size that makes HTTP/2 requests with these fields and the usual ones (a byte each)."""
     usual = {":method": "GET", ":scheme": "http", ":authority": "a.example", ":path": "/"}
     headers = [*(HeaderTuple(*field) for field in usual.items()), *fields]
 
@@ -49,7 +49,7 @@ def http2(*fields: HeaderTuple) -> Callable[[int], list[Step]]:
 
 
 def waiting(size: int) -> list[Step]:
-    """Send segments out of order until almost no more may wait, then bytes in order, one a segment."""
+    """Make a connection of almost as many segments out of order as may wait, then bytes in order, one per segment."""
     talk = Talk().open()
     for number in range(MAX_PENDING - 7):
         talk.raw_client(size + 10 + 2 * number, b"\x81")
@@ -57,7 +57,10 @@ def waiting(size: int) -> list[Step]:
 
 
 def answers(records: Callable[[int, int], bytes], name: bytes) -> Callable[[int], list[Step]]:
-    """Make the maker of DNS answers, each with a name that `records(offset of the name, count)` point at."""
+    """Return a function of a size that makes DNS answers, with a name that all their records point at.
+
+    `records` makes the bytes of `count` records, given the offset of the name.
+    """
 
     def make(size: int) -> list[Step]:
         steps, number = list[Step](), 0

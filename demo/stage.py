@@ -106,7 +106,7 @@ class Stage:
 
     @property
     def control(self) -> Path:
-        """A way to the gateway's control socket from outside its namespace."""
+        """A socket through which processes outside the gateway's namespace reach its control socket."""
         path = self.directory / "control.sock"
         if not path.exists():
             words = ["-m", "tests.lab.door", str(path), str(self.config.control_socket)]
@@ -174,7 +174,7 @@ class Stage:
     def ssh(
         self, host: str, port: int, *command: str, options: tuple[str, ...] = (), timeout: float = 20.0
     ) -> subprocess.CompletedProcess[str]:
-        """Run the real ssh client in the agent's namespace."""
+        """Run the real ssh client in the agent's namespace, with the key of `serve_ssh`."""
         settings = {
             "StrictHostKeyChecking": "no",
             "UserKnownHostsFile": "/dev/null",
@@ -199,7 +199,7 @@ class Stage:
         return hashlib.sha256(page).hexdigest()
 
     def serve_peer(self, role: str, hosts: tuple[str, str], port: int, *words: str) -> None:
-        """Start one of `demo.peers`' servers, on both families."""
+        """Start one of the servers of `demo.peers` on both families, and wait until it listens."""
         for host in hosts:
             self.peer(self.outside, role, host, str(port), *words)
         self.listening(port, *hosts)

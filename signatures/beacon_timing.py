@@ -57,7 +57,7 @@ Key = tuple[bytes, int, int]  # address, protocol, port; protocol and port are -
 
 
 class _Series:
-    """The rhythm of one key, and the time of its last finding."""
+    """The test of one key's times, and the time of the key's last finding."""
 
     __slots__ = ("found", "rhythm", "windows")
 
@@ -67,13 +67,13 @@ class _Series:
         self.found = -math.inf
 
     def renew(self, ts: float) -> None:
-        """Start from zero after a finding."""
+        """Begin the test anew after a finding at `ts`."""
         self.rhythm = Rhythm(ts, self.windows)
         self.found = ts
 
 
 class _Watch:
-    """The keys of one agent, least recently used first."""
+    """The keys of one agent, in bounded tables: those met once, and those that returned, with their series."""
 
     __slots__ = ("_once", "_returned", "keys")
 
@@ -83,7 +83,7 @@ class _Watch:
         self._returned: OrderedDict[Key, _Series] = OrderedDict()
 
     def meet(self, key: Key, ts: float) -> _Series | None:
-        """Add a time to a key; return the key's series, or None while all its times are within the shortest window."""
+        """Add a time to a key; return its series, None while its times are one event (within the shortest window)."""
         series = self._returned.get(key)
         if series is not None:
             self._returned.move_to_end(key)
@@ -105,7 +105,10 @@ class _Watch:
 
 
 class BeaconTiming(Signature):
-    """See the module's docstring. `alpha`: false alarms accepted per agent; `idle_gap`: as in the engine's limits."""
+    """Finds regular connections, and regular bursts in a flow (see the module's docstring).
+
+    `alpha`: the accepted probability of a false alarm per agent; `idle_gap`: as in Limits, seconds.
+    """
 
     id = "beacon.timing"
     severity = Severity.MEDIUM
@@ -216,7 +219,7 @@ def _seconds(value: float) -> str:
 
 
 def _power(log_value: float) -> str:
-    """`2.3e4` for its natural logarithm, of any size."""
+    """Write a number of any size, given as its natural logarithm, as `2.3e4`."""
     exponent, fraction = divmod(log_value / math.log(10), 1)
     digits = f"{10**fraction:.1f}"
     return f"1.0e{int(exponent) + 1}" if digits == "10.0" else f"{digits}e{int(exponent)}"

@@ -21,7 +21,7 @@ QUOTE = 32  # bytes of each version in the summary
 
 
 class EvasionOverlap(Signature):
-    """See the module's docstring."""
+    """Finds TCP bytes that were sent twice and differ (see the module's docstring)."""
 
     id = "evasion.tcp-overlap"
     severity = Severity.HIGH

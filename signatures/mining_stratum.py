@@ -39,12 +39,12 @@ WHY = {
 
 
 def _spelled(word: str) -> bytes:
-    r"""A pattern for a JSON string that begins with `word`, each character as it is or escaped as \u00XX."""
+    r"""Make a pattern for a JSON string that begins with `word`, each character as it is or escaped as \u00XX."""
     return b'"' + b"".join(rb"(%b|\\u00(?i:%02x))" % (re.escape(char.encode()), ord(char)) for char in word)
 
 
 class MiningStratum(Signature):
-    """See the module's docstring."""
+    """Finds mining messages of either side, on any port (see the module's docstring)."""
 
     id = "mining.stratum"
     severity = Severity.CRITICAL

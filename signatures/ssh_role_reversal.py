@@ -37,7 +37,7 @@ REVERSED = {Direction.OUT: "server", Direction.IN: "client"}
 
 
 class SshRoleReversal(Signature):
-    """See the module's docstring."""
+    """Finds an agent that is the SSH server on a connection that it opened (see the module's docstring)."""
 
     id = "ssh.role-reversal"
     severity = Severity.CRITICAL
@@ -69,7 +69,7 @@ def _agent_opened(flow: FlowView) -> bool:
 
 
 def _marked(kex: KexInit, role: str) -> str:
-    """The first name in a key exchange list that only this role uses, unless the list has one of the other role."""
+    """Return the first name in a key exchange list that only `role` uses; "" if none, or if one is the other role's."""
     other = "server" if role == "client" else "client"
     if any(name.startswith(MARKS[other]) for name in kex.kex):
         return ""
@@ -84,7 +84,10 @@ def _number(message: SshMessage, role: str, lists: dict[str, object]) -> str:
 
 
 def _family(lists: dict[str, object]) -> str:
-    """The family of the method they agree on if the agent is the client: its first one that the other side has, too."""
+    """Return the family (in ROLES) of the key exchange that both sides agree on if the agent is the client.
+
+    That is the agent's first method that the other side has, too.
+    """
     own, other = _names(lists, Direction.OUT), _names(lists, Direction.IN)
     method = next((name for name in own if name in other), (own or other or ("",))[0])
     return "rsa" if method.startswith("rsa") else "gss" if method.startswith("gss-") else "dh"

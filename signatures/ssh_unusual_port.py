@@ -21,7 +21,7 @@ SSH_PORT = 22  # IANA; RFC 4253 section 4.1
 
 
 class SshUnusualPort(Signature):
-    """See the module's docstring."""
+    """Finds an SSH identification where no rule expects SSH (see the module's docstring)."""
 
     id = "ssh.unusual-port"
     severity = Severity.HIGH

@@ -27,7 +27,7 @@ class Moment(NamedTuple):
 
 
 def moments(frames: Iterable[Frame]) -> Iterator[Moment]:
-    """Yield each frame with its time, which goes back only where it begins anew."""
+    """Yield each frame with the time at which it is judged. The time goes back only at frames that are `anew`."""
     ahead = _Ahead(iter(frames))
     clock: float | None = None
     for frame in ahead:

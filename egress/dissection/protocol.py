@@ -97,7 +97,10 @@ class Follower:
     beside: frozenset[App] | None = None
 
     def feed(self, data: bytes) -> list[Step]:
-        """Take the next bytes, in order; never raises. Nothing may follow a Rest or a Lost."""
+        """Take the next bytes, in order; return the facts and carried bytes. Never raises.
+
+        A Rest or a Lost must be the last step: after it the follower is not called any more.
+        """
         raise NotImplementedError
 
 
@@ -133,7 +136,7 @@ class StreamProtocol(Protocol):
 
     @staticmethod
     def identify(head: bytes, place: Place) -> Match:
-        """Compare all bytes of a direction so far with the beginning of this protocol."""
+        """Return whether all bytes of a direction so far begin this protocol; None: too few to tell."""
         raise NotImplementedError
 
     def follow(self, head: bytes, place: Place) -> Follower:
@@ -158,7 +161,7 @@ class DatagramProtocol(Protocol):
 
     @staticmethod
     def identify(data: bytes, place: Place) -> Match:
-        """Compare one datagram; None: a later one may identify the protocol."""
+        """Return whether a datagram identifies this protocol; None: it does not, but a later one may."""
         raise NotImplementedError
 
     @staticmethod
@@ -167,7 +170,7 @@ class DatagramProtocol(Protocol):
         return False
 
     def datagram(self, direction: Direction, data: bytes) -> list[Step]:
-        """Take the next datagram; never raises."""
+        """Take the next datagram; return the facts and the carried bytes in it; never raises."""
         raise NotImplementedError
 
 

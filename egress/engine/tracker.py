@@ -112,9 +112,9 @@ class Tracker:
     def may_pick_up(self, table: FlowTable, key: Key, uptime: float) -> bool:
         """Return True if a connection may be picked up in mid-stream, though its first bytes were not inspected.
 
-        Connections older than the engine are picked up for `Limits.midstream_grace` after its first packet. Later, or
-        if the connection was seen before, its flow was forgotten, and an agent may have waited for that between two
-        halves of a message.
+        Only connections that are older than the engine are picked up, for `Limits.midstream_grace` seconds after its
+        first packet. Any other was tracked and forgotten: an agent may have waited for that between two halves of a
+        message.
         """
         if uptime > self._limits.midstream_grace:
             table.ended.clear()

@@ -173,7 +173,7 @@ class Verdicts:
         self._review_due(ts)
 
     def expire(self, ts: float) -> None:
-        """Put all flows that a rule admitted up to be judged again, each before its next packet: a rule has expired."""
+        """Mark each flow that a rule admitted to be judged again before its next packet, since a rule has expired."""
         self.expiry = self._judge.next_expiry(ts)
         for flow in self._tracker.flows():
             if flow.rule is not None:

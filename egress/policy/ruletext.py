@@ -53,7 +53,8 @@ class InvalidRuleError(ValueError):
 def read_rule(item: object, now: float | None = None) -> Rule:
     """Read one rule of a document. Raises InvalidRuleError, which names the field.
 
-    `now` (seconds since the epoch) allows durations and `once` as its expiry; a rule without an id gets `_content_id`.
+    With `now` (seconds since the epoch) its expiry may be a duration or `once`. A rule without an id gets a hash of its
+    content as its id.
     """
     if not isinstance(item, dict):
         raise InvalidRuleError("", "expected a mapping such as {action: allow, destination: 10.0.0.0/8}")

@@ -1,6 +1,7 @@
-"""Bundles wants (needs for a rule) into few rules: one per destination, a wildcard for siblings, one per network.
+"""Groups wants (needs for a rule) into bundles, each covered by one rule, so that few rules result.
 
-A bundle is split again if its rule would admit a destination that was objected to or denied.
+There is one rule per destination, a wildcard for names under one parent, a network for adjacent addresses. A bundle is
+split again if its rule would admit a destination that was objected to or denied.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ class Bundle:
     wants: tuple[Want, ...]
 
     def rule(self, agent: str, now: float) -> Rule:
-        """The narrowest rule with this destination for all wants. Raises InvalidRuleError if none can express them."""
+        """Make the narrowest rule with this destination for all wants. Raises InvalidRuleError if none is valid."""
         protocol, ports, app = self.shape
         count = sum(want.count for want in self.wants)
         first, last = min(want.first for want in self.wants), max(want.last for want in self.wants)
@@ -105,7 +106,10 @@ class Bundle:
 
 
 def bundle(wants: Iterable[Want]) -> list[Bundle]:
-    """The fewest bundles that cover the wants: names and addresses apart, siblings together, no networks yet."""
+    """Group wants into the fewest bundles: one per destination and kind, SIBLINGS names under one parent together.
+
+    Addresses stay single; `networks` merges them.
+    """
     single = list(_bundled(wants))
     families: dict[tuple[str, str, bool], list[Bundle]] = defaultdict(list)
     found = []
@@ -125,7 +129,7 @@ def bundle(wants: Iterable[Want]) -> list[Bundle]:
 def safe(
     bundles: Iterable[Bundle], offending: Callable[[list[Bundle]], dict[int, str]]
 ) -> tuple[list[Bundle], dict[Want, str]]:
-    """The bundles that may become rules, split where needed, and the wants that get no rule, with the reason.
+    """Return the bundles that may become rules, split where needed, and the wants that get no rule, with the reason.
 
     `offending` returns the bundles whose rule must not exist, index → reason; it need not find all at once.
     """
@@ -142,7 +146,7 @@ def safe(
 
 
 def networks(bundles: Iterable[Bundle]) -> list[Bundle]:
-    """The bundles with addresses of equal use merged into the fewest networks that contain exactly these addresses."""
+    """Merge bundles of addresses with equal `shape` into the fewest networks of exactly these addresses; return all."""
     found = []
     alike: dict[tuple[object, ...], dict[_Address, Bundle]] = defaultdict(dict)
     for each in bundles:
@@ -167,7 +171,7 @@ def _collapsed(members: dict[_Address, Bundle]) -> Iterator[Bundle]:
 
 
 def address_of(destination: str) -> _Address | None:
-    """The destination as an address; None if it is a name."""
+    """Return the destination as an address; None if it is a name."""
     try:
         return ip_address(destination)
     except ValueError:
@@ -183,7 +187,7 @@ def _bundled(wants: Iterable[Want]) -> Iterator[Bundle]:
 
 
 def _expressible(bundles: Iterable[Bundle]) -> tuple[Bundle, ...]:
-    """The bundles, split where they have more ranges of ports than a rule can have (MAX_PORTS)."""
+    """Split the bundles that have more ranges of ports than a rule can have (MAX_PORTS); return all."""
     found: list[Bundle] = []
     for each in bundles:
         ranges = each.shape[1]
@@ -199,7 +203,7 @@ def _expressible(bundles: Iterable[Bundle]) -> tuple[Bundle, ...]:
 
 
 def _parent(name: str) -> str:
-    """The parent that may become a wildcard; "" for an address, or if the parent is a public suffix."""
+    """Return the parent that may become a wildcard; "" for an address, or if the parent is a public suffix."""
     if address_of(name) is not None:
         return ""
     parent = name.partition(".")[2]
@@ -218,7 +222,7 @@ def _suffixes() -> PublicSuffixList:
 
 
 def _ranges(ports: set[int]) -> tuple[tuple[int, int], ...]:
-    """The ports as inclusive ranges that contain exactly these ports."""
+    """Return the inclusive ranges that contain exactly these ports."""
     found: list[tuple[int, int]] = []
     for port in sorted(ports):
         if found and found[-1][1] == port - 1:

@@ -29,7 +29,7 @@ _REASONS = {
 
 
 class InvalidQuestionError(InputError):
-    """A question is not valid; `field` names its invalid field."""
+    """A question that is not valid; `field` names its invalid field."""
 
     def __init__(self, field: str, reason: str) -> None:
         super().__init__(f"{field}: {reason}")
@@ -62,7 +62,10 @@ class Answer:
 
 
 def check(rules: Rulebook, agent: Agent, question: Question, ts: float, gate_queries: bool = True) -> Answer:
-    """Judge a hypothetical flow. Raises InvalidQuestionError."""
+    """Judge a flow that the agent might open at time `ts`. Raises InvalidQuestionError.
+
+    `gate_queries`: the gateway refuses DNS queries for names that no rule allows.
+    """
     target, name = _target(question)
     verdict, rule = rules.decide(agent, target, ts)
     resolvable = None
@@ -111,7 +114,10 @@ def _is_v6(text: str) -> bool:
 
 
 def _target(question: Question) -> tuple[Target, str]:
-    """The target of a question, and the name in its canonical spelling ("" for an address)."""
+    """Return the target of a question, and the name in its canonical spelling ("" for an address).
+
+    Raises InvalidQuestionError.
+    """
     proto = _protocol(question.protocol)
     _port(question.port, proto)
     _app(question.app, proto)
@@ -175,7 +181,7 @@ def _address(text: str) -> bytes | None:
 
 
 def _overruled(agent: Agent, verdict: Verdict) -> Verdict:
-    """The verdict after quarantine, which overrides rules, and mode ask, which holds flows without a rule."""
+    """Return the verdict after quarantine, which overrides rules, and mode ask, which holds flows without a rule."""
     if agent.quarantined:
         return replace(verdict, action=Action.REJECT, reason=Reason.QUARANTINE, rule_id="")
     if agent.mode is Mode.ASK and verdict.action is Action.REJECT and verdict.reason is Reason.DEFAULT:
@@ -220,7 +226,7 @@ def _about_rule(rule: Rule | None, question: Question) -> list[str]:
 
 
 def _refused_later(rules: Rulebook, agent: Agent, target: Target, ts: float) -> list[str]:
-    """Sentences on deny rules for an application protocol, which match only once it is identified."""
+    """Return sentences on deny rules for an application protocol, which match only once it is identified."""
     if target.app or target.proto not in (TCP, UDP):
         return []
     conditions = []

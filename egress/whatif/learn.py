@@ -91,7 +91,7 @@ def learn(
 
 @dataclass(frozen=True, slots=True)
 class _Pending:
-    """A group that may need a rule: for its flows, for its query, or for both."""
+    """A group of flows that may need a rule: to reach the destination, for its query, or for both."""
 
     group: FlowGroup
     names: tuple[str, ...]  # possible names for the destination; empty: by address only
@@ -157,7 +157,7 @@ class _Lesson:
         return Proposal(self._agent.name, rules, self._recorded, covered, self._already, left_out)
 
     def _refused(self, group: FlowGroup, target: Target, names: tuple[str, ...]) -> str:
-        """The reason why nothing may be learnt from a group, whatever rules are in force; "" without one."""
+        """Return why no rule may be learnt from a group, whatever rules are in force; "" if there is no reason."""
         if group.signatures:
             return f"{', '.join(sorted(group.signatures))} objected"
         if why := self._objections.at(group.proto, group.dst, group.dport):
@@ -174,7 +174,10 @@ class _Lesson:
         return ""
 
     def _wants(self) -> Iterator[Want | None]:
-        """The want of each pending group, None if its flows need no rule. Of several names, the most common one."""
+        """Yield the want of each pending group, None if only its query needs a rule.
+
+        Of several possible names it takes one that another group needs anyway, else the most common one.
+        """
         settled = {pending.names[0] for pending in self._pending if len(pending.names) == 1}
         popular = Counter(name for pending in self._pending for name in pending.names)
         for pending in self._pending:
@@ -189,7 +192,10 @@ class _Lesson:
             yield Want(destination, group.proto, port, app, pending.unnamed, group.count, group.first, group.last)
 
     def _lookups(self, flows: list[Bundle]) -> tuple[dict[int, Want], dict[int, str]]:
-        """The wants of queries that no rule allows yet, and the reasons for those that cannot be allowed, by group."""
+        """Return the wants of queries that neither rules in force nor `flows` allow, by the index of their group.
+
+        The second result has, by index, the reasons why others cannot be allowed.
+        """
         rules = tuple(replace(each.rule(self._agent.name, 0.0), id=f":{n}") for n, each in enumerate(flows))
         book = Rulebook(Policy(0, (*self._rules, *rules)))
         asked: dict[int, Want] = {}
@@ -231,7 +237,7 @@ class _Lesson:
 
 
 def _names(group: FlowGroup, target: Target) -> tuple[tuple[str, ...], bool]:
-    """The names that a rule may use for a flow (empty: the address only), and whether its bytes hide the name."""
+    """Return the names that a rule may use for a flow (empty: only its address), and True if its bytes have no name."""
     if _is_dns(group):
         return (), False
     usable = tuple(name for name in sorted(target.names) if _rulable(name))
@@ -248,7 +254,7 @@ def _is_dns(group: FlowGroup) -> bool:
 
 
 def _rulable(name: str) -> bool:
-    """True if an allow rule can contain the name literally."""
+    """Return True if an allow rule can have this name, spelled like that, as its destination."""
     try:
         return is_host(name) and not packed(name) and str(parse_pattern(name)) == name
     except ValueError:
@@ -256,7 +262,7 @@ def _rulable(name: str) -> bool:
 
 
 def _written(bundles: list[Bundle], agent: str, now: float) -> tuple[Rule, ...]:
-    """The bundles as rules, names before addresses, in a stable order."""
+    """Make the rules of the bundles, names before addresses, in a stable order. Raises EgressError for too many."""
     if len(bundles) > MAX_RULES:
         raise EgressError(
             f"this would take {len(bundles)} rules, a policy has at most {MAX_RULES}; learn from a shorter time"

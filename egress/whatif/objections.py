@@ -30,12 +30,12 @@ class Objection:
 
     @property
     def target(self) -> Target:
-        """The destination with as few properties as possible, so that every rule that could admit it matches."""
+        """The destination without application and name in the bytes, so that every rule that could admit it matches."""
         return Target(protocol_number(self.proto), packed(self.dst), self.dport, names=self.names)
 
 
 class Objections:
-    """All objections to one agent."""
+    """All objections to destinations of one agent, read from the database."""
 
     def __init__(self, connection: Connection, agent: Agent, now: float) -> None:
         self._agent = replace(agent, default=Action.REJECT)
@@ -48,11 +48,14 @@ class Objections:
                 self._reasons.setdefault((each.proto, packed(each.dst), each.dport), each.why)
 
     def at(self, proto: str, dst: str, dport: int) -> str:
-        """The reason of an objection to this address and port; "" without one."""
+        """Return the reason of an objection to this address and port; "" if there is none."""
         return self._reasons.get((proto, packed(dst), dport), "")
 
     def reached(self, bundles: list[Bundle]) -> dict[int, str]:
-        """The bundles whose rule would allow a destination with an objection: index → reason."""
+        """Return the bundles whose rule would allow a destination with an objection: index → reason.
+
+        It need not find all at once: of rules that allow the same destination it finds one.
+        """
         rules = (replace(each.rule(self._agent.name, 0.0), id=str(index)) for index, each in enumerate(bundles))
         book = Rulebook(Policy(0, tuple(rules)))
         wrong: dict[int, str] = {}
@@ -69,7 +72,7 @@ class Objections:
 
 
 def _findings(connection: Connection, agent: str) -> Iterator[Objection]:
-    """The objections of findings. A finding without a stored flow still has the address."""
+    """Yield the objections that follow from findings; where the flow is not stored any more, by address only."""
     for signature, proto, dst, dport, effect, app, server_name, bound in objected_flows(connection, agent):
         names = set(bound)
         if server_name and app in NAMING:
@@ -81,7 +84,7 @@ def _findings(connection: Connection, agent: str) -> Iterator[Objection]:
 
 
 def _denials(connection: Connection, agent: str) -> Iterator[Objection]:
-    """The objections of denied approvals."""
+    """Yield the objections that follow from approvals that a person denied."""
     for proto, dst, dport, names, is_query in denials(connection, agent):
         asked = canonical(names[0]) if is_query and names else ""
         bound = frozenset[str]() if is_query else frozenset(names)
@@ -89,5 +92,5 @@ def _denials(connection: Connection, agent: str) -> Iterator[Objection]:
 
 
 def address_text(address: str) -> str:
-    """An address in its canonical spelling; other text unchanged."""
+    """Return an address in its canonical spelling; other text unchanged."""
     return str(ip_address(packed(address))) if packed(address) else address

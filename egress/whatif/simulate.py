@@ -32,7 +32,7 @@ _RULED = frozenset((Reason.RULE, Reason.DEFAULT, Reason.APPLICATION, Reason.NAME
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Flows of one agent to one destination whose decision changes."""
+    """Flows of one agent to one destination (with protocol and port) whose decision changes."""
 
     agent: str
     destination: str  # the name in the bytes or bound to the address, the queried name, or the address
@@ -60,7 +60,7 @@ class Simulation:
 
 @dataclass(frozen=True, slots=True)
 class Apart:
-    """The assignment to hosts of a fleet: rules that apply to agents of one host only, and the hosts of agents."""
+    """The rules that apply to agents of one host of a fleet only, and the hosts of agents."""
 
     rules: Mapping[str, str]  # rule id -> host
     agents: Mapping[str, str]  # name -> host
@@ -98,7 +98,7 @@ def simulate(
     apart: Apart | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Simulation:
-    """Re-judge the flows of agents (`agent`: a glob) between `since` and `until` (seconds).
+    """Re-judge the stored flows of agents (`agent`: a glob) between `since` and `until` (seconds since the epoch).
 
     `default` is the default of agents that are gone. `progress` is called from time to time with the number of flows
     judged.
@@ -132,7 +132,7 @@ class _Candidate:
         self._names = lru_cache(maxsize=4096)(lambda agent, address: names_of(connection, agent, address))
 
     def decide(self, agent: Agent, group: FlowGroup) -> tuple[Verdict, bool]:
-        """The verdict of the next one of these flows, and True if it has spent a `once` rule."""
+        """Return the verdict on the next one of these flows, and True if it has spent a `once` rule."""
         if group.action is not Action.ACCEPT and group.reason not in _RULED and group.reason is not Reason.FINDING:
             return Verdict(group.action, group.reason, group.rule_id), False
         rules = self._book(agent)
@@ -160,7 +160,7 @@ class _Candidate:
         return self._book(agent).may_resolve(agent, query_of(group), group.first, names)[0]
 
     def _book(self, agent: Agent) -> Rulebook:
-        """The rules for agents of the agent's host; one rulebook for all if no rule is limited to a host."""
+        """Return the rules for agents of the agent's host; one rulebook for all if no rule is limited to a host."""
         apart = self._apart
         host = apart.agents.get(agent.name, apart.here) if apart.rules else ""
         if host not in self._books:

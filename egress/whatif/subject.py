@@ -1,4 +1,4 @@
-"""Subjects for a policy without a packet: the target of a question, or a stored flow."""
+"""Targets: flows that rules can judge without a packet, made from a question or from a stored flow."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ DNS_PORT = 53
 
 @dataclass(slots=True)
 class Target:
-    """A `policy.Subject` without a flow behind it: nothing has admitted it before."""
+    """A flow for rules to judge (`rulebook.Subject`) that no packet has begun and no rule has admitted."""
 
     proto: int  # IANA number; -1: unknown
     remote: bytes  # packed; b"": unknown, no rule by address matches
@@ -30,7 +30,7 @@ class Target:
 
 
 def packed(address: str) -> bytes:
-    """The address as 4 or 16 bytes; b"" if the text is not an address."""
+    """Return the address as 4 or 16 bytes; b"" if the text is not an address."""
     try:
         return ip_address(address).packed
     except ValueError:
@@ -38,7 +38,7 @@ def packed(address: str) -> bytes:
 
 
 def protocol_number(name: str) -> int:
-    """The number of a record's protocol; -1 if it is unknown."""
+    """Return the number of a record's protocol; -1 if it is unknown."""
     number = PROTOCOL_NUMBERS.get(name)
     if number is not None:
         return number
@@ -48,7 +48,7 @@ def protocol_number(name: str) -> int:
 def recorded(
     proto: str, dst: str, dport: int, app: str, server_name: str, names: tuple[str, ...], action: Action
 ) -> Target:
-    """The target of a stored flow, as the policy saw it last.
+    """Make the target of a stored flow, as the policy judged it last.
 
     A record is incomplete: of several names in the bytes it has the last, it does not show whether they hid another one
     (ECH), and it keeps at most RECORD_NAMES of the names bound to an address. If it has that many and the flow passed,
@@ -63,17 +63,17 @@ def recorded(
 
 
 def target_of(group: FlowGroup) -> Target:
-    """The target of a group of stored flows, see `recorded`."""
+    """Make the target of a group of stored flows, see `recorded`."""
     return recorded(group.proto, group.dst, group.dport, group.app, group.server_name, group.names, group.action)
 
 
 def query_of(group: FlowGroup) -> str:
-    """The name that a DNS flow queried, the last one if there were several; "" for others, and if none was read."""
+    """Return the name that a DNS flow queried, the last of several; "" for other flows, and if no name was read."""
     return group.server_name if group.app == App.DNS else ""
 
 
 def destination_of(group: FlowGroup) -> tuple[str, bool]:
-    """The destination to show (the queried name, a name, or the address), and True if it is a queried name."""
+    """Return the destination to show (the queried name, a name, or the address), and True if it is a queried name."""
     if query := query_of(group):
         return canonical(query), True
     said = canonical(group.server_name) if group.app in NAMING else ""
@@ -83,5 +83,5 @@ def destination_of(group: FlowGroup) -> tuple[str, bool]:
 
 
 def forgotten(name: str, mode: Mode = Mode.ENFORCE, default: Action = Action.REJECT) -> Agent:
-    """A stand-in for an agent of which only records are left: it has no labels, and the given mode and default."""
+    """Make an agent in place of one of which only records are left: without labels, with the given mode and default."""
     return Agent(name, mode=mode, default=default)
