@@ -72,6 +72,7 @@ class Caller:
             raise ProblemError(403, f"agent {selector[:128]!r} is outside your scope: {', '.join(self.agents)}")
 
     def check_unlimited(self, what: str) -> None:
+        """Check that the scope has all agents; `what` names the request. Raises ProblemError (403)."""
         if not self.unlimited:
             raise ProblemError(403, f"{what} concerns all agents; your scope is {', '.join(self.agents)}")
 
@@ -84,7 +85,7 @@ class Failures:
         self._seen: OrderedDict[str, tuple[float, int]] = OrderedDict()  # address → start of its minute, failures
 
     def add(self, client: str) -> int:
-        """Count a failure. Returns 0 below the limit, else the seconds until the address's minute ends."""
+        """Count a failure of a client. Returns 0 up to the limit, else the seconds until its minute ends."""
         now, address = self._clock(), _subnet(client)
         start, count = self._seen.get(address, (now, 0))
         if now - start >= 60.0:

@@ -1,9 +1,9 @@
-"""Connections of `egress serve`, bounded in number.
+"""Bounds the number of connections of `egress serve`.
 
 A client that sends half a request costs a connection until its time is over (`api.patience`). So each peer, an address
 or a user of the unix socket, has a share. A peer beyond its share loses its own connection that has waited longest for
 the rest of a request; where all its requests are being answered, the new one is refused. The same holds for all
-connections together. So connections that say nothing cannot keep others out, not even those of the same address.
+connections together. So silent connections cannot keep others out, not even others of the same address.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ log = logging.getLogger("egress.api")
 
 
 class Visit(socket.socket):
-    """An accepted connection. It leaves `visits` when it is closed."""
+    """An accepted connection. Closing it removes it from `visits`."""
 
     def __init__(self, visits: Visits, descriptor: int, peer: str) -> None:
         super().__init__(fileno=descriptor)
@@ -60,7 +60,10 @@ class Visits:
         return len(self._all)
 
     def admit(self, accepted: socket.socket, peer: str) -> Visit | None:
-        """Take in a connection, for which another one may have to go. None: there is no room, and it is closed."""
+        """Admit a connection; where there is no room, one that waits for its client is closed instead.
+
+        Returns None, and closes the new one, if none waits.
+        """
         mine = self._of.get(peer, {})
         full = mine if len(mine) >= self._a_peer else self._all if len(self) >= self._most else None
         if full is not None:
@@ -88,7 +91,7 @@ class Visits:
             table[visit.descriptor] = visit
 
     def forget(self, visit: Visit) -> None:
-        """Give up the place of a connection. It may have none any more."""
+        """Remove a connection; no effect if it was removed before."""
         if self._all.get(visit.descriptor) is not visit:
             return
         del self._all[visit.descriptor]
@@ -131,7 +134,7 @@ class Door(socket.socket):
 
 
 def host_of(address: str) -> str:
-    """Return the part of an address that identifies a host: IPv4 whole, of IPv6 the network."""
+    """Return the part of an address that identifies a host: the whole of IPv4, the /64 network of IPv6."""
     ip = ipaddress.ip_address(address.partition("%")[0])
     if ip.version == 4:
         return str(ip)
@@ -139,6 +142,9 @@ def host_of(address: str) -> str:
 
 
 def peer_name(sock: socket.socket) -> str:
-    """Format the caller on a unix socket as the address that authentication reads."""
+    """Format the caller on a unix socket: `unix:UID`, from another network namespace `unix:agent:UID`.
+
+    Authentication (`api.auth`) reads it as the client's address.
+    """
     peer = peer_of(sock)
     return f"{UNIX}{peer.uid}" if peer.local else f"{UNIX}agent:{peer.uid}"

@@ -15,7 +15,7 @@ from egress.store.database.handles import DBAPIError, Engine
 
 
 class Database:
-    """The database of one application. Thread-safe."""
+    """Opens and keeps the database of one application. Thread-safe."""
 
     def __init__(self, config: Config, engine: Engine | None = None) -> None:
         self.config = config

@@ -28,7 +28,10 @@ def parse(name: str, value: str) -> tuple[str, ...]:
 
 
 def not_modified(if_none_match: str | None, current: str) -> Response | None:
-    """Return a 304 response if the caller has the current version already, else None. Raises ProblemError (400)."""
+    """Return a 304 response if the If-None-Match header matches the ETag `current`, else None.
+
+    Raises ProblemError (400) for a header that is not valid.
+    """
     if if_none_match is None:
         return None
     tags = parse("If-None-Match", if_none_match)

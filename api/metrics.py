@@ -23,7 +23,7 @@ ANSWER_SECONDS = 5.0  # that the gateway has to answer
 
 
 class Metrics(Collector):
-    """Collects the metrics. Names begin with egress_; `worker` is an index, `queue` is full or settled."""
+    """Collects the metrics. Names begin with egress_; the label `worker` is an index, `queue` is full or settled."""
 
     def __init__(self, control: Path, engine: Engine | None, steps: Mapping[str, int]) -> None:
         self._control, self._engine, self._steps = control, engine, steps

@@ -1,4 +1,4 @@
-"""HTTP with limits on the time that a client may take: for a head, for a body, for reading the answer."""
+"""HTTP with limits on the time that a client may take: to send a head, to send a body, to read the response."""
 
 from __future__ import annotations
 

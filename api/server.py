@@ -95,9 +95,9 @@ def _settings(app: FastAPI, http: type[H11Protocol], context: ssl.SSLContext | N
 
 
 def tls_context(api: Api) -> ssl.SSLContext | None:
-    """Return a context for TLS 1.2 or later; None without a configured certificate. Raises InputError.
+    """Return a context for TLS 1.2 or later; None without a configured certificate.
 
-    If the config names a client CA, clients must present a certificate of it.
+    If the config names a client CA, clients must present a certificate of it. Raises InputError if a file is unusable.
     """
     if api.tls_cert is None or api.tls_key is None:
         return None

@@ -54,7 +54,7 @@ def to_rules(bind: Connection) -> None:
 
 
 def _step(bind: Connection, live: dict[str, dict[str, Any]], wanted: dict[str, dict[str, Any]], version: int) -> None:
-    """Go from one version to the next, and write the rows that end with it."""
+    """Update `live` to the rules `wanted` in a version, and insert the rows of the rules that end with this version."""
     ended = []
     for key, row in list(live.items()):
         now = wanted.get(key)
@@ -82,7 +82,7 @@ def _rows(document: str) -> Iterator[dict[str, Any]]:
 
 
 def _plain(text: str) -> str:
-    """Text with the characters escaped that databases refuse."""
+    """Escape the characters that databases refuse."""
     if text.isprintable():
         return text
     return text.encode("utf-8", "backslashreplace").decode("utf-8").replace("\0", "\\x00")

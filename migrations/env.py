@@ -16,9 +16,9 @@ OTHER_COLLATIONS = """
 
 
 def by_code_point(connection: Connection) -> None:
-    """Have PostgreSQL compare and sort all text as SQLite does, whatever the database's collation is.
+    """Have PostgreSQL compare and sort all text as SQLite does (by code point), independent of its collation.
 
-    Partitions follow the table they are of.
+    Partitions take the collation of their table.
     """
     quoted = connection.dialect.identifier_preparer.quote
     changes: dict[str, list[str]] = {}

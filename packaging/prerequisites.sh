@@ -57,7 +57,7 @@ command -v apt-get >/dev/null || {
     exit 1
 }
 
-# Debian starts what it installs unless policy-rc.d says no (invoke-rc.d(8)): say no while we install.
+# Debian starts the services it installs unless policy-rc.d forbids it (invoke-rc.d(8)): forbid it meanwhile.
 policy=/usr/sbin/policy-rc.d
 if [ ! -e "$policy" ]; then
     trap 'rm -f "$policy"' EXIT

@@ -34,7 +34,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Refuse an id that holds an object's address: each worker would collect other tests, and none would run."""
+    """Refuse test ids that contain an object's address: workers would collect different ids, and no test would run."""
     if changing := [item.nodeid for item in items if " at 0x" in item.nodeid]:
         raise pytest.UsageError(f"name the parameters of {changing[0]}: its id is another one in each process")
 
@@ -46,10 +46,10 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def children_take_signals() -> Iterator[None]:
-    """Give the processes that tests start the default signals, where the suite runs as a background job.
+    """Give the processes that tests start the default signal actions, also if the suite runs as a background job.
 
-    A script's background job ignores Ctrl-C, one of nohup the end of its terminal, and children inherit that. A handler
-    that does nothing ignores them as well, and ends where a child executes its program.
+    A background job of a script ignores SIGINT, one of nohup SIGHUP, and children inherit that. So they are ignored by
+    a handler that does nothing instead: handlers are reset when a child executes its program.
     """
     ignored = [
         number
@@ -65,7 +65,7 @@ def children_take_signals() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A SQLite database without rows: a copy is there at once, its migrations take a quarter of a second."""
+    """A SQLite database without rows, for tests to copy: a copy takes no time, the migrations a quarter of a second."""
     from egress.store.database.database import open_database
 
     path = tmp_path_factory.mktemp("database") / "egress.db"

@@ -1,7 +1,7 @@
-"""One checkout at a time: whole runs of the suite with the lab take turns on a machine.
+"""Lets whole runs of the suite that include the lab take turns on a machine.
 
-Two at once would starve each other of the seconds that the lab's tests wait at most. Single tests need no turn: names
-and addresses of the lab are each run's own.
+Two at once would slow each other down until the lab's tests exceed their time limits. Single tests need no turn: names
+and addresses of the lab are different for each run.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ LOCK = Path("/run/egress-tests.lock")
 
 
 def needs_turn(config: pytest.Config) -> bool:
-    """The process that starts workers for a run, as root, which includes all of the lab."""
+    """Return True in the process that starts the workers of a run, as root, that includes all of the lab."""
     if not getattr(config.option, "numprocesses", None) or hasattr(config, "workerinput") or os.geteuid():
         return False
     if "not lab" in config.option.markexpr or config.option.collectonly:

@@ -1,7 +1,7 @@
 """Reads large bodies in a process of its own: `python -m api.otlp.apart MEDIA_TYPE`, the body on standard input.
 
 The parsers hold Python's lock for as long as they take, half a second and more, and no other request is answered
-meanwhile. The process has bounds for memory and time, runs with low priority, and passes on only the spans that matter.
+meanwhile. The process has bounds for memory and time, runs with low priority, and returns only the spans that are used.
 """
 
 from __future__ import annotations
@@ -29,14 +29,17 @@ _ROOT = Path(__file__).resolve().parents[2]
 
 
 class Reading(NamedTuple):
-    """The spans of a body that tell something, and the number of the others."""
+    """The spans of a body that are used (tool calls, names of episodes, broken ones), and the number of the others."""
 
     spans: list[Span]
     ignored: int
 
 
 def read(kind: str, body: bytes) -> Reading:
-    """Read a body of a media type. Raises MalformedSpanError."""
+    """Read a body of media type `kind`, a large one in a process of its own.
+
+    Raises MalformedSpanError if it is not valid trace data, or takes too much memory or time.
+    """
     if len(body) < LARGE:
         return _select(kind, body)
     environment = {"PATH": os.defpath, "PYTHONPATH": str(_ROOT), "PYTHONSAFEPATH": "1"}

@@ -79,7 +79,7 @@ def create_agent(body: AgentIn, caller: Admin, config: Settings, edits: Edits) -
 
 @router.patch("/{name}", response_model=AgentOut, summary="Change mode, default, labels or budgets")
 def patch_agent(name: Name, body: AgentPatch, caller: Editor, edits: Edits) -> Response:
-    """Omitted fields stay unchanged. Every worker applies the change in a fraction of a second, to live flows too."""
+    """Changes settings; omitted fields stay. Every worker applies them in a fraction of a second, to live flows too."""
 
     def change(connection: Connection) -> Reply:
         edits.match(_tag(_get_or_404(connection, caller, name)))

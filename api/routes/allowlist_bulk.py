@@ -97,6 +97,8 @@ def import_rules(
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
+    """The changes that an import makes."""
+
     added: list[Rule]
     replaced: list[Rule]
     removed: list[ruleset.StoredRule]

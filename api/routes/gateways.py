@@ -36,7 +36,7 @@ def list_gateways(_: Viewer, engine: Store, limit: Limit = 100, cursor: Cursor =
 
 @router.delete("/{host}", status_code=204, summary="Delete a host that will not return")
 def forget_gateway(host: Host, caller: Admin, edits: Edits) -> Response:
-    """Deletes its agents, policy-file rules and pending holds; its records are kept. 409 while its gateway runs."""
+    """Deletes the host's agents, policy-file rules and pending holds; records are kept. 409 while its gateway runs."""
     caller.check_unlimited("a host")
 
     def change(connection: Connection) -> Reply:
@@ -48,7 +48,7 @@ def forget_gateway(host: Host, caller: Admin, edits: Edits) -> Response:
 
 @router.post("/{host}/rename", status_code=204, summary="Rename a host")
 def rename_gateway(host: Host, body: RenameIn, caller: Admin, edits: Edits) -> Response:
-    """Rename a host before its gateway starts under the new name. 409 while it runs, or if the new name is taken."""
+    """Renames a host before its gateway starts under the new name. 409 while it runs, or if the new name is taken."""
     caller.check_unlimited("a host")
 
     def change(connection: Connection) -> Reply:

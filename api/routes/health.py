@@ -25,7 +25,7 @@ async def healthz() -> Response:
 
 @router.get("/readyz", response_model=Readiness, summary="Readiness: the database can be used")
 async def readyz(request: Request) -> Response:
-    """503 while it cannot: nothing can be read or edited then, and the gateway keeps enforcing its last policy."""
+    """Responds with 503 while the database cannot be used; the gateway then keeps enforcing its last policy."""
     database: Database = request.app.state.database
     try:
         await run_in_threadpool(database.check)

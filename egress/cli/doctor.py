@@ -56,7 +56,7 @@ def command(output: str, config_file: Path | None) -> int:
 
 
 def _accounts(config: Config) -> Check:
-    """Check which users processes without privileges become."""
+    """Report which users the processes without privileges run as."""
     worker, attribution = privileges.users(config.user, config.attribution_user)
     text = f"workers: {worker}, attribution: {attribution}"
     if worker == attribution:

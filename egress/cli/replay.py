@@ -140,7 +140,7 @@ def _replay(files: tuple[Path, ...], judge: _Judge, output: str) -> int:
 
 
 def _problems(report: Report) -> Iterator[str]:
-    """Say in phrases what of a file was not judged."""
+    """Yield a phrase for each part of a file that was not judged."""
     if report.unread:
         yield f"nothing could be read: {report.unread}"
         return

@@ -107,7 +107,7 @@ def _recreate() -> Literal["always", "auto"]:
 
 
 def _after(column: str) -> str | None:
-    """PostgreSQL adds columns at the end only."""
+    """Return the column to insert behind; None on PostgreSQL, which adds columns at the end only."""
     return column if _dialect() == "sqlite" else None
 
 
@@ -132,7 +132,7 @@ def _known_values(*known: tuple[str, ...]) -> None:
 
 
 def _comments(policies: str, agents: str, kind: str) -> None:
-    """SQLite has none."""
+    """Change comments of the tables on PostgreSQL; SQLite has none."""
     if _dialect() == "postgresql":
         op.create_table_comment("policies", policies)
         op.create_table_comment("agents", agents)
@@ -175,7 +175,7 @@ def _index(name: str, columns: list[str], only: str, *, unique: bool = False) ->
 
 
 def _documents() -> None:
-    """Documents and rule_changes again."""
+    """Make the documents of `policies`, and the table rule_changes, again."""
     with op.batch_alter_table("policies", recreate=_recreate()) as batch:
         sha256 = sa.Column("sha256", sa.Text(), nullable=False, server_default="", comment="of the document")
         batch.add_column(sha256, insert_after="version" if _dialect() == "sqlite" else None)

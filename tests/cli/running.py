@@ -1,4 +1,4 @@
-"""`egress` on the database of a test."""
+"""Runs `egress` commands on the database of a test."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ from egress.errors import EgressError
 
 @dataclass(frozen=True)
 class Run:
-    """`run("query", "port:22")`: the result, whose exit code must be `code`; an error is its `exception`."""
+    """Runs a command, as in `run("query", "port:22")`; fails unless its exit code is `code`.
+
+    An EgressError is the `exception` of the returned result.
+    """
 
     config: Path
 

@@ -1,4 +1,4 @@
-"""The engine's caller in mode ask, like the gateway: parks packets on hold, presents them when the hold ends."""
+"""Calls the engine as the gateway does in mode ask: keeps packets on hold, and sends them again when the hold ends."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Keeper:
         return outcome
 
     def settle(self, ts: float, now: Agent | None = None) -> list[Outcome]:
-        """Present the packets of holds that have ended, as packets of the agent `now`."""
+        """Send the packets of ended holds to the engine again, as packets of the agent `now` (default: unchanged)."""
         outcomes = []
         for identifier, state in self.engine.ended_holds():
             self.states.append(state)

@@ -1,4 +1,4 @@
-"""DNS messages for the engine's tests, and an agent that resolves. `tests/wire` compares their reader with others."""
+"""DNS messages for the engine's tests, and functions that send them as an agent and its resolver do."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Histories that agents leave, made by seeded generators and kept in a real database."""
+"""Flow histories of agents for the tests of hunters: seeded generators, and a real database that stores them."""
 
 from __future__ import annotations
 
@@ -51,7 +51,10 @@ def named(name: str, dst: str = "203.0.113.9") -> dict[str, Any]:
 
 
 def beacon(rng: np.random.Generator, period: float, jitter: float, beats: int, missed: float = 0.0) -> Floats:
-    """Sleeps as implants do: up to `jitter` of the period shorter, each after the last; some beats are missed."""
+    """Make the starts (seconds) of an implant's connections.
+
+    Each pause is `period` seconds, shortened by up to the share `jitter` of it; the share `missed` is left out.
+    """
     starts = rng.uniform(0, period) + np.cumsum(period * (1 - jitter * rng.random(beats)))
     return starts[rng.random(beats) >= missed]
 
@@ -79,7 +82,7 @@ def stored(path: Path, records: Sequence[FlowRecord]) -> Iterator[Engine]:
 
 @cache
 def _empty() -> bytes:
-    """A database file without rows: to make one takes a second."""
+    """The bytes of a database file without rows, cached: to make one takes a second."""
     with TemporaryDirectory() as directory:
         file = Path(directory) / "egress.db"
         open_database(f"sqlite:///{file}").dispose()

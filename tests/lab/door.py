@@ -1,6 +1,7 @@
-"""A door to a gateway's control socket: the gateway refuses callers of another network, and the tests are in one.
+"""Relays connections to a gateway's control socket, for tests that run in another network namespace.
 
-`python -m tests.lab.door LISTEN CONTROL`, in the gateway's namespace: what connects to LISTEN reaches CONTROL.
+The gateway refuses callers of other network namespaces. `python -m tests.lab.door LISTEN CONTROL` runs in the gateway's
+namespace, listens on the unix socket LISTEN and passes each connection on to the socket CONTROL.
 """
 
 from __future__ import annotations

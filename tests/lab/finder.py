@@ -1,6 +1,7 @@
-"""The look-up of processes without a gateway, in its namespace: JSON notes on stdin, records on stdout.
+"""Runs the Finder of the attribution process without a gateway: JSON notes on stdin, process records on stdout.
 
-A note's `interface` is given by name; its time is now unless it says how many seconds it is `late`.
+It runs in the namespace that a gateway would be in. A note's `interface` is a name; its time is now, or `late` seconds
+ago.
 """
 
 from __future__ import annotations

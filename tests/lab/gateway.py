@@ -1,4 +1,4 @@
-"""Shared parts of the tests of the running gateway: servers, clients, the database, a witness outside."""
+"""Shared parts of the tests of the running gateway: servers, clients, the database, a capture outside the gateway."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ class Peer:
         self.process.stdin.flush()
 
     def hears(self, beginning: str, timeout: float = TIMEOUT, count: int = 1) -> str:
-        """Wait until `count` lines begin like this; returns the last of them."""
+        """Wait until `count` output lines begin with `beginning`; returns the last of them."""
 
         def found() -> bool:
             return sum(line.startswith(beginning) for line in self.lines) >= count

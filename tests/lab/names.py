@@ -37,7 +37,7 @@ RESOLV_CONF = Path("/etc/netns")  # NAMESPACE/resolv.conf there is /etc/resolv.c
 
 
 class Place:
-    """The stage and what runs outside."""
+    """A guarded stage, and the resolver and servers that run outside of it."""
 
     def __init__(self, stage: Stage) -> None:
         self.stage = stage

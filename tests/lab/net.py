@@ -39,7 +39,7 @@ _serial = itertools.count()
 
 
 class Lab:
-    """Namespaces and processes with the life of a `with` block."""
+    """Namespaces and processes that are removed at the end of a `with` block."""
 
     def __init__(self) -> None:
         self._prefix = f"lab{os.getpid()}n{next(_serial)}"
@@ -134,7 +134,7 @@ class Lab:
 
 
 def eventually(condition: Callable[[], bool], what: str, timeout: float = TIMEOUT) -> None:
-    """Wait until a condition holds; AssertionError names what never came."""
+    """Wait until a condition holds. Raises AssertionError, which names `what`, after `timeout` seconds."""
     deadline = time.monotonic() + timeout
     while not condition():
         if time.monotonic() > deadline:

@@ -1,4 +1,4 @@
-"""A real PostgreSQL server for the tests: private, on a free port, gone with the process that started it."""
+"""A real PostgreSQL server for the tests: private, on a free port; it ends with the process that started it."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ SETTINGS = {
 
 
 class Server:
-    """`url(name)` of a database; `stop`, `kill` and `start` keep the data, `close` does not."""
+    """A running server. `url(name)` is a database's URL; `stop`, `kill` and `start` keep the data, `close` does not."""
 
     def __init__(self, memory: bool = True, /, **settings: str) -> None:
-        """`memory`: its data is there, not on a disk; `settings` besides, or instead of, ours."""
+        """Start a server. `memory`: keep its data in memory, not on a disk. `settings` are added to SETTINGS."""
         _sweep()
         self._settings = SETTINGS | settings
         self.port = free_port()
@@ -62,17 +62,17 @@ class Server:
         return f"postgresql://{user}:{password}@127.0.0.1:{self.port}/{database}"
 
     def local_url(self, database: str) -> str:
-        """The same by its socket, which every network namespace of this host can reach."""
+        """The URL of a database by the server's unix socket, which every network namespace of this host can reach."""
         return f"{self.url(database).replace(f'127.0.0.1:{self.port}', '')}?host={self._home}&port={self.port}"
 
     def execute(self, *statements: str, database: str = "postgres") -> None:
-        """SQL as the superuser, each statement outside a transaction."""
+        """Execute SQL as the superuser, each statement outside a transaction."""
         with self._connect(database) as connection:
             for statement in statements:
                 connection.execute(statement.encode())
 
     def new(self, template: str = "template1", name: str = "") -> str:
-        """The URL of a new database."""
+        """Create a database from a template; returns its URL."""
         name = name or f"test_{next(self._numbers)}"
         self.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
         return self.url(name)
@@ -97,14 +97,14 @@ class Server:
             time.sleep(0.02)
 
     def stop(self) -> None:
-        """Stop the server as an administrator does who does not wait for clients."""
+        """Stop the server in order, without waiting for clients (fast shutdown)."""
         if self._process is not None:
             self._process.send_signal(signal.SIGINT)
             self._process.wait(SECONDS)
             self._process = None
 
     def kill(self) -> None:
-        """SIGKILL to all its processes at once. With `synchronous_commit` off it forgets what it committed last."""
+        """Send SIGKILL to all its processes. With `synchronous_commit` off the last commits are lost."""
         if self._process is None:
             return
         children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text().split()
@@ -154,7 +154,7 @@ class Server:
 
 
 def _sweep() -> None:
-    """Remove what tests left that were killed; their server went with them."""
+    """Remove the directories of servers whose test process was killed."""
     for place in (Path("/dev/shm"), Path(tempfile.gettempdir())):
         for left in place.glob(f"{PREFIX}[0-9]*-*"):
             if not Path("/proc", left.name.removeprefix(PREFIX).partition("-")[0]).exists():
@@ -162,7 +162,7 @@ def _sweep() -> None:
 
 
 def _ended(pid: str) -> bool:
-    """Gone, or nothing but an entry that waits to be read."""
+    """Return True if a process has ended; a zombie counts as ended."""
     try:
         return Path("/proc", pid, "stat").read_text().rpartition(")")[2].split()[0] in "ZX"
     except OSError:
@@ -170,7 +170,7 @@ def _ended(pid: str) -> bool:
 
 
 def _fastest() -> str | None:
-    """Memory where there is enough of it: a new database takes 20 ms there, on a disk ten times that. None: /tmp."""
+    """Return a directory in memory if it has room, since a new database takes a tenth of the time there; else None."""
     memory = Path("/dev/shm")
     return str(memory) if memory.is_dir() and shutil.disk_usage(memory).free > ROOM else None
 

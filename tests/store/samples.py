@@ -1,4 +1,4 @@
-"""Records for the tests of what stores, sends and shows them: one of each kind, and Hypothesis strategies for any."""
+"""Sample records for tests: one of each kind, and Hypothesis strategies that generate any."""
 
 from __future__ import annotations
 

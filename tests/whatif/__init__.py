@@ -1,1 +1,1 @@
-"""Tests of what a policy would say."""
+"""Tests of `egress.whatif`: check, simulate and learn."""

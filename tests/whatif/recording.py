@@ -1,4 +1,4 @@
-"""Flows and findings as an agent leaves them in a real database, said briefly."""
+"""Short builders of rules, flows and findings, and a real database in memory that stores them."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ FLOW = FlowRecord(
 
 
 def flow(**fields: Any) -> FlowRecord:
-    """Each a second after the one before."""
+    """Make a flow record; each call begins it a second later than the call before."""
     number = next(_numbers)
     shared = {"flow_id": f"{number:016x}", "start": START + number, "updated": START + number}
     return replace(FLOW, **{**shared, **fields})

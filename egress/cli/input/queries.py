@@ -86,7 +86,10 @@ def records(config: Path | None) -> Iterator[Engine]:
 def period(
     engine: Engine, since: float | None, until: float | None, now: float, last: float = DAY
 ) -> tuple[float, float]:
-    """Return begin and end of a period; the default is the last `last` seconds, or all of a case. Raises InputError."""
+    """Return begin and end of a period; the default is the last `last` seconds, or all of a case.
+
+    Raises InputError if the end is not later than the begin.
+    """
     found = span(engine) if chosen_case() else None
     begin, end = found or (now - last, now)
     begin, end = begin if since is None else since, end if until is None else until
@@ -97,12 +100,18 @@ def period(
 
 
 def chosen_flow(engine: Engine, wanted: str) -> str:
-    """Return the id of the only flow that begins with these digits. Raises InputError, EgressError."""
+    """Return the id of the only flow whose id begins with these digits.
+
+    Raises InputError if they are not hex digits, EgressError if no flow or several match.
+    """
     return _chosen(engine, wanted, "flow", flow_ids, f"`egress query{case_words()}` lists flows with their ids")
 
 
 def chosen_finding(engine: Engine, wanted: str) -> str:
-    """Return the id of the only finding that begins with these digits. Raises InputError, EgressError."""
+    """Return the id of the only finding whose id begins with these digits.
+
+    Raises InputError if they are not hex digits, EgressError if no finding or several match.
+    """
     return _chosen(
         engine, wanted, "finding", finding_ids, f"`egress show FLOW{case_words()}` lists the findings of a flow"
     )

@@ -115,7 +115,7 @@ def _call(step: Step) -> str:
 
 
 def kept_line(finding_id: str, kept: KeptPackets | None) -> str:
-    """Report whether packets of a finding are kept, and how to export them."""
+    """Format the number and size of a finding's kept packets, and the command that exports them."""
     if kept is None:
         return labelled("packets", "none are kept")
     if kept.pruned:

@@ -35,7 +35,7 @@ def size(count: int) -> str:
 
 
 def endpoint(address: str, port: int) -> str:
-    """Format `192.0.2.7:443`, `[2001:db8::7]:443`; without the port if it is 0."""
+    """Format an address and port: `192.0.2.7:443`, `[2001:db8::7]:443`; without the port if it is 0."""
     address = plain(address)
     if not port:
         return address

@@ -46,6 +46,8 @@ class Count:
 
 @dataclass(frozen=True, slots=True)
 class _Key:
+    """A key to group by: the columns it needs, and its text from their values."""
+
     columns: Callable[[_Column], tuple[_Column, ...]]  # from the time by which rows are grouped
     text: Callable[..., str] = str  # from the values of the columns
     of_findings: bool = False

@@ -31,6 +31,8 @@ _R = TypeVar("_R", FlowRecord, FindingRecord, AnomalyRecord, ProcessRecord)
 
 @dataclass(slots=True)
 class _Source(Generic[_R]):
+    """The records of one table that match a filter, and the keys of those already seen."""
+
     table: sa.Table
     record: type[_R]
     time: sa.ColumnElement[float]
