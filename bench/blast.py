@@ -11,6 +11,7 @@ BATCH = 64
 
 
 def send(host: str, port: int, seconds: float) -> None:
+    """Send packets to a port for some seconds, as fast as the interface takes them."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.connect((host, port))
         end = time.monotonic() + seconds

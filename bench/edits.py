@@ -78,6 +78,7 @@ def propagation(rules: int) -> dict[str, float]:
 
 @contextmanager
 def _guarded(rules: int) -> Iterator[tuple[Stage, Path]]:
+    """Start a gateway with `rules` rules, and a client that connects; yield the stage and the file of its outcomes."""
     with Stage(POLICY) as stage:
         stage.attach("bench")
         engine = open_database(stage.config.database_url)

@@ -31,6 +31,7 @@ def measure(place: Path | None = None) -> dict[str, float]:
 
 
 def _appends(directory: Path, policy: str) -> list[float]:
+    """Append records one by one; return the microseconds of each."""
     journal = JournalWriter(directory, 0, Settings(fsync=policy))
     records = [[numbered(number)] for number in range(COUNT[policy])]
     journal.append(records[0], 1.0)

@@ -101,6 +101,7 @@ class Run:
         self._senders: list[tuple[subprocess.Popen[str], Path, list[str]]] = []
 
     def load(self, rate: float) -> None:
+        """Start a sender for each agent, `rate` flows per second, and wait until datagrams arrive."""
         for number, namespace in ((1, self.stage.agent), (3, self._second)):
             sources, out = [f"10.99.{number}.2", f"fd99:{number}::2"], self.stage.directory / f"sender-{number}"
             command = [sys.executable, "-m", "tests.lab.many", "send", str(out), str(rate), ",".join(sources)]

@@ -71,6 +71,7 @@ def small_udp(stage: Stage, seconds: float) -> float:
 
 
 def accept(number: int) -> None:
+    """Accept every packet of a queue, forever."""
     from netfilterqueue import NetfilterQueue
 
     queue = NetfilterQueue()

@@ -42,6 +42,7 @@ class Archive:
         self._copies: dict[str, bytes] = {}
 
     def collect(self) -> None:
+        """Copy the segments that are new or have grown."""
         for segment in segments(self._directory):
             if segment.size != len(self._copies.get(segment.name, b"")):
                 try:
@@ -60,6 +61,7 @@ class Archive:
 
 
 def stored(config: Config) -> Stored:
+    """Read the records in the database, except evidence."""
     engine = open_database(config.database_url, create=False)
     held = Stored()
     for record in reader.flows(engine, reader.Filter()):

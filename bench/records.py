@@ -179,6 +179,7 @@ def known_things(engine: Engine, now: float) -> list[Known]:
 
 
 def measure(config: Config, rows: int, shown: Callable[[Engine], str], *, plans: bool) -> None:
+    """Fill a database with `rows` flows, measure the recorder and each question, and print a table."""
     now = time.time()
     engine = open_database(config.database_url)
     kind = engine.dialect.name

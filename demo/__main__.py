@@ -16,6 +16,7 @@ NEEDED = ("ssh.unusual-port", "mining.stratum", "beacon.timing")
 
 
 def picture(attempts: list[Attempt]) -> Table:
+    """Make the table of attempts."""
     table = Table(title="What the agent tried, and what came of it")
     for heading in ("over", "attempt", "must be", "", "the client saw"):
         table.add_column(heading, overflow="fold")

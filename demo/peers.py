@@ -27,6 +27,8 @@ BEATS = 60  # connections of a beacon, at most
 
 
 class Server(socketserver.ThreadingTCPServer):
+    """A TCP server over IPv4 or IPv6, with a thread for each connection."""
+
     allow_reuse_address = True
     daemon_threads = True
 
@@ -36,6 +38,8 @@ class Server(socketserver.ThreadingTCPServer):
 
 
 def pool(host: str, port: int, heard: Path) -> None:
+    """Serve as a mining pool forever; append each method that it receives to the file `heard`."""
+
     class Miner(socketserver.StreamRequestHandler):
         def handle(self) -> None:
             for line in self.rfile:
@@ -51,6 +55,8 @@ def pool(host: str, port: int, heard: Path) -> None:
 
 
 def echo(host: str, port: int) -> None:
+    """Answer the first line of each connection with the same line, forever."""
+
     class Echo(socketserver.StreamRequestHandler):
         def handle(self) -> None:
             self.wfile.write(self.rfile.readline())

@@ -26,11 +26,13 @@ class Attempt:
 
 
 def last_line(done: subprocess.CompletedProcess[str]) -> str:
+    """Return the last line of a program's output, cut to 60 characters."""
     lines = (done.stdout + done.stderr).strip().splitlines()
     return lines[-1][:60] if lines else "no output"
 
 
 def reverse_ssh(stage: Stage, family: str, host: str) -> Attempt:
+    """Try a reverse tunnel; it must not log in."""
     log = stage.directory / "ssh" / "log"
     before = log.read_text().count("Accepted")
     done = stage.ssh(host, TUNNEL_PORT, options=("-N", "-R", "2222:localhost:22"))
@@ -39,11 +41,13 @@ def reverse_ssh(stage: Stage, family: str, host: str) -> Attempt:
 
 
 def allowed_ssh(stage: Stage, family: str, host: str) -> Attempt:
+    """Run a command over ssh on the allowed port."""
     done = stage.ssh(host, SSH_PORT, "echo", "hello from outside")
     return Attempt(family, "ssh to port 22", "passes", done.stdout == "hello from outside\n", last_line(done))
 
 
 def miner(stage: Stage, family: str, host: str, heard: Path, segment: int) -> Attempt:
+    """Run the miner in segments of this size; the pool must not receive a method."""
     before = heard.read_text()
     done = stage.lab.run(
         stage.agent, [sys.executable, "-m", "demo.peers", "miner", host, str(POOL_PORT), str(segment)], 20.0
@@ -54,6 +58,7 @@ def miner(stage: Stage, family: str, host: str, heard: Path, segment: int) -> At
 
 
 def allowed_web(stage: Stage, family: str, host: str, digest: str) -> Attempt:
+    """Fetch the page, whose SHA-256 is `digest`."""
     address = f"[{host}]" if ":" in host else host
     page = stage.directory / "fetched"
     page.unlink(missing_ok=True)
@@ -64,12 +69,14 @@ def allowed_web(stage: Stage, family: str, host: str, digest: str) -> Attempt:
 
 
 def forbidden(stage: Stage, family: str, host: str) -> Attempt:
+    """Connect to a port that no rule allows."""
     address = f"[{host}]" if ":" in host else host
     done = stage.lab.run(stage.agent, ["curl", "-sS", "-m", "10", f"http://{address}:{FORBIDDEN_PORT}/"], 20.0)
     return Attempt(family, f"curl to port {FORBIDDEN_PORT}", "refused", done.returncode == 7, last_line(done))
 
 
 def beacon(family: str, process: subprocess.Popen[str]) -> Attempt:
+    """Wait for the end of a beacon, which must be refused before its last beat."""
     output, _ = process.communicate(timeout=90)
     return Attempt(family, "beacon, 1 s ± 20 %", "cut", process.returncode == 3, output.strip()[:60])
 

@@ -142,6 +142,7 @@ class Stage:
     # --- servers outside --------------------------------------------------------------------------------
 
     def peer(self, namespace: str, *words: str) -> subprocess.Popen[str]:
+        """Start a program of `demo.peers` in a namespace."""
         return self.lab.popen(namespace, [sys.executable, "-m", "demo.peers", *words])
 
     def serve_ssh(self, *ports: int) -> Path:

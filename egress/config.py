@@ -216,6 +216,7 @@ def build(shape: type, document: object, where: str) -> object:
 
 
 def _value(hint: object, value: object, where: str) -> object:
+    """Convert a YAML value to the type `hint` of a setting. Raises InputError, whose text begins with `where`."""
     if isinstance(hint, types.UnionType):
         if value is None:
             return None

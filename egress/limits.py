@@ -18,11 +18,11 @@ class Limits:
     stream_buffer: int = 65536  # out-of-order bytes held for each direction of a flow
     max_buffered: int = 64 * 1024 * 1024  # bytes held for inspection over all flows of one agent
     settle_bytes: int = 65536  # a flow settles once a direction has had this many bytes without a finding
-    tcp_handshake: float = 60.0  # silence after which a flow is forgotten: a TCP handshake,
-    tcp_established: float = 7200.0  # an established TCP connection,
-    tcp_closed: float = 30.0  # a closed or refused one,
-    udp_timeout: float = 180.0  # a UDP flow,
-    other_timeout: float = 60.0  # a flow of any other protocol
+    tcp_handshake: float = 60.0  # silence after which a TCP connection is forgotten whose handshake is not complete
+    tcp_established: float = 7200.0  # the same for an established TCP connection
+    tcp_closed: float = 30.0  # the same for one that is closed or refused
+    udp_timeout: float = 180.0  # the same for a UDP flow
+    other_timeout: float = 60.0  # the same for a flow of any other protocol
     refused_timeout: float = 600.0  # a refused flow is remembered this long after its last packet
     destination_timeout: float = 3600.0  # a refused destination is remembered this long after it was last tried
     midstream_grace: float = 300.0  # after a start, connections may be picked up in mid-stream for this long

@@ -146,6 +146,7 @@ class BeaconTiming(Signature):
         return watch
 
     def _opened(self, ts: float, flow: FlowView) -> Finding | None:
+        """Test the start of a flow, for its address and port and for its address."""
         watch = self._watch(flow.agent)
         port = watch.meet((flow.remote, flow.proto, flow.rport), ts)
         address = watch.meet((flow.remote, -1, -1), ts)
@@ -162,6 +163,7 @@ class BeaconTiming(Signature):
         return None
 
     def _burst(self, ts: float, flow: FlowView) -> Finding | None:
+        """Test a burst in a flow; the test's state is in the flow."""
         if flow.app == App.SSH and flow.rule is not None:
             return None
         watch = self._watch(flow.agent)
@@ -187,6 +189,7 @@ class BeaconTiming(Signature):
         return math.log(max(watch.keys, KEYS_FLOOR) / self._alpha)
 
     def _proof(self, series: _Series | None, watch: _Watch, ts: float) -> Estimate | None:
+        """Return the evidence of a series if it reaches the level, and its last finding was not just now."""
         if series is None or 0 <= ts - series.found < QUIET:  # the clock may have been set back
             return None
         return series.rhythm.estimate(self._level(watch), MIN_GAPS, MIN_PERIOD)

@@ -81,6 +81,7 @@ def _summary(event: StratumSpoken, remote: str) -> str:
 
 
 def _act(event: StratumSpoken, remote: str) -> str:
+    """Write the beginning of the summary: sender, act and receiver."""
     call = event.call
     if call.side == "server":
         if event.direction is Direction.OUT:

@@ -52,6 +52,7 @@ class _Flow:
         return self._exchange.datagram(direction, packet.payload) if packet.payload else []
 
     def segment(self, packet: Packet, direction: Direction) -> list[Fact]:
+        """Dissect a TCP segment; return the facts that it completes."""
         stream, other = self._streams[direction], self._streams[1 - direction]
         seq = packet.seq
         if packet.flags & SYN:

@@ -114,6 +114,7 @@ def identity(flow: Flow, query: str) -> str:
 
 
 def _hold(identifier: str, flow: Flow, query: str, ts: float, until: float) -> Hold:
+    """Make a hold from the flow that asks first."""
     address = str(ip_address(flow.remote))
     names = (query,) if query else tuple(sorted(flow.names))
     return Hold(

@@ -52,6 +52,7 @@ def _dissector(flow: Flow) -> Dissector:
 def _segment(
     flow: Flow, streams: tuple[Stream, Stream], packet: Packet, ts: float, direction: Direction
 ) -> Iterator[Event]:
+    """Yield the events of a TCP segment, and of the bytes that it makes readable."""
     stream, other = streams[direction], streams[1 - direction]
     # Taken before any event: a finding on one releases the flow, which must not get another dissector for the rest.
     dissector = _dissector(flow) if packet.payload or packet.missing else flow.dissector

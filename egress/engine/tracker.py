@@ -83,6 +83,7 @@ class Tracker:
         self.live = 0
 
     def table(self, agent: str) -> FlowTable:
+        """Return the table of an agent's flows; made if there is none."""
         table = self._tables.get(agent)
         if table is None:
             table = self._tables[agent] = FlowTable()
@@ -96,6 +97,7 @@ class Tracker:
         return address in networks
 
     def add(self, flow: Flow) -> None:
+        """Add a new flow to its agent's table, and set its timer."""
         self.table(flow.agent).flows[flow.key] = flow
         self.live += 1
         if flow.stage is not Stage.REFUSED:  # a refusal has set its timer already

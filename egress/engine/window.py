@@ -96,6 +96,7 @@ class _Start:
         self.score = self.log_weight
 
     def add(self, gap: float, log_gap: float) -> None:
+        """Add a gap (seconds) with its logarithm, and compute the score."""
         self.n += 1
         self.total += gap
         self.total_log += log_gap
@@ -170,6 +171,7 @@ class _Clusters:
         self.process: GapProcess | None = None  # made when there is a gap: most destinations are met once
 
     def add(self, ts: float) -> None:
+        """Add a moment (seconds); one that begins another event adds a gap between the two beginnings."""
         if ts < self.last - BACKWARDS:
             self.first = self.last = ts
         elif ts - self.last < self.window:

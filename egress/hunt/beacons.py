@@ -88,6 +88,7 @@ class Level:
         return HunterReport(tuple(strongest), tuple(notes))
 
     def _lead(self, found: BeaconCandidate, agent: str, start: int) -> Lead:
+        """Make the lead of a beacon for one of its agents."""
         beacon = found.regular
         missed = beacon.gaps - beacon.beats
         summary = (

@@ -75,6 +75,7 @@ class Strongest:
     _kept: list[tuple[float, str, str, int, Lead]] = field(default_factory=list)
 
     def add(self, lead: Lead) -> None:
+        """Add a lead; drop the weakest one beyond `most`."""
         self.count += 1
         # Ties are broken by the content of the leads, so that the order of rows does not matter.
         entry = (lead.strength, lead.agent, lead.destination, self.count, lead)
@@ -88,6 +89,7 @@ class Strongest:
 
     @property
     def left_out(self) -> int:
+        """The number of leads that were added but not kept."""
         return self.count - len(self._kept)
 
 

@@ -75,6 +75,7 @@ class _Table:
         self.order: OrderedDict[tuple[bytes, str], None] = OrderedDict()
 
     def put(self, address: bytes, name: str, until: float) -> None:
+        """Bind a name to an address until `until`, or longer if it is already; drop the oldest beyond the bounds."""
         names = self.names.setdefault(address, {})
         before = names.pop(name, until)  # removed, and added at the end: the oldest binding is first here, too
         names[name] = max(before, until)

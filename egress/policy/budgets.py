@@ -72,9 +72,11 @@ class _Meter:
         )
 
     def sent(self, size: int, ts: float) -> Budget | None:
+        """Count bytes; return the first budget that they exceed, if any."""
         return _add(self._bytes, size, ts)
 
     def opened(self, remote: bytes, ts: float) -> Budget | None:
+        """Count a new flow to `remote`; return the first budget that it exceeds, if any."""
         exceeded = _add(self._connections, 1, ts)
         if exceeded is not None:
             return exceeded

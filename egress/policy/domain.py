@@ -67,6 +67,7 @@ def normalise(name: str) -> str:
 
 
 def _label(label: str) -> str:
+    """Return the normal spelling of one label. Raises ValueError, like `normalise`."""
     if not label:
         raise ValueError("has an empty label: a dot too many, or no text at all")
     try:

@@ -62,6 +62,7 @@ class _Loader(_Safe):  # type: ignore[misc, valid-type]
     """
 
     def construct_number(self, node: yaml.ScalarNode) -> int:
+        """Make an integer; refuse any form but decimal."""
         number: int = self.construct_yaml_int(node)
         if not _DECIMAL.fullmatch(node.value):
             read = str(number) if number.bit_length() < 64 else "a large number"
@@ -70,6 +71,7 @@ class _Loader(_Safe):  # type: ignore[misc, valid-type]
         return number
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[object, object]:
+        """Make a dictionary; refuse repeated keys and merge keys."""
         seen = set()
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode) and key.value in seen:

@@ -105,6 +105,7 @@ class Index:
         return self._count
 
     def add(self, entry: IndexedRule) -> None:
+        """Add a rule under its destination."""
         destination = entry.destination
         self._count += 1
         if destination is None:

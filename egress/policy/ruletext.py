@@ -145,6 +145,7 @@ def _action(value: object) -> Action:
 
 
 def _destination(value: object) -> str:
+    """Read a destination, and return its normal spelling."""
     form = "must be any, an address (192.0.2.7), a CIDR (192.0.2.0/24) or a name (example.org, *.example.org)"
     if not isinstance(value, str):
         raise _FieldError(form)

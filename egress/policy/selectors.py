@@ -38,6 +38,7 @@ class Catalogue:
         self._agents: dict[str, tuple[Agent, AgentRules]] = {}
 
     def add(self, entry: IndexedRule) -> None:
+        """Add a rule under its selector; drop the cached rules of agents that a new selector matches."""
         selector = entry.rule.agent
         selected = self._selectors.get(selector)
         if selected is None:

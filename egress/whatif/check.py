@@ -192,6 +192,7 @@ def _overruled(agent: Agent, verdict: Verdict) -> Verdict:
 def _about_name(
     rules: Rulebook, rule: Rule | None, question: Question, name: str, resolvable: bool | None, allowed: bool
 ) -> list[str]:
+    """Return the conditions of an answer that concern the name, as sentences."""
     if not name:
         said = "It was judged as an address; if the agent has resolved a name to it, rules by name may match, too."
         return [said]

@@ -119,6 +119,7 @@ class _Lesson:
         self._bound: dict[bytes, frozenset[str]] = {}  # address → names in flows to it, for reverse lookups
 
     def see(self, group: FlowGroup) -> None:
+        """Add a group of flows: note that it needs a rule, needs none, or is left out."""
         self._recorded += group.count
         target = target_of(group)
         self._bound[target.remote] = self._bound.get(target.remote, frozenset()) | target.names
@@ -138,6 +139,7 @@ class _Lesson:
             self._already += group.count
 
     def proposal(self) -> Proposal:
+        """Make rules for the groups seen, as far as objections allow."""
         wanted = {index: want for index, want in enumerate(self._wants()) if want is not None}
         flows, refused = safe(bundle(wanted.values()), self._objections.reached)
         flows = networks(flows)

@@ -69,6 +69,8 @@ class Apart:
 
 @dataclass(slots=True)
 class _Tally:
+    """The changed flows of one destination so far."""
+
     reason: Reason
     rule_id: str
     newly_refused: int = 0
@@ -77,6 +79,8 @@ class _Tally:
 
 @dataclass(slots=True)
 class _Totals:
+    """The counts of a simulation so far."""
+
     flows: int = 0
     newly_refused: int = 0
     newly_allowed: int = 0
@@ -170,6 +174,7 @@ class _Candidate:
 
 
 def _count(totals: _Totals, group: FlowGroup, verdict: Verdict, times: int) -> None:
+    """Count `times` flows of a group that get this verdict from the candidate."""
     totals.flows += times
     passed, passes = group.action is Action.ACCEPT, verdict.action is Action.ACCEPT
     if passed == passes:
@@ -188,6 +193,7 @@ def _count(totals: _Totals, group: FlowGroup, verdict: Verdict, times: int) -> N
 
 
 def _summary(totals: _Totals, limit: int) -> Simulation:
+    """Make the result, with the `limit` groups of most changed flows."""
     groups = [
         Group(*key, tally.newly_refused, tally.newly_allowed, tally.reason, tally.rule_id)
         for key, tally in totals.groups.items()

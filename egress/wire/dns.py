@@ -66,6 +66,8 @@ class Bound(NamedTuple):
 
 
 class _Message(NamedTuple):
+    """The question of a message with its class."""
+
     question: DnsQuery
     qclass: int
 

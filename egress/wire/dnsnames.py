@@ -43,6 +43,7 @@ class Names:
         return text, after
 
     def _read(self, at: int) -> _Name:
+        """Read the name at an offset, and remember the name at each label and pointer on the way."""
         payload, known = self._payload, self._known
         before: list[tuple[int, str, int, int]] = []  # offset, then a label and its octets, or a pointer's target
         start, size, hops = at, 0, 0  # start of this run of labels; octets and pointers so far

@@ -42,6 +42,7 @@ class FieldReader:
             raise MalformedError("HTTP/2 header block does not decode") from error
 
     def _fields(self, block: bytes) -> list[Field]:
+        """Read the fields of a block. Raises IndexError or HPACKError, too, for a block that does not decode."""
         fields: list[Field] = []
         at = size = 0
         while at < len(block):

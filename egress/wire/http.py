@@ -213,6 +213,7 @@ class _Stream(Generic[Head]):
         return starts is not None
 
     def _head(self) -> bool:
+        """Take a head once it is whole, and choose the step for its body."""
         end = _HEAD_END.search(self._buffer, max(0, self._searched - 2))
         if (end.end() if end else len(self._buffer)) > MAX_HEAD:
             raise MalformedError("HTTP head is too long")
@@ -268,6 +269,7 @@ class _Stream(Generic[Head]):
         return True
 
     def _trailers(self) -> bool:
+        """Take a line of the trailer section; the empty one ends the message."""
         line = self._line(MAX_HEAD)
         if line is None:
             return False

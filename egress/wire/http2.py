@@ -134,6 +134,7 @@ class H2RequestStream:
 
 
 def _unpadded(payload: bytes, flags: int) -> bytes:
+    """Return the payload of a HEADERS frame without its padding and priority (RFC 9113 section 6.2)."""
     pad = 0
     if flags & _PADDED:
         if not payload:

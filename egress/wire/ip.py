@@ -110,6 +110,7 @@ def need(raw: bytes, upto: int, end: int, what: str) -> None:
 
 
 def _ip4(raw: bytes, whole: int) -> Header:
+    """Read an IPv4 header. Raises MalformedError."""
     need(raw, 20, whole, "IPv4 header")
     length, fragment, proto, src, dst = _IP4(raw)
     start = (raw[0] & 15) << 2
@@ -126,6 +127,7 @@ def _ip4(raw: bytes, whole: int) -> Header:
 
 
 def _ip6(raw: bytes, whole: int) -> Header:
+    """Read an IPv6 header and its extension headers (of a later fragment: up to its own). Raises MalformedError."""
     need(raw, 40, whole, "IPv6 header")
     length, proto, src, dst = _IP6(raw)
     end = 40 + length

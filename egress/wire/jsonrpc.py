@@ -118,6 +118,7 @@ class JsonStream:
         return texts
 
     def _between(self, chunk: bytes, at: int) -> int:
+        """Skip blanks and lines that are not JSON; return the offset of the next text, or the end."""
         if self._skipping:
             begin = _BEGIN.search(chunk, at)
             if begin is None:
@@ -205,6 +206,7 @@ class JsonStream:
         self._keep(piece, texts)
 
     def _keep(self, piece: bytes, texts: list[JsonText]) -> None:
+        """Keep bytes of the open text, within the bounds."""
         size = len(self._text)
         if not self._in_string and (self._overlong or size + len(piece) > RAW_BYTES):
             raw = 0 if self._overlong else max(0, RAW_BYTES - size)
@@ -226,6 +228,7 @@ class JsonStream:
         self._line_at, self._line_depth = len(self._text), self._depth
 
     def _close(self, texts: list[JsonText]) -> None:
+        """Note a closing bracket, and report the texts that end with it."""
         self._depth -= 1
         if self._line_at >= 0 and self._depth <= self._line_depth:
             if (

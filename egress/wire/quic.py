@@ -43,6 +43,8 @@ _TAG = _SAMPLE = 16
 
 
 class _Version(NamedTuple):
+    """The constants of a version of QUIC."""
+
     salt: bytes  # RFC 9001 section 5.2, RFC 9369 section 3.3.1
     label: bytes
     shift: int  # how far long packet types are moved (RFC 9369 section 3.2)
@@ -73,6 +75,8 @@ def opens_connection(datagram: bytes) -> bool:
 
 
 class _Packet(NamedTuple):
+    """A packet with a long header; `kind` is numbered as in version 1."""
+
     version: int
     kind: int
     dcid: bytes
@@ -172,12 +176,14 @@ class _Connection:
         return len(self._data)
 
     def open(self, packet: _Packet) -> tuple[int, bytes] | None:
+        """Return (packet number, frames); None if this connection's keys do not decrypt the packet."""
         keys = self._keys.get(packet.version)
         if keys is None:
             keys = self._keys[packet.version] = _Keys(self.dcid, packet.version)
         return keys.open(packet, self.largest)
 
     def add(self, offset: int, piece: bytes) -> None:
+        """Add CRYPTO bytes at an offset. Raises MalformedError for too many, or if they contradict earlier ones."""
         end = offset + len(piece)
         if end > MAX_CRYPTO:
             raise MalformedError("QUIC handshake is too long")
@@ -258,6 +264,7 @@ class QuicHello:
         return None
 
     def _initial(self, packet: _Packet) -> Iterator[ClientHello]:
+        """Find the one connection whose keys open an Initial; yield the hellos that it makes whole."""
         candidates = list(self._connections)
         if all(each.dcid != packet.dcid for each in candidates):
             candidates.append(_Connection(packet.dcid))

@@ -65,6 +65,8 @@ SshFact = SshIdent | SshMessage
 
 
 class _State(Enum):
+    """The part of the stream that comes next."""
+
     LINES = 0
     REST = 1  # of the identification line
     PACKETS = 2
@@ -122,6 +124,7 @@ class SshStream:
             self._read_packets(facts)
 
     def _read_lines(self, facts: list[SshFact]) -> None:
+        """Take lines up to the identification; set `done` if it cannot come any more."""
         start = 0
         while True:
             end = self._buffer.find(b"\n", max(start, self._scanned))
@@ -190,6 +193,7 @@ class SshStream:
             self._state = _State.PACKETS
 
     def _read_packets(self, facts: list[SshFact]) -> None:
+        """Take the whole packets in the buffer, up to NEWKEYS or a limit."""
         start = 0
         while not self.done and len(self._buffer) - start >= 6:
             length = int.from_bytes(self._buffer[start : start + 4])

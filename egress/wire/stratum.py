@@ -106,6 +106,7 @@ def classify(value: object) -> StratumCall | None:
 
 
 def _calls(message: object) -> Iterator[StratumCall]:
+    """Yield the mining messages in one parsed message: by its method, its params and its result."""
     names = _methods(message)
     types = [name for name in every(message, "type") if name in ("auth", "job", "submit")]
     params = _ends(every(message, "params"))
@@ -160,6 +161,7 @@ def _request(name: str, params: object) -> Iterator[StratumCall]:
 
 
 def _mining(name: str, params: object) -> Iterator[StratumCall]:
+    """Classify a mining.* method, with the worker, pool and miner that it names."""
     verb = name.removeprefix("mining.")
     side = SERVER if verb in SERVER_VERBS else CLIENT
     proof = verb in CLIENT_VERBS or verb in SERVER_VERBS

@@ -132,6 +132,7 @@ class _Reader:
 
 
 def _read_hello(message: bytes) -> ClientHello:
+    """Read the body of a ClientHello message. Raises MalformedError."""
     reader = _Reader(message)
     version = reader.number(2)
     reader.take(32)

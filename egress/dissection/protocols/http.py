@@ -66,6 +66,7 @@ class _Messages(Follower):
             return [*self._steps(self._stream.salvage), *named(self._place, "", hidden=True), Lost(data)]
 
     def _steps(self, items: Sequence[HttpRequest | HttpResponse | Body | Opaque]) -> list[Step]:
+        """Turn the items of a chunk into steps; the pieces of one message's content are joined."""
         steps: list[Step] = []
         pieces: list[bytes] = []  # of one message's content: its chunks are one stream
         for item in (*items, None):

@@ -23,6 +23,8 @@ class Ssh(LineProtocol):
 
 
 class _Lines(Reader):
+    """Reads SSH in one direction."""
+
     app = App.SSH
 
     def __init__(self, place: Place) -> None:

@@ -26,6 +26,8 @@ class Stratum(LineProtocol):
 
 
 class _Messages(Reader):
+    """Reads mining messages in one direction: JSON texts and, in streams, lines that only lenient readers accept."""
+
     app = App.STRATUM
 
     def __init__(self, place: Place) -> None:

@@ -28,6 +28,8 @@ class Tls(StreamProtocol):
 
 
 class _Server(Follower):
+    """Follows a server's direction, of which nothing is read."""
+
     opaque = True
 
     def feed(self, data: bytes) -> list[Step]:
@@ -35,6 +37,8 @@ class _Server(Follower):
 
 
 class _Client(Follower):
+    """Follows a client's direction up to the end of its ClientHello."""
+
     def __init__(self, place: Place) -> None:
         self._place = place
         self._head = b""

@@ -56,6 +56,7 @@ class _Domain:
     last: int = -1  # microseconds
 
     def add(self, row: QueriedName, below: int) -> None:
+        """Add the flows with one last name, which is `below` characters longer than the domain."""
         if row.flows <= ONCE and below:
             self.names += 1
             self.spelled += below
@@ -135,6 +136,7 @@ def _leads(history: History, agent: str, domains: dict[str, _Domain], notes: lis
 
 
 def _lead(agent: str, domain: str, asked: _Domain, said: int, each: float, names: list[str]) -> Lead:
+    """Make the lead for a domain by its stored names."""
     length = asked.spelled / asked.names
     summary = (
         f"Looking back: the agent queried {asked.names} different names under {domain}, each once or twice: they may"
@@ -151,6 +153,7 @@ def _lead(agent: str, domain: str, asked: _Domain, said: int, each: float, names
 
 
 def _sized(agent: str, domain: str, asked: _Domain) -> Lead:
+    """Make the lead for a domain by the sizes of packets, whose names are not stored."""
     said = round(asked.packets * asked.length)
     held = f"{counted(asked.packets, 'packet')} in {counted(asked.flows, 'flow')}"
     summary = (

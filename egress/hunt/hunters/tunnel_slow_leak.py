@@ -61,6 +61,7 @@ class _Sent:
             self.last, self.target = row.last, target
 
     def leaks(self, threshold: int) -> bool:
+        """Return True if the traffic is a slow leak (see the module's docstring)."""
         slow = SLOW * 1e6
         return (
             self.bytes_out >= threshold
@@ -89,6 +90,7 @@ class TunnelSlowLeak:
 
 
 def _by_agent(history: History, notes: list[str]) -> Iterator[tuple[str, dict[str, _Sent]]]:
+    """Yield each agent with its traffic by destination. Adds a note if some was left out."""
     others = 0
     for agent, rows in groupby(history.traffic(), key=attrgetter("agent")):
         sent: dict[str, _Sent] = {}
