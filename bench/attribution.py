@@ -55,7 +55,7 @@ class Caught:
     gone: int
     unknown: int
     missing: int  # no record
-    lived: float  # ms, median of what they really lived
+    lived: float  # ms, median of their real lifetimes
 
     @property
     def count(self) -> int:

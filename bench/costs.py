@@ -1,4 +1,4 @@
-"""Measure what a byte of the worst known input of each parser costs the engine: `python -m bench costs`."""
+"""Measure the engine's CPU time per byte for the worst known input of each parser: `python -m bench costs`."""
 
 from __future__ import annotations
 

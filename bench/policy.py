@@ -123,7 +123,7 @@ def _each(work: Callable[[], object]) -> float:
 
 
 def asking() -> dict[str, float]:
-    """Measure microseconds per decision among all rules, and what names and budgets add to a packet."""
+    """Measure microseconds per decision among all rules, and the costs that names and budgets add to a packet."""
     book = Rulebook(Policy(1, tuple(rule(number) for number in range(RULES))))
     elsewhere = ip_address("8.8.8.8").packed
     targets = {

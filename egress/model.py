@@ -57,8 +57,8 @@ class Packet(NamedTuple):
     flags: int  # TCP: the low 8 flag bits. ICMP: type << 8 | code. Otherwise 0
     seq: int  # TCP sequence number, otherwise 0
     ack: int  # TCP acknowledgement number, otherwise 0
-    payload: bytes  # what follows the transport header, as much of it as was captured
-    length: int  # bytes of the whole IP packet, by its header; as received where that says 0 (GSO past 64 KiB)
+    payload: bytes  # the bytes after the transport header, as far as they were captured
+    length: int  # bytes of the whole IP packet, by its header; as received where the header has 0 (GSO past 64 KiB)
     missing: int  # payload bytes at the end of the packet that were not captured
 
 
@@ -148,7 +148,7 @@ class Finding:
 
     signature: str  # family.name
     severity: Severity
-    summary: str  # what matched, where, why it matters
+    summary: str  # one sentence: the match, its place, and the reason why it matters
     evidence: bytes  # the bytes that prove it, or the measured numbers as text; at most EVIDENCE_BYTES
     technique: str  # MITRE ATT&CK technique, e.g. T1496.001
     effect: Effect = Effect.FLOW
@@ -251,7 +251,7 @@ class Step:
     tool: str
     summary: str  # arguments, shortened
     start: float  # by the framework's clock, or the server's if the framework gave none
-    end: float | None  # None while it runs, and for good if its end is never reported
+    end: float | None  # None while it runs, or if its end was never reported
     until: float  # the end of the time that it counts as running: `end`, or some time after its last report
     source: StepSource
     call_id: str  # the model's id of the tool call

@@ -245,7 +245,7 @@ def replay(
 
     `path` may be a pipe, and STDIN is the standard input. `progress` is called from time to time with the number of
     bytes read, unless it is a pipe, and `keep` with all records as they are made. Raises EgressError if the file cannot
-    be read at all. The report of a file that breaks off covers the part before, and `truncated` says where it ends.
+    be read at all. The report of a file that breaks off covers the part before; `Report.truncated` has the place.
     """
     run = Replay(str(path), policy, networks, keep)
     frame = None

@@ -30,7 +30,7 @@ def frame_relay(frame: bytes, at: int = 0) -> bytes | None:
     if u16(frame, end) >> 8 != _UNNUMBERED:
         return ethertype(u16(frame, end), frame, end + 2)
     at = end + 1
-    if not frame[at]:  # padding, so that what follows begins at an even byte
+    if not frame[at]:  # padding, so that the next field begins at an even byte
         at += 1
     protocol, at = u16(frame, at) >> 8, at + 1
     if protocol in (_NLPID_IPV4, _NLPID_IPV6):

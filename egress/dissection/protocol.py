@@ -90,7 +90,7 @@ class Follower:
     """Follows one direction of an identified protocol from its first byte.
 
     `opaque`: nothing more can be learnt from this direction. `beside`: the line protocols that may still read its
-    bytes (None: all), since a receiver may take for a line what looks like a message of this protocol.
+    bytes (None: all), since a receiver may read bytes as a line that look like a message of this protocol.
     """
 
     opaque: bool = False
@@ -145,7 +145,7 @@ class StreamProtocol(Protocol):
 
 
 class LineProtocol(Protocol):
-    """A protocol that may begin at any line, whatever stands before it. Its reader sees every byte."""
+    """A protocol that may begin at any line, after any other bytes. Its reader sees every byte."""
 
     @staticmethod
     def reader(place: Place) -> Reader:

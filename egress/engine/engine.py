@@ -293,7 +293,7 @@ class Engine:
     # --- time and change --------------------------------------------------------------------------------
 
     def tick(self, ts: float) -> tuple[Record, ...]:
-        """Do what is due: end late holds, re-judge flows of expired rules, forget silent flows, report refusals.
+        """Do the due work: end late holds, re-judge flows of expired rules, forget silent flows, report refusals.
 
         One call forgets a bounded number of flows. `next_tick` is not later than `ts` while more are due.
         """

@@ -105,7 +105,7 @@ class Flow(Life):
         self.icmp = packet.flags if packet.proto != TCP else 0
         self.start = self.last = self.moved = ts
         self.last_data = float("-inf")  # when payload last went either way
-        self.last_ack = self.next_out = -1  # TCP: what the agent last acknowledged, what it will send next
+        self.last_ack = self.next_out = -1  # TCP: the agent's last acknowledgement, and its next sequence number
         self.state = "new"  # of the connection, as far as timeouts need it: new, established, closed
         self.finished = 0  # TCP: bits of the directions that have sent a FIN
         self.app = self.server_name = ""

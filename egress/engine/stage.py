@@ -1,8 +1,8 @@
 """The life of a flow: its stages, one table of the moves between them, and the only code that makes a move.
 
-A stage says what the engine does with the flow's next packet. What is *decided* (`verdict`) and what *happens*
-(`outcome`) differ in monitor mode only, where everything passes except the traffic of a quarantined agent: there a
-refusal is recorded, and the flow stays under inspection.
+A stage determines the treatment of the flow's next packet. The decision (`verdict`) and its effect (`outcome`) differ
+in monitor mode only, where everything passes except the traffic of a quarantined agent: there a refusal is recorded,
+and the flow stays under inspection.
 """
 
 from __future__ import annotations
@@ -91,7 +91,9 @@ class Life:
         self.opened = False  # the other side has answered
         self.admitted = False  # counted against its rule and its agent's budgets
         self.objection: Verdict | None = None  # a refused query or approval, a used-up budget: until the rules change
-        self.condemned = False  # refused for a finding: for good, and never forgotten early
+        self.condemned = (
+            False  # refused for a finding: no change of the rules ends that, and it is never forgotten early
+        )
         self.refused_before = False
 
     @property

@@ -108,7 +108,10 @@ class Tracker:
         self._timers.watch(flow)
 
     def next_tick(self) -> float:
-        """Return the time at which `expire` may have something to do; infinity if there are no flows."""
+        """Return the time at which `expire` may have something to do; infinity if there are no flows.
+
+        In the past while flows of agents that are gone wait for their end.
+        """
         return float("-inf") if self._leaving else self._timers.next()
 
     def may_pick_up(self, table: FlowTable, key: Key, uptime: float) -> bool:

@@ -228,7 +228,7 @@ class Verdicts:
             self._review_hold(hold, ts)
 
     def _review_hold(self, hold: Hold, ts: float) -> None:
-        """End a hold if the rules now allow what it waits for, or a rule denies it."""
+        """End a hold if the rules now allow its flow or query, or a rule denies it."""
         query = hold.names[0] if hold.query else ""
         verdict = self._judge.preview(self._holds.first(hold.id), query, ts)
         if verdict.action is Action.ACCEPT:

@@ -15,7 +15,7 @@ is proved for fixed n (monotone likelihood ratio) and checked by simulation for 
 
 A beacon may begin after irregular traffic, so a new process starts every `SPACING` gaps, and process j has the prior
 weight w_j = 1/((j+1)(j+2)), which sums to 1. The *largest* w_j E_j is reported, not the sum. Each E_j is a
-martingale in the ratios of its own gaps only: earlier gaps betray the rate, so the sum need not be an e-process when
+martingale in the ratios of its own gaps only: earlier gaps reveal the rate, so the sum need not be an e-process when
 the moment to stop may depend on all of them. The maximum needs no more than a union bound, and loses almost nothing:
 
     P(some w_j E_j ever reaches c) <= sum_j P(sup E_j >= c / w_j) <= sum_j w_j / c = 1/c

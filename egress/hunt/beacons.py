@@ -1,4 +1,4 @@
-"""Parts that the beacon hunters share: the evidence needed in a hunt over many series, and the text of findings."""
+"""Parts that the beacon hunters share: the evidence that a hunt over many series needs, and the text of findings."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ class HunterReport:
     """The leads of one hunter, and the limits of its search."""
 
     leads: tuple[Lead, ...]  # strongest first
-    notes: tuple[str, ...] = ()  # sentences on what was left out, and on the limits of the result
+    notes: tuple[str, ...] = ()  # sentences on data that were left out, and on the limits of the result
 
 
 class Hunter(Protocol):

@@ -57,7 +57,7 @@ class Bindings:
         self._agents.pop(agent, None)
 
     def size(self, agent: str) -> int:
-        """The number of pairs held for an agent, lapsed ones included."""
+        """Return the number of pairs (address, name) held for an agent, lapsed ones included."""
         table = self._agents.get(agent)
         return len(table.order) if table is not None else 0
 

@@ -197,7 +197,7 @@ class ProcessRecord:
     """The process behind a flow, as it was when the flow began.
 
     It is written on the agent's own host, later than the flow's first record. Executable, cgroup, user and numbers are
-    facts of the kernel; the command line is what the process says of itself.
+    facts of the kernel; the command line is the process's own claim.
     """
 
     event_type: ClassVar[Annotated[str, At("event_type", Word(["process"]), "the kind of record")]] = "process"

@@ -58,7 +58,7 @@ class Answer:
     policy_version: int
     resolvable: bool | None  # True: the agent may query the name; None: the question has an address
     explanation: str  # one sentence
-    conditions: tuple[str, ...]  # sentences: the conditions of the answer, and what it does not consider
+    conditions: tuple[str, ...]  # sentences: the conditions of the answer, and the facts that it does not consider
 
 
 def check(rules: Rulebook, agent: Agent, question: Question, ts: float, gate_queries: bool = True) -> Answer:

@@ -75,8 +75,8 @@ def learn(
 ) -> Proposal:
     """Propose rules for the flows of `agent` between `since` and `until` that `policy` does not allow at `now`.
 
-    Its `once` rules do not count. `everything`: all its allow rules do not count. Raises EgressError if there is more
-    to learn than can be reviewed.
+    The policy's `once` rules are ignored; with `everything` all its allow rules are. Raises EgressError for more than
+    MAX_GROUPS groups of flows, or more rules than a policy may have.
     """
     objections = Objections(connection, agent, now)
     lesson = _Lesson(agent, policy, objections, now, everything, gate_queries)

@@ -18,7 +18,7 @@ from egress.wire.dnsnames import HEADER, Names, skip_name
 MIN_MESSAGE = HEADER + 5  # the root's name (1), type, class
 MAX_RECORDS = 512  # of an answer, hints of SVCB records counted as records; real ones stay below 100
 MAX_CHAIN = 17  # names from the question to an address; BIND follows 16 aliases, unbound 11
-MAX_TTL = 0x7FFFFFFF  # seconds; what is larger counts as 0 (RFC 2181 section 8)
+MAX_TTL = 0x7FFFFFFF  # seconds; larger ones count as 0 (RFC 2181 section 8)
 A, CNAME, AAAA, DNAME, SVCB, HTTPS = 1, 5, 28, 39, 64, 65
 _OPT, _IN = 41, 1
 _SIZES = {A: 4, AAAA: 16}

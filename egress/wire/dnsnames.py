@@ -23,7 +23,7 @@ _Name = tuple[str, int, int, int, int]
 
 
 class Names:
-    """Reads the names of a message. Mutable: it keeps what it has read."""
+    """Reads the names of a message. It remembers the names that it has read."""
 
     __slots__ = ("_known", "_payload")
 

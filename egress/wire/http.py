@@ -118,7 +118,10 @@ def _body_length(fields: _Fields, version: bytes, absent: int) -> int:
 
 
 def host_of(authority: bytes) -> str:
-    """Return the host of `host[:port]`, lower case, without the brackets of an IPv6 address and the trailing dot."""
+    """Return the host of `host[:port]`, lower case, without the brackets of an IPv6 address and the trailing dot.
+
+    Raises MalformedError.
+    """
     match = _AUTHORITY.fullmatch(authority)
     if not match:
         raise MalformedError("HTTP host does not parse")

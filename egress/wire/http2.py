@@ -67,7 +67,7 @@ class H2RequestStream:
         if self._ended:
             raise MalformedError("HTTP/2 was malformed before")
         requests: list[H2Request] = []
-        self._ended = True  # unless what follows returns
+        self._ended = True  # cleared at the end: stays set if anything below raises
         self._kept += chunk
         at = 0
         while True:

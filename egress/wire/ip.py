@@ -34,7 +34,7 @@ class Header(NamedTuple):
 
 
 class Quoted(NamedTuple):
-    """The fixed part of an IP header; what follows stands at `start`. Extension headers of IPv6 are not followed."""
+    """The fixed part of an IP header; the next header stands at `start`. IPv6 extension headers are not followed."""
 
     proto: int
     src: bytes

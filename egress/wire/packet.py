@@ -29,7 +29,7 @@ def decode(raw: bytes, wire_length: int | None = None) -> Packet:
     """Read one packet that begins with its IP header, or raise MalformedError.
 
     The headers are those of RFC 791, 8200, 9293, 768, 792, 4443 and 9260. `wire_length` is the length of the packet
-    before the copy in `raw` was cut; None: `raw` is all of it. Only a cut copy may end before the IP header says so;
+    before the copy in `raw` was cut; None: `raw` is all of it. Only a cut copy may be shorter than the IP header says;
     then `Packet.missing` counts the absent payload bytes, and headers that are not whole raise MalformedError. The
     payload does not contain bytes after the IP packet (link padding) or after a shorter UDP length. A length field of
     zero is a super-packet of the kernel (GSO: IPv4 or IPv6 TCP; jumbogram, RFC 2675), which ends with its bytes.

@@ -1,8 +1,8 @@
 """DNS at its port: the agent's queries, and the answers that belong to them.
 
 An answer counts only if it comes back on the flow of a query with its id, name and type. A resolver may be able to read
-what `egress.wire.dns` cannot (bytes after the message, an update, two questions), so such a message of the agent is
-an event, too (`DnsAsked` without a query). The rules decide whether the resolver may be asked at all.
+messages that `egress.wire.dns` cannot (bytes after the message, an update, two questions), so such a message of the
+agent is an event, too (`DnsAsked` without a query). The rules decide whether the resolver may be asked at all.
 """
 
 from __future__ import annotations

@@ -40,7 +40,7 @@ MAX_DOMAINS = 50_000  # domains of one agent that are examined
 MAX_LOOKED_AT = 20  # domains of one agent whose names are read, those with the longest names
 LONG = 48  # bytes; nDPI flags first labels from there on, others 40 to 52, and here it is the mean of whole names
 # IPv6 and UDP headers, the DNS's, a question's type and class, an OPT record with a cookie of 24 bytes (RFC 7873), the
-# name's own length bytes: what a question takes besides the name at most, so what is left is name.
+# name's own length bytes: the most bytes of a query besides the name, so all bytes beyond them are the name's.
 OVERHEAD = 40 + 8 + 12 + 4 + 11 + 28 + 2
 
 

@@ -4,7 +4,7 @@ For each agent and destination (the registered domain of a resolved name, else t
 passed in the window are summed up. It is a finding if
 
 * the bytes sent reach the threshold (`--leak-bytes`, by default 10 MB),
-* the agent sent at least `RATIO` times what it received: fetching has the opposite ratio,
+* the agent sent at least `RATIO` times as much as it received: fetching has the opposite ratio,
 * no single flow sent more than `SHARE` of it, unless that flow took `SLOW` itself: one large upload is not slow,
   `egress query 'bytes_out>…'` shows it and budgets limit it,
 * and the flows spread over at least `SLOW`.
@@ -27,7 +27,7 @@ from egress.hunt.hunter import HunterReport, Lead, Settings, Strongest, counted
 from egress.model import Severity
 from egress.store.query.history import AddressTraffic, History, HistoryTarget
 
-# TCP's acknowledgements alone make 2 to 5 % of what a one-way stream carries, and a request with its headers may
+# TCP's acknowledgements alone make 2 to 5 % of the bytes of a one-way stream, and a request with its headers may
 # outweigh its short answer: twice as much out as in is more than either does.
 RATIO = 2.0
 SHARE = 0.5
