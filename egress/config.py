@@ -121,6 +121,7 @@ class Config:
     pool4: str = "10.77.0.0/16"  # sandboxes of `egress run` get a /30 each from here
     pool6: str = "fd65:6772:6573::/48"  # and a /64 each from here
     gate_queries: bool = True  # refuse DNS queries for names that no rule allows, if the agent's default is to refuse
+    refuse_ech: bool = False  # refuse TLS hellos with an ECH extension under name rules, unless the rule is `unnamed`
     beacon_alpha: float = 1e-3  # accepted probability that beacon.timing ever raises a false alarm for an agent
     attribution: bool = True  # look up the process behind each flow of an agent on this host
     limits: Limits = field(default_factory=Limits)

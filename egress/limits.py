@@ -19,7 +19,7 @@ class Limits:
     max_buffered: int = 64 * 1024 * 1024  # bytes held for inspection over all flows of one agent
     settle_bytes: int = 65536  # a flow settles once a direction has had this many bytes without a finding
     tcp_handshake: float = 60.0  # silence after which a TCP connection is forgotten whose handshake is not complete
-    tcp_established: float = 7200.0  # the same for an established TCP connection
+    tcp_established: float = 7500.0  # the same for an established one (RFC 5382 REQ-5: not below 2 h 4 min)
     tcp_closed: float = 30.0  # the same for one that is closed or refused
     udp_timeout: float = 180.0  # the same for a UDP flow
     other_timeout: float = 60.0  # the same for a flow of any other protocol

@@ -225,7 +225,9 @@ class Rule:
     ports: tuple[tuple[int, int], ...] = ()  # inclusive ranges
     app: str = ""  # application protocol: ssh, tls, http, dns, …
     exempt: tuple[str, ...] = ()  # signature ids or family.* that this rule silences
-    unnamed: bool = False  # a name rule: also admits flows whose bytes hide the name (ECH, no SNI)
+    unnamed: bool = (
+        False  # a name rule: also admits flows whose bytes hide the name (no SNI), never those that carry another
+    )
     expires_at: float | None = None  # the rule ends at this time; None: it does not end
     once: bool = False  # the rule admits one flow and ends
     comment: str = ""

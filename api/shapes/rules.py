@@ -46,7 +46,7 @@ class RuleFields(BaseModel):
     ports: list[Port] | Port = _optional("A port, a range like `8000-8100`, or a list of them; default: any")
     app: str = _optional("Application protocol: ssh, tls, http, dns, …; default: any", APP)
     exempt: list[str] = _optional("Signatures that an allow rule exempts: `ssh.unusual-port`, `mining.*`")
-    unnamed: bool = Field(False, description="For a name: also match flows that hide it (ECH, no SNI)")
+    unnamed: bool = Field(False, description="For a name: also match flows that hide it (no SNI)")
     expires: str = Field("forever", description="`once`, a duration (5m, 1h, 1d, 1w), an instant, or `forever`")
     comment: str = Field("", max_length=1000)
     author: str = Field("", max_length=128, description="The author of the rule; default: the caller")

@@ -26,7 +26,7 @@ Examples:
     metavar="SIGNATURE",
     help="A signature that this rule exempts: beacon.timing, mining.*, …",
 )
-@click.option("--unnamed", is_flag=True, help="For a name: also match flows that hide it (ECH, no SNI).")
+@click.option("--unnamed", is_flag=True, help="For a name: also match flows that hide it (no SNI).")
 @output_option
 @api_options
 def command(

@@ -35,7 +35,7 @@ from egress.engine.reassembly import events, rhythmic
 from egress.engine.records import finding_record, flow_record
 from egress.engine.refusals import Refusals
 from egress.engine.settling import Settling
-from egress.engine.signature import Signature
+from egress.engine.signature import Signature, listeners
 from egress.engine.stage import Stage
 from egress.engine.tracker import Tracker
 from egress.engine.verdicts import Verdicts
@@ -77,22 +77,24 @@ class Engine:
     """Judges all traffic of some agents; each agent belongs to one engine."""
 
     def __init__(
-        self, limits: Limits, policy: Policy, signatures: Sequence[Signature], *, gate_queries: bool = True
+        self,
+        limits: Limits,
+        policy: Policy,
+        signatures: Sequence[Signature],
+        *,
+        gate_queries: bool = True,
+        refuse_ech: bool = False,
     ) -> None:
         self.limits = limits
         self.refuse_new = False  # records cannot be written: nothing new may pass
-        self._listeners: dict[type, list[Signature]] = {}
-        for signature in signatures:
-            for event in signature.listens:
-                self._listeners.setdefault(event, []).append(signature)
+        self._listeners = listeners(signatures)
         outbox = self._outbox = Outbox()
         self._refusals = Refusals(outbox)
         self._tracker = Tracker(limits, outbox)
-        self._judge = Judge(limits, policy, gate_queries=gate_queries)
+        self._judge = Judge(limits, policy, gate_queries=gate_queries, refuse_ech=refuse_ech)
         self._holds = Holds(limits, outbox)
         self._verdicts = Verdicts(self._judge, self._holds, self._tracker, outbox)
-        patterns = Patterns(signatures)
-        self._settling = Settling(limits, self._judge, self._verdicts, self._tracker, patterns, outbox)
+        self._settling = Settling(limits, self._judge, self._verdicts, self._tracker, Patterns(signatures), outbox)
         self._began: float | None = None  # when the first packet of a flow came
 
     # --- the path of a packet ---------------------------------------------------------------------------

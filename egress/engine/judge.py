@@ -27,17 +27,17 @@ from egress.policy.bindings import Bindings
 from egress.policy.budgets import Budgets
 from egress.policy.destinations import Destinations
 from egress.policy.domain import canonical, is_host, reverse_address
-from egress.policy.rulebook import Rulebook
+from egress.policy.rulebook import ECH_PUBLIC_NAMES, Rulebook
 from egress.wire.dns import addresses_of
 
 
 class Judge:
     """The judge of all flows of one engine: rules, names bound by DNS, refused destinations and budgets."""
 
-    def __init__(self, limits: Limits, policy: Policy, *, gate_queries: bool) -> None:
+    def __init__(self, limits: Limits, policy: Policy, *, gate_queries: bool, refuse_ech: bool) -> None:
         self.rules = Rulebook(policy)
         self.destinations = Destinations(limits.destination_timeout)
-        self._gate_queries = gate_queries
+        self._gate_queries, self._refuse_ech = gate_queries, refuse_ech
         self._bindings = Bindings()
         self._budgets = Budgets()
 
@@ -89,7 +89,7 @@ class Judge:
         if isinstance(event, Named):
             if flow.refused:
                 return False  # an earlier name, perhaps in the same segment, refused it: no later one makes that good
-            flow.said, flow.hidden = event.name, event.hidden
+            flow.said, flow.hidden = event.name, event.hidden and self._hides(event.name)
             return True
         if isinstance(event, DnsAsked) and event.direction is Direction.OUT and self._gate_queries:
             if event.query is None and flow.rule is not None and flow.rule.app not in ("", App.DNS):
@@ -99,6 +99,14 @@ class Judge:
             for bound in addresses_of(event.answer):
                 self._bindings.bind(flow.agent, bound.names, bound.address, bound.ttl, ts)
         return False
+
+    def _hides(self, outer: str) -> bool:
+        """Return True if a hello with an ECH extension and this clear name hides the name of its server.
+
+        Browsers send a meaningless extension (GREASE, RFC 9849 section 6.2) besides the real name, and nobody can tell
+        it from an encrypted hello. A real one has the public name of its operator in clear text.
+        """
+        return not outer or self._refuse_ech or canonical(outer) in ECH_PUBLIC_NAMES
 
     def refuses_destination(self, flow: Flow, ts: float) -> bool:
         """Return True if an earlier finding refused the flow's destination to its agent."""

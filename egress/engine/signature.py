@@ -1,8 +1,9 @@
-"""The base class of detectors, a flow as they see it, and two helpers for the wording of findings."""
+"""The base class of detectors, a flow as they see it, and helpers for engines and for the wording of findings."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from ipaddress import ip_address
 from typing import ClassVar, Protocol, Self
 
@@ -66,6 +67,15 @@ class Signature(ABC):
     @abstractmethod
     def see(self, event: Event, flow: FlowView) -> Finding | None:
         """Return a Finding to flag the flow, else None. Besides the instance only `flow.scratch` may be changed."""
+
+
+def listeners(signatures: Iterable[Signature]) -> dict[type, list[Signature]]:
+    """Map each type of event to the signatures that listen to it, in their order."""
+    found: dict[type, list[Signature]] = {}
+    for signature in signatures:
+        for event in signature.listens:
+            found.setdefault(event, []).append(signature)
+    return found
 
 
 def printable(text: str | bytes, limit: int = 64) -> str:

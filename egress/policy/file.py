@@ -8,7 +8,7 @@
         ports: [22, 8000-8100]     # a port, a range or a list of them; default any
         app: ssh                   # application protocol; default any
         exempt: [ssh.*]            # signatures that this allow rule exempts
-        unnamed: true              # a name rule: also where the bytes hide the name (ECH, no SNI); default false
+        unnamed: true              # a name rule: also where the bytes hide the name (no SNI); default false
         expires: 2030-01-31T12:00:00Z  # the rule is ignored from then on; default: never
         comment: backups
         author: ops

@@ -6,9 +6,9 @@ yet admits the flow and is checked later, since a connection that may not open n
     application   not identified yet: admits. Identified, or given up (`App.UNKNOWN`): must be that of the rule
     name          admits if the address is bound to a name that the rule matches (`egress.policy.bindings`). Once the
                   bytes carry a name (SNI, QUIC, Host, :authority) the same rule must match it, since addresses are
-                  shared. Bytes that hide the name (ECH, no SNI, an address in place of a name) are refused unless the
-                  rule is `unnamed`. For protocols that carry no name (SSH) the binding decides; an address without a
-                  binding has no name
+                  shared. Bytes that hide the name (no SNI, an address in place of a name, ECH under the public name of
+                  its operator) are refused unless the rule is `unnamed`. For protocols that carry no name (SSH) the
+                  binding decides; an address without a binding has no name
 
 A deny rule with a name matches if it matches a bound name or the name in the bytes.
 
@@ -43,6 +43,9 @@ from egress.policy.selectors import Catalogue, reaching
 
 DNS_PORTS = (53, 53)
 
+# Outer names of encrypted hellos (`public_name`, RFC 9849 section 4) that stand for every site of an operator.
+ECH_PUBLIC_NAMES = frozenset({"cloudflare-ech.com"})
+
 _NO_NAMES: frozenset[str] = frozenset()
 
 
@@ -56,7 +59,7 @@ class Subject(Protocol):
     app: str
     names: frozenset[str]  # bound to `remote` for this agent when the flow was opened, and since
     said: str | None  # the name in the bytes; None: not read (yet), "": the bytes carry no name
-    hidden: bool  # the bytes hold an encrypted name (ECH), perhaps besides one in clear text
+    hidden: bool  # the bytes hide the name (`egress.engine.judge` decides that for ECH)
     rule: Rule | None  # the rule that admitted it: even when spent it stays valid for this flow
 
 
@@ -270,11 +273,11 @@ def _obstacle(entry: IndexedRule, subject: Subject, said: str | None) -> Reason 
     pattern = entry.destination
     if not isinstance(pattern, Pattern):
         return None
-    if subject.hidden or said == "":
-        return None if entry.rule.unnamed else Reason.NAME
-    if said is None or (matches(pattern, said) and is_host(said)):
-        return None
-    return Reason.NAME
+    cover = subject.hidden and said in ECH_PUBLIC_NAMES
+    if said and not cover and not (matches(pattern, said) and is_host(said)):
+        return Reason.NAME
+    hides = subject.hidden or said == ""
+    return Reason.NAME if hides and not entry.rule.unnamed else None
 
 
 def _matches_all_traffic(entry: IndexedRule) -> bool:

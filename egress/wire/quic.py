@@ -5,9 +5,11 @@ read them. A hello comes in CRYPTO frames, in any order, in any number of packet
 
 The result must be the hello that the server reads, and one pair of ports can carry several connections. Hence:
 
-- Only the client's datagrams are fed. A packet belongs to the connection whose keys open it, whatever connection ID it
-  has. After a Retry or a Version Negotiation the client starts again with other keys: another connection. A change of
-  version on the way (RFC 9368) keeps the connection ID, so the keys of both versions are tried.
+- A packet of the client belongs to the connection whose keys open it, whatever connection ID it has. After a Retry the
+  client starts again with other keys: another connection. A change of version on the way (RFC 9368 section 2.3) keeps
+  the connection: its keys of both versions are tried, whatever version the packet states.
+- Of the server's packets only Version Negotiation is read (RFC 9000 section 6): the server has read nothing of the
+  connection that it answers, and the client may start again under the same connection ID.
 - Packets that a server could read and this reader cannot raise MalformedError: an Initial that no key opens, a version
   other than 1 and 2 (except reserved ones, which no server supports), a connection that continues without a hello.
 - Packets that two servers could read differently raise MalformedError: other bytes at an offset that was sent before,
@@ -17,15 +19,10 @@ The result must be the hello that the server reads, and one pair of ports can ca
 from __future__ import annotations
 
 from collections.abc import Iterator
-from hashlib import sha256
-from hmac import digest
 from typing import NamedTuple
 
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-
 from egress.errors import MalformedError
+from egress.wire.quickeys import SAMPLE, VERSIONS, InitialKeys
 from egress.wire.tls import ClientHello, handshake_hello
 
 MAX_CRYPTO = 16384  # bytes kept of all handshakes of a flow; a hello with post-quantum key shares has some 2 KB
@@ -34,29 +31,13 @@ MAX_DATAGRAMS = 32  # without a hello; a client that gets no answer repeats its 
 MAX_FRAMES = 256  # of one packet, runs of PADDING counted once; Chrome cuts a hello into some 20
 MAX_PACKETS = 8  # coalesced in one datagram; there are four kinds
 MAX_CONNECTION_ID = 20  # RFC 9000 section 17.2
-V1, V2 = 0x00000001, 0x6B3343CF
 MIN_INITIAL = 1200  # bytes at least of a datagram with an Initial, RFC 9000 section 14.1
 _LONG, _FIXED = 0x80, 0x40  # bits of a packet's first byte
 _INITIAL, _ZERO_RTT, _HANDSHAKE, _RETRY = range(4)  # long packet types as version 1 numbers them
 _PADDING, _PING, _ACK, _ACK_ECN, _CRYPTO, _CLOSE = 0x00, 0x01, 0x02, 0x03, 0x06, 0x1C
-_TAG = _SAMPLE = 16
 
 
-class _Version(NamedTuple):
-    """The constants of a version of QUIC."""
-
-    salt: bytes  # RFC 9001 section 5.2, RFC 9369 section 3.3.1
-    label: bytes
-    shift: int  # how far long packet types are moved (RFC 9369 section 3.2)
-
-
-_VERSIONS = {
-    V1: _Version(bytes.fromhex("38762cf7f55934b34d179ae6a4c80cadccbb7f0a"), b"quic", 0),
-    V2: _Version(bytes.fromhex("0dede3def700a6db819381be6e269dcbf9bd2ed9"), b"quicv2", 1),
-}
-
-
-_OPENING = tuple(version.to_bytes(4) for version in _VERSIONS)
+_OPENING = tuple(version.to_bytes(4) for version in VERSIONS)
 
 
 def has_long_header(datagram: bytes) -> bool:
@@ -110,64 +91,16 @@ class _Reader:
         return (first & 0x3F) << 8 * ((1 << (first >> 6)) - 1) | int.from_bytes(self.take((1 << (first >> 6)) - 1))
 
 
-class _Keys:
-    """The client's Initial keys of one connection ID and version (RFC 9001 section 5)."""
-
-    __slots__ = ("_aead", "_iv", "_mask")
-
-    def __init__(self, dcid: bytes, version: int) -> None:
-        salt, label, _ = _VERSIONS[version]
-        secret = _expand(digest(salt, dcid, sha256), b"client in", 32)
-        self._aead = AESGCM(_expand(secret, label + b" key", 16))
-        self._iv = int.from_bytes(_expand(secret, label + b" iv", 12))
-        self._mask = Cipher(algorithms.AES(_expand(secret, label + b" hp", 16)), modes.ECB())
-
-    def open(self, packet: _Packet, largest: int) -> tuple[int, bytes] | None:
-        """Return (packet number, frames); None if these keys do not decrypt the packet.
-
-        `largest`: the highest packet number so far, or -1.
-        """
-        data, at = packet.data, packet.number_at
-        mask = self._mask.encryptor().update(data[at + 4 : at + 4 + _SAMPLE])
-        first = data[0] ^ mask[0] & 0x0F
-        size = (first & 3) + 1
-        number = bytes(a ^ b for a, b in zip(data[at : at + size], mask[1:], strict=False))
-        full = _whole_number(int.from_bytes(number), 8 * size, largest)
-        nonce = (self._iv ^ full).to_bytes(12)
-        try:
-            frames = self._aead.decrypt(nonce, data[at + size :], bytes([first]) + data[1:at] + number)
-        except InvalidTag:
-            return None
-        if first & 0x0C:
-            raise MalformedError("QUIC packet with reserved bits")
-        return full, frames
-
-
-def _expand(secret: bytes, label: bytes, size: int) -> bytes:
-    """Derive a secret: HKDF-Expand-Label of at most one block (RFC 8446 section 7.1)."""
-    name = b"tls13 " + label
-    info = size.to_bytes(2) + bytes([len(name)]) + name + b"\0"
-    return digest(secret, info + b"\1", sha256)[:size]
-
-
-def _whole_number(number: int, bits: int, largest: int) -> int:
-    """Return the packet number whose low bits were sent (RFC 9000 appendix A.3)."""
-    window = 1 << bits
-    near = (largest + 1) & -window | number
-    if near <= largest + 1 - window // 2 and near < (1 << 62) - window:
-        return near + window
-    return near - window if near > largest + 1 + window // 2 and near >= window else near
-
-
 class _Connection:
     """The handshake bytes of one connection, joined from pieces that come in any order."""
 
-    __slots__ = ("_data", "_keys", "_known", "_read_to", "dcid", "largest")
+    __slots__ = ("_data", "_keys", "_known", "_read_to", "dcid", "largest", "version")
 
-    def __init__(self, dcid: bytes) -> None:
+    def __init__(self, dcid: bytes, version: int) -> None:
         self.dcid = dcid  # its keys come from this connection ID
+        self.version = version  # of its first packet
         self.largest = -1  # packet number
-        self._keys: dict[int, _Keys] = {}
+        self._keys: dict[int, InitialKeys] = {}
         self._data = bytearray()
         self._known = bytearray()  # 1 for a byte of _data that was sent, 0 for a gap
         self._read_to = 0
@@ -176,11 +109,19 @@ class _Connection:
         return len(self._data)
 
     def open(self, packet: _Packet) -> tuple[int, bytes] | None:
-        """Return (packet number, frames); None if this connection's keys do not decrypt the packet."""
-        keys = self._keys.get(packet.version)
-        if keys is None:
-            keys = self._keys[packet.version] = _Keys(self.dcid, packet.version)
-        return keys.open(packet, self.largest)
+        """Return (packet number, frames); None if no keys of this connection decrypt the packet.
+
+        The keys of the version in the packet are tried first. Clients seal with those of the other one, too, while the
+        version changes (aioquic: version 2 in the header, keys of version 1).
+        """
+        for version in (packet.version, *(other for other in VERSIONS if other != packet.version)):
+            keys = self._keys.get(version)
+            if keys is None:
+                keys = self._keys[version] = InitialKeys(self.dcid, version)
+            inside = keys.open(packet.data, packet.number_at, self.largest)
+            if inside is not None:
+                return inside
+        return None
 
     def add(self, offset: int, piece: bytes) -> None:
         """Add CRYPTO bytes at an offset. Raises MalformedError for too many, or if they contradict earlier ones."""
@@ -241,6 +182,16 @@ class QuicHello:
             self._connections.clear()
             raise
 
+    def reply(self, datagram: bytes) -> None:
+        """Read a server's datagram: a Version Negotiation ends the connections that it answers; never raises.
+
+        It counts only if it repeats the client's connection ID and does not list the version that the client uses.
+        """
+        answered = _negotiation(datagram)
+        if answered is not None:
+            dcid, versions = answered
+            self._connections = [each for each in self._connections if each.dcid != dcid or each.version in versions]
+
     def _feed(self, datagram: bytes) -> ClientHello | None:
         if self.done and not (datagram and datagram[0] & _LONG):
             return None  # data of the connection, encrypted with keys that only its ends have
@@ -267,7 +218,7 @@ class QuicHello:
         """Find the one connection whose keys open an Initial; yield the hellos that it makes whole."""
         candidates = list(self._connections)
         if all(each.dcid != packet.dcid for each in candidates):
-            candidates.append(_Connection(packet.dcid))
+            candidates.append(_Connection(packet.dcid, packet.version))
         opened = [(each, *inside) for each in candidates if (inside := each.open(packet))]
         if len(opened) != 1:
             raise MalformedError("QUIC Initial that no key opens" if not opened else "QUIC Initial that two keys open")
@@ -286,6 +237,22 @@ class QuicHello:
             self._connections.remove(next(each for each in self._connections if each is not connection))
 
 
+def _negotiation(datagram: bytes) -> tuple[bytes, frozenset[int]] | None:
+    """Read a Version Negotiation packet: the client's connection ID and the server's versions; None: it is not one."""
+    if len(datagram) < 7 or not datagram[0] & _LONG or any(datagram[1:5]):
+        return None
+    reader = _Reader(datagram, 5)
+    try:
+        reader.take(reader.take(1)[0])
+        dcid = reader.take(reader.take(1)[0])
+    except MalformedError:
+        return None
+    listed = datagram[reader.at :]
+    if not listed or len(listed) % 4:
+        return None
+    return dcid, frozenset(int.from_bytes(listed[at : at + 4]) for at in range(0, len(listed), 4))
+
+
 def _packets(datagram: bytes) -> Iterator[_Packet]:
     """Yield the packets with a long header; a short packet or padding may follow the last one."""
     at = 0
@@ -300,7 +267,7 @@ def _packets(datagram: bytes) -> Iterator[_Packet]:
             version & 0x0F0F0F0F == 0x0A0A0A0A
         ):  # reserved, to be answered with Version Negotiation (RFC 9000 section 15)
             return
-        if version not in _VERSIONS:
+        if version not in VERSIONS:
             raise MalformedError(f"QUIC version {version:#010x} cannot be read")
         if not datagram[at] & _FIXED:
             raise MalformedError("QUIC packet without the fixed bit")
@@ -311,7 +278,7 @@ def _packets(datagram: bytes) -> Iterator[_Packet]:
 
 def _long_packet(datagram: bytes, start: int, reader: _Reader, version: int) -> tuple[_Packet, int]:
     """Return a packet whose version has been read, and the offset after it (RFC 9000 section 17.2)."""
-    kind = ((datagram[start] >> 4 & 3) - _VERSIONS[version].shift) % 4
+    kind = ((datagram[start] >> 4 & 3) - VERSIONS[version].shift) % 4
     dcid = reader.take(_cid_length(reader))
     reader.take(_cid_length(reader))
     if kind == _RETRY:
@@ -321,7 +288,7 @@ def _long_packet(datagram: bytes, start: int, reader: _Reader, version: int) -> 
     size = reader.varint()
     number_at, end = reader.at, reader.at + size
     reader.take(size)
-    if size < 4 + _SAMPLE:
+    if size < 4 + SAMPLE:
         raise MalformedError("QUIC packet is too short to be unprotected")
     data = datagram[start:end] if kind == _INITIAL else b""
     return _Packet(version, kind, dcid, data, number_at - start), end

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from egress.model import Action, Direction, Policy, Reason, Rule
+from egress.model import ACK, Action, Direction, Policy, Reason, Rule
 from egress.records.shape import FlowRecord
-from tests.traffic import START, Talk, agent, engine
+from tests.traffic import START, Talk, agent, engine, tcp
 
 SUBSCRIBE = b'{"id": 1, "method": "mining.subscribe", "params": ["cgminer/4.11"]}\n'
 OUT = Direction.OUT
@@ -59,3 +59,16 @@ def test_a_new_policy_reaches_live_flows_and_gives_refused_ones_another_try() ->
     assert late.client(b"x").play(judge, who, START + 2).actions == [Action.REJECT]
     judge.set_policy(Policy(3, (allow(),)), START + 3)
     assert set(Talk().open().play(judge, who, START + 4).actions) == {Action.ACCEPT}
+
+
+def test_a_connection_that_is_idle_until_its_keep_alive_lives() -> None:
+    """TCP sends its first keep-alive after 7200 s; RFC 5382 (REQ-5) asks for 7440 s of patience."""
+    for silence, passes in ((7200, True), (7440, True), (8000, False)):
+        judge, who = engine(allow()), agent(default=Action.REJECT)
+        talk = Talk().open().client(b"SELECT 1").server(b"1")
+        talk.play(judge, who)
+        probe = tcp(talk.local, talk.remote, talk.sport, talk.dport, ACK, talk.seq - 1, talk.ack)
+        ts = START + silence
+        while judge.next_tick() <= ts:
+            judge.tick(judge.next_tick())
+        assert (judge.packet(probe, ts, who, OUT).verdict.action is Action.ACCEPT) is passes

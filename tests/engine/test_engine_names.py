@@ -7,7 +7,7 @@ from hpack import Encoder
 
 from egress.engine.engine import Engine
 from egress.limits import Limits
-from egress.model import UDP, Action, Direction, Mode, Policy, Reason, Rule
+from egress.model import Action, Direction, Mode, Policy, Reason, Rule
 from egress.policy.bindings import FLOOR, GRACE
 from tests.engine.resolver import (
     AAAA,
@@ -22,8 +22,7 @@ from tests.engine.resolver import (
     reply,
     resolve,
 )
-from tests.traffic import AGENT4, AGENT6, SERVER4, SERVER6, START, Talk, agent, client_hello, udp
-from tests.wire.test_quic import Client, crypto, hello
+from tests.traffic import AGENT4, AGENT6, SERVER4, SERVER6, START, Talk, agent, client_hello
 
 GOOD, EVIL = "good.example.test", "evil.example.test"
 FAMILIES = pytest.mark.parametrize("v6", [False, True], ids=["IPv4", "IPv6"])
@@ -40,9 +39,10 @@ def allow(name: str, destination: str, **more: object) -> Rule:
 DNS = tuple(allow(f"dns{where}", where, ports=((53, 53),)) for where in (RESOLVER4, RESOLVER6))
 
 
-def guarded(*rules: Rule, gate_queries: bool = True, limits: Limits | None = None) -> Engine:
+def guarded(*rules: Rule, gate_queries: bool = True, refuse_ech: bool = False, limits: Limits | None = None) -> Engine:
     chosen = rules or (allow("good", GOOD),)
-    return Engine(limits or Limits(), Policy(1, (*DNS, *chosen)), [], gate_queries=gate_queries)
+    policy = Policy(1, (*DNS, *chosen))
+    return Engine(limits or Limits(), policy, [], gate_queries=gate_queries, refuse_ech=refuse_ech)
 
 
 def server(v6: bool) -> str:
@@ -191,7 +191,8 @@ REFUSED = {
     "other SNI": client_hello(EVIL),
     "no SNI": NAMELESS,
     "an address as SNI": client_hello(SERVER4),
-    "ECH": ech_hello(GOOD),
+    "ECH beside another name": ech_hello(EVIL),
+    "ECH under its operator's name": ech_hello("cloudflare-ech.com"),
     "other Host": asked(EVIL),
     "absolute form": asked(GOOD, f"GET http://{EVIL}/ HTTP/1.1"),
     "no Host": b"GET / HTTP/1.0\r\n\r\n",
@@ -223,6 +224,7 @@ def test_another_name_at_the_same_address_is_refused(data: bytes, segment: int, 
 
 PASSES = {
     "SNI": client_hello("Good.Example.TEST"),
+    "SNI, beside it ECH that means nothing": ech_hello(GOOD),
     "Host": asked("GOOD.example.test:8080"),
     "Host with the root's dot": asked(f"{GOOD}."),
     "requests": asked(GOOD) * 3,
@@ -236,13 +238,6 @@ PASSES = {
 @pytest.mark.parametrize("data", PASSES.values(), ids=PASSES)
 def test_the_name_that_was_resolved_passes(data: bytes, segment: int, v6: bool) -> None:
     assert outcome(bound(v6=v6), talk(v6).open().client(data, segment=segment)) == ACCEPTED
-
-
-@pytest.mark.parametrize("data", [NAMELESS, ech_hello(GOOD), ech_hello(EVIL), b"GET / HTTP/1.0\r\n\r\n"])
-def test_an_unnamed_rule_passes_what_hides_its_name(data: bytes) -> None:
-    rule = allow("good", GOOD, unnamed=True)
-    assert outcome(bound(rule), talk().open().client(data)) == ACCEPTED
-    assert outcome(bound(rule), talk().open().client(client_hello(EVIL))) == BY_NAME
 
 
 def test_two_rules_of_one_address_each_with_its_name() -> None:
@@ -273,44 +268,6 @@ def test_in_monitor_mode_a_wrong_name_is_written_down_and_passes() -> None:
     played = talk().open().client(asked(EVIL) + asked(GOOD)).play(engine, watched)
     assert set(played.actions) == {Action.ACCEPT}
     assert [record.reason for record in engine.shutdown(START + 9) if record.dst == SERVER4] == [Reason.NAME]  # type: ignore[union-attr]
-
-
-# --- QUIC ----------------------------------------------------------------------------------------------------
-
-
-def initial(name: str, keys_of: bytes = bytes(range(8))) -> bytes:
-    return Client(keys_of).seal(crypto(0, hello(name.encode())).ljust(1162, b"\0"))
-
-
-def quic(engine: Engine, v6: bool, *datagrams: bytes, sport: int = 50000) -> list[Short]:
-    local, found = (AGENT6 if v6 else AGENT4), []
-    for number, data in enumerate(datagrams):
-        raw = udp(local, server(v6), sport, 443, data)
-        verdict = engine.packet(raw, START + number / 100, DENIED, OUT).verdict
-        found.append((verdict.action, verdict.reason))
-    return found
-
-
-SHORT = b"\x40" + bytes(60)  # a packet of a QUIC connection at work
-
-
-@FAMILIES
-def test_quic_is_refused_at_the_initial_with_another_name(v6: bool) -> None:
-    assert quic(bound(v6=v6), v6, initial(GOOD), *[SHORT] * 30) == [ACCEPTED] * 31
-    assert quic(bound(v6=v6), v6, initial(EVIL), SHORT) == [BY_NAME] * 2
-    assert quic(bound(v6=v6), v6, initial("")) == [BY_NAME]
-    assert quic(bound(v6=v6), v6, initial(GOOD)[:-1] + b"x") == [BY_NAME]  # no key opens it
-
-
-@FAMILIES
-@pytest.mark.parametrize("first", [initial(GOOD), b"\x17hello", b"\0"], ids=["QUIC", "junk", "a byte"])
-def test_quic_that_begins_on_a_settled_flow_is_still_read(v6: bool, first: bytes) -> None:
-    """Datagrams that a QUIC server discards must not end the inspection."""
-    engine = bound(v6=v6)
-    verdicts = quic(engine, v6, first, *[SHORT] * 20, initial(EVIL, bytes(8)), SHORT, initial(GOOD))
-    assert verdicts == [ACCEPTED] * 21 + [BY_NAME] * 3
-    (flow,) = [flow for flow in engine._tracker.flows() if flow.proto == UDP and flow.rport == 443]
-    assert flow.verdict.reason is Reason.NAME
 
 
 def test_http_in_the_clear_never_settles_under_a_name_rule() -> None:

@@ -26,7 +26,7 @@ def rule(name: str, destination: str = "any", **more: object) -> Rule:
 
 
 def judge(*rules: Rule, gate_queries: bool = True) -> Judge:
-    return Judge(Limits(), Policy(1, rules), gate_queries=gate_queries)
+    return Judge(Limits(), Policy(1, rules), gate_queries=gate_queries, refuse_ech=False)
 
 
 def flow(who: Agent, port: int = 443, remote: str = SERVER4) -> Flow:

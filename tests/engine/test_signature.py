@@ -6,7 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from egress.engine.signature import endpoint, printable
+from egress.dissection.events import Burst, DnsAsked, Opened
+from egress.engine.signature import Signature, endpoint, listeners, printable
+from signatures.beacon_timing import BeaconTiming
+from signatures.mining_stratum import MiningStratum
 
 
 @pytest.mark.parametrize(
@@ -35,3 +38,14 @@ def test_printable_is_bounded(text: str | bytes, limit: int) -> None:
 def test_endpoint() -> None:
     assert endpoint(bytes([203, 0, 113, 9]), 443) == "203.0.113.9:443"
     assert endpoint(bytes.fromhex("20010db8" + "00" * 11 + "09"), 22) == "[2001:db8::9]:22"
+
+
+def test_listeners_are_found_by_the_type_of_an_event() -> None:
+    first, second = BeaconTiming(), MiningStratum()
+    found = listeners([first, second])
+    expected: dict[type, list[Signature]] = {}
+    for each in (first, second):
+        for event in each.listens:
+            expected[event] = [*expected.get(event, []), each]
+    assert found == expected and found[Burst] == [first]
+    assert DnsAsked not in found and Opened not in listeners([])

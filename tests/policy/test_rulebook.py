@@ -134,7 +134,7 @@ def test_an_address_without_a_binding_is_an_address_only() -> None:
 
 @pytest.mark.parametrize(
     ("said", "hidden"),
-    [("", False), ("192.0.2.7", False), ("2001:db8::1", False), ("www.x.org", True), ("ech.example", True)],
+    [("", False), ("192.0.2.7", False), ("2001:db8::1", False), ("www.x.org", True), ("cloudflare-ech.com", True)],
 )
 def test_a_hidden_name_needs_a_rule_that_says_so(said: str, hidden: bool) -> None:
     target = replace(X, said=said, hidden=hidden)
@@ -144,7 +144,9 @@ def test_a_hidden_name_needs_a_rule_that_says_so(said: str, hidden: bool) -> Non
 
 def test_unnamed_is_no_leave_to_say_another_name() -> None:
     rule = allow(destination="www.x.org", unnamed=True)
-    assert decide(rule, target=replace(X, said="www.y.org"))[1] is Reason.NAME
+    for hidden in (False, True):
+        assert decide(rule, target=replace(X, said="www.y.org", hidden=hidden))[1] is Reason.NAME
+    assert decide(rule, target=replace(X, said="cloudflare-ech.com"))[1] is Reason.NAME
 
 
 def test_two_sites_on_one_address() -> None:

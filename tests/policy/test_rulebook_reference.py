@@ -16,7 +16,8 @@ from egress.policy.rulebook import Rulebook
 from tests.traffic import START
 
 NAMES = ["x.org", "a.x.org", "b.a.x.org", "c.b.a.x.org", "y.org", "a.y.org", "org"]
-SPELT = [*NAMES, "A.X.org.", "b!.x.org", ".x.org", "203.0.113.9", "::1", ""]
+COVER = "cloudflare-ech.com"  # the public name of an operator of encrypted hellos
+SPELT = [*NAMES, COVER, "A.X.org.", "b!.x.org", ".x.org", "203.0.113.9", "::1", ""]
 ADDRESSES = ["203.0.113.9", "203.0.113.200", "8.8.8.8", "2001:db8::9", "2001:db9::"]
 NETWORKS = ["any", "203.0.113.9", "203.0.113.0/28", "203.0.0.0/8", "0.0.0.0/0", "2001:db8::/64", "::/0", "2001:db8::9"]
 PATTERNS = [*NAMES, "*.x.org", "**.x.org", "*.a.x.org", "**.org", "*.org", "**.y.org", "**.b.a.x.org"]
@@ -116,9 +117,8 @@ def at(rule: Rule, address: bytes) -> bool:
 
 def fits(rule: Rule, target: Target, said: str | None) -> bool:
     """Return True if the rule matches the name in the bytes, or it is not read yet, or hidden where it may be."""
-    if target.hidden or said == "":
-        return rule.unnamed
-    return said is None or (host(said) and called(rule.destination, said))
+    matches = not said or (target.hidden and said == COVER) or (host(said) and called(rule.destination, said))
+    return matches and (rule.unnamed or not (target.hidden or said == ""))
 
 
 def in_order(some: list[Rule]) -> list[Rule]:

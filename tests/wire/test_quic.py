@@ -20,7 +20,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from egress.errors import MalformedError
-from egress.wire.quic import MAX_CONNECTIONS, MAX_CRYPTO, MAX_DATAGRAMS, MAX_FRAMES, V1, V2, QuicHello
+from egress.wire.quic import MAX_CONNECTIONS, MAX_CRYPTO, MAX_DATAGRAMS, MAX_FRAMES, QuicHello
+from egress.wire.quickeys import V1, V2
 from egress.wire.tls import ClientHello
 
 DCID = bytes.fromhex("8394c8f03e515708")

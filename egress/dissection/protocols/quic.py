@@ -30,7 +30,10 @@ class Quic(DatagramProtocol):
 
     def datagram(self, direction: Direction, data: bytes) -> list[Step]:
         hello = self._hello
-        if direction is Direction.IN or hello.failed or (hello.done and not has_long_header(data)):
+        if direction is Direction.IN:
+            hello.reply(data)
+            return []
+        if hello.failed or (hello.done and not has_long_header(data)):
             return []
         try:
             opened = hello.feed(data)

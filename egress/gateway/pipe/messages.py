@@ -68,6 +68,7 @@ class Settings:
     fail_open: bool
     mark_mask: int
     gate_queries: bool
+    refuse_ech: bool
     beacon_alpha: float
     limits: Limits
     queue: Queue

@@ -54,7 +54,9 @@ class Worker:
         self.index = setup.index
         self.config = config
         known = signatures.load(config)
-        self.engine = Engine(config.limits, Policy(), known, gate_queries=config.gate_queries)
+        self.engine = Engine(
+            config.limits, Policy(), known, gate_queries=config.gate_queries, refuse_ech=config.refuse_ech
+        )
         self.watched = setup.agents
         self.identity = Identity(setup.agents)
         self.journal = JournalWriter(config.journal_dir, setup.index, config.journal)
