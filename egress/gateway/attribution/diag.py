@@ -58,7 +58,10 @@ def request(note: Note, device: int) -> bytes:
 
 
 def answer(data: bytes) -> Socket | None:
-    """Parse the kernel's answer. Raises OSError for a refusal, and for an answer that is not valid."""
+    """Parse the kernel's answer: the socket, or None if there is none.
+
+    Raises OSError if the kernel refuses, or if the answer is not valid.
+    """
     for kind, body in netlink.messages(data):
         if kind == _BY_FAMILY and len(body) >= 4 + _ID + _END.size:
             *_, uid, inode = _END.unpack_from(body, 4 + _ID)

@@ -147,7 +147,7 @@ class Finder:
         return None
 
     def _forget(self) -> None:
-        """Once MAX_AGENTS are remembered, forget those without a search; their limits then begin anew."""
+        """Once MAX_AGENTS are remembered, forget those without a search; their time limits then start from zero."""
         if len(self._agents) >= MAX_AGENTS:
             busy = set(self._turns)
             self._agents = {name: agent for name, agent in self._agents.items() if name in busy}

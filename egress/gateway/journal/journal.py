@@ -138,7 +138,7 @@ class JournalWriter:
         return b""
 
     def _displaced(self) -> bool:
-        """Return True if the segment is not at its path any more: nobody would find what is written to it."""
+        """Return True if the open segment is not at its path any more: the recorder would not find its records."""
         ours = os.fstat(self._file)
         try:
             there = self._path.lstat()

@@ -107,7 +107,7 @@ def rules(attachments: Sequence[Attachment], config: Config, family: int, *, blo
     """Make the rules of our chains for one family (4 or 6); no `nat` where no attachment asks for masquerading.
 
     `blocking` refuses all packets from and to agents instead of queueing them, and keeps no mark on the connections:
-    they are judged anew once the gateway is back.
+    they are judged again once the gateway is back.
     """
     check(attachments)
     marks = Marks(config.mark_mask)

@@ -2,8 +2,8 @@
 
 Layout from linux/netfilter/nfnetlink_conntrack.h; framing in `egress.gateway.kernel.netlink`. An entry belongs to an
 agent if the agent opened the connection (source of the original direction) or answers in it (source of the reply): both
-are the agent's own addresses, whatever NAT does on the way. The attributes that name an entry go back to the kernel
-byte for byte.
+are the agent's own addresses, with or without NAT. To change an entry, the attributes that identify it are sent back to
+the kernel unchanged.
 """
 
 from __future__ import annotations

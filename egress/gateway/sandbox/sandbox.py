@@ -236,7 +236,7 @@ def _resolver(sandbox: Sandbox) -> None:
         directory = _NETNS / sandbox.netns
         directory.mkdir(parents=True, exist_ok=True)
         (directory / "resolv.conf").write_text("\n".join([*lines, ""]), encoding="utf-8")
-        (directory / "resolv.conf").chmod(0o644)  # whatever our umask: the command may not be root's
+        (directory / "resolv.conf").chmod(0o644)  # with any umask: the command may not run as root
     except OSError as error:
         raise EgressError(f"cannot write {_NETNS / sandbox.netns}: {error.strerror}") from None
 

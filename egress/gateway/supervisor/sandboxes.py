@@ -25,7 +25,7 @@ class OpenedSandbox:
 
     agent: Agent
     sandbox: Sandbox
-    rules: tuple[Rule, ...]  # of its own policy file; they hold for this agent, whatever agent they name
+    rules: tuple[Rule, ...]  # of its own policy file; they apply to this agent, even if they name another
 
 
 class Sandboxes:

@@ -49,7 +49,7 @@ def prepare_journal(config: Config) -> None:
 def restore_journal(config: Config) -> str:
     """Make the journal's directory again if it is gone, or repair its owner and mode. Raises OSError.
 
-    Returns what was wrong with it; empty: nothing.
+    Returns the reason in words, such as `was deleted`; empty if the directory was in order.
     """
     try:
         facts = config.journal_dir.lstat()

@@ -58,9 +58,10 @@ class Options:
 
 
 class Gateway:
-    """One run of the gateway. Changes of the roster and of kernel rules hold the lock `_changing`.
+    """One run of the gateway.
 
-    Edits of the policy do not wait for that lock: iptables is slow.
+    Changes of the roster (agents, their interfaces and workers) and of kernel rules take the lock `_changing`. Edits of
+    the policy do not wait for it, since iptables is slow.
     """
 
     def __init__(self, config: Config, options: Options) -> None:
@@ -191,7 +192,7 @@ class Gateway:
                 await self._attach()
 
     async def _watch_journals(self) -> None:
-        """Make the journal's directory again if somebody deleted it, measure it, and grant each writer its share."""
+        """Restore the journal's directory if it was deleted or changed, measure it, and grant each writer its share."""
         if wrong := await asyncio.to_thread(startup.restore_journal, self.config):
             self.journals.note_restored(wrong)
         written = self.attribution.written

@@ -48,7 +48,10 @@ def serve(worker: Worker, reader: LineReader, writer: LineWriter) -> None:
 
 
 def listen(worker: Worker, reader: LineReader, writer: LineWriter) -> None:
-    """Carry out the orders that have come, and answer them. A failed order ends a worker that has not begun."""
+    """Carry out the orders that have come, and answer them.
+
+    Raises EgressError if an order fails before the worker has begun; later the answer has the error.
+    """
     for line in reader.read():
         order = json.loads(line)
         answer: dict[str, object] = {}

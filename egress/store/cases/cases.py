@@ -112,7 +112,7 @@ def make_case(config: Config, wanted: str) -> tuple[Engine, bool]:
     try:
         with engine.connect() as connection:
             if not _is_case(connection):
-                raise EgressError(f"{path} is not a case: it holds other records, never mixed with captures")
+                raise EgressError(f"{path} is not a case: it holds other records; use another name or path")
     except BaseException:  # raised again below; the engine must not stay open
         engine.dispose()
         raise
@@ -216,7 +216,7 @@ def _refuse_foreign(path: Path) -> None:
     except sqlite3.Error:  # not a database, or not readable: opening it reports that
         return
     if foreign is not None:
-        raise EgressError(f"{path} was not made by egress alone: it has the {foreign[0]} {foreign[1]!a}; not read")
+        raise EgressError(f"{path} has the {foreign[0]} {foreign[1]!a}, which egress never makes: it is not opened")
 
 
 def _is_case(connection: Connection) -> bool:

@@ -69,7 +69,7 @@ def existing(connection: Connection, table: sa.Table) -> list[int]:
 
 
 def near(moments: Iterable[int], now: float) -> set[int]:
-    """The days of these times (microseconds), without those that are too far from today to be created."""
+    """The days (numbers since 1970-01-01) of these times (microseconds), but no days too far from `now` to be made."""
     today = int(now // 86400)
     return {day for day in {moment // DAY for moment in moments} if today - PAST <= day <= today + AHEAD}
 

@@ -214,7 +214,7 @@ def list_rules(
 
 
 def hits(connection: Connection, ids: Collection[str]) -> dict[str, Hits]:
-    """The hits of each of these rules, by id."""
+    """The number of flows that each of these rules decided, and the start of the newest, by rule id."""
     counted = dict.fromkeys(ids, Hits())
     for chunk in chunks(counted):
         query = sa.select(flows.c.rule_id, sa.func.count(), sa.func.max(flows.c.start))

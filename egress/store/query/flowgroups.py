@@ -100,7 +100,7 @@ def names_of(connection: Connection, agent: str, address: str) -> frozenset[str]
 
 
 def objected_flows(connection: Connection, agent: str) -> Iterator[ObjectedFlow]:
-    """Yield what stored findings on an agent objected to, each signature and destination once.
+    """Yield the objections of the stored findings on an agent, each signature and destination once.
 
     Findings of hunts count unless their severity is low.
     """

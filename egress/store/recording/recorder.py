@@ -36,7 +36,7 @@ from egress.store.recording.writer import store, upsert
 
 POLL_SECONDS = 0.1
 COMPLAIN_SECONDS = 10.0
-GRACE = 60.0  # seconds that a finished segment is kept, for a person who looks into the directory
+GRACE = 60.0  # seconds that a finished segment is kept after its last write, so that a person can read it
 BEATS = "--beats"
 BEAT_SECONDS = 1.0
 PASS_SECONDS = 3.0  # the longest pass; between two passes it reports its progress and runs maintenance

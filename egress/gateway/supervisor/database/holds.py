@@ -75,7 +75,10 @@ class HoldDesk:
         await self._writing.settled()
 
     def _end(self, identifier: str, state: str) -> None:
-        """Close a hold as expired, or else withdrawn. Where a person has decided, the database keeps the decision."""
+        """Have a hold closed in the database: as expired, or for any other `state` as withdrawn.
+
+        If a person has decided, the database keeps the decision.
+        """
         if self.pending.pop(identifier, None) is not None:
             self._unwritten.append(_Over(identifier, EXPIRED if state == EXPIRED else WITHDRAWN))
 

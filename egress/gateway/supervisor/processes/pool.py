@@ -176,7 +176,7 @@ class Pool:
     def _sample(self) -> None:
         """Read the numbers of packets that the kernel dropped.
 
-        It counts anew for each binding of a queue: the counts of earlier bindings are kept here.
+        It counts from zero after each binding of a queue: the counts of earlier bindings are kept here.
         """
         current = drops()
         for number, before in self._now.items():

@@ -23,7 +23,7 @@ class RecorderProcess(Companion):
 
     async def _start(self) -> asyncio.subprocess.Process:
         _, environment = python("egress.store.recording.recorder")
-        # The child inherits the mask: a SIGTERM during its start waits until it is ready to store what there is.
+        # The child inherits the mask: a SIGTERM during its start waits until the child can store the last records.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         try:
             process = await asyncio.create_subprocess_exec(
