@@ -22,6 +22,7 @@ class PatientProtocol(H11Protocol):
     visits: Visits  # set by `protocol`
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Find the connection among `visits`, and start the time limit of its first request head."""
         super().connection_made(transport)
         self._timer: asyncio.TimerHandle | None = None
         self._unread: asyncio.TimerHandle | None = None
@@ -47,11 +48,13 @@ class PatientProtocol(H11Protocol):
         self._look()
 
     def on_response_complete(self) -> None:
+        """Start the time limit of the next request head."""
         self._state = None  # the next head has its own time
         super().on_response_complete()
         self._look()
 
     def pause_writing(self) -> None:
+        """Start the time limit for a client that does not read the response."""
         super().pause_writing()
         self._unread = self.loop.call_later(READ_SECONDS, self.transport.abort)
 

@@ -136,6 +136,7 @@ class _List:
         self._sent: dict[tuple[str, ...], float] = {}  # records of the last seconds that were sent, with their times
 
     def read(self, connection: Connection, scope: tuple[str, ...]) -> list[_Record]:
+        """Return about BATCH records that no call has returned yet, oldest first; fewer if there are no more."""
         since = max(self._begin, self._latest - LATE_SECONDS)
         self._sent = {key: ts for key, ts in self._sent.items() if ts >= since}
         found = self._read(connection, self._wanted, scope, since, BATCH + len(self._sent))

@@ -62,6 +62,7 @@ class Commands(click.Group):
         return command_names()
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import the module of a command; None if there is none. Raises EgressError if a package is missing."""
         if cmd_name not in command_names():
             return None
         try:

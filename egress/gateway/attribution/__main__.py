@@ -99,6 +99,7 @@ class Attribution:
         }
 
     def close(self) -> None:
+        """Close the finder, write the backlog of the journal, and close it."""
         self._finder.close()
         self.journal.poll(time.time())
         self.journal.close()

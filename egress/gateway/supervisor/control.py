@@ -36,6 +36,7 @@ class Session:
         self.leases: list[Callable[[], Awaitable[None]]] = []
 
     async def close(self) -> None:
+        """Call the leases, the last one first; an EgressError is logged."""
         while self.leases:
             try:
                 await self.leases.pop()()
@@ -55,6 +56,7 @@ class Server:
         self._sessions: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
+        """Listen at the path, replacing a socket file that is there. Raises EgressError if that fails."""
         self._path.unlink(missing_ok=True)
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         mask = os.umask(0o177)

@@ -33,6 +33,7 @@ class RefusalCounts:
             self.packets += record.count
 
     def as_json(self) -> dict[str, object]:
+        """Return the counts in JSON types, for the summary of `egress run`."""
         return {
             "refused": self.refused,
             "packets": self.packets,

@@ -67,6 +67,7 @@ class _CommitCount:
         self._version = self._read()
 
     def changed(self) -> bool:
+        """True if any connection has committed since the last call. Raises EgressError if the file was replaced."""
         if self._identity() != self._file:
             raise EgressError(f"database {self._path} was replaced; open the new one")
         before, self._version = self._version, self._read()
@@ -102,6 +103,7 @@ class _Listener:
         self._listening: psycopg.Connection | None = _listen(engine)
 
     def changed(self) -> bool:
+        """True if an edit was committed since the last call. Raises EgressError while the connection is lost."""
         if self._listening is None:
             return self._returned()
         server = self._listening.pgconn
@@ -117,6 +119,7 @@ class _Listener:
         return found
 
     def close(self) -> None:
+        """Close the connection, also one that is being opened in the background."""
         self._next = math.inf
         self._lost = "the watch is closed"
         if self._listening is not None:

@@ -84,6 +84,7 @@ class PostgreSQL:
         self.name = where.render_as_string()
 
     def engine(self, *, create: bool) -> Engine:
+        """Make the engine. A missing database is not created: `create` has no effect."""
         ours = {key: value for key, value in _DRIVER.items() if key not in self._url.query}
         engine = sa.create_engine(
             self._url, connect_args=ours, isolation_level="REPEATABLE READ", use_native_hstore=False, **_POOL
@@ -92,6 +93,7 @@ class PostgreSQL:
         return engine
 
     def tables(self, connection: Connection) -> set[str]:
+        """The names of the tables in the current schema."""
         query = "SELECT tablename FROM pg_catalog.pg_tables WHERE schemaname = current_schema()"
         return set(connection.scalars(sa.text(query)))
 

@@ -49,6 +49,7 @@ class SQLite:
         return engine
 
     def tables(self, connection: Connection) -> set[str]:
+        """The names of the tables in the file."""
         return set(connection.scalars(sa.text("SELECT name FROM sqlite_master WHERE type = 'table'")))
 
     @contextmanager

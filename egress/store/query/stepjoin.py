@@ -174,6 +174,7 @@ class _Sweep:
         self._ends: list[tuple[int, int]] = []  # heap: when each of them ends
 
     def at(self, when: int) -> list[int]:
+        """Return the indices of the steps under way at a time, by start; at most PARALLEL, those that began last."""
         begun = bisect_right(self._steps, when, lo=self._next, key=lambda step: step[0])
         for number in range(self._next, begun):
             self._active.append(number)

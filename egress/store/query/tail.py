@@ -42,6 +42,7 @@ class _Source(Generic[_R]):
     latest: float = 0.0
 
     def newest(self, connection: Connection, limit: int) -> list[tuple[float, _R]]:
+        """Return the newest `limit` records that match, with their times."""
         query = sa.select(self.table).where(*self.terms).order_by(self.time.desc(), *self.identity).limit(limit)
         return [(_moment(record), record) for record in decode(self.record, connection.execute(query))]
 
@@ -53,6 +54,7 @@ class _Source(Generic[_R]):
             self.seen[key] = key[0]
 
     def later(self, connection: Connection) -> list[tuple[float, _R]]:
+        """Return the records stored since the last call, at most MOST, with their times."""
         fresh = [key for key in self._keys(connection, self.terms) if key not in self.seen][:MOST]
         found: list[tuple[float, _R]] = []
         for at in range(0, len(fresh), BATCH):

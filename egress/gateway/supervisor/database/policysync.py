@@ -84,6 +84,7 @@ class PolicySync:
         self._poll()
 
     async def stop(self) -> None:
+        """Cancel the background tasks, and wait until the snapshot is written."""
         self._ended = True
         tasks = (*self._measuring, *([self._caring] if self._caring else []))
         for task in tasks:
