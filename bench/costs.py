@@ -22,7 +22,7 @@ def seconds(steps: list[Step]) -> float:
 
 
 def measure() -> dict[str, float]:
-    """Measure microseconds a byte of each input."""
+    """Measure microseconds per byte for each input."""
     costs = {}
     for name, make in INPUTS.items():
         steps = make(SIZE)

@@ -15,7 +15,7 @@ class NotACaptureError(EgressError):
 
 
 class TruncatedError(EgressError):
-    """The file breaks off or is damaged here. The frames yielded before are good."""
+    """The file breaks off or is damaged at this place. The frames yielded before are valid."""
 
 
 class Frame(NamedTuple):

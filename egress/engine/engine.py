@@ -152,7 +152,7 @@ class Engine:
     # The steps below return the answer to the packet alone, or None: the answer is the verdict of its flow.
 
     def _inspect(self, flow: Flow, packet: Packet, raw: bytes, ts: float, direction: Direction) -> Verdict | None:
-        """Count a packet and look at its bytes, as deeply as the stage of its flow asks for."""
+        """Count and inspect a packet as its flow's stage requires; return its own answer, None: its flow's verdict."""
         flow.count(packet, ts, direction)
         counts = flow.who.budgets and direction is OUT and not flow.refused
         if counts and self._judge.count_bytes(flow, packet.length, ts):
@@ -169,7 +169,7 @@ class Engine:
     def _short(
         self, flow: Flow, packet: Packet, raw: bytes, ts: float, direction: Direction, burst: bool
     ) -> Verdict | None:
-        """Handle a packet of a settled flow: counters, timing, byte patterns."""
+        """Handle a packet of a settled flow: timing and byte patterns. Returns as `_inspect`."""
         if packet.missing:
             flow.miss(packet.missing)
         if burst and rhythmic(flow):
@@ -189,7 +189,7 @@ class Engine:
     def _long(
         self, flow: Flow, packet: Packet, raw: bytes, ts: float, direction: Direction, burst: bool
     ) -> Verdict | None:
-        """Handle a packet of a flow under inspection: every byte is dissected, and the flow settled when it is due."""
+        """Dissect all bytes of a packet under inspection; settle its flow if it is due. Returns as `_inspect`."""
         flow.keep_evidence(raw, packet.length, ts, direction, self.limits)
         monitored, listening = flow.who.mode is Mode.MONITOR, flow.stage is Stage.LISTENING
         if packet.missing and not (monitored or flow.partial or listening):
@@ -211,7 +211,7 @@ class Engine:
     # --- findings ---------------------------------------------------------------------------------------
 
     def _signal(self, flow: Flow, event: Event, ts: float) -> None:
-        """Give an event to the judge, then to the signatures, and carry out findings; on hold, keep it for later."""
+        """Give an event to the judge, then to the signatures, and carry out findings; during a hold keep it."""
         if not flow.hold and self._judge.observe(flow, event, ts):
             self._verdicts.rejudge(flow, ts)
         if flow.hold:
@@ -242,7 +242,7 @@ class Engine:
         self._outbox.put(flow_record(flow, ts))
 
     def _resume(self, flow: Flow, packet: Packet, ts: float) -> Verdict | None:
-        """Answer HOLD while the flow's hold is pending, then judge the flow again; None: go on with the packet."""
+        """Answer a packet while its flow's hold is pending; then judge the flow again, and return None: inspect it."""
         if self._verdicts.waits(flow):
             return flow.outcome.verdict
         if self.refuse_new and not flow.admitted:

@@ -127,7 +127,7 @@ class Tracker:
         return key not in table.ended and len(table.ended) < self._limits.max_flows_agent
 
     def make_room(self, table: FlowTable, ts: float) -> bool:
-        """Make room for one more flow, by forgetting another if need be; False if none may be forgotten."""
+        """Make room for one more flow, by forgetting another if necessary; return False if none may be forgotten."""
         forced = False
         if len(table) < self._limits.max_flows_agent:
             if self.live < self._limits.max_flows:
@@ -143,13 +143,13 @@ class Tracker:
         return True
 
     def charge(self, flow: Flow) -> bool:
-        """Count the bytes now held for inspecting a flow; False if its agent holds too many."""
+        """Count the bytes now held for inspecting a flow; return False if its agent holds too many."""
         table = self.table(flow.agent)
         table.buffered += flow.charge()
         return table.buffered <= self._limits.max_buffered
 
     def release(self, flow: Flow) -> None:
-        """End the inspection of a flow."""
+        """Drop the bytes and the state that the inspection of a flow holds."""
         flow.release()
         self.charge(flow)
 

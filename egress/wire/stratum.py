@@ -200,7 +200,7 @@ def _login(params: object) -> Iterator[StratumCall]:
 
 
 def _mines(algorithms: object) -> bool:
-    """Test whether a login's algorithms are a miner's: one name, or a list with one among the first."""
+    """Return True if a login's algorithms are a miner's: one such name, or a list with one among its first."""
     listed = algorithms[:MAX_VALUES] if isinstance(algorithms, list) else [algorithms]
     return any(isinstance(name, str) and _ALGORITHM.match(name) is not None for name in listed)
 
