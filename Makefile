@@ -19,9 +19,10 @@ demo: setup ## (root) a small real network: what gets out, what is refused; abou
 	@packaging/root.sh demo
 	@$(BIN)/python -m demo
 
-# Side by side, for the lab waits more than it works; a file's tests share what its fixtures set up.
+# Side by side, for the lab waits more than it works; a file's tests share what its fixtures set up. Container images
+# often forbid Python to keep what it compiled: each worker, and each command under test, would compile all of it anew.
 test: setup ## every test (the lab as root only); FAST=1: without the lab and long properties, within 90 seconds
-	@$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile \
+	@PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile \
 		$(if $(FAST),-m 'not lab and not slow' --hypothesis-profile fast)
 
 lint: setup ## ruff, mypy --strict, import rules

@@ -18,6 +18,7 @@ from egress.replay import Agents, Report, replay
 from egress.wire.packet import decode
 from tests import traffic
 from tests.capture.files import Pcapng, pcap
+from tests.examples import examples
 from tests.traffic import AGENT4, AGENT6, SERVER4, SERVER6, START, Talk, echo, ip_packet, tcp, udp
 
 LOGIN = b'{"id":1,"jsonrpc":"2.0","method":"login","params":{"login":"4x","pass":"x","agent":"XMRig/6"}}\n'
@@ -316,7 +317,7 @@ def test_another_file_is_refused_in_one_line(tmp_path: Path, content: bytes) -> 
         replay(tmp_path, NO_RULES)
 
 
-@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(50), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_mutated(tmp_path: Path, data: st.DataObject) -> None:
     talk = raws(miner()) + raws(Talk(local=AGENT6, remote=SERVER6).open().client(b"SSH-2.0-x\r\n"))

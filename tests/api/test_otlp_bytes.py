@@ -15,6 +15,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span as Message
 from api.otlp import jsontraces, protobuf
 from api.otlp.spans import MalformedSpanError, Span
 from tests.api.test_otlp import TOOL, binary, request, span
+from tests.examples import examples
 
 
 def read(reader: Callable[[bytes], Iterator[Span]], body: bytes) -> list[Span] | None:
@@ -25,14 +26,14 @@ def read(reader: Callable[[bytes], Iterator[Span]], body: bytes) -> list[Span] |
         return None
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(body=st.binary(max_size=300))
 def test_any_bytes_are_spans_or_malformed(body: bytes) -> None:
     for reader in (protobuf.read, jsontraces.read):
         read(reader, body)
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(200), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data())
 def test_damaged_requests_are_spans_or_malformed(data: st.DataObject) -> None:
     body = bytearray(binary(span(), span(spanId="01" * 8)))
@@ -53,13 +54,13 @@ values = st.recursive(
 
 
 @pytest.mark.slow
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(document=values)
 def test_any_json_is_spans_or_malformed(document: object) -> None:
     read(jsontraces.read, json.dumps(document).encode())
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(value=values)
 def test_any_value_of_an_attribute_is_text(value: object) -> None:
     body = json.dumps(
@@ -69,7 +70,7 @@ def test_any_value_of_an_attribute_is_text(value: object) -> None:
     assert found is not None and all(isinstance(text, str) for text in found[0].attributes.values())
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(
     spans=st.lists(st.tuples(st.text(max_size=5), st.binary(max_size=20), st.integers(0, (1 << 64) - 1)), max_size=5),
     scopes=st.integers(0, 3),

@@ -27,6 +27,7 @@ from egress.store.database.tables import flows as flow_table
 from egress.store.policy.audit import Actor
 from egress.store.policy.edits import Edit
 from egress.store.recording.writer import store
+from tests.examples import examples
 from tests.store import samples
 
 HOSTILE = "\x1b[2J\x1b]0;owned\x07[red]x[/red]\u202e\r\n\x00"
@@ -159,7 +160,7 @@ def test_csv_has_every_field_of_a_flow() -> None:
     assert set(query._CSV) == set(flow_table.columns.keys())
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=15, deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=examples(15), deadline=None)
 @given(text=st.text(st.characters(), max_size=12) | st.just(HOSTILE))
 def test_hostile_text_does_not_reach_the_terminal(engine: Engine, tmp_path: Path, text: str) -> None:
     flow = replace(samples.FLOW, agent=text, server_name=text, app_proto=text, src=text, dst=text, rule_id=text)

@@ -27,6 +27,7 @@ from egress.store.query.timeline import STEPS, axis
 from egress.store.recording.writer import store
 from tests.cli.conftest import Cli
 from tests.cli.running import Run
+from tests.examples import examples
 from tests.store import samples
 
 SINCE, UNTIL = "2026-11-23T15:00", "2026-11-23T16:00"
@@ -261,7 +262,7 @@ def test_tshark_opens_it(filled: Engine, run: Run, tmp_path: Path) -> None:
     assert done.returncode == 0 and len(done.stdout.splitlines()) == 2, done.stderr
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=8, deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=examples(8), deadline=None)
 @given(text=st.text(st.characters(), max_size=12) | st.just(HOSTILE))
 def test_hostile_text_moves_no_cursor(database: Engine, run: Run, text: str) -> None:
     fields = dict.fromkeys(("server_name", "app_proto", "src", "rule_id", "proto"), text)

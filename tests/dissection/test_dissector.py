@@ -22,6 +22,7 @@ from egress.wire.jsonrpc import MAX_TEXT
 from egress.wire.loosejson import MAX_LINE
 from egress.wire.packet import decode
 from egress.wire.ssh import MAX_PACKET
+from tests.examples import examples
 from tests.traffic import AGENT4, SERVER4, client_hello, udp
 
 OUT, IN = Direction.OUT, Direction.IN
@@ -198,7 +199,7 @@ def held(root: object) -> int:
     return size
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(TALK)
 def test_nothing_makes_it_raise(parts: list[tuple[Direction, bytes]]) -> None:
     dissector = Dissector()

@@ -11,6 +11,7 @@ from egress.dissection.protocol import Fact, Form, Identified, Place, Reader
 from egress.dissection.registry import REGISTRY
 from egress.dissection.side import HEAD_BYTES, Side
 from egress.model import TCP, App, Direction
+from tests.examples import examples
 from tests.traffic import client_hello
 
 OUT, IN = Direction.OUT, Direction.IN
@@ -93,7 +94,7 @@ def facts(kind: type[Side], talk: list[tuple[Direction, bytes]], sizes: list[int
     return found
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=examples(400), deadline=None)
 @given(TALK, st.lists(st.integers(1, 40), min_size=1, max_size=8))
 def test_readers_that_are_made_late_and_given_up_early_lose_nothing(
     talk: list[tuple[Direction, bytes]], sizes: list[int]

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from egress.dissection.stream import MAX_PENDING, SegmentOverflowError, Stream, distance
+from tests.examples import examples
 
 CAPACITY = 65536
 
@@ -155,7 +156,7 @@ def test_distance_is_signed_and_wraps(base: int, by: int) -> None:
     assert distance((base + by) & 0xFFFFFFFF, base) == by
 
 
-@settings(max_examples=200)
+@settings(max_examples=examples(200))
 @given(
     st.booleans(),
     st.booleans(),

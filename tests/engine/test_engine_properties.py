@@ -13,6 +13,7 @@ from egress.engine.outcome import Outcome
 from egress.limits import Limits
 from egress.model import Action, Direction, Mode
 from egress.records.shape import Record
+from tests.examples import examples
 from tests.traffic import AGENT4, AGENT6, SERVER4, SERVER6, START, Step, Talk, agent, echo, engine, play, tcp, udp
 
 MESSAGES = [
@@ -100,7 +101,7 @@ def run(seed: int, count: int, **limits: int) -> tuple[list[Outcome], list[Recor
 
 
 @pytest.mark.slow
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=examples(25), deadline=None)
 @given(st.integers(0, 2**32))
 def test_no_packet_raises_and_memory_is_bounded(seed: int) -> None:
     _, _, most = run(seed, 400, max_flows=30, max_flows_agent=12, max_buffered=50_000, settle_bytes=4000)
@@ -108,7 +109,7 @@ def test_no_packet_raises_and_memory_is_bounded(seed: int) -> None:
 
 
 @pytest.mark.slow
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=examples(5), deadline=None)
 @given(st.integers(0, 2**32))
 def test_equal_input_gives_equal_records(seed: int) -> None:
     assert run(seed, 200) == run(seed, 200)

@@ -19,6 +19,7 @@ from tests.engine.keeper import Keeper
 from tests.engine.resolver import AAAA, RESOLVER4, A, framed, question
 from tests.engine.test_engine_properties import garbage
 from tests.engine.test_holds import ASKER, DNS, NAME, OTHER, OUT, allow, query, syn
+from tests.examples import examples
 from tests.traffic import SERVER4, SERVER6, START, Talk
 
 RULES = [DNS, allow("net", "203.0.113.0/24"), allow("v6", SERVER6, once=True), allow("x", "*.test")]
@@ -87,14 +88,14 @@ def _decodes(raw: bytes) -> bool:
 
 
 @pytest.mark.slow
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @given(st.integers(0, 2**32))
 def test_nothing_raises_holds_stay_few_and_no_packet_passes_while_its_flow_waits(seed: int) -> None:
     storm(seed)
 
 
 @pytest.mark.slow
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=examples(5), deadline=None)
 @given(st.integers(0, 2**32))
 def test_equal_input_gives_equal_records(seed: int) -> None:
     (one, seen), (two, again) = storm(seed), storm(seed)

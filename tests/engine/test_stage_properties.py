@@ -14,6 +14,7 @@ from egress.limits import Limits
 from egress.model import Action, Agent, Budget, BudgetSpan, Direction, Measure, Mode, Policy, PolicyChange, Rule
 from signatures import load
 from tests.engine.resolver import RESOLVER4, framed, question, reply
+from tests.examples import examples
 from tests.traffic import AGENT4, START, Talk, agent, client_hello, udp
 
 OUT, IN = Direction.OUT, Direction.IN
@@ -141,7 +142,7 @@ def live(seed: int) -> World:
     return world
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(st.integers(0, 2**32))
 def test_whatever_comes_every_move_is_in_the_table(seed: int) -> None:
     live(seed)

@@ -31,6 +31,7 @@ from egress.model import (
 )
 from egress.records.shape import FlowRecord
 from tests.engine.resolver import AAAA, RESOLVER4, A, question, reply
+from tests.examples import examples
 from tests.policy.test_rulebook_reference import NAMES, changes, rules
 from tests.traffic import (
     AGENT4,
@@ -191,7 +192,7 @@ def passing(judge: Engine) -> dict[str, tuple[Reason, str]]:
 
 
 @pytest.mark.slow
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(st.lists(rules, max_size=8), st.integers(0, 2**32), st.data())
 def test_an_edit_and_the_whole_policy_give_equal_verdicts(live: list[Rule], seed: int, data: st.DataObject) -> None:
     """Both cut the same live flows and judge new flows alike. DNS is allowed, so that there are bindings."""

@@ -25,6 +25,7 @@ from egress.engine.window import (
     log_mixture,
     shape_of,
 )
+from tests.examples import examples
 
 Draw = Callable[[random.Random], float]
 NULLS: dict[str, Draw] = {
@@ -183,7 +184,7 @@ def test_the_unit_of_time_does_not_matter(gaps: list[float], factor: float) -> N
 
 
 @given(st.lists(st.floats(), max_size=80))
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 def test_any_float_is_a_gap(gaps: list[float]) -> None:
     process = GapProcess(0.1)
     for gap in gaps:
@@ -300,7 +301,7 @@ def test_a_clock_set_back_does_not_blind() -> None:
 
 
 @given(st.lists(st.floats(), min_size=1, max_size=60))
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 def test_any_float_is_a_moment(moments: list[float]) -> None:
     rhythm = Rhythm(0.0)
     for moment in moments:

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from egress.hunt.domains import destination, registrable
+from tests.examples import examples
 
 
 @pytest.mark.parametrize(
@@ -39,7 +40,7 @@ def test_a_name_counts_where_it_was_resolved(said: str, bound: tuple[str, ...], 
     assert destination(said, bound, "192.0.2.7") == named
 
 
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 @given(st.text(max_size=80), st.lists(st.text(max_size=30), max_size=3))
 def test_any_text_at_all(said: str, bound: list[str]) -> None:
     assert isinstance(registrable(said), str)

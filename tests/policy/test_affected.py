@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from egress.model import UDP, Action, Agent, Policy, PolicyChange, Reason, Rule, Verdict
 from egress.policy.affected import ChangeScope
 from egress.policy.rulebook import Rulebook
+from tests.examples import examples
 from tests.policy.test_rulebook import DENIED, Target, allow, deny
 from tests.policy.test_rulebook_reference import NAMES, agents, changes, rules, targets
 from tests.policy.test_rulebook_reference import Target as Seen
@@ -39,7 +40,7 @@ def outcome(found: tuple[Verdict, Rule | None]) -> tuple[Action, Reason, str, Ru
 
 
 @pytest.mark.slow
-@settings(max_examples=400)
+@settings(max_examples=examples(400))
 @given(
     st.lists(rules, max_size=8),
     st.lists(st.tuples(agents, targets, st.frozensets(st.sampled_from(NAMES), max_size=2)), min_size=1, max_size=4),
@@ -67,7 +68,7 @@ def test_no_verdict_changes_without_its_flow_being_touched(
 
 
 @pytest.mark.slow
-@settings(max_examples=200)
+@settings(max_examples=examples(200))
 @given(st.lists(rules, max_size=8), agents, st.sampled_from(NAMES), st.integers(0, 1), st.data())
 def test_no_answer_to_a_query_changes_without_its_flow_being_touched(
     live: list[Rule], who: Agent, name: str, at_53: int, data: st.DataObject

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from egress.model import TCP, UDP, Action, Agent, Policy, PolicyChange, Reason, Rule
 from egress.policy.rulebook import Rulebook
+from tests.examples import examples
 from tests.traffic import START
 
 NAMES = ["x.org", "a.x.org", "b.a.x.org", "c.b.a.x.org", "y.org", "a.y.org", "org"]
@@ -173,7 +174,7 @@ def query_reference(some: list[Rule], who: Agent, name: str, spent: set[str]) ->
 
 
 @pytest.mark.slow
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 @given(st.lists(rules, max_size=12), st.lists(st.tuples(agents, targets), min_size=1, max_size=4), st.data())
 def test_a_flow_is_judged_as_the_reference_judges_it(
     some: list[Rule], flows: list[tuple[Agent, Target]], data: st.DataObject
@@ -194,7 +195,7 @@ def test_a_flow_is_judged_as_the_reference_judges_it(
 
 
 @pytest.mark.slow
-@settings(max_examples=200)
+@settings(max_examples=examples(200))
 @given(st.lists(rules, max_size=12), agents, st.sampled_from([name for name in SPELT if name and ":" not in name]))
 def test_a_query_is_judged_as_the_reference_judges_it(some: list[Rule], who: Agent, name: str) -> None:
     book = Rulebook(Policy(7, tuple(some)))
@@ -235,7 +236,7 @@ def after(live: list[Rule], change: PolicyChange) -> list[Rule]:
 
 
 @pytest.mark.slow
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 @given(
     st.lists(rules, max_size=8),
     st.lists(st.tuples(agents, targets, st.sampled_from(NAMES)), min_size=1, max_size=3),

@@ -16,6 +16,7 @@ from egress.dissection.events import Burst, Opened
 from egress.errors import InputError
 from egress.model import EVIDENCE_BYTES, ICMP, TCP, UDP, Action, Direction, Effect, Finding, Rule, Severity
 from signatures.beacon_timing import MAX_AGENTS, MIN_GAPS, ONCE, QUIET, RETURNED, BeaconTiming
+from tests.examples import examples
 from tests.signatures.conftest import Flow
 from tests.traffic import AGENT4, Step, agent, engine, play, udp
 
@@ -300,7 +301,7 @@ def test_state_is_bounded() -> None:
 
 
 @given(st.lists(st.tuples(st.floats(), st.booleans(), st.integers(0, 3)), max_size=80))
-@settings(max_examples=80)
+@settings(max_examples=examples(80))
 def test_no_sequence_of_times_raises(events: list[tuple[float, bool, int]]) -> None:
     signature, flows = BeaconTiming(), [Flow(rport=port) for port in range(4)]
     for ts, burst, index in events:
@@ -309,7 +310,7 @@ def test_no_sequence_of_times_raises(events: list[tuple[float, bool, int]]) -> N
 
 
 @given(st.lists(st.sampled_from([-100.0, -1.0, -0.01, 0.0, 0.01, 0.5, 1.0, 1.0, 1.0]), max_size=120))
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 def test_a_clock_that_jumps_does_not_raise(steps: list[float]) -> None:
     signature, flow = BeaconTiming(), Flow()
     for ts in accumulate(steps, initial=1e9):

@@ -24,6 +24,7 @@ from egress.whatif import learn as learning
 from egress.whatif.learn import Proposal, learn
 from egress.whatif.objections import Objections
 from egress.whatif.subject import query_of, target_of
+from tests.examples import examples
 from tests.whatif.recording import AGENT, START, allow, deny, dns, finding, flow, recorded, refused, tls
 
 NOW = START + 10_000
@@ -291,7 +292,7 @@ def test_what_a_hunt_found_is_left_out_but_not_its_weak_leads_and_not_the_resolv
 
 
 @pytest.mark.slow
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(st.lists(st.tuples(_flows, st.booleans()), max_size=14), _existing)
 def test_what_is_covered_is_allowed_and_what_was_objected_to_is_not(
     some: list[tuple[FlowRecord, bool]], existing: list[Rule]
@@ -317,7 +318,7 @@ def test_what_is_covered_is_allowed_and_what_was_objected_to_is_not(
     assert [replace(rule, created=NOW) for rule in again] == list(found.rules)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(st.lists(_flows, max_size=10))
 def test_what_was_learnt_needs_no_second_lesson(some: list[FlowRecord]) -> None:
     with recorded(some) as connection:

@@ -14,6 +14,7 @@ from egress.policy.rulebook import Rulebook
 from egress.records.shape import FlowRecord, Record
 from egress.whatif.simulate import Simulation, simulate
 from egress.whatif.subject import recorded as as_target
+from tests.examples import examples
 from tests.whatif.recording import AGENT, START, allow, deny, dns, finding, flow, recorded, refused, tls
 
 
@@ -164,7 +165,7 @@ rules = st.builds(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(st.lists(flows, max_size=12), st.lists(rules, max_size=5, unique_by=lambda rule: rule.id))
 def test_it_counts_what_deciding_each_flow_alone_counts(some: list[FlowRecord], candidate: list[Rule]) -> None:
     book = Rulebook(Policy(1, tuple(candidate)))

@@ -13,6 +13,7 @@ from scapy.layers.dns import DNS, DNSQR, DNSRROPT
 
 from egress.errors import MalformedError
 from egress.wire.dns import DnsQuery, query
+from tests.examples import examples
 
 
 def name(*labels: bytes) -> bytes:
@@ -101,14 +102,14 @@ def test_agrees_with_dpkt_and_scapy(host: str, ident: int, rtype: int, edns: boo
 
 
 @given(st.binary(max_size=120))
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 def test_random_bytes(data: bytes) -> None:
     only_an_answer(data)
     only_an_answer(PLAIN[:6] + bytes(6) + data)
 
 
 @given(st.lists(st.tuples(st.integers(0, 60), st.integers(0, 255)), min_size=1, max_size=4), st.integers(0, 60))
-@settings(max_examples=400)
+@settings(max_examples=examples(400))
 def test_mutated_queries(changes: list[tuple[int, int]], end: int) -> None:
     mutated = bytearray(EDNS)
     for at, byte in changes:

@@ -31,6 +31,7 @@ from egress.wire.dns import (
     answer,
     query,
 )
+from tests.examples import examples
 
 ONE, TWO, SIX = ip_address("192.0.2.1").packed, ip_address("192.0.2.2").packed, ip_address("2001:db8::6").packed
 ASKED = b"\x03WWW\x07example\x03org\0"  # at offset 12
@@ -231,7 +232,7 @@ ADDRESS = st.one_of(st.ip_addresses(v=4), st.ip_addresses(v=6)).map(str)
 
 @pytest.mark.slow
 @given(st.lists(HOST, min_size=1, max_size=5, unique=True), st.lists(TTL, min_size=9, max_size=9), st.data())
-@settings(max_examples=150)
+@settings(max_examples=examples(150))
 def test_agrees_with_dpkt_and_scapy(names: list[str], ttls: list[int], data: st.DataObject) -> None:
     addresses = data.draw(st.lists(ADDRESS, min_size=1, max_size=4))
     links = [
@@ -263,14 +264,14 @@ def test_service_bindings_as_scapy_makes_them() -> None:
 
 
 @given(st.binary(max_size=200))
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 def test_random_bytes(data: bytes) -> None:
     only_an_answer(data)
     only_an_answer(CHAIN[:6] + b"\0\3\0\0\0\0" + ASKED + b"\0\1\0\1" + data)
 
 
 @given(st.lists(st.tuples(st.integers(0, 400), st.integers(0, 255)), min_size=1, max_size=4))
-@settings(max_examples=400)
+@settings(max_examples=examples(400))
 def test_mutated_answers(changes: list[tuple[int, int]]) -> None:
     mutated = bytearray(FULL)
     for at, byte in changes:

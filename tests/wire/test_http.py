@@ -23,6 +23,7 @@ from egress.wire.http import (
     ResponseStream,
 )
 from egress.wire.http_start import starts_http
+from tests.examples import examples
 
 Fact = HttpRequest | HttpResponse | Body | Opaque
 
@@ -316,7 +317,7 @@ ANSWER = (
 
 
 @given(st.sampled_from([POST + CHUNKED, CHUNKED + POST, ANSWER, b""]), MUTATIONS, st.binary(max_size=30), CUTS)
-@settings(max_examples=400)
+@settings(max_examples=examples(400))
 def test_mutations_give_facts_or_malformed(
     data: bytes, changes: list[tuple[int, int]], tail: bytes, cuts: list[int]
 ) -> None:

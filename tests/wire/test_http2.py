@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from egress.errors import MalformedError
 from egress.wire.http import Opaque, RequestStream
 from egress.wire.http2 import MAX_BLOCK, MAX_LIST, PREFACE, H2Request, H2RequestStream, starts_http2
+from tests.examples import examples
 
 DATA, HEADERS, PRIORITY, SETTINGS, PUSH_PROMISE, PING, WINDOW_UPDATE, CONTINUATION = 0, 1, 2, 4, 5, 6, 8, 9
 END_STREAM, END_HEADERS, PADDED, PRIORITIZED = 0x1, 0x4, 0x8, 0x20
@@ -179,7 +180,7 @@ def test_memory_is_bounded() -> None:
 
 
 @given(st.binary(max_size=200))
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 def test_random_bytes(data: bytes) -> None:
     only_requests(data)
     only_requests(BEGIN + data)
@@ -187,7 +188,7 @@ def test_random_bytes(data: bytes) -> None:
 
 
 @given(st.lists(st.tuples(st.integers(0, 300), st.integers(0, 255)), min_size=1, max_size=4), st.integers(1, 60))
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 def test_mutated_connections_however_cut(changes: list[tuple[int, int]], size: int) -> None:
     mutated = bytearray(a_connection()[0][:300])
     for at, byte in changes:

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from egress.wire.jsonrpc import MAX_TEXT, JsonStream, JsonText, Members, every
+from tests.examples import examples
 
 CALL = b'{"id":1,"method":"mining.subscribe","params":["a"]}'
 
@@ -153,14 +154,14 @@ def test_repeated_keys_stay_visible() -> None:
 
 
 @given(HOSTILE, st.integers(1, 9))
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 def test_segmentation_changes_nothing(data: bytes, size: int) -> None:
     assert repr(pieces(data, size)) == repr(whole(data))
 
 
 @pytest.mark.slow
 @given(HOSTILE, st.integers(0, 2))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=examples(30), deadline=None)
 def test_segmentation_changes_nothing_where_texts_are_overlong(data: bytes, where: int) -> None:
     filler = (b"1," * 40_000, b'"k":"v",' * 9_000, b'{"a":[' + b'"x",\n' * 15_000)[where]
     data = b"[" + filler + data + b'"method":"login"]}' + data

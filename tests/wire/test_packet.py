@@ -32,6 +32,7 @@ from egress.model import Packet
 from egress.wire.fragments import Fragment, fragment
 from egress.wire.ip import MAX_EXTENSIONS, addresses
 from egress.wire.packet import decode
+from tests.examples import examples
 
 PORT, WORD = st.integers(0, 65535), st.integers(0, 2**32 - 1)
 PAYLOAD = st.binary(max_size=64)
@@ -174,7 +175,7 @@ def test_link_padding_is_cut_off(raw: bytes, padding: bytes) -> None:
 
 
 @given(packets())
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 def test_every_truncation(raw: bytes) -> None:
     """A packet that ends too early is MalformedError; a cut copy of it is the same packet with bytes missing."""
     full = decode(raw)
@@ -210,20 +211,20 @@ WIRE = st.none() | st.integers(-1, 70000)
 
 
 @given(st.binary(max_size=120), WIRE)
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 def test_random_bytes(raw: bytes, wire_length: int | None) -> None:
     only_packet_or_malformed(raw, wire_length)
 
 
 @given(st.sampled_from([b"\x45", b"\x46", b"\x4f", b"\x60"]), st.binary(max_size=120), WIRE)
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 def test_random_bytes_with_a_version(first: bytes, rest: bytes, wire_length: int | None) -> None:
     only_packet_or_malformed(first + rest, wire_length)
 
 
 @pytest.mark.slow
 @given(packets(), st.lists(st.tuples(st.integers(0, 79), BYTE), min_size=1, max_size=4), WIRE)
-@settings(max_examples=400)
+@settings(max_examples=examples(400))
 def test_mutated_packets(raw: bytes, changes: list[tuple[int, int]], wire_length: int | None) -> None:
     mutated = bytearray(raw)
     for at, byte in changes:

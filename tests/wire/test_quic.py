@@ -23,6 +23,7 @@ from egress.errors import MalformedError
 from egress.wire.quic import MAX_CONNECTIONS, MAX_CRYPTO, MAX_DATAGRAMS, MAX_FRAMES, QuicHello
 from egress.wire.quickeys import V1, V2
 from egress.wire.tls import ClientHello
+from tests.examples import examples
 
 DCID = bytes.fromhex("8394c8f03e515708")
 SALTS = {V1: "38762cf7f55934b34d179ae6a4c80cadccbb7f0a", V2: "0dede3def700a6db819381be6e269dcbf9bd2ed9"}
@@ -317,19 +318,19 @@ def test_every_truncation(version: int) -> None:
 
 
 @given(st.binary(max_size=100), st.sampled_from([b"", b"\xc0\0\0\0\1", b"\xd0k3C\xcf", b"\xc0\0\0\0\1\0\0\0\x40\x30"]))
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 def test_random_datagrams(data: bytes, start: bytes) -> None:
     only_a_hello([start + data])
 
 
 @given(st.lists(st.binary(min_size=4, max_size=60), max_size=4))
-@settings(max_examples=200)
+@settings(max_examples=examples(200))
 def test_random_frames(packets: list[bytes]) -> None:
     only_a_hello(Client().seal(frames, number) for number, frames in enumerate(packets))
 
 
 @given(st.lists(st.tuples(st.integers(0, 400), st.integers(0, 255)), min_size=1, max_size=3))
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 def test_mutated_hellos_and_packets(changes: list[tuple[int, int]]) -> None:
     message, packet = bytearray(GOOD), bytearray(Client().seal(GOOD))
     for at, byte in changes:
@@ -340,7 +341,7 @@ def test_mutated_hellos_and_packets(changes: list[tuple[int, int]]) -> None:
 
 
 @given(st.data())
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 def test_how_a_hello_is_cut_never_matters(data: st.DataObject) -> None:
     """Any cuts, overlaps, order, repetition, coalescing, packet numbers, version."""
     client = Client(data.draw(st.binary(min_size=8, max_size=20)), data.draw(st.sampled_from([V1, V2])))

@@ -21,6 +21,7 @@ from egress.wire.tls import (
     looks_like_tls,
     server_hello,
 )
+from tests.examples import examples
 
 
 def vector(size: int, data: bytes) -> bytes:
@@ -210,7 +211,7 @@ def test_agrees_with_dpkt(name: str, alpn: list[str], size: int) -> None:
 @given(
     st.lists(st.tuples(st.integers(0, 400), st.integers(0, 255)), max_size=4), st.integers(1, 200), st.integers(0, 900)
 )
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 def test_mutations_give_an_answer(changes: list[tuple[int, int]], size: int, end: int) -> None:
     data = bytearray(records(FULL, size))
     for at, byte in changes:
@@ -219,7 +220,7 @@ def test_mutations_give_an_answer(changes: list[tuple[int, int]], size: int, end
 
 
 @given(st.sampled_from([b"", b"\x16\x03\x01", b"\x16\x03\x01\0\x40\1\0\0\x3c\3\3", SSL2[:7]]), st.binary(max_size=200))
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 @example(b"", b"")
 def test_random_bytes_give_an_answer(start: bytes, data: bytes) -> None:
     answers(start + data)

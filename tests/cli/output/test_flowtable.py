@@ -26,6 +26,7 @@ from egress.store.database.database import writing
 from egress.store.query.reader import FlowDetails
 from egress.store.recording.writer import store
 from tests.cli.conftest import Run
+from tests.examples import examples
 from tests.store import samples
 
 TOLD = FlowDetails(
@@ -55,7 +56,7 @@ def test_columns_give_way_before_anything_is_folded() -> None:
 
 
 @given(st.integers(40, 300), st.text(max_size=60))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 def test_no_line_is_wider_than_the_terminal(width: int, text: str) -> None:
     flow = replace(TOLD.flow, agent=text, server_name=text, app_proto=text, rule_id=text)
     told = FlowDetails(flow, (), replace(samples.PROCESS, exe=text))

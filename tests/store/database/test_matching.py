@@ -14,9 +14,12 @@ from egress.store.database.columns import Names, Plain
 from egress.store.database.matching import any_name, glob, inside
 from egress.store.database.tables import flows
 from egress.store.recording.writer import store
+from tests.examples import examples
 from tests.store import samples
 
-SETTINGS = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=150, deadline=None)
+SETTINGS = settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=examples(150), deadline=None
+)
 patterns = st.text(st.sampled_from("ab-*?[]!^z\\.\n$(é"), max_size=8)
 texts = st.text(st.sampled_from("ab-[]!^z\\.\n$(é*?"), max_size=5)
 
@@ -103,7 +106,7 @@ _ADDRESSES = st.builds(
 )
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40, deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=examples(40), deadline=None)
 @given(addresses=st.sets(_ADDRESSES, max_size=8), around=_ADDRESSES, length=st.integers(0, 31))
 def test_networks_of_a_column_that_an_index_has(engine: Engine, addresses: set[str], around: str, length: int) -> None:
     network = ipaddress.ip_network(f"{around}/{length}", strict=False)

@@ -20,6 +20,7 @@ from egress.store.policy.approvals import Approval
 from egress.store.policy.audit import AuditEntry
 from egress.store.policy.tokens import Token
 from egress.store.recording.writer import rows, store
+from tests.examples import examples
 from tests.store import samples
 
 SHAPES = [
@@ -73,7 +74,7 @@ def test_a_record_comes_back_as_it_was(engine: Engine, shape: type, table: sa.Ta
         assert shape(*connection.execute(sa.select(table)).one()) == record
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60, deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=examples(60), deadline=None)
 @given(record=samples.records)
 def test_any_record_can_be_stored(engine: Engine, record: Record) -> None:
     """Nothing a journal line can say makes the database refuse: one such line would stop every record after it."""
@@ -85,7 +86,7 @@ def test_any_record_can_be_stored(engine: Engine, record: Record) -> None:
     assert stored == record or "\0" in repr(record) or "\\x00" in repr(record)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60, deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=examples(60), deadline=None)
 @given(text=st.text(st.characters(), max_size=20))
 def test_text_no_database_takes_is_stored_escaped(engine: Engine, text: str) -> None:
     raw = samples.line_with_name(text)

@@ -17,6 +17,7 @@ from egress.store.database import tables
 from egress.store.database.database import writing
 from egress.store.policy import audit
 from egress.store.policy.audit import START, Actor, Verified
+from tests.examples import examples
 
 ROOT = Actor("uid:0 (root)", "req-1")
 COLUMNS = ("seq", "time", "actor", "request_id", "action", "target", "before", "after", "previous", "hash")
@@ -135,7 +136,7 @@ def test_an_entry_rewritten_with_its_hash_breaks_the_next(engine: Engine) -> Non
         assert audit.verify(connection).broken == 4
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=80, deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=examples(80), deadline=None)
 @given(seq=st.integers(1, 5), column=st.sampled_from(COLUMNS), place=st.integers(0, 200), bit=st.integers(0, 7))
 def test_no_bit_of_any_column_can_be_flipped(
     sqlite_engine: Engine, seq: int, column: str, place: int, bit: int

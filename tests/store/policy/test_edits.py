@@ -13,6 +13,7 @@ from egress.store.policy import audit, ruleset
 from egress.store.policy.audit import Actor
 from egress.store.policy.edits import Edit
 from egress.store.policy.ruleset import RuleFilter
+from tests.examples import examples
 from tests.policy.test_file import rules as any_rule
 
 ROOT = Actor("uid:0 (root)")
@@ -35,7 +36,7 @@ _edits = st.lists(st.lists(_steps, min_size=1, max_size=3), max_size=8)
 
 
 @pytest.mark.slow
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60, deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=examples(60), deadline=None)
 @given(edits=_edits)
 def test_any_edits(sqlite_engine: Engine, edits: list[list[tuple[object, ...]]]) -> None:
     model: dict[int, tuple[Rule, ...]] = {}

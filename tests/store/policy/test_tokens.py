@@ -17,6 +17,7 @@ from egress.store.database.errors import ConflictError, NotFoundError
 from egress.store.policy import audit, tokens
 from egress.store.policy.audit import Actor
 from egress.store.policy.tokens import Token
+from tests.examples import examples
 
 ROOT = Actor("uid:0 (root)", "req-1")
 NOW = 1_795_446_362.0
@@ -97,7 +98,7 @@ def test_wrong_tokens_are_refused(engine: Engine, wrong: dict[str, object]) -> N
         assert tokens.listed(connection) == ()
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=80, deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=examples(80), deadline=None)
 @given(text=st.text(max_size=80) | st.from_regex(r"egress_[0-9a-f]{8}_[A-Za-z0-9_-]{43}", fullmatch=True))
 def test_no_text_breaks_authentication(engine: Engine, text: str) -> None:
     with engine.connect() as connection:

@@ -24,6 +24,7 @@ from egress.store.query.history import AddressTraffic, History, HistoryTarget, W
 from egress.store.query.reader import Filter, findings
 from egress.store.query.search import compile_query
 from egress.store.recording.writer import store
+from tests.examples import examples
 from tests.hunt.histories import DAY, SINCE, WEEK, beacon, fill, flow, flows, named, query
 from tests.store import samples
 
@@ -195,7 +196,7 @@ def test_a_flow_may_name_any_rule_and_version(engine: Engine) -> None:
     assert [len(result.findings) for result in hunt(engine, load(["beacon.slow"]), WEEK, Settings())] == [1]
 
 
-@settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(8), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(records=st.lists(samples.flows, max_size=12))
 def test_any_rows_at_all(engine: Engine, records: list[FlowRecord]) -> None:
     """Records that an agent provoked never stop a hunt."""

@@ -18,6 +18,7 @@ from egress.store.database.database import writing
 from egress.store.database.tables import flows as flow_table
 from egress.store.query.reader import CHUNK, Filter, agents, findings, findings_of, flow, flow_details, flow_ids, flows
 from egress.store.recording.writer import store
+from tests.examples import examples
 from tests.store import samples
 
 MADE = [
@@ -127,7 +128,7 @@ def test_more_flows_than_one_fetch(engine: Engine) -> None:
     assert [int(record.flow_id, 16) for record, *_ in flow_details(engine, Filter())] == list(range(count))
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60, deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=examples(60), deadline=None)
 @given(
     pattern=st.text("abA-*?", max_size=6) | st.sampled_from(["[ab]*", "[!a]?", "a[!b-]*"]),
     names=st.lists(st.text("abA-", min_size=1, max_size=5), max_size=6, unique=True),

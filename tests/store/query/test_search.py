@@ -18,6 +18,7 @@ from egress.store.database.database import writing
 from egress.store.database.tables import findings, flows
 from egress.store.query.search import FIELDS, InvalidQueryError, compile_query, is_selective, one
 from egress.store.recording.writer import store
+from tests.examples import examples
 from tests.store import samples
 
 NOW = samples.START + 3600
@@ -162,7 +163,7 @@ PIECES = ["agent", "port", "name", "and", "or", "not", "-", "(", ")", ":", ">", 
 
 
 @given(st.lists(st.sampled_from(PIECES), max_size=24).map("".join) | st.text(max_size=40))
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 def test_any_text_is_a_condition_or_a_mistake_with_its_place(text: str) -> None:
     try:
         compile_query(text, flows, NOW)
@@ -209,7 +210,7 @@ def holds(tree: Tree, flow: FlowRecord) -> bool:
 
 
 @given(TREES)
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(100), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_and_or_not_mean_what_they_say(connection: Connection, tree: Tree) -> None:
     assert found(connection, written(tree)) == {name for name, flow in FLOWS.items() if holds(tree, flow)}
 

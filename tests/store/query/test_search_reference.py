@@ -20,6 +20,7 @@ from egress.store.database.database import open_database, writing
 from egress.store.database.tables import findings, flows
 from egress.store.query.search import FIELDS, compile_query
 from egress.store.recording.writer import store
+from tests.examples import examples
 from tests.store import samples
 from tests.store.postgres import Server
 
@@ -319,7 +320,7 @@ def both(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[d
 
 @pytest.mark.slow
 @given(tree=TREES)
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(150), deadline=None, suppress_health_check=list(HealthCheck))
 @example(tree=Term("agent", ":", ("[]]",)))
 @example(tree=Term("name", "!=", ("*",)))
 @example(tree=Not("-", Term("signature", ":", ("ssh.*",))))

@@ -23,6 +23,7 @@ from egress.store.query.story import agent_story, exactly, finding_story, flow_s
 from egress.store.query.tail import Tail
 from egress.store.query.timeline import axis, starts, timeline
 from egress.store.recording.writer import store
+from tests.examples import examples
 from tests.store import samples
 
 MADE = [
@@ -79,7 +80,7 @@ PICKS = st.lists(
 )
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=25, deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=examples(25), deadline=None)
 @given(PICKS)
 def test_counts_and_timelines_are_those_of_a_slow_reading(
     engine: Engine, picks: list[tuple[str, int, Action, int]]

@@ -15,6 +15,7 @@ from egress.records.eve import line
 from egress.store.recording.healing import Healed, heal
 from egress.store.recording.recorder import Recorder
 from egress.store.recording.segments import BATCH_BYTES
+from tests.examples import examples
 from tests.store import samples
 
 
@@ -36,7 +37,7 @@ def _aside(config: Config) -> list[bytes]:
     return [json.loads(text)["line"].encode("latin-1") for text in texts]
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=examples(50))
 @given(st.binary(max_size=300))
 def test_what_is_left_are_the_whole_lines_and_the_rest_is_kept_aside(config: Config, data: bytes) -> None:
     (config.state_dir / "quarantine.jsonl").unlink(missing_ok=True)

@@ -28,6 +28,7 @@ from egress.store.recording.evidence import SIZE, held, oversize
 from egress.store.recording.maintenance import Maintenance
 from egress.store.recording.sizes import holdings, oldest
 from egress.store.recording.writer import store
+from tests.examples import examples
 from tests.store import samples
 
 DAY = 86400.0
@@ -120,7 +121,7 @@ def test_stopped_anywhere_it_goes_on(engine: Engine) -> None:
     assert _ids(engine, tables.flows.c.flow_id) == []
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=25, deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=examples(25), deadline=None)
 @given(sizes=st.lists(st.integers(1, 60), max_size=8), most=st.integers(1, 600))
 def test_the_oldest_packets_go_until_the_rest_fits(engine: Engine, sizes: list[int], most: int) -> None:
     with writing(engine) as connection:

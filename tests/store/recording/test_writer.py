@@ -18,6 +18,7 @@ from egress.records.shape import Record
 from egress.store.database import tables
 from egress.store.database.database import storing, writing
 from egress.store.recording.writer import store
+from tests.examples import examples
 from tests.store import samples
 
 # Few ids, times and counts, so that many records have one key.
@@ -61,7 +62,7 @@ def _rows(engine: Engine, batches: Iterable[Sequence[Record]]) -> dict[str, list
 
 
 @pytest.mark.slow
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60, deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=examples(60), deadline=None)
 @given(batches=_BATCHES)
 def test_batches_single_records_and_both_databases_agree(
     sqlite_engine: Engine, postgresql_engine: Engine, batches: list[list[Record]]
