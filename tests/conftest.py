@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ from tests.turns import LOCK, needs_turn, take_turn
 
 # Two busy cores make any deadline flaky. CI repeats the same examples; elsewhere new ones are tried each time.
 settings.register_profile("egress", deadline=None, derandomize=bool(os.environ.get("CI")))
-settings.register_profile("fast", settings.get_profile("egress"), max_examples=20)  # make test FAST=1; see tests/examples.py
+settings.register_profile("fast", settings.get_profile("egress"), max_examples=20)  # make test FAST=1
 settings.load_profile("egress")
 
 
@@ -37,6 +38,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Refuse test ids that contain an object's address: workers would collect different ids, and no test would run."""
     if changing := [item.nodeid for item in items if " at 0x" in item.nodeid]:
         raise pytest.UsageError(f"name the parameters of {changing[0]}: its id is another one in each process")
+
+
+def pytest_collection_finish() -> None:
+    """Keep the garbage collector from walking all modules and tests again and again: none of them becomes garbage."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

@@ -9,4 +9,5 @@ FAST = "fast"
 
 def examples(whole: int) -> int:
     """The number given, which is for a whole run; in a fast run at most that of the profile `fast`."""
-    return min(whole, settings.default.max_examples) if settings.get_current_profile_name() == FAST else whole
+    fast = settings.get_current_profile_name() == FAST
+    return min(whole, settings.get_profile(FAST).max_examples) if fast else whole

@@ -15,8 +15,9 @@ SIZE = 12_000
 @pytest.mark.parametrize("name", INPUTS)
 def test_cost_grows_with_the_bytes(name: str) -> None:
     few, many = INPUTS[name](SIZE), INPUTS[name](4 * SIZE)
-    # A start-up cost makes the ratio less than 4; quadratic: 16.
-    assert min(seconds(many) for _ in range(2)) < 9 * min(seconds(few) for _ in range(3))
+    most = 9 * min(seconds(few) for _ in range(3))
+    # A start-up cost makes the ratio less than 4; quadratic: 16. A disturbed measurement is made again.
+    assert any(seconds(many) < most for _ in range(2))
 
 
 @pytest.mark.parametrize("name", INPUTS)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import ast
+import functools
 import importlib
 import pkgutil
 import re
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import click
 import pytest
@@ -37,9 +39,30 @@ def where(path: Path) -> str:
     return str(path.relative_to(ROOT))
 
 
-def trees() -> Iterator[tuple[Path, ast.Module]]:
+class Definition(NamedTuple):
+    """A module, class or function of a source, as far as the rules below need it."""
+
+    path: Path
+    node: type[ast.AST]
+    name: str
+    line: int
+    lines: int
+    docstring: str | None
+
+
+@functools.cache
+def definitions() -> list[Definition]:
+    """Read every source once for all rules: the trees of the whole project take seconds, and much memory."""
+    found = []
     for path in SOURCES:
-        yield path, ast.parse(path.read_bytes(), str(path))
+        for node in ast.walk(ast.parse(path.read_bytes(), str(path))):
+            if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+                length = (node.end_lineno or node.lineno) - node.lineno + 1
+                found.append(Definition(path, type(node), node.name, node.lineno, length, ast.get_docstring(node)))
+            elif isinstance(node, ast.Module) and node.body:
+                lines = path.read_bytes().count(b"\n")
+                found.append(Definition(path, ast.Module, path.stem, 1, lines, ast.get_docstring(node)))
+    return found
 
 
 def signatures() -> list[str]:
@@ -104,21 +127,17 @@ def test_signatures_and_hunters_share_no_id() -> None:
 def test_files_and_functions_stay_readable() -> None:
     """A file can be read in one sitting, a function on one screen: longer ones hide their mistakes."""
     long = []
-    for path, tree in trees():
-        lines = path.read_bytes().count(b"\n")
-        if lines > MAX_FILE:
+    for path, node, name, line, lines, _ in definitions():
+        if node is ast.Module and lines > MAX_FILE:
             long.append(f"{where(path)}: {lines} lines, at most {MAX_FILE}: split it")
-        for node in ast.walk(tree):
-            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-                length = (node.end_lineno or node.lineno) - node.lineno + 1
-                if length > MAX_FUNCTION:
-                    long.append(f"{where(path)}:{node.lineno} {node.name}: {length} lines, at most {MAX_FUNCTION}")
+        if node in (ast.FunctionDef, ast.AsyncFunctionDef) and lines > MAX_FUNCTION:
+            long.append(f"{where(path)}:{line} {name}: {lines} lines, at most {MAX_FUNCTION}")
     assert not long, "\n".join(long)
 
 
 def test_every_module_has_a_docstring() -> None:
     """The first line of a file says what its module is for."""
-    silent = [where(path) for path, tree in trees() if tree.body and not ast.get_docstring(tree)]
+    silent = [where(each.path) for each in definitions() if each.node is ast.Module and not each.docstring]
     assert not silent, f"module docstring missing: {', '.join(silent)}"
 
 
@@ -131,16 +150,10 @@ RIDDLES = {
 def test_docstrings_begin_with_a_verb_or_a_noun() -> None:
     """A docstring whose subject is left to the reader is read twice."""
     riddles = []
-    for path, tree in trees():
-        for node in ast.walk(tree):
-            if not isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-                continue
-            words = (ast.get_docstring(node) or "").split()
-            if words and words[0].strip(",.;:") in RIDDLES:
-                line = getattr(node, "lineno", 1)
-                riddles.append(
-                    f"{where(path)}:{line}: begins with '{words[0]}': begin with a verb, or name the subject"
-                )
+    for path, _, _, line, _, docstring in definitions():
+        words = (docstring or "").split()
+        if words and words[0].strip(",.;:") in RIDDLES:
+            riddles.append(f"{where(path)}:{line}: begins with '{words[0]}': begin with a verb, or name the subject")
     assert not riddles, "\n".join(riddles)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sqlite3
 import sys
 from contextlib import closing
@@ -24,11 +25,22 @@ MINER, SSH, WEB, WEB6 = (str(ROOT / "tests" / "captures" / name / "capture.pcapn
 AGENT = "10.99.1.2"
 
 
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A place for the cases of the first test that makes them: the others take a copy."""
+    return tmp_path_factory.mktemp("incident") / "cases"
+
+
 @pytest.fixture
-def incident(cli: Cli) -> Cli:
+def incident(cli: Cli, kept: Path) -> Cli:
+    made = cli.directory / "cases"
+    if kept.is_dir():
+        shutil.copytree(kept, made)
+        return cli
     done = cli("replay", "--into-db", "incident", MINER, SSH, WEB)
     assert done.code == 3, done
     assert done.out.endswith("stored in case incident: egress query --case incident\n")
+    shutil.copytree(made, kept)
     return cli
 
 

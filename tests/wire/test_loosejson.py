@@ -66,12 +66,13 @@ def test_short_lines_are_left_out() -> None:
 @pytest.mark.parametrize("line", [b"//\n", b"{'\n", b"/**/\n"])
 def test_short_lines_are_not_read_as_texts(line: bytes) -> None:
     def cost(shortest: int) -> float:
-        reader, data = LooseLines(shortest), line * 10_000
+        reader, data = LooseLines(shortest), line * 4_000
         began = time.process_time()
         reader.feed(data)
         return time.process_time() - began
 
-    assert min(cost(20) for _ in range(5)) < min(cost(0) for _ in range(5)) / 3
+    most = min(cost(0) for _ in range(3)) / 3
+    assert any(cost(20) < most for _ in range(5))  # a disturbed measurement is made again
 
 
 @given(

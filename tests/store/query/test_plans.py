@@ -6,7 +6,10 @@ With few rows PostgreSQL would rather read them all, and is told not to: what is
 from __future__ import annotations
 
 import re
+import shutil
 import time
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
@@ -15,19 +18,33 @@ from sqlalchemy.engine import Engine
 from bench.plans import explained
 from bench.questions import QUESTIONS, Known, Question
 from egress.model import Action
-from egress.store.database.database import writing
+from egress.store.database.database import open_database, writing
 from egress.store.database.matching import glob
 from egress.store.database.tables import DAYED, flows
 from egress.store.recording.writer import store
 from tests.store import samples
+from tests.store.postgres import Server
 
 NOW = time.time()
 KNOWN = Known(NOW, "a1", "10.0.0.3", samples.FLOW.flow_id, samples.FINDING.finding_id, "r1")
 
 
-@pytest.fixture
-def filled(engine: Engine) -> Engine:
-    """Flows of four days, so that what a day has is few."""
+@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+def filled(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, empty_database: Path
+) -> Iterator[Engine]:
+    """A database with flows of four days, so that what a day has is few; the questions only read it."""
+    if request.param == "sqlite":
+        engine = open_database(f"sqlite:///{shutil.copy(empty_database, tmp_path_factory.mktemp('plans'))}")
+    else:
+        server: Server = request.getfixturevalue("server")
+        engine = open_database(server.new("template_egress"))
+    _fill(engine)
+    yield engine
+    engine.dispose()
+
+
+def _fill(engine: Engine) -> None:
     flows = [
         samples.numbered(
             number,
@@ -45,7 +62,6 @@ def filled(engine: Engine) -> Engine:
     if engine.dialect.name == "postgresql":
         with engine.begin() as connection:
             connection.exec_driver_sql("ANALYZE")
-    return engine
 
 
 @pytest.mark.parametrize("question", QUESTIONS, ids=lambda question: question.name)
