@@ -169,6 +169,9 @@ def _workers(workers: list[dict[str, Any]]) -> Iterator[Metric]:
     journal = CounterMetricFamily("egress_journal", "records written, failed and lost", labels=["worker", "what"])
     healthy = GaugeMetricFamily("egress_journal_healthy", "1: records can be written", labels=["worker"])
     waiting = GaugeMetricFamily("egress_journal_waiting", "records that wait in memory", labels=["worker"])
+    folded = CounterMetricFamily(
+        "egress_folded", "flows and refusals without records of their own, beyond the quota", labels=["agent"]
+    )
     engine = GaugeMetricFamily("egress_engine", "the engine's counters and table sizes", labels=["worker", "what"])
     for each in workers:
         worker, counters = str(each["index"]), each["counters"]
@@ -187,9 +190,11 @@ def _workers(workers: list[dict[str, Any]]) -> Iterator[Metric]:
         waiting.add_metric([worker], counters["journal"].get("waiting", 0))
         for what in ("written", "failures", "lost"):
             journal.add_metric([worker, what], counters["journal"][what])
+        for agent, count in counters.get("folded", {}).items():
+            folded.add_metric([agent], count)
         for what, count in counters["engine"].items():
             engine.add_metric([worker, what], count)
-    yield from (alive, restarts, packets, dropped, faults, healthy, waiting, journal, engine)
+    yield from (alive, restarts, packets, dropped, faults, healthy, waiting, journal, folded, engine)
 
 
 def _gauge(name: str, about: str, value: float | None) -> Metric:

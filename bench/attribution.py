@@ -131,7 +131,9 @@ def cost(rounds: int = 50, flows_each: int = 200) -> tuple[float, float]:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
     notifier = Notifier([ours.detach()], lambda _: None)
-    engine = Engine(Limits(max_flows=10**6, max_flows_agent=10**6), Policy(1, (Rule("all", Action.ACCEPT),)), [])
+    engine = Engine(
+        Limits(max_flows=10**6, max_flows_agent=10**6, records_agent=0), Policy(1, (Rule("all", Action.ACCEPT),)), []
+    )
     agent = Agent("bench", ("10.0.0.0/24",))
     judging, telling = [], []
     for number in range(rounds):

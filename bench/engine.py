@@ -43,7 +43,7 @@ def measure() -> dict[str, float]:
     ]
     ack = tcp(talk.local, talk.remote, talk.sport, talk.dport, ACK, talk.seq, talk.ack)
     syns = [tcp(talk.local, talk.remote, 1024 + at, 443, 2, 1, 0) for at in range(COUNT)]
-    wide = Engine(Limits(max_flows=10**6, max_flows_agent=10**6), Policy(), [])
+    wide = Engine(Limits(max_flows=10**6, max_flows_agent=10**6, records_agent=0), Policy(), [])
     fresh = engine(limits=Limits(settle_bytes=10**9, max_buffered=10**9))
     opened = Talk().open()
     opened.play(fresh, who)

@@ -34,7 +34,7 @@ def bulk(number: int) -> list[Step]:
 
 def bytes_a_flow(make: Maker, default: Action, flows: int) -> float:
     """Measure the bytes of memory that the engine keeps for each of many flows, each to another address."""
-    judge = Engine(Limits(max_flows=10**6, max_flows_agent=10**6), Policy(), load())
+    judge = Engine(Limits(max_flows=10**6, max_flows_agent=10**6, records_agent=0), Policy(), load())
     who, ts, before = agent(default=default), START, 0
 
     def play(numbers: range) -> None:

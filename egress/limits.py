@@ -29,10 +29,14 @@ class Limits:
     idle_gap: float = 0.4  # silence of both sides that ends a burst
     ask_timeout: float = 120.0  # a flow or query that waits for an approval is refused after this long
     ask_holds: int = 64  # holds of one agent that wait at a time; more are refused at once
+    records_agent: int = 10_000  # records of one agent written one by one in a burst; more are folded; 0: no quota
+    records_agent_day: int = 250_000  # and in 24 hours: the rate at which the burst is refilled
     evidence_packets: int = 32  # packets of an undecided flow kept for a finding, half of them the first; 0: none
     evidence_bytes: int = 32768  # bytes of those packets, at most
 
     def __post_init__(self) -> None:
+        if self.records_agent < 0 or self.records_agent_day < 0:
+            raise InputError("limits: records_agent (0: no quota) and records_agent_day must not be negative")
         if not (0 <= self.evidence_packets <= EVIDENCE_PACKETS and 0 <= self.evidence_bytes <= 32768):
             raise InputError(
                 f"limits: evidence_packets must be from 0 to {EVIDENCE_PACKETS}, evidence_bytes from 0 to 32768"

@@ -168,7 +168,7 @@ class Replay:
         self.report = Report(file)
         self._store = keep
         self._policy = policy
-        self._engine = Engine(Limits(), policy, signatures.load())
+        self._engine = Engine(Limits(records_agent=0), policy, signatures.load())
         self._agents = Agents(networks)
         self._fragments = Reassembler()
         self._clock = 0.0

@@ -90,6 +90,7 @@ def _gateway(config: Config) -> list[Check]:
     if "journal" in status:  # a gateway of an older version may still run
         found.append(_journal(status["journal"]))
     found += _attribution(status) if "attribution" in status else []
+    found += _folded(status["workers"])
     names = ", ".join(agent["name"] for agent in status["agents"]) or "none; attach one with egress agent add"
     found.append(Check("agents", True, names))
     found += [Check(f"agent {name}", False, f"not attached: {why}") for name, why in status["absent"].items()]
@@ -171,6 +172,16 @@ def _journal(journal: dict[str, Any]) -> Check:
         effect = "new flows are refused" if journal["on_full"] == "refuse" else "new flows pass UNRECORDED"
         text += f"; full for {_span(journal['since'])}: {effect} until the recorder has caught up (see database)"
     return Check("journal", not (journal["full"] or journal["lost"] or journal.get("restored")), text)
+
+
+def _folded(workers: list[dict[str, Any]]) -> list[Check]:
+    """Name the agents that are over their quota of records: it costs detail, and no protection."""
+    over = {name: count for worker in workers for name, count in worker["counters"].get("folded", {}).items()}
+    if not over:
+        return []
+    text = ", ".join(f"{name or 'no agent'} {count}" for name, count in sorted(over.items()))
+    hint = "flows and refusals without records of their own, counted together; look at what these agents do"
+    return [Check("record quota", True, f"{text} {hint}, or raise limits.records_agent")]
 
 
 def _recorder(recorder: dict[str, Any]) -> Check:

@@ -18,7 +18,7 @@ from egress.cli.output.oneline import brief
 from egress.cli.output.text import plain, when
 from egress.model import Action
 from egress.records.eve import to_eve
-from egress.records.shape import AnomalyRecord, FlowRecord, ProcessRecord
+from egress.records.shape import AnomalyRecord, FlowRecord, FoldedRecord, ProcessRecord
 from egress.store.database.commits import Watch
 from egress.store.database.handles import Engine
 from egress.store.query.reader import Filter
@@ -108,4 +108,4 @@ def _colour(record: Observed) -> str:
         return {Action.ACCEPT: "green", Action.HOLD: "yellow"}.get(record.action, "red")
     if isinstance(record, ProcessRecord):
         return "cyan"
-    return "yellow" if isinstance(record, AnomalyRecord) else "bright_red"
+    return "yellow" if isinstance(record, AnomalyRecord | FoldedRecord) else "bright_red"

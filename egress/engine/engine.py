@@ -29,10 +29,10 @@ from egress.dissection.stream import SegmentOverflowError
 from egress.engine.flow import Flow, Key, flow_key, repeated_handshake
 from egress.engine.holds import Holds
 from egress.engine.judge import Judge
-from egress.engine.outcome import Outbox, Outcome
+from egress.engine.outbox import Outbox
+from egress.engine.outcome import Outcome
 from egress.engine.patterns import Patterns, with_beginning
 from egress.engine.reassembly import events, rhythmic
-from egress.engine.records import finding_record, flow_record
 from egress.engine.refusals import Refusals
 from egress.engine.settling import Settling
 from egress.engine.signature import Signature, listeners
@@ -88,7 +88,8 @@ class Engine:
         self.limits = limits
         self.refuse_new = False  # records cannot be written: nothing new may pass
         self._listeners = listeners(signatures)
-        outbox = self._outbox = Outbox()
+        outbox = self._outbox = Outbox(limits)
+        self.note, self.folded = outbox.note, outbox.folded
         self._refusals = Refusals(outbox)
         self._tracker = Tracker(limits, outbox)
         self._judge = Judge(limits, policy, gate_queries=gate_queries, refuse_ech=refuse_ech)
@@ -225,9 +226,8 @@ class Engine:
 
     def _flag(self, flow: Flow, finding: Finding, ts: float) -> None:
         """Record a finding and refuse its flow; if the flow's rule exempts the signature, only record the finding."""
-        self._outbox.counts["findings"] += 1
         if exempt(flow.rule, finding.signature):
-            self._outbox.put(finding_record(flow, finding, ts, Action.ACCEPT))
+            self._outbox.finding(flow, finding, ts, Action.ACCEPT)
             return
         if finding.effect is Effect.DESTINATION:
             self._judge.refuse_destination(flow, ts)
@@ -235,11 +235,8 @@ class Engine:
         flow.identify()
         evidence = flow.evidence
         self._verdicts.refuse(flow, Reason.FINDING, ts)
-        record = finding_record(flow, finding, ts, Action.REJECT)
-        self._outbox.put(record)
-        if evidence is not None:
-            self._outbox.put(evidence.record(record))
-        self._outbox.put(flow_record(flow, ts))
+        self._outbox.finding(flow, finding, ts, Action.REJECT, evidence)
+        self._outbox.flow(flow, ts)
 
     def _resume(self, flow: Flow, packet: Packet, ts: float) -> Verdict | None:
         """Answer a packet while its flow's hold is pending; then judge the flow again, and return None: inspect it."""
@@ -289,7 +286,7 @@ class Engine:
         self._verdicts.admit(flow, ts)
         self._tracker.add(flow)
         self._outbox.counts["flows"] += 1
-        self._outbox.put(flow_record(flow, ts))
+        self._outbox.flow(flow, ts)
         return None
 
     # --- time and change --------------------------------------------------------------------------------
@@ -302,11 +299,12 @@ class Engine:
         self._refusals.tick(ts)
         self._verdicts.tick(ts)
         self._tracker.expire(ts)
+        self._outbox.tick(ts)
         return self._outbox.take()
 
     def next_tick(self) -> float:
         """Return the time at which `tick` has something to do; infinity if there is nothing."""
-        return min(self._tracker.next_tick(), self._refusals.next_tick(), self._verdicts.next_tick())
+        return min(part.next_tick() for part in (self._tracker, self._refusals, self._verdicts, self._outbox))
 
     def withdraw(self, raw: bytes, ts: float, agent: Agent, direction: Direction) -> tuple[Record, ...]:
         """Undo the flow that the packet just judged began: its records could not be written, so it did not pass.
@@ -384,6 +382,7 @@ class Engine:
         """
         self._verdicts.forget(agent)
         self._tracker.drop(agent, ts)
+        self._outbox.release(agent, ts)
         return self._outbox.take()
 
     def shutdown(self, ts: float) -> tuple[Record, ...]:
@@ -392,6 +391,7 @@ class Engine:
         for agent in self._tracker.agents():
             self._verdicts.forget(agent)
         self._tracker.drop_all(ts)
+        self._outbox.release_all(ts)
         return self._outbox.take()
 
     def stats(self) -> dict[str, int]:

@@ -81,6 +81,7 @@ class Flow(Life):
         "packets_out",
         "picked_up",
         "proto",
+        "recorded",
         "remote",
         "rport",
         "rule",
@@ -108,6 +109,7 @@ class Flow(Life):
         self.last_ack = self.next_out = -1  # TCP: the agent's last acknowledgement, and its next sequence number
         self.state = "new"  # of the connection, as far as timeouts need it: new, established, closed
         self.finished = 0  # TCP: bits of the directions that have sent a FIN
+        self.recorded: bool | None = None  # has records of its own; None: not decided yet (`folding`)
         self.app = self.server_name = ""
         self.names = NONE
         self.said: str | None = None
@@ -157,6 +159,11 @@ class Flow(Life):
     def forget_found(self) -> None:
         """Let each signature flag the flow again."""
         self.found = NONE
+
+    def record(self, recorded: bool) -> bool:
+        """Note whether the flow has records of its own, or is only counted; returns that."""
+        self.recorded = recorded
+        return recorded
 
     def count(self, packet: Packet, ts: float, direction: Direction) -> None:
         """Count one packet."""

@@ -27,7 +27,7 @@ from collections import Counter
 from ipaddress import ip_address
 
 from egress.engine.flow import Flow
-from egress.engine.outcome import Outbox
+from egress.engine.outbox import Outbox
 from egress.limits import Limits
 from egress.model import Agent, Hold, Mode, protocol_name
 from egress.policy.domain import is_host

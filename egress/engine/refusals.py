@@ -10,7 +10,7 @@ from dataclasses import replace
 from ipaddress import ip_address
 
 from egress.engine.anomalies import Anomalies
-from egress.engine.outcome import Outbox
+from egress.engine.outbox import Outbox
 from egress.model import Action, Agent, Mode, Packet, Reason, Verdict, protocol_name
 from egress.records.shape import AnomalyRecord
 from egress.wire.ip import addresses
@@ -47,14 +47,18 @@ class Refusals:
         if ts >= self._anomalies.due:
             for folded in self._anomalies.take():
                 if folded.count > 1:  # the first was reported at once
-                    self._outbox.put(replace(folded, time=ts, count=folded.count - 1))
+                    rest = replace(folded, time=ts, count=folded.count - 1)
+                    self._outbox.anomaly(rest, _action(folded.reason), ts)
 
     def _verdict(self, agent: Agent, anomaly: AnomalyRecord) -> Verdict:
         self._outbox.counts[anomaly.reason.value] += 1
+        action = _action(anomaly.reason)
         if self._anomalies.note(anomaly):
-            self._outbox.put(anomaly)
-        whole = anomaly.reason in CONNECTION_REASONS
-        action = Action.REJECT if whole else Action.DROP
+            self._outbox.anomaly(anomaly, action, anomaly.time)
         if agent.mode is Mode.MONITOR and not agent.quarantined:
             action = Action.ACCEPT
-        return Verdict(action, anomaly.reason, packet_only=not whole)
+        return Verdict(action, anomaly.reason, packet_only=anomaly.reason not in CONNECTION_REASONS)
+
+
+def _action(reason: Reason) -> Action:
+    return Action.REJECT if reason in CONNECTION_REASONS else Action.DROP

@@ -5,9 +5,8 @@ from __future__ import annotations
 from egress.dissection.registry import REGISTRY
 from egress.engine.flow import Flow
 from egress.engine.judge import Judge
-from egress.engine.outcome import Outbox
+from egress.engine.outbox import Outbox
 from egress.engine.patterns import Patterns
-from egress.engine.records import flow_record
 from egress.engine.stage import Stage
 from egress.engine.tracker import Tracker
 from egress.engine.verdicts import Verdicts
@@ -29,7 +28,7 @@ class Settling:
     def identify(self, flow: Flow, ts: float) -> None:
         """Copy the protocol and name that dissection found to the flow; judge it again if the protocol is new."""
         if flow.identify() and not self._verdicts.rejudge(flow, ts):
-            self._outbox.put(flow_record(flow, ts))
+            self._outbox.flow(flow, ts)
 
     def settle_if_due(self, flow: Flow, ts: float) -> None:
         """Settle a flow that can prove nothing more: it is opaque, or past the bytes that any proof needs.
@@ -51,7 +50,7 @@ class Settling:
             self._verdicts.rejudge(flow, ts)
         if full and flow.who.mode is not Mode.MONITOR and flow.outcome.verdict.action is Action.ACCEPT:
             self._verdicts.refuse(flow, Reason.MEMCAP, ts)
-            self._outbox.put(flow_record(flow, ts))
+            self._outbox.flow(flow, ts)
         if flow.outcome.verdict.action is Action.ACCEPT:
             # QUIC may open further connections, with other names, on a pair of ports in use: always listen.
             self._settle(flow, listening=not done or flow.app in REGISTRY.reconnecting)

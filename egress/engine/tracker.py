@@ -13,8 +13,7 @@ from collections.abc import Iterator
 
 from egress.addresses import Networks
 from egress.engine.flow import Flow, FlowTable, Key
-from egress.engine.outcome import Outbox
-from egress.engine.records import flow_record
+from egress.engine.outbox import Outbox
 from egress.engine.stage import Stage
 from egress.limits import Limits
 from egress.model import TCP, Agent
@@ -196,7 +195,7 @@ class Tracker:
         flow.forget()
         self.live -= 1
         self._timers.trim(self.live)
-        self._outbox.put(flow_record(flow, ts, why))
+        self._outbox.flow(flow, ts, why)
 
     def agents(self) -> list[str]:
         return list(self._tables)

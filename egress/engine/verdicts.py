@@ -17,8 +17,7 @@ from collections import deque
 from egress.engine.flow import Flow
 from egress.engine.holds import APPROVED, DENIED, EXPIRED, WITHDRAWN, Holds, asks
 from egress.engine.judge import Judge
-from egress.engine.outcome import Outbox
-from egress.engine.records import flow_record
+from egress.engine.outbox import Outbox
 from egress.engine.stage import Stage
 from egress.engine.tracker import TURN, Tracker
 from egress.model import Action, Agent, Hold, Mode, Policy, PolicyChange, Reason, Verdict
@@ -64,7 +63,7 @@ class Verdicts:
         objection = self._judge.refusal(reason)
         flow.set_objection(objection)
         self._decide(flow, objection, ts)
-        self._outbox.put(flow_record(flow, ts))
+        self._outbox.flow(flow, ts)
 
     def waits(self, flow: Flow) -> bool:
         """Return True if the flow's hold is still pending."""
@@ -77,7 +76,7 @@ class Verdicts:
         self._decide(flow, verdict, ts, hold)
         changed = (old.action, old.reason, old.rule_id) != (verdict.action, verdict.reason, verdict.rule_id)
         if changed:
-            self._outbox.put(flow_record(flow, ts))
+            self._outbox.flow(flow, ts)
         return changed
 
     def _decide(self, flow: Flow, verdict: Verdict, ts: float, hold: str = "") -> None:

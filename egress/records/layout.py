@@ -31,6 +31,7 @@ OBJECTS = {
     "anomaly": "the refusals",
     "evidence": "the packets of the finding",
     "process": "the process that opened the flow",
+    "folded": "what is counted together",
 }
 _RANK = {path: rank for rank, path in enumerate(ORDER)}
 _SLOT = "%s"  # the place of a value in a template

@@ -232,4 +232,37 @@ class ProcessRecord:
     started: Annotated[float | None, At("process.started", OrNull(TIME), "when it began; an exec does not count")]
 
 
-Record = FlowRecord | FindingRecord | AnomalyRecord | EvidenceRecord | ProcessRecord
+class FoldedKind(StrEnum):
+    """The kind of records that a folded record counts."""
+
+    FLOW = "flow"
+    ALERT = "alert"
+    ANOMALY = "anomaly"
+
+
+@dataclass(frozen=True, slots=True)
+class FoldedRecord:
+    """Flows, findings or refused packets of one agent that have no records of their own, counted together.
+
+    It is written each minute while an agent is over its quota of records (`limits.records_agent`). Nothing is refused
+    for that. Of each kind of decision the first one in a minute has records of its own all the same.
+    """
+
+    event_type: ClassVar[Annotated[str, At("event_type", Word(["folded"]), "the kind of record")]] = "folded"
+    agent: _Agent
+    time: Annotated[float, At("timestamp", TIME, "when the counts ended")]
+    start: Annotated[float, At("folded.start", TIME, "when the counts began")]
+    kind: Annotated[FoldedKind, At("folded.kind", Word(FoldedKind), "what is counted")]
+    proto: Annotated[str, At("proto", MAYBE_PROTOCOL, "empty if there are several")]
+    dst: Annotated[str, At("dest_ip", MAYBE_ADDRESS, "the other side; empty if there are several")]
+    dport: Annotated[int, At("dest_port", PORT, "0 if the protocol has none, or there are several")]
+    action: Annotated[Action, At("verdict.action", Word(Action), "the decision about each of them")]
+    reason: Annotated[Reason, At("verdict.reason", Word(Reason), "the reason for it")]
+    signature: Annotated[str, At("folded.signature", NAME, "of the findings; empty for other kinds")]
+    count: Annotated[int, At("folded.count", COUNT, "how many got this decision")]
+    packets: Annotated[int, At("folded.packets", COUNT, "packets of the flows that ended with it, or refused packets")]
+    bytes_out: Annotated[int, At("folded.bytes_out", COUNT, "IP bytes from the agent, of the flows that ended with it")]
+    bytes_in: Annotated[int, At("folded.bytes_in", COUNT, "IP bytes to the agent, of the flows that ended with it")]
+
+
+Record = FlowRecord | FindingRecord | AnomalyRecord | EvidenceRecord | ProcessRecord | FoldedRecord

@@ -1,15 +1,12 @@
-"""The outbox keeps records in order and hands out each one once."""
+"""The outcome of a packet that changes nothing has no records."""
 
 from __future__ import annotations
 
-from egress.engine.outcome import Outbox
-from egress.model import Reason
-from egress.records.shape import AnomalyRecord
+from egress.engine.outcome import Outcome
+from tests.traffic import Talk, agent, engine
 
 
-def test_records_leave_in_order_and_once() -> None:
-    outbox = Outbox()
-    one, two, three = (AnomalyRecord("a", float(number), Reason.SPOOFED, "x", 1) for number in range(3))
-    outbox.put(one)
-    outbox.put(two, three)
-    assert outbox.take() == (one, two, three) and outbox.take() == ()
+def test_only_a_packet_that_changes_something_has_records() -> None:
+    first, *others = Talk(dport=9).open().play(engine(), agent()).outcomes
+    assert len(first.records) == 1
+    assert others[-1] == Outcome(first.verdict)

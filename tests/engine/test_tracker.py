@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from egress.engine.flow import Flow
-from egress.engine.outcome import Outbox
+from egress.engine.outbox import Outbox
 from egress.engine.tracker import SLACK, TURN, Timers, Tracker
 from egress.limits import Limits
 from egress.model import TCP, Action, Direction, Reason, Verdict
@@ -37,7 +37,7 @@ def ended(outbox: Outbox) -> list[FlowRecord]:
 
 
 def test_an_agent_makes_room_among_its_own() -> None:
-    outbox = Outbox()
+    outbox = Outbox(Limits())
     tracker = Tracker(Limits(max_flows_agent=3), outbox)
     add(tracker, "a", 1), add(tracker, "a", 2, condemned=True), add(tracker, "a", 3, settled=True)
     add(tracker, "b", 1, settled=True)
@@ -50,7 +50,7 @@ def test_an_agent_makes_room_among_its_own() -> None:
 
 
 def test_a_full_engine_takes_from_the_agent_with_the_most() -> None:
-    outbox = Outbox()
+    outbox = Outbox(Limits())
     tracker = Tracker(Limits(max_flows=4), outbox)
     for port in range(4):
         add(tracker, "a", port, settled=True)
@@ -60,14 +60,14 @@ def test_a_full_engine_takes_from_the_agent_with_the_most() -> None:
 
 
 def test_an_idle_undecided_flow_may_go() -> None:
-    tracker = Tracker(Limits(max_flows_agent=1), Outbox())
+    tracker = Tracker(Limits(max_flows_agent=1), Outbox(Limits()))
     add(tracker, "a", 1)
     assert not tracker.make_room(tracker.table("a"), START + 29)
     assert tracker.make_room(tracker.table("a"), START + 31)
 
 
 def test_a_dropped_agent_leaves_nothing() -> None:
-    outbox = Outbox()
+    outbox = Outbox(Limits())
     tracker = Tracker(Limits(), outbox)
     add(tracker, "a", 1), add(tracker, "a", 2), add(tracker, "b", 1)
     tracker.drop("a", START)
@@ -85,7 +85,7 @@ def test_a_refused_flow_has_one_timer_and_a_forgotten_one_has_none() -> None:
 
 
 def test_many_due_flows_are_forgotten_in_turns() -> None:
-    outbox, late = Outbox(), START + 10**5
+    outbox, late = Outbox(Limits()), START + 10**5
     tracker = Tracker(Limits(), outbox)
     for port in range(3 * TURN + 1):
         add(tracker, "a", port)
@@ -102,7 +102,7 @@ def test_many_due_flows_are_forgotten_in_turns() -> None:
 
 
 def test_timers_that_come_too_early_take_turns_too() -> None:
-    tracker = Tracker(Limits(), Outbox())
+    tracker = Tracker(Limits(), Outbox(Limits()))
     flows = [add(tracker, "a", port) for port in range(2 * TURN)]
     late = tracker.next_tick()
     for each in flows:
@@ -114,7 +114,7 @@ def test_timers_that_come_too_early_take_turns_too() -> None:
 
 
 def test_the_flows_of_a_gone_agent_end_in_turns_and_once_each() -> None:
-    outbox, late = Outbox(), START + 10**5
+    outbox, late = Outbox(Limits()), START + 10**5
     tracker = Tracker(Limits(), outbox)
     for port in range(2 * TURN + 1):
         add(tracker, "a", port)
@@ -131,7 +131,7 @@ def test_the_flows_of_a_gone_agent_end_in_turns_and_once_each() -> None:
 
 
 def test_the_end_of_all_agents_is_not_put_off() -> None:
-    outbox = Outbox()
+    outbox = Outbox(Limits())
     tracker = Tracker(Limits(), outbox)
     for name in ("a", "b"):
         for port in range(TURN + 1):

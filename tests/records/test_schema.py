@@ -28,7 +28,10 @@ from tests.store import samples
 from tests.traffic import START, agent, engine, udp
 
 DOCS = Path(__file__).parents[2] / "docs" / "records.md"
-SAMPLES: tuple[Record, ...] = (samples.FLOW, samples.FINDING, samples.ANOMALY, samples.EVIDENCE, samples.PROCESS)
+SAMPLES: tuple[Record, ...] = (
+    *(samples.FLOW, samples.FINDING, samples.ANOMALY, samples.EVIDENCE, samples.PROCESS),
+    samples.FOLDED,
+)
 CAPTURES = Path(__file__).parents[1] / "captures"
 
 
@@ -69,6 +72,7 @@ records = st.one_of(
     ),
     st.builds(replace, samples.evidence, finding_id=ids, flow_id=ids),
     st.builds(replace, samples.processes, flow_id=ids),
+    st.builds(replace, samples.folded, dst=addresses | st.just(""), proto=protocols | st.just("")),
 )
 
 
@@ -101,7 +105,7 @@ def _made() -> Iterator[Record]:
 
 def test_the_records_of_the_engine_validate() -> None:
     made = list(_made())
-    assert {to_eve(record)["event_type"] for record in made} == set(EVENTS) - {"process"}
+    assert {to_eve(record)["event_type"] for record in made} == set(EVENTS) - {"process", "folded"}
     assert [complaint for record in made for complaint in complaints(document(record))] == []
 
 

@@ -15,6 +15,8 @@ from egress.records.shape import (
     EvidenceRecord,
     FindingRecord,
     FlowRecord,
+    FoldedKind,
+    FoldedRecord,
     ProcessRecord,
     ProcessStatus,
 )
@@ -100,6 +102,22 @@ PROCESS = ProcessRecord(
     container="3f" * 32,
     started=START - 0.5,
 )
+FOLDED = FoldedRecord(
+    agent="train-1",
+    time=START + 60.0,
+    start=START,
+    kind=FoldedKind.FLOW,
+    proto="udp",
+    dst="198.51.100.7",
+    dport=53,
+    action=Action.REJECT,
+    reason=Reason.DEFAULT,
+    signature="",
+    count=25_000,
+    packets=25_100,
+    bytes_out=1_500_000,
+    bytes_in=0,
+)
 STEP = Step(
     agent="train-1",
     episode="conv_5j66UpCp",
@@ -172,7 +190,14 @@ processes = st.builds(
     uid=st.none() | identities,
     started=st.none() | times,
 )
-records = flows | findings | anomalies | evidence | processes
+folded = st.builds(
+    FoldedRecord,
+    **dict.fromkeys(("agent", "proto", "dst", "signature"), words),
+    **dict.fromkeys(("count", "packets", "bytes_out", "bytes_in"), counts),
+    **dict.fromkeys(("time", "start"), times),
+    dport=ports,
+)
+records = flows | findings | anomalies | evidence | processes | folded
 
 
 def line_with_name(name: str) -> bytes:

@@ -4,10 +4,17 @@ from __future__ import annotations
 
 from egress.cli.output.text import endpoint, plain, size
 from egress.model import Mode
-from egress.records.shape import AnomalyRecord, FindingRecord, FlowRecord, ProcessRecord, ProcessStatus
+from egress.records.shape import (
+    AnomalyRecord,
+    FindingRecord,
+    FlowRecord,
+    FoldedRecord,
+    ProcessRecord,
+    ProcessStatus,
+)
 
 
-def brief(record: FlowRecord | FindingRecord | AnomalyRecord | ProcessRecord) -> str:
+def brief(record: FlowRecord | FindingRecord | AnomalyRecord | ProcessRecord | FoldedRecord) -> str:
     """Format a record without its time and agent. Control characters are escaped."""
     if isinstance(record, FlowRecord):
         return _flow(record)
@@ -18,6 +25,8 @@ def brief(record: FlowRecord | FindingRecord | AnomalyRecord | ProcessRecord) ->
         )
     if isinstance(record, ProcessRecord):
         return _process(record)
+    if isinstance(record, FoldedRecord):
+        return _folded(record)
     times = f" ({record.count} packets)" if record.count > 1 else ""
     path = f"{record.src or '?'} -> {record.dst or '?'}"
     return plain(f"refused {record.reason}: {record.detail}{times} {record.proto} {path}")
@@ -40,3 +49,11 @@ def _process(process: ProcessRecord) -> str:
     ended = "" if process.status is ProcessStatus.FOUND else f" [{process.reason}]"
     shown = process.cmdline or process.exe
     return plain(f"process {shown} (pid {process.pid}, uid {process.uid}){container}{ended} {flow}")
+
+
+def _folded(folded: FoldedRecord) -> str:
+    kinds = {"flow": "flows", "alert": f"findings {folded.signature}", "anomaly": "refused packets"}
+    where = endpoint(folded.dst, folded.dport) if folded.dst else "several destinations"
+    seconds = f"{folded.time - folded.start:.0f} s"
+    text = f"folded {folded.count} {kinds[folded.kind]} {folded.proto} to {where} in {seconds}: {folded.action}"
+    return plain(f"{text} {size(folded.bytes_out + folded.bytes_in)} [{folded.reason}]")

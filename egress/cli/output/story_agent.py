@@ -59,6 +59,8 @@ def _summary(summary: AgentSummary) -> Iterator[str]:
     yield labelled("flows", f"{summary.flows}: {summary.accepted} accepted, {summary.refused} refused")
     if summary.anomalies:
         yield labelled("", f"and {summary.anomalies} packets refused without a flow")
+    if summary.folded:
+        yield labelled("", f"and {summary.folded} beyond its quota of records, counted together (limits.records_agent)")
     if summary.first is not None and summary.last is not None:
         yield labelled("active", f"{when(summary.first)} to {when(summary.last)} UTC")
 

@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from egress.model import Action
-from egress.records.shape import AnomalyRecord, FindingRecord, FlowRecord, Record
+from egress.records.shape import AnomalyRecord, FindingRecord, FlowRecord, FoldedKind, FoldedRecord, Record
 
 MAX_REMEMBERED = 4096  # refused flows told apart; the records of further flows may count one twice
 MAX_NAMED = 16  # destinations and signatures named
@@ -31,6 +31,8 @@ class RefusalCounts:
             _count(self.findings, record.signature, 1)
         elif isinstance(record, AnomalyRecord):
             self.packets += record.count
+        elif isinstance(record, FoldedRecord):
+            self._folded(record)
 
     def as_json(self) -> dict[str, object]:
         """Return the counts in JSON types, for the summary of `egress run`."""
@@ -42,6 +44,15 @@ class RefusalCounts:
             "destinations": dict(self.destinations),
         }
 
+    def _folded(self, record: FoldedRecord) -> None:
+        if record.kind is FoldedKind.ALERT:
+            _count(self.findings, record.signature, record.count)
+        elif record.kind is FoldedKind.ANOMALY:
+            self.packets += record.count
+        elif record.action not in (Action.ACCEPT, Action.HOLD):
+            self.refused += record.count
+            _count(self.destinations, _place(record.dst or "*", record.dport, record.proto), record.count)
+
     def _flow(self, record: FlowRecord) -> None:
         if record.action in (Action.ACCEPT, Action.HOLD) or record.flow_id in self._seen:
             return
@@ -51,8 +62,11 @@ class RefusalCounts:
             return
         self.refused += 1
         self.monitored += record.mode == "monitor"
-        host = f"[{record.dst}]" if ":" in record.dst else record.dst
-        _count(self.destinations, f"{host}:{record.dport}/{record.proto}", 1)
+        _count(self.destinations, _place(record.dst, record.dport, record.proto), 1)
+
+
+def _place(dst: str, dport: int, proto: str) -> str:
+    return f"[{dst}]:{dport}/{proto}" if ":" in dst else f"{dst}:{dport}/{proto}"
 
 
 def _count(counter: Counter[str], key: str, number: int) -> None:

@@ -214,7 +214,7 @@ class Worker:
         """Write the last record of every flow and close the queues. The kernel drops the packets on hold."""
         self.drain()
         ts = now()
-        self.record(self.anomalies.take(), ts)
+        self.record(self.engine.note(self.anomalies.take(), ts), ts)
         self.record(self.engine.shutdown(ts), ts)
         self._collect()
         self.notifier.flush()
@@ -228,7 +228,7 @@ class Worker:
     def second(self) -> None:
         """Do the work of each second: journal the counted anomalies, and let the journal write its backlog and sync."""
         ts = now()
-        self.record(self.anomalies.take(), ts)
+        self.record(self.engine.note(self.anomalies.take(), ts), ts)
         self.journal.poll(ts)
         self._heed_journal()
 
@@ -253,7 +253,7 @@ class Worker:
             self.record(self.engine.answer(message["id"], Action(message["action"]), ts), ts)
         elif operation == "tally":
             self.drain()
-            self.record(self.anomalies.take(), now())
+            self.record(self.engine.note(self.anomalies.take(), ts), ts)
             return {"tally": self.refusal_counts.get(message["agent"], RefusalCounts()).as_json()}
         elif operation == "stop":
             self.stopping = True
@@ -310,6 +310,7 @@ class Worker:
             "attribution": self.notifier.counters(),
             "confined": self.confined,
             "capture_skipped": 0 if self.capture is None else self.capture.skipped,
+            "folded": self.engine.folded(),
             "engine": self.engine.stats(),
         }
 

@@ -18,7 +18,7 @@ from egress.store.database import postgresql, sqlite
 if TYPE_CHECKING:
     from alembic.config import Config as AlembicConfig
 
-HEAD = "0009"  # the newest revision in migrations/versions
+HEAD = "0010"  # the newest revision in migrations/versions
 
 _URLS = "use a URL like sqlite:////var/lib/egress/egress.db or postgresql://user:password@host/egress"
 

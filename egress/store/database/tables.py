@@ -16,7 +16,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 
 from egress.model import Action, HoldState, Mode, StepSource
-from egress.records.shape import AnomalyRecord, EvidenceRecord, FindingRecord, FlowRecord, ProcessRecord
+from egress.records.shape import AnomalyRecord, EvidenceRecord, FindingRecord, FlowRecord, FoldedRecord, ProcessRecord
 from egress.store.database import schema
 from egress.store.database.columns import BudgetList, Micros, Names, Plain, Ports
 
@@ -138,6 +138,25 @@ processes = sa.Table(
     ),
     sa.Index(None, "time"),
     comment="The processes behind flows, as they were when the flows began",
+    **schema.by_day("time"),
+)
+
+folded = sa.Table(
+    "folded",
+    metadata,
+    # Like anomalies: the key is all but the counts.
+    *_columns(
+        FoldedRecord,
+        key=("agent", "time", "start", "kind", "proto", "dst", "dport", "action", "reason", "signature"),
+        comments={
+            "time": "when the counts ended",
+            "start": "when they began",
+            "dst": "empty: several",
+            "count": "flows, findings or refused packets that got this decision",
+        },
+    ),
+    sa.Index(None, "time"),
+    comment="Records beyond an agent's quota, counted together",
     **schema.by_day("time"),
 )
 

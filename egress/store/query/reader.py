@@ -19,6 +19,7 @@ from egress.store.database.rows import checked, decode, decode_first, whole
 from egress.store.database.tables import anomalies as anomaly_table
 from egress.store.database.tables import findings as finding_table
 from egress.store.database.tables import flows as flow_table
+from egress.store.database.tables import folded as folded_table
 from egress.store.query import processes
 from egress.store.query.search import compile_query, is_selective
 
@@ -77,6 +78,7 @@ class AgentSummary:
     refused: int  # rejected, dropped or held; in monitor mode: that would have been
     findings: int
     anomalies: int  # packets refused without a flow
+    folded: int  # flows, findings and refused packets beyond the agent's quota of records
     first: float | None  # start of its first flow, seconds
     last: float | None  # last record of any of its flows
 
@@ -157,11 +159,13 @@ def agents(engine: Engine, only: str | None = None) -> tuple[AgentSummary, ...]:
         per_flow = {row[0]: row for row in checked(rows, str, int, int | Decimal, float, float)}
         per_finding = _per_agent(connection, finding_table, sa.func.count(), only)
         per_anomaly = _per_agent(connection, anomaly_table, sa.func.sum(anomaly_table.c.count), only)
+        per_folded = _per_agent(connection, folded_table, sa.func.sum(folded_table.c.count), only)
     summaries = []
-    for name in sorted({*per_flow, *per_finding, *per_anomaly}):
+    for name in sorted({*per_flow, *per_finding, *per_anomaly, *per_folded}):
         _, total, good, first, last = per_flow.get(name, (name, 0, 0, None, None))
         noted, odd = per_finding.get(name, 0), per_anomaly.get(name, 0)
-        summaries.append(AgentSummary(name, total, whole(good), total - whole(good), noted, odd, first, last))
+        more = per_folded.get(name, 0)
+        summaries.append(AgentSummary(name, total, whole(good), total - whole(good), noted, odd, more, first, last))
     return tuple(summaries)
 
 

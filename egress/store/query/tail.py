@@ -15,9 +15,9 @@ from typing import Any, Generic, TypeVar
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine
 
-from egress.records.shape import AnomalyRecord, FindingRecord, FlowRecord, ProcessRecord
+from egress.records.shape import AnomalyRecord, FindingRecord, FlowRecord, FoldedRecord, ProcessRecord
 from egress.store.database.rows import decode
-from egress.store.database.tables import anomalies, findings, flows, processes
+from egress.store.database.tables import anomalies, findings, flows, folded, processes
 from egress.store.query.processes import OF_FLOW
 from egress.store.query.reader import Filter, conditions
 
@@ -25,8 +25,8 @@ LOOKBACK = 5.0  # seconds
 MOST = 5000  # rows of a table in one poll; the next poll brings the rest
 BATCH = 500
 
-Observed = FlowRecord | FindingRecord | AnomalyRecord | ProcessRecord
-_R = TypeVar("_R", FlowRecord, FindingRecord, AnomalyRecord, ProcessRecord)
+Observed = FlowRecord | FindingRecord | AnomalyRecord | ProcessRecord | FoldedRecord
+_R = TypeVar("_R", FlowRecord, FindingRecord, AnomalyRecord, ProcessRecord, FoldedRecord)
 
 
 @dataclass(slots=True)
@@ -80,7 +80,9 @@ class _Source(Generic[_R]):
 
 
 class Tail:
-    """Follows the flows and findings that match a filter, processes of these flows and, without a filter, anomalies.
+    """Follows the flows and findings that match a filter and the processes of these flows.
+
+    Without a filter it follows anomalies and folded records, too.
 
     A flow is reported again with each change of its stored record.
     """
@@ -98,8 +100,10 @@ class Tail:
         terms: list[sa.ColumnElement[bool]] = [] if unlimited == Filter(now=wanted.now) else [opened]
         self._sources.append(_Source(processes, ProcessRecord, processes.c.time, (processes.c.flow_id,), terms))
         if unlimited == Filter(now=wanted.now):
-            identity = tuple(column for column in anomalies.primary_key if column is not anomalies.c.time)
-            self._sources.append(_Source(anomalies, AnomalyRecord, anomalies.c.time, identity, []))
+            shapes: tuple[tuple[sa.Table, type[Any]], ...] = ((anomalies, AnomalyRecord), (folded, FoldedRecord))
+            for table, shape in shapes:
+                identity = tuple(column for column in table.primary_key if column is not table.c.time)
+                self._sources.append(_Source(table, shape, table.c.time, identity, []))
 
     def newest(self, limit: int) -> list[Observed]:
         """The newest `limit` records, oldest first. Records stored after this call come from `later`."""

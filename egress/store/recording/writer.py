@@ -20,9 +20,17 @@ from sqlalchemy.engine import Connection, Dialect
 from sqlalchemy.exc import DBAPIError
 
 from egress.model import Step
-from egress.records.shape import AnomalyRecord, EvidenceRecord, FindingRecord, FlowRecord, ProcessRecord, Record
+from egress.records.shape import (
+    AnomalyRecord,
+    EvidenceRecord,
+    FindingRecord,
+    FlowRecord,
+    FoldedRecord,
+    ProcessRecord,
+    Record,
+)
 from egress.store.database import days
-from egress.store.database.tables import DAYED, anomalies, evidence, findings, flows, processes
+from egress.store.database.tables import DAYED, anomalies, evidence, findings, flows, folded, processes
 
 Insert = sqlite.Insert | postgresql.Insert
 _INSERT: dict[str, Callable[[sa.Table], Insert]] = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
@@ -36,6 +44,7 @@ _KINDS: dict[type[Record], tuple[sa.Table, str]] = {
     AnomalyRecord: (anomalies, "count"),
     EvidenceRecord: (evidence, ""),
     ProcessRecord: (processes, ""),
+    FoldedRecord: (folded, ""),
 }
 
 
@@ -47,8 +56,8 @@ def upsert(connection: Connection, table: sa.Table) -> Insert:
 def store(connection: Connection, records: Iterable[Record]) -> None:
     """Store records within the connection's transaction.
 
-    A flow keeps its latest record (by `updated`), an anomaly its highest count; findings, evidence and processes are
-    never replaced.
+    A flow keeps its latest record (by `updated`), an anomaly its highest count; findings, evidence, processes and
+    folded records are never replaced.
     """
     kinds: dict[type[Record], list[Record]] = {}
     for record in records:

@@ -13,7 +13,15 @@ from sqlalchemy.engine import Engine
 from egress.errors import MalformedError
 from egress.model import Agent, Hold, Rule, Step
 from egress.records.read import parse_line
-from egress.records.shape import AnomalyRecord, EvidenceRecord, FindingRecord, FlowRecord, ProcessRecord, Record
+from egress.records.shape import (
+    AnomalyRecord,
+    EvidenceRecord,
+    FindingRecord,
+    FlowRecord,
+    FoldedRecord,
+    ProcessRecord,
+    Record,
+)
 from egress.store.database import tables
 from egress.store.database.database import writing
 from egress.store.policy.approvals import Approval
@@ -29,6 +37,7 @@ SHAPES = [
     (AnomalyRecord, tables.anomalies, samples.ANOMALY),
     (EvidenceRecord, tables.evidence, samples.EVIDENCE),
     (ProcessRecord, tables.processes, samples.PROCESS),
+    (FoldedRecord, tables.folded, samples.FOLDED),
 ]
 
 

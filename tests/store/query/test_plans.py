@@ -99,6 +99,7 @@ ALSO = {
     ("anomalies", ("time",)),
     ("evidence", ("time",)),
     ("processes", ("time",)),
+    ("folded", ("time",)),
 }
 
 
