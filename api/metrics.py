@@ -97,6 +97,9 @@ def _gateway(status: dict[str, Any]) -> Iterator[Metric]:
     yield _gauge("agents_absent", "agents that cannot be attached now: nothing they send passes", len(status["absent"]))
     if "journal" in status:  # a gateway of an older version may still run
         yield from _records(status["journal"], status["recorder"])
+    yield _gauge(
+        "audit_entry_seen", "newest entry of the audit trail that it saw", status.get("audit", {}).get("entry")
+    )
     database = status.get("database", {})
     yield _gauge("database_up", "1: the gateway can use its database", bool(database.get("ok", True)))
     holds = status.get("holds", {})

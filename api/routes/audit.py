@@ -44,7 +44,21 @@ def list_audit(
 
 
 @router.get("/verify", response_model=VerifiedOut, summary="Recompute the chain of hashes")
-def verify_audit(caller: Admin, engine: Store) -> Response:
+def verify_audit(
+    caller: Admin,
+    engine: Store,
+    head: Annotated[
+        str,
+        Query(
+            pattern="^(([1-9][0-9]{0,9}:)?[0-9a-f]{64})?$",
+            description="The hash of an entry that was seen before, or its number, a colon and its hash",
+            examples=["6:" + "0" * 64],
+        ),
+    ] = "",
+) -> Response:
+    """With `head` the trail is broken, too, if that entry is missing: its end was cut off, or it was rewritten."""
     caller.check_unlimited("the audit trail")
+    number, _, seen = head.rpartition(":")
+    anchor = audit.Anchor(seen, int(number or 0)) if seen else None
     with engine.connect() as connection:
-        return JSONResponse(dataclasses.asdict(audit.verify(connection)))
+        return JSONResponse(dataclasses.asdict(audit.verify(connection, anchor)))

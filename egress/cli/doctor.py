@@ -17,11 +17,12 @@ from egress.gateway.kernel import iptables, privileges
 from egress.gateway.kernel.command import run
 from egress.gateway.sandbox import sandbox
 from egress.gateway.supervisor import checks
+from egress.gateway.supervisor import snapshot as snapshots
 from egress.gateway.supervisor.checks import Check
 from egress.store.database.clock import clock
 from egress.store.database.database import open_database, schema
 from egress.store.database.handles import Connection, Engine, SQLAlchemyError
-from egress.store.policy import gateways, ruleset
+from egress.store.policy import audit, gateways, ruleset
 from egress.store.policy.agents import list_agents
 from egress.store.policy.gateways import SILENT, UP
 from egress.store.recording import evidence, retention, sizes
@@ -296,6 +297,7 @@ def _database(config: Config) -> list[Check]:
         with database.connect() as connection:
             others = fleet(connection, config)
             kept = _retention(config, connection)
+            trail = _trail(config, connection)
     except (OSError, SQLAlchemyError) as error:
         return [Check("database", False, f"cannot be read: {' '.join(str(error).split())[:200]}")]
     finally:
@@ -304,7 +306,7 @@ def _database(config: Config) -> list[Check]:
     text += f", {behind.quarantined} bytes quarantined"
     if stuck:
         text += f": {stuck[0]} is not being stored; is the gateway running, its disk full, the database locked?"
-    return [Check("database", not stuck and behind.unread < MAX_LAG, text), kept, *others]
+    return [Check("database", not stuck and behind.unread < MAX_LAG, text), kept, trail, *others]
 
 
 def fleet(connection: Connection, config: Config) -> list[Check]:
@@ -326,6 +328,23 @@ def fleet(connection: Connection, config: Config) -> list[Check]:
         text = f"this host's clock is {abs(skew):.1f} s {'ahead of' if skew > 0 else 'behind'} the database's"
         found.append(Check("clock", False, f"{text}: records of several hosts are in the wrong order; sync the clocks"))
     return found
+
+
+def _trail(config: Config, connection: Connection) -> Check:
+    """Check that the audit trail still has the entry that this host's gateway saw last."""
+    newest = audit.latest(connection)
+    try:
+        known = snapshots.read(config.policy_snapshot)
+    except EgressError as error:
+        return Check("audit trail", True, f"{newest} entries, not compared: {error}")
+    if known is None or not known.head:
+        return Check("audit trail", True, f"{newest} entries; no gateway of this version has noted one here yet")
+    source = f" in {config.policy_snapshot}"
+    lost = audit.lacks(connection, audit.Anchor(known.head, known.audit, source))
+    if lost:
+        hint = "egress audit verify --snapshot, and the gateway's log, which has the head of each edit"
+        return Check("audit trail", False, f"{lost}: somebody changed the database; see {hint}")
+    return Check("audit trail", True, f"{newest} entries, with entry {known.audit} that the gateway saw last")
 
 
 def _retention(config: Config, connection: Connection) -> Check:

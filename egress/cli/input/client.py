@@ -42,6 +42,7 @@ class ApiClient:
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         self.control_socket = config.control_socket  # the gateway on this host
         self.host = config.host_name
+        self.policy_snapshot = config.policy_snapshot  # of the gateway on this host
         self._location = url
         self._remote: httpx.Client | None = None
         if case:

@@ -20,7 +20,7 @@ class Current:
 
     def __init__(self) -> None:
         self.version = self.audit = 0
-        self.host = ""
+        self.head = self.host = ""
         self.agents: tuple[StoredAgent, ...] = ()
         self.rules: dict[str, Rule] = {}
         self.once: set[str] = set()  # ids of rules that end with the first flow they admit
@@ -30,7 +30,7 @@ class Current:
     def replace(self, snapshot: Snapshot) -> None:
         """Replace the whole state by that of a snapshot."""
         self.version, self.audit, self.agents = snapshot.version, snapshot.audit, snapshot.agents
-        self.host = snapshot.host
+        self.head, self.host = snapshot.head, snapshot.host
         self.rules = {rule.id: rule for rule in snapshot.rules}
         self.once = {rule.id for rule in snapshot.rules if rule.once}
         self.lingering.clear()
@@ -63,7 +63,7 @@ class Current:
 
     def snapshot(self) -> Snapshot:
         """Copy the state, for the disk. Rules are in no particular order: each has its position."""
-        return Snapshot(self.version, self.audit, tuple(self.rules.values()), self.agents, self.host)
+        return Snapshot(self.version, self.audit, tuple(self.rules.values()), self.agents, self.host, self.head)
 
     def orders(self) -> Orders:
         """Return the orders for the whole policy; workers that need the same version share them."""

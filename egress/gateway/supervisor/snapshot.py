@@ -1,7 +1,7 @@
 """The policy and the agents last in force, on disk: a gateway starts with them when its database is away.
 
-One JSON document, {"version", "audit", "host", "agents": [{agent, kind, value, created, host}, …], "rules": […],
-"sha256"}. The hash is over all bytes before its key: a file that is cut short or changed is refused as a whole.
+One JSON document, {"version", "audit", "head", "host", "agents": [{agent, kind, value, created, host}, …], "rules":
+[…], "sha256"}. The hash is over all bytes before its key: a file that is cut short or changed is refused as a whole.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ class Snapshot:
     rules: tuple[Rule, ...] = ()
     agents: tuple[StoredAgent, ...] = ()
     host: str = ""  # the gateway's host name; "": written by a version without host names
+    head: str = ""  # the hash of the audit entry; "": there is none, or written by a version that did not keep it
 
 
 async def write(path: Path, snapshot: Snapshot) -> None:
@@ -78,6 +79,7 @@ def read(path: Path) -> Snapshot | None:
                 for item in document["agents"]
             ),
             document.get("host", ""),
+            document.get("head", ""),
         )
     except (ValueError, KeyError, TypeError):
         raise EgressError(f"{path} is of another version of egress and cannot be used; move it away") from None
@@ -93,8 +95,9 @@ def _seal(digest: str) -> bytes:
 
 
 def _pieces(snapshot: Snapshot) -> Iterator[bytes]:
-    head = {"version": snapshot.version, "audit": snapshot.audit, "host": snapshot.host, "agents": snapshot.agents}
-    yield encode(head)[:-2] + b',"rules":['
+    audit = {"audit": snapshot.audit, "head": snapshot.head}
+    first = {"version": snapshot.version, **audit, "host": snapshot.host, "agents": snapshot.agents}
+    yield encode(first)[:-2] + b',"rules":['
     for start in range(0, len(snapshot.rules), SLICE):
         comma = b"," if start else b""
         yield comma + encode(snapshot.rules[start : start + SLICE])[1:-2] + b"\n"

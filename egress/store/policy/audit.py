@@ -64,11 +64,20 @@ class AuditEntry:
 
 
 @dataclass(frozen=True, slots=True)
+class Anchor:
+    """An entry that was seen before and noted outside the database, by its hash and, if it is known, its number."""
+
+    hash: str
+    seq: int = 0  # 0: not known
+    source: str = ""  # " by …" or " in …": who saw it, or where it was noted
+
+
+@dataclass(frozen=True, slots=True)
 class Verified:
     """The result of a verification. `broken` is the number of the first invalid entry (None: all are valid).
 
-    The chain cannot show that its last entries were deleted, or that it was rewritten as a whole: note `count` and
-    `head` elsewhere from time to time, and check later that entry `count` still has the hash `head`.
+    The chain alone cannot show that its last entries were deleted, or that it was rewritten as a whole: an entry that
+    was noted elsewhere can (`Anchor`).
     """
 
     count: int  # valid entries
@@ -108,6 +117,21 @@ def note_all(connection: Connection, actor: Actor, ts: float, changes: Iterable[
         connection.execute(audit.insert(), rows)
 
 
+def head(connection: Connection) -> tuple[int, str]:
+    """Return the number and the hash of the newest entry; 0 and START without entries."""
+    found = connection.execute(sa.select(audit.c.seq, audit.c.hash).order_by(audit.c.seq.desc()).limit(1)).first()
+    return (found.seq, found.hash) if found else (0, START)
+
+
+def lacks(connection: Connection, anchor: Anchor) -> str:
+    """Return in which way the trail lacks an entry that was seen before; empty: it has the entry."""
+    if not anchor.seq or not anchor.hash:
+        return ""
+    if connection.scalar(sa.select(audit.c.hash).where(audit.c.seq == anchor.seq)) == anchor.hash:
+        return ""
+    return f"audit trail: {_unseen(anchor, latest(connection))}"
+
+
 def latest(connection: Connection) -> int:
     """The number of the newest entry, 0 without entries."""
     return connection.scalar(sa.select(sa.func.max(audit.c.seq))) or 0
@@ -136,9 +160,12 @@ def entries(
     return tuple(_entry(row) for row in rows)
 
 
-def verify(connection: Connection) -> Verified:
-    """Recompute the hashes of the chain, in bounded memory. A damaged row is reported as invalid, not raised."""
-    count, head = 0, START
+def verify(connection: Connection, anchor: Anchor | None = None) -> Verified:
+    """Recompute the hashes of the chain, in bounded memory. A damaged row is reported as invalid, not raised.
+
+    With `anchor` a trail that lacks that entry is not valid either.
+    """
+    count, head, found = 0, START, anchor is None
     # Without types: a damaged value must be found here, and not fail in the driver.
     query = sa.select(_raw("seq"), _raw("time"), *(_bytes(connection, name) for name in _TEXTS)).order_by(audit.c.seq)
     with connection.execute(query.select_from(audit).execution_options(yield_per=_CHUNK)) as rows:
@@ -156,7 +183,20 @@ def verify(connection: Connection) -> Verified:
             if fields[7] != _digest(seq, when, fields[:7]):
                 return Verified(count, head, seq, f"entry {seq} was changed: its hash does not match")
             count, head = seq, fields[7]
+            found = found or (anchor is not None and head == anchor.hash and anchor.seq in (0, count))
+    if anchor is not None and not found:
+        return Verified(count, head, min(anchor.seq or count + 1, count + 1), _unseen(anchor, count))
     return Verified(count, head)
+
+
+def _unseen(anchor: Anchor, newest: int) -> str:
+    """Explain what a trail of `newest` entries lacks."""
+    if not anchor.seq:
+        return f"no entry has the hash {anchor.hash}{anchor.source}: the end was cut off, or the trail rewritten"
+    if newest < anchor.seq:
+        missing = f"entry {anchor.seq} is" if newest + 1 == anchor.seq else f"entries {newest + 1} to {anchor.seq} are"
+        return f"{missing} missing: {anchor.seq} entries were seen{anchor.source}"
+    return f"entry {anchor.seq} is not the one that was seen{anchor.source}: the trail was rewritten"
 
 
 def _entry(row: sa.Row[Any]) -> AuditEntry:

@@ -43,10 +43,11 @@ class DatabaseLink:
     def ok(self) -> bool:
         return self._engine is not None and self.since is None
 
-    def open(self, *, create: bool, version: int = 0, entry: int = 0) -> None:
+    def open(self, *, create: bool, version: int = 0, entry: int = 0, head: str = "") -> None:
         """Open the database; `create` it if it does not exist. Raises InputError for a URL that is not valid.
 
-        Raises DatabaseAwayError, also if it is older than policy `version` or audit `entry`.
+        Raises DatabaseAwayError, also if it is older than policy `version` or audit `entry`, or if that entry has
+        another hash than `head`.
         """
         self.close()
         try:
@@ -54,10 +55,13 @@ class DatabaseLink:
             self._watch = Watch(engine)
             with engine.begin() as connection:
                 known = ruleset.current(connection), audit.latest(connection)
+                lost = audit.lacks(connection, audit.Anchor(head, entry, " by this gateway"))
         except InputError:
             raise
         except (EgressError, SQLAlchemyError, OSError) as error:
             raise self.lost(_words(error)) from None
+        if lost:
+            raise self.lost(f"{lost}; bring the right database back")
         if known[0] < version or known[1] < entry:
             raise self.lost(
                 f"it is older than the policy in force here (policy version {known[0]} of {version}, audit entry"

@@ -22,9 +22,10 @@ from egress.gateway.supervisor.current import Current
 from egress.gateway.supervisor.database import policywriter
 from egress.gateway.supervisor.database.holds import HoldDesk
 from egress.gateway.supervisor.database.link import DatabaseAwayError, DatabaseLink
-from egress.gateway.supervisor.database.policywriter import PolicyFile
+from egress.gateway.supervisor.database.policywriter import PolicyFile, TrailError
 from egress.gateway.supervisor.database.presence import Presence
 from egress.gateway.supervisor.processes.pool import Pool
+from egress.gateway.supervisor.snapshot import Snapshot
 from egress.model import Rule
 from egress.store.database.handles import Connection
 from egress.store.policy import approvals
@@ -33,6 +34,8 @@ from egress.store.policy.agents import StoredAgent
 POLL_SECONDS = 0.04  # between two checks for commits: the check is cheap, waking the process is not
 MAINTAIN_SECONDS = 1.0  # between two rounds of other work
 SAVE_SECONDS = 0.2  # from a change to the write of its snapshot
+TRAIL_SECONDS = 5.0  # between two comparisons of the audit trail with the newest entry seen here
+HEAD_SECONDS = 3600.0  # between two log lines with its head, beyond one for each edit
 REMEMBERED = 100  # edits whose propagation time is remembered
 
 log = logging.getLogger("egress.gateway")
@@ -71,6 +74,7 @@ class PolicySync:
         self._ended = False
         self._measuring: set[asyncio.Task[None]] = set()
         self._complaint = Complaint()
+        self._trail_due = self._head_due = 0.0  # the next comparison with the audit trail, the next log line about it
 
     async def start(self) -> None:
         """Load policy and agents from the database, or from the snapshot if it is away. Raises EgressError."""
@@ -128,17 +132,21 @@ class PolicySync:
         """Pass edits since the last call on to the workers. Raises DatabaseAwayError."""
         async with self._catching_up:
             now, pending = self.current, frozenset(self._holds.pending)
-            version, entry = now.version, now.audit
+            version, entry, head = now.version, now.audit, now.head
             host = self.link.host
-            found = await self.link.read(
-                lambda connection: policywriter.read_edits(connection, host, version, entry, pending)
-            )
+            try:
+                found = await self.link.read(
+                    lambda connection: policywriter.read_edits(connection, host, version, entry, head, pending)
+                )
+            except TrailError as error:
+                raise self.link.lost(str(error)) from None
             if found is None:
                 return
             change, spent = found.change, self._spent
             if orders := now.orders_for(change, spent):
                 await orders.encoded()
-            now.audit = found.audit  # from here on without an await: no task sees half of the change
+            now.audit, now.head = found.audit, found.head  # from here on without an await: no task sees half of it
+            self._log_head()
             if found.agents != now.agents:
                 before, now.agents = now.agents, found.agents
                 self._agents_changed(before)
@@ -181,7 +189,7 @@ class PolicySync:
         except EgressError as error:
             problem = str(error)
         try:
-            self._open(known.version if known else 0, known.audit if known else 0)
+            self._open(known or Snapshot(0, 0))
             self.presence.enter(known.host if known else None)
             listed = self._file.read()
             with self.link.writing() as connection:
@@ -201,9 +209,10 @@ class PolicySync:
             if problem:
                 log.warning("%s; it is replaced", problem)
 
-    def _open(self, version: int, entry: int) -> None:
+    def _open(self, known: Snapshot) -> None:
         """Open the database. It is created if there never was one, but not in place of one that is gone."""
-        self.link.open(create=not self._path.exists(), version=version, entry=entry)
+        create = not self._path.exists()
+        self.link.open(create=create, version=known.version, entry=known.audit, head=known.head)
 
     def _settle(self, connection: Connection, listed: tuple[Rule, ...]) -> None:
         """Update this gateway's own rows.
@@ -225,6 +234,7 @@ class PolicySync:
                     await self._reopen()
                 elif self.current.once:
                     await self._remove_spent()
+                await self._watch_trail()
                 await self.presence.beat(self._pool.policy_version(self.current.version), len(self.current.agents))
             except DatabaseAwayError:
                 self._complain()
@@ -232,6 +242,28 @@ class PolicySync:
                 log.error("%s", error)
             if self._save_error or not self._path.exists():
                 self._schedule_save()
+
+    async def _watch_trail(self) -> None:
+        """Compare the audit trail with the newest entry seen here, and log its hash, now and then.
+
+        PostgreSQL does not report that rows were deleted. The log is outside the database: an owner of the database
+        who cuts off the end of the trail cannot change it. Raises DatabaseAwayError if the entry is gone.
+        """
+        now = time.monotonic()
+        if now >= self._head_due:
+            self._log_head()
+        if now < self._trail_due or not self.link.ok:
+            return
+        self._trail_due = now + TRAIL_SECONDS
+        entry, head = self.current.audit, self.current.head
+        try:
+            await self.link.read(lambda connection: policywriter.require_entry(connection, entry, head))
+        except TrailError as error:
+            raise self.link.lost(str(error)) from None
+
+    def _log_head(self) -> None:
+        self._head_due = time.monotonic() + HEAD_SECONDS
+        log.info("audit trail: entry %d, head %s", self.current.audit, self.current.head or "none")
 
     async def _remove_spent(self) -> None:
         host = self.link.host
@@ -242,7 +274,8 @@ class PolicySync:
     async def _reopen(self) -> None:
         """Open the database again. Raises DatabaseAwayError while it is still away."""
         since = self.link.since or time.time()
-        await asyncio.to_thread(self.link.open, create=False, version=self.current.version, entry=self.current.audit)
+        now = self.current
+        await asyncio.to_thread(self.link.open, create=False, version=now.version, entry=now.audit, head=now.head)
         await self.presence.renew(self.current.host)
         self.current.host = self.link.host
         log.warning("the database is back after %.0f s", time.time() - since)
@@ -292,6 +325,7 @@ class PolicySync:
         """Report the state. Propagation: milliseconds from an edit to the last worker's answer that it is in force."""
         saved, spent = self._saved, self._milliseconds
         return {
+            "audit": {"entry": self.current.audit, "head": self.current.head},
             "database": {"ok": self.link.ok, "since": self.link.since, "error": self.link.error},
             "snapshot": {
                 "version": saved and saved[0],

@@ -25,6 +25,10 @@ from egress.store.policy.edits import Edit
 GATEWAY = Actor(audit.GATEWAY)
 
 
+class TrailError(EgressError):
+    """The audit trail lacks an entry that this gateway has seen."""
+
+
 @dataclass(frozen=True, slots=True)
 class PolicyFile:
     """The policy file: the one that `--policy` (`named`) or the config names, else the default one if it exists."""
@@ -65,6 +69,7 @@ class Edits:
     """The edits since the last read, and the agents after them."""
 
     audit: int  # the newest audit entry that is included
+    head: str  # its hash
     change: PolicyChange  # its version is its base where the policy did not change
     made: float | None  # when the first of its versions was made
     agents: tuple[StoredAgent, ...]
@@ -73,25 +78,35 @@ class Edits:
 
 def read_all(connection: Connection, host: str) -> Snapshot:
     """Read the policy and the agents of a host."""
-    newest = audit.latest(connection)
+    newest, head = audit.head(connection)
     policy = ruleset.snapshot(connection, host=host)
     listed = agents.list_agents(connection, host)
-    return Snapshot(policy.version if policy else 0, newest, policy.rules if policy else (), listed, host)
+    return Snapshot(policy.version if policy else 0, newest, policy.rules if policy else (), listed, host, head)
 
 
-def read_edits(connection: Connection, host: str, version: int, entry: int, pending: frozenset[str]) -> Edits | None:
+def read_edits(
+    connection: Connection, host: str, version: int, entry: int, seen: str, pending: frozenset[str]
+) -> Edits | None:
     """Read the edits for a host after policy `version` and audit `entry`. None: there were none.
 
     Of the holds `pending` (ids), the denied ones are included. The newest entry is read first: a commit that comes
-    meanwhile is seen now or with the next read, never missed.
+    meanwhile is seen now or with the next read, never missed. Raises TrailError if the entry with the hash `seen` is
+    gone.
     """
-    newest = audit.latest(connection)
-    if newest == entry:
+    newest, head = audit.head(connection)
+    if newest == entry and head == seen:
         return None
+    require_entry(connection, entry, seen)
     change = ruleset.changes(connection, version, host)
     made = ruleset.made(connection, version) if change.version != version else None
     denied = approvals.denied(connection, pending) if pending else ()
-    return Edits(newest, change, made, agents.list_agents(connection, host), frozenset(denied))
+    return Edits(newest, head, change, made, agents.list_agents(connection, host), frozenset(denied))
+
+
+def require_entry(connection: Connection, entry: int, seen: str) -> None:
+    """Raise TrailError if the audit trail lacks an entry that this gateway has seen, by its number and hash."""
+    if lost := audit.lacks(connection, audit.Anchor(seen, entry, " by this gateway")):
+        raise TrailError(f"{lost}; bring the right database back")
 
 
 def add_sandbox(connection: Connection, sandbox: StoredAgent, own: tuple[Rule, ...]) -> None:

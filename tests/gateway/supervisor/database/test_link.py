@@ -137,3 +137,13 @@ def _versions(path: Path) -> list[int]:
 def test_a_url_of_no_database_is_the_callers_fault() -> None:
     with pytest.raises(InputError):
         DatabaseLink("mysql://localhost/egress").open(create=True)
+
+
+def test_one_whose_audit_trail_was_rewritten_is_not_taken(path: Path, link: DatabaseLink) -> None:
+    asyncio.run(link.write(add("one")))
+    entry, head = asyncio.run(link.read(audit.head))
+    link.open(create=False, version=1, entry=entry, head=head)
+    with pytest.raises(DatabaseAwayError, match=rf"entry {entry} is not the one that was seen by this gateway"):
+        link.open(create=False, version=1, entry=entry, head="0" * 64)
+    link.open(create=False, version=1, entry=entry, head="")  # a snapshot of an older version has none
+    link.close()
