@@ -18,7 +18,10 @@ def etag(version: object) -> str:
 
 
 def parse(name: str, value: str) -> tuple[str, ...]:
-    """Parse an If-Match or If-None-Match header to its entity tags; `("*",)` for `*`. Raises ProblemError (400)."""
+    """Split an If-Match or If-None-Match header into entity tags, each with its quotes and any `W/`; `("*",)` for `*`.
+
+    Raises ProblemError (400), which mentions the header's `name`.
+    """
     if value.strip() == "*":
         return ("*",)
     listed = tuple(part.strip() for part in value.split(","))

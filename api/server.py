@@ -156,7 +156,7 @@ def _tcp(api: Api) -> socket.socket:
 
 
 def _unix(path: Path) -> socket.socket:
-    """Listen on a socket at `path`; replace one that a killed server left behind."""
+    """Listen on a socket at `path`; replace one that a killed server left behind. Raises EgressError."""
     with socket.socket(socket.AF_UNIX) as probe:
         probe.settimeout(1.0)
         try:

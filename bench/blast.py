@@ -24,7 +24,11 @@ def send(host: str, port: int, seconds: float) -> None:
 
 
 def receive(port: int, seconds: float) -> float:
-    """Return the packets per second between the first and the last that arrived."""
+    """Receive on an IPv4 port; return the packets per second between the first packet and the last.
+
+    Waits ten seconds for the first (or raises TimeoutError), and ends after a second without a packet, or when five
+    seconds more than `seconds` have passed.
+    """
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 24)
         sock.bind(("", port))

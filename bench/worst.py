@@ -17,14 +17,14 @@ POST = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
 
 
 def fill(piece: bytes, size: int, begin: bytes = b"") -> bytes:
-    """Repeat a piece after `begin`, up to `size` bytes."""
+    """Return `begin` and then whole pieces, in all at most `size` bytes, but at least one piece."""
     return begin + piece * max(1, (size - len(begin)) // len(piece))
 
 
 def repeated(
     piece: bytes, begin: bytes = b"", *, segment: int = SEGMENT, dport: int = 80
 ) -> Callable[[int], list[Step]]:
-    """Return a function of a size that makes a connection in which the agent sends a piece again and again."""
+    """Return a function of a size that makes a connection in which the agent sends `begin` and repeats a piece."""
     return lambda size: Talk(dport=dport).open().client(fill(piece, size, begin), segment=segment).steps
 
 
@@ -34,7 +34,7 @@ def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
 
 
 def http2(*fields: HeaderTuple) -> Callable[[int], list[Step]]:
-    """Return a function of a size that makes HTTP/2 requests with these fields and the usual ones (a byte each)."""
+    """Return a function of a size that makes HTTP/2 requests with the pseudo-header fields and these fields."""
     usual = {":method": "GET", ":scheme": "http", ":authority": "a.example", ":path": "/"}
     headers = [*(HeaderTuple(*field) for field in usual.items()), *fields]
 
@@ -49,7 +49,10 @@ def http2(*fields: HeaderTuple) -> Callable[[int], list[Step]]:
 
 
 def waiting(size: int) -> list[Step]:
-    """Make a connection of almost as many segments out of order as may wait, then bytes in order, one per segment."""
+    """Make a connection with a hole: almost as many segments wait beyond it as may wait, and it never closes.
+
+    Then the agent sends `size` bytes in order, one per segment.
+    """
     talk = Talk().open()
     for number in range(MAX_PENDING - 7):
         talk.raw_client(size + 10 + 2 * number, b"\x81")
@@ -57,9 +60,10 @@ def waiting(size: int) -> list[Step]:
 
 
 def answers(records: Callable[[int, int], bytes], name: bytes) -> Callable[[int], list[Step]]:
-    """Return a function of a size that makes DNS answers, with a name that all their records point at.
+    """Return a function of a size that makes DNS queries and their answers, of 401 records each.
 
-    `records` makes the bytes of `count` records, given the offset of the name.
+    The first record of an answer is owned by `name`. `records` makes the others, which point at that name: it takes the
+    offset of the name and the number of records.
     """
 
     def make(size: int) -> list[Step]:
@@ -85,7 +89,7 @@ def to_one(at: int, count: int) -> bytes:
 
 
 def to_each(at: int, count: int) -> bytes:
-    """Make aliases that point at each label of a name in turn."""
+    """Make aliases whose owners and targets point at the labels of a name in turn (each label has one byte)."""
     targets = [0xC000 | at + 2 * (number % 120) for number in range(count + 7)]
     pairs = zip(targets, targets[7:], strict=False)
     return b"".join(struct.pack("!HHHIHH", owner, 5, 1, 60, 2, target) for owner, target in pairs)

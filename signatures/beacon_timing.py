@@ -146,7 +146,7 @@ class BeaconTiming(Signature):
         return watch
 
     def _opened(self, ts: float, flow: FlowView) -> Finding | None:
-        """Test the start of a flow, for its address and port and for its address."""
+        """Add a flow's start to the series of its address and port, and of its address. Returns a Finding or None."""
         watch = self._watch(flow.agent)
         port = watch.meet((flow.remote, flow.proto, flow.rport), ts)
         address = watch.meet((flow.remote, -1, -1), ts)
@@ -163,7 +163,7 @@ class BeaconTiming(Signature):
         return None
 
     def _burst(self, ts: float, flow: FlowView) -> Finding | None:
-        """Test a burst in a flow; the test's state is in the flow."""
+        """Add a burst to the series that the flow keeps. Returns a Finding or None."""
         if flow.app == App.SSH and flow.rule is not None:
             return None
         watch = self._watch(flow.agent)
@@ -189,7 +189,7 @@ class BeaconTiming(Signature):
         return math.log(max(watch.keys, KEYS_FLOOR) / self._alpha)
 
     def _proof(self, series: _Series | None, watch: _Watch, ts: float) -> Estimate | None:
-        """Return the evidence of a series if it reaches the level, and its last finding was not just now."""
+        """Return the evidence of a series; None below the level, and for QUIET seconds after its last finding."""
         if series is None or 0 <= ts - series.found < QUIET:  # the clock may have been set back
             return None
         return series.rhythm.estimate(self._level(watch), MIN_GAPS, MIN_PERIOD)

@@ -33,7 +33,7 @@ def unpacked(request: Request) -> tuple[str, bytes]:
 
 
 def _gunzip(packed: bytes, limit: int) -> bytes:
-    """Decompress the members of a gzip body, to at most `limit` bytes."""
+    """Decompress the members of a gzip body, to at most `limit` bytes. Raises ProblemError (400; 413 for more)."""
     plain = bytearray()
     for _ in range(MAX_MEMBERS):
         if not packed:

@@ -49,7 +49,10 @@ class _Walk:
         self._left = MAX_FIELDS
 
     def parts(self, view: memoryview, wanted: int) -> Iterator[memoryview]:
-        """Yield the content of each length-delimited field numbered `wanted`; skip other fields."""
+        """Yield the content of each length-delimited field numbered `wanted`; skip other fields.
+
+        Raises MalformedSpanError.
+        """
         at = 0
         while at < len(view):
             self._left -= 1
@@ -89,7 +92,10 @@ def _varint(view: memoryview, at: int) -> tuple[int, int]:
 
 
 def _resource(raw: bytes) -> dict[str, str]:
-    """Read a resource's WANTED attributes. A sender may split the message into several fields; `raw` joins them."""
+    """Read a resource's WANTED attributes. A sender may split the message into several fields; `raw` joins them.
+
+    Raises MalformedSpanError.
+    """
     if len(raw) > MAX_MESSAGE:
         raise MalformedSpanError(f"a resource is {_TOO_LARGE}")
     try:

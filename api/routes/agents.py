@@ -163,7 +163,10 @@ def _networks(texts: list[str]) -> tuple[str, ...]:
 
 
 def _check_value(kind: str, value: str) -> None:
-    """Check the syntax of `value`; only the gateway's host can check that it exists. Raises ProblemError (422)."""
+    """Check the text that names what an agent is attached by: CIDR@interface for the kind `cidr`, else a name.
+
+    Only the gateway's host can check that it exists. Raises ProblemError (422).
+    """
     if not value or not value.isprintable():
         raise wrong_field("value", f"must be the name of the {kind} to attach")
     if kind == "cidr":

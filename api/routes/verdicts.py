@@ -43,7 +43,10 @@ def list_verdicts(
 
 
 def _after(cursor: str | None) -> tuple[tuple[float, str] | None, tuple[float, tuple[str, ...]] | None]:
-    """Decode the cursor to the positions after which flows and anomalies continue. Raises ProblemError (400)."""
+    """Decode the cursor to the positions after which flows and anomalies continue; None: from the newest on.
+
+    Raises ProblemError (400).
+    """
     after = decode(cursor, float, str)
     if after is None:
         return None, None

@@ -19,7 +19,7 @@ class PolicyRule(RuleFields):
 
 
 class PolicyOut(BaseModel):
-    """A version of the policy: all its rules, in evaluation order within each action."""
+    """A version of the policy: all its rules. Those of one action are in the order in which they are evaluated."""
 
     version: int
     rules: list[PolicyRule]

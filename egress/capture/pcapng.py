@@ -60,7 +60,7 @@ def pcapng_frames(stream: BinaryIO) -> Iterator[Frame]:
 
 
 def _section(stream: BinaryIO) -> str:
-    """Read the rest of a section header block, and return the section's byte order."""
+    """Read the rest of a section header block, and return the section's byte order. Raises TruncatedError."""
     head = stream.read(8)
     order = {b"\x1a\x2b\x3c\x4d": ">", b"\x4d\x3c\x2b\x1a": "<"}.get(head[4:8])
     if order is None:
@@ -75,7 +75,7 @@ def _section(stream: BinaryIO) -> str:
 
 
 def _body(stream: BinaryIO, order: str, number: int) -> bytes:
-    """Read a block from its length field on, and return its body, cut to `_MAX_BODY`."""
+    """Read a block from its length field on, and return its body, cut to `_MAX_BODY`. Raises TruncatedError."""
     head = stream.read(4)
     length: int = struct.unpack(order + "I", head)[0] if len(head) == 4 else 0
     if length < 12 or length % 4:
@@ -89,7 +89,7 @@ def _body(stream: BinaryIO, order: str, number: int) -> bytes:
 
 
 def _take(stream: BinaryIO, size: int) -> bytes:
-    """Read `size` bytes of a block, and return the first `_MAX_BODY` of them."""
+    """Read `size` bytes of a block, and return the first `_MAX_BODY` of them. Raises TruncatedError."""
     body = stream.read(min(size, _MAX_BODY))
     left = size - len(body)
     while left and (skipped := stream.read(min(left, _SKIP))):

@@ -1,4 +1,7 @@
-"""802.11 frames, bare and behind the headers that drivers put before them (radiotap, Prism, AVS)."""
+"""802.11 frames, bare and behind the headers that drivers put before them (radiotap, Prism, AVS).
+
+Each function that returns a packet returns None and raises MalformedError as `ieee80211` does.
+"""
 
 from __future__ import annotations
 

@@ -181,7 +181,10 @@ def _line(agent: dict[str, Any]) -> str:
 
 
 def _reload(control: Path) -> None:
-    """Make the gateway reload now: the change must be in force when the command ends, not a moment later."""
+    """Make the gateway reload now, so that the change is in force when the command ends; a warning if none runs.
+
+    Raises EgressError if the gateway reports a problem.
+    """
     try:
         with Client(control) as client:
             answer = client.call("reload")

@@ -79,7 +79,10 @@ def deny(*, api: ApiClient, hold: str, output: str) -> None:
 
 
 def _complete_id(api: ApiClient, digits: str) -> str:
-    """Return the id of the only pending hold that begins with `digits`; without one `digits`, for the API to answer."""
+    """Return the id of the only pending hold that begins with `digits`; without one `digits`, for the API to answer.
+
+    Raises InputError if `digits` are not hex digits, or several holds begin with them.
+    """
     if not re.fullmatch("[0-9a-f]{1,32}", digits):
         raise InputError(f"{ascii(digits)[:60]} is not a valid id: give its first hex digits, 0-9 a-f")
     found = [each["id"] for each in api.pages("/approvals", state="pending") if each["id"].startswith(digits)]

@@ -112,7 +112,10 @@ def _open(config: Config, config_file: Path | None, wanted: dict[str, object]) -
 
 
 def _start_gateway(config: Config, config_file: Path | None) -> BinaryIO:
-    """Start a gateway that outlives this process. Returns a pipe that reads as ended once the gateway has ended."""
+    """Start a gateway that outlives this process. Returns a pipe that reads as ended once the gateway has ended.
+
+    Raises EgressError.
+    """
     command, environment = python("egress")
     command += ["gateway", "--exit-when-idle"]
     if config_file is not None:

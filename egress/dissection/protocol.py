@@ -190,5 +190,8 @@ class PortProtocol(Protocol):
 
 
 def named(place: Place, name: str, *, hidden: bool = False) -> list[Step]:
-    """Return a `Named` event for the server name in bytes of the agent; nothing for bytes of the other side."""
+    """Return a `Named` event for the server name in bytes of the agent; nothing for bytes of the other side.
+
+    `hidden` is as in `Named`.
+    """
     return [Named(name, hidden)] if place.direction is Direction.OUT else []

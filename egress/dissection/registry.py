@@ -29,7 +29,8 @@ def load() -> list[type[Protocol]]:
 class Registry:
     """Protocols, sorted. Immutable. `streams` and `lines` are by form, the likeliest first; `ports` by server port.
 
-    `many_names` and `reconnecting` are the apps of the protocols with `many_names`, and with `reconnects`.
+    `many_names`: the apps of protocols in which each message of a connection may ask for another server.
+    `reconnecting`: those of protocols in which a later datagram may open another connection.
     """
 
     __slots__ = ("datagrams", "lines", "many_names", "ports", "protocols", "reconnecting", "streams")
@@ -55,7 +56,7 @@ class Registry:
                 self.ports[protocol.port] = (*self.ports.get(protocol.port, ()), protocol)
 
     def readers(self, place: Place, beside: frozenset[App] | None) -> list[Reader]:
-        """Make a reader for each line protocol that can occur in a place. `beside`: only these protocols; None: all."""
+        """Make a reader for each line protocol that can occur in a place. `beside`: only for these apps; None: all."""
         return [each.reader(place) for each in self.lines[place.form] if beside is None or each.app in beside]
 
     def reopens(self, data: bytes) -> bool:

@@ -176,7 +176,10 @@ class Stream:
         self.history.clear()
 
     def _hold(self, seq: int, data: bytes, gap: int) -> bytes:
-        """Keep a segment that is `gap` bytes ahead. Return bytes only if a lenient stream skips a hole for it."""
+        """Keep a segment that is `gap` bytes ahead. Return bytes only if a lenient stream skips a hole for it.
+
+        Raises SegmentOverflowError if a strict stream keeps too much.
+        """
         if not data or gap > WINDOW:
             return b""
         known = self.pending.get(seq, b"")

@@ -170,7 +170,7 @@ class Engine:
     def _short(
         self, flow: Flow, packet: Packet, raw: bytes, ts: float, direction: Direction, burst: bool
     ) -> Verdict | None:
-        """Handle a packet of a settled flow: timing and byte patterns. Returns as `_inspect`."""
+        """Handle a packet of a settled flow: timing (`burst`: as in `events`), byte patterns. Returns as `_inspect`."""
         if packet.missing:
             flow.miss(packet.missing)
         if burst and rhythmic(flow):
@@ -254,7 +254,7 @@ class Engine:
     def _begin(
         self, old: Flow | None, key: Key, packet: Packet, ts: float, agent: Agent, direction: Direction, settled: bool
     ) -> Verdict | None:
-        """Begin a flow with its first packet, or return the answer to a packet that begins none.
+        """Begin a flow with its first packet, or return the answer to a packet that begins none (else None).
 
         `old` is the flow that has the packet's addresses and ports already; refused, or begun by this SYN, it stays.
         """
@@ -320,7 +320,7 @@ class Engine:
         return self._outbox.take()
 
     def _find(self, raw: bytes, agent: Agent, direction: Direction) -> Flow | None:
-        """Return the flow of a packet that was judged before, and so is known to decode."""
+        """Return the flow of a packet that was judged before (so it decodes); None if it was forgotten since."""
         return self._tracker.table(agent.name).flows.get(flow_key(decode(raw, max(len(raw), 0xFFFF)), direction))
 
     def set_policy(self, policy: Policy, ts: float) -> tuple[Record, ...]:

@@ -16,6 +16,9 @@ def events(
 ) -> Iterator[Event]:
     """Yield the events of a packet; `capacity` bounds the out-of-order bytes held for each direction.
 
+    `burst`: with this packet the agent is the first to send after a silence; the last event is then a `Burst`, unless
+    the flow is not `rhythmic`.
+
     Raises SegmentOverflowError for a segment that cannot be put in order, and so must not pass.
     """
     if packet.proto != TCP:
@@ -52,7 +55,10 @@ def _dissector(flow: Flow) -> Dissector:
 def _segment(
     flow: Flow, streams: tuple[Stream, Stream], packet: Packet, ts: float, direction: Direction
 ) -> Iterator[Event]:
-    """Yield the events of a TCP segment, and of the bytes that it makes readable."""
+    """Yield the events of a TCP segment, and of the bytes that it makes readable.
+
+    Raises SegmentOverflowError for bytes that a strict stream cannot read as the receiver does.
+    """
     stream, other = streams[direction], streams[1 - direction]
     # Taken before any event: a finding on one releases the flow, which must not get another dissector for the rest.
     dissector = _dissector(flow) if packet.payload or packet.missing else flow.dissector
@@ -82,7 +88,7 @@ def _segment(
 
 
 def answers(flow: Flow, packet: Packet, direction: Direction, caller: Stream) -> bool:
-    """Return True if this segment shows that the connection was accepted.
+    """Return True if this segment shows that the connection was accepted. `caller`: the other direction's stream.
 
     Without the handshake (a gap in a capture, a flow picked up in mid-stream) data of either side shows it.
     """

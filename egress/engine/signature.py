@@ -79,7 +79,10 @@ def listeners(signatures: Iterable[Signature]) -> dict[type, list[Signature]]:
 
 
 def printable(text: str | bytes, limit: int = 64) -> str:
-    """Return at most `limit` characters of text from the wire, with `?` for all but printable ASCII, `…` for a cut."""
+    """Return the first `limit` characters of text from the wire, then `…` if there were more.
+
+    Each character that is not printable ASCII becomes `?`.
+    """
     if isinstance(text, bytes):
         text = text[: limit + 1].decode("latin-1")
     clean = "".join(char if " " <= char <= "~" else "?" for char in text[:limit])

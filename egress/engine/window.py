@@ -212,7 +212,10 @@ class Rhythm:
         return self._log_weight + max(known, default=0.0)
 
     def estimate(self, log_level: float, min_gaps: int, min_period: float) -> Estimate | None:
-        """Return the strongest evidence of the windows whose ln E is at least `log_level`; see GapProcess.estimate."""
+        """Return the strongest evidence of the windows whose ln E is at least `log_level`; see GapProcess.estimate.
+
+        None without any.
+        """
         found = [
             estimate
             for level in self._levels

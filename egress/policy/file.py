@@ -133,7 +133,10 @@ def read_document(document: object, name: str, now: float | None = None) -> tupl
 def check_document(
     document: object, now: float | None = None, most: int = MAX_RULES
 ) -> tuple[tuple[Rule, ...], tuple[Mistake, ...]]:
-    """Return the valid rules of a document of at most `most` rules, and all its mistakes. Does not raise."""
+    """Return the valid rules of a document of at most `most` rules, and all its mistakes. Does not raise.
+
+    `now` is as in `parse_policy`.
+    """
     if not isinstance(document, dict) or set(document) != {"rules"}:
         return (), (Mistake(None, "", "expected `rules:` and nothing else at the top, followed by a list of rules"),)
     listed = document["rules"]

@@ -267,7 +267,10 @@ def _ordered(found: list[IndexedRule]) -> list[IndexedRule]:
 
 
 def _obstacle(entry: IndexedRule, subject: Subject, said: str | None) -> Reason | None:
-    """Return the reason why an allow rule does not admit a flow; None if it does, or cannot be checked yet."""
+    """Return the reason why an allow rule does not admit a flow; None if it does, or cannot be checked yet.
+
+    `said`: the name in the bytes; "": they have none; None: not known yet.
+    """
     if subject.app and entry.rule.app not in ("", subject.app):
         return Reason.APPLICATION
     pattern = entry.destination

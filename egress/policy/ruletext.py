@@ -145,7 +145,7 @@ def _action(value: object) -> Action:
 
 
 def _destination(value: object) -> str:
-    """Read a destination, and return its normal spelling."""
+    """Read a destination, and return its normal spelling. Raises _FieldError."""
     form = "must be any, an address (192.0.2.7), a CIDR (192.0.2.0/24) or a name (example.org, *.example.org)"
     if not isinstance(value, str):
         raise _FieldError(form)
@@ -201,7 +201,10 @@ def _flag(value: object) -> bool:
 
 
 def _expires(value: object, now: float | None) -> tuple[float | None, bool]:
-    """Read an expiry as `parse_expiry` does; in YAML an instant is a datetime already, in JSON it is text."""
+    """Read an expiry as `parse_expiry` does; in YAML an instant is a datetime already, in JSON it is text.
+
+    Raises _FieldError.
+    """
     try:
         if isinstance(value, datetime):
             return _instant(value), False

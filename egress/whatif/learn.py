@@ -73,7 +73,7 @@ def learn(
     everything: bool = False,
     gate_queries: bool = True,
 ) -> Proposal:
-    """Propose rules for the flows of `agent` between `since` and `until` that `policy` does not allow at `now`.
+    """Propose rules for the flows of `agent` active between `since` and `until` that `policy` does not allow at `now`.
 
     The policy's `once` rules are ignored; with `everything` all its allow rules are. Raises EgressError for more than
     MAX_GROUPS groups of flows, or more rules than a policy may have.

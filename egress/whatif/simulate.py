@@ -102,10 +102,10 @@ def simulate(
     apart: Apart | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Simulation:
-    """Re-judge the stored flows of agents (`agent`: a glob) between `since` and `until` (seconds since the epoch).
+    """Re-judge the stored flows of agents (`agent`: a glob) active between `since` and `until` (seconds).
 
-    `default` is the default of agents that are gone. `progress` is called from time to time with the number of flows
-    judged.
+    `default` is the default of agents that are gone; `apart`: the rules that are for one host of a fleet.
+    `gate_queries` is as in the config. `progress` is called from time to time with the number of flows judged.
     """
     judge = _Candidate(connection, candidate, gate_queries, apart or Apart({}, {}, ""))
     totals = _Totals()

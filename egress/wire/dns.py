@@ -134,7 +134,10 @@ class DnsStream:
         self._kept = bytearray()
 
     def feed(self, chunk: bytes) -> list[bytes]:
-        """Return the messages that `chunk` completes, without their length prefix; `query` and `answer` read them."""
+        """Return the messages that `chunk` completes, without their length prefix; `query` and `answer` read them.
+
+        Raises MalformedError.
+        """
         self._kept += chunk
         messages, at = [], 0
         while len(self._kept) - at >= 2:
@@ -187,7 +190,10 @@ def _question(payload: bytes, names: Names) -> tuple[_Message, int]:
 
 
 def _section(payload: bytes, names: Names, at: int, count: int) -> tuple[int, list[DnsRecord], int]:
-    """Read `count` records: return the offset after them, the records that bind, and the upper bits of the rcode."""
+    """Read `count` records: return the offset after them, the records that bind, and the upper bits of the rcode.
+
+    Raises MalformedError.
+    """
     found: list[DnsRecord] = []
     upper = 0
     if count > MAX_RECORDS:
@@ -209,7 +215,10 @@ def _section(payload: bytes, names: Names, at: int, count: int) -> tuple[int, li
 
 
 def _add_record(found: list[DnsRecord], names: Names, payload: bytes, at: int, record: DnsRecord) -> None:
-    """Append `record` with its value, read from `at` to the end of `payload`; leave out types that bind nothing."""
+    """Append `record` with its value, read from `at` to the end of `payload`; leave out types that bind nothing.
+
+    Raises MalformedError.
+    """
     if record.rtype in _SIZES:
         if len(payload) - at != _SIZES[record.rtype]:
             raise MalformedError("DNS address of a wrong length")
@@ -226,7 +235,10 @@ def _add_record(found: list[DnsRecord], names: Names, payload: bytes, at: int, r
 
 
 def _add_service(found: list[DnsRecord], names: Names, payload: bytes, at: int, record: DnsRecord) -> None:
-    """Append a service binding and its address hints (RFC 9460 section 2.2: priority, target, parameters by key)."""
+    """Append a service binding and its address hints (RFC 9460 section 2.2: priority, target, parameters by key).
+
+    Raises MalformedError.
+    """
     if at + 2 > len(payload):
         raise MalformedError("DNS service binding is cut off")
     service = payload[at : at + 2] != b"\0\0"  # priority 0 is an alias only: its parameters are ignored

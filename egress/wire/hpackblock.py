@@ -86,7 +86,7 @@ class FieldReader:
 def _integer(block: bytes, at: int, bits: int) -> tuple[int, int]:
     """Read a number that begins in the last `bits` bits of a byte (RFC 7541 section 5.1).
 
-    Returns the number and the offset after it.
+    Returns the number and the offset after it. Raises MalformedError for one that is too long, IndexError past the end.
     """
     full = (1 << bits) - 1
     number = block[at] & full

@@ -79,7 +79,10 @@ _Fields = dict[bytes, list[bytes]]
 
 
 def _read_fields(lines: list[bytes]) -> _Fields:
-    """Check every field (RFC 9112 section 5); return the values of those in _USED_FIELDS, by lower-case name."""
+    """Check every field (RFC 9112 section 5); return the values of those in _USED_FIELDS, by lower-case name.
+
+    Raises MalformedError.
+    """
     if len(lines) > MAX_FIELDS:
         raise MalformedError("too many HTTP fields")
     fields: _Fields = {}
@@ -98,7 +101,10 @@ def _list(fields: _Fields, name: bytes) -> list[bytes]:
 
 
 def _body_length(fields: _Fields, version: bytes, absent: int) -> int:
-    """Return the length of the body, _CHUNKED or _UNTIL_CLOSE; `absent` if the head has none (RFC 9112 section 6)."""
+    """Return the length of the body, _CHUNKED or _UNTIL_CLOSE; `absent` if the head has none (RFC 9112 section 6).
+
+    Raises MalformedError.
+    """
     codings, lengths = _list(fields, b"transfer-encoding"), _list(fields, b"content-length")
     if codings:
         if lengths:
@@ -129,7 +135,10 @@ def host_of(authority: bytes) -> str:
 
 
 def _request_host(method: bytes, target: bytes, fields: _Fields) -> str:
-    """Return the host of a request: at most one Host, with which an absolute target agrees (RFC 9112 section 3.2)."""
+    """Return the host of a request: at most one Host, with which an absolute target agrees (RFC 9112 section 3.2).
+
+    Raises MalformedError.
+    """
     hosts = fields.get(b"host", [])
     if len(hosts) > 1:
         raise MalformedError("two HTTP Host fields")
@@ -185,7 +194,7 @@ class _Stream(Generic[Head]):
         raise NotImplementedError
 
     def _read_head(self, line: bytes, lines: list[bytes]) -> int:
-        """Append the head to the facts and set `_tunnel`; return the length of the body."""
+        """Append the head to the facts and set `_tunnel`; return the length of the body. Raises MalformedError."""
         raise NotImplementedError
 
     def _take(self, size: int) -> bytes:
@@ -194,7 +203,7 @@ class _Stream(Generic[Head]):
         return data
 
     def _line(self, limit: int) -> bytes | None:
-        """Take the next line, without its end; None: it is not whole yet."""
+        """Take the next line, without its end; None: it is not whole yet. Raises MalformedError."""
         end = self._buffer.find(b"\n", 0, limit)
         if end < 0:
             if len(self._buffer) >= limit:
@@ -216,7 +225,7 @@ class _Stream(Generic[Head]):
         return starts is not None
 
     def _head(self) -> bool:
-        """Take a head once it is whole, and choose the step for its body."""
+        """Take a head once it is whole, and choose the step for its body. Raises MalformedError."""
         end = _HEAD_END.search(self._buffer, max(0, self._searched - 2))
         if (end.end() if end else len(self._buffer)) > MAX_HEAD:
             raise MalformedError("HTTP head is too long")
@@ -272,7 +281,7 @@ class _Stream(Generic[Head]):
         return True
 
     def _trailers(self) -> bool:
-        """Take a line of the trailer section; the empty one ends the message."""
+        """Take a line of the trailer section; the empty one ends the message. Raises MalformedError."""
         line = self._line(MAX_HEAD)
         if line is None:
             return False
@@ -296,7 +305,7 @@ class _Stream(Generic[Head]):
         return self._rest(Opaque, True)
 
     def _rest(self, kind: type[Body] | type[Opaque], flag: bool) -> bool:
-        """Take all bytes up to the end of the connection."""
+        """Take all bytes that are here as one Body or Opaque with this `flag`. Returns False: no other step follows."""
         if self._buffer:
             self._events.append(kind(self._take(len(self._buffer)), flag))
         return False

@@ -86,7 +86,10 @@ class H2RequestStream:
         return requests
 
     def _frame(self, header: bytes) -> int:
-        """Return the size of a frame that must be read, with its header; 0 for one that is skipped."""
+        """Return the size of a frame that must be read, with its header; 0 for one that is skipped.
+
+        Raises MalformedError.
+        """
         size, kind, stream = int.from_bytes(header[:3]), header[3], int.from_bytes(header[5:9]) & 0x7FFFFFFF
         if not self._begun and (kind != _SETTINGS or stream or header[4] & 1):
             raise MalformedError("HTTP/2 does not begin with SETTINGS")
@@ -134,7 +137,10 @@ class H2RequestStream:
 
 
 def _unpadded(payload: bytes, flags: int) -> bytes:
-    """Return the payload of a HEADERS frame without its padding and priority (RFC 9113 section 6.2)."""
+    """Return the payload of a HEADERS frame without its padding and priority (RFC 9113 section 6.2).
+
+    Raises MalformedError.
+    """
     pad = 0
     if flags & _PADDED:
         if not payload:
@@ -150,7 +156,10 @@ def _unpadded(payload: bytes, flags: int) -> bytes:
 
 
 def _request(stream: int, fields: list[Field]) -> H2Request:
-    """Read a request: pseudo fields first, each once; `host` may only repeat `:authority` (RFC 9113 section 8.3.1)."""
+    """Read a request: pseudo fields first, each once; `host` may only repeat `:authority` (RFC 9113 section 8.3.1).
+
+    Raises MalformedError.
+    """
     pseudo: dict[bytes, bytes] = {}
     hosts: list[bytes] = []
     regular = False

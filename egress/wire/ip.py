@@ -160,7 +160,10 @@ def _ip6(raw: bytes, whole: int) -> Header:
 
 
 def _jumbo_length(raw: bytes) -> int:
-    """Return the payload length in the jumbo option of a hop-by-hop header at 40 (RFC 2675 section 2)."""
+    """Return the payload length in the jumbo option of a hop-by-hop header at 40 (RFC 2675 section 2).
+
+    Raises MalformedError, also without that option.
+    """
     need(raw, 48, len(raw), "IPv6 extension header")
     at, end = 42, 40 + ((raw[41] + 1) << 3)
     need(raw, end, len(raw), "IPv6 extension header")

@@ -76,7 +76,7 @@ class _Transport(NamedTuple):
 
 
 def _decode(raw: bytes, whole: int) -> Packet:
-    """Read a packet by the general path."""
+    """Read a packet of `whole` bytes on the wire by the general path. Raises MalformedError."""
     ip = header(raw, whole)
     version = raw[0] >> 4
     if ip.offset:

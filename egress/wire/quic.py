@@ -141,7 +141,7 @@ class _Connection:
         self._known[offset:end] = b"\1" * len(piece)
 
     def hellos(self) -> Iterator[ClientHello]:
-        """Yield the hellos that have become whole; a second one answers a HelloRetryRequest."""
+        """Yield the hellos that have become whole; a second one answers a HelloRetryRequest. Raises MalformedError."""
         gap = self._known.find(0, self._read_to)
         ready = len(self._data) if gap < 0 else gap
         while ready - self._read_to >= 4:
@@ -215,7 +215,10 @@ class QuicHello:
         return None
 
     def _initial(self, packet: _Packet) -> Iterator[ClientHello]:
-        """Find the one connection whose keys open an Initial; yield the hellos that it makes whole."""
+        """Find the one connection whose keys open an Initial; yield the hellos that it makes whole.
+
+        Raises MalformedError.
+        """
         candidates = list(self._connections)
         if all(each.dcid != packet.dcid for each in candidates):
             candidates.append(_Connection(packet.dcid, packet.version))
@@ -254,7 +257,10 @@ def _negotiation(datagram: bytes) -> tuple[bytes, frozenset[int]] | None:
 
 
 def _packets(datagram: bytes) -> Iterator[_Packet]:
-    """Yield the packets with a long header; a short packet or padding may follow the last one."""
+    """Yield the packets with a long header; a short packet or padding may follow the last one.
+
+    Raises MalformedError.
+    """
     at = 0
     for _ in range(MAX_PACKETS):
         if at >= len(datagram) or not datagram[at] & _LONG:
@@ -277,7 +283,10 @@ def _packets(datagram: bytes) -> Iterator[_Packet]:
 
 
 def _long_packet(datagram: bytes, start: int, reader: _Reader, version: int) -> tuple[_Packet, int]:
-    """Return a packet whose version has been read, and the offset after it (RFC 9000 section 17.2)."""
+    """Return a packet whose version has been read, and the offset after it (RFC 9000 section 17.2).
+
+    Raises MalformedError.
+    """
     kind = ((datagram[start] >> 4 & 3) - VERSIONS[version].shift) % 4
     dcid = reader.take(_cid_length(reader))
     reader.take(_cid_length(reader))
@@ -302,7 +311,10 @@ def _cid_length(reader: _Reader) -> int:
 
 
 def _crypto(frames: bytes) -> Iterator[tuple[int, bytes]]:
-    """Yield (offset, bytes) of each CRYPTO frame; only frames that are allowed in an Initial pass (section 17.2.2)."""
+    """Yield (offset, bytes) of each CRYPTO frame; only frames that are allowed in an Initial pass (section 17.2.2).
+
+    Raises MalformedError.
+    """
     reader = _Reader(frames)
     if not frames:
         raise MalformedError("QUIC packet without frames")

@@ -67,7 +67,7 @@ def server_hello(data: bytes) -> bool | None:
 
 
 def _record_start(data: bytes, kind: int) -> bool | None:
-    """Return whether a handshake record with a first message of this kind begins; False as soon as a byte is wrong."""
+    """Return whether a handshake record with a first message of this kind begins; None: too few bytes to tell."""
     if data[:1] not in (b"", b"\x16") or data[1:2] not in (b"", b"\x03") or data[2:3] > b"\x04":
         return False
     if len(data) < 5:
@@ -78,7 +78,10 @@ def _record_start(data: bytes, kind: int) -> bool | None:
 
 
 def _handshake_message(data: bytes) -> bytes | None:
-    """Return the body of the first handshake message, which must be a ClientHello, joined from its records."""
+    """Return the body of the first handshake message, which must be a ClientHello, joined from its records.
+
+    None: it is not whole yet. Raises MalformedError.
+    """
     if _record_start(data, _CLIENT_HELLO) is False:
         raise MalformedError("not a TLS ClientHello")
     message, at, wanted = bytearray(), 0, 4
@@ -185,7 +188,10 @@ def _numbers(data: bytes) -> tuple[int, ...]:
 
 
 def _server_name(extension: bytes) -> str:
-    """Return the host name of RFC 6066 section 3: at most one, printable ASCII, at most 255 bytes."""
+    """Return the host name of RFC 6066 section 3: at most one, printable ASCII, at most 255 bytes.
+
+    "" without one. Raises MalformedError.
+    """
     reader = _Reader(_whole(extension, 2))
     names = []
     while reader:
@@ -212,7 +218,10 @@ def _protocols(extension: bytes) -> tuple[str, ...]:
 
 
 def _ssl2_start(data: bytes) -> bool | None:
-    """Return whether an SSLv2-format hello begins: its five lengths must agree (RFC 5246 appendix E.2)."""
+    """Return whether an SSLv2-format hello begins: its five lengths must agree (RFC 5246 appendix E.2).
+
+    None: too few bytes to tell.
+    """
     if data[2:3] not in (b"", b"\x01") or data[3:4] not in (b"", b"\x00", b"\x03"):
         return False
     if len(data) < 11:

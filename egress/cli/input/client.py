@@ -98,7 +98,10 @@ class ApiClient:
         self, method: str, path: str, *, params: dict[str, object], body: object = None, content: bytes | None = None,
         kind: str = "application/json", seconds: float = SECONDS,
     ) -> Any:  # fmt: skip
-        """Send a request; return the response's JSON, None without content. `seconds`: timeout, unless in process."""
+        """Send a request; return the response's JSON, None without content. `seconds`: timeout, unless in process.
+
+        Raises EgressError.
+        """
         answer = self.raw(method, path, params=params, body=body, content=content, kind=kind, seconds=seconds)
         if answer.status_code == 204 or not answer.content:
             return None

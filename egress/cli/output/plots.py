@@ -36,7 +36,7 @@ def activity(shown: Axis, of: Activity) -> Html:
 
 
 def intervals(moments: Sequence[float]) -> tuple[Html, str]:
-    """Plot the intervals between starts of flows over time, and describe them. Needs at least three starts."""
+    """Plot the intervals between sorted starts of flows (at least two), and write their median and spread as text."""
     gaps = [later - earlier for earlier, later in pairwise(moments)]
     middle, most = statistics.median(gaps), max(gaps) or 1.0
     spread = statistics.median(abs(gap - middle) for gap in gaps)

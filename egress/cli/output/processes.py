@@ -16,7 +16,7 @@ def program(process: ProcessRecord) -> str:
 
 
 def process_cell(process: ProcessRecord | None) -> str:
-    """Format a process for a table: the program, or the status if it is not known."""
+    """Format a process for a table: the program, or the status if it is not known; `-` for None."""
     if process is None:
         return "-"
     return program(process) if process.exe else f"({process.status})"

@@ -60,7 +60,9 @@ class CommandLines:
     def begin(self, agent: str, directory: int) -> Pending:
         """Begin to read the command line of the process whose /proc directory is open as `directory`.
 
-        Returns a function to call once: it waits for the bytes, and returns None if they cannot be read in time.
+        Returns a function to call once, which waits for the bytes (at most PROCESS_CMDLINE + 1). It returns None if
+        they were not read in time, or if this agent's processes are not read at present; b"" if the process has ended.
+        The caller closes `directory`.
         """
         if not self._may(agent):
             self.refused += 1

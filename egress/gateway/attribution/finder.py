@@ -175,7 +175,10 @@ class Finder:
         yield from self._given_up(agent, agent.search, out_of_time=out_of_time)
 
     def _given_up(self, agent: _Agent, search: Search, *, out_of_time: bool) -> Iterator[ProcessRecord]:
-        """End a search. The sockets that are still wanted were not found."""
+        """End a search; yield a record for each socket that is still wanted: its process was not found.
+
+        `out_of_time`: the search ended before all processes were read, and the agent's next search has to wait.
+        """
         now = time.monotonic()
         if search.abroad:
             agent.stays = now + EVERYWHERE

@@ -100,7 +100,7 @@ def _locals(data: bytes) -> Iterator[bytes]:
 
 
 def _dump(route: socket.socket, kind: int, body: bytes) -> Iterator[bytes]:
-    """Ask for all entries of a kind. Yields the parts of the answer."""
+    """Ask for all entries of a kind. Yields the parts of the answer. Raises OSError."""
     route.send(_request(kind, body, netlink.DUMP))
     for _ in range(MAX_MESSAGES):
         data = route.recv(BUFFER)

@@ -89,7 +89,10 @@ def status(text: bytes) -> tuple[int | None, int]:
 
 
 def start(text: bytes) -> float | None:
-    """Parse the start of /proc/PID/stat, in seconds since the epoch. The name may hold spaces and parentheses."""
+    """Parse the start of /proc/PID/stat, in seconds since the epoch. The name may hold spaces and parentheses.
+
+    None if it does not parse.
+    """
     fields = text.rpartition(b")")[2].split()
     ticks = _number(fields[_STARTTIME]) if len(fields) > _STARTTIME else None
     if ticks is None:

@@ -127,7 +127,7 @@ def rules(attachments: Sequence[Attachment], config: Config, family: int, *, blo
 
 
 def _refuse(family: int, marks: Marks, *, keep: bool) -> list[str]:
-    """Make the rules that refuse a marked packet.
+    """Make the rules that refuse a marked packet. `keep`: first save its mark on its connection.
 
     The mark is zeroed before REJECT: with sysctl fwmark_reflect the reset would carry it and be refused itself.
     """
@@ -143,7 +143,7 @@ def _refuse(family: int, marks: Marks, *, keep: bool) -> list[str]:
 
 
 def _deliver(marks: Marks, *, keep: bool) -> list[str]:
-    """Make the rules for packets to the host itself: save their marks here, since no POSTROUTING follows."""
+    """Make the rules for packets to the host itself. `keep`: save their marks here, since no POSTROUTING follows."""
     return [*(_keep("EGRESS-DELIVER", marks) if keep else []), f"-A EGRESS-DELIVER {_refused(marks)}"]
 
 

@@ -17,7 +17,7 @@ TIMEOUT = 30.0  # seconds; a tool that takes longer is taken to wait for a lock
 
 
 def run(*argv: str, stdin: str | None = None) -> str:
-    """Run a command to its end. Returns its standard output.
+    """Run a command to its end, with the text `stdin` as its input. Returns its standard output.
 
     Raises EgressError, in one line, when the tool is absent, fails or does not finish.
     """

@@ -6,7 +6,7 @@ To the worker:
     {"op": "policy.part", "removed": [ids], "added": [rules]}   any number of them, kept until
     {"op": "policy.commit", "base": n, "version": m}  applies them all at once; base -1: they are the whole policy
     {"op": "begin"}                                   bind the queues; the orders above may come before it
-    {"op": "journal", "limit": bytes, "full": true}   how far the journal may grow (JournalGrant)
+    {"op": "journal", "limit": bytes, "full": true}   how far the journal may grow; full: no new flows (JournalGrant)
     {"op": "agents", "agents": [...]}                 all agents that it watches from now on
     {"op": "answer", "id", "action"}                  ends a hold
     {"op": "tally", "agent"}                          asks for an agent's RefusalCounts, as "tally"
@@ -50,7 +50,7 @@ class Watched:
 
 @dataclass(frozen=True, slots=True)
 class JournalGrant:
-    """The bound of one process's journal until the next grant."""
+    """The bound of one process's journal until the next grant. A full journal is only for flows that have begun."""
 
     limit: int  # bytes that it may have written since it started
     full: bool = False  # the remaining bytes are for flows that have begun: no new flow may pass
@@ -100,7 +100,7 @@ def encode(message: object) -> bytes:
 
 
 def setup_from(line: bytes) -> Setup:
-    """Decode the first message to a process."""
+    """Decode the first message to a process. Raises KeyError, TypeError, ValueError or InputError."""
     document = json.loads(line)
     return Setup(
         config=typing.cast(Settings, build(Settings, document["config"], "setup")),

@@ -76,7 +76,10 @@ def _netns(value: str, name: str) -> AttachPoint:
 
 
 def _veth(value: str) -> tuple[str, dict[str, Any], bool]:
-    """Find our end of a namespace's veth or its bridge; the other end, inside; True if it is a bridge."""
+    """Find our end of a namespace's veth or its bridge; the other end, inside; True if it is a bridge.
+
+    Raises InputError if there is none.
+    """
     namespaces = {each["name"]: each.get("id") for each in _ask("netns", "list")}
     if value not in namespaces:
         known = ", ".join(sorted(namespaces)[:8]) or "none"

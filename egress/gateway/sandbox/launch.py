@@ -97,7 +97,10 @@ def _wait_inside(job: _Job, report: int) -> int:
 
 
 def _init(job: _Job, users: int, report: int) -> int:
-    """Run pid 1 of the sandbox. It has only the standard files open, and no process inside may trace it."""
+    """Run pid 1 of the sandbox. It has only the standard files open, and no process inside may trace it.
+
+    Returns the exit code. Raises OSError.
+    """
     linux.prctl(linux.PR_SET_PDEATHSIG, signal.SIGKILL)
     linux.prctl(linux.PR_SET_DUMPABLE, 0)
     if os.getppid() != 0:  # the waiter lives in another pid namespace, where we cannot see it
@@ -181,7 +184,7 @@ def _child(report: int, body: Callable[[], int]) -> NoReturn:
 
 
 def _foreground_terminal() -> int | None:
-    """Return standard input if it is a terminal with this process group in the foreground."""
+    """Return standard input if it is a terminal with this process group in the foreground, else None."""
     try:
         return 0 if os.isatty(0) and os.tcgetpgrp(0) == os.getpgrp() else None
     except OSError:

@@ -32,7 +32,10 @@ def relay(child: int, *, reap: bool = False) -> int:
 
 
 def _collect(child: int, *, reap: bool) -> int | None:
-    """Collect ended processes. Returns the exit code once `child` is among them."""
+    """Collect ended processes: with `reap` all of them, else only `child`.
+
+    Returns the exit code of `child`, or 128 + n when signal n ended it; None if it has not ended.
+    """
     while True:
         try:
             pid, status = os.waitpid(-1 if reap else child, os.WNOHANG)

@@ -140,7 +140,10 @@ def free_index(config: Config) -> int:
 
 
 def _recorded(records: Path) -> list[tuple[Sandbox, bool]]:
-    """Read all records: each sandbox, and whether the process that made it is alive."""
+    """Read all records: each sandbox, and whether the process that made it is alive.
+
+    Raises EgressError for a damaged one.
+    """
     found = []
     for path in sorted(records.glob("*.json")):
         try:
@@ -167,7 +170,10 @@ def _locked(config: Config) -> Iterator[Path]:
 
 
 def _namespace(sandbox: Sandbox) -> None:
-    """Make the namespaces: a child makes them and waits until `ip netns attach` has named the network namespace."""
+    """Make the namespaces: a child makes them and waits until `ip netns attach` has named the network namespace.
+
+    Raises EgressError.
+    """
     ready, made = os.pipe()
     hold, release = os.pipe()
     child = os.fork()
@@ -223,7 +229,10 @@ def _link(sandbox: Sandbox) -> None:
 
 
 def _resolver(sandbox: Sandbox) -> None:
-    """Write resolv.conf with the host's name servers that the sandbox can reach: not those on the host's loopback."""
+    """Write resolv.conf with the host's name servers that the sandbox can reach: not those on the host's loopback.
+
+    Raises EgressError.
+    """
     lines: list[str] = []
     for path in _RESOLVERS:
         with contextlib.suppress(OSError):

@@ -33,7 +33,10 @@ class CaptureWriter:
         self._write(blocks.header())
 
     def packet(self, raw: bytes, length: int, ts: float, agent: str, direction: Direction, settled: bool) -> None:
-        """Write a packet of `length` bytes on the wire, of which `raw` are the first, or count it as skipped."""
+        """Write a packet of `length` bytes on the wire, of which `raw` are the first, or count it as skipped.
+
+        Its comment names the agent, and the queue that it came from (`settled` or not).
+        """
         comment = f"agent={agent} queue={'settled' if settled else 'full'}"
         self._write(blocks.packet(raw, length, round(ts * 1e6), direction, comment))
 

@@ -57,6 +57,6 @@ class Identity:
 
 
 def _owner(agents: list[tuple[Agent, Networks]], address: bytes) -> Agent | None:
-    """Return the agent with the longest prefix that contains the address; of equal ones the first."""
+    """Return the agent with the longest prefix that contains the address; of equal ones the first; None without one."""
     found = [(network.shift, agent) for agent, own in agents if (network := own.longest(address)) is not None]
     return min(found, key=itemgetter(0))[1] if found else None

@@ -49,7 +49,11 @@ class PacketQueue:
         self._left = 0
 
     def bind(self, *, length: int, copy_range: int, settled: bool, fail_open: bool) -> None:
-        """Bind the queue. Raises EgressError when it is taken or binding is not permitted."""
+        """Bind the queue: it holds `length` packets, and copies `copy_range` bytes of each.
+
+        `settled`: it is the queue for settled connections. `fail_open`: the kernel accepts packets that find it full.
+        Raises EgressError when it is taken or binding is not permitted.
+        """
         self.settled = settled
         try:
             self._library = NetfilterQueue()

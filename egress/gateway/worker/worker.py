@@ -134,9 +134,10 @@ class Worker:
         (self.settled if refusal.settled else self.full).answer(refusal.packet, refusal.mark)
 
     def _wait(self, parked: ParkedPacket, agent: Agent, direction: Direction, ts: float) -> int:
-        """Park a packet until its hold ends. If the supervisor cannot be notified, the hold is refused.
+        """Park a packet until its hold ends, and report a new hold to the supervisor.
 
-        Returns PARKED, or DISCARD if the packet cannot be kept.
+        If that fails, the hold ends at once, refused; `resume` then judges its packets. Returns PARKED, or DISCARD if
+        the hold is over or the packet cannot be kept.
         """
         self._collect()
         hold = self.engine.hold_of(parked.raw, agent, direction)

@@ -233,7 +233,10 @@ def _count(connection: Connection, table: sa.Table) -> int:
 
 
 def _named(config: Config, path: Path) -> bool:
-    """Create the directory of cases if needed; returns whether the case exists. Raises EgressError."""
+    """Create the directory of cases if needed; returns whether the case at `path` in it exists.
+
+    Raises EgressError if the case could not be written.
+    """
     try:
         config.cases_dir.mkdir(mode=0o750, parents=True, exist_ok=True)
         there = path.exists()

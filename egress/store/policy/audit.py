@@ -124,7 +124,7 @@ def head(connection: Connection) -> tuple[int, str]:
 
 
 def lacks(connection: Connection, anchor: Anchor) -> str:
-    """Return in which way the trail lacks an entry that was seen before; empty: it has the entry."""
+    """Return in which way the trail lacks an entry seen before; empty: it has the entry, or `anchor` is incomplete."""
     if not anchor.seq or not anchor.hash:
         return ""
     if connection.scalar(sa.select(audit.c.hash).where(audit.c.seq == anchor.seq)) == anchor.hash:
@@ -147,7 +147,10 @@ def entries(
     actor: str = "",
     action: str = "",
 ) -> tuple[AuditEntry, ...]:
-    """List entries with numbers below `before_seq`, newest first. `actor` and `action` are globs; empty matches any."""
+    """List entries with numbers below `before_seq`, newest first, from `since` to `until` (seconds, both included).
+
+    `actor` and `action` are globs; empty matches any.
+    """
     terms = []
     if before_seq is not None:
         terms.append(audit.c.seq < before_seq)

@@ -54,7 +54,7 @@ def create(
     expires_at: float | None = None,
     ts: float,
 ) -> tuple[Token, str]:
-    """Create a token; returns it and its text, which is not stored. Raises InputError."""
+    """Create a token; returns it and its text, which is not stored. `expires_at` None: never. Raises InputError."""
     _check(name, role, agents, expires_at, ts)
     secret = secrets.token_urlsafe(_SECRET_BYTES)
     token = Token(_free_id(connection), name, role, agents, ts, actor.name, expires_at)

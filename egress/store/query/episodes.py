@@ -140,7 +140,10 @@ def episode_story(connection: Connection, agent: str, episode: str) -> EpisodeSt
 
 
 def _window(connection: Connection, agent: str, shown: Sequence[Step], *, more: bool) -> Interval:
-    """The time from shortly before the first step to the agent's next step after the last, at most an hour later."""
+    """The time from shortly before the first step to the agent's next step after the last, at most an hour later.
+
+    `more`: the episode has more steps than those shown.
+    """
     last = shown[-1].start if more else max(step.until for step in shown)
     following = sa.select(sa.func.min(steps.c.start)).where(steps.c.agent == agent, steps.c.start > last)
     beyond = connection.scalar(following)

@@ -62,7 +62,7 @@ class ObjectedFlow(NamedTuple):
 def flow_groups(
     connection: Connection, *, since: float | None = None, until: float | None = None, agent: str = ""
 ) -> Iterator[FlowGroup]:
-    """Group the outbound flows active between `since` and `until` (seconds); yields the group that began first first.
+    """Group the outbound flows active between `since` and `until` (seconds); yields groups in the order of their start.
 
     `agent` is a glob; empty: all agents.
     """

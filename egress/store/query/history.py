@@ -58,7 +58,7 @@ class HistoryTarget(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """The flows begun between `since` and `until` (seconds) by agents whose name matches a glob."""
+    """The flows begun from `since` to `until` (seconds, both included) by agents whose name matches a glob."""
 
     since: float
     until: float
@@ -67,7 +67,7 @@ class Window:
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """The starts of the flows to one target, oldest first, at most MAX_MOMENTS of them."""
+    """The starts of the flows to one target, oldest first; of more than MAX_MOMENTS the oldest."""
 
     agent: str  # empty: of several agents
     target: HistoryTarget
@@ -121,7 +121,7 @@ class History:
             return connection.scalar(sa.select(sa.func.count()).select_from(flows).where(*self._terms())) or 0
 
     def oldest(self) -> float | None:
-        """The start of the oldest stored flow, seconds."""
+        """The start (seconds) of the oldest of all stored flows, in the window or not; None without flows."""
         with unhurried(self.engine) as connection:
             found: float | None = connection.scalar(sa.select(sa.func.min(_F.start)))
             return found
@@ -142,7 +142,7 @@ class History:
         )
 
     def queries(self) -> Iterator[tuple[str, str, int]]:
-        """Yield agent, queried name and start (microseconds) of each DNS flow, agent by agent, oldest first."""
+        """Yield agent, queried name and start (microseconds) of each DNS flow with a query, by agent, oldest first."""
         query = sa.select(_F.agent, _SAID, _START).where(*self._terms(), _F.app_proto == "dns", _F.server_name != "")
         yield from self._rows(query.order_by(_F.agent, _START), str, str, int)
 
@@ -184,14 +184,17 @@ class History:
             yield QueriedName(agent, name, *map(whole, numbers))
 
     def names_under(self, agent: str, domain: str, most: int, limit: int) -> tuple[str, ...]:
-        """The first `limit` names, sorted, below a domain that an agent queried in at most `most` flows each."""
+        """The first `limit` names, sorted, below a domain that an agent queried in at most `most` flows each.
+
+        Refused flows do not count.
+        """
         below = _SAID.endswith(f".{domain}", autoescape=True)
         terms = (*self._terms(), _PASSED, _F.app_proto == "dns", _F.agent == agent, below)
         query = sa.select(_SAID).where(*terms).group_by(_SAID).having(sa.func.count() <= most)
         return tuple(row[0] for row in self._rows(query.order_by(_SAID).limit(limit), str))
 
     def flow(self, agent: str, start: int, target: HistoryTarget) -> FlowRecord | None:
-        """The flow of an agent to a target that began at this microsecond; None if it is not stored."""
+        """The flow of an agent to a target that began at this microsecond, in the window or not; None if not stored."""
         query = (
             sa.select(flows).where(_F.agent == agent, _START.between(start, start)).order_by(_F.flow_id).limit(CHUNK)
         )
@@ -223,7 +226,7 @@ class History:
         return [*terms, glob(_F.agent, self.window.agent)] if self.window.agent and not everyone else terms
 
     def _rows(self, query: sa.Select[Any], *columns: type | UnionType) -> Iterator[Any]:
-        """The rows of a pass, each value of its column's type. Raises DamagedDataError."""
+        """Yield the rows of a pass. Raises DamagedDataError for a value that is not of its column's type."""
         with unhurried(self.engine) as connection:
             rows = connection.execute(query.execution_options(yield_per=CHUNK))
             read = 0

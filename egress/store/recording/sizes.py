@@ -61,7 +61,7 @@ def sizes(connection: Connection) -> tuple[int, int]:
 
 
 def oldest(connection: Connection) -> float | None:
-    """The start of the oldest flow, seconds."""
+    """The start of the oldest stored flow, seconds; None without flows."""
     found: float | None = connection.scalar(sa.select(sa.func.min(flows.c.start)))
     return found
 
