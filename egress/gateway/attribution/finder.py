@@ -69,7 +69,7 @@ class Finder:
 
     @property
     def unread(self) -> int:
-        """Number of command lines that could not be read in time."""
+        """Number of command lines that were not read in time, or not tried because earlier reads were delayed."""
         return self._command_lines.refused
 
     def close(self) -> None:

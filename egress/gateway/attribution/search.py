@@ -34,6 +34,7 @@ class Search:
     """Looks for the processes that hold sockets, given by inode. `missing` are the inodes not found yet.
 
     `recent` has pids to try first, and gets those that are found. `everywhere`: search outside the namespace, too.
+    `look` reads a process that holds a socket, given its pid and a descriptor of its /proc directory.
     """
 
     def __init__(

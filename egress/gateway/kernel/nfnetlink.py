@@ -38,6 +38,7 @@ def config_message(queue: int, sequence: int, *, copy_range: int, length: int, f
 
 def configure(sock: socket.socket, message: bytes, sequence: int, size: int, timeout: float = 2.0) -> list[bytes]:
     """Send a config message and wait for its answer. Returns messages that came meanwhile: packets to judge later.
+    `sequence` is the number in `message`; `size`, the bytes of the longest message that can come.
 
     Raises EgressError when the kernel refuses or does not answer.
     """

@@ -115,7 +115,7 @@ def agents_of(connection: Connection, episode: str) -> tuple[str, ...]:
 
 
 def episode_story(connection: Connection, agent: str, episode: str) -> EpisodeStory:
-    """The steps of an episode, with all traffic of the agent from before the first to after the last.
+    """The first MOST_STEPS steps of an episode, with all traffic of the agent from before the first to after the last.
 
     Raises NotFoundError if the agent has no such episode.
     """
