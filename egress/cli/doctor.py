@@ -13,7 +13,7 @@ from egress.cli.output.text import size, when
 from egress.config import Config, load_config
 from egress.control import Client, NotRunningError
 from egress.errors import EgressError
-from egress.gateway.kernel import iptables, privileges
+from egress.gateway.kernel import guard, privileges
 from egress.gateway.kernel.command import run
 from egress.gateway.sandbox import sandbox
 from egress.gateway.supervisor import checks
@@ -216,7 +216,7 @@ def _unguarded(config: Config, why: str) -> list[Check]:
             # A SQLite file belongs to one host, which may have been renamed since they were attached.
             mine = None if database.dialect.name == "sqlite" else config.host_name
             names = ", ".join(stored.agent.name for stored in list_agents(connection, mine))
-        cut_off = iptables.installed(config)
+        cut_off = bool(guard.state().interfaces)
     except (EgressError, SQLAlchemyError) as error:
         return [_cannot_tell(why, error)]
     finally:
@@ -272,7 +272,8 @@ def _kernel_rules(*, in_place: bool) -> list[Check]:
 def _leftovers(config: Config) -> list[Check]:
     """Check that no earlier gateway left kernel rules or sandboxes; rules may stay after `on_stop: block`."""
     try:
-        present, sandboxes = iptables.installed(config), len(sandbox.leftovers(config))
+        there, sandboxes = guard.state(), len(sandbox.leftovers(config))
+        present = bool(there.interfaces or there.behind)
     except EgressError as error:
         return [Check("leftovers", False, str(error))]
     if not present and not sandboxes:

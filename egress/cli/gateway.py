@@ -34,8 +34,8 @@ def command(
 ) -> None:
     """Guard the attached agents until SIGTERM or Ctrl-C. Needs root.
 
-    It runs in the foreground, judges packets from netfilter queues in unprivileged workers, installs its own iptables
-    chains, and records its decisions in the database. While a worker is missing, its agents are cut off (fail closed).
+    It runs in the foreground, judges packets from netfilter queues in unprivileged workers, installs its own nftables
+    table, and records its decisions in the database. While a worker is missing, its agents are cut off (fail closed).
     While the database is away, the last policy and agents stay in force, even across a restart.
     """
     from egress.gateway.supervisor import supervisor

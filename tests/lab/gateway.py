@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from ast import literal_eval
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -239,13 +240,39 @@ def in_force(stage: Stage, timeout: float = TIMEOUT) -> int:
 # --- the kernel's rules ---------------------------------------------------------------------------------------
 
 
+_OURS = """
+import sys
+from egress.gateway.kernel import nftables as nft
+kernel = nft.Nftables()
+for kind, wanted in ((nft.GETCHAIN, (3, 4, 5, 7)), (nft.GETRULE, (2, 4))):
+    for family, found in kernel.everything(kind):
+        if found[1] == b"egress\\0":
+            name = found[wanted[0]].decode().rstrip("\\0")
+            rest = "".join(found.get(key, b"").hex() + " " for key in wanted[1:])
+            queued = "-j NFQUEUE " * (b"NFQUEUE" in found.get(4, b""))
+            sys.stdout.write(f"EGRESS-{name} {family} {queued}{rest}\\n")
+for name in ("agents", "out", "in"):
+    for found in kernel.elements("egress", name):
+        sys.stdout.write(f"EGRESS-{name} {bytes(found[1])[4:].decode().rstrip(chr(0))} {found.get(2, b'').hex()}\\n")
+"""
+
+
 def saved_rules(stage: Stage, *, ours: bool = True) -> str:
-    """The rules of both families as iptables-save prints them, without counters and comments."""
-    text = "".join(
-        stage.lab.run(stage.gateway, [tool], check=True).stdout for tool in ("iptables-save", "ip6tables-save")
-    )
+    """The rules of both families as iptables-save and ip print them, without counters and comments, and our table."""
+    commands = [["iptables-save"], ["ip6tables-save"], ["ip", "-d", "-4", "rule"], ["ip", "-d", "-6", "rule"]]
+    text = "".join(stage.lab.run(stage.gateway, command, check=True).stdout for command in commands)
+    text += stage.lab.python(stage.gateway, _OURS) if ours else ""
     lines = [_COUNTERS.sub("", line) for line in text.splitlines() if not line.startswith("#")]
-    return "\n".join(line for line in lines if ours or "EGRESS-" not in line)
+    return "\n".join(line for line in lines if ours or "proto 101" not in line)
+
+
+def guarded_interfaces(stage: Stage) -> tuple[list[str], list[int], list[str]]:
+    """Read the guard in the kernel: interfaces of the table, its queues, and interfaces behind the barrier."""
+    code = (
+        "import sys; from egress.gateway.kernel import guard; sys.stdout.write(repr(tuple(map(sorted, guard.state()))))"
+    )
+    found: tuple[list[str], list[int], list[str]] = literal_eval(stage.lab.python(stage.gateway, code))
+    return found
 
 
 # --- a witness outside ----------------------------------------------------------------------------------------

@@ -122,7 +122,6 @@ def test_the_port_of_the_api_is_refused_whatever_the_policy_says(
 
 def test_all_of_it_is_written_down(stage: Stage) -> None:
     """This test is the last of its file: it stops the gateway."""
-    assert status(stage)["rules"]["late"] == 0  # each refusal was made in filter, none only in POSTROUTING
     assert stage.stop() == 0, log(stage)
     kept = flows(stage)
     for family in (0, 1):

@@ -1,1 +1,1 @@
-"""Interfaces of the kernel: iptables, netlink, conntrack, marks, system calls, privileges."""
+"""Interfaces of the kernel: nftables, routing rules, netlink, conntrack, marks, system calls, privileges."""

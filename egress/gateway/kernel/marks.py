@@ -1,8 +1,8 @@
 """The four adjacent bits of packet and connection marks that egress uses, and their meaning.
 
-A worker answers the kernel with a verdict and a packet mark; the chains of `egress.gateway.kernel.chains` act on the
-mark and keep it on the connection. NFQUEUE replaces a packet's whole mark: use `Marks.put`, which leaves the other 28
-bits as they are.
+A worker answers the kernel with a verdict and a packet mark; the chains of `egress.gateway.kernel.table` act on the
+mark, keep it on the connection and zero it on the packet. NFQUEUE replaces a packet's whole mark: use `Marks.put`,
+which leaves the other 28 bits as they are.
 """
 
 from __future__ import annotations
@@ -14,8 +14,17 @@ SETTLED = 1  # accepted: the agent's packets go to the settled queue, replies ar
 REFUSED = 2  # answered with a TCP reset or ICMP administratively prohibited
 DROPPED = 3  # refused without an answer
 RECHECK = 4  # was settled, is undecided again (a mark of 0 would not be kept on the connection)
+SEEN = 8  # of packets only, from prerouting to their queue: the table is there, the barrier lets them go on
 
-VALUES = {"undecided": UNDECIDED, "settled": SETTLED, "refused": REFUSED, "dropped": DROPPED, "recheck": RECHECK}
+VALUES = {
+    "undecided": UNDECIDED,
+    "settled": SETTLED,
+    "refused": REFUSED,
+    "dropped": DROPPED,
+    "recheck": RECHECK,
+    "seen": SEEN,
+}
+KEPT = ("settled", "refused", "dropped", "recheck")  # on connections
 
 
 class Marks(NamedTuple):
@@ -34,7 +43,7 @@ class Marks(NamedTuple):
         return 0b1110 << self.shift
 
     def value(self, name: str) -> int:
-        """Shift `undecided`, `settled`, `refused`, `dropped` or `recheck` into place (KeyError otherwise)."""
+        """Shift one of `VALUES` into place (KeyError otherwise)."""
         return VALUES[name] << self.shift
 
     def put(self, mark: int, name: str) -> int:

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from egress.errors import InputError
-from egress.gateway.kernel.chains import check_interface
+from egress.gateway.kernel.attachment import check_interface
 from egress.gateway.kernel.command import run
 
 KINDS = ("netns", "interface", "cidr")
@@ -31,7 +31,7 @@ _Interface = ipaddress.IPv4Interface | ipaddress.IPv6Interface
 
 @dataclass(frozen=True, slots=True)
 class AttachPoint:
-    """The place of an agent: an `egress.gateway.kernel.chains.Attachment` without queue numbers."""
+    """The place of an agent: an `egress.gateway.kernel.attachment.Attachment` without queue numbers."""
 
     agent: str
     interface: str

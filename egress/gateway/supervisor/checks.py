@@ -19,7 +19,7 @@ PACKAGES = {
     "hpack": "hpack",
     "sqlalchemy": "SQLAlchemy",
 }
-TOOLS = {"iptables-restore": "iptables", "iptables-save": "iptables", "ip6tables-restore": "iptables", "ip": "iproute2"}
+TOOLS = {"ip": "iproute2"}
 PYTHON = (3, 11)
 _QUEUE = Path("/proc/net/netfilter/nfnetlink_queue")
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from egress.config import Config
-from egress.gateway.kernel.iptables import Attachment
+from egress.gateway.kernel.attachment import Attachment
 from egress.gateway.pipe.messages import Watched
 from egress.model import Agent
 

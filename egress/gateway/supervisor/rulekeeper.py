@@ -8,8 +8,9 @@ import time
 
 from egress.config import Config
 from egress.errors import EgressError
-from egress.gateway.kernel import iptables
+from egress.gateway.kernel import guard
 from egress.gateway.kernel.drops import drops
+from egress.gateway.kernel.guard import Guard
 from egress.gateway.supervisor.roster import Roster
 
 LEAVING_SECONDS = 2.0  # wait for the workers of a killed gateway to end
@@ -18,10 +19,11 @@ log = logging.getLogger("egress.gateway")
 
 
 class RuleKeeper:
-    """Installs, checks and removes the rules. Each call runs iptables, which is slow: call it from a thread."""
+    """Installs, checks and removes the rules. Calls wait for the kernel: make them from a thread."""
 
     def __init__(self, config: Config, roster: Roster) -> None:
         self._config, self._roster = config, roster
+        self._guard = Guard(config)
         self._installing = threading.Lock()
         self._guarding = self._ended = False  # rules are installed; none may be installed any more
 
@@ -30,10 +32,10 @@ class RuleKeeper:
         with self._installing:
             if not self._ended:
                 self._guarding = True
-                iptables.install(self._roster.attachments(self._config), self._config)
+                self._guard.install(self._roster.attachments(self._config))
 
     def installed(self) -> bool:
-        return iptables.installed(self._config, self._roster.attachments(self._config))
+        return self._guard.installed()
 
     def keep(self) -> None:
         """Restore the rules if another program has changed them, or put its own before them."""
@@ -50,10 +52,10 @@ class RuleKeeper:
         with self._installing:
             self._ended = True  # a change that is under way must not install them again
             if asked and left and self._config.on_stop == "block":
-                iptables.block(self._roster.attachments(self._config), self._config)
+                self._guard.block(self._roster.attachments(self._config))
                 log.warning("stopped: blocked until the gateway runs again: %s", left)
             elif asked or (self._guarding and not left):
-                iptables.remove(self._config)
+                self._guard.remove()
                 if left:
                     log.warning("stopped: STILL ATTACHED AND UNGUARDED: %s", left)
             elif self._guarding:
@@ -66,7 +68,7 @@ def require_no_other_gateway() -> None:
     The names of the chains are fixed: two gateways, each with a run_dir of its own, would replace each other's rules.
     """
     deadline = time.monotonic() + LEAVING_SECONDS
-    while read := iptables.queues() & drops().keys():
+    while read := guard.state().queues & drops().keys():
         if time.monotonic() > deadline:
             raise EgressError(
                 f"another gateway guards this network namespace (it reads queue {min(read)}): stop it first"

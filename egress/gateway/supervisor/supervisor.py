@@ -19,7 +19,7 @@ from typing import Any
 from egress.config import Config
 from egress.control import NotRunningError
 from egress.errors import EgressError
-from egress.gateway.kernel import iptables, privileges
+from egress.gateway.kernel import guard, privileges
 from egress.gateway.pipe.messages import Settings, Setup
 from egress.gateway.supervisor import attachments, checks, rulekeeper, startup, unmark
 from egress.gateway.supervisor.attachments import Attachments
@@ -351,7 +351,7 @@ class Gateway:
         log.info("sandbox %s is gone", name)
 
     async def _status(self) -> dict[str, object]:
-        counters, in_place = await asyncio.to_thread(lambda: (iptables.counters(), self.rules.installed()))
+        counters, in_place = await asyncio.to_thread(lambda: (guard.counters(), self.rules.installed()))
         return {
             "host": self.config.host_name,
             "pid": os.getpid(),

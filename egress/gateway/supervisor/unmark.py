@@ -20,7 +20,7 @@ from collections.abc import Iterable
 from egress.config import Config
 from egress.errors import EgressError
 from egress.gateway.kernel import conntrack
-from egress.gateway.kernel.marks import VALUES, Marks
+from egress.gateway.kernel.marks import KEPT, Marks
 from egress.gateway.supervisor.roster import RosterEntry
 
 log = logging.getLogger("egress.gateway")
@@ -56,7 +56,7 @@ def forget(entries: Iterable[RosterEntry], config: Config) -> None:
     attached = _networks(entry for entry in found if not entry.masquerade)
     try:
         conntrack.delete(_networks(entry for entry in found if entry.masquerade))
-        for name in VALUES.keys() - {"undecided"}:
+        for name in KEPT:
             conntrack.unmark(attached, value=marks.value(name), match=marks.mask, clear=marks.mask)
     except EgressError as error:
         log.error("connections of an agent that was attached or detached keep their marks: %s", error)
