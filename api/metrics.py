@@ -44,6 +44,7 @@ class Metrics(Collector):
             return
         yield _gauge("up", "1: a gateway runs on this host and answers", 1)
         yield from _gateway(status)
+        yield from _replies(status)
         yield from _attribution(status)
         yield from _workers(status["workers"])
 
@@ -134,6 +135,17 @@ def _records(journal: dict[str, Any], recorder: dict[str, Any]) -> Iterator[Metr
         )
         yield _counter("recorder_stored", "records stored since the recorder's start", recorder["stored"])
         yield _counter("recorder_garbage", "journal lines that are not valid records, quarantined", recorder["garbage"])
+
+
+def _replies(status: dict[str, Any]) -> Iterator[Metric]:
+    """Collect the answers by DNS to refused queries, over all workers."""
+    found = CounterMetricFamily(
+        "egress_dns_refusals", "answers by DNS to refused queries, by result", labels=["result"]
+    )
+    for result in ("sent", "limited", "failed"):
+        counts = [worker["counters"].get("replies", {}).get(result, 0) for worker in status["workers"]]
+        found.add_metric([result], sum(counts))
+    yield found
 
 
 def _attribution(status: dict[str, Any]) -> Iterator[Metric]:

@@ -249,6 +249,9 @@ def _worker(worker: dict[str, Any], on_full: str) -> list[Check]:
         effect = "new flows are refused" if on_full == "refuse" else "new flows pass UNRECORDED"
         text = f"cannot be written ({journal['error']}): {effect}; free disk space"
         found.append(Check(f"{name} journal", False, text))
+    if failed := counters.get("replies", {}).get("failed"):
+        text = f"{failed} refused queries got no answer by DNS, so their clients wait: see the gateway's log"
+        found.append(Check(f"{name} replies", False, text))
     if counters.get("engine_errors"):
         text = f"{counters['engine_errors']} packets dropped by bugs in egress (see egress query): please report them"
         found.append(Check(f"{name} engine", False, text))

@@ -70,6 +70,7 @@ class DnsAsked(NamedTuple):
 
     direction: Direction
     query: DnsQuery | None  # None: it could not be read here; the resolver may be able to
+    message: bytes = b""  # as it was sent
 
 
 class DnsAnswered(NamedTuple):

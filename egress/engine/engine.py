@@ -23,7 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from egress.dissection.events import Burst, Event
+from egress.dissection.events import Burst, DnsAsked, Event
 from egress.dissection.registry import REGISTRY
 from egress.dissection.stream import SegmentOverflowError
 from egress.engine.flow import Flow, Key, flow_key, repeated_handshake
@@ -32,6 +32,7 @@ from egress.engine.judge import Judge
 from egress.engine.outbox import Outbox
 from egress.engine.outcome import Outcome
 from egress.engine.patterns import Patterns, with_beginning
+from egress.engine.queries import DNS_PORT, Queries
 from egress.engine.reassembly import events, rhythmic
 from egress.engine.refusals import Refusals
 from egress.engine.settling import Settling
@@ -51,8 +52,6 @@ from egress.model import (
     Action,
     Agent,
     Direction,
-    Effect,
-    Finding,
     Hold,
     Mode,
     Packet,
@@ -61,7 +60,6 @@ from egress.model import (
     Reason,
     Verdict,
 )
-from egress.policy.rulebook import exempt
 from egress.records.shape import Record
 from egress.wire.fragments import fragmented
 from egress.wire.icmp import answers_known
@@ -95,6 +93,7 @@ class Engine:
         self._judge = Judge(limits, policy, gate_queries=gate_queries, refuse_ech=refuse_ech)
         self._holds = Holds(limits, outbox)
         self._verdicts = Verdicts(self._judge, self._holds, self._tracker, outbox)
+        self._queries = Queries(self._judge, self._verdicts, self._tracker, outbox)
         self._settling = Settling(limits, self._judge, self._verdicts, self._tracker, Patterns(signatures), outbox)
         self._began: float | None = None  # when the first packet of a flow came
 
@@ -143,12 +142,12 @@ class Engine:
                 return self._answer(verdict)
         table.touch(flow, ts)
         verdict = self._inspect(flow, packet, raw, ts, direction)
-        if verdict is None and not self._outbox.records:
+        if verdict is None and not self._outbox.records and self._queries.reply is None:
             return flow.outcome
         return self._answer(verdict or flow.outcome.verdict)
 
     def _answer(self, verdict: Verdict) -> Outcome:
-        return Outcome(verdict, self._outbox.take())
+        return Outcome(verdict, self._outbox.take(), self._queries.take())
 
     # The steps below return the answer to the packet alone, or None: the answer is the verdict of its flow.
 
@@ -164,7 +163,8 @@ class Engine:
         if flow.stage is SETTLED:
             return self._short(flow, packet, raw, ts, direction, burst)
         if flow.stage is REFUSED:
-            return None
+            asks = direction is OUT and flow.rport == DNS_PORT
+            return self._queries.repeat(flow, packet, ts) if asks else None
         return self._long(flow, packet, raw, ts, direction, burst)
 
     def _short(
@@ -201,6 +201,8 @@ class Engine:
                 self._signal(flow, event, ts)
         except SegmentOverflowError as full:
             return self._refusals.refuse(flow.who, packet, ts, Reason.SEQUENCE, str(full))
+        if (verdict := self._queries.finish(flow, packet, ts)) is not None:
+            return verdict
         if flow.hold:  # for a query in it
             flow.uncount(packet, direction)
             self._judge.uncount_bytes(flow, packet.length, ts)
@@ -213,7 +215,9 @@ class Engine:
 
     def _signal(self, flow: Flow, event: Event, ts: float) -> None:
         """Give an event to the judge, then to the signatures, and carry out findings; during a hold keep it."""
-        if not flow.hold and self._judge.observe(flow, event, ts):
+        if isinstance(event, DnsAsked) and not flow.hold:
+            self._queries.asked(flow, event, ts)
+        elif not flow.hold and self._judge.observe(flow, event, ts):
             self._verdicts.rejudge(flow, ts)
         if flow.hold:
             if flow.defer(event) > MAX_DEFERRED:
@@ -222,21 +226,7 @@ class Engine:
         for signature in self._listeners.get(type(event), ()):
             finding = signature.see(event, flow)
             if finding is not None and flow.note_found(finding.signature):
-                self._flag(flow, finding, ts)
-
-    def _flag(self, flow: Flow, finding: Finding, ts: float) -> None:
-        """Record a finding and refuse its flow; if the flow's rule exempts the signature, only record the finding."""
-        if exempt(flow.rule, finding.signature):
-            self._outbox.finding(flow, finding, ts, Action.ACCEPT)
-            return
-        if finding.effect is Effect.DESTINATION:
-            self._judge.refuse_destination(flow, ts)
-        flow.condemn()
-        flow.identify()
-        evidence = flow.evidence
-        self._verdicts.refuse(flow, Reason.FINDING, ts)
-        self._outbox.finding(flow, finding, ts, Action.REJECT, evidence)
-        self._outbox.flow(flow, ts)
+                self._verdicts.flag(flow, finding, ts)
 
     def _resume(self, flow: Flow, packet: Packet, ts: float) -> Verdict | None:
         """Answer a packet while its flow's hold is pending; then judge the flow again, and return None: inspect it."""

@@ -243,6 +243,12 @@ class Flow(Life):
         self.server_name = self.dissector.server_name or self.server_name
         return self.app != before
 
+    def part_from(self, other: Flow, server_name: str) -> None:
+        """Become the flow of one message of another flow: take its protocol, bound names, and this name from it."""
+        self.app, self.server_name, self.names = other.app, server_name, other.names
+        if other.dissector is not None:
+            other.dissector.server_name = other.server_name
+
     def give_up_identifying(self) -> None:
         """Set the application protocol to unknown: inspection is about to end, and has not identified it."""
         self.app = App.UNKNOWN

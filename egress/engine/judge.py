@@ -19,14 +19,13 @@ from __future__ import annotations
 
 from egress.dissection.events import DnsAnswered, DnsAsked, Event, Named
 from egress.engine.flow import Flow
-from egress.engine.holds import asks
 from egress.limits import Limits
-from egress.model import Action, App, Direction, Policy, PolicyChange, Reason, Rule, Verdict
+from egress.model import Action, App, Policy, PolicyChange, Reason, Rule, Verdict
 from egress.policy.affected import ChangeScope
 from egress.policy.bindings import Bindings
 from egress.policy.budgets import Budgets
 from egress.policy.destinations import Destinations
-from egress.policy.domain import canonical, is_host, reverse_address
+from egress.policy.domain import canonical, reverse_address
 from egress.policy.rulebook import ECH_PUBLIC_NAMES, Rulebook
 from egress.wire.dns import addresses_of
 
@@ -85,20 +84,28 @@ class Judge:
         return self.rules.decide(flow.who, flow, ts)[0]
 
     def observe(self, flow: Flow, event: Event, ts: float) -> bool:
-        """Take note of names, DNS queries and DNS answers in the bytes; True if the flow must be judged again."""
+        """Take note of names and DNS answers in the bytes; True if the flow must be judged again."""
         if isinstance(event, Named):
             if flow.refused:
                 return False  # an earlier name, perhaps in the same segment, refused it: no later one makes that good
             flow.said, flow.hidden = event.name, event.hidden and self._hides(event.name)
             return True
-        if isinstance(event, DnsAsked) and event.direction is Direction.OUT and self._gate_queries:
-            if event.query is None and flow.rule is not None and flow.rule.app not in ("", App.DNS):
-                return False  # another protocol on the DNS port, which its rule allows
-            return self._asked(flow, event.query.name if event.query else "", ts)
         if isinstance(event, DnsAnswered):
             for bound in addresses_of(event.answer):
                 self._bindings.bind(flow.agent, bound.names, bound.address, bound.ttl, ts)
         return False
+
+    def query_refusal(self, flow: Flow, event: DnsAsked, ts: float) -> Verdict | None:
+        """Return the refusal of a query, or None if it may leave: a query carries data out, so it is judged first.
+
+        A query that cannot be read is judged as one for the root: only an agent that may ask for any name may send it.
+        """
+        if not self._gate_queries:
+            return None
+        if event.query is None and flow.rule is not None and flow.rule.app not in ("", App.DNS):
+            return None  # another protocol on the DNS port, which its rule allows
+        verdict = self._resolves(flow, event.query.name if event.query else "", ts)
+        return None if verdict.action is Action.ACCEPT else verdict
 
     def _hides(self, outer: str) -> bool:
         """Return True if a hello with an ECH extension and this clear name hides the name of its server.
@@ -166,23 +173,6 @@ class Judge:
         self.destinations.forget(agent)
         self._bindings.forget(agent)
         self._budgets.forget(agent)
-
-    def _asked(self, flow: Flow, name: str, ts: float) -> bool:
-        """Refuse a query for a name that no rule allows, or note that it must wait (`flow.wants`).
-
-        A query carries data out, so it is judged before it leaves. Returns True if the flow must be judged again.
-
-        A query that cannot be read is judged as one for the root: only an agent that may ask for any name may send it.
-        """
-        verdict = self._resolves(flow, name, ts)
-        if verdict.action is Action.ACCEPT:
-            return False
-        asked = canonical(name)
-        if asks(flow.who) and not verdict.rule_id and is_host(asked):
-            flow.wants = asked
-        else:
-            flow.set_objection(verdict)
-        return True
 
     def _resolves(self, flow: Flow, name: str, ts: float) -> Verdict:
         address = reverse_address(canonical(name))

@@ -10,7 +10,7 @@ from egress.dissection.events import DnsAnswered, DnsAsked, Named
 from egress.engine.flow import Flow
 from egress.engine.judge import Judge
 from egress.limits import Limits
-from egress.model import Action, Agent, Budget, BudgetSpan, Direction, Measure, Mode, Policy, PolicyChange, Reason, Rule
+from egress.model import Action, Agent, Budget, BudgetSpan, Direction, Measure, Policy, PolicyChange, Reason, Rule
 from egress.wire import dns
 from egress.wire.packet import decode
 from tests.engine.resolver import question, reply
@@ -125,16 +125,16 @@ RESOLVER = "10.9.9.9"
         (None, True, FREE, False),
     ],
 )
-def test_a_query_is_refused_for_good(name: str | None, gate: bool, who: Agent, refused: bool) -> None:
+def test_a_query_is_judged_by_its_name(name: str | None, gate: bool, who: Agent, refused: bool) -> None:
     asked = judge(rule("dns", RESOLVER), rule("good", NAME), gate_queries=gate)
     made = flow(who, 53, RESOLVER)
     admit(asked, made)
     query = None if name is None else dns.query(question(name))
-    assert asked.observe(made, DnsAsked(OUT, query), START) is refused
-    assert not asked.observe(made, DnsAsked(IN, query), START)
+    verdict = asked.query_refusal(made, DnsAsked(OUT, query), START)
+    assert (verdict is not None and (verdict.action, verdict.reason) == (Action.REJECT, Reason.QUERY)) is refused
     good = dns.query(question(NAME))
-    assert not asked.observe(made, DnsAsked(OUT, good), START)
-    assert (again(asked, made)[1] is Reason.QUERY) is refused
+    assert asked.query_refusal(made, DnsAsked(OUT, good), START) is None
+    assert again(asked, made)[0] is Action.ACCEPT
 
 
 @pytest.mark.parametrize(("app", "refused"), [("", True), ("dns", True), ("ssh", False)])
@@ -142,15 +142,15 @@ def test_bytes_that_are_no_query_pass_where_the_rule_is_for_something_else(app: 
     asked = judge(rule("port", RESOLVER, ports=((53, 53),), app=app))
     made = flow(DENIED, 53, RESOLVER)
     admit(asked, made)
-    assert asked.observe(made, DnsAsked(OUT, None), START) is refused
+    assert (asked.query_refusal(made, DnsAsked(OUT, None), START) is not None) is refused
 
 
 def test_the_reverse_name_of_an_address_that_may_be_reached() -> None:
     asked = judge(rule("dns", RESOLVER), rule("good", NAME))
     reverse = DnsAsked(OUT, dns.query(question(".".join(reversed(SERVER4.split("."))) + ".in-addr.arpa", 12)))
-    assert asked.observe(flow(DENIED, 53, RESOLVER), reverse, START)
+    assert asked.query_refusal(flow(DENIED, 53, RESOLVER), reverse, START)
     teach(asked, DENIED)
-    assert not asked.observe(flow(DENIED, 53, RESOLVER), reverse, START)
+    assert not asked.query_refusal(flow(DENIED, 53, RESOLVER), reverse, START)
 
 
 def test_a_once_rule_is_good_for_the_flow_it_admitted_and_for_no_other() -> None:
@@ -201,26 +201,3 @@ def test_quarantine_is_above_everything_and_takes_nothing_from_what_stood() -> N
     assert again(asked, made) == (Action.REJECT, Reason.QUARANTINE, "")
     made.adopt(who)
     assert again(asked, made)[1] is Reason.BUDGET
-
-
-@pytest.mark.parametrize(
-    ("name", "mode", "waits"),
-    [
-        ("evil.test", Mode.ASK, True),
-        ("EVIL.test.", Mode.ASK, True),
-        ("evil.test", Mode.ENFORCE, False),
-        ("never.test", Mode.ASK, False),
-        ("no host.test", Mode.ASK, False),
-        (None, Mode.ASK, False),
-    ],
-)
-def test_which_queries_wait(name: str | None, mode: Mode, waits: bool) -> None:
-    """A query waits unless a deny rule matches its name or no rule could allow it."""
-    asked = judge(rule("dns", RESOLVER), rule("no", "never.test", action=Action.REJECT))
-    made = flow(agent(default=Action.REJECT, mode=mode), 53, RESOLVER)
-    admit(asked, made)
-    assert asked.observe(made, DnsAsked(OUT, None if name is None else dns.query(question(name))), START)
-    assert (made.wants, made.objection is None) == (("evil.test", True) if waits else ("", False))
-    assert asked.preview(made, "evil.test", START).action is Action.REJECT
-    asked.change_policy(PolicyChange(1, 2, (), (rule("yes", "evil.test"),)))
-    assert asked.preview(made, "evil.test", START).action is Action.ACCEPT

@@ -86,9 +86,9 @@ class Lookup:
         try:
             query = dns.query(message)
         except MalformedError:
-            return DnsAsked(Direction.OUT, None)
+            return DnsAsked(Direction.OUT, None, message)
         self.seen = True
         self._open[query.id, query.name, query.rtype] = None
         if len(self._open) > MAX_OPEN:
             self._open.popitem(last=False)
-        return DnsAsked(Direction.OUT, query)
+        return DnsAsked(Direction.OUT, query, message)

@@ -12,6 +12,9 @@ from typing import NamedTuple
 
 from netfilterqueue import Packet as QueuedPacket
 
+from egress.engine.outcome import Reply
+from egress.gateway.kernel.link import Neighbour
+
 NEVER = float("inf")
 SHARE = 4  # packets parked for holds take at most this part of the queue's length
 
@@ -37,6 +40,8 @@ class ParkedPacket(NamedTuple):
     raw: bytes = b""
     mark: int = 0
     until: float = NEVER  # monotonic
+    reply: Reply | None = None  # sent in place of the mark
+    sender: Neighbour | None = None
 
 
 class Parked:

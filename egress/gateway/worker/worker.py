@@ -24,6 +24,7 @@ from egress.engine.engine import Engine
 from egress.errors import EgressError
 from egress.gateway.journal.journal import JournalWriter
 from egress.gateway.kernel import nfnetlink, privileges, seccomp
+from egress.gateway.kernel.link import HARDWARE, Neighbour
 from egress.gateway.kernel.marks import Marks
 from egress.gateway.pipe.messages import Draft, Setup, Watched, watched_from
 from egress.gateway.worker import preload
@@ -33,6 +34,7 @@ from egress.gateway.worker.notifier import Notifier
 from egress.gateway.worker.parked import ParkedPacket, for_holds
 from egress.gateway.worker.queue import DISCARD, PARKED, PacketQueue
 from egress.gateway.worker.refusal_counts import RefusalCounts
+from egress.gateway.worker.replies import Replies
 from egress.model import Action, Agent, Direction, Policy, Reason, Verdict
 from egress.records.shape import AnomalyRecord, Record
 from egress.wire.ip import total_length
@@ -69,11 +71,13 @@ class Worker:
         self._refused, self._dropped = marks.value("refused"), marks.value("dropped")
         self.anomalies = Anomalies(MAX_ANOMALIES)
         self.notifier = Notifier(setup.attribution, self._refuse)
+        self.replies = Replies()
         self.refusal_counts: dict[str, RefusalCounts] = {}
         self.unmatched = self.unrecorded = 0
         self.begun = self.stopping = self.confined = False
         self.parked = for_holds(config.queue.length)
         self._over: deque[ParkedPacket] = deque()  # packets of ended holds, to be judged again
+        self._resumed: ParkedPacket | None = None  # the packet under judgement, if it was parked
         self._reported: set[str] = set()  # holds that were reported to the supervisor
         self._send = send
         self._draft = Draft()
@@ -88,6 +92,7 @@ class Worker:
         length, fail_open = self.config.queue.length, self.config.fail_open
         self.full.bind(length=length, copy_range=nfnetlink.MAX_COPY, settled=False, fail_open=fail_open)
         self.settled.bind(length=length, copy_range=self._cut, settled=True, fail_open=fail_open)
+        self.replies.open()
         preload.load()
         privileges.drop(self.config.user, self.setup.parent)
         self.confined = seccomp.confine()
@@ -113,7 +118,7 @@ class Worker:
         length = total_length(raw) if len(raw) >= (self._cut if settled else nfnetlink.MAX_COPY) else None
         if self.capture is not None:
             self.capture.packet(raw, length or len(raw), ts, agent.name, direction, settled)
-        verdict, records = self.engine.packet(raw, ts, agent, direction, length, settled=settled)
+        verdict, records, reply = self.engine.packet(raw, ts, agent, direction, length, settled=settled)
         outbound = direction is Direction.OUT
         refused = self.notifier.send(records, indev if outbound else outdev) if records else ""
         if records and not self.record(records, ts) and verdict.action is Action.ACCEPT:
@@ -122,16 +127,34 @@ class Worker:
                 self.record(self.engine.withdraw(raw, ts, agent, direction), ts)
                 return DISCARD
         if verdict.action is Action.HOLD:
-            return self._wait(ParkedPacket(packet, agent.name, settled, raw), agent, direction, ts)
+            waits = ParkedPacket(packet, agent.name, settled, raw, sender=self._sender(packet, indev))
+            return self._wait(waits, agent, direction, ts)
         mark = self._mark(verdict, settled)
         may_wait = refused and outbound and verdict.action is not Action.ACCEPT  # in monitor mode it passes
+        if reply is None and not may_wait:
+            return mark
+        sender = self._sender(packet, indev) if reply is not None else None
+        parked = ParkedPacket(packet, agent.name, settled, raw if sender else b"", mark, reply=reply, sender=sender)
         # Last, so that no error can follow: a packet is answered once.
-        if may_wait and self.notifier.park(refused, ParkedPacket(packet, agent.name, settled, mark=mark)):
+        if may_wait and self.notifier.park(refused, parked):
             return PARKED
-        return mark
+        return self._final(parked)
+
+    def _sender(self, packet: QueuedPacket, interface: int) -> Neighbour:
+        """Return the sender of the packet under judgement. A packet that was parked has lost its hardware address."""
+        if self._resumed is not None and self._resumed.sender is not None:
+            return self._resumed.sender
+        return Neighbour(interface, (packet.get_hw() or b"")[:HARDWARE])
+
+    def _final(self, refusal: ParkedPacket) -> int:
+        """Answer a refused packet in its own protocol, if it has a reply; returns the mark for it."""
+        reply, sender = refusal.reply, refusal.sender
+        if reply is not None and sender is not None and self.replies.send(reply, refusal.raw, refusal.agent, sender):
+            return DISCARD
+        return refusal.mark
 
     def _refuse(self, refusal: ParkedPacket) -> None:
-        (self.settled if refusal.settled else self.full).answer(refusal.packet, refusal.mark)
+        (self.settled if refusal.settled else self.full).answer(refusal.packet, self._final(refusal))
 
     def _wait(self, parked: ParkedPacket, agent: Agent, direction: Direction, ts: float) -> int:
         """Park a packet until its hold ends, and report a new hold to the supervisor.
@@ -166,7 +189,9 @@ class Worker:
             queue = self.settled if parked.settled else self.full
             found = self.identity.find(parked.raw, parked.packet.indev, parked.packet.outdev)
             if found is not None and found[0].name == parked.agent:
+                self._resumed = parked
                 queue.judge(parked.packet, parked.raw)
+                self._resumed = None
             else:
                 queue.answer(parked.packet, DISCARD)
             self._collect()
@@ -223,6 +248,7 @@ class Worker:
         self.settled.close()
         self.journal.poll(ts)
         self.journal.close()
+        self.replies.close()
         if self.capture is not None:
             self.capture.close()
 
@@ -281,6 +307,7 @@ class Worker:
         names = {entry.agent.name for entry in watched}
         for gone in {agent.name for agent in before} - names:
             self.record(self.engine.release(gone, ts), ts)
+            self.replies.forget(gone)
         for entry in self.watched:
             if entry.agent not in before:
                 self.engine.change_agent(entry.agent, ts)
@@ -309,6 +336,7 @@ class Worker:
             "waiting": self.parked.packets,
             "overflowed": self.parked.overflowed,
             "attribution": self.notifier.counters(),
+            "replies": self.replies.counters(),
             "confined": self.confined,
             "capture_skipped": 0 if self.capture is None else self.capture.skipped,
             "folded": self.engine.folded(),

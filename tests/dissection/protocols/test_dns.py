@@ -95,7 +95,7 @@ def test_random_bytes_state_only_that_they_were_sent(chunks: list[tuple[Directio
 def test_a_flow_is_dns_from_the_first_query_that_can_be_read() -> None:
     dns = Dns()
     asked = [dns.asked]
-    assert dns.datagram(OUT, b"unreadable") == [DnsAsked(OUT, None)]
+    assert dns.datagram(OUT, b"unreadable") == [DnsAsked(OUT, None, b"unreadable")]
     asked.append(dns.asked)
     identified, event = dns.datagram(OUT, question(NAME))
     assert identified == Identified(App.DNS, NAME)

@@ -1,0 +1,144 @@
+"""The agent's DNS queries: each is judged by its name, and one that is refused is answered by DNS.
+
+    allowed                       it passes with its flow
+    refused, over UDP             answered with NXDOMAIN. Only this query is refused: the first of its flow ends the
+                                  flow, a later one is recorded as a flow of its own, and the other queries go on
+    refused, over TCP             answered in the same way, and the connection ends: bytes in the middle of a stream
+                                  cannot be left out
+    to a refused resolver (UDP)   answered with REFUSED, so that the client asks its next resolver
+    no rule in mode ask           held for a person (`egress.engine.holds`)
+
+A message that cannot be read gets no answer by DNS. The flow's verdict is what happens where the answer cannot be sent.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import NamedTuple
+
+from egress.dissection.events import DnsAsked
+from egress.engine.flow import Flow
+from egress.engine.holds import asks
+from egress.engine.judge import Judge
+from egress.engine.outbox import Outbox
+from egress.engine.outcome import Reply
+from egress.engine.tracker import Tracker
+from egress.engine.verdicts import Verdicts
+from egress.model import FIN, RST, SYN, TCP, UDP, Action, Direction, Packet, Reason, Verdict
+from egress.policy.domain import canonical, is_host
+from egress.wire.dnsrefusal import BLOCKED, NXDOMAIN, PROHIBITED, REFUSED, refusal
+
+DNS_PORT = 53
+OUT, IN = Direction.OUT, Direction.IN
+BY_NAME, BY_RULE = "egress: no rule allows this name", "egress: a rule denies this name"
+BY_RESOLVER = "egress: no rule allows this resolver"
+_OF_A_QUERY = frozenset((Reason.QUERY, Reason.APPROVAL))
+
+
+class _Refused(NamedTuple):
+    """A query that was refused, and its answer."""
+
+    verdict: Verdict
+    answer: bytes | None
+    name: str
+    apart: bool  # its flow goes on
+
+
+class Queries:
+    """Judges the queries of one engine's flows; `reply` is the answer that the packet just judged gets, if any."""
+
+    def __init__(self, judge: Judge, verdicts: Verdicts, tracker: Tracker, outbox: Outbox) -> None:
+        self.reply: Reply | None = None
+        self._judge, self._verdicts, self._tracker, self._outbox = judge, verdicts, tracker, outbox
+        self._refused: list[_Refused] = []  # of the packet that is judged now
+        self._numbers = (-1, -1)  # TCP: those of its answer
+
+    def asked(self, flow: Flow, event: DnsAsked, ts: float) -> None:
+        """Judge a query before it leaves: refuse it, let it wait (mode ask), or do nothing."""
+        verdict = self._judge.query_refusal(flow, event, ts)
+        if verdict is None:
+            return
+        name = canonical(event.query.name) if event.query else ""
+        if asks(flow.who) and not verdict.rule_id and is_host(name):
+            flow.wants = name
+            self._verdicts.rejudge(flow, ts)
+            return
+        answer = (
+            None
+            if flow.monitored
+            else refusal(event.message, NXDOMAIN, BLOCKED, BY_RULE if verdict.rule_id else BY_NAME)
+        )
+        apart = answer is not None and flow.proto == UDP and (flow.packets_in > 0 or flow.packets_out > 1)
+        self._refused.append(_Refused(verdict, answer, name, apart))
+        if flow.streams is not None:  # before the refusal releases them
+            own, other = flow.streams
+            self._numbers = other.next if other.base >= 0 else -1, own.next
+        if not apart:
+            flow.identify()
+            flow.set_objection(verdict)
+            self._verdicts.rejudge(flow, ts)
+
+    def finish(self, flow: Flow, packet: Packet, ts: float) -> Verdict | None:
+        """Answer the queries of a packet that were refused. Returns its verdict if its flow goes on without it."""
+        if not self._refused:
+            return None
+        refused, self._refused = self._refused, []
+        answers = [each.answer for each in refused if each.answer is not None]
+        if flow.hold or not answers:
+            return None
+        if flow.proto == TCP:
+            seq, ack = self._numbers
+            data = b"".join(len(each).to_bytes(2) + each for each in answers)
+            self.reply = Reply(data, packet.ack if seq < 0 else seq, ack)
+            return None
+        self.reply = Reply(answers[0])
+        if flow.condemned:
+            return None
+        if refused[0].apart:
+            self._record_apart(flow, packet, refused[0], ts)
+            return refused[0].verdict
+        verdict = flow.verdict
+        self._tracker.forget(flow, ts, "closed")
+        return verdict
+
+    def repeat(self, flow: Flow, packet: Packet, ts: float) -> Verdict | None:
+        """Answer a packet that the agent sends on a refused flow to a DNS port. Returns None: with the flow's verdict.
+
+        After an answer over TCP bare acknowledgements are dropped, so that a reset does not overtake the answer.
+        """
+        if self._refused:  # in bytes that were on hold until now
+            return self.finish(flow, packet, ts)
+        verdict = flow.verdict
+        by_name = flow.admitted and verdict.reason in _OF_A_QUERY
+        if flow.proto == TCP:
+            bare = not packet.payload and not packet.flags & (FIN | RST | SYN)
+            drops = bare and by_name and verdict.action is Action.REJECT
+            return replace(verdict, packet_only=True) if drops else None
+        if flow.proto != UDP or verdict.action is not Action.REJECT:
+            return None
+        code, info, text = (NXDOMAIN, BLOCKED, BY_NAME) if by_name else (REFUSED, PROHIBITED, BY_RESOLVER)
+        answer = refusal(packet.payload, code, info, text)
+        if answer is None:
+            return None
+        self.reply = Reply(answer)
+        if by_name and not flow.condemned:
+            self._tracker.forget(flow, ts, "closed")
+        return verdict
+
+    def take(self) -> Reply | None:
+        """Return the answer to the packet just judged, once."""
+        reply, self.reply = self.reply, None
+        return reply
+
+    def _record_apart(self, flow: Flow, packet: Packet, refused: _Refused, ts: float) -> None:
+        """Record a refused query as a flow of one packet; the flow that it came on goes on as if it had not come."""
+        single = Flow(flow.who, flow.key, packet, ts, OUT)
+        single.part_from(flow, refused.name)
+        single.decide(refused.verdict)
+        self._outbox.counts["flows"] += 1
+        self._outbox.counts["refused"] += 1
+        self._outbox.flow(single, ts)
+        flow.uncount(packet, OUT)
+        single.count(packet, ts, OUT)
+        single.forget()
+        self._outbox.flow(single, ts, "closed")

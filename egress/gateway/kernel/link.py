@@ -1,0 +1,42 @@
+"""Sends IP packets to a neighbour on an interface, below routing, netfilter and connection tracking (packet(7)).
+
+A packet that the kernel routed would pass other programs' rules, and connection tracking would take it for the first of
+a connection that the other side opens.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import socket
+import struct
+
+_IPV4, _IPV6 = 0x0800, 0x86DD  # linux/if_ether.h
+_SIOCGIFNAME = 0x8910
+_IFREQ = struct.Struct("@16si20x")
+HARDWARE = 6  # bytes of an Ethernet address
+
+
+class Neighbour:
+    """The sender of a packet that came in: an interface's index, and a hardware address where it has any."""
+
+    __slots__ = ("address", "interface")
+
+    def __init__(self, interface: int, address: bytes) -> None:
+        self.interface, self.address = interface, address
+
+
+class Link:
+    """A socket that sends and receives nothing. To open one takes CAP_NET_RAW; to use it takes no capability."""
+
+    def __init__(self) -> None:
+        self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK, 0)
+
+    def send(self, packet: bytes, to: Neighbour) -> None:
+        """Send a packet that begins with its IP header. Raises OSError, also if the interface is gone."""
+        request = _IFREQ.pack(b"", to.interface)
+        name = fcntl.ioctl(self._socket, _SIOCGIFNAME, request)[:16].rstrip(b"\0").decode()
+        protocol = _IPV4 if packet[0] >> 4 == 4 else _IPV6
+        self._socket.sendto(packet, (name, protocol, 0, 0, to.address))
+
+    def close(self) -> None:
+        self._socket.close()
