@@ -104,7 +104,7 @@ class Reason(StrEnum):
     INBOUND = "inbound"  # opened by the other side; no rule allows that
     SPOOFED = "spoofed"  # an agent's packet with a source that is not the agent's
     MALFORMED = "malformed"  # IP or transport headers that are not valid
-    TRUNCATED = "truncated"  # bytes that must be inspected did not reach the gateway
+    TRUNCATED = "truncated"  # bytes that must be inspected did not reach the inspection
     SEQUENCE = "sequence"  # a TCP segment that cannot be placed in the stream or contradicts the connection's state
     MIDSTREAM = "midstream"  # a TCP connection with an unseen beginning, which no recent start of the gateway explains
     MEMCAP = "memcap"  # no room to track another flow, or to hold more bytes for inspection

@@ -1,9 +1,10 @@
 """ssh.unusual-port: an SSH identification, in either direction, where no rule expects SSH.
 
 SSH is expected on port 22 and on flows admitted by a rule for SSH (`app: ssh`). One identification line is enough (RFC
-4253 section 4.2); there is no threshold. (Inside an HTTP body it needs its CR LF, or a key exchange.) Suricata's
-similar rule (ET 2001984) waits for two and is off by default, because it is too noisy on open networks; in a sandbox
-whose permitted SSH is written down it is not.
+4253 section 4.2); there is no threshold. Inside an HTTP body it needs a key exchange behind it, or bodies of both
+directions that begin so: one alone may be a text, such as a scan's banner. Suricata's similar rule (ET 2001984) waits
+for two and is off by default, because it is too noisy on open networks; in a sandbox whose permitted SSH is written
+down it is not.
 
 On a flow picked up in mid-stream it is unknown which port is the server's, so port 22 on either side is expected.
 
@@ -34,6 +35,8 @@ class SshUnusualPort(Signature):
             return None
         if (flow.rule is not None and flow.rule.app == App.SSH) or (flow.picked_up and flow.lport == SSH_PORT):
             return None
+        if event.alone and not _both(event.direction, flow.scratch(self.id)):
+            return None
         ident, remote = event.ident, endpoint(flow.remote, flow.rport)
         line = printable(ident.line, 80)
         if event.direction is Direction.OUT:
@@ -47,3 +50,9 @@ class SshUnusualPort(Signature):
             " reverse tunnels unseen."
         )
         return Finding(self.id, self.severity, summary, ident.line[:EVIDENCE_BYTES], self.technique)
+
+
+def _both(direction: Direction, heard: dict[str, object]) -> bool:
+    """Note an identification that stands alone; return True once both directions have sent one."""
+    heard[direction.name] = True
+    return len(heard) == len(Direction)

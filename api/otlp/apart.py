@@ -28,6 +28,10 @@ _MALFORMED = 3  # exit status: the reason is on standard output
 _ROOT = Path(__file__).resolve().parents[2]
 
 
+class UnreadError(Exception):
+    """The process that reads a body failed or took too long: the body may be valid, and can be sent again."""
+
+
 class Reading(NamedTuple):
     """The spans of a body that are used (tool calls, names of episodes, broken ones), and the number of the others."""
 
@@ -38,7 +42,7 @@ class Reading(NamedTuple):
 def read(kind: str, body: bytes) -> Reading:
     """Read a body of media type `kind`, a large one in a process of its own.
 
-    Raises MalformedSpanError if it is not valid trace data, or takes too much memory or time.
+    Raises MalformedSpanError if it is not valid trace data, UnreadError if its process fails or takes too long.
     """
     if len(body) < LARGE:
         return _select(kind, body)
@@ -50,12 +54,14 @@ def read(kind: str, body: bytes) -> Reading:
         done = subprocess.run(
             words, input=body, capture_output=True, timeout=WAIT_SECONDS, check=False, env=environment, cwd="/"
         )
+    except OSError as error:
+        raise UnreadError(f"the process that reads the body cannot be started: {error.strerror}") from None
     except subprocess.TimeoutExpired:
-        raise MalformedSpanError("it takes too long to read: send smaller batches") from None
+        raise UnreadError("the body took too long to read: send smaller batches") from None
     if done.returncode == _MALFORMED:
         raise MalformedSpanError(done.stdout.decode("utf-8", "replace"))
     if done.returncode:
-        raise MalformedSpanError("it takes too much memory or time to read: send smaller batches")
+        raise UnreadError("the body could not be read in the memory and time for one: send smaller batches")
     ignored, *lines = done.stdout.splitlines()
     return Reading([Span(*json.loads(line)) for line in lines], int(ignored))
 

@@ -40,6 +40,8 @@ def export_traces(request: Request, caller: Reporter, engine: Store, config: Set
             received = receive(connection, caller, spans, a_day=config.api.steps, now=time.time())
     except MalformedSpanError as error:
         raise ProblemError(400, f"the body is not a valid ExportTraceServiceRequest: {error}") from None
+    except apart.UnreadError as error:
+        raise unavailable(str(error)) from None
     finally:
         _slots.release()
     received.counts["ignored"] += ignored

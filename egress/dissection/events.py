@@ -33,6 +33,7 @@ class SshSpoken(NamedTuple):
 
     direction: Direction
     ident: SshIdent
+    alone: bool = False  # in the content of another protocol, and nothing has followed it yet: it may be a text
 
 
 class SshPacket(NamedTuple):
@@ -96,6 +97,15 @@ class Inconsistent(NamedTuple):
     after: bytes  # and as they were repeated
 
 
+class Unread(NamedTuple):
+    """Bytes that a protocol carries were not dissected, or by line protocols only.
+
+    Their flow has reached a bound of depth, number or amount.
+    """
+
+    size: int  # 0: a flow in carried packets was given up, and what follows of it is read without its beginning
+
+
 Event = (
     Opened
     | Burst
@@ -108,4 +118,5 @@ Event = (
     | DnsAnswered
     | Named
     | Inconsistent
+    | Unread
 )

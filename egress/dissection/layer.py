@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from egress.dissection.events import Unread
 from egress.dissection.protocol import Carrier, Fact, Follower, Form, Inner, Place, StreamProtocol
 from egress.dissection.registry import Registry
 from egress.model import Direction
@@ -75,14 +76,18 @@ class Inside:
         self._streams: dict[tuple[int, Direction], Layer] = {}
 
     def feed(self, inner: Inner, direction: Direction) -> list[Fact]:
-        """Dissect carried bytes of a channel; return their facts. Bytes beyond MAX_CHANNELS or `left` are skipped."""
+        """Dissect carried bytes of a channel; return their facts.
+
+        Bytes beyond NESTING, MAX_CHANNELS or `left` are `Unread`; line protocols still read those beyond NESTING.
+        """
         _, data, channel, begins = inner
         layer = None if begins else self._streams.get((channel, direction))
         if layer is None:
             layer = self._begin(inner, direction)
         if layer is None or not self._shared.afford(len(data)):
-            return []
-        return layer.feed(data, direction)
+            return [Unread(len(data))] if data else []
+        facts = layer.feed(data, direction)
+        return [Unread(len(data)), *facts] if self._place.depth >= NESTING else facts
 
     def _begin(self, inner: Inner, direction: Direction) -> Layer | None:
         """Return the layer for bytes that begin a stream, or for a datagram or packet; None if there is no room."""

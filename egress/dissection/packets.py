@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from egress.dissection.events import Unread
 from egress.dissection.exchange import Exchange
 from egress.dissection.layer import Layer, Shared
 from egress.dissection.protocol import Fact, Place
@@ -32,11 +33,13 @@ class Packets(Layer):
         proto = packet.proto
         key = frozenset(((proto, packet.src, packet.sport), (proto, packet.dst, packet.dport)))
         flow = self._flows.get(key)
+        given_up: list[Fact] = []
         if flow is None:
             if len(self._flows) >= MAX_FLOWS:
+                given_up.append(Unread(0))
                 del self._flows[next(iter(self._flows))]
             flow = self._flows[key] = _Flow(self._place._replace(proto=proto), packet.dport, self._shared)
-        return flow.segment(packet, direction) if proto == TCP else flow.datagram(packet, direction)
+        return given_up + (flow.segment(packet, direction) if proto == TCP else flow.datagram(packet, direction))
 
 
 class _Flow:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from egress.dissection.events import Unread
 from egress.dissection.layer import NESTING, Both, Inside, Layer, Shared
 from egress.dissection.protocol import (
     AFTER,
@@ -134,4 +135,8 @@ class Side(Layer):
             self._begin(self._place._replace(path=(*self._place.path, AFTER), carrier=self._carrier))
         else:
             self._begin(self._place, identified=False)
-        return self.feed(step.data, self._place.direction) if step.data and self._shared.afford(len(step.data)) else []
+        if not step.data:
+            return []
+        if not self._shared.afford(len(step.data)):
+            return [Unread(len(step.data))]
+        return self.feed(step.data, self._place.direction)

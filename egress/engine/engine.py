@@ -23,9 +23,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from egress.dissection.events import Burst, DnsAsked, Event
+from egress.dissection.events import Burst, DnsAsked, Event, Unread
 from egress.dissection.registry import REGISTRY
 from egress.dissection.stream import SegmentOverflowError
+from egress.engine.findings import Findings
 from egress.engine.flow import Flow, Key, flow_key, repeated_handshake
 from egress.engine.holds import Holds
 from egress.engine.judge import Judge
@@ -36,7 +37,7 @@ from egress.engine.queries import DNS_PORT, Queries
 from egress.engine.reassembly import events, rhythmic
 from egress.engine.refusals import Refusals
 from egress.engine.settling import Settling
-from egress.engine.signature import Signature, listeners
+from egress.engine.signature import Signature
 from egress.engine.stage import Stage
 from egress.engine.tracker import Tracker
 from egress.engine.verdicts import Verdicts
@@ -85,7 +86,6 @@ class Engine:
     ) -> None:
         self.limits = limits
         self.refuse_new = False  # records cannot be written: nothing new may pass
-        self._listeners = listeners(signatures)
         outbox = self._outbox = Outbox(limits)
         self.note, self.folded = outbox.note, outbox.folded
         self._refusals = Refusals(outbox)
@@ -94,6 +94,7 @@ class Engine:
         self._holds = Holds(limits, outbox)
         self._verdicts = Verdicts(self._judge, self._holds, self._tracker, outbox)
         self._queries = Queries(self._judge, self._verdicts, self._tracker, outbox)
+        self._findings = Findings(signatures, self._judge, self._verdicts, outbox)
         self._settling = Settling(limits, self._judge, self._verdicts, self._tracker, Patterns(signatures), outbox)
         self._began: float | None = None  # when the first packet of a flow came
 
@@ -214,7 +215,10 @@ class Engine:
     # --- findings ---------------------------------------------------------------------------------------
 
     def _signal(self, flow: Flow, event: Event, ts: float) -> None:
-        """Give an event to the judge, then to the signatures, and carry out findings; during a hold keep it."""
+        """Give an event to the judge, then to the signatures, whose findings are carried out; during a hold keep it."""
+        if isinstance(event, Unread):
+            self._refusals.unread(flow, event.size, ts)
+            return
         if isinstance(event, DnsAsked) and not flow.hold:
             self._queries.asked(flow, event, ts)
         elif not flow.hold and self._judge.observe(flow, event, ts):
@@ -223,10 +227,7 @@ class Engine:
             if flow.defer(event) > MAX_DEFERRED:
                 self._verdicts.object_to(flow, Reason.QUERY, ts)
             return
-        for signature in self._listeners.get(type(event), ()):
-            finding = signature.see(event, flow)
-            if finding is not None and flow.note_found(finding.signature):
-                self._verdicts.flag(flow, finding, ts)
+        self._findings.see(flow, event, ts)
 
     def _resume(self, flow: Flow, packet: Packet, ts: float) -> Verdict | None:
         """Answer a packet while its flow's hold is pending; then judge the flow again, and return None: inspect it."""

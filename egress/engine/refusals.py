@@ -1,7 +1,8 @@
 """Refusals of single packets, apart from any flow's verdict: all are counted, equal ones recorded as one anomaly.
 
 Such packets are malformed, spoofed, truncated or out of sequence, or would begin a flow when there is no room
-for it or records cannot be written. Packets of a monitored agent pass all the same, unless it is quarantined.
+for it or records cannot be written. Packets of a monitored agent pass all the same, unless it is quarantined. Bytes
+that pass without dissection are recorded in the same way, and are not refused.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from dataclasses import replace
 from ipaddress import ip_address
 
 from egress.engine.anomalies import Anomalies
+from egress.engine.flow import Flow
 from egress.engine.outbox import Outbox
 from egress.model import Action, Agent, Mode, Packet, Reason, Verdict, protocol_name
 from egress.records.shape import AnomalyRecord
@@ -25,6 +27,7 @@ class Refusals:
     def __init__(self, outbox: Outbox) -> None:
         self._outbox = outbox
         self._anomalies = Anomalies()
+        self._unread = Anomalies()  # of bytes that passed without dissection, by flow
 
     def refuse(self, agent: Agent, packet: Packet, ts: float, reason: Reason, detail: str) -> Verdict:
         """Refuse a packet that decodes: record it, and return its verdict (ACCEPT for a monitored agent)."""
@@ -38,17 +41,27 @@ class Refusals:
         name = protocol_name(proto) if dst else ""
         return self._verdict(agent, AnomalyRecord(agent.name, ts, Reason.MALFORMED, detail, 1, *ends, name))
 
+    def unread(self, flow: Flow, size: int, ts: float) -> None:
+        """Count and record, without refusing anything, that `size` bytes carried inside a flow were not dissected."""
+        flow.miss(size)
+        ends = str(ip_address(flow.local)), str(ip_address(flow.remote)), protocol_name(flow.proto)
+        detail = f"passed: bytes carried inside flow {flow.id} are beyond the bounds of dissection"
+        anomaly = AnomalyRecord(flow.agent, ts, Reason.TRUNCATED, detail, 1, *ends)
+        self._outbox.counts["unread"] += 1
+        if self._unread.note(anomaly, flow.id):
+            self._outbox.anomaly(anomaly, Action.ACCEPT, ts)
+
     def next_tick(self) -> float:
         """Return the time at which `tick` has something to report; infinity if there is nothing."""
-        return self._anomalies.due
+        return min(self._anomalies.due, self._unread.due)
 
     def tick(self, ts: float) -> None:
         """Report the repetitions counted so far, once they are due."""
-        if ts >= self._anomalies.due:
-            for folded in self._anomalies.take():
+        for anomalies in (self._anomalies, self._unread):
+            for folded in anomalies.take() if ts >= anomalies.due else ():
                 if folded.count > 1:  # the first was reported at once
-                    rest = replace(folded, time=ts, count=folded.count - 1)
-                    self._outbox.anomaly(rest, _action(folded.reason), ts)
+                    action = Action.ACCEPT if anomalies is self._unread else _action(folded.reason)
+                    self._outbox.anomaly(replace(folded, time=ts, count=folded.count - 1), action, ts)
 
     def _verdict(self, agent: Agent, anomaly: AnomalyRecord) -> Verdict:
         self._outbox.counts[anomaly.reason.value] += 1

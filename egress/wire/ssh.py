@@ -77,7 +77,8 @@ class SshStream:
 
     `identified`: an identification was seen. `done`: no more facts will follow (NEWKEYS, a limit, or it is not SSH).
     `exact`: only a whole identification in the RFC's form counts, and only at the very start. It is for the content of
-    other protocols, which may be a text about SSH.
+    other protocols, which may be a text about SSH: one that stands alone is reported, but is `identified` only once a
+    binary packet follows.
     """
 
     __slots__ = (
@@ -138,6 +139,7 @@ class SshStream:
                 ident = self._identify(bytes(self._buffer[start : min(stop, start + 512)]))
                 if ident is not None:
                     facts.append(ident)
+                    self.identified = not self._exact or len(self._buffer) > stop
                     del self._buffer[:start]
                     self._scanned = 0
                     self._state = _State.REST
@@ -178,7 +180,6 @@ class SshStream:
             found = _FIRST_IDENT.match(line) or _FIRST_LINE.match(line)
         if found is None:
             return None
-        self.identified = True
         self._proto = _version(found.group(1))
         software = found.group(2).decode("ascii", "replace").strip()
         return SshIdent(self._proto, software, line.rstrip(b"\r\n"), self._line)
@@ -207,6 +208,7 @@ class SshStream:
             if len(self._buffer) - start < size:
                 break
             packet = bytes(self._buffer[start : start + size])
+            self.identified = True
             facts.append(_message(packet, padding, old=old))
             start += size
             self._messages += 1

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import signal
 import threading
 import time
 from pathlib import Path
@@ -13,6 +16,7 @@ import pytest
 from api.otlp import apart
 from api.otlp.answers import JSON, PROTOBUF
 from api.otlp.spans import MalformedSpanError
+from tests.api.conftest import Client
 from tests.api.test_otlp import PATH, binary, request, span
 from tests.api.test_serve import local, serving, write_config
 
@@ -44,6 +48,50 @@ def test_the_bounds_hold(monkeypatch: pytest.MonkeyPatch) -> None:
     deep = b'{"resourceSpans":' + b"[" * 500_000
     with pytest.raises(MalformedSpanError):
         apart.read(JSON, deep)
+
+
+BIG = b'{"resourceSpans":[' + b",".join([b"{}"] * 400_000) + b"]}"
+
+
+def asks_to_try_again(root: Client) -> bool:
+    answer = root.post(PATH, content=BIG, headers={"Content-Type": JSON})
+    assert "smaller batches" in answer.json()["message"]
+    return answer.status_code == 503 and int(answer.headers["Retry-After"]) > 0
+
+
+def test_a_reader_that_takes_too_long_asks_the_exporter_to_try_again(
+    root: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(apart, "WAIT_SECONDS", 0.01)
+    assert asks_to_try_again(root)
+
+
+def children(task: Path) -> list[str]:
+    """The children of one thread of this process; none if it has just ended."""
+    try:
+        return (task / "children").read_text().split()
+    except OSError:
+        return []
+
+
+def test_a_reader_that_is_killed_asks_the_exporter_to_try_again(root: Client) -> None:
+    def kill() -> None:
+        while not killed:
+            for child in (int(pid) for own in Path("/proc/self/task").iterdir() for pid in children(own)):
+                with contextlib.suppress(OSError):
+                    if b"api.otlp.apart" in Path(f"/proc/{child}/cmdline").read_bytes():
+                        os.kill(child, signal.SIGKILL)
+                        killed.append(child)
+            time.sleep(0.005)
+
+    killed: list[int] = []
+    killer = threading.Thread(target=kill, daemon=True)
+    killer.start()
+    try:
+        assert asks_to_try_again(root)
+    finally:
+        killed.append(0)
+        killer.join()
 
 
 @pytest.mark.slow

@@ -43,14 +43,14 @@ def test_what_people_see_and_what_is_stored(run: Run, hunted: Engine) -> None:
     assert "0 stored, 1 stored before" in run("hunt", *WINDOW, code=3).stdout
     (found,) = findings(hunted, Filter())
     told = run("show", "finding", found.finding_id).stdout
-    assert "found in stored history (egress hunt); nothing was refused for it" in told
+    assert "a suspicion, or found in stored history (egress hunt); nothing was refused for it" in told
     assert "c2.example.net" in told
     assert found.flow_id[:8] in run("query", "signature:beacon.slow").stdout
     counted = run("query", "--count-by", "signature,agent", "effect:none").stdout
     assert "beacon.slow" in counted and "rome-7" in counted
     page = run("report", "--agent", "rome-7", *WINDOW, "-w", "-").stdout
     assert "<h2>Beacons</h2>" in page and "intervals between the starts of flows" in page
-    assert "found in stored history (egress hunt); nothing was refused for it" in page
+    assert "a suspicion, or found in stored history (egress hunt); nothing was refused for it" in page
 
 
 def test_a_dry_run_stores_nothing(run: Run, hunted: Engine) -> None:

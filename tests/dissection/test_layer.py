@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from egress.dissection.dissector import Dissector
-from egress.dissection.events import Event, HttpAsked, Named, SshSpoken, StratumSpoken, TlsOpened
+from egress.dissection.events import Event, HttpAsked, Named, SshSpoken, StratumSpoken, TlsOpened, Unread
 from egress.dissection.layer import AMPLIFICATION, MAX_CHANNELS, NESTING
 from egress.model import Direction
 from tests.dissection.boxes import BOXES, Counter, box
@@ -46,10 +46,10 @@ def test_what_follows_a_protocol_gives_the_events_it_gives_alone(data: bytes, de
 
 def test_deeper_than_the_bound_only_lines_are_read() -> None:
     deep = NESTING + 1
-    assert [type(event) for event in events(nested(SUBSCRIBE, deep))] == [StratumSpoken]
-    assert [type(event) for event in events(nested(b"SSH-2.0-Go\r\n", deep))] == [SshSpoken]
-    assert events(nested(GET, deep)) == events(nested(client_hello("a.test"), deep)) == []
-    assert events(nested(SUBSCRIBE, deep + 1)) == []
+    assert [type(event) for event in events(nested(SUBSCRIBE, deep))] == [Unread, StratumSpoken]
+    assert [type(event) for event in events(nested(b"SSH-2.0-Go\r\n", deep))] == [Unread, SshSpoken]
+    for data in (GET, client_hello("a.test"), box(SUBSCRIBE)):
+        assert events(nested(data, deep)) == [Unread(len(data))]
 
 
 def test_channels_are_streams_of_their_own() -> None:
@@ -64,7 +64,9 @@ def test_channels_are_streams_of_their_own() -> None:
 def test_no_more_channels_than_the_bound_are_open() -> None:
     many = b"".join(box(SUBSCRIBE[:20], b"S", at, first=not at) for at in range(MAX_CHANNELS + 2))
     rest = b"".join(box(SUBSCRIBE[20:], b"s", at, first=False) for at in range(MAX_CHANNELS + 2))
-    assert [type(event) for event in events(many + rest)] == [StratumSpoken] * MAX_CHANNELS
+    found = [type(event) for event in events(many + rest)]
+    assert found.count(StratumSpoken) == MAX_CHANNELS
+    assert found.count(Unread) == 2 * 2 and len(found) == MAX_CHANNELS + 4, "what was left out is stated"
 
 
 def test_the_forms_of_bytes_decide_what_may_read_them() -> None:

@@ -8,9 +8,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from egress.engine.engine import Engine
 from egress.engine.signature import FlowView
-from egress.model import Action, Direction, Finding, Rule, Severity
+from egress.limits import Limits
+from egress.model import Action, Direction, Finding, Policy, Rule, Severity
 from signatures.ssh_unusual_port import SshUnusualPort
+from tests.traffic import Talk, agent
 
 Hear = Callable[..., list[Finding]]
 MakeFlow = Callable[..., FlowView]
@@ -70,6 +73,30 @@ def test_what_is_not_expected(hear: Hear, make_flow: MakeFlow) -> None:
         make_flow(rport=22, lport=8022, outbound=False),
     ):
         assert len(hear(SshUnusualPort(), [(OUT, IDENT)], flow)) == 1
+
+
+POST = b"POST /t HTTP/1.1\r\nHost: a.example\r\nContent-Length: %d\r\n\r\n"
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n"
+
+
+def through_the_engine(*says: tuple[Direction, bytes]) -> int:
+    """Play an HTTP conversation through an engine; return the number of findings."""
+    talk = Talk(dport=80).open()
+    for direction, data in says:
+        talk.client(data) if direction is OUT else talk.server(data)
+    return len(talk.play(Engine(Limits(), Policy(), [SshUnusualPort()]), agent()).findings)
+
+
+def test_a_banner_as_the_text_of_one_http_message_is_no_ssh() -> None:
+    assert through_the_engine((OUT, POST % len(IDENT) + IDENT), (IN, OK % 2 + b"ok")) == 0
+    assert through_the_engine((OUT, POST % 0), (IN, OK % len(IDENT) + IDENT)) == 0
+
+
+def test_a_tunnel_in_the_bodies_of_http_messages_is_found() -> None:
+    first = [(OUT, POST % 0), (IN, OK % len(IDENT) + IDENT)]
+    assert through_the_engine(*first, (OUT, POST % len(IDENT) + IDENT), (IN, OK % 0)) == 1
+    newkeys = b"\0\0\0\x0c\x0a\x15" + bytes(10)
+    assert through_the_engine((OUT, POST % 37 + IDENT), (OUT, newkeys)) == 1
 
 
 @pytest.mark.parametrize("data", [b"GET / HTTP/1.1\r\n\r\n", b"see SSH-2.0-x\n", b"{}\n", b"SSH-2.0"])

@@ -208,8 +208,13 @@ def test_ssh_in_a_body_is_read_however_it_is_cut(end: bytes, size: int) -> None:
     assert isinstance(message, SshMessage) and message.kex is not None
 
 
-def test_an_identification_alone_in_a_body_is_one() -> None:
-    assert [type(fact) for fact in SshStream(exact=True).feed(IDENT)] == [SshIdent]
+def test_an_identification_alone_in_a_body_may_be_a_text_until_a_packet_follows() -> None:
+    stream = SshStream(exact=True)
+    assert [(type(fact), stream.identified) for fact in stream.feed(IDENT)] == [(SshIdent, False)]
+    assert [(type(fact), stream.identified) for fact in stream.feed(kexinit(NAMES))] == [(SshMessage, True)]
+    stream = SshStream(exact=True)
+    stream.feed(IDENT)
+    assert stream.feed(b"is what a server says\n") == [] and stream.done and not stream.identified
 
 
 CHUNKS = st.lists(

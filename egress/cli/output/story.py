@@ -27,7 +27,7 @@ REASONS = {
     Reason.INBOUND: "it was opened from outside, which no rule allows",
     Reason.SPOOFED: "the source address is not the agent's",
     Reason.MALFORMED: "its headers do not parse",
-    Reason.TRUNCATED: "bytes that had to be inspected did not reach the gateway",
+    Reason.TRUNCATED: "bytes that had to be inspected did not reach the inspection",
     Reason.SEQUENCE: "the segment could not be put in order: too far ahead, or of no answered connection",
     Reason.MIDSTREAM: "the beginning of the connection was never seen, and no recent start of the gateway explains it",
     Reason.MEMCAP: "there was no room to track another undecided flow",
@@ -38,7 +38,7 @@ REASONS = {
 REACH = {
     Effect.FLOW: "this flow",
     Effect.DESTINATION: "this flow and later ones to the same destination",
-    Effect.NONE: "found in stored history (egress hunt); nothing was refused for it",
+    Effect.NONE: "a suspicion, or found in stored history (egress hunt); nothing was refused for it",
 }
 
 

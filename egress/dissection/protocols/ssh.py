@@ -11,7 +11,7 @@ from egress.wire.ssh import SshIdent, SshStream
 class Ssh(LineProtocol):
     """SSH at any line of a stream, but only at the very start of a request's or answer's content.
 
-    Such content may be a text about SSH.
+    Such content may be a text about SSH: an identification that stands alone in it is reported, but identifies nothing.
     """
 
     app = App.SSH
@@ -30,15 +30,25 @@ class _Lines(Reader):
     def __init__(self, place: Place) -> None:
         self._direction = place.direction
         self._stream = SshStream(exact=place.form is not Form.STREAM)
+        self._alone: SshIdent | None = None
 
     def feed(self, data: bytes, carrier: Carrier) -> list[Fact]:
         facts: list[Fact] = []
         stream = self._stream
         for found in stream.feed(data):
-            if isinstance(found, SshIdent):
-                facts += [Identified(App.SSH), SshSpoken(self._direction, found)]
+            if isinstance(found, SshIdent) and not stream.identified:
+                self._alone = found
+                facts.append(SshSpoken(self._direction, found, alone=True))
+            elif isinstance(found, SshIdent):
+                facts += self._identified(found)
             else:
+                if self._alone is not None:
+                    facts += self._identified(self._alone)
+                    self._alone = None
                 facts.append(SshPacket(self._direction, found))
         if stream.done:
             self.done, self.opaque = True, stream.identified
         return facts
+
+    def _identified(self, ident: SshIdent) -> list[Fact]:
+        return [Identified(App.SSH), SshSpoken(self._direction, ident)]

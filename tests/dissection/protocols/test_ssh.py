@@ -26,6 +26,11 @@ def test_what_is_not_ssh_ends_the_reader_and_leaves_the_direction_open() -> None
 
 
 def test_in_a_body_only_its_very_start_counts() -> None:
-    assert [type(fact) for fact in Ssh.reader(BODY).feed(b"SSH-2.0-Go\r\n", App.HTTP)] == [Identified, SshSpoken]
+    reader = Ssh.reader(BODY)
+    (alone,) = reader.feed(b"SSH-2.0-Go\r\n", App.HTTP)
+    assert isinstance(alone, SshSpoken) and alone.alone
+    known, spoken, packet = reader.feed(NEWKEYS, App.HTTP)
+    assert known == Identified(App.SSH) and isinstance(packet, SshPacket) and reader.opaque
+    assert spoken == SshSpoken(Direction.IN, alone.ident)
     reader = Ssh.reader(BODY)
     assert reader.feed(b"text\nSSH-2.0-Go\r\n", App.HTTP) == [] and reader.done

@@ -1,0 +1,48 @@
+"""The signatures of one engine: gives them the events of flows, and carries out their findings."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from egress.dissection.events import Event
+from egress.engine.flow import Flow
+from egress.engine.judge import Judge
+from egress.engine.outbox import Outbox
+from egress.engine.signature import Signature, listeners
+from egress.engine.verdicts import Verdicts
+from egress.model import Action, Effect, Finding, Reason
+from egress.policy.rulebook import exempt
+
+
+class Findings:
+    """Asks each signature about the events it listens to; a signature flags a flow once."""
+
+    def __init__(self, signatures: Sequence[Signature], judge: Judge, verdicts: Verdicts, outbox: Outbox) -> None:
+        self._listeners = listeners(signatures)
+        self._judge, self._verdicts, self._outbox = judge, verdicts, outbox
+
+    def see(self, flow: Flow, event: Event, ts: float) -> None:
+        """Give an event to the signatures that listen to it."""
+        for signature in self._listeners.get(type(event), ()):
+            finding = signature.see(event, flow)
+            if finding is not None and flow.note_found(_mark(finding)):
+                self._flag(flow, finding, ts)
+
+    def _flag(self, flow: Flow, finding: Finding, ts: float) -> None:
+        """Record a finding and refuse its flow; a suspicion, or one that the flow's rule exempts, is only recorded."""
+        if finding.effect is Effect.NONE or exempt(flow.rule, finding.signature):
+            self._outbox.finding(flow, finding, ts, Action.ACCEPT)
+            return
+        if finding.effect is Effect.DESTINATION:
+            self._judge.refuse_destination(flow, ts)
+        flow.condemn()
+        flow.identify()
+        evidence = flow.evidence
+        self._verdicts.refuse(flow, Reason.FINDING, ts)
+        self._outbox.finding(flow, finding, ts, Action.REJECT, evidence)
+        self._outbox.flow(flow, ts)
+
+
+def _mark(finding: Finding) -> str:
+    """Return the name under which the flow is flagged: a suspicion does not keep its signature from refusing later."""
+    return f"{finding.signature} suspected" if finding.effect is Effect.NONE else finding.signature
