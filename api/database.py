@@ -31,7 +31,7 @@ class Database:
                     try:
                         # If a gateway has run here, a missing database was moved: a new one would have no agents.
                         known = self.config.policy_snapshot.exists()
-                        self._engine = open_database(self.config.database_url, create=not known)
+                        self._engine = open_database(self.config.database_url, create=not known, migrate=False)
                     except EgressError as error:
                         raise unavailable(str(error)) from None
         return self._engine

@@ -11,12 +11,13 @@ from pathlib import Path
 
 import click
 
-from egress.cli.input.params import Time
+from egress.cli.input.params import Time, chosen_case
 from egress.cli.input.queries import config_option
 from egress.cli.output.tables import as_json, output_option, table
 from egress.cli.output.text import size, when
 from egress.config import Config, load_config
 from egress.errors import EgressError
+from egress.store.cases.cases import case_url, upgrade_case
 from egress.store.database.clock import clock
 from egress.store.database.database import HEAD, Schema, open_database, schema
 from egress.store.database.handles import Engine
@@ -43,19 +44,22 @@ def command() -> None:
 @output_option
 @config_option
 def upgrade(*, dry_run: bool, output: str, config: Path | None) -> None:
-    """Upgrade the database's schema to the one of this program.
+    """Upgrade the schema of the database, or of the case that --case names, to the one of this program.
 
     A missing database is created. The gateway does the same when it starts. An upgrade cannot be undone: make a backup
     first.
     """
-    settings = load_config(config)
-    found = schema(settings.database_url)
+    settings, case = load_config(config), chosen_case()
+    found = schema(_url(settings))
     if output != "json":
         for revision, about in found.missing:
             click.echo(f"{revision}  {about}")
     if found.missing and not dry_run:
         began = time.monotonic()
-        open_database(settings.database_url).dispose()
+        if case:
+            upgrade_case(settings, case)
+        else:
+            open_database(settings.database_url).dispose()
         done = f"{found.name}: {_revision(found)} to {HEAD} in {time.monotonic() - began:.1f} s"
     elif found.missing:
         done = f"{found.name}: would go from {_revision(found)} to {HEAD}; nothing was done"
@@ -79,10 +83,11 @@ def status(*, output: str, config: Path | None) -> None:
     old, or there is no database.
     """
     settings = load_config(config)
-    found = schema(settings.database_url)
+    url = _url(settings)
+    found = schema(url)
     held, behind = None, None
     if not found.missing:
-        engine = open_database(settings.database_url, create=False)
+        engine = open_database(url, create=False, migrate=False)
         try:
             with engine.connect() as connection:
                 held = holdings(connection)
@@ -119,7 +124,7 @@ def prune(*, before: float | None, older: float | None, dry_run: bool, output: s
     if before is not None and older is not None:
         raise click.UsageError("give --before or --older-than, not both")
     settings = load_config(config)
-    engine = open_database(settings.database_url, create=False)
+    engine = open_database(settings.database_url, create=False, migrate=False)
     try:
         moment = before if before is not None else older
         wanted = retention.older(moment) if moment is not None else _configured(engine, settings)
@@ -155,6 +160,12 @@ def _prune(engine: Engine, wanted: retention.Cuts) -> tuple[Counter[str], str]:
             printed = time.monotonic()
             click.echo(f"{gone.total():,} deleted, at {step.table} …", err=True)
     return gone, busy
+
+
+def _url(settings: Config) -> str:
+    """The URL of the case that --case names, else of the config's database."""
+    case = chosen_case()
+    return case_url(settings, case) if case else settings.database_url
 
 
 def _revision(found: Schema) -> str:

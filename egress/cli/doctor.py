@@ -369,7 +369,7 @@ def _open_existing(config: Config) -> Engine | None:
     """Open the database; None if there is none and no gateway has run here. Raises EgressError if it cannot be used."""
     found = schema(config.database_url)
     if found.revision:
-        return open_database(config.database_url, create=False)
+        return open_database(config.database_url, create=False, migrate=False)
     if config.policy_snapshot.exists() or any(config.journal_dir.glob("*.jsonl")):
         raise EgressError(f"the database {found.name} is missing, but a gateway has run here: put it back")
     return None

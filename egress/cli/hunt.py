@@ -94,7 +94,7 @@ def command(
     if listing:
         table(("hunter", "technique", "looks for"), [(each.id, each.technique, each.about) for each in hunters])
         return
-    with records(config) as engine:
+    with records(config, writes=not dry_run) as engine:
         window = Window(*period(engine, since, until, time.time(), WEEK), agent)
         flows = History(engine, window).count()
         with _progress(hunters, flows) as progress:

@@ -6,17 +6,21 @@ import json
 import shutil
 import sqlite3
 import sys
+import tempfile
 from contextlib import closing
 from pathlib import Path
 
 import click
 import pytest
+from alembic import command as alembic
 from click.testing import CliRunner, Result
 from sqlalchemy.exc import DBAPIError
 
 from egress.cli.input.params import case_option
 from egress.cli.main import egress, main
 from egress.errors import EgressError
+from egress.store.cases.cases import close_case
+from egress.store.database.database import alembic_config, open_database, writing
 from tests.cli.conftest import Cli
 from tests.test_house import ROOT
 
@@ -228,3 +232,26 @@ def test_commands_that_edit_take_no_case(incident: Cli) -> None:
         result = CliRunner().invoke(egress, [*words, "--case", "incident"])
         assert result.exit_code == 2 and not isinstance(result.exception, EgressError)
         assert "No such option" in result.output
+
+
+def test_a_case_of_an_older_egress_is_read_and_stays_as_it_is(incident: Cli) -> None:
+    path = incident.directory / "cases" / "incident.db"
+    now = incident.ok("query", "--case", "incident", "-o", "json").out
+    config = alembic_config()
+    engine = open_database(f"sqlite:///{path}", create=False)
+    with writing(engine) as connection:
+        config.attributes["connection"] = connection
+        alembic.downgrade(config, "0009")
+    close_case(engine)
+    before = path.read_bytes()
+    assert incident.ok("query", "--case", "incident", "-o", "json").out == now
+    assert incident("timeline", "--case", "incident").code == incident("case", "list").code == 0
+    assert "0009, old" in incident("db", "status", "--case", "incident").out
+    assert incident("hunt", "--case", "incident", "--dry-run").code in (0, 3)
+    refused = incident("hunt", "--case", "incident")
+    assert refused.code == 1 and "egress db upgrade --case incident" in refused.err
+    assert path.read_bytes() == before and [each.name for each in path.parent.iterdir()] == [path.name]
+    assert not list(Path(tempfile.gettempdir()).glob("egress-case-*/incident.db"))
+    assert "0010" in incident.ok("db", "upgrade", "--case", "incident").out
+    assert incident.ok("query", "--case", "incident", "-o", "json").out == now
+    assert incident("hunt", "--case", "incident").code in (0, 3)

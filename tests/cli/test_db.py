@@ -13,6 +13,7 @@ from sqlalchemy.engine import Engine
 
 from egress.store.database import tables
 from egress.store.database.database import HEAD, alembic_config, open_database, writing
+from egress.store.database.sqlite import seal
 from egress.store.recording.writer import store
 from tests.cli.conftest import Cli
 from tests.store import samples
@@ -53,7 +54,7 @@ def _down(engine: Engine, revision: str) -> None:
 def test_upgrade_says_what_it_brings_and_brings_it(cli: Cli, url: str) -> None:
     _down(_engine(url), "0002")
     dry = cli.ok("db", "upgrade", "--dry-run").out
-    assert "would go from 0002 to" in dry and "0003  " in dry and f"{HEAD}  Days" in dry and PASSWORD not in dry
+    assert "would go from 0002 to" in dry and "0003  " in dry and "0009  Days" in dry and PASSWORD not in dry
     old = cli("db", "status")
     assert old.code == 1 and "0002, old" in old.out and "egress db upgrade" in old.out
     assert json.loads(cli("db", "status", "-o", "json").out)["current"] is False
@@ -116,3 +117,35 @@ def test_prune_without_a_database(cli: Cli) -> None:
     (cli.directory / "egress.db").unlink()
     done = cli("db", "prune")
     assert done.code == 1 and "no database" in done.err
+
+
+READERS = (
+    ("query",),
+    ("timeline",),
+    ("observe",),
+    ("episodes",),
+    ("hunt",),
+    ("hunt", "--dry-run"),
+    ("learn", "a1", "--since", "24h"),
+    ("approvals",),
+    ("allowlist", "list"),
+    ("check", "192.0.2.1:443", "--agent", "a1"),
+    ("allow", "example.org"),
+    ("db", "prune", "--dry-run"),
+    ("db", "prune"),
+)
+
+
+def test_only_an_upgrade_rewrites_a_database_of_an_older_egress(cli: Cli) -> None:
+    path = cli.directory / "egress.db"
+    _down(_engine(f"sqlite:///{path}"), "0009")
+    seal(path)
+    before = path.read_bytes()
+    for words in READERS:
+        done = cli(*words)
+        assert done.code == 1 and "schema 0009" in done.err and "egress db upgrade" in done.err, words
+    assert "schema 0009" in cli("doctor").out
+    assert "0009, old" in cli("db", "status").out
+    assert path.read_bytes() == before
+    cli.ok("db", "upgrade")
+    assert cli("query").code == 0 and path.read_bytes() != before

@@ -142,7 +142,7 @@ class _InProcess:
         if case:
             from egress.store.cases.cases import open_case
 
-            self._case = open_case(config, case)
+            self._case = open_case(config, case, writes=True)
             who = 0  # access to a case is that to its file: no role is needed
         elif os.getuid() == 0 and not config.database:  # a fresh host has no state directory yet
             config.state_dir.mkdir(parents=True, exist_ok=True, mode=0o755)

@@ -71,12 +71,19 @@ def pointed(text: str, column: int) -> tuple[str, str]:
 
 
 @contextmanager
-def records(config: Path | None) -> Iterator[Engine]:
-    """Open the case that --case names, else the config's database. Raises EgressError if it does not exist."""
+def records(config: Path | None, *, writes: bool = False) -> Iterator[Engine]:
+    """Open the case that --case names, else the config's database; `writes`: the command may store something in it.
+
+    An older schema is never upgraded. Raises EgressError if there is no such database, or it has an older schema and is
+    no case that is only read.
+    """
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a name from the network may not fit the terminal's encoding
     settings, case = load_config(config), chosen_case()
-    engine = open_case(settings, case) if case else open_database(settings.database_url, create=False)
+    if case:
+        engine = open_case(settings, case, writes=writes)
+    else:
+        engine = open_database(settings.database_url, create=False, migrate=False)
     try:
         yield engine
     finally:

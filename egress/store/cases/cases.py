@@ -10,9 +10,11 @@ from __future__ import annotations
 import os
 import re
 import sqlite3
+import tempfile
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine
@@ -21,6 +23,7 @@ from egress.config import Config
 from egress.errors import EgressError, InputError
 from egress.store.database import tables
 from egress.store.database.database import open_database
+from egress.store.database.errors import OldSchemaError
 from egress.store.database.rows import decode, whole
 from egress.store.database.sqlite import BUSY, seal
 from egress.store.database.tables import captured_flows, captures
@@ -80,11 +83,12 @@ def case_path(config: Config, wanted: str) -> Path:
     return config.cases_dir / f"{wanted}{SUFFIX}"
 
 
-def open_case(config: Config, wanted: str) -> Engine:
-    """Open a case to read it.
+def open_case(config: Config, wanted: str, *, writes: bool = False) -> Engine:
+    """Open a case to read it; one of an older schema is read from a temporary copy, and stays as it is.
 
-    Raises InputError if the name is not valid or it is the live database, EgressError if there is no such case or the
-    file cannot be trusted.
+    With `writes` a case of an older schema raises OldSchemaError: nothing would be stored in it. Raises InputError if
+    the name is not valid or it is the live database, EgressError if there is no such case or the file cannot be
+    trusted.
     """
     path = case_path(config, wanted)
     if not _exists(path):
@@ -94,7 +98,45 @@ def open_case(config: Config, wanted: str) -> Engine:
         )
     _refuse_live(config, path)
     _refuse_foreign(path)
-    return open_database(_url(path), create=False)
+    try:
+        return open_database(_url(path), create=False, migrate=False)
+    except OldSchemaError:
+        if writes:
+            raise OldSchemaError(
+                f"case {wanted} is of an older egress, and must be upgraded before anything is stored in it: make a "
+                f"copy, then `egress db upgrade --case {wanted}`"
+            ) from None
+    return _open_copy(path)
+
+
+def upgrade_case(config: Config, wanted: str) -> None:
+    """Upgrade the schema of a case in place. Raises errors like `open_case`."""
+    path = case_path(config, wanted)
+    open_case(config, wanted).dispose()
+    close_case(open_database(_url(path), create=False))
+
+
+def case_url(config: Config, wanted: str) -> str:
+    """The database URL of a case, given by name or path."""
+    return _url(case_path(config, wanted))
+
+
+def _open_copy(path: Path) -> Engine:
+    """Copy a case and open the copy, upgraded. The copy is deleted once the engine is gone, or with the process."""
+    directory = tempfile.TemporaryDirectory(prefix="egress-case-")
+    copy = Path(directory.name) / path.name
+    try:
+        source = f"file:{quote(str(path))}?mode=ro"
+        with closing(sqlite3.connect(source, uri=True, timeout=BUSY)) as old, closing(sqlite3.connect(copy)) as new:
+            old.backup(new)
+        engine = open_database(_url(copy), create=False)
+    except BaseException as error:  # the directory must not stay
+        directory.cleanup()
+        if isinstance(error, (sqlite3.Error, OSError)):
+            raise EgressError(f"cannot copy {path}, which an older egress made, to read it: {error}") from None
+        raise
+    sa.event.listen(engine, "engine_disposed", lambda _: directory.cleanup())
+    return engine
 
 
 def make_case(config: Config, wanted: str) -> tuple[Engine, bool]:

@@ -14,6 +14,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError
 
 from egress.errors import EgressError, InputError
 from egress.store.database import postgresql, sqlite
+from egress.store.database.errors import OldSchemaError
 
 if TYPE_CHECKING:
     from alembic.config import Config as AlembicConfig
@@ -41,10 +42,11 @@ _KINDS: dict[str, Callable[[URL], _Backend]] = {
 }
 
 
-def open_database(url: str, *, create: bool = True) -> Engine:
+def open_database(url: str, *, create: bool = True, migrate: bool = True) -> Engine:
     """Open `url` (`sqlite:///path`, `postgresql://user:password@host/name`) and migrate its schema to `HEAD`.
 
-    Without `create` a missing file or a database without tables is an error. Raises EgressError if the directory is
+    Without `create` a missing file or a database without tables is an error. Without `migrate` nothing is changed: an
+    older schema raises OldSchemaError. Raises EgressError if the directory is
     missing or not writable, if the file is not a database, if another program or a newer egress made it, or if the
     server is not reachable or refuses user or password; InputError for any other URL. No message contains the password.
     """
@@ -55,6 +57,12 @@ def open_database(url: str, *, create: bool = True) -> Engine:
         if not revision and not create:
             raise EgressError(
                 f"no database at {backend.name} yet: start `egress gateway`, or name another with --config"
+            )
+        if revision != HEAD and not migrate and revision:
+            _missing(revision, backend)  # raises if a newer egress made it
+            raise OldSchemaError(
+                f"{backend.name} has schema {revision} of an older egress, and this one needs {HEAD}: make a backup, "
+                f"then `egress db upgrade`; the gateway upgrades it, too, when it starts"
             )
         if revision != HEAD:
             _migrate(engine, backend)

@@ -21,6 +21,10 @@ class NotFoundError(EgressError):
         self.target = target
 
 
+class OldSchemaError(EgressError):
+    """The database has the schema of an older egress, and the caller may not upgrade it."""
+
+
 class DamagedDataError(EgressError):
     """The database holds a value that egress never writes: it was damaged, or made by another program."""
 
