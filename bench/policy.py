@@ -35,6 +35,7 @@ class Target:
     proto: int = TCP
     outbound: bool = True
     app: str = ""
+    excluded: frozenset[str] = frozenset()
     hidden: bool = False
     rule: Rule | None = None
 

@@ -223,7 +223,7 @@ class Rule:
     destination: str = "any"  # "any", an address, a CIDR, or a name: exact, "*.x" (one label), "**.x" (one or more)
     protocol: str = ""  # tcp, udp, icmp, … or a number
     ports: tuple[tuple[int, int], ...] = ()  # inclusive ranges
-    app: str = ""  # application protocol: ssh, tls, http, dns, …
+    app: str = ""  # application protocol: ssh, tls, http, dns, …; "any": none is demanded
     exempt: tuple[str, ...] = ()  # signature ids or family.* that this rule silences
     unnamed: bool = (
         False  # a name rule: also admits flows whose bytes hide the name (no SNI), never those that carry another

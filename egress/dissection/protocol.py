@@ -11,10 +11,13 @@ other bytes hands them back, and they are dissected like the flow's own:
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import StrEnum
+from types import MappingProxyType
 from typing import ClassVar, Literal, NamedTuple
 
 from egress.dissection.events import Event, Named
+from egress.dissection.framing import Framing
 from egress.model import App, Direction
 
 Carrier = App | Literal[""]  # the protocol that carries some bytes, "" for none
@@ -128,6 +131,7 @@ class Protocol:
 
     app: ClassVar[App]
     forms: ClassVar[tuple[Form, ...]]
+    framings: ClassVar[Mapping[int, type[Framing]]] = MappingProxyType({})  # by the IP protocol that carries it
     many_names: ClassVar[bool] = False  # each message of a connection may ask for another server
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from egress.discovery import detectors
 from egress.dissection import protocols
+from egress.dissection.framing import Framing
 from egress.dissection.protocol import (
     DatagramProtocol,
     Form,
@@ -31,9 +32,10 @@ class Registry:
 
     `many_names`: the apps of protocols in which each message of a connection may ask for another server.
     `reconnecting`: those of protocols in which a later datagram may open another connection.
+    `framings`: by IP protocol, then by app.
     """
 
-    __slots__ = ("datagrams", "lines", "many_names", "ports", "protocols", "reconnecting", "streams")
+    __slots__ = ("datagrams", "framings", "lines", "many_names", "ports", "protocols", "reconnecting", "streams")
 
     def __init__(self, known: Iterable[type[Protocol]]) -> None:
         self.protocols = tuple(known)
@@ -43,6 +45,10 @@ class Registry:
         self.reconnecting = frozenset[App]()
         self.ports: dict[int, tuple[type[PortProtocol], ...]] = {}
         self.many_names = frozenset(protocol.app for protocol in self.protocols if protocol.many_names)
+        self.framings: dict[int, dict[str, type[Framing]]] = {}
+        for protocol in self.protocols:
+            for proto, framing in protocol.framings.items():
+                self.framings.setdefault(proto, {})[protocol.app] = framing
         for form in Form:
             occurring = [protocol for protocol in self.protocols if form in protocol.forms]
             occurring.sort(key=lambda protocol: protocol.forms.index(form))

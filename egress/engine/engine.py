@@ -27,14 +27,14 @@ from egress.dissection.events import Burst, DnsAsked, Event, Unread
 from egress.dissection.registry import REGISTRY
 from egress.dissection.stream import SegmentOverflowError
 from egress.engine.findings import Findings
-from egress.engine.flow import Flow, Key, flow_key, repeated_handshake
+from egress.engine.flow import Flow, Key, flow_key
 from egress.engine.holds import Holds
 from egress.engine.judge import Judge
 from egress.engine.outbox import Outbox
 from egress.engine.outcome import Outcome
 from egress.engine.patterns import Patterns, with_beginning
 from egress.engine.queries import DNS_PORT, Queries
-from egress.engine.reassembly import events, rhythmic
+from egress.engine.reassembly import events, repeated_handshake, rhythmic
 from egress.engine.refusals import Refusals
 from egress.engine.settling import Settling
 from egress.engine.signature import Signature
@@ -66,8 +66,7 @@ from egress.wire.fragments import fragmented
 from egress.wire.icmp import answers_known
 from egress.wire.packet import decode
 
-OUT, IN = Direction.OUT, Direction.IN
-REFUSED, SETTLED = Stage.REFUSED, Stage.SETTLED
+OUT, IN, REFUSED, SETTLED = Direction.OUT, Direction.IN, Stage.REFUSED, Stage.SETTLED
 MAX_DEFERRED = 64  # facts of a waiting TCP segment; a segment with more queries than that is refused
 PASS = Verdict(Action.ACCEPT, Reason.DEFAULT)
 
@@ -182,10 +181,12 @@ class Engine:
             if flow.stage is SETTLED:  # a finding may have taken back the flow of a monitored agent just now
                 self._settling.reopen(flow)
             return self._long(flow, packet, raw, ts, direction, False)
-        scan = flow.scan
-        if flow.stage is SETTLED and scan is not None and packet.payload and scan.hit(packet):
+        if flow.records is not None and packet.payload and not flow.records.holds(packet):
+            self._settling.break_off(flow, ts)
+        if flow.stage is SETTLED and flow.scan is not None and packet.payload and flow.scan.hit(packet):
+            tail = flow.scan.tail
             self._settling.reopen(flow)
-            return self._long(flow, with_beginning(scan.tail, packet), raw, ts, direction, False)
+            return self._long(flow, with_beginning(tail, packet), raw, ts, direction, False)
         return None
 
     def _long(
@@ -273,7 +274,7 @@ class Engine:
                 return self._refusals.refuse(agent, packet, ts, Reason.MIDSTREAM, "no beginning was seen")
         if not self._tracker.make_room(table, ts):
             return self._refusals.refuse(agent, packet, ts, Reason.MEMCAP, "no room for another flow")
-        flow = Flow(agent, key, packet, ts, direction)
+        flow = Flow(agent, key, packet, ts, direction, vouched=settled)
         self._verdicts.admit(flow, ts)
         self._tracker.add(flow)
         self._outbox.counts["flows"] += 1

@@ -1,23 +1,16 @@
-"""A flow, one for each agent and 5-tuple, and the bounded table of the flows of an agent.
-
-The table keeps flows roughly in order of last use. When an agent's share is full, the oldest flow that is decided and
-harmless to forget makes room: settled, closed, or refused by policy alone (it would be refused again). A flow refused
-for a finding is never forgotten early. An undecided flow is forgotten early only after it has been idle, or when the
-engine is full and an agent below its fair share needs room. If no flow can make room, the new flow is refused. So an
-agent can fill only its own share, and by filling it can only lock itself out.
-"""
+"""A flow, one for each agent and 5-tuple: what is known of it, and what inspection holds."""
 
 from __future__ import annotations
 
 import hashlib
-from collections import OrderedDict
-from collections.abc import Iterator
 
 from egress.dissection.dissector import Dissector
 from egress.dissection.events import Event
 from egress.dissection.stream import Stream, distance
 from egress.engine.evidence import Evidence
+from egress.engine.framings import NONE, Framings
 from egress.engine.patterns import Scan
+from egress.engine.recordtrack import RecordTrack
 from egress.engine.stage import Life
 from egress.limits import Limits
 from egress.model import (
@@ -40,8 +33,6 @@ from egress.policy.affected import ChangeScope
 Key = tuple[int, bytes, int, bytes, int]  # proto, agent's address and port, remote address and port
 
 BOTH = 1 << Direction.OUT | 1 << Direction.IN
-NONE: frozenset[str] = frozenset()  # shared: an empty one of its own would take a fifth of a refused flow's memory
-EVICT_LOOK = 64  # oldest flows that are looked at for one that may make room
 EVICT_IDLE = 30.0  # seconds of silence after which an undecided flow may make room
 
 
@@ -60,11 +51,14 @@ class Flow(Life):
         "bytes_out",
         "charged",
         "deferred",
+        "demanded",
         "dissector",
         "due",
         "evidence",
+        "excluded",
         "finished",
         "found",
+        "framings",
         "hidden",
         "icmp",
         "id",
@@ -82,6 +76,7 @@ class Flow(Life):
         "picked_up",
         "proto",
         "recorded",
+        "records",
         "remote",
         "rport",
         "rule",
@@ -93,10 +88,13 @@ class Flow(Life):
         "state",
         "streams",
         "unseen",
+        "vouched",
         "wants",
     )
 
-    def __init__(self, who: Agent, key: Key, packet: Packet, ts: float, direction: Direction) -> None:
+    def __init__(
+        self, who: Agent, key: Key, packet: Packet, ts: float, direction: Direction, *, vouched: bool = False
+    ) -> None:
         self.picked_up = packet.proto == TCP and not packet.flags & SYN
         super().__init__(who, partial=self.picked_up)
         self.agent = who.name
@@ -111,6 +109,8 @@ class Flow(Life):
         self.finished = 0  # TCP: bits of the directions that have sent a FIN
         self.recorded: bool | None = None  # has records of its own; None: not decided yet (`folding`)
         self.app = self.server_name = ""
+        self.demanded = self.excluded = NONE  # application protocols: of the rule, and those that the bytes contradict
+        self.vouched = vouched  # its bytes are not compared with what is demanded (`egress.engine.conformance`)
         self.names = NONE
         self.said: str | None = None
         self.hidden = False
@@ -124,6 +124,8 @@ class Flow(Life):
         self.charged = 0
         self.streams: tuple[Stream, Stream] | None = None
         self.dissector: Dissector | None = None
+        self.framings: Framings | None = None
+        self.records: RecordTrack | None = None
         self.scan: Scan | None = None
         self.evidence: Evidence | None = None
         self.scratches: dict[str, dict[str, object]] | None = None
@@ -235,13 +237,17 @@ class Flow(Life):
         self.unseen += size
 
     def identify(self) -> bool:
-        """Take over the application protocol and name that dissection found; True if the protocol is new."""
+        """Take over what dissection found; True if a protocol is new: identified, or excluded by the bytes."""
         if self.dissector is None:
             return False
-        before = self.app
+        before = self.app, self.excluded
         self.app = self.dissector.app or self.app
         self.server_name = self.dissector.server_name or self.server_name
-        return self.app != before
+        if self.framings is not None:
+            self.excluded = self.framings.excluded
+            if not self.app and self.framings.exhausted:
+                self.app = App.UNKNOWN
+        return (self.app, self.excluded) != before
 
     def part_from(self, other: Flow, server_name: str) -> None:
         """Become the flow of one message of another flow: take its protocol, bound names, and this name from it."""
@@ -250,8 +256,9 @@ class Flow(Life):
             other.dissector.server_name = other.server_name
 
     def give_up_identifying(self) -> None:
-        """Set the application protocol to unknown: inspection is about to end, and has not identified it."""
-        self.app = App.UNKNOWN
+        """Set the application protocol to what its framing proves, or to unknown: inspection is about to end."""
+        proven = self.framings.proven() if self.framings is not None else ""
+        self.app = proven or ("" if self.vouched else App.UNKNOWN)
 
     def heard(self, enough: int) -> tuple[bool, bool]:
         """Return for each direction (out, in) True if at least this many inspected bytes of it are kept."""
@@ -278,17 +285,20 @@ class Flow(Life):
         if self.streams is not None:
             out, back = self.streams
             self.unseen += back.unseen
+            if self.framings is not None:
+                self.framings.lose(Direction.IN)
             self.streams = out, Stream(strict=back.strict, capacity=back.capacity, early=True)
 
     def charge(self) -> int:
         """Count the bytes held for inspection; return the change since the last call.
 
-        They are those of evidence and streams, and twice the latter for dissection, which holds no more.
+        They are those of evidence and streams, and twice the latter for dissection, which holds no more; framings
+        hold as much once.
         """
         held = self.evidence.size if self.evidence is not None else 0
         if self.streams is not None:
             out, back = self.streams
-            held += 3 * (out.held() + back.held())
+            held += (3 if self.framings is None else 4) * (out.held() + back.held())
         change = held - self.charged
         self.charged = held
         return change
@@ -301,11 +311,12 @@ class Flow(Life):
 
     def reopen(self) -> None:
         super().reopen()
-        self.scan = None
+        self.scan = self.records = None
+        self.vouched = True
 
     def forget(self) -> None:
         super().forget()
-        self.scan = None
+        self.scan = self.records = None
 
     def defer(self, event: Event) -> int:
         """Keep an event of a held TCP segment; return how many are kept. A held datagram is dissected again later."""
@@ -326,7 +337,7 @@ class Flow(Life):
         """Drop the streams, the dissector, the evidence and the deferred events."""
         if self.streams is not None:
             self.unseen += sum(stream.unseen for stream in self.streams)
-        self.streams = self.dissector = self.evidence = None
+        self.streams = self.dissector = self.framings = self.evidence = None
         self.deferred = ()
 
     def timeout(self, limits: Limits) -> float:
@@ -349,46 +360,6 @@ class Flow(Life):
             return False
         decided = self.verdict.settled or self.state == "closed" or self.refused
         return decided or ts - self.last >= EVICT_IDLE
-
-
-class FlowTable:
-    """The flows of one agent, roughly in order of last use, the oldest first."""
-
-    __slots__ = ("buffered", "ended", "flows")
-
-    def __init__(self) -> None:
-        self.flows: OrderedDict[Key, Flow] = OrderedDict()
-        self.ended: set[Key] = set()  # TCP flows forgotten so far: they began after the engine was started
-        self.buffered = 0  # bytes under inspection
-
-    def touch(self, flow: Flow, ts: float) -> None:
-        """Move a flow to the end, at most once a second: a move costs more than the counters of a packet."""
-        if ts - flow.moved > 1.0:
-            flow.moved = ts
-            self.flows.move_to_end(flow.key)
-
-    def evictable(self, ts: float, *, forced: bool = False) -> Flow | None:
-        """Return a flow among the EVICT_LOOK oldest that may make room, None if there is none.
-
-        `forced`: any flow may that is not refused for a finding.
-        """
-        for flow, _ in zip(self.flows.values(), range(EVICT_LOOK), strict=False):
-            if flow.forgettable(ts) or (forced and not flow.condemned):
-                return flow
-        return None
-
-    def __iter__(self) -> Iterator[Flow]:
-        return iter(self.flows.values())
-
-    def __len__(self) -> int:
-        return len(self.flows)
-
-
-def repeated_handshake(flow: Flow, packet: Packet, direction: Direction) -> bool:
-    """Return True if this SYN is the one that began the flow, sent again."""
-    if flow.streams is None or flow.picked_up or flow.outbound is not (direction is Direction.OUT):
-        return False
-    return flow.streams[direction].base == (packet.seq + 1) & 0xFFFFFFFF
 
 
 def flow_key(packet: Packet, direction: Direction) -> Key:

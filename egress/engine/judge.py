@@ -22,6 +22,7 @@ from egress.engine.flow import Flow
 from egress.limits import Limits
 from egress.model import Action, App, Policy, PolicyChange, Reason, Rule, Verdict
 from egress.policy.affected import ChangeScope
+from egress.policy.applications import covered
 from egress.policy.bindings import Bindings
 from egress.policy.budgets import Budgets
 from egress.policy.destinations import Destinations
@@ -70,6 +71,7 @@ class Judge:
         verdict, flow.rule = self.rules.decide(flow.who, flow, ts)
         if admitted is not None and admitted.once and verdict.action is not Action.ACCEPT:
             verdict, flow.rule = self._once_admitted(flow, admitted, verdict, ts)
+        flow.demanded = self.rules.demands(flow.rule, flow)
         if verdict.action is Action.ACCEPT and self.refuses_destination(flow, ts):
             return self.refusal(Reason.DESTINATION, verdict.rule_id)
         return verdict
@@ -102,7 +104,7 @@ class Judge:
         """
         if not self._gate_queries:
             return None
-        if event.query is None and flow.rule is not None and flow.rule.app not in ("", App.DNS):
+        if event.query is None and flow.rule is not None and covered(flow.rule.app) - {App.DNS}:
             return None  # another protocol on the DNS port, which its rule allows
         verdict = self._resolves(flow, event.query.name if event.query else "", ts)
         return None if verdict.action is Action.ACCEPT else verdict

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from egress.dissection.dissector import Dissector
 from egress.dissection.events import Burst, Event, Inconsistent, Opened
 from egress.dissection.stream import SegmentOverflowError, Stream
+from egress.engine.conformance import follow
 from egress.engine.flow import Flow
 from egress.model import ACK, RST, SYN, TCP, URG, Direction, Mode, Packet
 
@@ -26,6 +27,8 @@ def events(
         if not flow.opened and direction is not (Direction.OUT if flow.outbound else Direction.IN):
             flow.open()
             yield Opened(flow.start, ts)
+        if flow.demanded and packet.payload and not packet.missing:
+            follow(flow, direction, packet.payload)
         yield from dissector.datagram(packet, direction)
     else:
         if flow.streams is None:
@@ -80,11 +83,16 @@ def _segment(
             yield Inconsistent(direction, *stream.conflict)
             stream.conflict = None
         if data:
+            if flow.demanded and flow.streams is not None:
+                follow(flow, direction, data)
             yield from (dissector or _dissector(flow)).feed(direction, data)
     if packet.flags & ACK:
         data = other.acknowledge(packet.ack)
         if data:
-            yield from (dissector or _dissector(flow)).feed(Direction(1 - direction), data)
+            direction = Direction(1 - direction)
+            if flow.demanded and flow.streams is not None:
+                follow(flow, direction, data)
+            yield from (dissector or _dissector(flow)).feed(direction, data)
 
 
 def answers(flow: Flow, packet: Packet, direction: Direction, caller: Stream) -> bool:
@@ -98,3 +106,10 @@ def answers(flow: Flow, packet: Packet, direction: Direction, caller: Stream) ->
         return True
     called = direction is not (Direction.OUT if flow.outbound else Direction.IN)
     return called and packet.flags & SYN > 0 and (caller.base < 0 or packet.ack == caller.next)
+
+
+def repeated_handshake(flow: Flow, packet: Packet, direction: Direction) -> bool:
+    """Return True if this SYN is the one that began the flow, sent again."""
+    if flow.streams is None or flow.picked_up or flow.outbound is not (direction is Direction.OUT):
+        return False
+    return flow.streams[direction].base == (packet.seq + 1) & 0xFFFFFFFF

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from egress.dissection.registry import REGISTRY
+from egress.engine.conformance import break_off, follow_settled
 from egress.engine.flow import Flow
 from egress.engine.judge import Judge
 from egress.engine.outbox import Outbox
@@ -55,6 +56,12 @@ class Settling:
             # QUIC may open further connections, with other names, on a pair of ports in use: always listen.
             self._settle(flow, listening=not done or flow.app in REGISTRY.reconnecting)
 
+    def break_off(self, flow: Flow, ts: float) -> None:
+        """Ask the rules again about a settled TLS flow whose agent sent what is not a record."""
+        break_off(flow)
+        if flow.demanded:
+            self._verdicts.rejudge(flow, ts)
+
     def reopen(self, flow: Flow) -> None:
         """Inspect a settled flow again, for it showed a byte pattern or a new QUIC connection.
 
@@ -78,4 +85,5 @@ class Settling:
             self._tracker.charge(flow)
         else:
             flow.scan_on(self._patterns.scan())
+            follow_settled(flow)
             self._tracker.release(flow)

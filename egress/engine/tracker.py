@@ -1,25 +1,62 @@
 """The flows of all agents of one engine: bounded tables, room for new flows, timeouts.
 
-An agent can fill only its own share. `Flow.forgettable` decides which flows may make room for a new one; for an agent
-below its fair share any flow may that is not refused for a finding. If there is none, the new flow is refused (Suricata
-calls this the memcap exception policy).
+A table keeps the flows of one agent, roughly in order of last use. When an agent's share is full, the oldest flow that
+is decided and harmless to forget makes room: settled, closed, or refused by policy alone (it would be refused again). A
+flow refused for a finding is never forgotten early. An undecided flow is forgotten early only after it has been idle,
+or when the engine is full and an agent below its fair share needs room. If no flow can make room, the new flow is
+refused (Suricata calls this the memcap exception policy). So an agent can fill only its own share, and by filling it
+can only lock itself out.
 """
 
 from __future__ import annotations
 
 import heapq
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Iterator
 
 from egress.addresses import Networks
-from egress.engine.flow import Flow, FlowTable, Key
+from egress.engine.flow import Flow, Key
 from egress.engine.outbox import Outbox
 from egress.engine.stage import Stage
 from egress.limits import Limits
 from egress.model import TCP, Agent
 
 TURN = 100  # flows that are forgotten, and timers that are looked at, in one tick: a few milliseconds
+EVICT_LOOK = 64  # oldest flows that are looked at for one that may make room
 SLACK = 4096  # stale entries of the heap of timers that are tolerated beyond two for each live flow
+
+
+class FlowTable:
+    """The flows of one agent, roughly in order of last use, the oldest first."""
+
+    __slots__ = ("buffered", "ended", "flows")
+
+    def __init__(self) -> None:
+        self.flows: OrderedDict[Key, Flow] = OrderedDict()
+        self.ended: set[Key] = set()  # TCP flows forgotten so far: they began after the engine was started
+        self.buffered = 0  # bytes under inspection
+
+    def touch(self, flow: Flow, ts: float) -> None:
+        """Move a flow to the end, at most once a second: a move costs more than the counters of a packet."""
+        if ts - flow.moved > 1.0:
+            flow.moved = ts
+            self.flows.move_to_end(flow.key)
+
+    def evictable(self, ts: float, *, forced: bool = False) -> Flow | None:
+        """Return a flow among the EVICT_LOOK oldest that may make room, None if there is none.
+
+        `forced`: any flow may that is not refused for a finding.
+        """
+        for flow, _ in zip(self.flows.values(), range(EVICT_LOOK), strict=False):
+            if flow.forgettable(ts) or (forced and not flow.condemned):
+                return flow
+        return None
+
+    def __iter__(self) -> Iterator[Flow]:
+        return iter(self.flows.values())
+
+    def __len__(self) -> int:
+        return len(self.flows)
 
 
 class Timers:

@@ -3,7 +3,8 @@
 Among several matching rules of one kind the one with the lowest position decides. A condition that cannot be checked
 yet admits the flow and is checked later, since a connection that may not open never sends a byte to check:
 
-    application   not identified yet: admits. Identified, or given up (`App.UNKNOWN`): must be that of the rule
+    application   admits while the bytes so far may be a protocol that the rule demands
+                  (`egress.policy.applications`); once identified, or given up (`App.UNKNOWN`), it must be one of them
     name          admits if the address is bound to a name that the rule matches (`egress.policy.bindings`). Once the
                   bytes carry a name (SNI, QUIC, Host, :authority) the same rule must match it, since addresses are
                   shared. Bytes that hide the name (no SNI, an address in place of a name, ECH under the public name of
@@ -27,6 +28,7 @@ from fnmatch import fnmatchcase
 from typing import Protocol
 
 from egress.model import Action, Agent, App, Policy, PolicyChange, Reason, Rule, Verdict
+from egress.policy.applications import NOTHING, covered, demanded
 from egress.policy.domain import Pattern, canonical, is_address, is_host, matches, reverse_address
 from egress.policy.index import (
     POSITION,
@@ -57,6 +59,7 @@ class Subject(Protocol):
     rport: int
     outbound: bool
     app: str
+    excluded: frozenset[str]  # application protocols that the bytes so far contradict
     names: frozenset[str]  # bound to `remote` for this agent when the flow was opened, and since
     said: str | None  # the name in the bytes; None: not read (yet), "": the bytes carry no name
     hidden: bool  # the bytes hide the name (`egress.engine.judge` decides that for ECH)
@@ -106,7 +109,8 @@ class Rulebook:
         names = subject.names | {said} if said else subject.names
         where = destination_keys(subject.remote, names, self._catalogue.deepest)
         for entry in self._matching(mine.deny, subject, where, ts):
-            if entry.rule.app in ("", subject.app):
+            covers = covered(entry.rule.app)
+            if not covers or subject.app in covers:
                 return Verdict(entry.rule.action, Reason.RULE, entry.rule.id, self.version), None
         accepts = agent.default is Action.ACCEPT
         if not subject.outbound:
@@ -143,6 +147,15 @@ class Rulebook:
             if isinstance(entry.destination, Pattern) or address is not None or not _dns_only(entry.rule):
                 return Verdict(Action.ACCEPT, Reason.RULE, entry.rule.id, self.version), entry.rule
         return Verdict(agent.default, Reason.QUERY, "", self.version), None
+
+    def demands(self, rule: Rule | None, subject: Subject) -> frozenset[str]:
+        """Return the application protocols of which the subject must be one under the rule that admits it; empty: any.
+
+        A flow that no rule admits is demanded nothing of.
+        """
+        if rule is None:
+            return NOTHING
+        return demanded(rule, subject.proto, subject.rport, named=not rule.app and self.named(rule))
 
     def named(self, rule: Rule) -> bool:
         """Return True if a rule's destination is a name. The rule may have left the policy, while its flow lives."""
@@ -271,8 +284,12 @@ def _obstacle(entry: IndexedRule, subject: Subject, said: str | None) -> Reason 
 
     `said`: the name in the bytes; "": they have none; None: not known yet.
     """
-    if subject.app and entry.rule.app not in ("", subject.app):
-        return Reason.APPLICATION
+    named = isinstance(entry.destination, Pattern)
+    apps = demanded(entry.rule, subject.proto, subject.rport, named=named)
+    if apps:
+        apps -= subject.excluded
+        if not apps or (subject.app and subject.app not in apps):
+            return Reason.APPLICATION
     pattern = entry.destination
     if not isinstance(pattern, Pattern):
         return None
@@ -285,7 +302,7 @@ def _obstacle(entry: IndexedRule, subject: Subject, said: str | None) -> Reason 
 
 def _matches_all_traffic(entry: IndexedRule) -> bool:
     """Return True if a rule matches all traffic to its destination (any protocol, port, application)."""
-    return entry.proto == -1 and not entry.rule.ports and not entry.rule.app
+    return entry.proto == -1 and not entry.rule.ports and not covered(entry.rule.app)
 
 
 def _dns_only(rule: Rule) -> bool:

@@ -17,6 +17,7 @@ from ipaddress import IPv4Network, IPv6Network
 from typing import TypeVar
 
 from egress.model import PROTOCOL_NUMBERS, Action, Rule, protocol_name
+from egress.policy.applications import KNOWN
 from egress.policy.domain import parse_pattern
 
 _T = TypeVar("_T")
@@ -26,7 +27,6 @@ MAX_PORTS, MAX_EXEMPT = 256, 64  # entries of a rule: a worker compares them one
 _MAPPED = 96  # bits before the address in an IPv4-mapped one (RFC 4291 section 2.5.5.2)
 _ACTIONS = {"allow": Action.ACCEPT, "deny": Action.REJECT}
 _WITH_PORTS = ("", "tcp", "udp", "sctp")
-_APP = re.compile(r"[a-z0-9][a-z0-9_.+-]{0,31}", re.ASCII)
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,63}", re.ASCII)
 _EXEMPT = re.compile(r"[a-z0-9-]+\.(\*|[a-z0-9-]+)", re.ASCII)
 _DURATION = re.compile(r"([0-9]{1,4})([mhdw])", re.ASCII)
@@ -251,8 +251,8 @@ def _range(value: object) -> tuple[int, int]:
 
 
 def _app(value: object) -> str:
-    if not isinstance(value, str) or not _APP.fullmatch(value):
-        raise _FieldError("must be an application protocol in lower case, such as ssh, tls, http or dns")
+    if not isinstance(value, str) or value not in KNOWN:
+        raise _FieldError(f"must be one of {', '.join(sorted(KNOWN))}; leave it out where any protocol will do")
     return value
 
 

@@ -8,6 +8,7 @@ from fnmatch import fnmatchcase
 from typing import NamedTuple
 
 from egress.model import TCP, UDP, Action, Agent
+from egress.policy.applications import covered
 from egress.policy.index import DestinationKeys, Index, IndexedRule, depth
 
 LABEL = "label:"  # the beginning of a selector over labels
@@ -106,7 +107,7 @@ def reaching(indexes: Iterable[Index], where: DestinationKeys, proto: int, port:
         for bucket in index.reaching(where)
         for entry in bucket
         if entry.proto in (-1, proto)
-        and (not entry.rule.app or proto in (TCP, UDP))  # no application is identified in other protocols
+        and (not covered(entry.rule.app) or proto in (TCP, UDP))  # no application is identified in other protocols
         and (not entry.rule.ports or any(low <= port <= high for low, high in entry.rule.ports))
     ]
 

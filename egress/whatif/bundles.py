@@ -15,6 +15,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, collap
 from publicsuffixlist import PublicSuffixList
 
 from egress.model import App, Rule
+from egress.policy.applications import ANY, HTTPS, HTTPS_PORT
 from egress.policy.domain import parse_pattern
 from egress.policy.ruletext import MAX_PORTS, read_rule
 from egress.records.times import iso
@@ -80,12 +81,15 @@ class Bundle:
     def shape(self) -> tuple[str, tuple[tuple[int, int], ...], str]:
         """(protocol, ports, application) of the rule; protocol and application are "" unless they are uniform.
 
-        An unidentified application fits any.
+        An unidentified application fits any. Where they are not uniform, a name rule for port 443 says `any`: else it
+        would demand TLS or QUIC.
         """
         protocols = {want.proto for want in self.wants}
         apps = {want.app for want in self.wants} - {""}
         protocol = protocols.pop() if len(protocols) == 1 else ""
         app = apps.pop() if len(apps) == 1 else ""
+        if not app and not apps <= HTTPS and HTTPS_PORT in {want.port for want in self.wants}:
+            app = ANY
         return protocol, _ranges({want.port for want in self.wants if want.port}), app
 
     @property

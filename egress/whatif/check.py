@@ -78,7 +78,7 @@ def check(rules: Rulebook, agent: Agent, question: Question, ts: float, gate_que
     allowed = verdict.action is Action.ACCEPT
     conditions = [*_about_name(rules, rule, question, name, resolvable, allowed)]
     if allowed:
-        conditions += _about_rule(rule, question)
+        conditions += _about_rule(rule, question, rules.demands(rule, target))
         conditions += _refused_later(rules, agent, target, ts)
         conditions.append("Budgets, findings and destinations refused for earlier findings are not considered.")
     elif agent.mode is Mode.MONITOR and verdict.reason is not Reason.QUARANTINE:
@@ -139,7 +139,8 @@ def _target(question: Question) -> tuple[Target, str]:
             "address", f"{ascii(question.address)[:80]} is not an address; write one like 192.0.2.7"
         )
     said = name if question.app in NAMING else None
-    return Target(proto, bound, question.port, question.app, frozenset((canonical(name),)), said), name
+    names = frozenset((canonical(name),))
+    return Target(proto, bound, question.port, question.app, names=names, said=said), name
 
 
 def _protocol(text: str) -> int:
@@ -212,12 +213,12 @@ def _about_name(
     return conditions
 
 
-def _about_rule(rule: Rule | None, question: Question) -> list[str]:
+def _about_rule(rule: Rule | None, question: Question, demanded: frozenset[str]) -> list[str]:
     if rule is None:
         return []
     conditions = []
-    if rule.app and not question.app:
-        conditions.append(f"Only if the application protocol is identified as {rule.app}.")
+    if demanded and not question.app:
+        conditions.append(f"Only while its bytes are those of {' or '.join(sorted(demanded))}, from the first one on.")
     if rule.expires_at is not None:
         until = datetime.fromtimestamp(rule.expires_at, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
         conditions.append(f"The rule expires at {until}.")

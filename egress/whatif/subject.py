@@ -22,6 +22,7 @@ class Target:
     remote: bytes  # packed; b"": unknown, no rule by address matches
     rport: int
     app: str = ""
+    excluded: frozenset[str] = frozenset()  # application protocols that it cannot be
     names: frozenset[str] = frozenset()
     said: str | None = None
     hidden: bool = False
@@ -59,7 +60,7 @@ def recorded(
     bound = frozenset(names)
     if said and action is Action.ACCEPT and len(names) >= RECORD_NAMES:
         bound |= {canonical(said)}
-    return Target(number, packed(dst), dport, app, bound, said)
+    return Target(number, packed(dst), dport, app, names=bound, said=said)
 
 
 def target_of(group: FlowGroup) -> Target:

@@ -24,6 +24,10 @@ _OPT, _IN = 41, 1
 _SIZES = {A: 4, AAAA: 16}
 _HINTS = {4: A, 6: AAAA}  # keys of SVCB parameters (RFC 9460 section 14.3.2)
 _ECH = 5  # RFC 9848
+_OPCODES = frozenset((0, 4, 5, 6))  # query, notify, update, stateful operations (RFC 8490)
+_SHORTEST_QUESTION, _SHORTEST_RECORD = 5, 11  # bytes, with the root as their name
+_STATEFUL = 6  # without sections
+_MAX_ADDITIONAL = 4  # records besides OPT, TSIG and SIG(0) that a query has
 _HEADER = Struct("!HHHHHH").unpack_from
 _RECORD = Struct("!HHIH").unpack_from  # type, class, TTL, length of the data
 
@@ -153,6 +157,44 @@ class DnsStream:
         return messages
 
 
+def check_framing(payload: bytes, *, answer: bool) -> None:
+    """Check that a message has the form of a query (or of an answer), of any opcode. Raises MalformedError.
+
+    Of an answer only the header is checked: it may be cut off (TC). The names and the data of records are skipped.
+    """
+    check_header(payload, len(payload), answer=answer)
+    if answer:
+        return
+    _, _, questions, answers, authority, additional = _HEADER(payload)
+    at = HEADER
+    for _ in range(questions):
+        at = skip_name(payload, at) + 4
+    if questions or answers or authority or additional:  # else an operation of its own form may follow (RFC 8490)
+        _check_records(payload, at, answers + authority + additional)
+
+
+def check_header(message: bytes, size: int, *, answer: bool) -> None:
+    """Check the header at the beginning of a message of `size` bytes. Raises MalformedError, also if it is not whole.
+
+    The records that it counts must have room in the message, except in an answer, which may be cut off.
+    """
+    if size < HEADER or len(message) < HEADER:
+        raise MalformedError("DNS message is too short")
+    _, flags, questions, answers, authority, additional = _HEADER(message)
+    opcode = flags >> 11 & 0xF
+    if bool(flags & 0x8000) != answer or opcode not in _OPCODES:
+        raise MalformedError("not a DNS message of this direction")
+    if answer:
+        return
+    records = answers + authority + additional
+    if opcode == _STATEFUL and (questions or records):
+        raise MalformedError("a DNS stateful operation with records")
+    if questions > 1 or (opcode == 0 and (answers or authority > 1 or additional > _MAX_ADDITIONAL)):
+        raise MalformedError("not a DNS query")
+    if HEADER + _SHORTEST_QUESTION * questions + _SHORTEST_RECORD * records > size:
+        raise MalformedError("a DNS message counts more records than it has")
+
+
 def _check_header(payload: bytes) -> int:
     """Return the flags of a message. Raises MalformedError unless it has opcode 0 and one question."""
     if len(payload) < MIN_MESSAGE:
@@ -171,14 +213,19 @@ def _check_query(payload: bytes) -> None:
 def _read(payload: bytes) -> _Message:
     _, _, _, answers, authority, additional = _HEADER(payload)
     message, at = _question(payload, Names(payload))
-    for _ in range(answers + authority + additional):  # each takes 11 bytes or more, so the payload bounds it
+    _check_records(payload, at, answers + authority + additional)
+    return message
+
+
+def _check_records(payload: bytes, at: int, count: int) -> None:
+    """Check that the message ends with `count` records from an offset on."""
+    for _ in range(count):  # each takes 11 bytes or more, so the payload bounds it
         at = skip_name(payload, at)
         if at + 10 > len(payload):
             raise MalformedError("DNS record is cut off")
         at += 10 + int(unpack_from("!H", payload, at + 8)[0])
     if at != len(payload):
         raise MalformedError("DNS records do not end where the message does")
-    return message
 
 
 def _question(payload: bytes, names: Names) -> tuple[_Message, int]:

@@ -342,6 +342,11 @@ class ResponseStream(_Stream[HttpResponse]):
         super().__init__()
         self._pending: deque[str] = deque()
 
+    @property
+    def changed(self) -> bool:
+        """The last answer changed the protocol: 101, or 2xx to CONNECT."""
+        return self._tunnel
+
     def asked(self, request: HttpRequest) -> None:
         """Note a request whose answer is still to come. Beyond MAX_PENDING its answer is read like one to GET."""
         if len(self._pending) < MAX_PENDING:

@@ -32,6 +32,7 @@ MAX_FRAMES = 256  # of one packet, runs of PADDING counted once; Chrome cuts a h
 MAX_PACKETS = 8  # coalesced in one datagram; there are four kinds
 MAX_CONNECTION_ID = 20  # RFC 9000 section 17.2
 MIN_INITIAL = 1200  # bytes at least of a datagram with an Initial, RFC 9000 section 14.1
+MIN_SHORT = 21  # bytes of a packet with a short header: first byte, number and sample, tag (RFC 9001 section 5.4.2)
 _LONG, _FIXED = 0x80, 0x40  # bits of a packet's first byte
 _INITIAL, _ZERO_RTT, _HANDSHAKE, _RETRY = range(4)  # long packet types as version 1 numbers them
 _PADDING, _PING, _ACK, _ACK_ECN, _CRYPTO, _CLOSE = 0x00, 0x01, 0x02, 0x03, 0x06, 0x1C
@@ -53,6 +54,25 @@ def may_be_initial(datagram: bytes) -> bool:
 def opens_connection(datagram: bytes) -> bool:
     """Return whether a datagram may open a QUIC connection of a version that servers support."""
     return may_be_initial(datagram) and datagram[1:5] in _OPENING
+
+
+def check_datagram(datagram: bytes) -> None:
+    """Check the header at the beginning of a datagram of either side, which is not empty. Raises MalformedError.
+
+    A short header has nothing to check but the length of its packet: even its fixed bit may be cleared (RFC 9287).
+    """
+    if not has_long_header(datagram):
+        if len(datagram) < MIN_SHORT:
+            raise MalformedError("QUIC packet is too short")
+        return
+    reader = _Reader(datagram, 1)
+    version = int.from_bytes(reader.take(4))
+    reader.take(_cid_length(reader))
+    reader.take(_cid_length(reader))
+    if version and version not in VERSIONS:
+        raise MalformedError(f"QUIC version {version:#010x} cannot be read")
+    if not version and (len(datagram) - reader.at) % 4:
+        raise MalformedError("QUIC Version Negotiation is cut off")
 
 
 class _Packet(NamedTuple):

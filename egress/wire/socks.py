@@ -13,9 +13,14 @@ _CONNECT, _BIND, _ASSOCIATE = 1, 2, 3
 _ADDRESS_SIZES = {1: 4, 4: 16}  # type 3, a name, has a length byte
 
 
-def handshake(data: bytes) -> int | None:
-    """Return the length of the SOCKS handshake at the start of a direction; 0: not SOCKS; None: too short to tell."""
-    ends = [_end(read, data) for read in (_client5, _server5, _client4, _server4)]
+def handshake(data: bytes, *, client: bool | None = None) -> int | None:
+    """Return the length of the SOCKS handshake at the start of a direction; 0: not SOCKS; None: too short to tell.
+
+    `client`: the side whose direction it is; None: not known.
+    """
+    sides = (_client5, _client4), (_server5, _server4)
+    readers = sides[0] + sides[1] if client is None else sides[not client]
+    ends = [_end(read, data) for read in readers]
     found = next((end for end in ends if end), 0)
     return found or (None if None in ends else 0)
 

@@ -234,10 +234,10 @@ def _message(packet: bytes, padding: int, *, old: bool) -> SshMessage:
         return SshMessage(packet[4 + padding], None, 1)
     payload = packet[5 : len(packet) - padding]
     number = payload[0]
-    return SshMessage(number, _kexinit(payload) if number == KEXINIT else None)
+    return SshMessage(number, kexinit(payload) if number == KEXINIT else None)
 
 
-def _kexinit(payload: bytes) -> KexInit | None:
+def kexinit(payload: bytes) -> KexInit | None:
     """Parse a KEXINIT payload; None if its lists exceed it."""
     at = 17  # message number and cookie
     lists: list[tuple[str, ...]] = []

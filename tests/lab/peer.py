@@ -2,6 +2,7 @@
 
     echo OUT HOST PORT          a TCP and UDP service that answers each line or datagram with itself
     who OUT HOST PORT           a TCP service that sends the caller's address
+    sink OUT HOST PORT          a TCP service that answers nothing, and logs `accepted` and `took N` bytes
     tcp OUT HOST PORT [SOURCE]  connect, then send each line of stdin
     udp OUT HOST PORT [SOURCE]  the same with datagrams; a line "*N" sends N bytes, "#N" sends N datagrams
     raw OUT INTERFACE MAC       send each line of stdin, an IP packet in hex, to a neighbour
@@ -95,6 +96,17 @@ def who(log: Log, host: str, port: int) -> None:
         server.serve_forever()
 
 
+def sink(log: Log, host: str, port: int) -> None:
+    class Sink(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            log.say("accepted")
+            while data := self.request.recv(65536):
+                log.say(f"took {len(data)}")
+
+    with Server(host, port, Sink) as server:
+        server.serve_forever()
+
+
 def tcp(log: Log, host: str, port: int, source: str = "") -> None:
     try:
         connection = socket.create_connection((host, port), TIMEOUT, (source, 0) if source else None)
@@ -180,6 +192,8 @@ def main(role: str, out: str, *words: str) -> None:
         echo(log, words[0], int(words[1]))
     elif role == "who":
         who(log, words[0], int(words[1]))
+    elif role == "sink":
+        sink(log, words[0], int(words[1]))
     elif role == "tcp":
         tcp(log, words[0], int(words[1]), *words[2:])
     elif role == "udp":

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from egress.errors import InputError
 from egress.model import PROTOCOL_NUMBERS, Action, Rule
+from egress.policy.applications import KNOWN
 from egress.policy.domain import parse_pattern
 from egress.policy.file import (
     check_document,
@@ -104,7 +105,7 @@ rules = st.builds(
     destination=st.just("any") | addresses | networks | patterns,
     protocol=st.sampled_from(["", *PROTOCOL_NUMBERS, "200"]),
     ports=st.lists(ranges, max_size=3).map(tuple),
-    app=st.just("") | names,
+    app=st.just("") | st.sampled_from(sorted(KNOWN)),
     exempt=st.lists(st.sampled_from(["mining.*", "ssh.unusual-port"]), max_size=2).map(tuple),
     unnamed=st.booleans(),
     expires_at=st.none() | seconds,

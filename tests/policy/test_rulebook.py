@@ -19,6 +19,7 @@ class Target:
     proto: int = TCP
     outbound: bool = True
     app: str = ""
+    excluded: frozenset[str] = frozenset()
     names: frozenset[str] = frozenset()
     said: str | None = None
     hidden: bool = False

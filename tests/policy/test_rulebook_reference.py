@@ -31,7 +31,7 @@ rules = st.builds(
     destination=st.sampled_from(NETWORKS) | st.sampled_from(PATTERNS),
     protocol=st.sampled_from(["", "", "tcp", "udp"]),
     ports=st.sampled_from([(), (), ((443, 443),), ((1, 1000),), ((22, 22), (8000, 9000)), ((53, 53),)]),
-    app=st.sampled_from(["", "", "tls", "ssh", "dns"]),
+    app=st.sampled_from(["", "", "tls", "ssh", "dns", "http", "any"]),
     unnamed=st.booleans(),
     expires_at=st.none() | st.sampled_from([START - 1, START, START + 1e-6, START + 60]),
     once=st.booleans(),
@@ -52,6 +52,7 @@ class Target:
     proto: int
     outbound: bool
     app: str
+    excluded: frozenset[str]
     names: frozenset[str]
     said: str | None
     hidden: bool
@@ -64,7 +65,8 @@ targets = st.builds(
     rport=st.sampled_from([22, 53, 443, 8080]),
     proto=st.sampled_from([TCP, UDP]),
     outbound=st.sampled_from([True, True, True, False]),
-    app=st.sampled_from(["", "", "tls", "ssh", "unknown"]),
+    app=st.sampled_from(["", "", "tls", "ssh", "http2", "unknown"]),
+    excluded=st.frozensets(st.sampled_from(["tls", "quic", "ssh", "http"]), max_size=3),
     names=st.frozensets(st.sampled_from([*NAMES, "b!.x.org"]), max_size=3),
     said=st.none() | st.sampled_from(SPELT),
     hidden=st.booleans(),
@@ -122,6 +124,19 @@ def fits(rule: Rule, target: Target, said: str | None) -> bool:
     return matches and (rule.unnamed or not (target.hidden or said == ""))
 
 
+def called_so(rule: Rule, app: str) -> bool:
+    """Return True if the rule's application stands for a protocol."""
+    return rule.app in ("", "any", app) or (rule.app, app) == ("http", "http2")
+
+
+def demands(rule: Rule, target: Target) -> set[str]:
+    """Return the protocols that the rule asks of the target; empty: it asks none."""
+    if rule.app in ("", "any"):
+        https = not rule.app and named(rule) and target.rport == 443 and (443, 443) in rule.ports
+        return {"tls", "quic"} if https else set()
+    return {"http", "http2"} if rule.app == "http" else {rule.app}
+
+
 def in_order(some: list[Rule]) -> list[Rule]:
     return sorted(some, key=lambda rule: rule.position)
 
@@ -132,7 +147,7 @@ def reference(some: list[Rule], who: Agent, target: Target, spent: set[str]) -> 
     for rule in mine:
         names = {*target.names, said} if said else target.names
         meant = at(rule, target.remote) or (named(rule) and any(called(rule.destination, name) for name in names))
-        if rule.action is not Action.ACCEPT and meant and rule.app in ("", target.app):
+        if rule.action is not Action.ACCEPT and meant and called_so(rule, target.app):
             return rule.action, Reason.RULE, rule.id
     if not target.outbound:
         return who.default, Reason.DEFAULT if who.default is Action.ACCEPT else Reason.INBOUND, ""
@@ -141,7 +156,9 @@ def reference(some: list[Rule], who: Agent, target: Target, spent: set[str]) -> 
         bound = named(rule) and any(host(name) and called(rule.destination, name) for name in target.names)
         if rule.action is not Action.ACCEPT or not (bound or at(rule, target.remote)):
             continue
-        if target.app and rule.app and rule.app != target.app:
+        wanted = demands(rule, target)
+        possible = {target.app} if target.app else wanted
+        if wanted and not (wanted & possible) - target.excluded:
             near = near or (Reason.APPLICATION, rule.id)
         elif not bound or fits(rule, target, said):
             return Action.ACCEPT, Reason.RULE, rule.id
@@ -158,7 +175,11 @@ def query_reference(some: list[Rule], who: Agent, name: str, spent: set[str]) ->
     mine = [rule for rule in in_order(some) if concerns(rule, who, spent, None)]
     for rule in mine:
         meant = rule.destination in everywhere or (named(rule) and called(rule.destination, name))
-        if rule.action is not Action.ACCEPT and meant and not (rule.protocol or rule.ports or rule.app):
+        if (
+            rule.action is not Action.ACCEPT
+            and meant
+            and not (rule.protocol or rule.ports or rule.app not in ("", "any"))
+        ):
             return rule.action, Reason.QUERY, rule.id
     if who.default is Action.ACCEPT:
         return Action.ACCEPT, Reason.DEFAULT, ""

@@ -27,7 +27,7 @@ def test_a_name_is_judged_as_bound_and_the_answer_says_under_what() -> None:
     assert answer.explanation == f"trainer may reach www.example.org, tcp port 443: rule {rule.id} allows it."
     said = " ".join(answer.conditions)
     for part in (
-        "is identified as tls",
+        "Only while its bytes are those of tls",
         "in the bytes",
         "2026-11-23 15:07:02 UTC",
         "one flow",

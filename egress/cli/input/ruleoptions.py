@@ -23,7 +23,7 @@ def rule_options(command: _F) -> _F:
             click.option("--agent", default="", metavar="GLOB", help="Only matching agents: a glob, or label:GLOB."),
             click.option("--port", "ports", multiple=True, metavar="PORT", help="443 or 8000-8100; may be repeated."),
             click.option("--protocol", default="", help="tcp, udp, icmp, … or a number."),
-            click.option("--app", default="", help="Application protocol: ssh, tls, http, dns, …"),
+            click.option("--app", default="", help="Only this application protocol: ssh, tls, http, dns, …; any."),
             click.option(
                 "--for",
                 "expires",

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
+from types import MappingProxyType
 
 from egress.dissection.events import DnsAnswered, DnsAsked
+from egress.dissection.framings.dns import DnsDatagrams, DnsMessages
 from egress.dissection.protocol import Fact, Form, Identified, PortProtocol
 from egress.errors import MalformedError
-from egress.model import App, Direction
+from egress.model import TCP, UDP, App, Direction
 from egress.wire import dns
 
 MAX_OPEN = 64  # queries of a flow that wait for an answer; past it the oldest is given up
@@ -23,6 +25,7 @@ class Dns(PortProtocol):
     """DNS over UDP and TCP. The flow is identified as DNS by the first query that can be read."""
 
     app = App.DNS
+    framings = MappingProxyType({TCP: DnsMessages, UDP: DnsDatagrams})
     forms = (Form.STREAM, Form.DATAGRAM)
     port = 53
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from types import MappingProxyType
 
 from egress.dissection.events import HttpAsked
+from egress.dissection.framings.http import HttpFraming
 from egress.dissection.protocol import (
     Follower,
     Form,
@@ -19,7 +21,7 @@ from egress.dissection.protocol import (
     named,
 )
 from egress.errors import MalformedError
-from egress.model import App
+from egress.model import TCP, App
 from egress.wire.http import Body, HttpRequest, HttpResponse, Opaque, RequestStream, ResponseStream
 from egress.wire.http_start import starts_http
 
@@ -28,6 +30,7 @@ class Http(StreamProtocol):
     """HTTP/1 on one flow. Both directions share `answers`: it reads each answer by the method of its request."""
 
     app = App.HTTP
+    framings = MappingProxyType({TCP: HttpFraming})
     forms = (Form.STREAM,)
     many_names = True
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from types import MappingProxyType
+
+from egress.dissection.framings.http2 import Http2Framing
 from egress.dissection.protocol import Follower, Form, Identified, Match, Place, Step, StreamProtocol, named
 from egress.errors import MalformedError
-from egress.model import App
+from egress.model import TCP, App
 from egress.wire.http2 import PREFACE, H2RequestStream, starts_http2
 
 
@@ -12,6 +15,7 @@ class Http2(StreamProtocol):
     """HTTP/2 by its preface, which only a client sends: the server's direction is not followed."""
 
     app = App.HTTP2
+    framings = MappingProxyType({TCP: Http2Framing})
     forms = (Form.STREAM,)
     many_names = True
 

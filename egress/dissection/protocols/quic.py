@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from types import MappingProxyType
+
 from egress.dissection.events import Named, TlsOpened
+from egress.dissection.framings.quic import QuicFraming
 from egress.dissection.protocol import DatagramProtocol, Identified, Match, Place, Step
 from egress.errors import MalformedError
 from egress.model import UDP, App, Direction
@@ -13,6 +16,7 @@ class Quic(DatagramProtocol):
     """QUIC on one flow. The agent counts as the client: only its datagrams are read."""
 
     app = App.QUIC
+    framings = MappingProxyType({UDP: QuicFraming})
     reconnects = True
 
     def __init__(self) -> None:

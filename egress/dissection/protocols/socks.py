@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from types import MappingProxyType
+
+from egress.dissection.framings.socks import SocksFraming
 from egress.dissection.protocol import Follower, Form, Match, Place, Rest, Step, StreamProtocol
-from egress.model import App
+from egress.model import TCP, App
 from egress.wire.socks import handshake
 
 
@@ -11,6 +14,7 @@ class Socks(StreamProtocol):
     """SOCKS, identified once a direction's handshake is whole; so each direction is identified by itself."""
 
     app = App.SOCKS
+    framings = MappingProxyType({TCP: SocksFraming})
     forms = (Form.STREAM,)
 
     @staticmethod

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from types import MappingProxyType
+
 from egress.dissection.events import SshPacket, SshSpoken
+from egress.dissection.framings.ssh import SshFraming
 from egress.dissection.protocol import Carrier, Fact, Form, Identified, LineProtocol, Place, Reader
-from egress.model import App
+from egress.model import TCP, App
 from egress.wire.ssh import SshIdent, SshStream
 
 
@@ -15,6 +18,7 @@ class Ssh(LineProtocol):
     """
 
     app = App.SSH
+    framings = MappingProxyType({TCP: SshFraming})
     forms = (Form.STREAM, Form.REQUEST, Form.ANSWER)
 
     @staticmethod

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from types import MappingProxyType
 
 from egress.dissection.events import StratumSpoken
+from egress.dissection.framings.stratum import StratumFraming
 from egress.dissection.protocol import Carrier, Fact, Form, Identified, LineProtocol, Place, Reader
-from egress.model import EVIDENCE_BYTES, App
+from egress.model import EVIDENCE_BYTES, TCP, App
 from egress.wire.jsonrpc import JsonStream, JsonText
 from egress.wire.loosejson import LooseLines
 from egress.wire.stratum import classify
@@ -18,6 +20,7 @@ class Stratum(LineProtocol):
     """Mining over JSON, in streams and request bodies (getwork, getblocktemplate), but not in the bodies of answers."""
 
     app = App.STRATUM
+    framings = MappingProxyType({TCP: StratumFraming})
     forms = (Form.REQUEST, Form.STREAM)
 
     @staticmethod

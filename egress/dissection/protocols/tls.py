@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from types import MappingProxyType
+
 from egress.dissection.events import TlsOpened
+from egress.dissection.framings.tls import TlsFraming
 from egress.dissection.protocol import Follower, Form, Identified, Lost, Match, Place, Step, StreamProtocol, named
 from egress.errors import MalformedError
-from egress.model import App
+from egress.model import TCP, App
 from egress.wire.tls import client_hello, looks_like_tls, server_hello
 
 MAX_HELLO = 32768  # bytes of a direction after which a hello that is still not whole is given up
@@ -16,6 +19,7 @@ class Tls(StreamProtocol):
     """TLS, identified by the first bytes of a ClientHello, or of a ServerHello or alert."""
 
     app = App.TLS
+    framings = MappingProxyType({TCP: TlsFraming})
     forms = (Form.STREAM,)
 
     @staticmethod

@@ -1,0 +1,23 @@
+"""The framing of QUIC: a ClientHello that can be read, and headers of versions 1 and 2 (RFC 9000, RFC 9369)."""
+
+from __future__ import annotations
+
+from egress.dissection.framing import Framing
+from egress.wire.quic import QuicHello, check_datagram, has_long_header
+
+
+class QuicFraming(Framing):
+    """QUIC over UDP. After the hello a datagram with a short header is encrypted but for its first bits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._hello = QuicHello()
+
+    def client(self, data: bytes) -> None:
+        if self._hello.done and not has_long_header(data):
+            check_datagram(data)
+        else:
+            self._hello.feed(data)
+
+    def server(self, data: bytes) -> None:
+        check_datagram(data)

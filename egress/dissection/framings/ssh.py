@@ -1,0 +1,21 @@
+"""The framing of SSH up to its encryption; after it no byte can be checked."""
+
+from __future__ import annotations
+
+from egress.dissection.framing import Framing
+from egress.wire.sshframing import SshFraming as SshSide
+
+
+class SshFraming(Framing):
+    """SSH over TCP. The client's first bytes are its identification; a server may send other lines before its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._client = SshSide(server=False)
+        self._server = SshSide(server=True)
+
+    def client(self, data: bytes) -> None:
+        self._client.feed(data)
+
+    def server(self, data: bytes) -> None:
+        self._server.feed(data)
