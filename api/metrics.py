@@ -94,6 +94,9 @@ def _gateway(status: dict[str, Any]) -> Iterator[Metric]:
     yield _gauge("fail_open", "1: packets pass uninspected while workers are missing", status["fail_open"])
     yield _gauge("policy_version", "version of the policy in force", status["policy_version"])
     yield _gauge("rules_in_place", "1: the kernel rules are in place", status["rules_in_place"])
+    changed = status.get("rules_changed", 0)  # a gateway of an older version may still run
+    yield _counter("rules_changed", "changes of the kernel rules by other programs, put right", changed)
+    yield _gauge("cut_off", "1: all agents are cut off, since the rules kept being changed", status.get("cut", False))
     yield _gauge("agents", "agents guarded", len(status["agents"]))
     yield _gauge("agents_absent", "agents that cannot be attached now: nothing they send passes", len(status["absent"]))
     if "journal" in status:  # a gateway of an older version may still run

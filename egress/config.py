@@ -115,7 +115,8 @@ class Config:
     user: str = ""  # the user that workers become once their queues are bound; empty: egress-worker, else nobody
     attribution_user: str = ""  # and the user of attribution; empty: egress-attribution, else the workers' user
     fail_open: bool = False  # let packets pass while no worker is bound or a queue is full
-    on_stop: str = "remove"  # kernel rules after a clean stop: remove, or block (agents are cut off)
+    on_stop: str = "block"  # kernel rules after a clean stop: block (agents are cut off), or remove (unguarded)
+    tamper_limit: int = 5  # changes of our kernel rules by others within a minute that cut all agents off; 0: none
     watchdog: float = 10.0  # a worker that gives no sign of life for so many seconds is replaced
     mark_mask: int = 0x0F000000  # the four adjacent bits of packet and connection marks that egress uses
     pool4: str = "10.77.0.0/16"  # sandboxes of `egress run` get a /30 each from here
@@ -138,6 +139,8 @@ class Config:
             raise InputError(f"host: {self.host!r} must be letters, digits, . _ - and at most 63 long")
         if self.on_stop not in ("remove", "block"):
             raise InputError(f"on_stop: {self.on_stop!r} must be remove or block")
+        if not 0 <= self.tamper_limit <= 1000:
+            raise InputError(f"tamper_limit: {self.tamper_limit} must be from 0 to 1000")
         for name, pool, version, longest in (("pool4", self.pool4, 4, 30), ("pool6", self.pool6, 6, 64)):
             try:
                 network = ipaddress.ip_network(pool)
@@ -171,6 +174,21 @@ class Config:
     @property
     def api_socket(self) -> Path:
         return self.run_dir / "api.sock"
+
+    @property
+    def interfaces_file(self) -> Path:
+        """The interfaces that the gateway guards, to be blocked at boot."""
+        return self.state_dir / "interfaces.json"
+
+    @property
+    def opened_note(self) -> Path:
+        """The note that agents were opened on purpose; it does not outlive a reboot."""
+        return self.run_dir / "opened.json"
+
+    @property
+    def cut_note(self) -> Path:
+        """Present while agents are cut off because other programs kept changing the kernel rules."""
+        return self.run_dir / "cut"
 
     @property
     def policy_snapshot(self) -> Path:

@@ -16,7 +16,7 @@ from egress.errors import EgressError
 from egress.gateway.kernel import guard, privileges
 from egress.gateway.kernel.command import run
 from egress.gateway.sandbox import sandbox
-from egress.gateway.supervisor import checks
+from egress.gateway.supervisor import checks, rest
 from egress.gateway.supervisor import snapshot as snapshots
 from egress.gateway.supervisor.checks import Check
 from egress.store.database.clock import clock
@@ -95,7 +95,7 @@ def _gateway(config: Config) -> list[Check]:
     names = ", ".join(agent["name"] for agent in status["agents"]) or "none; attach one with egress agent add"
     found.append(Check("agents", True, names))
     found += [Check(f"agent {name}", False, f"not attached: {why}") for name, why in status["absent"].items()]
-    found += _kernel_rules(in_place=status["rules_in_place"] or not status["agents"])
+    found += _kernel_rules(status)
     return found
 
 
@@ -215,13 +215,19 @@ def _unguarded(config: Config, why: str) -> list[Check]:
         with database.connect() as connection:
             # A SQLite file belongs to one host, which may have been renamed since they were attached.
             mine = None if database.dialect.name == "sqlite" else config.host_name
-            names = ", ".join(stored.agent.name for stored in list_agents(connection, mine))
-        cut_off = bool(guard.state().interfaces)
+            interfaces, unknown = rest.places(config, list_agents(connection, mine))
+        there, note = guard.state(), rest.opened(config)
+        covered = there.interfaces | there.behind
+        free = dict.fromkeys(agent for name, agents in interfaces.items() if name not in covered for agent in agents)
+        names = ", ".join([*free, *unknown])
     except (EgressError, SQLAlchemyError) as error:
         return [_cannot_tell(why, error)]
     finally:
         database.dispose()
-    if not names or cut_off:
+    if note is not None and names:
+        text = f"OPENED by {note.actor} {_ago(note.at)}: unguarded: {names}; egress block, or a start, ends it"
+        return [Check("gateway", False, text)]
+    if not names:
         return [Check("gateway", True, f"not running ({why})")]
     return [Check("gateway", False, f"not running; unguarded: {names}; start it with: egress gateway")]
 
@@ -258,9 +264,18 @@ def _worker(worker: dict[str, Any], on_full: str) -> list[Check]:
     return found
 
 
-def _kernel_rules(*, in_place: bool) -> list[Check]:
-    text = "in place" if in_place else "not in place: the gateway installs them again within seconds; see its log"
+def _kernel_rules(status: dict[str, Any]) -> list[Check]:
+    """Check that the kernel rules are in place, and that other programs leave them alone."""
+    in_place = status["rules_in_place"] or not status["agents"]
+    text = "in place" if in_place else "not in place: the gateway installs them again at once; see its log"
+    if not status.get("rules_owned", True):
+        text += "; this kernel (before Linux 6.9) lets `nft flush ruleset` delete them for a moment"
+    if changes := status.get("rules_changed", 0):
+        text += f"; changed {changes} times by other programs since the gateway started, and restored"
     found = [Check("kernel rules", in_place, text)]
+    if status.get("cut"):
+        text = "ALL AGENTS ARE CUT OFF: another program kept changing the kernel rules; stop it, then egress resume"
+        found.append(Check("tampering", False, text))
     for tool in ("iptables", "ip6tables"):
         try:
             policy = run(tool, "-S", "FORWARD").splitlines()[0]

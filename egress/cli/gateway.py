@@ -17,7 +17,7 @@ Examples:
   egress gateway --policy allow.yaml --workers 2   other rules, two queue workers
   kill -HUP $(head -1 /run/egress/gateway.lock)    read the policy file again
 Edits of the allowlist and of agents need no signal: they are in force within a fifth of a second.
-Stop it with Ctrl-C or SIGTERM: kernel rules are removed, or block the agents where the config says `on_stop: block`.
+Stop it with Ctrl-C or SIGTERM: agents stay blocked until it starts again. `on_stop: remove` in the config lets them go.
 """
 
 

@@ -32,7 +32,8 @@ Examples:
 
 # The order of commands in the help. A command that is not listed here comes after them.
 ORDER = (
-    "gateway", "run", "agent", "allow", "deny", "allowlist", "check", "policy", "simulate", "learn", "approvals",
+    "gateway", "block", "open", "resume", "run", "agent", "allow", "deny", "allowlist", "check", "policy", "simulate",
+    "learn", "approvals",
     "fleet", "token", "audit", "serve", "db", "doctor", "replay", "case", "query", "show", "hunt", "episodes",
     "timeline", "observe", "evidence", "report", "schema", "completion",
 )  # fmt: skip

@@ -66,7 +66,7 @@ def plant(stage: Stage) -> str:
 
 @pytest.fixture
 def stage() -> Iterator[Stage]:
-    with Stage(POLICY) as built:
+    with Stage(POLICY, {"on_stop": "remove"}) as built:
         built.attach("rome-7")
         serve(built, PORT)
         yield built
@@ -135,7 +135,7 @@ def test_a_killed_gateway_leaves_its_agents_cut_off_until_the_next_takes_over(st
 
 
 def test_on_stop_block_cuts_agents_off_until_the_next_start() -> None:
-    with guarded(settings={"on_stop": "block"}) as stage:
+    with guarded() as stage:
         before = saved_rules(stage, ours=False)
         serve(stage, PORT)
         assert reachable(stage) == ["open", "open"]
@@ -143,11 +143,15 @@ def test_on_stop_block_cuts_agents_off_until_the_next_start() -> None:
         caller.hears("open")
         assert stage.stop() == 0
         assert reachable(stage) == ["ECONNREFUSED", "ECONNREFUSED"]
+        caller.send("while it is blocked")
         assert stage.egress("doctor", check=False).returncode == 0
         stage.start("--workers", "1")
         assert reachable(stage) == ["open", "open"]
+        caller.send("again")  # a connection that lives is not cut by a restart
+        caller.hears("got again")
         assert saved_rules(stage, ours=False) == before
         assert stage.egress("agent", "rm", "rome-7").returncode == 0
+        caller.close()
         assert stage.stop() == 0
         assert "EGRESS" not in saved_rules(stage)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,7 +18,12 @@ from tests.lab.confine import CAPABILITIES, HEADER
 from tests.lab.net import PYTHON, ROOT, eventually, needs_root
 
 UNITS = ROOT / "packaging"
-EXPOSURE = {"egress.service": 4.5, "egress-api.service": 3.0, "egress-hunt.service": 3.0}  # systemd-analyze(1): 0 to 10
+EXPOSURE = {  # systemd-analyze(1): 0 to 10
+    "egress.service": 4.5,
+    "egress-api.service": 3.0,
+    "egress-block.service": 3.0,
+    "egress-hunt.service": 3.0,
+}
 ANALYZE = shutil.which("systemd-analyze")
 needs_systemd = pytest.mark.skipif(ANALYZE is None, reason="systemd-analyze is not installed")
 needs_headers = pytest.mark.skipif(
@@ -92,13 +98,32 @@ def test_the_api_works_under_the_limits(stage: Stage) -> None:
         eventually(stage.config.api_socket.exists, "the API listens", 60.0)
         added = stage.egress("allow", "example.org", "--port", "443", check=False)
         assert added.returncode == 0, added.stderr + stage.log.read_text()[-2000:]
-        socket = str(stage.config.api_socket)
+        door = str(stage.config.api_socket)
         url = "http://egress/api/v1/metrics"
-        metrics = stage.lab.run(stage.gateway, ["curl", "-s", "--unix-socket", socket, url], 30.0)
+        metrics = stage.lab.run(stage.gateway, ["curl", "-s", "--unix-socket", door, url], 30.0)
         assert "egress_up 1" in metrics.stdout, metrics.stdout[-500:]
     finally:
         process.terminate()
         assert process.wait(20) == 0, stage.log.read_text()[-2000:]
+
+
+def test_systemd_is_notified_that_the_gateway_guards_is_alive_and_stops(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = stage.directory / "notify"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
+        listener.bind(str(path))
+        listener.settimeout(30)
+        monkeypatch.setenv("NOTIFY_SOCKET", str(path))
+        stage.start("--workers", "1")
+        heard = [listener.recv(99) for _ in range(3)]
+        assert heard == [b"READY=1", b"WATCHDOG=1", b"WATCHDOG=1"]
+        assert stage.stop() == 0
+        while (word := listener.recv(99)) == b"WATCHDOG=1":
+            continue
+        assert word == b"STOPPING=1"
+    unit = (UNITS / "egress.service").read_text()
+    assert "Type=notify" in unit and "WatchdogSec=60" in unit
 
 
 def test_the_accounts_are_those_that_processes_become() -> None:

@@ -51,7 +51,7 @@ from egress.gateway.kernel.nftables import Expression, Message
 NAME = "egress"
 AGENTS, OUT, IN = "agents", "out", "in"  # the set of interfaces; maps of them to the chains of their queues
 COUNTERS = ("rejected", "dropped", "unqueued", "api")
-FIXED = ("refuse", "known", "obey")
+FIXED = ("refuse", "blocked", "known", "obey")
 BEFORE_MANGLE = -155  # NF_IP_PRI_MANGLE is -150, connection tracking -200
 LAST = 0x7FFFFFFF  # in prerouting: after every program that writes marks there
 BEFORE_SOURCE_NAT = 99  # NF_IP_PRI_NAT_SRC is 100
@@ -84,8 +84,9 @@ def messages(
     """Make the transaction that lets the table hold exactly this. Chains at hooks stay as they are: the kernel drops
     all queued packets when one goes.
 
-    `blocking` refuses all packets from and to agents instead of queueing them, and keeps no mark on the connections:
-    they are judged anew once the gateway is back. `stale`: chains of queues that may be in the table already.
+    `blocking` refuses new connections from and to agents instead of queueing them, and drops packets of those that live
+    in silence. It keeps no mark on connections: they are judged anew once the gateway is back. `stale`: chains of
+    queues that may be in the table already.
     """
     check(attachments)
     place, marks = interfaces(attachments), Marks(config.mark_mask)
@@ -110,7 +111,7 @@ def messages(
         found.append(nft.elements(NAME, AGENTS, dict.fromkeys(place)))
         for side in (OUT, IN):
             to = {
-                name: nft.target(nft.JUMP, "refuse" if blocking else f"{side}-{each.queue}")
+                name: nft.target(nft.JUMP, "blocked" if blocking else f"{side}-{each.queue}")
                 for name, each in place.items()
             }
             found.append(nft.elements(NAME, side, dict(to)))
@@ -129,6 +130,9 @@ def _fixed(marks: Marks) -> Iterator[_Rule]:
     yield "refuse", [nft.meta(nft.L4PROTO), nft.equal(_TCP), nft.reset()]
     yield "refuse", [nft.prohibited()]
     dropped = [nft.count("dropped"), nft.verdict(nft.DROP)]
+    living = [nft.ct(nft.CT_STATE), nft.bits(nft.ESTABLISHED), nft.equal32(0, unlike=True)]
+    yield "blocked", [*living, nft.count("dropped"), nft.verdict(nft.DROP)]  # TCP goes on after a restart
+    yield "blocked", [nft.verdict(nft.GOTO, "refuse")]
     yield "known", [nft.count("unqueued")]
     yield "known", [*_kept(marks, "dropped"), *dropped]
     yield "known", [nft.verdict(nft.GOTO, "refuse")]

@@ -41,6 +41,12 @@ class Roster:
             load = list(self._assigned.values())
             self._assigned[name] = min(range(self._workers), key=lambda worker: (load.count(worker), worker))
 
+    def remove(self, names: Iterable[str]) -> None:
+        """Remove the entries of these agents."""
+        gone = set(names)
+        if gone:
+            self.replace(entry for name, entry in list(self.entries.items()) if name not in gone)
+
     def adopt(self, agents: Mapping[str, Agent]) -> bool:
         """Take over the agents' edited settings, except networks. Returns True if an entry has changed.
 

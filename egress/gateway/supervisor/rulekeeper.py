@@ -5,54 +5,108 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections import deque
 
 from egress.config import Config
 from egress.errors import EgressError
 from egress.gateway.kernel import guard
 from egress.gateway.kernel.drops import drops
 from egress.gateway.kernel.guard import Guard
+from egress.gateway.supervisor import rest
 from egress.gateway.supervisor.roster import Roster
 
 LEAVING_SECONDS = 2.0  # wait for the workers of a killed gateway to end
+TAMPER_SECONDS = 60.0  # `tamper_limit` changes by others within this time are too many
 
 log = logging.getLogger("egress.gateway")
 
 
 class RuleKeeper:
-    """Installs, checks and removes the rules. Calls wait for the kernel: make them from a thread."""
+    """Installs, checks and removes the rules. Calls wait for the kernel: make them from a thread.
+
+    Where other programs change them again and again, agents are cut off until `resume`, also over a restart.
+    """
 
     def __init__(self, config: Config, roster: Roster) -> None:
         self._config, self._roster = config, roster
         self._guard = Guard(config)
         self._installing = threading.Lock()
         self._guarding = self._ended = False  # rules are installed; none may be installed any more
+        self._changed: deque[float] = deque(maxlen=max(config.tamper_limit, 1))  # monotonic, of the last changes
+        self.changes = 0  # by other programs, so far
+
+    @property
+    def port(self) -> int:
+        """The netlink port by which the kernel's notifications name our own changes."""
+        return self._guard.port
+
+    @property
+    def owned(self) -> bool:
+        """False: this kernel lets other programs change our table."""
+        return self._guard.owned
+
+    @property
+    def cut(self) -> bool:
+        """True while agents are cut off because others kept changing the rules."""
+        return self._config.cut_note.exists()
 
     def install(self) -> None:
         """Install the rules for the roster as it is now; no effect after `leave`. Raises EgressError."""
         with self._installing:
-            if not self._ended:
-                self._guarding = True
-                self._guard.install(self._roster.attachments(self._config))
+            if self._ended:
+                return
+            self._guarding = True
+            found = self._roster.attachments(self._config)
+            if self.cut:
+                self._guard.block(found)
+            else:
+                self._guard.install(found)
+            self._config.opened_note.unlink(missing_ok=True)
+            try:
+                rest.remember(self._config, found)
+            except EgressError as error:
+                log.error("agents attached since the last start will not be blocked at boot: %s", error)
 
     def installed(self) -> bool:
         return self._guard.installed()
 
     def keep(self) -> None:
-        """Restore the rules if another program has changed them, or put its own before them."""
-        if not self.installed():
-            log.warning("another program changed the kernel rules: ours are installed again")
+        """Restore the rules if another program has changed them. Cut agents off where that happens too often."""
+        if not self._guarding or self.installed():
+            return
+        self.changes += 1
+        now, limit = time.monotonic(), self._config.tamper_limit
+        self._changed.append(now)
+        log.warning("another program changed the kernel rules: ours are installed again")
+        if limit and not self.cut and len(self._changed) == limit and now - self._changed[0] < TAMPER_SECONDS:
+            self._config.cut_note.touch()
+            log.error(
+                "the kernel rules were changed %d times within a minute: ALL AGENTS ARE CUT OFF until `egress resume`; "
+                "find the program that changes them first",
+                limit,
+            )
+        self.install()
+
+    def resume(self) -> bool:
+        """End the cut: guard again. False if there was none."""
+        there = self.cut
+        self._config.cut_note.unlink(missing_ok=True)
+        self._changed.clear()
+        if there:
             self.install()
+        return there
 
     def leave(self, *, asked: bool) -> None:
-        """Remove the rules at the end, let them block, or leave them as they are.
+        """Block agents at the end, remove the rules, or leave them as they are.
 
         After a clean stop (`asked`) `on_stop` decides. After a failure rules that guard agents stay: these are cut off.
         """
-        left = ", ".join(entry.agent.name for entry in self._roster.entries.values())
+        attached = [each for each in self._roster.attachments(self._config) if not each.masquerade]
+        left = ", ".join(dict.fromkeys(each.agent for each in attached))
         with self._installing:
             self._ended = True  # a change that is under way must not install them again
             if asked and left and self._config.on_stop == "block":
-                self._guard.block(self._roster.attachments(self._config))
+                self._guard.block(attached)
                 log.warning("stopped: blocked until the gateway runs again: %s", left)
             elif asked or (self._guarding and not left):
                 self._guard.remove()

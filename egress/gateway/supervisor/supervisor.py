@@ -1,7 +1,7 @@
 """The supervisor, `egress gateway`: it starts, watches and stops workers, kernel rules, recorder and control socket.
 
-Rules are installed only once every worker is bound. Every later failure fails closed: a queue without its worker drops,
-and rules that guard an agent are removed by a clean stop only.
+Rules are installed before the workers are bound: until then a queue without its worker drops. Every later failure fails
+closed, too: rules that guard an agent are replaced or removed by a clean stop only.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from typing import Any
 from egress.config import Config
 from egress.control import NotRunningError
 from egress.errors import EgressError
-from egress.gateway.kernel import guard, privileges
+from egress.gateway.kernel import privileges
 from egress.gateway.pipe.messages import Settings, Setup
-from egress.gateway.supervisor import attachments, checks, rulekeeper, startup, unmark
+from egress.gateway.supervisor import attachments, checks, rulekeeper, startup, status, systemd, unmark
 from egress.gateway.supervisor.attachments import Attachments
 from egress.gateway.supervisor.coalesce import Coalesced
 from egress.gateway.supervisor.complaint import Complaint
@@ -36,12 +36,14 @@ from egress.gateway.supervisor.processes.pool import Hooks, Pool
 from egress.gateway.supervisor.processes.recorder import RecorderProcess
 from egress.gateway.supervisor.roster import Roster, RosterEntry
 from egress.gateway.supervisor.sandboxes import Sandboxes
+from egress.gateway.supervisor.watching import Watching
 from egress.model import Action, Agent
 from egress.store.database.tables import SANDBOX
+from egress.store.policy import audit
 from egress.store.policy.agents import StoredAgent
 
 SECOND = 1.0
-RULES_SECONDS = 2.0  # between two checks that our kernel rules are still in place
+RULES_SECONDS = 30.0  # between two checks of our kernel rules without a notification of a change
 IDLE_SECONDS = 15.0  # a gateway that ends when idle waits this long for its first sandbox
 PATIENCE = 10.0  # and this long for a predecessor that is ending
 
@@ -76,6 +78,7 @@ class Gateway:
         self.attached = Attachments()
         self.roster = Roster(size)
         self.rules = rulekeeper.RuleKeeper(config, self.roster)
+        self.watching = Watching(self.rules.port, Coalesced(self._restore_rules), Coalesced(self._reattach))
         self.journals = Journals(config, writers)
         hooks = Hooks(self._setup, self.policy.current.orders, self.holds.take_message, self._worker_gone)
         self.pool = Pool(size, hooks, base=config.queue.base, watchdog=config.watchdog)
@@ -85,7 +88,7 @@ class Gateway:
         self._attaching, self._unmarking = Coalesced(self._reattach), Coalesced(self._unmark)
         self._changing = asyncio.Lock()
         self._stopping = asyncio.Event()
-        self._started = time.time()
+        self.since = time.time()
         self._rules_checked = time.monotonic()
         self._last_sandbox = time.monotonic() + IDLE_SECONDS
         self._tasks: set[asyncio.Task[None]] = set()
@@ -134,17 +137,21 @@ class Gateway:
         await self.policy.start()
         self.roster.replace(self._entries())
         await asyncio.to_thread(rulekeeper.require_no_other_gateway)
+        await asyncio.to_thread(self.rules.install)
+        self.watching.start()
         await self.attribution.watch()
         await self.pool.start()
-        await asyncio.to_thread(self.rules.install)
         self.policy.follow(self.pool, self.holds)
         await self.server.start()
         await self.recorder.watch()
         names = ", ".join(self.roster.entries) or "none yet"
         version = self.policy.current.version
+        systemd.notify(systemd.READY)
         log.info("guarding %s with %d workers, policy version %d", names, self.pool.size, version)
 
     async def _stop(self) -> None:
+        systemd.notify(systemd.STOPPING)
+        await self.watching.stop()
         await self.server.close()
         try:
             await asyncio.to_thread(self.rules.leave, asked=self._stopping.is_set())
@@ -162,6 +169,7 @@ class Gateway:
 
     async def _second(self) -> None:
         """Do the work of each second. A failed step is logged, and tried again in the next second."""
+        systemd.notify(systemd.ALIVE)
         self.pool.watch()
         self.policy.check()
         trouble = ""
@@ -188,8 +196,7 @@ class Gateway:
     async def _watch_interfaces(self) -> None:
         """Attach agents again if an interface has come, gone or changed."""
         if bool(self.roster.moved()) or await asyncio.to_thread(self.attached.awaited):
-            async with self._changing:
-                await self._attach()
+            await self._reattach()
 
     async def _watch_journals(self) -> None:
         """Restore the journal's directory if it was deleted or changed, measure it, and grant each writer its share."""
@@ -204,10 +211,13 @@ class Gateway:
         self.journals.worker_gone(index)
 
     async def _keep_rules(self) -> None:
+        """Check our kernel rules from time to time; changes are also notified."""
+        if time.monotonic() - self._rules_checked >= RULES_SECONDS:
+            self._rules_checked = time.monotonic()
+            await self._restore_rules()
+
+    async def _restore_rules(self) -> None:
         """Restore our kernel rules if another program has changed them."""
-        if time.monotonic() - self._rules_checked < RULES_SECONDS:
-            return
-        self._rules_checked = time.monotonic()
         async with self._changing:
             await asyncio.to_thread(self.rules.keep)
 
@@ -246,26 +256,27 @@ class Gateway:
     async def _attach(self) -> None:
         """Bring roster, workers and kernel rules up to date with agents and sandboxes.
 
-        A worker knows a new agent before its packets are queued, unless another agent leaves at the same time.
+        A worker knows a new agent before its packets are queued, and one that leaves until they no longer are.
         """
         before, placed = self.roster.entries, self.roster.attachments(self.config)
         entries = await asyncio.to_thread(self._entries)
-        self.roster.replace(entries)
+        names = {entry.agent.name for entry in entries}
+        gone = [before[name] for name in before.keys() - names]
+        self.roster.replace([*entries, *gone])
         self.roster.adopt(self._agents())
-        after, moved = self.roster.entries, self.roster.attachments(self.config) != placed
-        gone = [before[name] for name in before.keys() - after.keys()]
-        come = [after[name] for name in after.keys() - before.keys()]
+        both = self.roster.entries
+        come = [both[name] for name in both.keys() - before.keys()]
         if come:
             await asyncio.to_thread(unmark.forget, come, self.config)
-        if gone:
-            await asyncio.to_thread(self.rules.install)
-        if after != before:
+        if both != before:
             await self._order_agents()
-        if moved and not gone:
+        self.roster.remove(entry.agent.name for entry in gone)
+        if self.roster.attachments(self.config) != placed:
             await asyncio.to_thread(self.rules.install)
         if gone:
+            await self._order_agents()
             await asyncio.to_thread(unmark.forget, gone, self.config)
-        if any(after[name].agent != before[name].agent for name in after.keys() & before.keys()):
+        if any(both[name].agent != before[name].agent for name in both.keys() & before.keys()):
             self._unmarking.schedule()
 
     def _agents(self) -> dict[str, Agent]:
@@ -307,9 +318,11 @@ class Gateway:
         if self._stopping.is_set():
             raise NotRunningError("the gateway is stopping; try again")
         if operation == "status":
-            return await self._status()
+            return await status.collect(self)
         if operation == "reload":
             return await self.reload()
+        if operation == "resume":
+            return await self._resume(str(message.get("actor")))
         if operation == "sandbox.open":
             return await self._open(session, message)
         if operation == "summary":
@@ -318,6 +331,20 @@ class Gateway:
                 raise EgressError(f"agent {name!r} is not attached; see egress agent list")
             return await self.pool.order(self.roster.worker(name), "tally", {"agent": name})
         raise EgressError(f"{operation!r} is not an operation of this gateway; use the egress command of its version")
+
+    async def _resume(self, actor: str) -> dict[str, object]:
+        """End the cut that other programs' changes of the kernel rules have caused. It is audited first."""
+        if self.rules.cut:
+            await self.policy.write(
+                lambda connection: audit.note(
+                    connection, audit.Actor(actor), time.time(), "agents.resumed", self.config.host_name, None, None
+                )
+            )
+        async with self._changing:
+            ended = await asyncio.to_thread(self.rules.resume)
+        if ended:
+            log.warning("agents are guarded again: resumed by %s", actor)
+        return {"resumed": ended}
 
     async def _open(self, session: Session, message: dict[str, Any]) -> dict[str, object]:
         """Open a sandbox and lease it to this connection."""
@@ -349,39 +376,6 @@ class Gateway:
         except DatabaseAwayError as error:
             log.warning("the rules of sandbox %s stay until the database is back: %s", name, error)
         log.info("sandbox %s is gone", name)
-
-    async def _status(self) -> dict[str, object]:
-        counters, in_place = await asyncio.to_thread(lambda: (guard.counters(), self.rules.installed()))
-        return {
-            "host": self.config.host_name,
-            "pid": os.getpid(),
-            "since": self._started,
-            "fail_open": self.config.fail_open,
-            "policy_version": self.policy.current.version,
-            "workers": self.pool.status(),
-            "agents": [self._agent(entry) for entry in self.roster.entries.values()],
-            "absent": self.attached.absent,
-            "recorder": self.recorder.status(),
-            "journal": self.journals.status(),
-            "attribution": self.attribution.status(),
-            "rules": counters,
-            "rules_in_place": in_place,
-            "holds": {"pending": len(self.holds.pending), "refused": self.holds.refused},
-            **self.policy.status(),
-        }
-
-    def _agent(self, entry: RosterEntry) -> dict[str, object]:
-        agent: Agent = entry.agent
-        return {
-            "name": agent.name,
-            "interface": entry.interface,
-            "networks": agent.networks,
-            "mode": agent.mode,
-            "default": agent.default,
-            "quarantined": agent.quarantined,
-            "worker": self.roster.worker(agent.name),
-            "sandbox": agent.name in self.sandboxes.open,
-        }
 
 
 def run(config: Config, options: Options) -> None:

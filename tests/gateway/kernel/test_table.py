@@ -78,7 +78,7 @@ def test_blocking_queues_nothing_and_keeps_nothing_on_connections() -> None:
     assert not any(b"NFQUEUE" in rule for _, rule in rules(found))
     assert not any(name.startswith(("out-", "in-")) for name in chains(found))
     verdicts = [each.body for each in found if each.kind == nft.NEWELEMENT and each.family == nft.INET][1:]
-    assert len(verdicts) == 2 and all(b"refuse\0" in body for body in verdicts)
+    assert len(verdicts) == 2 and all(b"blocked\0" in body for body in verdicts)
     assert [chain for chain, _ in rules(found) if chain == "seen"] and rules(found, nft.ARP)
     assert not [chain for chain, _ in rules(made(ONE)) if chain == "seen"] and not rules(made(ONE), nft.ARP)
 

@@ -1,0 +1,93 @@
+"""Notifications of the kernel: our table, routing rules or network interfaces have changed.
+
+A notification says that something changed, not what is wrong: the caller looks. Lost ones count as a change of
+everything. Layout from linux/netfilter/nfnetlink.h and linux/rtnetlink.h.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from egress.errors import EgressError
+from egress.gateway.kernel import netlink, table
+from egress.gateway.kernel.netlink import attributes
+
+_NFTABLES = 1 << 6  # NFNLGRP_NFTABLES is 7
+_LINKS, _RULES4, _RULES6 = 1 << 0, 1 << 7, 1 << 18  # RTNLGRP_LINK, _IPV4_RULE, _IPV6_RULE: 1, 8, 19
+_LINK_KINDS = (16, 17)  # RTM_NEWLINK, RTM_DELLINK
+_TABLE_KINDS = 10  # NFNL_SUBSYS_NFTABLES
+_BUFFER = 1 << 16
+_BATCH = 256  # messages read at a time
+
+
+class Changes(NamedTuple):
+    """The things that may have changed."""
+
+    rules: bool  # our table, or routing rules
+    links: bool
+
+
+class Watch:
+    """Two sockets that become readable with a notification."""
+
+    def __init__(self) -> None:
+        try:
+            self.sockets = (
+                _subscribed(netlink.NETLINK_NETFILTER, _NFTABLES),
+                _subscribed(socket.NETLINK_ROUTE, _LINKS | _RULES4 | _RULES6),
+            )
+        except OSError as error:
+            raise EgressError(f"no notifications from the kernel ({error.strerror}): start egress as root") from None
+
+    def read(self, own: int) -> Changes:
+        """Read the notifications that wait. Changes of our table by the netlink port `own` are left out."""
+        rules = links = False
+        for kind, port, body in self._messages():
+            if kind == 0:
+                rules = links = True
+            elif kind >> 8 == _TABLE_KINDS:
+                named = attributes(body[netlink.GENERIC_BYTES :]).get(1, b"")
+                rules |= port != own and named == table.NAME.encode() + b"\0"
+            elif kind in _LINK_KINDS:
+                links = True
+            else:
+                rules = True
+        return Changes(rules, links)
+
+    def close(self) -> None:
+        for each in self.sockets:
+            each.close()
+
+    def _messages(self) -> Iterator[tuple[int, int, bytes]]:
+        """Yield type, sender's port and body of each message; type 0 where some were lost."""
+        for each in self.sockets:
+            for _ in range(_BATCH):
+                try:
+                    data = each.recv(_BUFFER, socket.MSG_DONTWAIT)
+                except BlockingIOError:
+                    break
+                except OSError as error:
+                    if error.errno != errno.ENOBUFS:
+                        break
+                    yield 0, 0, b""
+                    continue
+                yield from _split(data)
+
+
+def _subscribed(protocol: int, groups: int) -> socket.socket:
+    opened = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, protocol)
+    opened.bind((0, groups))
+    return opened
+
+
+def _split(data: bytes) -> Iterator[tuple[int, int, bytes]]:
+    at = 0
+    while len(data) - at >= netlink.HEADER.size:
+        length, kind, _, _, port = netlink.HEADER.unpack_from(data, at)
+        if not netlink.HEADER.size <= length <= len(data) - at:
+            return
+        yield kind, port, data[at + netlink.HEADER.size : at + length]
+        at += length + -length % 4

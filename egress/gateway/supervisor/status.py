@@ -1,0 +1,53 @@
+"""The status of a running gateway, as `egress doctor`, the API and its metrics ask for it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from typing import TYPE_CHECKING
+
+from egress.gateway.kernel import guard
+from egress.gateway.supervisor.roster import RosterEntry
+
+if TYPE_CHECKING:
+    from egress.gateway.supervisor.supervisor import Gateway
+
+
+async def collect(gateway: Gateway) -> dict[str, object]:
+    """Collect the status. Raises EgressError where the kernel cannot be asked."""
+    rules = gateway.rules
+    counters, in_place = await asyncio.to_thread(lambda: (guard.counters(), rules.installed()))
+    return {
+        "host": gateway.config.host_name,
+        "pid": os.getpid(),
+        "since": gateway.since,
+        "fail_open": gateway.config.fail_open,
+        "policy_version": gateway.policy.current.version,
+        "workers": gateway.pool.status(),
+        "agents": [_agent(gateway, entry) for entry in gateway.roster.entries.values()],
+        "absent": gateway.attached.absent,
+        "recorder": gateway.recorder.status(),
+        "journal": gateway.journals.status(),
+        "attribution": gateway.attribution.status(),
+        "rules": counters,
+        "rules_in_place": in_place,
+        "rules_owned": rules.owned,
+        "rules_changed": rules.changes,
+        "cut": rules.cut,
+        "holds": {"pending": len(gateway.holds.pending), "refused": gateway.holds.refused},
+        **gateway.policy.status(),
+    }
+
+
+def _agent(gateway: Gateway, entry: RosterEntry) -> dict[str, object]:
+    agent = entry.agent
+    return {
+        "name": agent.name,
+        "interface": entry.interface,
+        "networks": agent.networks,
+        "mode": agent.mode,
+        "default": agent.default,
+        "quarantined": agent.quarantined,
+        "worker": gateway.roster.worker(agent.name),
+        "sandbox": agent.name in gateway.sandboxes.open,
+    }

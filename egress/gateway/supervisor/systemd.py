@@ -1,0 +1,20 @@
+"""Notifications to systemd (sd_notify(3)): the gateway guards, is alive, or stops. No effect without NOTIFY_SOCKET."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+
+READY, ALIVE, STOPPING = "READY=1", "WATCHDOG=1", "STOPPING=1"
+
+
+def notify(state: str) -> None:
+    """Send one state. A socket that does not take it is ignored: systemd then ends the process in time."""
+    path = os.environ.get("NOTIFY_SOCKET", "")
+    if not path.startswith(("/", "@")):
+        return
+    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
+        sock.settimeout(0.2)
+        sock.connect(f"\0{path[1:]}" if path[0] == "@" else path)
+        sock.send(state.encode())
