@@ -47,6 +47,7 @@ class Metrics(Collector):
         yield from _replies(status)
         yield from _attribution(status)
         yield from _workers(status["workers"])
+        yield from _drops(status["agents"])
 
 
 def _stored(engine: Engine) -> Iterator[Metric]:
@@ -172,15 +173,23 @@ def _attribution(status: dict[str, Any]) -> Iterator[Metric]:
         yield _gauge(f"attribution_{what}_seconds", about, (counters.get(what) or 0.0) / 1000)
 
 
+def _drops(agents: list[dict[str, Any]]) -> Iterator[Metric]:
+    dropped = CounterMetricFamily(
+        "egress_dropped",
+        "packets of an agent that the kernel dropped because its queue was full",
+        labels=["agent", "queue", "by"],
+    )
+    for agent in agents:
+        for queue, drops in agent["dropped"].items():
+            for by, count in drops.items():
+                dropped.add_metric([agent["name"], queue, by], count)
+    yield dropped
+
+
 def _workers(workers: list[dict[str, Any]]) -> Iterator[Metric]:
     alive = GaugeMetricFamily("egress_worker_up", "1: the worker runs", labels=["worker"])
     restarts = CounterMetricFamily("egress_worker_restarts", "replacements of a worker", labels=["worker"])
     packets = CounterMetricFamily("egress_packets", "packets read from a queue and judged", labels=["worker", "queue"])
-    dropped = CounterMetricFamily(
-        "egress_dropped",
-        "packets that the kernel dropped because no worker read them in time",
-        labels=["worker", "queue", "by"],
-    )
     faults = CounterMetricFamily(
         "egress_faults", "packets that met a bug, match no agent, or were not recorded", labels=["worker", "kind"]
     )
@@ -195,9 +204,6 @@ def _workers(workers: list[dict[str, Any]]) -> Iterator[Metric]:
         worker, counters = str(each["index"]), each["counters"]
         alive.add_metric([worker], each["alive"])
         restarts.add_metric([worker], each["restarts"])
-        for queue, drops in each["dropped"].items():
-            for by, count in drops.items():
-                dropped.add_metric([worker, queue, by], count)
         if not counters:
             continue
         packets.add_metric([worker, "full"], counters["packets"])
@@ -212,7 +218,7 @@ def _workers(workers: list[dict[str, Any]]) -> Iterator[Metric]:
             folded.add_metric([agent], count)
         for what, count in counters["engine"].items():
             engine.add_metric([worker, what], count)
-    yield from (alive, restarts, packets, dropped, faults, healthy, waiting, journal, folded, engine)
+    yield from (alive, restarts, packets, faults, healthy, waiting, journal, folded, engine)
 
 
 def _gauge(name: str, about: str, value: float | None) -> Metric:

@@ -96,6 +96,7 @@ def _gateway(config: Config) -> list[Check]:
     found.append(Check("agents", True, names))
     found += [Check(f"agent {name}", False, f"not attached: {why}") for name, why in status["absent"].items()]
     found += _kernel_rules(status)
+    found += _drops(status["agents"])
     return found
 
 
@@ -238,7 +239,7 @@ def _cannot_tell(why: str, error: Exception) -> Check:
 
 
 def _worker(worker: dict[str, Any], on_full: str) -> list[Check]:
-    name, counters, dropped = f"worker {worker['index']}", worker["counters"], worker["dropped"]
+    name, counters = f"worker {worker['index']}", worker["counters"]
     if not worker["alive"]:
         return [
             Check(name, False, f"dead, its agents are cut off; {worker['restarts']} restarts; see the gateway's log")
@@ -247,9 +248,9 @@ def _worker(worker: dict[str, Any], on_full: str) -> list[Check]:
     found = [Check(name, True, f"pid {worker['pid']}, {packets} packets, {worker['restarts']} restarts")]
     if not counters.get("confined", True):
         found.append(Check(f"{name} seccomp", False, "no system call filter: use a kernel with CONFIG_SECCOMP_FILTER"))
-    lost = sum(sum(kind.values()) for kind in dropped.values())
-    hint = ": configure more workers or raise queue.length" if lost else ""
-    found.append(Check(f"{name} queue", lost == 0, f"{lost} packets dropped by the kernel{hint}"))
+    if unbound := counters.get("unbound"):
+        why = "; ".join(unbound.values())
+        found.append(Check(f"{name} queues", False, f"agents are cut off: {why}"))
     journal = counters.get("journal", {})
     if not journal.get("healthy", True):
         effect = "new flows are refused" if on_full == "refuse" else "new flows pass UNRECORDED"
@@ -262,6 +263,22 @@ def _worker(worker: dict[str, Any], on_full: str) -> list[Check]:
         text = f"{counters['engine_errors']} packets dropped by bugs in egress (see egress query): please report them"
         found.append(Check(f"{name} engine", False, text))
     return found
+
+
+def _drops(agents: list[dict[str, Any]]) -> list[Check]:
+    """Check that the kernel had to drop no packet of an agent; name the agents that overran their queues."""
+    lost = {agent["name"]: sum(sum(kind.values()) for kind in agent["dropped"].values()) for agent in agents}
+    found = [
+        Check(
+            f"queues of {name}",
+            False,
+            f"{count} packets dropped by the kernel: it sent more than could be judged, no other agent lost any; see "
+            "egress query 'signature:dos.flood'; honest work needs a faster host or a larger queue.length",
+        )
+        for name, count in lost.items()
+        if count
+    ]
+    return found or [Check("queues", True, "0 packets dropped by the kernel")]
 
 
 def _kernel_rules(status: dict[str, Any]) -> list[Check]:

@@ -106,6 +106,12 @@ class Unread(NamedTuple):
     size: int  # 0: a flow in carried packets was given up, and what follows of it is read without its beginning
 
 
+class Overrun(NamedTuple):
+    """The kernel dropped packets of the flow's agent: it sent more than the gateway could judge."""
+
+    dropped: int  # packets
+
+
 Event = (
     Opened
     | Burst
@@ -119,4 +125,5 @@ Event = (
     | Named
     | Inconsistent
     | Unread
+    | Overrun
 )

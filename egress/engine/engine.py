@@ -23,9 +23,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from egress.dissection.events import Burst, DnsAsked, Event, Unread
+from egress.dissection.events import Burst, DnsAsked, Event, Overrun, Unread
 from egress.dissection.registry import REGISTRY
 from egress.dissection.stream import SegmentOverflowError
+from egress.engine.admission import Admission
 from egress.engine.findings import Findings
 from egress.engine.flow import Flow, Key, flow_key
 from egress.engine.holds import Holds
@@ -45,8 +46,6 @@ from egress.errors import MalformedError
 from egress.limits import Limits
 from egress.model import (
     ACK,
-    ICMP,
-    ICMPV6,
     SYN,
     TCP,
     UDP,
@@ -63,7 +62,6 @@ from egress.model import (
 )
 from egress.records.shape import Record
 from egress.wire.fragments import fragmented
-from egress.wire.icmp import answers_known
 from egress.wire.packet import decode
 
 OUT, IN, REFUSED, SETTLED = Direction.OUT, Direction.IN, Stage.REFUSED, Stage.SETTLED
@@ -84,18 +82,17 @@ class Engine:
         refuse_ech: bool = False,
     ) -> None:
         self.limits = limits
-        self.refuse_new = False  # records cannot be written: nothing new may pass
         outbox = self._outbox = Outbox(limits)
         self.note, self.folded = outbox.note, outbox.folded
         self._refusals = Refusals(outbox)
         self._tracker = Tracker(limits, outbox)
+        self.admission = Admission(limits, self._tracker, self._refusals)
         self._judge = Judge(limits, policy, gate_queries=gate_queries, refuse_ech=refuse_ech)
         self._holds = Holds(limits, outbox)
         self._verdicts = Verdicts(self._judge, self._holds, self._tracker, outbox)
         self._queries = Queries(self._judge, self._verdicts, self._tracker, outbox)
         self._findings = Findings(signatures, self._judge, self._verdicts, outbox)
         self._settling = Settling(limits, self._judge, self._verdicts, self._tracker, Patterns(signatures), outbox)
-        self._began: float | None = None  # when the first packet of a flow came
 
     # --- the path of a packet ---------------------------------------------------------------------------
 
@@ -149,8 +146,7 @@ class Engine:
     def _answer(self, verdict: Verdict) -> Outcome:
         return Outcome(verdict, self._outbox.take(), self._queries.take())
 
-    # The steps below return the answer to the packet alone, or None: the answer is the verdict of its flow.
-
+    # The steps below return the answer to the packet alone, or None: its flow's verdict is the answer.
     def _inspect(self, flow: Flow, packet: Packet, raw: bytes, ts: float, direction: Direction) -> Verdict | None:
         """Count and inspect a packet as its flow's stage requires; return its own answer, None: its flow's verdict."""
         flow.count(packet, ts, direction)
@@ -234,8 +230,8 @@ class Engine:
         """Answer a packet while its flow's hold is pending; then judge the flow again, and return None: inspect it."""
         if self._verdicts.waits(flow):
             return flow.outcome.verdict
-        if self.refuse_new and not flow.admitted:
-            return self._refusals.refuse(flow.who, packet, ts, Reason.RECORDER, "records cannot be written")
+        if self.admission.refuse_new and not flow.admitted:
+            return self.admission.unrecorded(flow.who, packet, ts)
         self._verdicts.resume(flow, ts)
         for event in flow.take_deferred():
             self._signal(flow, event, ts)
@@ -250,30 +246,11 @@ class Engine:
 
         `old` is the flow that has the packet's addresses and ports already; refused, or begun by this SYN, it stays.
         """
-        if self._began is None:
-            self._began = ts
-        if old is not None:
-            if old.refused or repeated_handshake(old, packet, direction):
-                return None
-            if old.state == "established" and ts - old.last < self.limits.tcp_handshake:
-                return self._refusals.refuse(agent, packet, ts, Reason.SEQUENCE, "SYN inside a live connection")
-            self._tracker.forget(old, ts, "closed")
-        if direction is OUT and not self._tracker.owns(agent, packet.src):
-            return self._refusals.refuse(agent, packet, ts, Reason.SPOOFED, "source is not the agent's")
-        table = self._tracker.table(agent.name)
-        error = direction is IN and packet.proto in (ICMP, ICMPV6) and answers_known(packet, table.flows)
-        if error and not agent.quarantined:
-            return PASS
-        if self.refuse_new:
-            return self._refusals.refuse(agent, packet, ts, Reason.RECORDER, "records cannot be written")
-        if packet.proto == TCP and agent.mode is not Mode.MONITOR and not settled:
-            if packet.flags & (SYN | ACK) == SYN | ACK:
-                detail = "the answer to a SYN that was not seen"
-                return self._refusals.refuse(agent, packet, ts, Reason.SEQUENCE, detail)
-            if not packet.flags & SYN and not self._tracker.may_pick_up(table, key, ts - self._began):
-                return self._refusals.refuse(agent, packet, ts, Reason.MIDSTREAM, "no beginning was seen")
-        if not self._tracker.make_room(table, ts):
-            return self._refusals.refuse(agent, packet, ts, Reason.MEMCAP, "no room for another flow")
+        if old is not None and (old.refused or repeated_handshake(old, packet, direction)):
+            return None
+        verdict = self.admission.answer(old, key, packet, ts, agent, direction, settled=settled)
+        if verdict is not None:
+            return verdict
         flow = Flow(agent, key, packet, ts, direction, vouched=settled)
         self._verdicts.admit(flow, ts)
         self._tracker.add(flow)
@@ -339,6 +316,12 @@ class Engine:
         """
         self._verdicts.change_agent(agent, ts)
 
+    def overrun(self, agent: str, dropped: int, ts: float) -> tuple[Record, ...]:
+        """State on the newest flow of an agent that the kernel dropped packets of the agent, as its queue was full."""
+        if (flow := self._tracker.newest(agent)) is not None:
+            self._signal(flow, Overrun(dropped), ts)
+        return self._outbox.take()
+
     @property
     def holds(self) -> Mapping[str, Hold]:
         """The pending holds by id: a live view, not to be changed."""
@@ -388,5 +371,5 @@ class Engine:
 
     def stats(self) -> dict[str, int]:
         """Return the counters since the start, and the sizes of the tables."""
-        full = {"live_flows": self._tracker.live, "buffered_bytes": self._tracker.buffered, "waiting": len(self.holds)}
-        return self._outbox.counts | full
+        sizes = {"live_flows": self._tracker.live, "buffered_bytes": self._tracker.buffered, "waiting": len(self.holds)}
+        return self._outbox.counts | sizes

@@ -242,6 +242,11 @@ class Tracker:
         tables = self._tables.values() if agent is None else [self.table(agent)]
         return [flow for table in tables for flow in table]
 
+    def newest(self, agent: str) -> Flow | None:
+        """Return the flow of an agent that was used last, roughly; None if it has none."""
+        table = self._tables.get(agent)
+        return next(reversed(table.flows.values()), None) if table is not None else None
+
     @property
     def buffered(self) -> int:
         return sum(table.buffered for table in self._tables.values())

@@ -20,9 +20,8 @@ from egress.engine.judge import Judge
 from egress.engine.outbox import Outbox
 from egress.engine.stage import Stage
 from egress.engine.tracker import TURN, Tracker
-from egress.model import Action, Agent, Effect, Finding, Hold, Mode, Policy, PolicyChange, Reason, Verdict
+from egress.model import Action, Agent, Hold, Mode, Policy, PolicyChange, Reason, Verdict
 from egress.policy.affected import ChangeScope
-from egress.policy.rulebook import exempt
 
 
 class Verdicts:
@@ -54,20 +53,6 @@ class Verdicts:
     def resume(self, flow: Flow, ts: float) -> None:
         """Judge a flow whose hold is over."""
         self._judge_anew(flow, ts)
-
-    def flag(self, flow: Flow, finding: Finding, ts: float) -> None:
-        """Record a finding and refuse its flow; if the flow's rule exempts the signature, only record the finding."""
-        if exempt(flow.rule, finding.signature):
-            self._outbox.finding(flow, finding, ts, Action.ACCEPT)
-            return
-        if finding.effect is Effect.DESTINATION:
-            self._judge.refuse_destination(flow, ts)
-        flow.condemn()
-        flow.identify()
-        evidence = flow.evidence
-        self.refuse(flow, Reason.FINDING, ts)
-        self._outbox.finding(flow, finding, ts, Action.REJECT, evidence)
-        self._outbox.flow(flow, ts)
 
     def refuse(self, flow: Flow, reason: Reason, ts: float) -> None:
         """Refuse a flow for a reason that is not in the rules."""

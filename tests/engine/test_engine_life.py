@@ -31,9 +31,9 @@ def test_a_flow_whose_first_record_could_not_be_written_did_not_begin() -> None:
     judge.packet(first.raw, START, who, OUT)
     (undone,) = judge.withdraw(first.raw, START, who, OUT)
     assert isinstance(undone, FlowRecord) and (undone.action, undone.reason) == (Action.REJECT, Reason.RECORDER)
-    judge.refuse_new = True
+    judge.admission.refuse_new = True
     assert judge.packet(first.raw, START + 1, who, OUT).verdict.reason is Reason.RECORDER
-    judge.refuse_new = False
+    judge.admission.refuse_new = False
     assert set(talk.play(judge, who, START + 2).actions) == {Action.ACCEPT}
     assert judge.withdraw(talk.steps[2].raw, START + 3, who, OUT) == ()
 
@@ -41,10 +41,10 @@ def test_a_flow_whose_first_record_could_not_be_written_did_not_begin() -> None:
 def test_nothing_new_passes_while_records_cannot_be_written() -> None:
     judge, who = engine(), agent()
     Talk().open().play(judge, who)
-    judge.refuse_new = True
+    judge.admission.refuse_new = True
     assert Talk(sport=1).open().play(judge, who).outcomes[0].verdict.reason is Reason.RECORDER
     assert Talk().client(b"old").play(judge, who).actions == [Action.ACCEPT]
-    judge.refuse_new = False
+    judge.admission.refuse_new = False
     assert set(Talk(sport=1).open().play(judge, who).actions) == {Action.ACCEPT}
 
 

@@ -228,9 +228,9 @@ def test_a_name_is_proposed_where_the_address_has_only_one() -> None:
 def test_nothing_is_admitted_while_records_cannot_be_written() -> None:
     gate = keeper()
     gate.packet(syn(), START, ASKER)
-    gate.engine.refuse_new = True
+    gate.engine.admission.refuse_new = True
     assert said(*gate.change(START + 1, allow("yes", SERVER4, once=True))) == [(Action.REJECT, Reason.RECORDER)]
-    gate.engine.refuse_new = False
+    gate.engine.admission.refuse_new = False
     assert said(gate.packet(syn(), START + 2, ASKER)) == [PASSED]
 
 

@@ -155,8 +155,9 @@ def gone(pid: int) -> bool:
         return True
 
 
-def queue_drops(stage: Stage, index: int = 0) -> int:
-    return sum(sum(kind.values()) for kind in worker(stage, index)["dropped"].values())
+def queue_drops(stage: Stage, agent: str = "rome-7") -> int:
+    (entry,) = (each for each in status(stage)["agents"] if each["name"] == agent)
+    return sum(sum(kind.values()) for kind in entry["dropped"].values())
 
 
 @contextmanager

@@ -44,9 +44,11 @@ def configure(sock: socket.socket, message: bytes, sequence: int, size: int, tim
     """
     sock.sendto(message, (0, 0))
     others: list[bytes] = []
+    waiting = select.poll()  # select(2) takes no descriptor beyond 1023
+    waiting.register(sock, select.POLLIN)
     deadline = time.monotonic() + timeout
     while (left := deadline - time.monotonic()) > 0:
-        if not select.select([sock], [], [], left)[0]:
+        if not waiting.poll(left * 1000):
             break
         answer = sock.recv(size, socket.MSG_DONTWAIT)
         error = netlink.acknowledged(answer, sequence)

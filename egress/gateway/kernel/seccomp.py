@@ -1,4 +1,6 @@
-"""A system call filter for workers: they start no program and no process, open no socket, enter no namespace.
+"""A system call filter for workers: they start no program and no process, enter no namespace, and open no socket.
+
+Sockets of nfnetlink are the exception: a worker binds the queues of agents that come while it runs.
 
 It names what is refused, not what is allowed: the calls of Python and its libraries differ from version to version, and
 a call that an allow-list lacks would end a worker on some machine. A filter cannot look into netlink messages: with the
@@ -16,7 +18,7 @@ import struct
 # Numbers on x86-64, and those of asm-generic/unistd.h (aarch64, riscv64); 0: there is no such call.
 REFUSED = {
     "execve": (59, 221), "execveat": (322, 281), "fork": (57, 0), "vfork": (58, 0),
-    "socket": (41, 198), "socketpair": (53, 199), "connect": (42, 203), "bind": (49, 200), "listen": (50, 201),
+    "socketpair": (53, 199), "connect": (42, 203), "listen": (50, 201),
     "accept": (43, 202), "accept4": (288, 242),
     "ptrace": (101, 117), "process_vm_readv": (310, 270), "process_vm_writev": (311, 271), "kill": (62, 129),
     "tkill": (200, 130), "rt_sigqueueinfo": (129, 138), "rt_tgsigqueueinfo": (297, 240),
@@ -30,11 +32,13 @@ REFUSED = {
     "init_module": (175, 105), "finit_module": (313, 273), "kexec_load": (246, 104), "personality": (135, 92),
 }  # fmt: skip
 OWN_PROCESS = {"tgkill": (234, 131), "prlimit64": (302, 261)}  # only with 0 or the caller's own pid: abort(3) needs it
+_SOCKET = (41, 198)
+_NETLINK, _NETFILTER = 16, 12  # AF_NETLINK, NETLINK_NETFILTER
 _CLONE, _CLONE3, _CLONE_THREAD = (56, 220), 435, 0x00010000
 _ARCHITECTURES = {"x86_64": (0xC000003E, 0), "aarch64": (0xC00000B7, 1), "riscv64": (0xC00000F3, 1)}  # linux/audit.h
 _X32 = 0x40000000
 _LOAD, _EQUAL, _ABOVE, _SET, _ANSWER = 0x20, 0x15, 0x35, 0x45, 0x06  # linux/bpf_common.h
-_NUMBER, _ARCH, _FIRST = 0, 4, 16  # struct seccomp_data
+_NUMBER, _ARCH, _FIRST, _THIRD = 0, 4, 16, 32  # struct seccomp_data
 _ALLOW, _ERROR = 0x7FFF0000, 0x00050000  # SECCOMP_RET_…
 _PR_SET_SECCOMP, _MODE_FILTER = 22, 2
 
@@ -71,6 +75,8 @@ def _assemble(architecture: int, column: int) -> bytes:
     for numbers in OWN_PROCESS.values():
         steps += [(_EQUAL, 0, 5, numbers[column]), (_LOAD, 0, 0, _FIRST)]
         steps += [(_EQUAL, 1, 0, 0), (_EQUAL, 0, 1, os.getpid()), allow, refuse]
+    steps += [(_EQUAL, 0, 6, _SOCKET[column]), (_LOAD, 0, 0, _FIRST), (_EQUAL, 0, 3, _NETLINK)]
+    steps += [(_LOAD, 0, 0, _THIRD), (_EQUAL, 0, 1, _NETFILTER), allow, refuse]
     steps += [(_EQUAL, 0, 1, _CLONE3), (_ANSWER, 0, 0, _ERROR | errno.ENOSYS)]
     steps += [(_EQUAL, 0, 3, _CLONE[column]), (_LOAD, 0, 0, _FIRST), (_SET, 1, 0, _CLONE_THREAD), refuse]
     steps.append(allow)

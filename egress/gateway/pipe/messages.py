@@ -8,6 +8,7 @@ To the worker:
     {"op": "begin"}                                   bind the queues; the orders above may come before it
     {"op": "journal", "limit": bytes, "full": true}   how far the journal may grow; full: no new flows (JournalGrant)
     {"op": "agents", "agents": [...]}                 all agents that it watches from now on
+    {"op": "overrun", "agent", "dropped"}             packets that the kernel dropped, as its queue was full
     {"op": "answer", "id", "action"}                  ends a hold
     {"op": "tally", "agent"}                          asks for an agent's RefusalCounts, as "tally"
     {"op": "stop"}                                    write the last records and end
@@ -42,10 +43,11 @@ from egress.policy.budgettext import budgets_from_json
 
 @dataclass(frozen=True, slots=True)
 class Watched:
-    """An agent, and the interface that all its traffic crosses."""
+    """An agent, the interface that all its traffic crosses, and its queues."""
 
     agent: Agent
     interface: int  # index
+    queue: int  # number of its full-depth queue; the settled one is the next
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +88,7 @@ class Setup:
     """The first message to a worker or to attribution. The worker's policy follows in parts."""
 
     config: Settings
-    index: int  # of the worker: queues base + 2 * index and the next
+    index: int  # of the worker
     parent: int  # the supervisor's process id
     agents: tuple[Watched, ...]
     journal: JournalGrant
@@ -115,7 +117,7 @@ def setup_from(line: bytes) -> Setup:
 
 def watched_from(documents: list[dict[str, Any]]) -> tuple[Watched, ...]:
     """Decode agents and their interfaces from JSON values. Raises KeyError, TypeError or ValueError."""
-    return tuple(Watched(agent_from(item["agent"]), item["interface"]) for item in documents)
+    return tuple(Watched(agent_from(item["agent"]), item["interface"], item["queue"]) for item in documents)
 
 
 def agent_from(document: dict[str, Any]) -> Agent:

@@ -42,8 +42,8 @@ def require(config: Config) -> None:
     for check in machine():
         if not check.ok:
             raise EgressError(check.text)
-    if config.workers > 1024 or config.queue.base < 0 or config.queue.base + 2 * max(config.workers, 1) > 0xFFFF:
-        raise EgressError("queue.base and workers: queue numbers must stay below 65536")
+    if config.workers > 1024 or not 0 <= config.queue.base < 0xFFFF:
+        raise EgressError("workers: at most 1024; queue.base: from 0 to 65534")
 
 
 def python() -> Check:

@@ -1,4 +1,4 @@
-"""The roster: agents, their interfaces, and the worker that each interface belongs to."""
+"""The roster: agents, their interfaces, the worker that each interface belongs to, and the queues of each agent."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import dataclasses
 import socket
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import count
 
-from egress.config import Config
+from egress.config import Queue
 from egress.gateway.kernel.attachment import Attachment
 from egress.gateway.pipe.messages import Watched
 from egress.model import Agent
@@ -23,14 +24,31 @@ class RosterEntry:
     masquerade: bool  # a sandbox: its private addresses leave as the host's
     absent: bool = False  # its addresses are unknown now: its interface stays queued, and nothing of it passes
 
+    def status(self) -> dict[str, object]:
+        """Report what an operator wants to know of an agent, for the control socket."""
+        agent = self.agent
+        return {
+            "name": agent.name,
+            "interface": self.interface,
+            "networks": agent.networks,
+            "mode": agent.mode,
+            "default": agent.default,
+            "quarantined": agent.quarantined,
+        }
+
 
 class Roster:
-    """The entries by agent name. An interface, with all agents behind it, keeps its worker while it is listed."""
+    """The entries by agent name. While it is listed, an agent keeps its queues.
 
-    def __init__(self, workers: int) -> None:
+    An interface, with all agents behind it, keeps its worker.
+    """
+
+    def __init__(self, workers: int, first_queue: int = Queue().base) -> None:
         self.entries: dict[str, RosterEntry] = {}
         self._workers = workers
-        self._assigned: dict[str, int] = {}
+        self._assigned: dict[str, int] = {}  # by interface
+        self._first_queue = first_queue
+        self._queues: dict[tuple[str, int], int] = {}  # by agent and worker: two cannot hold the same queue
 
     def replace(self, entries: Iterable[RosterEntry]) -> None:
         """Replace all entries. New interfaces go to the workers with the fewest interfaces."""
@@ -40,6 +58,10 @@ class Roster:
         for name in sorted(present - self._assigned.keys()):
             load = list(self._assigned.values())
             self._assigned[name] = min(range(self._workers), key=lambda worker: (load.count(worker), worker))
+        taken = set(self._queues.values())  # also of agents that go now: their worker may hold them still
+        free = (number for number in count(self._first_queue, 2) if number not in taken)
+        owners = [(name, self.worker(name)) for name in self.entries]
+        self._queues = {owner: self._queues.get(owner) or next(free) for owner in owners}
 
     def remove(self, names: Iterable[str]) -> None:
         """Remove the entries of these agents."""
@@ -61,18 +83,22 @@ class Roster:
         return self._assigned[self.entries[name].interface]
 
     def watched(self, worker: int) -> tuple[Watched, ...]:
-        mine = (entry for entry in self.entries.values() if self._assigned[entry.interface] == worker)
-        return tuple(Watched(entry.agent, entry.index) for entry in mine)
+        mine = (name for name in self.entries if self.worker(name) == worker)
+        return tuple(Watched((entry := self.entries[name]).agent, entry.index, self.queue(name)) for name in mine)
 
-    def attachments(self, config: Config) -> list[Attachment]:
+    def queue(self, name: str) -> int:
+        """Return the full-depth queue of an agent (KeyError: not on the roster); the settled one is the next."""
+        return self._queues[name, self.worker(name)]
+
+    def attachments(self) -> list[Attachment]:
         """List the attachments that the kernel rules are made from."""
         return [
             Attachment(
                 agent=entry.agent.name,
                 interface=entry.interface,
                 networks=entry.agent.networks,
-                queue=(full := config.queue.base + 2 * self._assigned[entry.interface]),
-                settled_queue=full + 1,
+                queue=self.queue(entry.agent.name),
+                settled_queue=self.queue(entry.agent.name) + 1,
                 masquerade=entry.masquerade,
             )
             for entry in self.entries.values()

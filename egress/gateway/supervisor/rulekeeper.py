@@ -56,7 +56,7 @@ class RuleKeeper:
             if self._ended:
                 return
             self._guarding = True
-            found = self._roster.attachments(self._config)
+            found = self._roster.attachments()
             if self.cut:
                 self._guard.block(found)
             else:
@@ -101,7 +101,7 @@ class RuleKeeper:
 
         After a clean stop (`asked`) `on_stop` decides. After a failure rules that guard agents stay: these are cut off.
         """
-        attached = [each for each in self._roster.attachments(self._config) if not each.masquerade]
+        attached = [each for each in self._roster.attachments() if not each.masquerade]
         left = ", ".join(dict.fromkeys(each.agent for each in attached))
         with self._installing:
             self._ended = True  # a change that is under way must not install them again

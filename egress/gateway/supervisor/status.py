@@ -40,14 +40,11 @@ async def collect(gateway: Gateway) -> dict[str, object]:
 
 
 def _agent(gateway: Gateway, entry: RosterEntry) -> dict[str, object]:
-    agent = entry.agent
+    name = entry.agent.name
     return {
-        "name": agent.name,
-        "interface": entry.interface,
-        "networks": agent.networks,
-        "mode": agent.mode,
-        "default": agent.default,
-        "quarantined": agent.quarantined,
-        "worker": gateway.roster.worker(agent.name),
-        "sandbox": agent.name in gateway.sandboxes.open,
+        **entry.status(),
+        "worker": gateway.roster.worker(name),
+        "sandbox": name in gateway.sandboxes.open,
+        "queue": gateway.roster.queue(name),
+        "dropped": gateway.drops.status(gateway.roster.queue(name)),
     }

@@ -34,6 +34,7 @@ from egress.gateway.supervisor.journals import Journals, fitted
 from egress.gateway.supervisor.processes.attribution import AttributionProcess
 from egress.gateway.supervisor.processes.pool import Hooks, Pool
 from egress.gateway.supervisor.processes.recorder import RecorderProcess
+from egress.gateway.supervisor.queuedrops import QueueDrops
 from egress.gateway.supervisor.roster import Roster, RosterEntry
 from egress.gateway.supervisor.sandboxes import Sandboxes
 from egress.gateway.supervisor.watching import Watching
@@ -73,19 +74,21 @@ class Gateway:
         self.options = options
         self.sandboxes = Sandboxes(config)
         file = policywriter.PolicyFile(config, options.policy)
-        self.policy = PolicySync(config, file, self.sandboxes.names, self._agents_changed, self._policy_changed)
+        self._attaching, self._unmarking = Coalesced(self._reattach), Coalesced(self._unmark)
+        changed = self._agents_changed, self._unmarking.schedule  # connections that the kernel refuses are judged again
+        self.policy = PolicySync(config, file, self.sandboxes.names, *changed)
         self.holds = HoldDesk(self.policy.link, self._refuse)
         self.attached = Attachments()
-        self.roster = Roster(size)
+        self.roster = Roster(size, config.queue.base)
         self.rules = rulekeeper.RuleKeeper(config, self.roster)
         self.watching = Watching(self.rules.port, Coalesced(self._restore_rules), Coalesced(self._reattach))
         self.journals = Journals(config, writers)
         hooks = Hooks(self._setup, self.policy.current.orders, self.holds.take_message, self._worker_gone)
-        self.pool = Pool(size, hooks, base=config.queue.base, watchdog=config.watchdog)
+        self.drops = QueueDrops()
+        self.pool = Pool(size, hooks, watchdog=config.watchdog)
         self.recorder = RecorderProcess(config)
         self.attribution = AttributionProcess(config, size, self.journals.grant)
         self.server = Server(config.control_socket, self._handle)
-        self._attaching, self._unmarking = Coalesced(self._reattach), Coalesced(self._unmark)
         self._changing = asyncio.Lock()
         self._stopping = asyncio.Event()
         self.since = time.time()
@@ -171,11 +174,12 @@ class Gateway:
         """Do the work of each second. A failed step is logged, and tried again in the next second."""
         systemd.notify(systemd.ALIVE)
         self.pool.watch()
+        self._watch_drops()
         self.policy.check()
         trouble = ""
         steps = (
             self.recorder.watch,
-            self._watch_journals,
+            lambda: self.journals.measure(self.pool),
             self.attribution.watch,
             self._watch_interfaces,
             self._keep_rules,
@@ -192,6 +196,12 @@ class Gateway:
         elif self.options.exit_when_idle and time.monotonic() > self._last_sandbox + SECOND:
             log.info("the last sandbox is gone")
             self._stopping.set()
+
+    def _watch_drops(self) -> None:
+        """Count the drops of each agent's queues. Its worker records that it sends more than can be judged."""
+        queues = {name: self.roster.queue(name) for name in self.roster.entries}
+        for name, dropped in self.drops.sample(queues).items():
+            self.pool.post(self.roster.worker(name), "overrun", {"agent": name, "dropped": dropped})
 
     async def _watch_interfaces(self) -> None:
         """Attach agents again if an interface has come, gone or changed."""
@@ -258,7 +268,7 @@ class Gateway:
 
         A worker knows a new agent before its packets are queued, and one that leaves until they no longer are.
         """
-        before, placed = self.roster.entries, self.roster.attachments(self.config)
+        before, placed = self.roster.entries, self.roster.attachments()
         entries = await asyncio.to_thread(self._entries)
         names = {entry.agent.name for entry in entries}
         gone = [before[name] for name in before.keys() - names]
@@ -271,7 +281,7 @@ class Gateway:
         if both != before:
             await self._order_agents()
         self.roster.remove(entry.agent.name for entry in gone)
-        if self.roster.attachments(self.config) != placed:
+        if self.roster.attachments() != placed:
             await asyncio.to_thread(self.rules.install)
         if gone:
             await self._order_agents()
@@ -293,10 +303,6 @@ class Gateway:
     def _order_agents(self) -> asyncio.Task[None]:
         self._agents_ordered = self.pool.order_all("agents", lambda index: {"agents": self.roster.watched(index)})
         return self._agents_ordered
-
-    def _policy_changed(self) -> None:
-        """Follow a change of the policy: have connections judged again that the kernel refuses."""
-        self._unmarking.schedule()
 
     async def _unmark(self) -> None:
         """Remove marks, once the workers have the change: the kernel must not refuse more than they do."""

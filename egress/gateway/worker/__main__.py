@@ -20,29 +20,30 @@ _IN, _OUT = 0, 1  # stdin, stdout
 
 
 def serve(worker: Worker, reader: LineReader, writer: LineWriter) -> None:
-    """Run the loop: packets in batches, orders, timers. It ends by the order to stop, or when stdin is closed."""
-    with selectors.DefaultSelector() as selector:
-        selector.register(worker.full, selectors.EVENT_READ, worker.full.run)
-        selector.register(worker.settled, selectors.EVENT_READ, worker.settled.run)
-        selector.register(_IN, selectors.EVENT_READ, lambda: listen(worker, reader, writer))
-        if worker.notifier.socket is not None:
-            selector.register(worker.notifier.socket, selectors.EVENT_READ, worker.notifier.read)
-        beat = 0.0
-        while not (worker.stopping or reader.ended):
-            first = min(beat, worker.notifier.due)
-            due = min(worker.engine.next_tick() - now(), first - time.monotonic(), BEAT_SECONDS)
-            for key, _ in selector.select(max(due, 0.0)):
-                key.data()
-                worker.resume()
-            worker.notifier.expire()
-            worker.tick()
+    """Run the loop: a turn for each queue with packets, orders, timers.
+
+    It ends by the order to stop, or when stdin is closed.
+    """
+    selector = worker.selector
+    selector.register(_IN, selectors.EVENT_READ, lambda: listen(worker, reader, writer))
+    if worker.notifier.socket is not None:
+        selector.register(worker.notifier.socket, selectors.EVENT_READ, worker.notifier.read)
+    beat = 0.0
+    while not (worker.stopping or reader.ended):
+        first = min(beat, worker.notifier.due)
+        due = min(worker.engine.next_tick() - now(), first - time.monotonic(), BEAT_SECONDS)
+        for key, _ in selector.select(max(due, 0.0)):
+            key.data()
             worker.resume()
-            if time.monotonic() >= beat:
-                beat = time.monotonic() + BEAT_SECONDS
-                worker.second()
-                if writer.idle:
-                    writer.write(encode({"type": "beat", **worker.counters()}))
-            writer.flush()
+        worker.notifier.expire()
+        worker.tick()
+        worker.resume()
+        if time.monotonic() >= beat:
+            beat = time.monotonic() + BEAT_SECONDS
+            worker.second()
+            if writer.idle:
+                writer.write(encode({"type": "beat", **worker.counters()}))
+        writer.flush()
     worker.stop()
     writer.write(encode({"type": "beat", **worker.counters()}))
 

@@ -14,6 +14,7 @@ from netfilterqueue import Packet as QueuedPacket
 
 from egress.engine.outcome import Reply
 from egress.gateway.kernel.link import Neighbour
+from egress.gateway.worker.queue import PacketQueue
 
 NEVER = float("inf")
 SHARE = 4  # packets parked for holds take at most this part of the queue's length
@@ -36,7 +37,7 @@ class ParkedPacket(NamedTuple):
 
     packet: QueuedPacket
     agent: str
-    settled: bool  # which of the two queues it is in
+    queue: PacketQueue
     raw: bytes = b""
     mark: int = 0
     until: float = NEVER  # monotonic

@@ -1,5 +1,10 @@
 """One netfilter queue: read packets, ask `judge`, answer the kernel. Every packet gets exactly one answer.
 
+Each agent has queues of its own, and the queues of a worker take turns: deficit round robin (Shreedhar and Varghese
+1995) in seconds. A turn that takes longer than QUANTUM, as its last packet is slow to judge, is a debt that the next
+turns of the queue pay back. So an agent that sends more than the worker can judge fills its own queue, where the kernel
+drops the rest, and delays the packets of another agent by a turn at most.
+
 A judge may park a packet and have it answered later. Until then it stays in the kernel and takes room in the queue; the
 kernel drops it when the queue is closed or the packet's interface goes away.
 
@@ -13,6 +18,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
+import time
 from collections import deque
 from collections.abc import Callable
 from typing import cast
@@ -24,15 +30,15 @@ from egress.errors import EgressError
 from egress.gateway.kernel import nfnetlink
 
 BUFFER = 0xFFFF + 4096  # the longest payload and room for the other attributes
-BATCH = 64  # packets of one queue before the other queue, timers and control get their turn
+QUANTUM = 0.0005  # seconds of a queue's turn
 DISCARD = -1  # a judge's answer: drop this packet, mark nothing
 PARKED = -2  # a judge's answer: the packet is parked, and will be judged again or answered later
 
 _SOL_NETLINK, _NO_ENOBUFS = 270, 5
 _SOCKET_BYTES = 4096  # of socket buffer for each packet in the queue; the kernel doubles it
 
-# IP packet, interface in, interface out, settled queue, handle to be parked -> mark, DISCARD or PARKED
-Judge = Callable[[bytes, int, int, bool, QueuedPacket], int]
+# IP packet, interface in, interface out, its queue, handle to be parked -> mark, DISCARD or PARKED
+Judge = Callable[[bytes, int, int, "PacketQueue", QueuedPacket], int]
 
 
 class PacketQueue:
@@ -46,7 +52,8 @@ class PacketQueue:
         self._judge, self._failed = judge, failed
         self._others, self._mask = ~mark_mask & 0xFFFFFFFF, mark_mask
         self._early: deque[bytes] = deque()
-        self._left = 0
+        self._until = self._debt = 0.0
+        self._closed = False
 
     def bind(self, *, length: int, copy_range: int, settled: bool, fail_open: bool) -> None:
         """Bind the queue: it holds `length` packets, and copies `copy_range` bytes of each.
@@ -72,23 +79,25 @@ class PacketQueue:
     def fileno(self) -> int:
         return self._socket.fileno()
 
-    def run(self, batch: int = BATCH) -> int:
-        """Judge at most `batch` waiting packets. Returns how many there were; never blocks."""
-        before, self._left = self.packets, batch
-        self._library.run_socket(cast(socket.socket, self))
+    def run(self, seconds: float = QUANTUM) -> int:
+        """Judge waiting packets for one turn. Returns how many there were; never blocks."""
+        before, self._until = self.packets, time.perf_counter() + seconds - self._debt
+        if not self._closed:
+            self._library.run_socket(cast(socket.socket, self))
+        self._debt = max(0.0, time.perf_counter() - self._until)
         return self.packets - before
 
     def recv(self, _size: int) -> bytes:
-        """Receive a message, for the library's `run_socket`. Raises BlockingIOError (EAGAIN) at the end of a batch."""
+        """Receive for `run_socket`. EAGAIN ends the turn."""
         if self._early:
             return self._early.popleft()
-        if self._left <= 0:
-            raise BlockingIOError(errno.EAGAIN, "batch done")
-        self._left -= 1
+        if time.perf_counter() >= self._until:
+            raise BlockingIOError(errno.EAGAIN, "the turn is over")
         return self._socket.recv(BUFFER, socket.MSG_DONTWAIT)
 
     def close(self) -> None:
-        """Close the queue. The kernel drops the packets in it."""
+        """Close the queue. The kernel drops the packets in it; those that are parked must not be answered any more."""
+        self._closed = True
         self._library.unbind()
         self._socket.close()
 
@@ -96,7 +105,7 @@ class PacketQueue:
         """Judge a packet and answer it. It has just come, or was parked until now."""
         mark = DISCARD
         try:
-            mark = self._judge(raw, packet.indev, packet.outdev, self.settled, packet)
+            mark = self._judge(raw, packet.indev, packet.outdev, self, packet)
         except Exception as error:  # noqa: BLE001 - no bug may leave a packet unanswered or end the worker
             self.errors += 1
             mark = self._failed(error)
@@ -106,6 +115,8 @@ class PacketQueue:
 
     def answer(self, packet: QueuedPacket, mark: int) -> None:
         """Accept a packet with this mark, or drop it. No effect if the kernel has dropped it already."""
+        if self._closed:
+            return
         if mark == DISCARD:
             packet.drop()
         else:

@@ -1,18 +1,21 @@
 """The queue worker: it handles each packet, each order of the supervisor, and each second.
 
-On the order to begin it binds two queues, drops privileges and then does one thing: packet -> agent -> engine ->
-journal -> kernel. A packet is answered only when the decision about it is on file. A packet that waits for a person
-stays unanswered (`egress.gateway.worker.parked`) and comes to the engine again once its hold is over.
+On the order to begin it binds the queues of its agents, drops privileges and then does one thing: packet -> agent ->
+engine -> journal -> kernel. A packet is answered only when the decision about it is on file. A packet that waits for a
+person stays unanswered (`egress.gateway.worker.parked`) and comes to the engine again once its hold is over.
 """
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
+import selectors
 import socket
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,12 +36,15 @@ from egress.gateway.worker.identity import Identity
 from egress.gateway.worker.notifier import Notifier
 from egress.gateway.worker.parked import ParkedPacket, for_holds
 from egress.gateway.worker.queue import DISCARD, PARKED, PacketQueue
+from egress.gateway.worker.queues import Queues, allow_descriptors
 from egress.gateway.worker.refusal_counts import RefusalCounts
 from egress.gateway.worker.replies import Replies
 from egress.model import Action, Agent, Direction, Policy, Reason, Verdict
 from egress.records.shape import AnomalyRecord, Record
 from egress.wire.ip import total_length
 
+OVERRUN_SECONDS = 600.0
+PRIORITY = -10  # nice: every packet of every agent waits for this process
 MAX_ANOMALIES = 256  # different ones a second; the rest are one record for each reason
 
 
@@ -79,21 +85,25 @@ class Worker:
         self._over: deque[ParkedPacket] = deque()  # packets of ended holds, to be judged again
         self._resumed: ParkedPacket | None = None  # the packet under judgement, if it was parked
         self._reported: set[str] = set()  # holds that were reported to the supervisor
+        self._overruns: Counter[str] = Counter()  # packets that the kernel dropped of each agent, not reported yet
+        self._quiet: dict[str, float] = {}  # agent → monotonic time until which nothing more is reported
         self._send = send
         self._draft = Draft()
         self._agent = ""
         self._cut = config.queue.settled_copy
-        base = config.queue.base + 2 * setup.index
-        self.full = PacketQueue(base, self.judge, self.failed, mark_mask=config.mark_mask)
-        self.settled = PacketQueue(base + 1, self.judge, self.failed, mark_mask=config.mark_mask)
+        self.selector = selectors.DefaultSelector()
+        self.queues = Queues(config, self.selector, self.judge, self.failed)
 
     def begin(self) -> None:
-        """Bind both queues and drop privileges. Raises EgressError if a queue is taken."""
-        length, fail_open = self.config.queue.length, self.config.fail_open
-        self.full.bind(length=length, copy_range=nfnetlink.MAX_COPY, settled=False, fail_open=fail_open)
-        self.settled.bind(length=length, copy_range=self._cut, settled=True, fail_open=fail_open)
+        """Bind the queues of all agents and drop privileges. Raises EgressError if a queue is taken."""
+        allow_descriptors()
+        self.queues.keep(entry.queue for entry in self.watched)
+        for problem in self.queues.failures.values():
+            raise EgressError(problem)
         self.replies.open()
         preload.load()
+        with contextlib.suppress(PermissionError):  # without CAP_SYS_NICE it waits like any other process
+            os.setpriority(os.PRIO_PROCESS, 0, PRIORITY)
         privileges.drop(self.config.user, self.setup.parent)
         self.confined = seccomp.confine()
         gc.freeze()  # policy and code stay: the collector need not scan them
@@ -101,7 +111,7 @@ class Worker:
         self.begun = True
         self._send({"type": "ready", "pid": os.getpid(), "host": socket.gethostname()})
 
-    def judge(self, raw: bytes, indev: int, outdev: int, settled: bool, packet: QueuedPacket) -> int:
+    def judge(self, raw: bytes, indev: int, outdev: int, queue: PacketQueue, packet: QueuedPacket) -> int:
         """Judge a packet: find its agent, ask the engine, journal the records.
 
         Returns the mark for the kernel, DISCARD, or PARKED if the packet is to be answered later.
@@ -114,7 +124,7 @@ class Worker:
             self._note("", Reason.SPOOFED, f"interface {indev}: no agent has this source", ts)
             return DISCARD
         agent, direction = found
-        self._agent = agent.name
+        self._agent, settled = agent.name, queue.settled
         length = total_length(raw) if len(raw) >= (self._cut if settled else nfnetlink.MAX_COPY) else None
         if self.capture is not None:
             self.capture.packet(raw, length or len(raw), ts, agent.name, direction, settled)
@@ -127,14 +137,14 @@ class Worker:
                 self.record(self.engine.withdraw(raw, ts, agent, direction), ts)
                 return DISCARD
         if verdict.action is Action.HOLD:
-            waits = ParkedPacket(packet, agent.name, settled, raw, sender=self._sender(packet, indev))
+            waits = ParkedPacket(packet, agent.name, queue, raw, sender=self._sender(packet, indev))
             return self._wait(waits, agent, direction, ts)
         mark = self._mark(verdict, settled)
         may_wait = refused and outbound and verdict.action is not Action.ACCEPT  # in monitor mode it passes
         if reply is None and not may_wait:
             return mark
         sender = self._sender(packet, indev) if reply is not None else None
-        parked = ParkedPacket(packet, agent.name, settled, raw if sender else b"", mark, reply=reply, sender=sender)
+        parked = ParkedPacket(packet, agent.name, queue, raw if sender else b"", mark, reply=reply, sender=sender)
         # Last, so that no error can follow: a packet is answered once.
         if may_wait and self.notifier.park(refused, parked):
             return PARKED
@@ -154,7 +164,7 @@ class Worker:
         return refusal.mark
 
     def _refuse(self, refusal: ParkedPacket) -> None:
-        (self.settled if refusal.settled else self.full).answer(refusal.packet, self._final(refusal))
+        refusal.queue.answer(refusal.packet, self._final(refusal))
 
     def _wait(self, parked: ParkedPacket, agent: Agent, direction: Direction, ts: float) -> int:
         """Park a packet until its hold ends, and report a new hold to the supervisor.
@@ -186,14 +196,13 @@ class Worker:
         self._collect()
         while self._over:
             parked = self._over.popleft()
-            queue = self.settled if parked.settled else self.full
             found = self.identity.find(parked.raw, parked.packet.indev, parked.packet.outdev)
             if found is not None and found[0].name == parked.agent:
                 self._resumed = parked
-                queue.judge(parked.packet, parked.raw)
+                parked.queue.judge(parked.packet, parked.raw)
                 self._resumed = None
             else:
-                queue.answer(parked.packet, DISCARD)
+                parked.queue.answer(parked.packet, DISCARD)
             self._collect()
 
     def failed(self, error: Exception) -> int:
@@ -221,7 +230,7 @@ class Worker:
         return done
 
     def _heed_journal(self) -> None:
-        self.engine.refuse_new = self._refuses and not self.journal.open
+        self.engine.admission.refuse_new = self._refuses and not self.journal.open
 
     def tick(self) -> None:
         """Run the engine's timers that are due."""
@@ -229,23 +238,15 @@ class Worker:
         if ts >= self.engine.next_tick():
             self.record(self.engine.tick(ts), ts)
 
-    def drain(self) -> None:
-        """Judge all packets that wait in the queues now, so that the next report counts them."""
-        for queue in (self.full, self.settled):
-            left = self.config.queue.length
-            while left > 0 and (done := queue.run()):
-                left -= done
-
     def stop(self) -> None:
         """Write the last record of every flow and close the queues. The kernel drops the packets on hold."""
-        self.drain()
+        self.queues.drain()
         ts = now()
         self.record(self.engine.note(self.anomalies.take(), ts), ts)
         self.record(self.engine.shutdown(ts), ts)
         self._collect()
         self.notifier.flush()
-        self.full.close()
-        self.settled.close()
+        self.queues.close()
         self.journal.poll(ts)
         self.journal.close()
         self.replies.close()
@@ -258,6 +259,8 @@ class Worker:
         self.record(self.engine.note(self.anomalies.take(), ts), ts)
         self.journal.poll(ts)
         self._heed_journal()
+        if self.queues.failures:
+            self.queues.keep(entry.queue for entry in self.watched)
 
     def order(self, message: dict[str, Any]) -> dict[str, object]:
         """Carry out one order of the supervisor. Returns the fields of the answer.
@@ -276,15 +279,24 @@ class Worker:
         elif operation == "journal":
             self.journal.grant(message["limit"], full=message["full"])
             self._heed_journal()
+        elif operation == "overrun":
+            self._overrun(message["agent"], message["dropped"], ts)
         elif operation == "answer":
             self.record(self.engine.answer(message["id"], Action(message["action"]), ts), ts)
         elif operation == "tally":
-            self.drain()
+            self.queues.drain()
             self.record(self.engine.note(self.anomalies.take(), ts), ts)
             return {"tally": self.refusal_counts.get(message["agent"], RefusalCounts()).as_json()}
         elif operation == "stop":
             self.stopping = True
         return {}
+
+    def _overrun(self, agent: str, dropped: int, ts: float) -> None:
+        """Report the packets that the kernel dropped of an agent: at once, and then every OVERRUN_SECONDS."""
+        self._overruns[agent] += dropped
+        if time.monotonic() >= self._quiet.get(agent, 0.0):
+            self.record(self.engine.overrun(agent, self._overruns.pop(agent), ts), ts)
+            self._quiet[agent] = time.monotonic() + OVERRUN_SECONDS
 
     def _commit(self, message: dict[str, Any], ts: float) -> None:
         self.notifier.flush()  # their marks must be on their connections before marks are removed
@@ -302,7 +314,7 @@ class Worker:
         self.notifier.flush()  # as in `_commit`
         # An unchanged agent stays the same object: the engine re-judges flows when their agent is another object.
         before = {entry.agent: entry.agent for entry in self.watched}
-        self.watched = tuple(Watched(before.get(entry.agent, entry.agent), entry.interface) for entry in watched)
+        self.watched = tuple(replace(entry, agent=before.get(entry.agent, entry.agent)) for entry in watched)
         self.identity = Identity(self.watched)
         names = {entry.agent.name for entry in watched}
         for gone in {agent.name for agent in before} - names:
@@ -311,15 +323,21 @@ class Worker:
         for entry in self.watched:
             if entry.agent not in before:
                 self.engine.change_agent(entry.agent, ts)
+        if self.begun:
+            self.resume()  # what waits in a queue must be answered before the queue is closed
+            self.queues.keep(entry.queue for entry in self.watched)
         self.refusal_counts = {name: tally for name, tally in self.refusal_counts.items() if name in names}
+        self._quiet = {name: until for name, until in self._quiet.items() if name in names}
 
     def counters(self) -> dict[str, object]:
         """Collect the heartbeat's counters."""
         journal = self.journal
+        full, settled, errors = self.queues.totals()
         return {
-            "packets": self.full.packets,
-            "settled_packets": self.settled.packets,
-            "engine_errors": self.full.errors + self.settled.errors,
+            "packets": full,
+            "settled_packets": settled,
+            "engine_errors": errors,
+            "unbound": self.queues.failures,
             "unmatched": self.unmatched,
             "unrecorded": self.unrecorded,
             "journal": {

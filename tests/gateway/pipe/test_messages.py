@@ -76,7 +76,12 @@ def test_the_samples_say_something_in_every_field() -> None:
 def test_a_setup_comes_back_as_it_was() -> None:
     config = Config(state_dir=Path("/var/lib/x"), gate_queries=False, policy=Path("p.yaml"))
     setup = Setup(
-        Settings.of(config, "egress-worker"), 3, 77, (Watched(AGENT, 5),), JournalGrant(1 << 40, full=True), "captures"
+        Settings.of(config, "egress-worker"),
+        3,
+        77,
+        (Watched(AGENT, 5, 7400),),
+        JournalGrant(1 << 40, full=True),
+        "captures",
     )
     assert setup_from(encode(setup)) == setup
     assert encode(setup).count(b"\n") == 1
@@ -100,7 +105,7 @@ def heard(message: dict[str, object]) -> dict[str, Any]:
 
 @given(st.lists(agents, max_size=3))
 def test_agents_come_back_as_they_were(watched: list[Agent]) -> None:
-    entries = tuple(Watched(agent, index) for index, agent in enumerate(watched))
+    entries = tuple(Watched(agent, index, 7400 + 2 * index) for index, agent in enumerate(watched))
     assert watched_from(heard({"agents": entries})["agents"]) == entries
 
 

@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from egress.config import Config
 from egress.gateway.supervisor.roster import Roster, RosterEntry, interface_index
 from egress.model import Agent, Mode
 
@@ -37,14 +36,28 @@ def test_interfaces_stay_with_their_worker_and_new_ones_go_to_the_least_loaded(
         before = assigned
 
 
-def test_agents_of_one_interface_share_a_worker_and_its_two_queues() -> None:
-    roster = Roster(3)
+def test_agents_of_one_interface_share_a_worker_but_no_queue() -> None:
+    roster = Roster(3, 7400)
     roster.replace([entry("a"), entry("b", "shared"), entry("c", "shared")])
     assert roster.worker("b") == roster.worker("c") != roster.worker("a")
-    config = Config()
-    queues = {each.agent: (each.queue, each.settled_queue) for each in roster.attachments(config)}
-    first = config.queue.base + 2 * roster.worker("b")
-    assert queues["b"] == queues["c"] == (first, first + 1)
+    queues = {each.agent: (each.queue, each.settled_queue) for each in roster.attachments()}
+    assert queues == {"a": (7400, 7401), "b": (7402, 7403), "c": (7404, 7405)}
+    assert {each.agent.name: each.queue for each in roster.watched(roster.worker("b"))} == {"b": 7402, "c": 7404}
+
+
+@given(st.integers(1, 3), st.lists(names, min_size=1, max_size=6))
+def test_an_agent_keeps_its_queues_and_nobody_gets_them_while_their_worker_may_hold_them(
+    workers: int, rounds: list[list[str]]
+) -> None:
+    roster, before = Roster(workers, 100), dict[str, int]()
+    for present in rounds:
+        roster.replace(entry(name) for name in present)
+        queues = {name: roster.queue(name) for name in present}
+        assert all(queues[name] == number for name, number in before.items() if name in queues)
+        assert len(set(queues.values())) == len(queues)
+        assert not {queues[name] for name in queues.keys() - before.keys()} & set(before.values())
+        assert all(number >= 100 and number % 2 == 0 for number in queues.values())
+        before = queues
 
 
 def test_an_edit_changes_all_but_the_networks() -> None:

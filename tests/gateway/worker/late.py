@@ -75,7 +75,7 @@ def main(directory: Path) -> None:
     bench.worker.record(bench.worker.engine.shutdown(now()), now())  # as `stop`, which needs queues
     bench.worker.journal.close()
     sys.stdout.write("".join(f"{name}\n" for name in late))
-    sys.stdout.write(f"played {len(sent)} packets, {bench.worker.full.errors} errors\n")
+    sys.stdout.write(f"played {len(sent)} packets, {bench.queue.errors} errors\n")
 
 
 if __name__ == "__main__":

@@ -13,7 +13,9 @@ from egress.model import Agent, Direction
 
 ALONE = Agent("alone", ("10.0.0.0/24",))
 WIDE, NARROW = Agent("wide", ("10.1.0.0/16", "fd00::/32")), Agent("narrow", ("10.1.7.0/24", "fd00:0:7::/48"))
-IDENTITY = Identity([Watched(ALONE, 5), Watched(WIDE, 6), Watched(NARROW, 6), Watched(Agent("gone", ("::/0",)), 0)])
+IDENTITY = Identity(
+    [Watched(ALONE, 5, 100), Watched(WIDE, 6, 102), Watched(NARROW, 6, 104), Watched(Agent("gone", ("::/0",)), 0, 106)]
+)
 
 
 def packet(src: str, dst: str) -> bytes:

@@ -14,23 +14,25 @@ from netfilterqueue import Packet as QueuedPacket
 from egress.gateway.pipe.note import MAX_NOTE, parse
 from egress.gateway.worker.notifier import PATIENCE, Notifier
 from egress.gateway.worker.parked import REFUSALS, ParkedPacket
+from egress.gateway.worker.queue import PacketQueue
 from egress.model import Action
 from tests.store import samples
 
+QUEUE = cast(PacketQueue, object())
 FIRST = replace(samples.FLOW, updated=samples.START, packets_out=0, packets_in=0)
 
 
 class Bench:
     def __init__(self) -> None:
         ours, self.theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self.answered: list[tuple[object, int, bool]] = []
+        self.answered: list[tuple[object, int, object]] = []
         self.notifier = Notifier([ours.detach()], self._answer)
 
     def _answer(self, refusal: ParkedPacket) -> None:
-        self.answered.append((refusal.packet, refusal.mark, refusal.settled))
+        self.answered.append((refusal.packet, refusal.mark, refusal.queue))
 
     def park(self, flow_id: str, agent: str = "a") -> bool:
-        return self.notifier.park(flow_id, ParkedPacket(cast(QueuedPacket, flow_id), agent, settled=False, mark=5))
+        return self.notifier.park(flow_id, ParkedPacket(cast(QueuedPacket, flow_id), agent, QUEUE, mark=5))
 
     def close(self) -> None:
         self.theirs.close()
@@ -59,7 +61,7 @@ def test_it_is_answered_once_its_flow_was_looked_up(bench: Bench) -> None:
     for word in ("two", "two", "nobody's", "\xff"):
         bench.theirs.send(word.encode("latin-1"))
     bench.notifier.read()
-    assert bench.answered == [("two", 5, False)]
+    assert bench.answered == [("two", 5, QUEUE)]
     bench.notifier.flush()
     assert [packet for packet, *_ in bench.answered] == ["two", "one"]
     assert bench.notifier.due == float("inf")

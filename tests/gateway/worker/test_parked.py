@@ -9,10 +9,13 @@ from hypothesis import strategies as st
 from netfilterqueue import Packet as QueuedPacket
 
 from egress.gateway.worker.parked import HOLDS, NEVER, SHARE, Bounds, Parked, ParkedPacket, for_holds
+from egress.gateway.worker.queue import PacketQueue
+
+QUEUE = cast(PacketQueue, object())
 
 
 def packet(number: int, agent: str = "a", until: float = NEVER) -> ParkedPacket:
-    return ParkedPacket(cast(QueuedPacket, object()), agent, settled=False, raw=number.to_bytes(4), until=until)
+    return ParkedPacket(cast(QueuedPacket, object()), agent, QUEUE, raw=number.to_bytes(4), until=until)
 
 
 steps = st.lists(st.tuples(st.sampled_from(["park", "park", "park", "release"]), st.sampled_from("abcdefgh")))

@@ -29,8 +29,8 @@ def received():
     try:
         while True: found.append(len(receiver.recv(70000)))
     except TimeoutError: return found
-def serve(queue, batch=64):
-    while select.select([queue], [], [], 0.3)[0]: queue.run(batch)
+def serve(queue):
+    while select.select([queue], [], [], 0.3)[0]: queue.run()
 def bound(judge, failed=lambda error: DISCARD, settled=False, copy=65531, length=1024):
     queue = PacketQueue(7000, judge, failed, mark_mask=MASK)
     queue.bind(length=length, copy_range=copy, settled=settled, fail_open=False)
@@ -63,7 +63,7 @@ def test_the_full_queue_sees_every_byte(lab: tuple[Lab, str]) -> None:
         lab,
         """
 seen = []
-queue = bound(lambda raw, indev, outdev, settled, packet: seen.append((len(raw), indev, outdev, settled)) or 0)
+queue = bound(lambda raw, indev, outdev, own, packet: seen.append((len(raw), indev, outdev, own.settled)) or 0)
 status = open("/proc/net/netfilter/nfnetlink_queue").read().split()
 send(1, 4016, 4097, 60000); serve(queue)
 print(json.dumps([seen, received(), status]))
@@ -112,7 +112,7 @@ def test_what_is_kept_waits_in_the_kernel_until_it_is_answered_or_judged_again(l
         lab,
         """
 kept, seen = [], []
-def judge(raw, indev, outdev, settled, packet):
+def judge(raw, indev, outdev, own, packet):
     seen.append(len(raw) - 28)
     if packet in kept or len(raw) == 28 + 9: return 0
     kept.append(packet)
@@ -163,7 +163,7 @@ ip("link", "add", "gone0", "type", "veth", "peer", "gone1")
 ip("addr", "add", "192.0.2.1/24", "dev", "gone0"); ip("link", "set", "gone0", "up"); ip("link", "set", "gone1", "up")
 ip("neigh", "add", "192.0.2.2", "lladdr", "02:00:00:00:00:02", "dev", "gone0")
 kept = []
-queue = bound(lambda raw, indev, outdev, settled, one: PARKED if kept.append(one) is None and len(kept) == 1 else 0)
+queue = bound(lambda raw, indev, outdev, own, one: PARKED if kept.append(one) is None and len(kept) == 1 else 0)
 sender.sendto(b"x", ("192.0.2.2", 9999)); serve(queue)
 ip("link", "del", "gone0")
 waiting = int(open("/proc/net/netfilter/nfnetlink_queue").read().split()[2])
@@ -196,16 +196,38 @@ print(json.dumps([queue.errors, told, received()]))
 
 
 @needs_root
-def test_a_batch_is_bounded(lab: tuple[Lab, str]) -> None:
-    runs = run(
+def test_a_turn_is_bounded_and_a_slow_packet_is_paid_back_in_the_turns_after_it(lab: tuple[Lab, str]) -> None:
+    first, turns, rest, left = run(
         lab,
         """
-queue = bound(lambda *_: 0)
-send(*[9] * 10)
-print(json.dumps([queue.run(4), queue.run(4), queue.run(4), queue.run(4)]))
+slow = [0.05]
+queue = bound(lambda *_: time.sleep(slow.pop() if slow else 0.001) or 0)
+send(*[9] * 12)
+first, turns = queue.run(0.01), 0
+while not (done := queue.run(0.01)): turns += 1
+print(json.dumps([first, turns, done, sum(queue.run(0.01) for _ in range(100))]))
 """,
     )
-    assert runs == [4, 4, 2, 0]
+    assert first == 1, "the turn was over with the slow packet"
+    assert turns >= 2, "40 ms of debt are four turns; more on a busy machine"
+    assert 1 <= rest <= 11
+    assert first + rest + left == 12
+
+
+@needs_root
+def test_a_closed_queue_takes_and_answers_nothing(lab: tuple[Lab, str]) -> None:
+    got, runs = run(
+        lab,
+        """
+kept = []
+queue = bound(lambda raw, indev, outdev, own, one: kept.append(one) or PARKED)
+send(10, 11); serve(queue)
+queue.close()
+queue.answer(kept[0], MARK); queue.answer(kept[1], DISCARD)
+print(json.dumps([received(), queue.run()]))
+""",
+    )
+    assert (got, runs) == ([], 0)
 
 
 @needs_root

@@ -22,10 +22,12 @@ from egress.gateway.pipe.messages import JournalGrant, Settings, Setup, Watched,
 from egress.gateway.worker.__main__ import listen
 from egress.gateway.worker.notifier import Notifier
 from egress.gateway.worker.parked import HOLDS
-from egress.gateway.worker.worker import Worker
+from egress.gateway.worker.queue import PacketQueue
+from egress.gateway.worker.worker import OVERRUN_SECONDS, Worker
 from egress.limits import Limits
 from egress.model import SYN, Action, Agent, Mode, Rule
 from egress.records.read import parse_line
+from egress.records.shape import FindingRecord
 from tests.engine.resolver import question
 from tests.traffic import AGENT4, NETWORKS, SERVER4, agent, tcp, udp
 
@@ -65,12 +67,13 @@ class Bench:
         config = Config(state_dir=directory, limits=changed, journal=Journal(on_full=on_full))
         config.journal_dir.mkdir(exist_ok=True)
         self.agents = agents or (ASKING,)
-        watched = tuple(Watched(each, INTERFACE + place) for place, each in enumerate(self.agents))
+        watched = tuple(Watched(each, INTERFACE + place, 2 * place) for place, each in enumerate(self.agents))
         self.said: list[dict[str, Any]] = []
         self.reads = True
         self.worker = Worker(
             Setup(Settings.of(config, "nobody"), 0, os.getpid(), watched, JournalGrant(1 << 30)), self._say
         )
+        self.queue = PacketQueue(0, self.worker.judge, self.worker.failed, mark_mask=config.mark_mask)
 
     def _say(self, message: dict[str, object]) -> bool:
         if self.reads:
@@ -89,7 +92,7 @@ class Bench:
 
     def send(self, raw: bytes, interface: int = INTERFACE) -> Queued:
         queued = Queued(interface)
-        self.worker.full.judge(cast(QueuedPacket, queued), raw)
+        self.queue.judge(cast(QueuedPacket, queued), raw)
         self.worker.resume()
         return queued
 
@@ -162,7 +165,7 @@ def test_time_refuses(tmp_path: Path) -> None:
 def test_what_an_agent_becomes_is_so_at_once(tmp_path: Path, changes: dict[str, Any], becomes: str) -> None:
     bench = Bench(tmp_path)
     waiting = bench.send(syn())
-    bench.order("agents", agents=[Watched(dataclasses.replace(ASKING, **changes), INTERFACE)])
+    bench.order("agents", agents=[Watched(dataclasses.replace(ASKING, **changes), INTERFACE, 0)])
     assert answers(waiting) == [becomes]
     assert [state for _, state in bench.reports()][1:] == (["withdrawn"] if changes else [])
 
@@ -171,7 +174,7 @@ def test_what_an_agent_left_behind_is_nobody_elses(tmp_path: Path) -> None:
     bench = Bench(tmp_path)
     waiting = bench.send(syn())
     other = Agent("b1", NETWORKS, default=Action.ACCEPT)
-    bench.order("agents", agents=[Watched(other, INTERFACE)])
+    bench.order("agents", agents=[Watched(other, INTERFACE, 2)])
     assert waiting.answers == ["dropped"]
     assert [state for _, state in bench.reports()] == ["", "withdrawn"]
 
@@ -225,7 +228,7 @@ def test_a_fault_while_a_packet_is_judged_again_answers_it_and_goes_on(
     monkeypatch.setattr(bench.worker.engine, "packet", breaks)
     bench.change(WEB, base=0, version=1)
     assert answers(*waiting) == [REFUSED, PASSED]  # the first with the mark for silence
-    assert bench.worker.full.errors == 1
+    assert bench.queue.errors == 1
 
 
 # --- orders over a pipe -------------------------------------------------------------------------------------------
@@ -340,3 +343,33 @@ def test_a_refusal_that_waits_is_answered_before_marks_are_removed(tmp_path: Pat
         assert answers(other) == [WAITS]
         bench.order("agents", agents=())
         assert other.answers == [REFUSED]
+
+
+# --- packets that the kernel dropped --------------------------------------------------------------------------------
+
+
+def test_a_flood_is_reported_at_once_and_then_once_in_a_while(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = Bench(tmp_path, agent(default=Action.ACCEPT))
+    bench.order("overrun", agent="a1", dropped=5)
+    assert found(bench) == [], "an agent without a flow"
+    clock = [time.monotonic() + OVERRUN_SECONDS]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    bench.send(syn())
+    for dropped in (7, 11, 13):
+        bench.order("overrun", agent="a1", dropped=dropped)
+    assert found(bench) == ["7"]
+    clock[0] += OVERRUN_SECONDS + 1
+    bench.send(syn(sport=4001))
+    bench.order("overrun", agent="a1", dropped=100)
+    assert found(bench) == ["7", "124"]
+    assert answers(bench.send(syn(sport=4002))) == [PASSED], "nothing is refused because of it"
+
+
+def found(bench: Bench) -> list[str]:
+    """The numbers of dropped packets in the journal's findings of dos.flood, in order."""
+    bench.worker.journal.poll(time.time())
+    lines = [
+        line for file in sorted(bench.worker.config.journal_dir.iterdir()) for line in file.read_bytes().splitlines()
+    ]
+    records = [parse_line(line) for line in lines if b"dos.flood" in line]
+    return [each.evidence.decode().split()[0] for each in records if isinstance(each, FindingRecord)]

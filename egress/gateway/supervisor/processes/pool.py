@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from egress.errors import EgressError
-from egress.gateway.kernel.drops import Drops, drops
 from egress.gateway.pipe.messages import Setup, encode
 from egress.gateway.supervisor.current import Orders
 from egress.gateway.supervisor.processes.worker import WorkerProcess
@@ -35,16 +34,14 @@ class Hooks:
 class Pool:
     """The workers, `size` in number. Orders reach all of them in the order of the calls, even those still starting."""
 
-    def __init__(self, size: int, hooks: Hooks, *, base: int, watchdog: float) -> None:
+    def __init__(self, size: int, hooks: Hooks, *, watchdog: float) -> None:
         self.size = size
         self.restarts = [0] * size
-        self._hooks, self._base, self._watchdog = hooks, base, watchdog
+        self._hooks, self._watchdog = hooks, watchdog
         self._successors: dict[int, WorkerProcess] = {}  # not bound yet
         self._telling: set[asyncio.Task[None]] = set()
         self._workers: list[WorkerProcess | None] = [None] * size
         self._starting: dict[int, asyncio.Task[None]] = {}
-        self._earlier: dict[int, Drops] = {}  # drops of queues whose worker is gone
-        self._now: dict[int, Drops] = {}
 
     async def start(self) -> None:
         """Start all workers. Raises EgressError, and then none runs."""
@@ -113,7 +110,6 @@ class Pool:
 
     def watch(self) -> None:
         """Replace dead and silent workers. Call this about once a second."""
-        self._sample()
         for worker in self._workers:
             if worker is None or worker.index in self._starting:
                 continue
@@ -173,26 +169,8 @@ class Pool:
         finally:
             self._starting.pop(index, None)
 
-    def _sample(self) -> None:
-        """Read the numbers of packets that the kernel dropped.
-
-        It counts from zero after each binding of a queue: the counts of earlier bindings are kept here.
-        """
-        current = drops()
-        for number, before in self._now.items():
-            after = current.get(number, Drops(0, 0))
-            if after.queue < before.queue or after.socket < before.socket:
-                earlier = self._earlier.get(number, Drops(0, 0))
-                self._earlier[number] = Drops(earlier.queue + before.queue, earlier.socket + before.socket)
-        self._now = current
-
-    def _dropped(self, number: int) -> dict[str, int]:
-        now, earlier = self._now.get(number, Drops(0, 0)), self._earlier.get(number, Drops(0, 0))
-        return {"queue": now.queue + earlier.queue, "socket": now.socket + earlier.socket}
-
     def _entry(self, index: int) -> dict[str, object]:
         worker = self._workers[index]
-        full = self._base + 2 * index
         return {
             "index": index,
             "pid": None if worker is None else worker.pid,
@@ -200,7 +178,5 @@ class Pool:
             "silent": None if worker is None else round(time.monotonic() - worker.last_beat, 1),
             "restarts": self.restarts[index],
             "policy_version": None if worker is None else worker.version,
-            "queues": [full, full + 1],
-            "dropped": {"full": self._dropped(full), "settled": self._dropped(full + 1)},
             "counters": {} if worker is None else worker.counters,
         }
