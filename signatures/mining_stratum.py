@@ -8,7 +8,7 @@ is common outside mining, and detectors that took it alone (zeek-cryptomining, E
 Sources: xmrig's doc/STRATUM.md, BIP 22, 23 and 310, ZIP-301, EIP-1571, EthereumStratum/1.0.0; see egress.wire.stratum.
 
 Evaded by: TLS, SSH or any encryption around it (a pool's name in the hello is all that is left), Stratum V2, a
-protocol of the miner's own between it and a proxy outside, WebSocket frames (masked), text protocols (Duino-Coin),
+protocol of the miner's own between it and a proxy outside, text protocols (Duino-Coin),
 a login that names no wallet, miner or algorithm to a pool that answers in a shape of its own.
 Falsely found: a program that calls getwork, getblocktemplate or eth_getWork of a node without mining; exempt it.
 """

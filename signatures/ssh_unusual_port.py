@@ -8,7 +8,7 @@ down it is not.
 
 On a flow picked up in mid-stream it is unknown which port is the server's, so port 22 on either side is expected.
 
-Evaded by: SSH on port 22 (rules decide there), SSH inside TLS, WebSocket frames or any other encryption, and by a
+Evaded by: SSH on port 22 (rules decide there), SSH inside TLS or any other encryption, and by a
 client and server that identify themselves differently, or after more than 64 lines or 16 KiB of other text.
 """
 

@@ -20,6 +20,7 @@ class Piece(NamedTuple):
     begins: bool  # the first of its message
     ends: bool  # the last of its message
     compressed: bool  # of a message that permessage-deflate has compressed (RFC 7692)
+    text: bool  # of a text message
 
 
 class WebSocketStream:
@@ -29,7 +30,7 @@ class WebSocketStream:
     MalformedError it must not be fed again.
     """
 
-    __slots__ = ("_begins", "_client", "_compressed", "_control", "_fin", "_head", "_left", "_mask", "_open")
+    __slots__ = ("_begins", "_client", "_compressed", "_control", "_fin", "_head", "_left", "_mask", "_open", "_text")
 
     def __init__(self, *, client: bool) -> None:
         self._client = client
@@ -37,7 +38,7 @@ class WebSocketStream:
         self._left = 0  # bytes of the open frame still to come
         self._mask = b""
         self._open = False  # a message has begun, and its last frame has not
-        self._control = self._fin = self._begins = self._compressed = False
+        self._control = self._fin = self._begins = self._compressed = self._text = False
 
     def feed(self, chunk: bytes) -> list[Piece]:
         """Return the pieces of data frames in `chunk`, in order. Raises MalformedError for a header that none has."""
@@ -89,7 +90,7 @@ class WebSocketStream:
         self._control, self._fin = kind >= CLOSE, bool(head[0] & _FIN)
         if not self._control:
             if kind != CONTINUATION:
-                self._begins, self._compressed = True, bool(head[0] & _RSV1)
+                self._begins, self._compressed, self._text = True, bool(head[0] & _RSV1), kind == TEXT
             self._open = not self._fin
         if not self._left:
             self._take(b"", pieces)
@@ -103,7 +104,7 @@ class WebSocketStream:
         else:
             plain = data
         if not self._control:
-            pieces.append(Piece(plain, self._begins, self._fin and not self._left, self._compressed))
+            pieces.append(Piece(plain, self._begins, self._fin and not self._left, self._compressed, self._text))
             self._begins = False
 
 

@@ -34,7 +34,7 @@ def test_messages_in_any_segmentation(size: int) -> None:
 
 def test_a_server_does_not_mask() -> None:
     assert read(frame_of(TEXT, b"hi"), client=False) == [(b"hi", False)]
-    assert WebSocketStream(client=False).feed(frame_of(TEXT, b"hi")) == [Piece(b"hi", True, True, False)]
+    assert WebSocketStream(client=False).feed(frame_of(TEXT, b"hi")) == [Piece(b"hi", True, True, False, True)]
     with pytest.raises(MalformedError, match="mask"):
         read(frame_of(TEXT, b"hi"))
 

@@ -1,4 +1,7 @@
-"""HTTP/1: both directions message by message, up to where HTTP ends (CONNECT, Upgrade, bytes that are not HTTP)."""
+"""HTTP/1: both directions message by message, up to where HTTP ends (CONNECT, Upgrade, bytes that are not HTTP).
+
+The messages of a WebSocket (RFC 6455) are one stream inside it; any other protocol takes the place of HTTP.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +23,7 @@ from egress.dissection.protocol import (
     StreamProtocol,
     named,
 )
+from egress.dissection.websocket import Messages
 from egress.errors import MalformedError
 from egress.model import TCP, App
 from egress.wire.http import Body, HttpRequest, HttpResponse, Opaque, RequestStream, ResponseStream
@@ -27,7 +31,10 @@ from egress.wire.http_start import starts_http
 
 
 class Http(StreamProtocol):
-    """HTTP/1 on one flow. Both directions share `answers`: it reads each answer by the method of its request."""
+    """HTTP/1 on one flow. Both directions share `answers`: it reads each answer by the method of its request.
+
+    `websocket`: the last request that asked for another protocol asked for WebSocket.
+    """
 
     app = App.HTTP
     framings = MappingProxyType({TCP: HttpFraming})
@@ -36,6 +43,7 @@ class Http(StreamProtocol):
 
     def __init__(self) -> None:
         self.answers = ResponseStream()
+        self.websocket = False
 
     @staticmethod
     def identify(head: bytes, place: Place) -> Match:
@@ -43,26 +51,29 @@ class Http(StreamProtocol):
 
     def follow(self, head: bytes, place: Place) -> Follower:
         if head.lstrip(b"\r\n").startswith(b"HTTP/"):
-            return _Messages(place, self.answers, self.answers)
-        return _Messages(place, RequestStream(), self.answers)
+            return _Messages(place, self.answers, self)
+        return _Messages(place, RequestStream(), self)
 
 
 class _Messages(Follower):
-    """Follows one direction of HTTP/1. It notes each request in `answers`, which reads the other direction.
+    """Follows one direction of HTTP/1. It notes each request in `http`, for the other direction.
 
     Requests are also searched for mining messages line by line, since a pool may skip lines that it does not know.
     Answers are not, since a page may quote anything.
     """
 
-    def __init__(self, place: Place, stream: RequestStream | ResponseStream, answers: ResponseStream) -> None:
+    def __init__(self, place: Place, stream: RequestStream | ResponseStream, http: Http) -> None:
         self._place = place
         self._stream = stream
-        self._answers = answers
+        self._http = http
+        self._frames: Messages | None = None
         self._content = Form.REQUEST if isinstance(stream, RequestStream) else Form.ANSWER
         self._begins = False  # the next content is the first of its message
-        self.beside = frozenset() if stream is answers else frozenset((App.STRATUM,))
+        self.beside = frozenset() if stream is http.answers else frozenset((App.STRATUM,))
 
     def feed(self, data: bytes) -> list[Step]:
+        if self._frames is not None:
+            return self._framed(self._frames, data)
         try:
             return self._steps(self._stream.feed(data))
         except MalformedError:
@@ -83,11 +94,27 @@ class _Messages(Follower):
             if item is None:
                 break
             if isinstance(item, Opaque):
-                steps.append(Rest(item.data))
+                steps += self._after(item)
                 break
             self._begins = True
             if isinstance(item, HttpRequest):
-                self._answers.asked(item)
+                self._http.answers.asked(item)
+                if item.upgrade:
+                    self._http.websocket = "websocket" in item.upgrade.split(",")
                 steps += [Identified(App.HTTP, item.host), HttpAsked(self._place.direction, item)]
                 steps += named(self._place, item.host)
         return steps
+
+    def _after(self, item: Opaque) -> list[Step]:
+        """Read the first bytes after the end of HTTP."""
+        if item.desync or not self._http.websocket:
+            return [Rest(item.data)]
+        self._frames = Messages(client=self._content is Form.REQUEST)
+        return self._framed(self._frames, item.data)
+
+    def _framed(self, frames: Messages, data: bytes) -> list[Step]:
+        """Read frames; what is none (the server may have declined the upgrade) is a stream of its own."""
+        try:
+            return frames.feed(data)
+        except MalformedError:
+            return [Rest(data)]

@@ -1,0 +1,36 @@
+"""The messages of permessage-deflate (RFC 7692) in one direction, inflated within bounds."""
+
+from __future__ import annotations
+
+import zlib
+
+from egress.errors import MalformedError
+
+RATIO = 64  # bytes out for each byte in; JSON that repeats itself inflates to some ten times its size
+ROOM = 4096  # bytes out besides
+_TAIL = b"\x00\x00\xff\xff"  # which the sender leaves out at the end of a message (section 7.2.1)
+
+
+class Inflate:
+    """Mutable; feed it the payloads of compressed messages, in order.
+
+    Its window lives on from message to message: a sender that gives its own up never refers back to it. After a
+    MalformedError it must not be fed again.
+    """
+
+    __slots__ = ("_state",)
+
+    def __init__(self) -> None:
+        self._state = zlib.decompressobj(wbits=-zlib.MAX_WBITS)
+
+    def feed(self, data: bytes, *, ends: bool) -> bytes:
+        """Return what a piece of a message inflates to; `ends`: it is the last one. Raises MalformedError."""
+        try:
+            plain = self._state.decompress(data + _TAIL if ends else data, RATIO * len(data) + ROOM)
+        except zlib.error:
+            raise MalformedError("not a compressed WebSocket message") from None
+        if self._state.unconsumed_tail:
+            raise MalformedError("a WebSocket message inflates to too much")
+        if self._state.eof:  # a final block: the next message begins another stream (section 7.2.3.4)
+            self._state = zlib.decompressobj(wbits=-zlib.MAX_WBITS)
+        return plain
