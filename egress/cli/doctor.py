@@ -8,13 +8,13 @@ from typing import Any
 
 import click
 
+from egress.cli.output import running
 from egress.cli.output.tables import as_json, output_option
 from egress.cli.output.text import size, when
 from egress.config import Config, load_config
 from egress.control import Client, NotRunningError
 from egress.errors import EgressError
 from egress.gateway.kernel import guard, privileges
-from egress.gateway.kernel.command import run
 from egress.gateway.sandbox import sandbox
 from egress.gateway.supervisor import checks, rest
 from egress.gateway.supervisor import snapshot as snapshots
@@ -86,37 +86,17 @@ def _gateway(config: Config) -> list[Check]:
         return [Check("gateway", False, str(error))]
     found = [Check("gateway", True, f"running, pid {status['pid']}, policy version {status['policy_version']}")]
     for worker in status["workers"]:
-        found += _worker(worker, config.journal.on_full)
+        found += running.worker(worker, config.journal.on_full)
     found += [*_policy(status), _snapshot(config, status), _recorder(status["recorder"])]
     if "journal" in status:  # a gateway of an older version may still run
         found.append(_journal(status["journal"]))
-    found += _attribution(status) if "attribution" in status else []
-    found += _folded(status["workers"])
+    found += running.attribution(status) if "attribution" in status else []
+    found += running.folded(status["workers"])
     names = ", ".join(agent["name"] for agent in status["agents"]) or "none; attach one with egress agent add"
     found.append(Check("agents", True, names))
     found += [Check(f"agent {name}", False, f"not attached: {why}") for name, why in status["absent"].items()]
-    found += _kernel_rules(status)
-    found += _drops(status["agents"])
-    return found
-
-
-def _attribution(status: dict[str, Any]) -> list[Check]:
-    """Check that the attribution process, which looks up the processes behind flows, runs and writes its journal."""
-    said = status["attribution"]
-    if not said["enabled"]:
-        return [Check("attribution", True, "disabled: no flow's process is looked up")]
-    if said["pid"] is None:
-        return [Check("attribution", False, f"not running after {said['restarts']} restarts: see the gateway's log")]
-    counters = said["counters"]
-    dropped = sum(worker["counters"].get("attribution", {}).get("dropped", 0) for worker in status["workers"])
-    counts = ", ".join(f"{counters.get(what, 0)} {what}" for what in ("found", "gone", "unknown"))
-    spent = f" within {counters['median']} ms" if counters.get("median") is not None else ""
-    found = [Check("attribution", True, f"pid {said['pid']}, processes {counts}{spent}, {dropped} flows not looked up")]
-    if counters.get("unwritten"):
-        text = f"{counters['unwritten']} processes not written while the journal was full"
-        found.append(Check("attribution journal", False, text))
-    if not counters.get("journal", {}).get("healthy", True):
-        found.append(Check("attribution journal", False, f"cannot be written ({counters['journal']['error']})"))
+    found += running.kernel_rules(status)
+    found += running.drops(status["agents"])
     return found
 
 
@@ -176,16 +156,6 @@ def _journal(journal: dict[str, Any]) -> Check:
     return Check("journal", not (journal["full"] or journal["lost"] or journal.get("restored")), text)
 
 
-def _folded(workers: list[dict[str, Any]]) -> list[Check]:
-    """Name the agents that are over their quota of records: it costs detail, and no protection."""
-    over = {name: count for worker in workers for name, count in worker["counters"].get("folded", {}).items()}
-    if not over:
-        return []
-    text = ", ".join(f"{name or 'no agent'} {count}" for name, count in sorted(over.items()))
-    hint = "flows and refusals without records of their own, counted together; look at what these agents do"
-    return [Check("record quota", True, f"{text} {hint}, or raise limits.records_agent")]
-
-
 def _recorder(recorder: dict[str, Any]) -> Check:
     text = f"pid {recorder['pid']}, {recorder['restarts']} restarts"
     if "unread" in recorder:
@@ -236,72 +206,6 @@ def _unguarded(config: Config, why: str) -> list[Check]:
 def _cannot_tell(why: str, error: Exception) -> Check:
     cause = " ".join(str(error).split())[:200]
     return Check("gateway", False, f"not running ({why}), and cannot tell which agents are unguarded: {cause}")
-
-
-def _worker(worker: dict[str, Any], on_full: str) -> list[Check]:
-    name, counters = f"worker {worker['index']}", worker["counters"]
-    if not worker["alive"]:
-        return [
-            Check(name, False, f"dead, its agents are cut off; {worker['restarts']} restarts; see the gateway's log")
-        ]
-    packets = counters.get("packets", 0) + counters.get("settled_packets", 0)
-    found = [Check(name, True, f"pid {worker['pid']}, {packets} packets, {worker['restarts']} restarts")]
-    if not counters.get("confined", True):
-        found.append(Check(f"{name} seccomp", False, "no system call filter: use a kernel with CONFIG_SECCOMP_FILTER"))
-    if unbound := counters.get("unbound"):
-        why = "; ".join(unbound.values())
-        found.append(Check(f"{name} queues", False, f"agents are cut off: {why}"))
-    journal = counters.get("journal", {})
-    if not journal.get("healthy", True):
-        effect = "new flows are refused" if on_full == "refuse" else "new flows pass UNRECORDED"
-        text = f"cannot be written ({journal['error']}): {effect}; free disk space"
-        found.append(Check(f"{name} journal", False, text))
-    if failed := counters.get("replies", {}).get("failed"):
-        text = f"{failed} refused queries got no answer by DNS, so their clients wait: see the gateway's log"
-        found.append(Check(f"{name} replies", False, text))
-    if counters.get("engine_errors"):
-        text = f"{counters['engine_errors']} packets dropped by bugs in egress (see egress query): please report them"
-        found.append(Check(f"{name} engine", False, text))
-    return found
-
-
-def _drops(agents: list[dict[str, Any]]) -> list[Check]:
-    """Check that the kernel had to drop no packet of an agent; name the agents that overran their queues."""
-    lost = {agent["name"]: sum(sum(kind.values()) for kind in agent["dropped"].values()) for agent in agents}
-    found = [
-        Check(
-            f"queues of {name}",
-            False,
-            f"{count} packets dropped by the kernel: it sent more than could be judged, no other agent lost any; see "
-            "egress query 'signature:dos.flood'; honest work needs a faster host or a larger queue.length",
-        )
-        for name, count in lost.items()
-        if count
-    ]
-    return found or [Check("queues", True, "0 packets dropped by the kernel")]
-
-
-def _kernel_rules(status: dict[str, Any]) -> list[Check]:
-    """Check that the kernel rules are in place, and that other programs leave them alone."""
-    in_place = status["rules_in_place"] or not status["agents"]
-    text = "in place" if in_place else "not in place: the gateway installs them again at once; see its log"
-    if not status.get("rules_owned", True):
-        text += "; this kernel (before Linux 6.9) lets `nft flush ruleset` delete them for a moment"
-    if changes := status.get("rules_changed", 0):
-        text += f"; changed {changes} times by other programs since the gateway started, and restored"
-    found = [Check("kernel rules", in_place, text)]
-    if status.get("cut"):
-        text = "ALL AGENTS ARE CUT OFF: another program kept changing the kernel rules; stop it, then egress resume"
-        found.append(Check("tampering", False, text))
-    for tool in ("iptables", "ip6tables"):
-        try:
-            policy = run(tool, "-S", "FORWARD").splitlines()[0]
-        except (EgressError, IndexError):
-            continue
-        if policy.endswith("DROP"):
-            hint = "policy DROP (Docker sets it): accept the agents' interfaces there too; egress's rules only refuse"
-            found.append(Check(f"{tool} FORWARD", True, hint))
-    return found
 
 
 def _leftovers(config: Config) -> list[Check]:
