@@ -7,8 +7,8 @@ where M is the number of keys watched for this agent so far (met at least twice)
 at any rates, the probability that one ever alarms is at most alpha for the first `KEYS_FLOOR` keys and at most
 alpha (1 + ln(M / KEYS_FLOOR)) for more, as far as `egress.engine.window` proves or simulates it.
 
-Timing shows "automated", never "malicious". So this finds health checks, monitoring polls, NTP and WebSocket pings as
-well as implants: a person who knows the poll exempts it in the rule that allows it. It does not find jitter of 80 % or
+Timing shows "automated", never "malicious". So this finds health checks, monitoring polls and NTP as well as
+implants: a person who knows the poll exempts it in the rule that allows it. It does not find jitter of 80 % or
 more of the period (CV 0.385: inside the null), a beacon mixed with other traffic to the same address, or one that never
 uses an address twice. The number of gaps it needs (median at E >= 10^4, subtractive jitter): 7 at 10 % jitter, 10 at
 20 %, 16 to 18 at 37 %, 26 to 35 at 50 %; bursts once a second need more (14 at 20 %, 45 at 37 %, not in 60 at 50 %),
@@ -18,21 +18,28 @@ because 0.4 s of each such gap is dead time. Left out:
 * UDP to ports 53 and 853: resolvers retry by timers; DNS is judged by its own signatures.
 * ICMP: ping sends one echo a second by design, so timing means nothing there.
 * bursts inside an SSH flow that a rule allows: ServerAliveInterval is regular, and the rule names the server.
+* bursts that the bytes show to be a keep-alive: the ping of a protocol, or a query that tests a connection
+  (`egress.wire.keepalive`), as long as it gets nothing but its answer.
+
+Two findings refuse nothing (effect `none`). Polls under a rule that names the destination: somebody knows it. And
+requests in a flow that repeat themselves byte for byte and get the same answer each time: no command is in them. Once
+one of these gets another answer, the rhythm of all of them refuses the flow.
 """
 
 from __future__ import annotations
 
 import math
 from collections import OrderedDict
+from dataclasses import replace
 from ipaddress import ip_address
 from itertools import islice
 
-from egress.dissection.events import Burst, Event, Opened
+from egress.dissection.events import Burst, Event, Opened, Turn
 from egress.engine.signature import FlowView, Signature, SignatureSettings
 from egress.engine.window import WINDOWS, Estimate, Rhythm
 from egress.errors import InputError
 from egress.limits import Limits
-from egress.model import EVIDENCE_BYTES, ICMP, ICMPV6, UDP, App, Effect, Finding, Severity, protocol_name
+from egress.model import EVIDENCE_BYTES, ICMP, ICMPV6, UDP, App, Effect, Finding, Rule, Severity, protocol_name
 
 KEYS_FLOOR = 10  # the least M: the first keys must not be judged as if no others followed
 # For E alone 5 equal gaps would be enough, which a person's retries can make. Elastic's beaconing transform needs 6
@@ -42,6 +49,7 @@ MIN_GAPS = 6
 # shortest beacon has 1 s; half of that leaves room for 1 s with any jitter that can be found.
 MIN_PERIOD = 0.5
 QUIET = 600.0  # seconds without a second finding of the same key, which then needs new gaps
+EVERYWHERE = frozenset({"any", "0.0.0.0/0", "::/0"})
 RESOLVER_PORTS = frozenset({53, 853})
 
 # Memory: 2 MiB per agent at most, and up to 4.4 KiB in each flow that has bursts. An agent that wants its own beacon
@@ -134,8 +142,8 @@ class BeaconTiming(Signature):
             return None
         if isinstance(event, Opened) and math.isfinite(event.start):
             return self._opened(event.start, flow)
-        if isinstance(event, Burst) and math.isfinite(event.ts):
-            return self._burst(event.ts, flow)
+        if isinstance(event, Burst) and math.isfinite(event.ts) and event.turn is not Turn.PING:
+            return self._burst(event.ts, flow, event.turn)
         return None
 
     def _watch(self, agent: str) -> _Watch:
@@ -154,7 +162,7 @@ class BeaconTiming(Signature):
             estimate = self._proof(series, watch, ts)
             if estimate is not None:
                 # One finding for one beacon: its other key has the same times.
-                finding = self._finding(estimate, watch, f"opened {estimate.n + 1} connections to {where}")
+                finding = self._finding(estimate, watch, f"opened {estimate.n + 1} connections to {where}", flow)
                 for renewed in (port, address):
                     if renewed is not None:
                         renewed.renew(ts)
@@ -162,25 +170,37 @@ class BeaconTiming(Signature):
                 return finding
         return None
 
-    def _burst(self, ts: float, flow: FlowView) -> Finding | None:
-        """Add a burst to the series that the flow keeps. Returns a Finding or None."""
+    def _burst(self, ts: float, flow: FlowView, turn: Turn) -> Finding | None:
+        """Test a burst in a flow; the test's state is in the flow."""
         if flow.app == App.SSH and flow.rule is not None:
             return None
-        watch = self._watch(flow.agent)
-        state = flow.scratch(self.id)
-        series = state.get("series")
-        if not isinstance(series, _Series):
-            first = state.get("first")
-            if not isinstance(first, float) or ts <= first:
-                state["first"] = ts
-                return None
-            series = state["series"] = _Series(first, self._burst_windows)
-            watch.keys += 1
-        series.rhythm.add(ts)
+        watch, state = self._watch(flow.agent), flow.scratch(self.id)
+        if turn is not Turn.OTHER:
+            finding = self._polled(ts, flow, turn, watch, state)
+            if finding is not None or turn is Turn.REPEAT:
+                return finding
+        series = _series(state, "series", ts, watch, self._burst_windows)
         estimate = self._proof(series, watch, ts)
-        if estimate is None:
+        if series is None or estimate is None:
             return None
-        finding = self._finding(estimate, watch, f"sent first {estimate.n + 1} times in one flow to {_name(flow)}")
+        what = f"sent first {estimate.n + 1} times in one flow to {_name(flow)}"
+        finding = self._finding(estimate, watch, what, flow)
+        series.renew(ts)
+        watch.keys += 1
+        return finding
+
+    def _polled(self, ts: float, flow: FlowView, turn: Turn, watch: _Watch, state: dict[str, object]) -> Finding | None:
+        """Test a request that is the one before. It refuses nothing while each gets the same answer."""
+        series = _series(state, "polls", ts, watch, self._burst_windows)
+        estimate = self._proof(series, watch, ts)
+        suspected = turn is Turn.REPEAT
+        if series is None or estimate is None or (suspected and "suspected" in state):
+            return None
+        what = f"sent the same request {estimate.n + 1} times in one flow to {_name(flow)}"
+        finding = self._finding(estimate, watch, what, flow)
+        if suspected:
+            state["suspected"] = True
+            return replace(finding, severity=Severity.LOW, effect=Effect.NONE)
         series.renew(ts)
         watch.keys += 1
         return finding
@@ -194,7 +214,7 @@ class BeaconTiming(Signature):
             return None
         return series.rhythm.estimate(self._level(watch), MIN_GAPS, MIN_PERIOD)
 
-    def _finding(self, estimate: Estimate, watch: _Watch, what: str) -> Finding:
+    def _finding(self, estimate: Estimate, watch: _Watch, what: str, flow: FlowView) -> Finding:
         period, cv, needed = _seconds(estimate.period), estimate.cv, _power(self._level(watch))
         e = _power(estimate.log_e)
         summary = (
@@ -206,9 +226,29 @@ class BeaconTiming(Signature):
             f"gaps={estimate.n} period_s={estimate.period:.3f} cv={cv:.3f} k={estimate.shape:.3g} E={e} needed={needed}"
             f" keys={max(watch.keys, KEYS_FLOOR)} alpha={self._alpha:g} last_gaps_s={gaps}"
         )
-        return Finding(
-            self.id, self.severity, summary, evidence.encode()[:EVIDENCE_BYTES], self.technique, Effect.DESTINATION
-        )
+        effect = Effect.NONE if _is_named(flow.rule) else Effect.DESTINATION
+        return Finding(self.id, self.severity, summary, evidence.encode()[:EVIDENCE_BYTES], self.technique, effect)
+
+
+def _is_named(rule: Rule | None) -> bool:
+    """Return True for an allow rule that names where its flows go: somebody knows the destination."""
+    return rule is not None and rule.destination not in EVERYWHERE
+
+
+def _series(
+    state: dict[str, object], name: str, ts: float, watch: _Watch, windows: tuple[float, ...]
+) -> _Series | None:
+    """Add a time to one of a flow's series, and return it; None for the first time of it."""
+    series = state.get(name)
+    if not isinstance(series, _Series):
+        first = state.get(f"first of {name}")
+        if not isinstance(first, float) or ts <= first:
+            state[f"first of {name}"] = ts
+            return None
+        series = state[name] = _Series(first, windows)
+        watch.keys += 1
+    series.rhythm.add(ts)
+    return series
 
 
 def _name(flow: FlowView) -> str:

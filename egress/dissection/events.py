@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import Enum
 from typing import NamedTuple
 
 from egress.model import Direction
@@ -22,10 +23,20 @@ class Opened(NamedTuple):
     ts: float  # when it was answered
 
 
+class Turn(Enum):
+    """The kind of request with which the agent ends a silence (`egress.engine.turns`)."""
+
+    OTHER = "other"
+    REPEAT = "repeat"  # that of the two turns before, which got the same answer
+    TOLD = "told"  # that of the two turns before, of which the last got another answer
+    PING = "ping"  # the keep-alive of a protocol; if the turn before was one, it got nothing but what it is to get
+
+
 class Burst(NamedTuple):
     """The agent spoke first after both sides had been silent for at least `Limits.idle_gap` seconds."""
 
     ts: float
+    turn: Turn = Turn.OTHER
 
 
 class SshSpoken(NamedTuple):

@@ -35,7 +35,7 @@ from egress.engine.outbox import Outbox
 from egress.engine.outcome import Outcome
 from egress.engine.patterns import Patterns, with_beginning
 from egress.engine.queries import DNS_PORT, Queries
-from egress.engine.reassembly import events, repeated_handshake, rhythmic
+from egress.engine.reassembly import begin_turn, events, repeated_handshake, rhythmic
 from egress.engine.refusals import Refusals
 from egress.engine.settling import Settling
 from egress.engine.signature import Signature
@@ -170,7 +170,7 @@ class Engine:
         if packet.missing:
             flow.miss(packet.missing)
         if burst and rhythmic(flow):
-            self._signal(flow, Burst(ts), ts)
+            self._signal(flow, begin_turn(flow, packet, ts), ts)
         if direction is IN or flow.stage is REFUSED:
             return None
         if packet.proto == UDP and REGISTRY.reopens(packet.payload):

@@ -12,6 +12,7 @@ from egress.engine.framings import NONE, Framings
 from egress.engine.patterns import Scan
 from egress.engine.recordtrack import RecordTrack
 from egress.engine.stage import Life
+from egress.engine.turns import Turns
 from egress.limits import Limits
 from egress.model import (
     ACK,
@@ -87,6 +88,7 @@ class Flow(Life):
         "start",
         "state",
         "streams",
+        "turns",
         "unseen",
         "vouched",
         "wants",
@@ -127,6 +129,7 @@ class Flow(Life):
         self.framings: Framings | None = None
         self.records: RecordTrack | None = None
         self.scan: Scan | None = None
+        self.turns: Turns | None = None
         self.evidence: Evidence | None = None
         self.scratches: dict[str, dict[str, object]] | None = None
         self.id = self._identity()

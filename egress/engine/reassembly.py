@@ -9,6 +9,7 @@ from egress.dissection.events import Burst, Event, Inconsistent, Opened
 from egress.dissection.stream import SegmentOverflowError, Stream
 from egress.engine.conformance import follow
 from egress.engine.flow import Flow
+from egress.engine.turns import Turns
 from egress.model import ACK, RST, SYN, TCP, URG, Direction, Mode, Packet
 
 
@@ -39,12 +40,20 @@ def events(
             )
         yield from _segment(flow, flow.streams, packet, ts, direction)
     if burst and rhythmic(flow):
-        yield Burst(ts)
+        yield begin_turn(flow, packet, ts)
 
 
 def rhythmic(flow: Flow) -> bool:
     """Return True if bursts of this flow may be a beacon's: datagrams that nothing answers carry no commands."""
     return flow.proto == TCP or flow.opened
+
+
+def begin_turn(flow: Flow, packet: Packet, ts: float) -> Burst:
+    """Return the burst that a packet of the agent begins, with the kind of its request."""
+    if flow.turns is None:
+        flow.turns = Turns()
+    received = b"" if flow.streams is None else flow.streams[Direction.IN].history
+    return Burst(ts, flow.turns.begin(packet, received, flow.bytes_in))
 
 
 def _dissector(flow: Flow) -> Dissector:
