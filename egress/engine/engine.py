@@ -23,7 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from egress.dissection.events import Burst, DnsAsked, Event, Overrun, Unread
+from egress.dissection.events import DnsAsked, Event, Overrun, Unread
 from egress.dissection.registry import REGISTRY
 from egress.dissection.stream import SegmentOverflowError
 from egress.engine.admission import Admission
