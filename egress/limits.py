@@ -29,6 +29,9 @@ class Limits:
     idle_gap: float = 0.4  # silence of both sides that ends a burst
     ask_timeout: float = 120.0  # a flow or query that waits for an approval is refused after this long
     ask_holds: int = 64  # holds of one agent that wait at a time; more are refused at once
+    ask_query: float = 2.0  # a query on hold is answered after this long (resolvers give up after 5); its hold goes on
+    ask_names: int = 64  # names that an agent in mode ask may resolve in an hour without a rule; 0: each one is held
+    ask_cooldown: float = 30.0  # after a denial the same question is refused at once for this long
     records_agent: int = 10_000  # records of one agent written one by one in a burst; more are folded; 0: no quota
     records_agent_day: int = 250_000  # and in 24 hours: the rate at which the burst is refilled
     evidence_packets: int = 32  # packets of an undecided flow kept for a finding, half of them the first; 0: none

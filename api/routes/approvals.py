@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query
 from starlette.responses import JSONResponse, Response
@@ -19,6 +19,7 @@ from egress.policy.ruletext import parse_expiry
 from egress.store.database.handles import Connection
 from egress.store.policy import approvals
 from egress.store.policy.approvals import Approval
+from egress.store.query.heldby import circumstances
 
 router = APIRouter(prefix="/approvals", tags=["approvals"])
 
@@ -44,14 +45,15 @@ def list_approvals(
             before=before,
             limit=limit + 1,
         )
-    shown, following = page(found, limit, lambda each: [each.time, each.id])
-    return JSONResponse({"items": [approval_out(each) for each in shown], "next": following})
+        shown, following = page(found, limit, lambda each: [each.time, each.id])
+        items = [approval_out(*pair) for pair in zip(shown, circumstances(connection, shown), strict=True)]
+    return JSONResponse({"items": items, "next": following})
 
 
 @router.get("/{approval_id}", response_model=ApprovalOut, summary="One hold, the newest of its id")
 def get_approval(approval_id: Id, caller: Viewer, engine: Store) -> Response:
     with engine.connect() as connection:
-        return JSONResponse(approval_out(_get_or_404(connection, caller, approval_id)))
+        return JSONResponse(_out(connection, _get_or_404(connection, caller, approval_id)))
 
 
 @router.post("/{approval_id}/approve", response_model=ApprovalOut, summary="Approve a hold")
@@ -70,7 +72,7 @@ def approve(approval_id: Id, caller: Approver, edits: Edits, body: ApproveIn | N
     def change(connection: Connection) -> Reply:
         _get_or_404(connection, caller, approval_id)
         approved = approvals.approve(connection, caller.actor, approval_id, expires=expires, ts=edits.ts)
-        return Reply(200, approval_out(approved))
+        return Reply(200, _out(connection, approved))
 
     return edits.commit(change)
 
@@ -79,9 +81,13 @@ def approve(approval_id: Id, caller: Approver, edits: Edits, body: ApproveIn | N
 def deny(approval_id: Id, caller: Approver, edits: Edits) -> Response:
     def change(connection: Connection) -> Reply:
         _get_or_404(connection, caller, approval_id)
-        return Reply(200, approval_out(approvals.deny(connection, caller.actor, approval_id, edits.ts)))
+        return Reply(200, _out(connection, approvals.deny(connection, caller.actor, approval_id, edits.ts)))
 
     return edits.commit(change)
+
+
+def _out(connection: Connection, found: Approval) -> dict[str, Any]:
+    return approval_out(found, circumstances(connection, [found])[0])
 
 
 def _get_or_404(connection: Connection, caller: Caller, approval_id: str) -> Approval:

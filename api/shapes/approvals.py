@@ -7,8 +7,29 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from api.times import instant
+from egress.errors import InputError
 from egress.model import HoldState
-from egress.store.policy.approvals import Approval
+from egress.policy.ruletext import to_mapping
+from egress.records.shape import ProcessStatus
+from egress.store.policy.approvals import Approval, rule_of
+from egress.store.query.heldby import Circumstances
+
+
+class HeldProcess(BaseModel):
+    """The process that opened the held flow."""
+
+    pid: int
+    exe: str
+    cmdline: str = Field(description="The process's own words")
+    status: ProcessStatus
+
+
+class HeldCall(BaseModel):
+    """A tool call that was under way, as the agent's framework reported it."""
+
+    episode: str
+    tool: str
+    summary: str
 
 
 class ApprovalOut(BaseModel):
@@ -24,6 +45,9 @@ class ApprovalOut(BaseModel):
     port: int
     names: list[str]
     query: bool = Field(description="true: a DNS query, whose approval allows the name with any protocol and port")
+    rule: dict[str, Any] | None = Field(description="The rule that an approval makes; null: no rule can express it")
+    process: HeldProcess | None = Field(description="null: not looked up, or not yet")
+    steps: list[HeldCall] = Field(description="Tool calls that were under way, the latest first")
     flow_id: str
     state: HoldState
     decided_at: str | None
@@ -40,9 +64,13 @@ class ApproveIn(BaseModel):
     for_: str = Field("once", alias="for", max_length=64, description="once, 5m, 1h, 1d, an instant, forever")
 
 
-def approval_out(found: Approval) -> dict[str, Any]:
+def approval_out(found: Approval, about: Circumstances) -> dict[str, Any]:
     """Convert an approval to JSON types, as ApprovalOut."""
+    process = about.process
     return {
+        "rule": _rule(found),
+        "process": process and {name: getattr(process, name) for name in HeldProcess.model_fields},
+        "steps": [call._asdict() for call in about.calls],
         "id": found.id,
         "agent": found.agent,
         "since": instant(found.time),
@@ -60,3 +88,11 @@ def approval_out(found: Approval) -> dict[str, Any]:
         "rule_id": found.rule_id,
         "host": found.host,
     }
+
+
+def _rule(found: Approval) -> dict[str, Any] | None:
+    try:
+        rule = to_mapping(rule_of(found))
+    except InputError:
+        return None
+    return {name: value for name, value in rule.items() if name not in ("id", "comment")}

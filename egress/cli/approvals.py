@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from typing import Any
 
 import click
 
@@ -19,7 +21,7 @@ Examples:
   egress approvals approve 9f1c2b --for 1h      by the first digits of the id
   egress approvals deny 9f1c2b
 """
-COLUMNS = ("id", "agent", "since", "until", "destination", "protocol", "port", "state", "decided_by")
+COLUMNS = ("id", "agent", "since", "until", "allows", "process", "tool call", "state", "decided_by")
 
 
 @click.group("approvals", cls=Listing, epilog=EXAMPLES)
@@ -49,7 +51,7 @@ def list_(*, api: ApiClient, state: str, agent: str, limit: int, output: str) ->
     if output == "json":
         as_json(found)
     elif found:
-        table(COLUMNS, [[each.get(column) for column in COLUMNS] for each in found])
+        table(COLUMNS, [[*_columns(each)] for each in found])
     else:
         click.echo(f"there are no {state} holds", err=True)
 
@@ -76,6 +78,27 @@ def approve(*, api: ApiClient, hold: str, expires: str, output: str) -> None:
 def deny(*, api: ApiClient, hold: str, output: str) -> None:
     """Deny a hold: the waiting flow or DNS query is refused."""
     _print_decision(api.post(f"/approvals/{segment(_complete_id(api, hold))}/deny"), output)
+
+
+def _columns(hold: dict[str, Any]) -> Iterator[object]:
+    for column in COLUMNS:
+        if column == "allows":
+            yield allows(hold["rule"]) if hold["rule"] else f"{hold['destination']}: no rule can"
+        elif column == "process":
+            process = hold["process"]
+            yield "-" if process is None else process["cmdline"] or process["exe"] or f"({process['status']})"
+        elif column == "tool call":
+            yield "; ".join(f"{call['tool']} {call['summary']}".strip() for call in hold["steps"]) or "-"
+        else:
+            yield hold.get(column)
+
+
+def allows(rule: dict[str, Any]) -> str:
+    """Format the traffic that the rule of an approval would allow: destination, protocol and port."""
+    if "protocol" not in rule:
+        return f"{rule['destination']}, any protocol and port"
+    ports = ",".join(str(port) for port in rule.get("ports", ()))
+    return f"{rule['destination']} {rule['protocol']}{f' {ports}' if ports else ''}"
 
 
 def _complete_id(api: ApiClient, digits: str) -> str:

@@ -90,7 +90,7 @@ class Engine:
         self._judge = Judge(limits, policy, gate_queries=gate_queries, refuse_ech=refuse_ech)
         self._holds = Holds(limits, outbox)
         self._verdicts = Verdicts(self._judge, self._holds, self._tracker, outbox)
-        self._queries = Queries(self._judge, self._verdicts, self._tracker, outbox)
+        self._queries = Queries(limits, self._judge, self._verdicts, self._tracker, outbox)
         self._findings = Findings(signatures, self._judge, self._verdicts, outbox)
         self._settling = Settling(limits, self._judge, self._verdicts, self._tracker, Patterns(signatures), outbox)
 
@@ -345,6 +345,7 @@ class Engine:
     def ended_holds(self) -> tuple[tuple[str, str], ...]:
         """Return (id, state) of the holds that ended since the last call: approved, denied, expired or withdrawn.
 
+        State `pending`: a query has waited long enough; its packets must be presented again, though the hold goes on.
         Call it after each method that may end one: change_policy, set_policy, change_agent, answer, tick, release and
         packet. Then pass the packets that were kept for the hold to `packet` again, in their order, whatever its state.
         """

@@ -17,13 +17,17 @@ A hold is pending from the first flow that asks until it is
     expired     timed out after `Limits.ask_timeout`
     withdrawn   the agent is gone, is quarantined, or is no longer in mode ask
 
-After that the same question may be asked again, under the same id.
+After that the same question may be asked again, under the same id; after a denial not before `Limits.ask_cooldown`.
+
+A query does not wait so long: after `Limits.ask_query` its flow is refused (SERVFAIL tells its client to try again),
+and each new try waits for the same hold. Most names are resolved first, and then the connection waits
+(`egress.engine.queries`).
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
+from collections import Counter, OrderedDict, deque
 from ipaddress import ip_address
 
 from egress.engine.flow import Flow
@@ -33,7 +37,8 @@ from egress.model import Agent, Hold, Mode, protocol_name
 from egress.policy.domain import is_host
 from egress.records.shape import RECORD_NAMES
 
-APPROVED, DENIED, EXPIRED, WITHDRAWN = "approved", "denied", "expired", "withdrawn"
+PENDING, APPROVED, DENIED, EXPIRED, WITHDRAWN = "pending", "approved", "denied", "expired", "withdrawn"
+MAX_DENIED = 4096  # questions whose cool-down is remembered
 
 
 class Holds:
@@ -47,16 +52,25 @@ class Holds:
         self.due = float("inf")
         self._counts = outbox.counts
         self._timeout, self._most = limits.ask_timeout, limits.ask_holds
+        self._patience, self._cooldown = limits.ask_query, limits.ask_cooldown
         self._first: dict[str, Flow] = {}
         self._of_agent: Counter[str] = Counter()
         self._ended: list[tuple[str, str]] = []
+        self._queries: deque[tuple[float, Flow, str]] = deque()  # when a query has waited long enough; and its hold
+        self._denied: OrderedDict[str, float] = OrderedDict()  # id to the end of its cool-down, the oldest first
 
     def ask(self, flow: Flow, query: str, ts: float) -> str:
         """Return the id of the pending hold for a flow (`query` is empty) or for a query for the name `query`.
 
-        Makes the hold if there is none. Empty if the agent has `Limits.ask_holds` holds already.
+        Makes the hold if there is none. Empty if the agent has `Limits.ask_holds` holds already, or if the question was
+        denied less than `Limits.ask_cooldown` ago.
         """
         identifier = identity(flow, query)
+        if identifier not in self.pending and ts < self._denied.get(identifier, ts):
+            return ""
+        if query:
+            self._queries.append((ts + self._patience, flow, identifier))
+            self.due = min(self.due, ts + self._patience)
         if identifier in self.pending:
             return identifier
         if self._of_agent[flow.agent] >= self._most:
@@ -92,9 +106,36 @@ class Holds:
         self._of_agent[hold.agent] -= 1
         if not self._of_agent[hold.agent]:
             del self._of_agent[hold.agent]
-        self.due = min((left.until for left in self.pending.values()), default=float("inf"))
+        self._set_due()
         self._ended.append((identifier, state))
         return hold
+
+    def cool(self, identifier: str, ts: float) -> None:
+        """Refuse the same question at once for a while, since a person has denied it."""
+        self._denied.pop(identifier, None)
+        self._denied[identifier] = ts + self._cooldown
+        if len(self._denied) > MAX_DENIED:
+            self._denied.popitem(last=False)
+
+    def impatient(self, ts: float) -> list[tuple[Flow, str]]:
+        """Take out the queries that have waited `Limits.ask_query`, each with the id of its hold, which goes on."""
+        found = []
+        while self._queries and self._queries[0][0] <= ts:
+            _, flow, identifier = self._queries.popleft()
+            if flow.hold == identifier and identifier in self.pending:
+                found.append((flow, identifier))
+        self._set_due()
+        return found
+
+    def release(self, identifier: str) -> None:
+        """Have the packets of a hold presented again, though the hold goes on."""
+        if (identifier, PENDING) not in self._ended:
+            self._ended.append((identifier, PENDING))
+
+    def _set_due(self) -> None:
+        self.due = min((left.until for left in self.pending.values()), default=float("inf"))
+        if self._queries:
+            self.due = min(self.due, self._queries[0][0])
 
     def ended(self) -> tuple[tuple[str, str], ...]:
         """Return (id, state) of the holds that ended since the last call, in the order in which they ended."""

@@ -6,7 +6,9 @@
     refused, over TCP             answered in the same way, and the connection ends: bytes in the middle of a stream
                                   cannot be left out
     to a refused resolver (UDP)   answered with REFUSED, so that the client asks its next resolver
-    no rule in mode ask           held for a person (`egress.engine.holds`)
+    no rule in mode ask           it passes, and the connection that follows is held for a person, who sees its name,
+                                  protocol and port (`egress.engine.holds`). Beyond `Limits.ask_names` in an hour, and
+                                  if it asks for no address, the query itself is held
 
 A message that cannot be read gets no answer by DNS. The flow's verdict is what happens where the answer cannot be sent.
 """
@@ -24,14 +26,20 @@ from egress.engine.outbox import Outbox
 from egress.engine.outcome import Reply
 from egress.engine.tracker import Tracker
 from egress.engine.verdicts import Verdicts
+from egress.limits import Limits
 from egress.model import FIN, RST, SYN, TCP, UDP, Action, Direction, Packet, Reason, Verdict
 from egress.policy.domain import canonical, is_host
-from egress.wire.dnsrefusal import BLOCKED, NXDOMAIN, PROHIBITED, REFUSED, refusal
+from egress.wire.dns import AAAA, HTTPS, SVCB, A
+from egress.wire.dnsrefusal import BLOCKED, NXDOMAIN, OTHER, PROHIBITED, REFUSED, SERVFAIL, refusal
 
 DNS_PORT = 53
 OUT, IN = Direction.OUT, Direction.IN
 BY_NAME, BY_RULE = "egress: no rule allows this name", "egress: a rule denies this name"
 BY_RESOLVER = "egress: no rule allows this resolver"
+BY_PERSON, WAITS = "egress: a person denied this name", "egress: waits for approval, try again"
+LONGEST = 100  # octets of a name that is resolved before a person decides: longer ones can carry data out
+_ADDRESSES = frozenset((A, AAAA, SVCB, HTTPS))
+_HOUR = 3600.0
 _OF_A_QUERY = frozenset((Reason.QUERY, Reason.APPROVAL))
 
 
@@ -44,10 +52,32 @@ class _Refused(NamedTuple):
     apart: bool  # its flow goes on
 
 
+class Lookups:
+    """The names that agents in mode ask have resolved in this hour without a rule: a query carries its name out."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._names: dict[str, set[str]] = {}
+        self._until = float("-inf")
+
+    def take(self, agent: str, name: str, event: DnsAsked, ts: float) -> bool:
+        """Return True if the agent may resolve a name, and count it: it asks for an address and is within the bound."""
+        if event.query is None or event.query.rtype not in _ADDRESSES or len(name) > LONGEST:
+            return False
+        if not ts < self._until <= ts + _HOUR:  # also if the clock was set back
+            self._names, self._until = {}, ts + _HOUR
+        names = self._names.setdefault(agent, set())
+        if name not in names and len(names) >= self._most:
+            return False
+        names.add(name)
+        return True
+
+
 class Queries:
     """Judges the queries of one engine's flows; `reply` is the answer that the packet just judged gets, if any."""
 
-    def __init__(self, judge: Judge, verdicts: Verdicts, tracker: Tracker, outbox: Outbox) -> None:
+    def __init__(self, limits: Limits, judge: Judge, verdicts: Verdicts, tracker: Tracker, outbox: Outbox) -> None:
+        self._lookups = Lookups(limits.ask_names)
         self.reply: Reply | None = None
         self._judge, self._verdicts, self._tracker, self._outbox = judge, verdicts, tracker, outbox
         self._refused: list[_Refused] = []  # of the packet that is judged now
@@ -60,8 +90,13 @@ class Queries:
             return
         name = canonical(event.query.name) if event.query else ""
         if asks(flow.who) and not verdict.rule_id and is_host(name):
+            if self._lookups.take(flow.agent, name, event, ts):
+                return
             flow.wants = name
             self._verdicts.rejudge(flow, ts)
+            if flow.refused and not flow.hold:  # too many holds, or denied a moment ago
+                answer = refusal(event.message, NXDOMAIN, BLOCKED, BY_PERSON)
+                self._refused.append(_Refused(flow.verdict, answer, name, False))
             return
         answer = (
             None
@@ -117,6 +152,9 @@ class Queries:
         if flow.proto != UDP or verdict.action is not Action.REJECT:
             return None
         code, info, text = (NXDOMAIN, BLOCKED, BY_NAME) if by_name else (REFUSED, PROHIBITED, BY_RESOLVER)
+        if by_name and verdict.reason is Reason.APPROVAL:
+            waits = self._verdicts.is_asked(flow, flow.server_name)
+            code, info, text = (SERVFAIL, OTHER, WAITS) if waits else (code, info, BY_PERSON)
         answer = refusal(packet.payload, code, info, text)
         if answer is None:
             return None

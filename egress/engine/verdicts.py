@@ -15,13 +15,14 @@ from __future__ import annotations
 from collections import deque
 
 from egress.engine.flow import Flow
-from egress.engine.holds import APPROVED, DENIED, EXPIRED, WITHDRAWN, Holds, asks
+from egress.engine.holds import APPROVED, DENIED, EXPIRED, WITHDRAWN, Holds, asks, identity
 from egress.engine.judge import Judge
 from egress.engine.outbox import Outbox
 from egress.engine.stage import Stage
 from egress.engine.tracker import TURN, Tracker
-from egress.model import Action, Agent, Hold, Mode, Policy, PolicyChange, Reason, Verdict
+from egress.model import ICMP, ICMPV6, Action, Agent, Hold, Mode, Policy, PolicyChange, Reason, Verdict
 from egress.policy.affected import ChangeScope
+from egress.wire.icmp import ERRORS, ERRORS_V6
 
 
 class Verdicts:
@@ -68,6 +69,10 @@ class Verdicts:
     def waits(self, flow: Flow) -> bool:
         """Return True if the flow's hold is still pending."""
         return flow.hold in self._holds.pending
+
+    def is_asked(self, flow: Flow, name: str) -> bool:
+        """Return True if the hold of a query for this name is pending."""
+        return identity(flow, name) in self._holds.pending
 
     def _judge_anew(self, flow: Flow, ts: float) -> bool:
         old = flow.verdict
@@ -161,10 +166,15 @@ class Verdicts:
 
     def deny(self, identifier: str, ts: float) -> None:
         """End a hold that a person denied, and refuse the flows that wait for it."""
+        self._holds.cool(identifier, ts)
         self._end_hold(identifier, DENIED, ts)
 
     def tick(self, ts: float) -> None:
         """End the holds that timed out with a refusal, and judge flows again when rules have expired."""
+        for flow, identifier in self._holds.impatient(ts):
+            flow.renew(ts)
+            self.object_to(flow, Reason.APPROVAL, ts)
+            self._holds.release(identifier)
         for hold in self._holds.late(ts):
             self._end_hold(hold.id, EXPIRED, ts)
         if ts >= self.expiry:
@@ -245,5 +255,10 @@ class Verdicts:
 
 
 def _is_new(flow: Flow) -> bool:
-    """Return True if the agent opened this flow and none of its packets has passed."""
-    return flow.outbound and not (flow.picked_up or flow.admitted or flow.packets_out or flow.packets_in)
+    """Return True if the agent opened this flow, none of its packets has passed, and it is no ICMP error.
+
+    The agent's kernel sends those by itself, for example when an answer comes after its socket was closed.
+    """
+    errors = ERRORS if flow.proto == ICMP else ERRORS_V6 if flow.proto == ICMPV6 else ()
+    began = flow.picked_up or flow.admitted or flow.packets_out or flow.packets_in
+    return flow.outbound and not began and flow.icmp >> 8 not in errors

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from sqlalchemy.engine import Engine
 
+from egress.store.database.database import writing
+from egress.store.recording.writer import store
 from tests.api.test_approvals import hold
 from tests.cli.conftest import Cli
+from tests.store import samples
 
 
 def test_holds_are_listed_and_decided(cli: Cli, database: Engine) -> None:
@@ -14,6 +17,18 @@ def test_holds_are_listed_and_decided(cli: Cli, database: Engine) -> None:
         hold(database, f"{number}f00000000000000", destination=name, names=(name,))
     table = cli.ok("approvals").out.splitlines()
     assert table[0].split()[:2] == ["id", "agent"] and len(table) == 4
+    assert "a.example tcp 443" in table[3], "what an approval allows"
+    hold(database, "3f00000000000000", destination="d.example", names=("d.example",), query=True, dport=53, proto="udp")
+    assert "d.example, any protocol and port" in cli.ok("approvals").out
+    listed = {each["id"][:1]: each for each in cli.ok("approvals", "-o", "json").json}
+    shown = {"action": "allow", "destination": "a.example", "agent": "rome-7", "protocol": "tcp", "ports": [443]}
+    assert listed["0"]["rule"] == shown
+    assert listed["3"]["rule"] == {"action": "allow", "destination": "d.example", "agent": "rome-7"}
+    assert (listed["0"]["process"], listed["0"]["steps"]) == (None, [])
+    hold(database, "4f00000000000000", flow_id=samples.PROCESS.flow_id)
+    with writing(database) as connection:
+        store(connection, [samples.PROCESS])
+    assert samples.PROCESS.cmdline.split()[0] in cli.ok("approvals").out
     done = cli.ok("approvals", "approve", "0f", "--for", "1h").out
     assert done.startswith("approved: rome-7 to a.example by rule ")
     assert cli.ok("approvals", "deny", "1f00").out == "denied: rome-7 to b.example\n"

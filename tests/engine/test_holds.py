@@ -28,8 +28,10 @@ def allow(name: str, destination: str = "any", **more: object) -> Rule:
 DNS = allow("dns", RESOLVER4, ports=((53, 53),))
 
 
-def keeper(*rules: Rule, limits: Limits | None = None) -> Keeper:
-    return Keeper(engine(*rules, limits=limits))
+def keeper(*rules: Rule, **limits: float) -> Keeper:
+    """An engine that holds every query, for as long as flows, and asks again after a denial; unless `limits` differ."""
+    chosen: dict[str, float] = {"ask_names": 0, "ask_query": 120.0, "ask_cooldown": 0.0} | limits
+    return Keeper(engine(*rules, limits=Limits(**chosen)))  # type: ignore[arg-type]
 
 
 def syn(sport: int = 40000, dport: int = 443, remote: str = SERVER4) -> bytes:
@@ -207,7 +209,7 @@ def test_signatures_judge_what_was_approved() -> None:
 
 
 def test_too_many_at_once_are_refused_and_one_agent_takes_no_others_room() -> None:
-    gate, other = keeper(limits=Limits(ask_holds=3)), replace(ASKER, name="b1")
+    gate, other = keeper(ask_holds=3), replace(ASKER, name="b1")
     assert said(*(gate.packet(syn(dport=port), START, ASKER) for port in range(1, 6))) == [HELD] * 3 + [DENIED] * 2
     assert said(gate.packet(syn(7, 1), START, ASKER), gate.packet(syn(), START, other)) == [HELD, HELD]
     stats = gate.engine.stats()

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from egress.engine.engine import Engine
 from egress.engine.outcome import Outcome, Reply
 from egress.limits import Limits
-from egress.model import ACK, FIN, PSH, Action, Agent, Direction, Mode, Policy, Reason, Rule
+from egress.model import ACK, FIN, PSH, Action, Agent, Direction, Mode, Policy, PolicyChange, Reason, Rule
 from egress.records.shape import FlowRecord, Record
-from egress.wire.dnsrefusal import NXDOMAIN, REFUSED
+from egress.wire.dnsrefusal import NXDOMAIN, REFUSED, SERVFAIL
 from tests.engine.resolver import RESOLVER4, RESOLVER6, A, framed, question, reply
-from tests.traffic import AGENT4, AGENT6, SERVER4, START, Talk, agent, tcp, udp
+from tests.traffic import AGENT4, AGENT6, SERVER4, START, Talk, agent, ip_packet, tcp, udp
 
 GOOD, EVIL = "good.example.test", "Evil.Example.test"
 OUT, IN = Direction.OUT, Direction.IN
@@ -177,8 +179,98 @@ def test_no_reset_overtakes_an_answer_over_tcp() -> None:
 )
 def test_which_queries_wait(name: str | None, mode: Mode, waits: bool) -> None:
     """A query waits unless a deny rule matches its name or no rule could allow it."""
-    asker = Asker(engine(), agent(default=Action.REJECT, mode=mode))
+    asker = Asker(engine(Limits(ask_names=0)), agent(default=Action.REJECT, mode=mode))
     verdict = asker.ask(b"unreadable" if name is None else question(name)).verdict
     assert (verdict.action is Action.HOLD) is waits
     holds = list(asker.engine.holds.values())
     assert [hold.names for hold in holds] == ([("evil.test",)] if waits else [])
+
+
+ASKING = agent(default=Action.REJECT, mode=Mode.ASK)
+
+
+def test_in_mode_ask_a_name_is_resolved_and_its_connection_waits() -> None:
+    asker = Asker(engine(), ASKING)
+    assert asker.ask(question("new.test")).verdict.action is Action.ACCEPT
+    asker.hear(reply("new.test", ("new.test", SERVER4)))
+    assert not asker.engine.holds
+    opened = Talk().open().steps[0].raw
+    assert asker.engine.packet(opened, START + 1, ASKING, OUT).verdict.action is Action.HOLD
+    (hold,) = asker.engine.holds.values()
+    assert (hold.destination, hold.proto, hold.dport, hold.query) == ("new.test", "tcp", 443, False)
+    rule = Rule("yes", Action.ACCEPT, destination="new.test", protocol="tcp", ports=((443, 443),))
+    asker.engine.change_policy(PolicyChange(1, 2, (), (rule,)), START + 60)
+    assert asker.engine.ended_holds() == ((hold.id, "approved"),)
+    assert asker.engine.packet(opened, START + 60, ASKING, OUT).verdict.rule_id == "yes"
+
+
+def test_names_without_a_rule_are_few_short_and_asked_for_their_address() -> None:
+    asker = Asker(engine(Limits(ask_names=2)), ASKING)
+    names = ["a.test", "b.test", "A.test", "c.test", "b.test"]
+    expected = [Action.ACCEPT, Action.ACCEPT, Action.ACCEPT, Action.HOLD, Action.ACCEPT]
+    for number, (name, action) in enumerate(zip(names, expected, strict=True)):
+        fresh = udp(AGENT4, RESOLVER4, 6000 + number, 53, question(name))
+        assert asker.engine.packet(fresh, START + number, ASKING, OUT).verdict.action is action, name
+    other = replace(ASKING, name="b1")
+    theirs = udp(AGENT4, RESOLVER4, 1, 53, question("c.test"))
+    assert asker.engine.packet(theirs, START + 9, other, OUT).verdict.action is Action.ACCEPT
+    later = udp(AGENT4, RESOLVER4, 7000, 53, question("d.test"))
+    assert asker.engine.packet(later, START + 3601, ASKING, OUT).verdict.action is Action.ACCEPT
+    strict = Asker(engine(), ASKING)
+    assert strict.ask(question("secret." + "x" * 60 + "." + "y" * 60 + ".test")).verdict.action is Action.HOLD
+    assert Asker(engine(), ASKING).ask(question("a.test", 16)).verdict.action is Action.HOLD  # TXT
+
+
+@pytest.mark.parametrize("sport", [5353, 5354])
+def test_a_query_on_hold_is_answered_before_resolvers_give_up_and_its_hold_goes_on(sport: int) -> None:
+    made = engine(Limits(ask_names=0))
+    asked = udp(AGENT4, RESOLVER4, 5353, 53, question("new.test"))
+    assert made.packet(asked, START, ASKING, OUT).verdict.action is Action.HOLD
+    (hold,) = made.holds
+    made.tick(START + 1.9)
+    assert made.ended_holds() == ()
+    assert made.next_tick() <= START + 2
+    made.tick(START + 2)
+    assert made.ended_holds() == ((hold, "pending"),) and hold in made.holds
+    answered = made.packet(asked, START + 2, ASKING, OUT)
+    assert answered.verdict.action is Action.REJECT and rcode(answered.reply) == SERVFAIL
+    again = udp(AGENT4, RESOLVER4, sport, 53, question("new.test"))
+    assert made.packet(again, START + 2.1, ASKING, OUT).verdict.action is Action.HOLD  # the client's next try
+    assert list(made.holds) == [hold]
+    allowed = Rule("yes", Action.ACCEPT, destination="new.test")
+    made.change_policy(PolicyChange(1, 2, (), (allowed,)), START + 3)
+    assert made.ended_holds() == ((hold, "approved"),)
+    assert made.packet(again, START + 3, ASKING, OUT).verdict.action is Action.ACCEPT
+
+
+def test_a_denied_question_is_not_asked_again_at_once() -> None:
+    made = engine(Limits(ask_names=0))
+
+    def ask(ts: float, sport: int) -> Outcome:
+        return made.packet(udp(AGENT4, RESOLVER4, sport, 53, question("new.test")), ts, ASKING, OUT)
+
+    assert ask(START, 1).verdict.action is Action.HOLD
+    (hold,) = made.holds
+    made.answer(hold, Action.REJECT, START + 1)
+    for ts in (START + 1, START + 29):
+        assert rcode(ask(ts, int(ts - START) + 2).reply) == NXDOMAIN
+    assert not made.holds
+    assert ask(START + 31, 99).verdict.action is Action.HOLD
+    opened = Talk().open().steps[0].raw
+    assert made.packet(opened, START + 40, ASKING, OUT).verdict.action is Action.HOLD
+    (flow,) = set(made.holds) - {hold}
+    made.answer(flow, Action.REJECT, START + 41)
+    other = Talk(sport=40001).open().steps[0].raw
+    assert made.packet(other, START + 42, ASKING, OUT).verdict.action is Action.REJECT
+
+
+def test_an_error_of_the_agent_s_kernel_asks_nobody() -> None:
+    """An answer that comes after its socket was closed makes the kernel send ICMP port unreachable."""
+    made = engine()
+    quoted = udp(RESOLVER4, AGENT4, 53, 5353, reply("new.test", ("new.test", SERVER4)))
+    for kind, code in ((3, 3), (11, 0)):
+        error = ip_packet(AGENT4, RESOLVER4, 1, bytes([kind, code]) + bytes(6) + quoted)
+        assert made.packet(error, START, ASKING, OUT).verdict.action is Action.REJECT
+    assert not made.holds
+    ping = ip_packet(AGENT4, RESOLVER4, 1, b"\x08\0\0\0\0\1" + bytes(20))
+    assert made.packet(ping, START, ASKING, OUT).verdict.action is Action.HOLD

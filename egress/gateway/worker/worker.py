@@ -24,6 +24,7 @@ from netfilterqueue import Packet as QueuedPacket
 import signatures
 from egress.engine.anomalies import Anomalies
 from egress.engine.engine import Engine
+from egress.engine.holds import PENDING
 from egress.errors import EgressError
 from egress.gateway.journal.journal import JournalWriter
 from egress.gateway.kernel import nfnetlink, privileges, seccomp
@@ -187,7 +188,7 @@ class Worker:
         """Report holds that are over, and release their packets."""
         for hold, state in self.engine.ended_holds():
             self._over += self.parked.release(hold)
-            if hold in self._reported:
+            if state != PENDING and hold in self._reported:
                 self._reported.discard(hold)
                 self._send({"type": "hold.ended", "id": hold, "state": state})
 

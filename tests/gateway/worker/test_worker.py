@@ -63,7 +63,8 @@ class Bench:
 
     def __init__(self, directory: Path, *agents: Agent, on_full: str = "refuse", **limits: float) -> None:
         directory.mkdir(exist_ok=True)
-        changed = dataclasses.replace(Limits(), **limits)  # type: ignore[arg-type]
+        bounds: dict[str, float] = {"ask_names": 0, "ask_cooldown": 0.0} | limits
+        changed = dataclasses.replace(Limits(), **bounds)  # type: ignore[arg-type]
         config = Config(state_dir=directory, limits=changed, journal=Journal(on_full=on_full))
         config.journal_dir.mkdir(exist_ok=True)
         self.agents = agents or (ASKING,)
