@@ -99,6 +99,10 @@ def _gateway(status: dict[str, Any]) -> Iterator[Metric]:
     yield _counter("rules_changed", "changes of the kernel rules by other programs, put right", changed)
     yield _gauge("cut_off", "1: all agents are cut off, since the rules kept being changed", status.get("cut", False))
     yield _gauge("agents", "agents guarded", len(status["agents"]))
+    further = sum(len(agent.get("others", ())) for agent in status["agents"])
+    yield _gauge("agents_further_interfaces", "interfaces to agents beside those that they are attached by", further)
+    past = sum(len(agent.get("outside", ())) for agent in status["agents"])
+    yield _gauge("agents_unguarded_interfaces", "interfaces of agents that lead past this host", past)
     yield _gauge("agents_absent", "agents that cannot be attached now: nothing they send passes", len(status["absent"]))
     if "journal" in status:  # a gateway of an older version may still run
         yield from _records(status["journal"], status["recorder"])

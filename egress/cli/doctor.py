@@ -16,7 +16,7 @@ from egress.control import Client, NotRunningError
 from egress.errors import EgressError
 from egress.gateway.kernel import guard, privileges
 from egress.gateway.sandbox import sandbox
-from egress.gateway.supervisor import checks, rest
+from egress.gateway.supervisor import checks, guardchecks, rest
 from egress.gateway.supervisor import snapshot as snapshots
 from egress.gateway.supervisor.checks import Check
 from egress.store.database.clock import clock
@@ -94,6 +94,7 @@ def _gateway(config: Config) -> list[Check]:
     found += running.folded(status["workers"])
     names = ", ".join(agent["name"] for agent in status["agents"]) or "none; attach one with egress agent add"
     found.append(Check("agents", True, names))
+    found += [check for agent in status["agents"] for check in guardchecks.ways(agent)]
     found += [Check(f"agent {name}", False, f"not attached: {why}") for name, why in status["absent"].items()]
     found += running.kernel_rules(status)
     found += running.drops(status["agents"])

@@ -19,6 +19,7 @@ from tests.lab.net import eventually
 
 PORT = 9999
 NEAR = ("10.99.1.1", "fd99:1::1")  # the gateway host's own addresses, as the agent reaches them
+GATEWAY = (*NEAR, "10.99.3.1", "fd99:3::1")
 
 
 class Canaries:
@@ -28,8 +29,8 @@ class Canaries:
         self._stage, self._hosts, self._rate, self._namespace = stage, hosts, rate, namespace or stage.agent
 
     def __enter__(self) -> Canaries:
-        stage, near = self._stage, tuple(host for host in self._hosts if host in NEAR)
-        far = tuple(host for host in self._hosts if host not in NEAR)
+        stage, near = self._stage, tuple(host for host in self._hosts if host in GATEWAY)
+        far = tuple(host for host in self._hosts if host not in GATEWAY)
         places = ((stage.outside, far), (stage.gateway, near))
         self._counters = [
             Peer(stage, where, "count", *there, module="tests.lab.canaries") for where, there in places if there

@@ -70,6 +70,27 @@ def test_a_namespace_with_a_veth_of_its_own_owns_its_subnets(host: Host) -> None
     assert host.resolve("netns", host.agent) == ("bot", "v0", ("10.99.1.0/24", "fd99:1::/64"))
 
 
+def test_every_way_into_a_namespace_is_found(host: Host) -> None:
+    code = RESOLVE.replace("place.networks", "place.others, place.outside")
+
+    def ways() -> object:
+        return literal_eval(host.lab.python(host.ns, code, "netns", host.agent, "bot"))
+
+    assert ways() == ("bot", "v0", (), ())
+    for line in (
+        f"link add v1 type veth peer name eth1 netns {host.agent}",
+        f"link add v2 type veth peer name eth2 netns {host.agent}",
+        "link set v2 master br-x",
+        f"link add link out0 name mv0 netns {host.agent} type macvlan",
+        f"-n {host.agent} link add inner0 type veth peer name inner1",
+    ):
+        host.lab.run(host.ns, ["ip", *line.split()], check=True)
+    assert ways() == ("bot", "v0", ("v1", "br-x"), ("mv0",))
+    for name in ("eth1", "eth2", "mv0", "inner0"):
+        host.lab.run(host.ns, ["ip", "-n", host.agent, "link", "delete", name], check=True)
+    assert ways() == ("bot", "v0", (), ())
+
+
 def test_a_namespace_on_a_bridge_owns_its_addresses_only(host: Host) -> None:
     assert host.resolve("netns", host.bridged) == ("bot", "br-x", ("172.30.0.2/32", "fd30::2/128"))
 

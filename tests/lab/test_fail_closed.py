@@ -14,7 +14,7 @@ import pytest
 
 from demo.stage import Stage
 from tests.lab.canaries import NEAR, Canaries
-from tests.lab.gateway import HOSTS, outcome, paused, saved_rules, serve, status
+from tests.lab.gateway import HOSTS, guarded_interfaces, outcome, paused, saved_rules, serve, status
 from tests.lab.net import eventually, needs_root
 
 pytestmark = [pytest.mark.lab, needs_root]
@@ -140,6 +140,21 @@ def test_an_agent_that_takes_its_address_away_stays_guarded(stage: Stage) -> Non
         stage.lab.run(stage.gateway, [*inside, *words], check=True)
     assert reached(stage) in ("timeout", "ECONNREFUSED")
     eventually(lambda: reached(stage) == "ECONNREFUSED", "it is attached again")
+
+
+def test_a_second_interface_of_an_agent_is_guarded_and_named(stage: Stage) -> None:
+    stage.attach()
+    stage.start("--workers", "2")
+    stage.lab.veth(stage.agent, "eth1", stage.gateway, "agent1", 3)
+    eventually(lambda: "agent1" in guarded_interfaces(stage)[0], "it is guarded", 5.0)
+    stage.lab.run(stage.agent, ["ip", "route", "replace", "default", "via", "10.99.3.1"], check=True)
+    stage.lab.run(stage.agent, ["ip", "-6", "route", "replace", "default", "via", "fd99:3::1"], check=True)
+    with Canaries(stage, (*HOSTS, "10.99.3.1", "fd99:3::1")) as canaries:
+        canaries.flown(300)
+        assert canaries.arrived() == 0
+    assert "agent rome-7" in failing(stage) and "agent1" in failing(stage)
+    stage.lab.run(stage.gateway, ["ip", "link", "delete", "agent1"], check=True)
+    eventually(lambda: failing(stage) == "", "it is forgotten", 20.0)
 
 
 def test_an_agent_cannot_make_another_address_its_own(stage: Stage) -> None:

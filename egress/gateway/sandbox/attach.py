@@ -2,7 +2,7 @@
 
 | kind      | value          | interface                     | networks                                           |
 |-----------|----------------|-------------------------------|----------------------------------------------------|
-| netns     | its name       | our end of its veth           | its subnets: no other agent uses the link          |
+| netns     | its name       | our end of its first veth     | its subnets: no other agent uses the link          |
 |           |                | the bridge that our end is in | its addresses alone: others are on that bridge too |
 | interface | veth or bridge | that interface                | subnets connected to it, without the host's own    |
 | cidr      | CIDR@interface | that interface                | that CIDR                                          |
@@ -26,6 +26,7 @@ from egress.gateway.kernel.attachment import check_interface
 from egress.gateway.kernel.command import run
 
 KINDS = ("netns", "interface", "cidr")
+STACKED = ("macvlan", "macvtap", "ipvlan", "ipvtap", "vlan")  # kinds of interfaces on top of another
 _Interface = ipaddress.IPv4Interface | ipaddress.IPv6Interface
 
 
@@ -36,6 +37,8 @@ class AttachPoint:
     agent: str
     interface: str
     networks: tuple[str, ...]  # CIDRs, both families
+    others: tuple[str, ...] = ()  # further interfaces of this host that lead into the namespace
+    outside: tuple[str, ...] = ()  # the namespace's interfaces that lead past this host's network stack
 
 
 def resolve(kind: str, value: str, name: str) -> AttachPoint:
@@ -56,7 +59,7 @@ def behind(kind: str, value: str) -> str:
     """
     if kind == "netns":
         try:
-            return _veth(value)[0]
+            return _veths(value)[0][0]
         except InputError:
             return ""
     interface = value.rpartition("@")[2]
@@ -68,33 +71,51 @@ def behind(kind: str, value: str) -> str:
 
 
 def _netns(value: str, name: str) -> AttachPoint:
-    interface, inside, shared = _veth(value)
+    (interface, inside, shared), *more = _veths(value)
     networks = [str(ipaddress.ip_network(each.ip) if shared else each.network) for each in _addresses(inside)]
     if not networks:
         raise InputError(f"namespace {value} has no address on its veth: give it one, then add the agent")
-    return AttachPoint(name, interface, tuple(dict.fromkeys(networks)))
+    others = dict.fromkeys(each for each, _, _ in more if each != interface)
+    return AttachPoint(name, interface, tuple(dict.fromkeys(networks)), tuple(others), _past(value))
 
 
-def _veth(value: str) -> tuple[str, dict[str, Any], bool]:
-    """Find our end of a namespace's veth or its bridge; the other end, inside; True if it is a bridge.
+def _veths(value: str) -> list[tuple[str, dict[str, Any], bool]]:
+    """Find our end of each veth of a namespace, or its bridge; the other end, inside; True if it is a bridge.
 
-    Raises InputError if there is none.
+    The oldest comes first. Raises InputError if there is none.
     """
     namespaces = {each["name"]: each.get("id") for each in _ask("netns", "list")}
     if value not in namespaces:
         known = ", ".join(sorted(namespaces)[:8]) or "none"
         raise InputError(f"no network namespace {value!r}: `ip netns list` has {known}")
     inside = {each["ifindex"]: each for each in _ask("-n", value, "address", "show")}
+    found = []
     for link in _ask("-d", "link", "show"):
         ours = namespaces[value] is not None and link.get("link_netnsid") == namespaces[value]
         if ours and link.get("linkinfo", {}).get("info_kind") == "veth" and link.get("link_index") in inside:
             interface = str(link.get("master", link["ifname"]))
             check_interface(interface, value)
-            return interface, inside[link["link_index"]], "master" in link
+            found.append((interface, inside[link["link_index"]], "master" in link))
+    if found:
+        return found
     raise InputError(
         f"namespace {value} has no veth to this one: "
         f"`ip link add NAME type veth peer name eth0 netns {value}`, then give both ends addresses"
     )
+
+
+def _past(value: str) -> tuple[str, ...]:
+    """List a namespace's interfaces whose packets never come to this host's network stack.
+
+    They are devices that were moved into it, and those on top of another namespace's device (macvlan, ipvlan, vlan).
+    """
+    found = []
+    for link in _ask("-n", value, "-d", "link", "show"):
+        kind = link.get("linkinfo", {}).get("info_kind", "")
+        moved = not kind and link.get("link_type") == "ether"
+        if moved or (kind in STACKED and "link_netnsid" in link):
+            found.append(str(link["ifname"]))
+    return tuple(found)
 
 
 def _interface(value: str, name: str) -> AttachPoint:

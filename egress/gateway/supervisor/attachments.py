@@ -30,6 +30,7 @@ class Attachments:
         self._tried = 0.0
         self._waiting: list[StoredAgent] = []
         self._interfaces: dict[str, str] = {}  # agent name -> its last interface
+        self._ways: dict[str, tuple[tuple[tuple[str, int], ...], tuple[str, ...]]] = {}  # others and outside of each
 
     def entries(self, agents: Iterable[StoredAgent]) -> list[RosterEntry]:
         """Return the roster entries of all agents but sandboxes. An absent agent has no networks, or no entry."""
@@ -45,11 +46,29 @@ class Attachments:
                 if interface := attach.behind(stored.kind, stored.value) or self._interfaces.get(stored.agent.name):
                     agent = dataclasses.replace(stored.agent, networks=())
                     found.append(RosterEntry(agent, interface, 0, masquerade=False, absent=True))
+        self._complain(found)
         self._interfaces = {entry.agent.name: entry.interface for entry in found}
         for name in absent.keys() - self.absent.keys():
             log.warning("agent %s is not attached yet: %s", name, absent[name])
         self._waiting, self.absent, self._tried = waiting, absent, time.monotonic()
         return found
+
+    def _complain(self, found: Iterable[RosterEntry]) -> None:
+        """Log ways into and out of an agent's namespace that are new."""
+        before, self._ways = self._ways, {entry.agent.name: (entry.others, entry.outside) for entry in found}
+        for name, (others, outside) in self._ways.items():
+            if (others, outside) == before.get(name, ((), ())):
+                continue
+            if others:
+                log.warning(
+                    "agent %s has further interfaces: %s; they are guarded, other addresses than its own refused",
+                    name, ", ".join(each for each, _ in others),
+                )  # fmt: skip
+            if outside:
+                log.error(
+                    "agent %s has interfaces that lead PAST THIS HOST, UNGUARDED: %s; remove them from its namespace",
+                    name, ", ".join(outside),
+                )  # fmt: skip
 
     def awaited(self) -> bool:
         """Check, at most every RETRY_SECONDS, whether an absent agent can be resolved now."""
@@ -75,4 +94,6 @@ def _attachable(stored: StoredAgent) -> bool:
 def _entry(stored: StoredAgent) -> RosterEntry:
     place = attach.resolve(stored.kind, stored.value, stored.agent.name)
     agent = stored.agent if stored.agent.networks else dataclasses.replace(stored.agent, networks=place.networks)
-    return RosterEntry(agent, place.interface, interface_index(place.interface), masquerade=False)
+    others = tuple((name, interface_index(name)) for name in place.others)
+    index = interface_index(place.interface)
+    return RosterEntry(agent, place.interface, index, masquerade=False, others=others, outside=place.outside)

@@ -23,6 +23,13 @@ class RosterEntry:
     index: int  # the interface's, when it was looked up; 0: it was gone, or the agent is absent
     masquerade: bool  # a sandbox: its private addresses leave as the host's
     absent: bool = False  # its addresses are unknown now: its interface stays queued, and nothing of it passes
+    others: tuple[tuple[str, int], ...] = ()  # further interfaces that lead to it, and their indices: guarded, too
+    outside: tuple[str, ...] = ()  # its interfaces that lead past this host: they cannot be guarded
+
+    @property
+    def places(self) -> tuple[tuple[str, int], ...]:
+        """All interfaces of this host that lead to the agent, with their indices; the first is the one it has."""
+        return ((self.interface, self.index), *self.others)
 
     def status(self) -> dict[str, object]:
         """Report what an operator wants to know of an agent, for the control socket."""
@@ -30,6 +37,8 @@ class RosterEntry:
         return {
             "name": agent.name,
             "interface": self.interface,
+            "others": [name for name, _ in self.others],
+            "outside": self.outside,
             "networks": agent.networks,
             "mode": agent.mode,
             "default": agent.default,
@@ -83,8 +92,12 @@ class Roster:
         return self._assigned[self.entries[name].interface]
 
     def watched(self, worker: int) -> tuple[Watched, ...]:
-        mine = (name for name in self.entries if self.worker(name) == worker)
-        return tuple(Watched((entry := self.entries[name]).agent, entry.index, self.queue(name)) for name in mine)
+        """List the agents of one worker with their queues, once for each interface that leads to them."""
+        mine = [name for name in self.entries if self.worker(name) == worker]
+        places = [
+            (self.entries[name], index, self.queue(name)) for name in mine for _, index in self.entries[name].places
+        ]
+        return tuple(Watched(entry.agent, index, queue) for entry, index, queue in places)
 
     def queue(self, name: str) -> int:
         """Return the full-depth queue of an agent (KeyError: not on the roster); the settled one is the next."""
@@ -95,19 +108,20 @@ class Roster:
         return [
             Attachment(
                 agent=entry.agent.name,
-                interface=entry.interface,
+                interface=name,
                 networks=entry.agent.networks,
                 queue=self.queue(entry.agent.name),
                 settled_queue=self.queue(entry.agent.name) + 1,
                 masquerade=entry.masquerade,
             )
             for entry in self.entries.values()
+            for name, _ in entry.places
         ]
 
     def moved(self) -> list[str]:
         """List the agents whose interface is gone, or is another one of the same name. Absent agents are left out."""
         here = [(name, entry) for name, entry in self.entries.items() if not entry.absent]
-        return [name for name, entry in here if interface_index(entry.interface) != entry.index]
+        return [name for name, entry in here if any(interface_index(each) != index for each, index in entry.places)]
 
 
 def _adopted(entry: RosterEntry, agent: Agent | None) -> RosterEntry:

@@ -224,6 +224,7 @@ class Gateway:
         """Check our kernel rules from time to time; changes are also notified."""
         if time.monotonic() - self._rules_checked >= RULES_SECONDS:
             self._rules_checked = time.monotonic()
+            self._attaching.schedule()
             await self._restore_rules()
 
     async def _restore_rules(self) -> None:

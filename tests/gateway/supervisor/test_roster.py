@@ -83,3 +83,14 @@ def test_an_interface_that_is_another_one_now_is_named() -> None:
 def test_an_agent_that_is_not_watched_has_no_worker() -> None:
     with pytest.raises(KeyError):
         Roster(1).worker("a")
+
+
+def test_further_interfaces_of_an_agent_go_to_its_queues() -> None:
+    roster = Roster(3)
+    two = dataclasses.replace(entry("b"), others=(("further0", 9),))
+    roster.replace([entry("a"), two, entry("c")])
+    places = {each.interface: each.queue for each in roster.attachments()}
+    assert places["further0"] == places["veth-b"] != places["veth-a"]
+    mine = [(each.agent.name, each.interface, each.queue) for each in roster.watched(roster.worker("b"))]
+    assert mine == [("b", 5, places["veth-b"]), ("b", 9, places["veth-b"])]
+    assert set(roster.moved()) == {"a", "b", "c"}
