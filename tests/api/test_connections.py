@@ -41,14 +41,21 @@ def strangers(count: int, address: tuple[str, int] | str, said: bytes) -> Iterat
         yield sockets
 
 
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The config of a server that several strangers meet, one after another."""
+    config = write_config(tmp_path_factory.mktemp("served"))
+    with serving(config):
+        yield config
+
+
 @pytest.mark.parametrize("said", [HALF, SLOW_BODY, b"", b"\x16\x03\x01"])
-def test_a_stranger_with_half_requests_keeps_no_one_out(tmp_path: Path, said: bytes) -> None:
-    config = write_config(tmp_path)
-    port = port_of(config)
-    with serving(config), strangers(1005, ("127.0.0.1", port), said):
+def test_a_stranger_with_half_requests_keeps_no_one_out(served: Path, said: bytes) -> None:
+    port = port_of(served)
+    with strangers(1005, ("127.0.0.1", port), said):
         for _ in range(5):  # from the stranger's own address, too
             assert httpx.get(f"http://127.0.0.1:{port}/api/v1/healthz", timeout=10).status_code == 200
-        with local(config) as root:
+        with local(served) as root:
             assert root.get("/api/v1/healthz").status_code == 200
 
 

@@ -2,23 +2,41 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import click
+import pytest
 
 from egress.cli.main import egress as program
+from egress.cli.main import main
 from egress.store.database.database import open_database
+from tests.cli.conftest import Done
 from tests.test_house import commands
 
 
-def egress(*words: str) -> subprocess.CompletedProcess[str]:
+def process(*words: str) -> Done:
+    """Run a command as a user does."""
     command = [sys.executable, "-m", "egress", *words]
-    return subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    return Done(done.returncode, done.stdout, done.stderr)
+
+
+def egress(*words: str) -> Done:
+    """Run the same in this process: a start of Python takes longer than the command."""
+    out, err = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+        patch.setattr(sys, "argv", ["egress", *words])
+        with pytest.raises(SystemExit) as end:
+            main()
+    assert isinstance(end.value.code, int)
+    return Done(end.value.code, out.getvalue(), err.getvalue())
 
 
 def test_a_database_damaged_behind_its_header_is_one_line(tmp_path: Path) -> None:
@@ -34,16 +52,18 @@ def test_a_database_damaged_behind_its_header_is_one_line(tmp_path: Path) -> Non
     edits = [] if os.geteuid() else [["agent", "list"], ["agent", "rm", "x"]]  # others need a token before all else
     for words in (["query"], ["show", "0"], *edits):
         done = egress(*words, "--config", str(config))
-        assert done.returncode == 1
-        assert done.stderr.startswith("egress: cannot use ") and done.stderr.count("\n") == 1, done.stderr
-        assert done.stdout == ""
+        assert done.code == 1
+        assert done.err.startswith("egress: cannot use ") and done.err.count("\n") == 1, done.err
+        assert done.out == ""
+    assert process(*words, "--config", str(config)) == done
 
 
 def test_usage_errors_are_one_line_with_exit_code_2() -> None:
-    for words in (["nonsense"], ["run"], ["query", "--since", "yesterday"], ["agent", "add", "x"], ["show"]):
-        done = egress(*words)
-        assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1), done.stderr
-        assert done.stderr.startswith("egress: ")
+    wrong = [["nonsense"], ["run"], ["query", "--since", "yesterday"], ["agent", "add", "x"], ["show"]]
+    for run, words in [*((egress, words) for words in wrong), (process, wrong[0])]:
+        done = run(*words)
+        assert (done.code, done.out, done.err.count("\n")) == (2, "", 1), done.err
+        assert done.err.startswith("egress: ")
 
 
 def groups() -> Iterator[tuple[str, click.Group]]:

@@ -47,13 +47,13 @@ def test_the_option_gives_budgets() -> None:
 def test_a_wrong_budget_is_one_line_on_both_commands(budget: str, complaint: str) -> None:
     for words in (["agent", "add", "x", "--interface", "none0"], ["run"]):
         done = egress(*words, "--budget", budget, *(["--", "true"] if words == ["run"] else []))
-        assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1), done.stderr
-        assert complaint in done.stderr and "--budget" in done.stderr and done.stderr.strip().isprintable()
+        assert (done.code, done.out, done.err.count("\n")) == (2, "", 1), done.err
+        assert complaint in done.err and "--budget" in done.err and done.err.strip().isprintable()
 
 
 def test_the_same_budget_twice() -> None:
     done = egress("run", "--budget", "bytes=1k/hour", "--budget", "bytes=2k/hour", "--", "true")
-    assert done.returncode == 2 and "limits bytes/hour twice" in done.stderr and done.stderr.count("\n") == 1
+    assert done.code == 2 and "limits bytes/hour twice" in done.err and done.err.count("\n") == 1
 
 
 @pytest.fixture
