@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -33,10 +34,21 @@ def config(tmp_path: Path) -> Config:
     return Config(state_dir=tmp_path)
 
 
-@pytest.fixture
-def case(config: Config) -> Iterator[Engine]:
+@pytest.fixture(scope="module")
+def new_case(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory of a case without captures, of which each test takes a copy."""
+    config = Config(state_dir=tmp_path_factory.mktemp("new"))
     engine, there = cases.make_case(config, "incident")
     assert not there
+    engine.dispose()
+    return config.cases_dir
+
+
+@pytest.fixture
+def case(config: Config, new_case: Path) -> Iterator[Engine]:
+    shutil.copytree(new_case, config.cases_dir)
+    engine, there = cases.make_case(config, "incident")
+    assert there
     yield engine
     engine.dispose()
 

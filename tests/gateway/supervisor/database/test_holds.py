@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -53,7 +54,8 @@ class Desk:
 
 
 @pytest.fixture
-def desk(tmp_path: Path) -> Desk:
+def desk(tmp_path: Path, empty_database: Path) -> Desk:
+    shutil.copy(empty_database, tmp_path / "egress.db")
     return Desk(tmp_path / "egress.db")
 
 

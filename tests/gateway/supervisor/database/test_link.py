@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import sqlite3
 import time
 from collections.abc import Callable
@@ -32,7 +33,8 @@ def path(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def link(path: Path) -> DatabaseLink:
+def link(path: Path, empty_database: Path) -> DatabaseLink:
+    shutil.copy(empty_database, path)
     made = DatabaseLink(f"sqlite:///{path}")
     made.open(create=True)
     return made
