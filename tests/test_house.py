@@ -187,6 +187,14 @@ def test_forbidden_text(reason: str) -> None:
     assert not found, "\n".join(found[:20])
 
 
+def test_every_property_keeps_to_the_fast_profile() -> None:
+    """A number of examples beside a property outweighs the profile, and `make test FAST=1` would try them all."""
+    fixed = re.compile(r"max_examples=\d")
+    tests = [path for path in SOURCES if path.is_relative_to(ROOT / "tests") and path != ROOT / "tests" / "conftest.py"]
+    found = [where(path) for path in tests if fixed.search(path.read_text())]
+    assert not found, f"write max_examples=examples(300), of tests/examples.py: {', '.join(found)}"
+
+
 def test_every_requirement_is_pinned_and_hashed() -> None:
     """Installs must never differ from the one that was tested."""
     for path in sorted((ROOT / "requirements").glob("*.txt")):

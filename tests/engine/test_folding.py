@@ -25,6 +25,7 @@ from egress.records.shape import (
     Record,
 )
 from signatures import load
+from tests.examples import examples
 from tests.traffic import AGENT4, START, Talk, agent, tcp, udp
 
 OUT = Direction.OUT
@@ -234,7 +235,7 @@ def test_negative_quotas_are_refused() -> None:
 _hosts = st.integers(1, 200)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @given(
     st.lists(
         st.tuples(st.integers(0, 255), st.integers(0, 65535), _hosts, st.floats(0, 200), st.sampled_from(Mode)),
