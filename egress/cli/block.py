@@ -19,7 +19,7 @@ Examples:
 @click.option("--boot", is_flag=True, help="For units: do nothing where the config has on_stop: remove.")
 @click.option("--config", "config_file", type=click.Path(path_type=Path), help="Config file.")
 def command(config_file: Path | None, *, boot: bool) -> None:
-    """Block the attached agents in the kernel until the gateway starts. Needs root.
+    """Cut the attached agents off until the gateway starts. Needs root.
 
     The agents are those of the policy snapshot in state_dir. Interfaces are blocked by name, also before they exist, so
     that a unit can call this before the network and Docker start. An agent that is attached by its namespace is blocked

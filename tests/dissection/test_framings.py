@@ -13,6 +13,7 @@ from egress.errors import MalformedError
 from egress.model import TCP, UDP, App
 from tests.dissection.conversations import GET, conversations, datagrams, fragmented_hello
 from tests.dissection.framed import IN, OUT, before_the_fault, cut, framing, holds
+from tests.examples import examples
 
 OVER_TCP = sorted(REGISTRY.framings[TCP])
 # The most bytes of a random stream that pass before it is refused, if each comes in a segment of its own. The docs
@@ -35,7 +36,7 @@ def test_every_prefix_of_a_conversation_holds_in_any_segmentation(app: str) -> N
             assert holds(app, cut(turns, [1]))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60))
 @given(st.data())
 def test_conversations_hold_in_drawn_segmentations(data: st.DataObject) -> None:
     app = data.draw(st.sampled_from(OVER_TCP))
@@ -66,7 +67,7 @@ def test_random_datagrams_do_not_pass() -> None:
         assert not holds(App.QUIC, [(OUT, data)], UDP)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150))
 @given(st.data())
 def test_any_bytes_in_any_place_raise_nothing_else(data: st.DataObject) -> None:
     app = data.draw(st.sampled_from(OVER_TCP))
