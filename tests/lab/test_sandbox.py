@@ -32,6 +32,7 @@ config = Config(run_dir=Path(directory) / "run", state_dir=Path(directory) / "st
 try:
     made = sandbox.create(name, int(index), config)
     try:
+        sandbox.connect(made)
         code = launch(made, command, config, account(user) if user else None)
     finally:
         sandbox.destroy(made, config)

@@ -1,4 +1,4 @@
-"""System calls that Python 3.11 lacks, through libc: setns, unshare, mount, capset, seccomp. Errors are OSError."""
+"""System calls that Python 3.11 lacks, through libc: namespaces, mounts, capabilities, seccomp. Errors are OSError."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ import struct
 from pathlib import Path
 
 CLONE_NEWNS, CLONE_NEWUSER, CLONE_NEWPID, CLONE_NEWNET = 0x00020000, 0x10000000, 0x20000000, 0x40000000  # linux/sched.h
-MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REMOUNT, MS_BIND, MS_REC, MS_PRIVATE = (
-    1, 2, 4, 8, 32, 4096, 16384, 1 << 18,
+MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REMOUNT, MS_BIND, MS_REC, MS_PRIVATE, MS_SHARED = (
+    1, 2, 4, 8, 32, 4096, 16384, 1 << 18, 1 << 20,
 )  # fmt: skip  # linux/mount.h
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_KEEPCAPS, PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS, PR_CAP_AMBIENT = (
     1, 4, 8, 24, 38, 47,
 )  # fmt: skip  # linux/prctl.h
 PR_CAP_AMBIENT_CLEAR_ALL = 4
 _PR_SET_SECCOMP, _SECCOMP_MODE_FILTER = 22, 2
+_MNT_DETACH = 2  # linux/fs.h
 _NS_GET_USERNS = 0xB701  # linux/nsfs.h
 _TIOCSTI, _TIOCLINUX = 0x5412, 0x541C  # asm-generic/ioctls.h
 # Audit architecture (linux/audit.h), numbers of ioctl(2) and socket(2): x86-64, its x32, i386, aarch64, arm, riscv64.
@@ -46,6 +47,11 @@ def unshare(kinds: int) -> None:
 
 def mount(source: str, target: str, filesystem: str, flags: int, data: str = "") -> None:
     _check(_libc.mount(*(os.fsencode(text) for text in (source, target, filesystem)), flags, os.fsencode(data)), target)
+
+
+def unmount(target: str) -> None:
+    """Unmount what is mounted last at `target`, also while it is in use."""
+    _check(_libc.umount2(os.fsencode(target), _MNT_DETACH), target)
 
 
 def prctl(option: int, value: int) -> None:

@@ -7,6 +7,9 @@ with that capability in the host's user namespace, a process may use the number 
 (IFLA_TARGET_NETNSID, rtnetlink(7)) to list, make and delete links in the host's network, and so make a way past the
 gateway.
 
+No packet passes before `connect`: until then the host's end of the link is down, and an address without a carrier sends
+nothing. So the interface can be guarded first.
+
 A record in run_dir/sandboxes is written before a sandbox is made and removed after it is gone, so that `leftovers`
 finds the sandboxes of a killed process. Creation and removal take a lock; the last removal restores the host's
 forwarding.
@@ -21,15 +24,19 @@ import json
 import os
 import re
 import shutil
+import signal
+import socket
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import NoReturn
 
 from egress.config import Config
 from egress.errors import EgressError, InputError
-from egress.gateway.kernel import forwarding
-from egress.gateway.kernel.command import run
+from egress.gateway.kernel import forwarding, rtnetlink
 from egress.gateway.kernel.linux import CLONE_NEWNET, CLONE_NEWUSER, unshare
+from egress.gateway.kernel.rtnetlink import Rtnetlink
+from egress.gateway.sandbox import netns
 
 INSIDE = "eth0"  # the veth's name in the sandbox
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
@@ -87,10 +94,10 @@ def pool_size(config: Config) -> int:
 
 
 def create(name: str, index: int, config: Config) -> Sandbox:
-    """Make a sandbox, ready for `launch`. Raises EgressError, and then leaves nothing behind."""
+    """Make a sandbox, ready for `connect`. Raises EgressError, and then leaves nothing behind."""
     sandbox = plan(name, index, config)
     with _locked(config) as records:
-        if (Path("/run/netns") / sandbox.netns).exists() or (records / f"{name}.json").exists():
+        if netns.path(sandbox.netns).exists() or (records / f"{name}.json").exists():
             hint = f"choose another name, or `ip netns delete {sandbox.netns}` if nothing runs there"
             raise InputError(f"sandbox {name} exists already: {hint}")
         if (Path("/sys/class/net") / sandbox.interface).exists():
@@ -100,8 +107,8 @@ def create(name: str, index: int, config: Config) -> Sandbox:
         try:
             draft.write_text(json.dumps(record), encoding="utf-8")
             draft.rename(records / f"{name}.json")
-            _namespace(sandbox)
-            _link(sandbox)
+            with _namespace(sandbox) as inside:
+                _link(sandbox, inside)
             _resolver(sandbox)
             forwarding.switch_on(records / "forwarding")
         except EgressError:
@@ -111,6 +118,18 @@ def create(name: str, index: int, config: Config) -> Sandbox:
             _remove(sandbox, records)
             raise EgressError(f"cannot make sandbox {name}: {error.strerror} ({error.filename})") from None
     return sandbox
+
+
+def connect(sandbox: Sandbox) -> None:
+    """Set the host's end of the link up, so that packets pass: call it once its interface is guarded.
+
+    Raises EgressError.
+    """
+    with Rtnetlink(rtnetlink.open_socket()) as host:
+        host.set_up(host.index(sandbox.interface))
+    # IPv6 starts on a link once its carrier is noticed: up to a second later, unless it is read (Linux 6.8).
+    with contextlib.suppress(OSError):  # the sandbox is being removed
+        (Path("/sys/class/net") / sandbox.interface / "carrier").read_bytes()
 
 
 def destroy(sandbox: Sandbox, config: Config) -> None:
@@ -169,63 +188,70 @@ def _locked(config: Config) -> Iterator[Path]:
         os.close(lock)
 
 
-def _namespace(sandbox: Sandbox) -> None:
-    """Make the namespaces: a child makes them and waits until `ip netns attach` has named the network namespace.
+def _namespace(sandbox: Sandbox) -> Rtnetlink:
+    """Make the namespaces: a child makes them and waits until the network namespace has its name.
 
-    Raises EgressError.
+    Returns an rtnetlink socket in the sandbox, opened by the child. Raises EgressError.
     """
-    ready, made = os.pipe()
-    hold, release = os.pipe()
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     child = os.fork()
     if child == 0:
-        try:
-            os.close(release)
-            unshare(CLONE_NEWUSER | CLONE_NEWNET)
-            os.write(made, b"0")
-            os.read(hold, 1)
-        except OSError as error:
-            os.write(made, os.strerror(error.errno or 0).encode())
-        finally:
-            os._exit(0)
+        _become_namespace(ours, theirs)
     try:
-        os.close(made)
-        answer = os.read(ready, 200)
-        if answer != b"0":
+        theirs.close()
+        answer, inside, *_ = socket.recv_fds(ours, 200, 1)
+        if not inside:
             raise EgressError(f"no user namespace ({answer.decode()}): set sysctl user.max_user_namespaces above 0")
+        route = Rtnetlink(socket.socket(fileno=inside[0]))
         for table in ("uid_map", "gid_map"):
             Path(f"/proc/{child}/{table}").write_text(_MAP, encoding="ascii")
-        run("ip", "netns", "attach", sandbox.netns, str(child))
+        netns.give_name(sandbox.netns, Path(f"/proc/{child}/ns/net"))
     except OSError as error:
-        raise EgressError(f"cannot map users into the sandbox ({error.strerror}): start egress as root") from None
+        raise EgressError(f"cannot make the sandbox's namespaces ({error.strerror}): start egress as root") from None
     finally:
-        for fd in (ready, hold, release):
-            os.close(fd)
+        ours.close()
         os.waitpid(child, 0)
+    return route
 
 
-def _link(sandbox: Sandbox) -> None:
-    """Make the veth. rp_filter must not drop spoofed packets before the engine sees them; 2 (loose) where `all` is on
-    already.
+def _become_namespace(ours: socket.socket, theirs: socket.socket) -> NoReturn:
+    """Enter new namespaces, send a socket in them or an error, and end once the other side has closed."""
+    try:
+        ours.close()
+        unshare(CLONE_NEWUSER | CLONE_NEWNET)
+        with rtnetlink.open_socket() as inside:
+            socket.send_fds(theirs, [b"0"], [inside.fileno()])
+        theirs.recv(1)
+    except OSError as error:
+        theirs.send(os.strerror(error.errno or 0).encode())
+    finally:
+        os._exit(0)
+
+
+def _link(sandbox: Sandbox, inside: Rtnetlink) -> None:
+    """Make the veth, with the host's end down. rp_filter must not drop spoofed packets before the engine sees them; 2
+    (loose) where `all` is on already.
     """
-    name, inside, six = sandbox.interface, ("ip", "-n", sandbox.netns), Path("/proc/sys/net/ipv6").exists()
-    run("ip", "link", "add", name, "type", "veth", "peer", "name", sandbox.peer, "netns", sandbox.netns)
-    forwarding.write(f"ipv4/conf/{name}/rp_filter", "2" if forwarding.read("ipv4/conf/all/rp_filter") != "0" else "0")
-    forwarding.write(f"ipv4/conf/{name}/send_redirects", "0")
-    run("ip", "address", "add", f"{sandbox.gateway4}/30", "dev", name)
-    run(*inside, "address", "add", f"{sandbox.address4}/30", "dev", sandbox.peer)
+    name, six = sandbox.interface, Path("/proc/sys/net/ipv6").exists()
+    with Rtnetlink(rtnetlink.open_socket()) as host:
+        with netns.path(sandbox.netns).open("rb") as namespace:
+            host.add_veth(name, sandbox.peer, namespace.fileno())
+        filtering = forwarding.read("ipv4/conf/all/rp_filter") != "0"
+        forwarding.write(f"ipv4/conf/{name}/rp_filter", "2" if filtering else "0")
+        forwarding.write(f"ipv4/conf/{name}/send_redirects", "0")
+        outer, inner = host.index(name), inside.index(sandbox.peer)
+        host.add_address(outer, sandbox.gateway4, 30)
+        inside.add_address(inner, sandbox.address4, 30)
+        if six:
+            for key, value in (("disable_ipv6", "0"), ("accept_ra", "0"), ("accept_dad", "0")):
+                forwarding.write(f"ipv6/conf/{name}/{key}", value)
+            host.add_address(outer, sandbox.gateway6, 64)
+            inside.add_address(inner, sandbox.address6, 64)
+    inside.set_up(rtnetlink.LOOPBACK)
+    inside.set_up(inner)
+    inside.add_default_route(sandbox.gateway4, inner)
     if six:
-        for key, value in (("disable_ipv6", "0"), ("accept_ra", "0"), ("accept_dad", "0")):
-            forwarding.write(f"ipv6/conf/{name}/{key}", value)
-        run("ip", "address", "add", f"{sandbox.gateway6}/64", "dev", name, "nodad")
-        run(*inside, "address", "add", f"{sandbox.address6}/64", "dev", sandbox.peer, "nodad")
-    run("ip", "link", "set", name, "up")
-    run(*inside, "link", "set", "lo", "up")
-    run(*inside, "link", "set", sandbox.peer, "up")
-    run(*inside, "route", "add", "default", "via", sandbox.gateway4)
-    if six:
-        run(*inside, "-6", "route", "add", "default", "via", sandbox.gateway6, "dev", sandbox.peer)
-    # IPv6 starts on a link once its carrier is noticed: up to a second later, unless it is read (Linux 6.8).
-    (Path("/sys/class/net") / name / "carrier").read_bytes()
+        inside.add_default_route(sandbox.gateway6, inner)
 
 
 def _resolver(sandbox: Sandbox) -> None:
@@ -262,15 +288,12 @@ def _usable(line: str) -> bool:
 
 
 def _remove(sandbox: Sandbox, records: Path) -> None:
-    namespace = Path("/run/netns") / sandbox.netns
-    if namespace.exists():
-        for pid in run("ip", "netns", "pids", sandbox.netns).split():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(int(pid), 9)
-    if (Path("/sys/class/net") / sandbox.interface).exists():
-        run("ip", "link", "delete", sandbox.interface)  # at once; with the namespace alone it would go later
-    if namespace.exists():
-        run("ip", "netns", "delete", sandbox.netns)
+    for pid in netns.processes(sandbox.netns):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    with Rtnetlink(rtnetlink.open_socket()) as host:
+        host.delete_link(sandbox.interface)  # at once; with the namespace alone it would go later
+    netns.remove(sandbox.netns)
     shutil.rmtree(_NETNS / sandbox.netns, ignore_errors=True)
     (records / f"{sandbox.name}.json").unlink(missing_ok=True)
     if not any(records.glob("*.json")):

@@ -1,4 +1,7 @@
-"""Runs slow work in the background: however often it is scheduled during a run, it runs only once more."""
+"""Slow work that many ask for: however often it is asked for during a run, it runs only once more.
+
+`Coalesced` runs it in the background, `Joined` for callers that wait for it.
+"""
 
 from __future__ import annotations
 
@@ -48,3 +51,40 @@ class Coalesced:
                 await self._work()
             except (EgressError, OSError) as error:
                 log.error("%s", error)
+
+
+class Joined:
+    """Runs `work` for callers that wait, one run at a time, while it holds `lock`.
+
+    A caller waits for a run that begins after its call, together with all others that do, and gets its exception.
+    """
+
+    def __init__(self, lock: asyncio.Lock, work: Callable[[], Awaitable[None]]) -> None:
+        self._lock, self._work = lock, work
+        self._next: asyncio.Task[None] | None = None  # waits for its turn
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def run(self) -> None:
+        """Wait until a run has begun and ended. A cancelled caller leaves the run to the others."""
+        if self._next is None:
+            self._next = asyncio.create_task(self._run())
+            self._tasks.add(self._next)
+            self._next.add_done_callback(self._ended)
+        await asyncio.shield(self._next)
+
+    async def stop(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _run(self) -> None:
+        async with self._lock:
+            self._next = None
+            await self._work()
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if self._next is task:  # cancelled before its turn
+            self._next = None
+        if not task.cancelled():
+            task.exception()  # each caller has got it; without one nobody waits

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import threading
 from collections.abc import Set
 from dataclasses import dataclass, replace
 from typing import Any
@@ -29,11 +30,12 @@ class OpenedSandbox:
 
 
 class Sandboxes:
-    """The open sandboxes by agent name. Calls must not overlap."""
+    """The open sandboxes by agent name. Calls may come from threads; sandboxes are made and removed one at a time."""
 
     def __init__(self, config: Config) -> None:
         self.open: dict[str, OpenedSandbox] = {}
         self._config = config
+        self._changing = threading.Lock()
 
     def names(self) -> set[str]:
         return set(self.open)
@@ -48,15 +50,12 @@ class Sandboxes:
     def create(self, request: dict[str, Any], taken: Set[str]) -> OpenedSandbox:
         """Make a sandbox from a request: agent (empty: a generated name), mode, default, rules, budgets.
 
-        `taken` are the names of other agents. Raises EgressError, InputError for a request that is not valid.
+        No packet passes before `connect`. `taken` are the names of other agents. Raises EgressError, InputError for a
+        request that is not valid.
         """
         name = request.get("agent") or f"run-{secrets.token_hex(4)}"
         if not isinstance(name, str) or not AGENT_NAME.fullmatch(name):
             raise InputError(f"agent name {name!r} must be letters, digits, . _ - and at most 63 long")
-        if name in taken:
-            raise EgressError(f"there is an agent {name} already; choose another --agent name")
-        if len(self.open) >= MAX_SANDBOXES:
-            raise EgressError(f"{MAX_SANDBOXES} sandboxes are open; end some first")
         try:
             mode, default = Mode(request["mode"]), Action(request["default"])
             rules = tuple(map(rule_from, request.get("rules", [])))
@@ -65,18 +64,28 @@ class Sandboxes:
             raise InputError(
                 "the request for a sandbox is not valid; use the egress command of the gateway's version"
             ) from None
-        made = sandbox.create(name, sandbox.free_index(self._config), self._config)
-        agent = Agent(name, made.networks, mode, default, ("sandbox",), budgets)
-        own = tuple(replace(rule, agent=name, id=f"{name}:{rule.id}") for rule in rules)
-        self.open[name] = OpenedSandbox(agent, made, own)
-        return self.open[name]
+        with self._changing:
+            if name in taken or name in self.open:
+                raise EgressError(f"there is an agent {name} already; choose another --agent name")
+            if len(self.open) >= MAX_SANDBOXES:
+                raise EgressError(f"{MAX_SANDBOXES} sandboxes are open; end some first")
+            made = sandbox.create(name, sandbox.free_index(self._config), self._config)
+            agent = Agent(name, made.networks, mode, default, ("sandbox",), budgets)
+            own = tuple(replace(rule, agent=name, id=f"{name}:{rule.id}") for rule in rules)
+            self.open[name] = OpenedSandbox(agent, made, own)
+            return self.open[name]
+
+    def connect(self, name: str) -> None:
+        """Let packets of a sandbox pass: call it once its interface is guarded. Raises EgressError."""
+        sandbox.connect(self.open[name].sandbox)
 
     def destroy(self, name: str) -> None:
         """End the processes in a sandbox and remove it. If it cannot be removed, it stays open and guarded."""
-        opened = self.open.get(name)
-        if opened is not None:
-            sandbox.destroy(opened.sandbox, self._config)
-            del self.open[name]
+        with self._changing:
+            opened = self.open.get(name)
+            if opened is not None:
+                sandbox.destroy(opened.sandbox, self._config)
+                del self.open[name]
 
     def entries(self) -> list[RosterEntry]:
         """List the roster entries of all open sandboxes.
@@ -87,5 +96,5 @@ class Sandboxes:
             RosterEntry(
                 opened.agent, opened.sandbox.interface, interface_index(opened.sandbox.interface), masquerade=True
             )
-            for opened in self.open.values()
+            for opened in tuple(self.open.values())  # threads add and remove some meanwhile
         ]

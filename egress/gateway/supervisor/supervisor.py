@@ -23,7 +23,7 @@ from egress.gateway.kernel import privileges
 from egress.gateway.pipe.messages import Settings, Setup
 from egress.gateway.supervisor import attachments, checks, rulekeeper, startup, status, systemd, unmark
 from egress.gateway.supervisor.attachments import Attachments
-from egress.gateway.supervisor.coalesce import Coalesced
+from egress.gateway.supervisor.coalesce import Coalesced, Joined
 from egress.gateway.supervisor.complaint import Complaint
 from egress.gateway.supervisor.control import Server, Session
 from egress.gateway.supervisor.database import policywriter
@@ -90,6 +90,7 @@ class Gateway:
         self.attribution = AttributionProcess(config, size, self.journals.grant)
         self.server = Server(config.control_socket, self._handle)
         self._changing = asyncio.Lock()
+        self._joined = Joined(self._changing, self._attach)
         self._stopping = asyncio.Event()
         self.since = time.time()
         self._rules_checked = time.monotonic()
@@ -162,6 +163,7 @@ class Gateway:
             log.error("the kernel rules stay as they are: %s", error)
         await self.policy.stop()
         await self._attaching.stop()
+        await self._joined.stop()
         await self._unmarking.stop()
         await self.pool.stop()
         self.journals.stopped(self.pool)
@@ -261,8 +263,8 @@ class Gateway:
         return [*self.attached.entries(self.policy.current.agents), *self.sandboxes.entries()]
 
     async def _reattach(self) -> None:
-        async with self._changing:
-            await self._attach()
+        """Call `_attach` for all who wait for it: many sandboxes that open at once cost one change of the rules."""
+        await self._joined.run()
 
     async def _attach(self) -> None:
         """Bring roster, workers and kernel rules up to date with agents and sandboxes.
@@ -354,28 +356,26 @@ class Gateway:
         return {"resumed": ended}
 
     async def _open(self, session: Session, message: dict[str, Any]) -> dict[str, object]:
-        """Open a sandbox and lease it to this connection."""
-        async with self._changing:
-            opened = await asyncio.to_thread(
-                self.sandboxes.create, message, self.roster.entries.keys() | self._agents()
-            )
-            name = opened.agent.name
-            session.leases.append(lambda: self._close(name))
-            stored = StoredAgent(opened.agent, SANDBOX, opened.sandbox.interface, host=self.config.host_name)
-            try:
-                await self.policy.write(lambda connection: policywriter.add_sandbox(connection, stored, opened.rules))
-            except EgressError:
-                session.leases.pop()
-                await asyncio.to_thread(self.sandboxes.destroy, name)
-                raise
-            await self._attach()
+        """Open a sandbox and lease it to this connection. Its link is up only once workers and rules guard it."""
+        opened = await asyncio.to_thread(self.sandboxes.create, message, self.roster.entries.keys() | self._agents())
+        name = opened.agent.name
+        session.leases.append(lambda: self._close(name))
+        stored = StoredAgent(opened.agent, SANDBOX, opened.sandbox.interface, host=self.config.host_name)
+        try:
+            await self.policy.write(lambda connection: policywriter.add_sandbox(connection, stored, opened.rules))
+        except EgressError:
+            session.leases.pop()
+            await asyncio.to_thread(self.sandboxes.destroy, name)
+            await self._reattach()
+            raise
+        await self._reattach()
+        await asyncio.to_thread(self.sandboxes.connect, name)
         log.info("sandbox %s opened for pid %d", name, session.pid)
         return {"sandbox": opened.sandbox, "agent": name, "pid": os.getpid()}
 
     async def _close(self, name: str) -> None:
-        async with self._changing:
-            await asyncio.to_thread(self.sandboxes.destroy, name)
-            await self._attach()  # ends its flows: their last records name the rules that applied
+        await asyncio.to_thread(self.sandboxes.destroy, name)
+        await self._reattach()  # ends its flows: their last records name the rules that applied
         try:
             await self.policy.write(
                 lambda connection: policywriter.remove_sandbox(connection, self.config.host_name, name)
