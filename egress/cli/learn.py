@@ -25,6 +25,7 @@ Examples:
   egress learn trainer --since 1h                   rules for its flows of the last hour
   egress learn trainer --since 1d -w trainer.yaml   review it, then: egress allowlist import trainer.yaml
   egress learn trainer --since 1d --all             as if no rule allowed anything yet
+  egress learn trainer --since 1h --refused         also for what no rule allowed
   egress learn 10.77.0.2 --case incident            rules for its flows in a capture
 """
 LISTED = 50  # entries of the list of left-out flows in the file's header
@@ -37,6 +38,7 @@ LISTED = 50  # entries of the list of left-out flows in the file's header
 )
 @click.option("--until", type=Time(), metavar="TIME", help="Flows that began by then.")
 @click.option("--all", "everything", is_flag=True, help="Also flows that the rules in force already allow.")
+@click.option("--refused", is_flag=True, help="Also flows and queries that were refused because no rule matched them.")
 @click.option(
     "-w", "--write", "file", type=click.Path(path_type=Path), metavar="FILE", help="Write to this file instead."
 )
@@ -47,6 +49,7 @@ def command(
     since: float | None,
     until: float | None,
     everything: bool,
+    refused: bool,
     file: Path | None,
     output: str,
     config: Path | None,
@@ -54,8 +57,8 @@ def command(
     """Propose rules for AGENT's recorded flows.
 
     The fewest rules that allow them are written as YAML, to review and import. They prefer names to addresses, and
-    leave out flows with findings. The policy is not changed. To learn the needs of an agent, let it work in mode
-    monitor for a while.
+    leave out flows with findings, and what was refused. The policy is not changed. To learn the needs of an agent, let
+    it work in mode monitor for a while: there everything passes.
     """
     if since is None and not chosen_case():
         raise click.UsageError("--since is required: how far back to learn from")
@@ -71,6 +74,7 @@ def command(
             until,
             now=time.time(),
             everything=everything,
+            refused=refused,
             gate_queries=settings.gate_queries,
         )
     if not proposal.recorded:

@@ -25,7 +25,7 @@ from dataclasses import dataclass, replace
 from glob import escape
 
 from egress.errors import EgressError
-from egress.model import Action, Agent, App, Policy, Reason, Rule
+from egress.model import Action, Agent, App, Mode, Policy, Reason, Rule
 from egress.policy.domain import canonical, is_address, is_host, parse_pattern, reverse_address
 from egress.policy.file import MAX_RULES
 from egress.policy.rulebook import Rulebook
@@ -71,15 +71,17 @@ def learn(
     *,
     now: float,
     everything: bool = False,
+    refused: bool = False,
     gate_queries: bool = True,
 ) -> Proposal:
     """Propose rules for the flows of `agent` active between `since` and `until` that `policy` does not allow at `now`.
 
-    The policy's `once` rules are ignored; with `everything` all its allow rules are. Raises EgressError for more than
-    MAX_GROUPS groups of flows, or more rules than a policy may have.
+    Only flows that passed count (in mode monitor all did); with `refused` also those that were refused because no rule
+    matched. The policy's `once` rules are ignored; with `everything` all its allow rules are. Raises EgressError for
+    more than MAX_GROUPS groups of flows, or more rules than a policy may have.
     """
     objections = Objections(connection, agent, now)
-    lesson = _Lesson(agent, policy, objections, now, everything, gate_queries)
+    lesson = _Lesson(agent, policy, objections, now, everything, refused, gate_queries)
     for number, group in enumerate(flow_groups(connection, since=since, until=until, agent=escape(agent.name)), 1):
         if number > MAX_GROUPS:
             raise EgressError(
@@ -103,12 +105,19 @@ class _Lesson:
     """The state of one run of `learn`: the groups seen so far, and those that need a rule."""
 
     def __init__(
-        self, agent: Agent, policy: Policy, objections: Objections, now: float, everything: bool, gate_queries: bool
+        self,
+        agent: Agent,
+        policy: Policy,
+        objections: Objections,
+        now: float,
+        everything: bool,
+        refused: bool,
+        gate_queries: bool,
     ) -> None:
         self._agent = replace(agent, default=Action.REJECT)  # so that only rules allow
         self._objections = objections
         self._now = now
-        self._gate_queries = gate_queries
+        self._include_refused, self._gate_queries = refused, gate_queries
         self._rules = tuple(
             rule for rule in policy.rules if rule.action is not Action.ACCEPT or not (rule.once or everything)
         )
@@ -167,6 +176,8 @@ class _Lesson:
         if group.action is not Action.ACCEPT and group.reason not in _LEARNT:
             rule = f" ({group.rule_id})" if group.rule_id else ""
             return f"refused: {group.reason}{rule}"
+        if group.action is not Action.ACCEPT and group.mode is not Mode.MONITOR and not self._include_refused:
+            return f"refused: {group.reason}; --refused includes it"
         if group.reason is Reason.NAME and not names:
             return "the name in the bytes is not one that the agent resolved to this address"
         if group.reason is Reason.QUERY and not query_of(group):

@@ -118,7 +118,7 @@ def test_a_resolver_is_allowed_by_address_for_dns_alone() -> None:
 
 def test_a_name_that_was_only_asked_for_opens_the_question_alone() -> None:
     resolver = allow("10.0.0.53", app="dns")
-    found = propose([dns("a.example.org", **refused(Reason.QUERY))], resolver)
+    found = propose([dns("a.example.org", **refused(Reason.QUERY))], resolver, refused=True)
     assert [said(rule) for rule in found.rules] == [("a.example.org", "", ((53, 53),), "dns")]
     assert found.covered == 1
     assert propose([dns("a.example.org")], resolver, gate_queries=False).already == 1
@@ -142,11 +142,15 @@ def test_rules_in_force_are_not_proposed_again() -> None:
 
 
 @pytest.mark.parametrize("reason", [Reason.DEFAULT, Reason.NAME, Reason.APPROVAL])
-def test_what_was_refused_for_want_of_a_rule_is_learnt(reason: Reason) -> None:
-    assert propose([tls("a.example.org", **refused(reason))]).covered == 1
-    assert propose([tls("a.example.org", mode=Mode.MONITOR, **refused(reason))]).covered == 1
-    held = propose([tls("a.example.org", action=Action.HOLD, reason=reason)])
-    assert held.covered == 1
+def test_what_was_refused_for_want_of_a_rule_is_learnt_only_on_demand(reason: Reason) -> None:
+    turned_away = [tls("a.example.org", **refused(reason)), tls("a.example.org", action=Action.HOLD, reason=reason)]
+    for each in turned_away:
+        found = propose([each])
+        assert (found.rules, found.covered, found.recorded) == ((), 0, 1)
+        assert [left.why for left in found.left_out] == [f"refused: {reason}; --refused includes it"]
+        assert propose([each], refused=True).covered == 1
+    assert propose([tls("a.example.org", mode=Mode.MONITOR, **refused(reason))]).covered == 1  # it passed
+    assert propose([turned_away[0], tls("b.example.org")]).rules[0].destination == "b.example.org"
 
 
 @pytest.mark.parametrize(
