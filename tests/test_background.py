@@ -10,6 +10,8 @@ import pytest
 
 from tests.lab.net import ROOT, needs_root
 
+pytestmark = pytest.mark.slow  # runs parts of the suite in background jobs
+
 LAB = [pytest.mark.lab, needs_root]
 IGNORING = ["env", "--ignore-signal=INT,QUIT,HUP"]
 

@@ -9,6 +9,8 @@ from bench.worst import INPUTS
 from egress.model import Action
 from tests.traffic import agent, engine, play
 
+pytestmark = pytest.mark.slow  # measures times
+
 SIZE = 12_000
 
 

@@ -7,6 +7,8 @@ import pytest
 from bench import memory
 from egress.model import Action
 
+pytestmark = pytest.mark.slow  # measures memory
+
 
 @pytest.mark.parametrize("make", [memory.syn, memory.datagram])
 def test_a_refused_flow_takes_no_more_than_a_kibibyte(make: memory.Maker) -> None:

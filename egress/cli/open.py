@@ -21,9 +21,9 @@ Examples:
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @click.option("--config", "config_file", type=click.Path(path_type=Path), help="Config file.")
 def command(config_file: Path | None, *, yes: bool) -> None:
-    """Let the blocked agents of this host out, unguarded and unrecorded. Needs root, and a gateway that is stopped.
+    """Let the blocked agents of this host out.
 
-    It lasts until `egress block`, the next start of the gateway, or a reboot. The audit trail gets an entry first, so
+    Their traffic is unguarded and unrecorded. It needs root, and a gateway that is stopped. It lasts until `egress block`, the next start of the gateway, or a reboot. The audit trail gets an entry first, so
     the database must be there. `egress doctor` fails, and names the agents, as long as it lasts.
     """
     from egress.gateway.supervisor import rest

@@ -27,6 +27,8 @@ from egress.engine.window import (
 )
 from tests.examples import examples
 
+pytestmark = pytest.mark.slow  # simulations
+
 Draw = Callable[[random.Random], float]
 NULLS: dict[str, Draw] = {
     "gamma(4)": lambda r: r.gammavariate(4, 0.25),

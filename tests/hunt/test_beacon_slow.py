@@ -13,6 +13,8 @@ from egress.records.shape import FlowRecord
 from egress.store.query.history import Window
 from tests.hunt.histories import DAY, SINCE, WEEK, beacon, flow, flows, haul, named, query, stored, week
 
+pytestmark = pytest.mark.slow  # simulations
+
 ID = "beacon.slow"
 
 

@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 from egress.hunt.regularity import MAX_GAPS, MIN_GAPS, Floats, events, evidence, regular
 from tests.hunt.histories import DAY, beacon, week
 
+pytestmark = pytest.mark.slow  # simulations
+
 SERIES = 25  # of each kind
 LEVEL = math.log(1e6)  # what some 5000 series need at alpha = 0.01
 
