@@ -131,6 +131,7 @@ class App(StrEnum):
     DNS = "dns"
     STRATUM = "stratum"
     SOCKS = "socks"
+    TUNNEL = "tunnel"
     UNKNOWN = "unknown"  # not identified within the bytes that may identify it
 
     names_host: bool  # its bytes name the host that the client wants: SNI, Host, :authority

@@ -5,8 +5,8 @@ Each function returns None for another protocol, and raises MalformedError for a
 
 from __future__ import annotations
 
-from egress.capture.ethertype import by_version, ethertype, u16
 from egress.errors import MalformedError
+from egress.wire.ethertype import by_version, ethertype, u16
 
 _FAMILIES = frozenset({2, 10, 24, 28, 30})  # AF_INET; AF_INET6 of Linux, NetBSD, FreeBSD, Darwin
 _NFLOG_HEADER, _NFLOG_PAYLOAD = 4, 9  # a header, then attributes: length, type, value

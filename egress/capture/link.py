@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from egress.capture.ethertype import by_version, ethernet, ethertype, llc, mpls, ppp, u16
 from egress.capture.frame import UNKNOWN_LINK
 from egress.capture.hosts import enc, nflog, null, pflog, sll, sll2
 from egress.capture.linknames import NAMES
 from egress.capture.serial import cisco_hdlc, frame_relay, with_direction
 from egress.capture.wifi import avs, ieee80211, prism, radiotap
 from egress.errors import MalformedError
+from egress.wire.ethertype import by_version, ethernet, ethertype, llc, mpls, ppp, u16
 
 
 def supported(link: int) -> bool:

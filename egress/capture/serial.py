@@ -5,8 +5,8 @@ Each function returns None for another protocol, and raises MalformedError for a
 
 from __future__ import annotations
 
-from egress.capture.ethertype import by_version, ethertype, llc, ppp, u16
 from egress.errors import MalformedError
+from egress.wire.ethertype import by_version, ethertype, llc, ppp, u16
 
 _CISCO = (0x0F, 0x8F)  # Cisco HDLC's address: unicast, broadcast
 _UNNUMBERED = 0x03  # Q.922 control: an unnumbered frame

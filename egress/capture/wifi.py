@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import struct
 
-from egress.capture.ethertype import llc, u16
 from egress.errors import MalformedError
+from egress.wire.ethertype import llc, u16
 
 _DATA = 2  # the type of frames that carry packets
 _NO_DATA, _QOS = 0x40, 0x80  # bits of a data frame's subtype, as they stand in its first byte

@@ -21,6 +21,11 @@ class Datagrams(Layer):
         self._followed: DatagramProtocol | None = None
         self._inside: Inside | None = None
 
+    @property
+    def carries(self) -> bool:
+        """True if the followed protocol carries flows of others."""
+        return self._followed is not None and self._followed.carries
+
     def feed(self, data: bytes, direction: Direction) -> list[Fact]:
         facts: list[Fact] = []
         if self._followed is None and self._candidates:
@@ -42,7 +47,7 @@ class Datagrams(Layer):
         for protocol in self._candidates:
             match = protocol.identify(data, place)
             if match:
-                self._candidates, self._followed = (), protocol()
+                self._candidates, self._followed = (), protocol.begin(place)
                 self._place = place._replace(carrier=protocol.app)
                 facts.append(Identified(protocol.app))
                 return

@@ -61,12 +61,14 @@ class Dissector:
     def opaque(self, proto: int) -> bool:
         """Return whether nothing more can be learnt from the bytes of this flow.
 
-        A UDP flow is opaque after DATAGRAMS packets, unless a protocol is expected at its port. Other flows than TCP
-        and UDP never are.
+        A UDP flow is opaque after DATAGRAMS packets, unless a protocol is expected at its port or carries others
+        (tunnels). Other flows than TCP and UDP never are.
         """
         if proto == TCP:
             return self._exchange is not None and self._exchange.opaque
-        return proto == UDP and self._heard >= DATAGRAMS and self._port not in self._shared.registry.ports
+        if proto != UDP or self._heard < DATAGRAMS or self._port in self._shared.registry.ports:
+            return False
+        return self._exchange is None or not self._exchange.carries
 
     def asks_again(self, *, by_name: bool) -> bool:
         """Return whether any later message may ask for another name, so that the flow must stay under inspection.

@@ -52,3 +52,8 @@ class Exchange:
         """True if nothing more can be learnt from either direction of a TCP connection."""
         out, back = self._sides
         return out is not None and back is not None and out.opaque and back.opaque
+
+    @property
+    def carries(self) -> bool:
+        """True if the datagrams carry flows of others."""
+        return self._datagrams is not None and self._datagrams.carries

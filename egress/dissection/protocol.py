@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from enum import StrEnum
 from types import MappingProxyType
-from typing import ClassVar, Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple, Self
 
 from egress.dissection.events import Event, Named
 from egress.dissection.framing import Framing
@@ -162,6 +162,12 @@ class DatagramProtocol(Protocol):
 
     forms = (Form.DATAGRAM,)
     reconnects: ClassVar[bool] = False  # a later datagram may open another connection, so the flow never settles
+    carries: ClassVar[bool] = False  # it carries flows of others, which may begin at any time: it is never opaque
+
+    @classmethod
+    def begin(cls, place: Place) -> Self:  # noqa: ARG003
+        """Make the instance for a flow that was identified in a place, which most protocols do not need."""
+        return cls()
 
     @staticmethod
     def identify(data: bytes, place: Place) -> Match:

@@ -22,11 +22,11 @@ from cryptography.x509.oid import NameOID
 
 from egress.capture import frames
 from egress.capture.link import ip_packet
-from egress.model import TCP, App, Direction
+from egress.model import SYN, TCP, App, Direction
 from egress.wire.http2 import PREFACE
 from egress.wire.packet import decode
 from egress.wire.websocket import BINARY, CLOSE, PING, TEXT
-from tests.traffic import client_hello
+from tests.traffic import AGENT4, SERVER4, client_hello, tcp
 from tests.wire.test_dns import message, name
 from tests.wire.test_dns_answer import framed
 from tests.wire.test_dns_answer import message as answer
@@ -220,6 +220,28 @@ def conversations() -> dict[App, list[list[Turn]]]:
     }
 
 
+SYN_PACKET = tcp(AGENT4, SERVER4, 40000, 3333, SYN, 1, 0)
+_MACS = bytes(12)
+
+
+def _frame(packet: bytes) -> bytes:
+    """An Ethernet frame around an IP packet."""
+    return _MACS + (b"\x08\x00" if packet[0] >> 4 == 4 else b"\x86\xdd") + packet
+
+
+def vxlan(packet: bytes) -> bytes:
+    return b"\x08\0\0\0\0\x12\x34\0" + _frame(packet)
+
+
+def geneve(packet: bytes, options: bytes = bytes(8)) -> bytes:
+    return bytes([len(options) // 4, 0]) + b"\x65\x58\0\x12\x34\0" + options + _frame(packet)
+
+
+def gre(packet: bytes, *, key: bytes = b"", bridged: bool = False) -> bytes:
+    kind = b"\x65\x58" if bridged else b"\x08\x00" if packet[0] >> 4 == 4 else b"\x86\xdd"
+    return (b"\x20\0" if key else b"\0\0") + kind + key + (_frame(packet) if bridged else packet)
+
+
 @cache
 def datagrams() -> dict[App, list[list[Turn]]]:
     """Some conversations over UDP for each protocol."""
@@ -233,4 +255,5 @@ def datagrams() -> dict[App, list[list[Turn]]]:
             [(OUT, greased), (IN, negotiation), (OUT, first)],
         ],
         App.DNS: [[(OUT, message(name(b"a", b"example"))), (IN, answer())]],
+        App.TUNNEL: [[(OUT, vxlan(SYN_PACKET)), (IN, geneve(SYN_PACKET)), (OUT, vxlan(SYN_PACKET))]],
     }

@@ -65,6 +65,7 @@ def test_random_datagrams_do_not_pass() -> None:
         data = chance.randbytes(chance.randrange(1, 1400))
         assert not holds(App.DNS, [(OUT, data)], UDP)
         assert not holds(App.QUIC, [(OUT, data)], UDP)
+        assert not holds(App.TUNNEL, [(OUT, data)], UDP)
 
 
 @settings(max_examples=examples(150))

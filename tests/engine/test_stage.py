@@ -113,7 +113,7 @@ WRITERS = {  # attributes of a flow that one other module writes, and why
     "conformance.py": {"excluded", "framings", "records", "vouched"},  # the protocols that it may be
     "judge.py": {"demanded", "hidden", "names", "rule", "said"},  # the fields that rules match
     "queries.py": {"wants"},  # the name that a query on hold asks for
-    "reassembly.py": {"dissector", "streams"},  # the readers of its bytes
+    "reassembly.py": {"dissector", "streams", "turns"},  # the readers of its bytes
     "tracker.py": {"moved"},  # its place in its table
     "verdicts.py": {"due"},  # why it waits to be judged again
 }
