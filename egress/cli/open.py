@@ -23,8 +23,9 @@ Examples:
 def command(config_file: Path | None, *, yes: bool) -> None:
     """Let the blocked agents of this host out.
 
-    Their traffic is unguarded and unrecorded. It needs root, and a gateway that is stopped. It lasts until `egress block`, the next start of the gateway, or a reboot. The audit trail gets an entry first, so
-    the database must be there. `egress doctor` fails, and names the agents, as long as it lasts.
+    Their traffic is unguarded and unrecorded until `egress block`, the next start of the gateway, or a reboot. Needs
+    root, and a gateway that is stopped. The audit trail gets an entry first, so the database must be there. `egress
+    doctor` fails, and names the agents, as long as it lasts.
     """
     from egress.gateway.supervisor import rest
     from egress.store.database.database import open_database, writing

@@ -18,10 +18,10 @@ Examples:
 @click.command("resume", epilog=EXAMPLES)
 @click.option("--config", "config_file", type=click.Path(path_type=Path), help="Config file.")
 def command(config_file: Path | None) -> None:
-    """End the cut that repeated changes of the kernel rules by other programs have caused. Needs root.
+    """Guard agents again that were cut off for changed kernel rules.
 
-    Where another program changes egress's rules `tamper_limit` times within a minute, all agents are cut off: find that
-    program first. The audit trail records who resumed.
+    Needs root. Where another program changes egress's rules `tamper_limit` times within a minute, all agents are cut
+    off: find that program first. The audit trail records who resumed.
     """
     from egress.store.policy.audit import local_actor
 
