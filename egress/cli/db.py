@@ -44,9 +44,9 @@ def command() -> None:
 @output_option
 @config_option
 def upgrade(*, dry_run: bool, output: str, config: Path | None) -> None:
-    """Upgrade the schema of the database, or of the case that --case names, to the one of this program.
+    """Upgrade the database, or a case, to this program's schema.
 
-    A missing database is created. The gateway does the same when it starts. An upgrade cannot be undone: make a backup
+    `--case` names the case. A missing database is created. The gateway does the same when it starts. An upgrade cannot be undone: make a backup
     first.
     """
     settings, case = load_config(config), chosen_case()
