@@ -46,8 +46,8 @@ def command() -> None:
 def upgrade(*, dry_run: bool, output: str, config: Path | None) -> None:
     """Upgrade the database, or a case, to this program's schema.
 
-    `--case` names the case. A missing database is created. The gateway does the same when it starts. An upgrade cannot be undone: make a backup
-    first.
+    `--case` names the case. A missing database is created. The gateway does the same when it starts. An upgrade cannot
+    be undone: make a backup first.
     """
     settings, case = load_config(config), chosen_case()
     found = schema(_url(settings))
