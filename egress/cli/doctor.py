@@ -47,7 +47,7 @@ def command(output: str, config_file: Path | None) -> int:
     config = load_config(config_file)
     found = [*checks.machine(), *_configuration(config)]
     if checks.root().ok:
-        found += [*_gateway(config), *_database(config)]
+        found += [*_gateway(config), guardchecks.marks(config), *_database(config)]
     if output == "json":
         as_json([check._asdict() for check in found])
     else:

@@ -142,6 +142,30 @@ def test_an_agent_that_takes_its_address_away_stays_guarded(stage: Stage) -> Non
     eventually(lambda: reached(stage) == "ECONNREFUSED", "it is attached again")
 
 
+def test_the_doctor_names_rules_of_others_that_use_our_mark_bits(stage: Stage) -> None:
+    """Calico's mask, a native rule of nftables, and a routing rule."""
+    assert failing(stage) == ""
+    native = """
+from egress.gateway.kernel import nftables as nft
+expressions = [nft.ct(nft.CT_MARK), nft.bits(0xF0FFFFFF, 0x1000000), nft.set_ct_mark()]
+nft.Nftables().apply([nft.table("theirs", owned=False), nft.base_chain("theirs", "theirs", nft.FORWARD, 0),
+                      nft.rule("theirs", "theirs", *expressions)])
+"""
+    calico = ["iptables", "-t", "mangle", "-A", "FORWARD", "-j", "MARK", "--set-xmark", "0x0/0xffff0000"]
+    stage.lab.run(stage.gateway, calico, check=True)
+    assert "--set-xmark 0x0/0xffff0000" in failing(stage) and "mark_mask: 0x" in failing(stage)
+    stage.lab.run(stage.gateway, [calico[0], "-t", "mangle", "-F"], check=True)
+    stage.lab.python(stage.gateway, native)
+    assert "nft table theirs chain theirs" in failing(stage)
+    stage.lab.python(
+        stage.gateway, "from egress.gateway.kernel import nftables as n; n.Nftables().apply([n.no_table('theirs')])"
+    )
+    stage.lab.run(
+        stage.gateway, ["ip", "-6", "rule", "add", "fwmark", "0x2000000/0x2000000", "lookup", "main"], check=True
+    )
+    assert "ip -6 rule" in failing(stage)
+
+
 def test_a_second_interface_of_an_agent_is_guarded_and_named(stage: Stage) -> None:
     stage.attach()
     stage.start("--workers", "2")

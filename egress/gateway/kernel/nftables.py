@@ -296,7 +296,7 @@ class Nftables:
             parts = self.listing(GETELEMENT, of, _text(2, name))
         except FileNotFoundError:
             return []
-        return [attributes(each) for part in parts for each in _each(part.get(3, b""))]
+        return [attributes(piece) for part in parts for piece in nested(part.get(3, b""))]
 
     def generation(self) -> int:
         """Read the number of transactions of this network namespace so far, modulo 2^32."""
@@ -345,7 +345,7 @@ def _answers(data: bytes) -> Iterator[tuple[int, int, int]]:
         at += length + -length % 4
 
 
-def _each(data: bytes) -> Iterator[bytes]:
+def nested(data: bytes) -> Iterator[bytes]:
     """Split a list of attributes of one type."""
     head = struct.Struct("=HH")
     while len(data) >= head.size:
