@@ -197,6 +197,9 @@ def _workers(workers: list[dict[str, Any]]) -> Iterator[Metric]:
     faults = CounterMetricFamily(
         "egress_faults", "packets that met a bug, match no agent, or were not recorded", labels=["worker", "kind"]
     )
+    multipath = CounterMetricFamily(
+        "egress_multipath", "SYNs whose Multipath TCP option was removed, so that one path is used", labels=["worker"]
+    )
     journal = CounterMetricFamily("egress_journal", "records written, failed and lost", labels=["worker", "what"])
     healthy = GaugeMetricFamily("egress_journal_healthy", "1: records can be written", labels=["worker"])
     waiting = GaugeMetricFamily("egress_journal_waiting", "records that wait in memory", labels=["worker"])
@@ -214,6 +217,7 @@ def _workers(workers: list[dict[str, Any]]) -> Iterator[Metric]:
         packets.add_metric([worker, "settled"], counters["settled_packets"])
         for kind in ("engine_errors", "unmatched", "unrecorded"):
             faults.add_metric([worker, kind], counters[kind])
+        multipath.add_metric([worker], counters.get("multipath", 0))
         healthy.add_metric([worker], counters["journal"]["healthy"])
         waiting.add_metric([worker], counters["journal"].get("waiting", 0))
         for what in ("written", "failures", "lost"):
@@ -222,7 +226,7 @@ def _workers(workers: list[dict[str, Any]]) -> Iterator[Metric]:
             folded.add_metric([agent], count)
         for what, count in counters["engine"].items():
             engine.add_metric([worker, what], count)
-    yield from (alive, restarts, packets, faults, healthy, waiting, journal, folded, engine)
+    yield from (alive, restarts, packets, faults, multipath, healthy, waiting, journal, folded, engine)
 
 
 def _gauge(name: str, about: str, value: float | None) -> Metric:

@@ -26,10 +26,14 @@ class Networks:
     """A set of networks; `packed_address in networks` is True if one of them contains the address.
 
     The constructor takes addresses and CIDRs as text, and raises ValueError for any other text.
+    A look-up takes time by the number of different prefix lengths, not by the number of networks.
     """
 
     def __init__(self, networks: Iterable[str]) -> None:
-        self._networks = tuple(sorted(map(Network.parse, networks), key=lambda network: network.shift))
+        tables: dict[tuple[int, int], set[int]] = {}
+        for size, shift, prefix in map(Network.parse, networks):
+            tables.setdefault((shift, size), set()).add(prefix)
+        self._tables = tuple((size, shift, frozenset(tables[shift, size])) for shift, size in sorted(tables))
 
     def __contains__(self, address: bytes) -> bool:
         return self.longest(address) is not None
@@ -37,8 +41,7 @@ class Networks:
     def longest(self, address: bytes) -> Network | None:
         """Return the network with the longest prefix that contains this packed address; None if no network does."""
         value, length = int.from_bytes(address), len(address)
-        for network in self._networks:
-            size, shift, prefix = network
-            if size == length and value >> shift == prefix:
-                return network
+        for size, shift, prefixes in self._tables:
+            if size == length and value >> shift in prefixes:
+                return Network(size, shift, value >> shift)
         return None

@@ -97,6 +97,8 @@ class Reason(StrEnum):
     DESTINATION = "destination"  # an earlier finding refused this destination to this agent
     APPLICATION = "application"  # the rule that admitted the flow requires another application protocol
     NAME = "name"  # the name in the bytes (SNI, Host) is not the one the rule allows, or is hidden
+    PRIVATE = "private"  # a name rule without `private` would admit it, but its address is not global
+    METADATA = "metadata"  # an address at which clouds serve metadata, which no rule names
     QUERY = "query"  # a DNS query for a name that no rule allows
     BUDGET = "budget"  # a budget of the agent is used up
     APPROVAL = "approval"  # mode ask: the flow waits, was denied by a person, or timed out
@@ -117,7 +119,7 @@ class Effect(StrEnum):
 
     FLOW = "flow"  # this flow is refused from now on
     DESTINATION = "destination"  # this flow, and every later one of the agent to the same destination
-    NONE = "none"  # nothing: the finding comes from stored history (`egress hunt`)
+    NONE = "none"  # nothing: a suspicion, or from stored history (`egress hunt`)
 
 
 class App(StrEnum):
@@ -235,6 +237,7 @@ class Rule:
     author: str = ""
     created: float = 0.0
     position: int = 0  # of several matching deny (or allow) rules the lowest decides; equal ones: the first in Policy
+    private: bool = False  # a name rule: also admits flows to addresses that are not global, or are of this host
 
 
 class StepSource(StrEnum):

@@ -47,6 +47,9 @@ class RuleFields(BaseModel):
     app: str = _optional("Application protocol: ssh, tls, http, dns, …; default: any", APP)
     exempt: list[str] = _optional("Signatures that an allow rule exempts: `ssh.unusual-port`, `mining.*`")
     unnamed: bool = Field(False, description="For a name: also match flows that hide it (no SNI)")
+    private: bool = Field(
+        False, description="For a name: also match addresses that are not global, or are the gateway's or an agent's"
+    )
     expires: str = Field("forever", description="`once`, a duration (5m, 1h, 1d, 1w), an instant, or `forever`")
     comment: str = Field("", max_length=1000)
     author: str = Field("", max_length=128, description="The author of the rule; default: the caller")

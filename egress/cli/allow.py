@@ -13,6 +13,7 @@ Examples:
   egress allow example.org --port 443                          every agent, without expiry
   egress allow '*.example.org' --agent 'train-*' --port 443 --app tls --for 1h
   egress allow 192.0.2.10 --port 22 --app ssh --comment 'the git server'
+  egress allow mirror.corp.example --port 443 --private        a host of your own network
   egress allow 198.51.100.7 --for once                         one connection
   egress allow 192.0.2.9 --port 443 --exempt beacon.timing     a known poller
 """
@@ -27,6 +28,7 @@ Examples:
     help="A signature that this rule exempts: beacon.timing, mining.*, …",
 )
 @click.option("--unnamed", is_flag=True, help="For a name: also match flows that hide it (no SNI).")
+@click.option("--private", is_flag=True, help="For a name: also at addresses that are not global (10.0.0.0/8, …).")
 @output_option
 @api_options
 def command(
@@ -34,7 +36,9 @@ def command(
 ) -> None:
     """Allow agents to reach DEST.
 
-    DEST is any, an address, a CIDR, or a name (example.org, *.example.org, **.example.org). The rule is in force in
+    DEST is any, an address, a CIDR, or a name (example.org, *.example.org, **.example.org). A name is allowed at
+    global addresses only, unless --private is given. Addresses at which clouds serve metadata (169.254.169.254) are
+    allowed by a rule for exactly that address alone. The rule is in force in
     every worker within a fraction of a second. Deny rules and findings still refuse flows. `--for once` allows one
     connection.
     """

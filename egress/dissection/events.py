@@ -92,6 +92,15 @@ class DnsAnswered(NamedTuple):
     answer: DnsAnswer
 
 
+class NotBound(NamedTuple):
+    """An answer gave a name that an allow rule matches an address that the rule does not admit (`Rule.private`)."""
+
+    ts: float
+    name: str  # the name that was asked for
+    address: bytes  # packed
+    rule_id: str
+
+
 class Named(NamedTuple):
     """The name of the server in the agent's bytes (SNI, Host, :authority): "" if they have none."""
 
@@ -133,6 +142,7 @@ Event = (
     | HttpAsked
     | DnsAsked
     | DnsAnswered
+    | NotBound
     | Named
     | Inconsistent
     | Unread

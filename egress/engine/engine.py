@@ -21,7 +21,7 @@ judged when it comes again (`egress.engine.holds`). `egress.engine.stage` has th
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from egress.dissection.events import DnsAsked, Event, Overrun, Unread
 from egress.dissection.registry import REGISTRY
@@ -308,6 +308,10 @@ class Engine:
         """
         self._verdicts.change_policy(change, ts)
         return self._outbox.take()
+
+    def set_nearby(self, networks: Iterable[str]) -> None:
+        """Take the addresses of this host and of all agents: a name rule admits them only if it is `private`."""
+        self._judge.set_nearby(networks)
 
     def change_agent(self, agent: Agent, ts: float) -> None:
         """Apply an agent's new settings to its holds; each of its flows is judged by them from its next packet on.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from egress.dissection.events import Event
+from egress.dissection.events import DnsAnswered, Event, NotBound
 from egress.engine.flow import Flow
 from egress.engine.judge import Judge
 from egress.engine.outbox import Outbox
@@ -22,11 +22,17 @@ class Findings:
         self._judge, self._verdicts, self._outbox = judge, verdicts, outbox
 
     def see(self, flow: Flow, event: Event, ts: float) -> None:
-        """Give an event to the signatures that listen to it."""
+        """Give an event to the signatures that listen to it, and what the rules say about an answer of a resolver.
+
+        One flow to a resolver brings the answers for many names: the signature itself limits its findings there.
+        """
         for signature in self._listeners.get(type(event), ()):
             finding = signature.see(event, flow)
-            if finding is not None and flow.note_found(_mark(finding)):
+            if finding is not None and (isinstance(event, NotBound) or flow.note_found(_mark(finding))):
                 self._flag(flow, finding, ts)
+        if isinstance(event, DnsAnswered):
+            for each in self._judge.not_bound(flow, event, ts):
+                self.see(flow, each, ts)
 
     def _flag(self, flow: Flow, finding: Finding, ts: float) -> None:
         """Record a finding and refuse its flow; a suspicion, or one that the flow's rule exempts, is only recorded."""

@@ -59,11 +59,12 @@ class Holds:
         self._queries: deque[tuple[float, Flow, str]] = deque()  # when a query has waited long enough; and its hold
         self._denied: OrderedDict[str, float] = OrderedDict()  # id to the end of its cool-down, the oldest first
 
-    def ask(self, flow: Flow, query: str, ts: float) -> str:
+    def ask(self, flow: Flow, query: str, ts: float, *, by_name: bool = True) -> str:
         """Return the id of the pending hold for a flow (`query` is empty) or for a query for the name `query`.
 
         Makes the hold if there is none. Empty if the agent has `Limits.ask_holds` holds already, or if the question was
-        denied less than `Limits.ask_cooldown` ago.
+        denied less than `Limits.ask_cooldown` ago. `by_name`: a rule with the name of the flow's address can admit the
+        flow, so the hold shows the name; else it shows the address.
         """
         identifier = identity(flow, query)
         if identifier not in self.pending and ts < self._denied.get(identifier, ts):
@@ -76,7 +77,7 @@ class Holds:
         if self._of_agent[flow.agent] >= self._most:
             self._counts["holds_refused"] += 1
             return ""
-        hold = self.pending[identifier] = _hold(identifier, flow, query, ts, ts + self._timeout)
+        hold = self.pending[identifier] = _hold(identifier, flow, query, ts, ts + self._timeout, by_name)
         self._first[identifier] = flow
         self._of_agent[flow.agent] += 1
         self.due = min(self.due, hold.until)
@@ -154,7 +155,7 @@ def identity(flow: Flow, query: str) -> str:
     return hashlib.blake2b(f"{flow.agent}|{ends}".encode(), digest_size=8).hexdigest()
 
 
-def _hold(identifier: str, flow: Flow, query: str, ts: float, until: float) -> Hold:
+def _hold(identifier: str, flow: Flow, query: str, ts: float, until: float, by_name: bool) -> Hold:
     """Make a hold from the flow that asks first."""
     address = str(ip_address(flow.remote))
     names = (query,) if query else tuple(sorted(flow.names))
@@ -169,5 +170,5 @@ def _hold(identifier: str, flow: Flow, query: str, ts: float, until: float) -> H
         dport=flow.rport,
         names=names[:RECORD_NAMES],
         query=bool(query),
-        destination=names[0] if len(names) == 1 and is_host(names[0]) else address,
+        destination=names[0] if (query or by_name) and len(names) == 1 and is_host(names[0]) else address,
     )

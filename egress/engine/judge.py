@@ -17,10 +17,14 @@ rule; the rule's expiry, a deny rule, a finding, a budget or a quarantine still 
 
 from __future__ import annotations
 
-from egress.dissection.events import DnsAnswered, DnsAsked, Event, Named
+from collections.abc import Iterable, Iterator
+
+from egress.addresses import Networks
+from egress.dissection.events import DnsAnswered, DnsAsked, Event, Named, NotBound
 from egress.engine.flow import Flow
 from egress.limits import Limits
 from egress.model import Action, App, Policy, PolicyChange, Reason, Rule, Verdict
+from egress.policy import special
 from egress.policy.affected import ChangeScope
 from egress.policy.applications import covered
 from egress.policy.bindings import Bindings
@@ -117,13 +121,31 @@ class Judge:
         """
         return not outer or self._refuse_ech or canonical(outer) in ECH_PUBLIC_NAMES
 
+    def not_bound(self, flow: Flow, event: DnsAnswered, ts: float) -> Iterator[NotBound]:
+        """Yield the addresses in an answer that a name rule would admit if they were outside.
+
+        They are bound all the same, since deny rules and records go by the names, but the name rule does not admit
+        them. 0.0.0.0 and :: are left out: a resolver that blocks a name answers so, and no packet reaches them.
+        """
+        for bound in addresses_of(event.answer):
+            if any(bound.address) and (rule := self.rules.not_bound(flow.who, bound.names, bound.address, ts)):
+                yield NotBound(ts, event.answer.name, bound.address, rule.id)
+
     def refuses_destination(self, flow: Flow, ts: float) -> bool:
         """Return True if an earlier finding refused the flow's destination to its agent."""
-        return self.destinations.refused(flow.agent, flow.remote, ts)
+        return self.destinations.refused(flow.agent, _host(flow), ts)
 
     def refuse_destination(self, flow: Flow, ts: float) -> None:
         """Refuse the flow's destination to its agent from now on, for a finding."""
-        self.destinations.remember(flow.agent, flow.remote, ts)
+        self.destinations.remember(flow.agent, _host(flow), ts)
+
+    def is_outside(self, address: bytes) -> bool:
+        """Return True if a name can mean this packed address (`Rulebook.is_outside`)."""
+        return self.rules.is_outside(address)
+
+    def set_nearby(self, networks: Iterable[str]) -> None:
+        """Take the addresses of this host and of all agents from now on: no name means them."""
+        self.rules.nearby = Networks(networks)
 
     def by_name(self, flow: Flow) -> bool:
         """Return True if the rule that admits the flow has a name as its destination."""
@@ -190,3 +212,8 @@ class Judge:
             return verdict, None  # a deny rule
         alone, rule = Rulebook(Policy(self.rules.version, (admitted,))).decide(flow.who, flow, ts)
         return (alone, rule) if rule is not None else (verdict, None)
+
+
+def _host(flow: Flow) -> bytes:
+    """The address under which the host of a flow is remembered: the IPv4 one, if both families name it."""
+    return special.same_host(flow.remote) or flow.remote

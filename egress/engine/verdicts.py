@@ -1,10 +1,11 @@
 """The verdicts of flows: sets them, re-judges flows when something changes, and puts flows on hold.
 
 In mode ask the first packet of a flow waits if no rule matches the flow and none of its packets has passed, and so does
-a query for a name that no rule matches (`egress.engine.holds`). A deny rule, a finding, a budget or a refused
-destination refuses at once. A flow on hold is judged again by the first packet that comes when its hold is over: only
-then is it admitted and counted, so a `once` rule that ends the hold of many flows lets one pass, and the others wait
-again.
+a query for a name that no rule matches (`egress.engine.holds`). A flow to an address that a name rule matches, but does
+not admit because it is not outside (reason `private`), waits as well. A deny rule, a finding, a budget, an address of
+metadata or a refused destination refuses at once. A flow on hold is judged again by the first packet that comes when
+its hold is over: only then is it admitted and counted, so a `once` rule that ends the hold of many flows lets one pass,
+and the others wait again.
 
 Where time or a change of the rules concerns many flows, they are judged again TURN at a time, in `tick`, and each at
 the latest before its next packet. A closed flow keeps its verdict, unless another packet of it comes.
@@ -23,6 +24,9 @@ from egress.engine.tracker import TURN, Tracker
 from egress.model import ICMP, ICMPV6, Action, Agent, Hold, Mode, Policy, PolicyChange, Reason, Verdict
 from egress.policy.affected import ChangeScope
 from egress.wire.icmp import ERRORS, ERRORS_V6
+
+_ASKED = frozenset((Reason.DEFAULT, Reason.PRIVATE))  # in mode ask a person decides on these refusals
+_COUNTED = frozenset((Reason.PRIVATE, Reason.METADATA))  # reasons that `egress doctor` explains
 
 
 class Verdicts:
@@ -88,6 +92,8 @@ class Verdicts:
         """Set a flow's verdict; end the inspection of a flow that is refused."""
         if flow.decide(verdict, hold):
             self._outbox.counts["refused"] += 1
+            if verdict.reason in _COUNTED:
+                self._outbox.counts[verdict.reason.value] += 1
         expires_at = None if flow.rule is None else flow.rule.expires_at
         if expires_at is not None and ts < expires_at:  # a clock set back revives rules
             self.expiry = min(self.expiry, expires_at)
@@ -103,11 +109,11 @@ class Verdicts:
         if verdict.action is Action.ACCEPT:
             if not query:
                 return verdict, ""
-        elif verdict.reason is not Reason.DEFAULT or not _is_new(flow):
+        elif verdict.reason not in _ASKED or not _is_new(flow):
             return verdict, ""
         elif self._judge.refuses_destination(flow, ts):
             return self._judge.refusal(Reason.DESTINATION), ""
-        hold = self._holds.ask(flow, query, ts)
+        hold = self._holds.ask(flow, query, ts, by_name=self._judge.is_outside(flow.remote))
         if hold:
             return self._judge.on_hold(), hold
         refusal = self._judge.refusal(Reason.APPROVAL)
@@ -242,7 +248,7 @@ class Verdicts:
         verdict = self._judge.preview(self._holds.first(hold.id), query, ts)
         if verdict.action is Action.ACCEPT:
             self._holds.end(hold.id, APPROVED)
-        elif verdict.rule_id:
+        elif verdict.rule_id and verdict.reason not in _ASKED:
             self._holds.end(hold.id, DENIED)
 
     def _end_hold(self, identifier: str, state: str, ts: float) -> None:

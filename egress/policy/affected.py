@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from egress.model import Agent, App, PolicyChange, Reason, Verdict
+from egress.policy import special
 from egress.policy.domain import canonical
 from egress.policy.index import destination_keys
 from egress.policy.rulebook import DNS_PORTS, Rulebook, Subject
@@ -57,5 +58,5 @@ class ChangeScope:
         names |= flow.names
         if flow.said:
             names |= {canonical(flow.said)}
-        where = destination_keys(flow.remote, names, self._catalogue.deepest)
+        where = destination_keys(flow.remote, names, self._catalogue.deepest, special.embedded(flow.remote))
         return bool(reaching((*mine.deny, *mine.allow), where, flow.proto, flow.rport))

@@ -9,6 +9,7 @@
         app: ssh                   # application protocol; default any
         exempt: [ssh.*]            # signatures that this allow rule exempts
         unnamed: true              # a name rule: also where the bytes hide the name (no SNI); default false
+        private: true              # a name rule: also to addresses that are not global (10.0.0.0/8, …); default false
         expires: 2030-01-31T12:00:00Z  # the rule is ignored from then on; default: never
         comment: backups
         author: ops

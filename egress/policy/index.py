@@ -65,16 +65,19 @@ class DestinationKeys(NamedTuple):
 
     size: int  # of the packed address
     value: int  # the address as a number
+    inner: tuple[int, ...]  # IPv4 addresses that an IPv6 address stands for
     names: tuple[str, ...]
     parents: tuple[str, ...]  # the names without their first label
     suffixes: tuple[str, ...]  # the parents, and the parents of those
 
 
-def destination_keys(address: bytes, names: Iterable[str], deepest: int) -> DestinationKeys:
+def destination_keys(
+    address: bytes, names: Iterable[str], deepest: int, inner: Iterable[bytes] = ()
+) -> DestinationKeys:
     """Return the keys of a packed address (b"": none) and its canonical names.
 
     `deepest`: the most labels in the base of a ** pattern. Longer suffixes are left out, so that a name of 127 labels
-    costs no more than its last ones.
+    costs no more than its last ones. `inner`: IPv4 addresses whose rules match the address as well.
     """
     names = tuple(names)
     parents = tuple(name.partition(".")[2] for name in names)
@@ -85,7 +88,8 @@ def destination_keys(address: bytes, names: Iterable[str], deepest: int) -> Dest
         while suffix and suffix not in suffixes:
             suffixes.add(suffix)
             suffix = suffix.partition(".")[2]
-    return DestinationKeys(len(address), int.from_bytes(address), names, parents, tuple(suffixes))
+    inside = tuple(map(int.from_bytes, inner)) if inner else ()
+    return DestinationKeys(len(address), int.from_bytes(address), inside, names, parents, tuple(suffixes))
 
 
 class Index:
@@ -145,6 +149,10 @@ class Index:
         for shift, table in self._networks.get(where.size, {}).items():
             if bucket := table.get(where.value >> shift):
                 found.append(bucket)
+        for value in where.inner:
+            for shift, table in self._networks[4].items():
+                if bucket := table.get(value >> shift):
+                    found.append(bucket)
         if where.names:
             for names, keys in (
                 (self._exact, where.names),

@@ -9,9 +9,16 @@ yet admits the flow and is checked later, since a connection that may not open n
                   bytes carry a name (SNI, QUIC, Host, :authority) the same rule must match it, since addresses are
                   shared. Bytes that hide the name (no SNI, an address in place of a name, ECH under the public name of
                   its operator) are refused unless the rule is `unnamed`. For protocols that carry no name (SSH) the
-                  binding decides; an address without a binding has no name
+                  binding decides; an address without a binding has no name. A name means a host outside: an address
+                  that is not global, or is one of this host or of an agent (`nearby`), is admitted only if the rule is
+                  `private`
 
-A deny rule with a name matches if it matches a bound name or the name in the bytes.
+A deny rule with a name matches if it matches a bound name or the name in the bytes. A deny rule for an IPv4 address
+matches the IPv6 addresses that stand for it, too, in any form; an allow rule those that name the same host in the one
+way (`egress.policy.special`).
+
+An address at which clouds serve metadata is refused whatever the default is, unless an allow rule for exactly that
+address admits the flow (`egress.policy.metadata`).
 
 A query carries its name to the operators of the name's servers, so it is judged too (`may_resolve`). If the default is
 to refuse, a name may be resolved if a rule could admit a flow by it: a rule with a pattern that matches the name, or a
@@ -27,7 +34,9 @@ from collections.abc import Iterable
 from fnmatch import fnmatchcase
 from typing import Protocol
 
+from egress.addresses import Network, Networks
 from egress.model import Action, Agent, App, Policy, PolicyChange, Reason, Rule, Verdict
+from egress.policy import special
 from egress.policy.applications import NOTHING, covered, demanded
 from egress.policy.domain import Pattern, canonical, is_address, is_host, matches, reverse_address
 from egress.policy.index import (
@@ -41,6 +50,7 @@ from egress.policy.index import (
     parse_destination,
     parse_protocol,
 )
+from egress.policy.metadata import is_metadata
 from egress.policy.selectors import Catalogue, reaching
 
 DNS_PORTS = (53, 53)
@@ -49,6 +59,7 @@ DNS_PORTS = (53, 53)
 ECH_PUBLIC_NAMES = frozenset({"cloudflare-ech.com"})
 
 _NO_NAMES: frozenset[str] = frozenset()
+_NOWHERE = Networks(())
 
 
 class Subject(Protocol):
@@ -67,7 +78,9 @@ class Subject(Protocol):
 
 
 class Rulebook:
-    """A compiled policy. From `before`, which it replaces, it takes hits, spent rules and parsed destinations.
+    """A compiled policy. From `before`, which it replaces, it takes hits, spent rules, destinations and `nearby`.
+
+    `nearby` are the addresses of this host and of all agents: names do not mean them.
 
     Of several matching deny (or allow) rules the one with the lowest `Rule.position` decides, of equal ones the first.
     Raises ValueError for two rules with one id, and for an invalid destination or protocol.
@@ -75,6 +88,7 @@ class Rulebook:
 
     def __init__(self, policy: Policy, before: Rulebook | None = None) -> None:
         self.version = policy.version
+        self.nearby: Networks = before.nearby if before is not None else _NOWHERE
         self.hits: dict[str, tuple[int, float]] = {}  # rule id to the number of flows, and the time of the last
         self._spent: dict[str, Rule] = {}
         self._entries: dict[str, IndexedRule] = {}  # by rule id
@@ -107,7 +121,7 @@ class Rulebook:
             said = "" if is_address(said) else said
         mine = self._catalogue.rules_of(agent)
         names = subject.names | {said} if said else subject.names
-        where = destination_keys(subject.remote, names, self._catalogue.deepest)
+        where = destination_keys(subject.remote, names, self._catalogue.deepest, special.embedded(subject.remote))
         for entry in self._matching(mine.deny, subject, where, ts):
             covers = covered(entry.rule.app)
             if not covers or subject.app in covers:
@@ -116,15 +130,27 @@ class Rulebook:
         if not subject.outbound:
             return Verdict(agent.default, Reason.DEFAULT if accepts else Reason.INBOUND, "", self.version), None
         near: tuple[Reason, str] | None = None
-        if names:
-            where = destination_keys(subject.remote, filter(is_host, subject.names), self._catalogue.deepest)
+        if names or where.inner:
+            same = special.same_host(subject.remote)
+            hosts = filter(is_host, subject.names)
+            where = destination_keys(subject.remote, hosts, self._catalogue.deepest, (same,) if same else ())
+        metadata = is_metadata(subject.remote, subject.proto, subject.rport)
         for entry in self._matching(mine.allow, subject, where, ts):
-            obstacle = _obstacle(entry, subject, said)
+            obstacle = (
+                Reason.METADATA if metadata and not _is_one_address(entry) else self._obstacle(entry, subject, said)
+            )
             if obstacle is None:
                 return Verdict(Action.ACCEPT, Reason.RULE, entry.rule.id, self.version), entry.rule
             near = near or (obstacle, entry.rule.id)
+        if metadata:
+            action = Action.REJECT if accepts else agent.default
+            return Verdict(action, Reason.METADATA, "", self.version), None
         reason, rule_id = (Reason.DEFAULT, "") if near is None or accepts else near
         return Verdict(agent.default, reason, rule_id, self.version), None
+
+    def is_outside(self, address: bytes) -> bool:
+        """Return True if a name can mean this packed address: it is global, and not of this host or an agent."""
+        return special.is_global(address) and address not in self.nearby
 
     def may_resolve(
         self, agent: Agent, name: str, ts: float, names: frozenset[str] = _NO_NAMES
@@ -136,7 +162,9 @@ class Rulebook:
         name = canonical(name)
         address = reverse_address(name)
         mine = self._catalogue.rules_of(agent)
-        where = destination_keys(address or b"", {name} | names, self._catalogue.deepest)
+        where = destination_keys(
+            address or b"", {name} | names, self._catalogue.deepest, special.embedded(address or b"")
+        )
         for entry in self._matching_names(mine.deny, where, ts):
             if _matches_all_traffic(entry):
                 return Verdict(entry.rule.action, Reason.QUERY, entry.rule.id, self.version), None
@@ -156,6 +184,18 @@ class Rulebook:
         if rule is None:
             return NOTHING
         return demanded(rule, subject.proto, subject.rport, named=not rule.app and self.named(rule))
+
+    def not_bound(self, agent: Agent, names: Iterable[str], address: bytes, ts: float) -> Rule | None:
+        """Return the first name rule of an agent that matches one of these names but not the address they have.
+
+        None if the address is outside, or if another name rule admits it.
+        """
+        if self.is_outside(address):
+            return None
+        where = destination_keys(b"", filter(is_host, map(canonical, names)), self._catalogue.deepest)
+        indexes = self._catalogue.rules_of(agent).allow
+        found = [entry.rule for entry in self._matching_names(indexes, where, ts) if _is_name(entry)]
+        return found[0] if found and not any(rule.private for rule in found) else None
 
     def named(self, rule: Rule) -> bool:
         """Return True if a rule's destination is a name. The rule may have left the policy, while its flow lives."""
@@ -261,6 +301,28 @@ class Rulebook:
             buckets += index.specific(where)
         return _ordered([entry for bucket in buckets for entry in bucket if self._alive(entry.rule, ts)])
 
+    def _obstacle(self, entry: IndexedRule, subject: Subject, said: str | None) -> Reason | None:
+        """Return the reason why an allow rule does not admit a flow; None if it does, or cannot be checked yet.
+
+        `said`: the name in the bytes; "": they have none; None: not known yet.
+        """
+        named = isinstance(entry.destination, Pattern)
+        apps = demanded(entry.rule, subject.proto, subject.rport, named=named)
+        if apps:
+            apps -= subject.excluded
+            if not apps or (subject.app and subject.app not in apps):
+                return Reason.APPLICATION
+        pattern = entry.destination
+        if not isinstance(pattern, Pattern):
+            return None
+        if subject.remote and not entry.rule.private and not self.is_outside(subject.remote):
+            return Reason.PRIVATE
+        cover = subject.hidden and said in ECH_PUBLIC_NAMES
+        if said and not cover and not (matches(pattern, said) and is_host(said)):
+            return Reason.NAME
+        hides = subject.hidden or said == ""
+        return Reason.NAME if hides and not entry.rule.unnamed else None
+
     def _alive(self, rule: Rule, ts: float, admitted: Rule | None = None) -> bool:
         """Return True if a rule is neither expired nor spent; for the flow that it admitted it is never spent."""
         if rule.expires_at is not None and ts >= rule.expires_at:
@@ -279,25 +341,13 @@ def _ordered(found: list[IndexedRule]) -> list[IndexedRule]:
     return found
 
 
-def _obstacle(entry: IndexedRule, subject: Subject, said: str | None) -> Reason | None:
-    """Return the reason why an allow rule does not admit a flow; None if it does, or cannot be checked yet.
+def _is_name(entry: IndexedRule) -> bool:
+    return isinstance(entry.destination, Pattern)
 
-    `said`: the name in the bytes; "": they have none; None: not known yet.
-    """
-    named = isinstance(entry.destination, Pattern)
-    apps = demanded(entry.rule, subject.proto, subject.rport, named=named)
-    if apps:
-        apps -= subject.excluded
-        if not apps or (subject.app and subject.app not in apps):
-            return Reason.APPLICATION
-    pattern = entry.destination
-    if not isinstance(pattern, Pattern):
-        return None
-    cover = subject.hidden and said in ECH_PUBLIC_NAMES
-    if said and not cover and not (matches(pattern, said) and is_host(said)):
-        return Reason.NAME
-    hides = subject.hidden or said == ""
-    return Reason.NAME if hides and not entry.rule.unnamed else None
+
+def _is_one_address(entry: IndexedRule) -> bool:
+    """Return True if a rule's destination is a single address."""
+    return isinstance(entry.destination, Network) and entry.destination.shift == 0
 
 
 def _matches_all_traffic(entry: IndexedRule) -> bool:

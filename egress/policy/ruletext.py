@@ -110,7 +110,8 @@ def to_mapping(rule: Rule) -> dict[str, object]:
         written["expires"] = "once"
     elif rule.expires_at is not None:
         written["expires"] = datetime.fromtimestamp(rule.expires_at, UTC).isoformat().replace("+00:00", "Z")
-    texts = {"app": rule.app, "unnamed": rule.unnamed, "comment": rule.comment, "author": rule.author}
+    texts = {"app": rule.app, "unnamed": rule.unnamed, "private": rule.private}
+    texts |= {"comment": rule.comment, "author": rule.author}
     return written | {key: value for key, value in texts.items() if value}
 
 
@@ -121,13 +122,14 @@ def _check(rule: Rule) -> None:
             "ports", f"{rule.protocol} has no ports; leave them out or use protocol tcp, udp or sctp"
         )
     if rule.action is Action.ACCEPT:
-        if rule.unnamed and not _is_name(rule.destination):
-            raise InvalidRuleError("unnamed", "only a rule whose destination is a name can have this; leave it out")
+        for field in ("unnamed", "private"):
+            if getattr(rule, field) and not _is_name(rule.destination):
+                raise InvalidRuleError(field, "only a rule whose destination is a name can have this; leave it out")
         return
     if rule.exempt:
         raise InvalidRuleError("exempt", "only a rule with action allow can exempt signatures; leave it out")
-    if rule.unnamed or rule.once:
-        field = "unnamed" if rule.unnamed else "expires"
+    if rule.unnamed or rule.private or rule.once:
+        field = "unnamed" if rule.unnamed else "private" if rule.private else "expires"
         raise InvalidRuleError(field, "only a rule with action allow can have this; leave it out")
 
 
@@ -135,6 +137,8 @@ def _content_id(rule: Rule) -> str:
     """Return a hash of the rule's meaning, 12 hex digits, which its position and its comment do not change."""
     content = asdict(replace(rule, id="", comment="", author="", created=0.0))
     del content["position"]
+    if not rule.private:
+        del content["private"]  # a rule from before this field keeps its id
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
 
 
@@ -291,6 +295,7 @@ _FIELDS: dict[str, Callable[[object], object]] = {
     "app": _app,
     "exempt": _exempt,
     "unnamed": _flag,
+    "private": _flag,
     "author": _author,
     "comment": _comment,
     "id": _id,

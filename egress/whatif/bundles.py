@@ -35,6 +35,7 @@ class Want:
     port: int  # 0: the protocol has no ports
     app: str
     unnamed: bool  # the destination is a name, and the bytes contain none
+    private: bool  # the destination is a name, and its address is not global
     count: int  # flows
     first: float
     last: float
@@ -75,6 +76,8 @@ class Bundle:
             item["app"] = app
         if self.unnamed:
             item["unnamed"] = True
+        if self.private:
+            item["private"] = True
         return replace(read_rule(item), created=now)
 
     @property
@@ -96,14 +99,18 @@ class Bundle:
     def unnamed(self) -> bool:
         return any(want.unnamed for want in self.wants)
 
+    @property
+    def private(self) -> bool:
+        return any(want.private for want in self.wants)
+
     def parts(self) -> tuple[Bundle, ...]:
         """Split the bundle by name, or one name by protocol, port and application; none if it cannot be split."""
         by_name = tuple(_bundled(self.wants))
         if len(by_name) > 1 or (by_name and by_name[0].destination != self.destination):
             return _expressible(by_name)
-        by_use: dict[tuple[str, int, str, bool], list[Want]] = defaultdict(list)
+        by_use: dict[tuple[str, int, str, bool, bool], list[Want]] = defaultdict(list)
         for want in self.wants:
-            by_use[want.proto, want.port, want.app, want.unnamed].append(want)
+            by_use[want.proto, want.port, want.app, want.unnamed, want.private].append(want)
         if len(by_use) > 1:
             return tuple(Bundle(self.destination, tuple(wants)) for wants in by_use.values())
         return ()
@@ -115,14 +122,14 @@ def bundle(wants: Iterable[Want]) -> list[Bundle]:
     Addresses stay single; `networks` merges them.
     """
     single = list(_bundled(wants))
-    families: dict[tuple[str, str, bool], list[Bundle]] = defaultdict(list)
+    families: dict[tuple[str, str, bool, bool], list[Bundle]] = defaultdict(list)
     found = []
     for each in single:
         if parent := _parent(each.destination):
-            families[parent, each.wants[0].kind, each.unnamed].append(each)
+            families[parent, each.wants[0].kind, each.unnamed, each.private].append(each)
         else:
             found.append(each)
-    for (parent, _, _), members in families.items():
+    for (parent, *_), members in families.items():
         if len(members) >= SIBLINGS:
             found.append(Bundle(f"*.{parent}", tuple(want for member in members for want in member.wants)))
         else:

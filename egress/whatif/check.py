@@ -12,6 +12,7 @@ from egress.model import PROTOCOL_NUMBERS, SCTP, TCP, UDP, Action, Agent, App, M
 from egress.policy.domain import canonical, is_address, normalise
 from egress.policy.rulebook import Rulebook
 from egress.policy.ruletext import InvalidRuleError, read_rule
+from egress.policy.special import MAPPED, embedded, same_host
 from egress.whatif.subject import NAMING, Target
 
 MAX_TEXT = 1024  # characters of a destination
@@ -22,10 +23,16 @@ _TARGET = re.compile(
 _REASONS = {
     Reason.APPLICATION: "rule {rule} allows it for another application protocol only",
     Reason.NAME: "rule {rule} allows this address by another name only",
+    Reason.PRIVATE: "rule {rule} allows this name at global addresses only; if the address is right, set private: true"
+    " in the rule",
+    Reason.METADATA: "clouds serve metadata at this address, so only an allow rule for exactly this address admits it",
     Reason.DEFAULT: "no rule allows it, and the agent's default is to refuse",
     Reason.APPROVAL: "no rule matches, and the agent is in mode ask",
     Reason.QUARANTINE: "the agent is in quarantine",
 }
+
+
+_ASKED = frozenset((Reason.DEFAULT, Reason.PRIVATE))  # in mode ask a person decides on these refusals
 
 
 class InvalidQuestionError(InputError):
@@ -76,7 +83,7 @@ def check(rules: Rulebook, agent: Agent, question: Question, ts: float, gate_que
     if verdict.reason is Reason.QUARANTINE:
         resolvable = None if resolvable is None else False
     allowed = verdict.action is Action.ACCEPT
-    conditions = [*_about_name(rules, rule, question, name, resolvable, allowed)]
+    conditions = [*_about_name(rules, rule, question, name, resolvable, allowed), *_about_address(target.remote)]
     if allowed:
         conditions += _about_rule(rule, question, rules.demands(rule, target))
         conditions += _refused_later(rules, agent, target, ts)
@@ -173,20 +180,22 @@ def _app(app: str, proto: int) -> None:
 
 
 def _address(text: str) -> bytes | None:
+    """Pack an address, a mapped one (::ffff:192.0.2.1) as the IPv4 address that packets carry; None for other text."""
     if "%" in text:
         return None
     try:
-        return ip_address(text.removeprefix("[").removesuffix("]") if ":" in text else text).packed
+        packed = ip_address(text.removeprefix("[").removesuffix("]") if ":" in text else text).packed
     except ValueError:
         return None
+    return packed[12:] if packed.startswith(MAPPED) and len(packed) == 16 else packed
 
 
 def _overruled(agent: Agent, verdict: Verdict) -> Verdict:
     """Return the verdict after quarantine, which overrides rules, and mode ask, which holds flows without a rule."""
     if agent.quarantined:
         return replace(verdict, action=Action.REJECT, reason=Reason.QUARANTINE, rule_id="")
-    if agent.mode is Mode.ASK and verdict.action is Action.REJECT and verdict.reason is Reason.DEFAULT:
-        return replace(verdict, action=Action.HOLD, reason=Reason.APPROVAL)
+    if agent.mode is Mode.ASK and verdict.action is Action.REJECT and verdict.reason in _ASKED:
+        return replace(verdict, action=Action.HOLD, reason=Reason.APPROVAL, rule_id="")
     return verdict
 
 
@@ -200,6 +209,8 @@ def _about_name(
     conditions = []
     if allowed and rule is not None and rules.named(rule):
         conditions.append(f"Only at an address that the agent itself has resolved {name} to.")
+        if not question.address and not rule.private:
+            conditions.append("Only at a global address, and not at one of this host or of an agent.")
         if rule.unnamed:
             conditions.append(f"If the bytes contain a name (SNI, Host) it must match {rule.destination}.")
         elif question.app in ("", *NAMING):
@@ -211,6 +222,15 @@ def _about_name(
     if allowed and not resolvable:
         conditions.append(f"The agent may not query {name}, so it must know the address from elsewhere.")
     return conditions
+
+
+def _about_address(address: bytes) -> list[str]:
+    inner = ", ".join(str(ip_address(each)) for each in embedded(address))
+    if not inner:
+        return []
+    if same_host(address):
+        return [f"The address stands for {inner}, in IPv6: rules for that match as well."]
+    return [f"Packets for the address may be sent on to {inner}: deny rules for that match as well."]
 
 
 def _about_rule(rule: Rule | None, question: Question, demanded: frozenset[str]) -> list[str]:

@@ -7,6 +7,9 @@ of a flow is
                 name that most other flows need as well, among equals the first in the alphabet
     an address  otherwise; a name in the bytes that the agent never resolved proves nothing (addresses are shared)
 
+A name of an address that is not global gets a rule with `private`. Addresses at which clouds serve metadata are left
+out.
+
 The ports of a destination share a rule, which keeps protocol and application if they are uniform. Three or more names
 under one parent that is not a public suffix become a wildcard; addresses with equal needs become networks that contain
 exactly these. Queries to a resolver get a rule of their own, by address. A name that was only queried (an agent whose
@@ -28,7 +31,9 @@ from egress.errors import EgressError
 from egress.model import Action, Agent, App, Mode, Policy, Reason, Rule
 from egress.policy.domain import canonical, is_address, is_host, parse_pattern, reverse_address
 from egress.policy.file import MAX_RULES
+from egress.policy.metadata import is_metadata
 from egress.policy.rulebook import Rulebook
+from egress.policy.special import is_global
 from egress.store.database.handles import Connection
 from egress.store.query.flowgroups import FlowGroup, flow_groups
 from egress.whatif.bundles import Bundle, Want, bundle, networks, safe
@@ -176,6 +181,8 @@ class _Lesson:
         if group.action is not Action.ACCEPT and group.reason not in _LEARNT:
             rule = f" ({group.rule_id})" if group.rule_id else ""
             return f"refused: {group.reason}{rule}"
+        if is_metadata(target.remote, target.proto, target.rport):
+            return "clouds serve metadata at this address; if it is right, write a rule for it yourself"
         if group.action is not Action.ACCEPT and group.mode is not Mode.MONITOR and not self._include_refused:
             return f"refused: {group.reason}; --refused includes it"
         if group.reason is Reason.NAME and not names:
@@ -202,7 +209,9 @@ class _Lesson:
                 destination = min(pending.names, key=lambda name: (name not in settled, -popular[name], name))
             app = App.DNS.value if _is_dns(group) else group.app if group.proto in ("tcp", "udp") else ""
             port = group.dport if group.proto in _PORTED else 0
-            yield Want(destination, group.proto, port, app, pending.unnamed, group.count, group.first, group.last)
+            private = bool(pending.names) and not is_global(packed(group.dst))
+            times = group.count, group.first, group.last
+            yield Want(destination, group.proto, port, app, pending.unnamed, private, *times)
 
     def _lookups(self, flows: list[Bundle]) -> tuple[dict[int, Want], dict[int, str]]:
         """Return the wants of queries that neither rules in force nor `flows` allow, by the index of their group.
@@ -226,7 +235,8 @@ class _Lesson:
             elif not _rulable(name):
                 refused[index] = "it is not a valid host name, so no rule can allow it"
             else:
-                asked[index] = Want(name, "", DNS_PORT, App.DNS.value, False, group.count, group.first, group.last)
+                times = group.count, group.first, group.last
+                asked[index] = Want(name, "", DNS_PORT, App.DNS.value, False, False, *times)
         return asked, refused
 
     def _resolvable(self, book: Rulebook, group: FlowGroup) -> tuple[bool, str]:

@@ -27,7 +27,8 @@ LIMIT = 100  # groups returned unless asked for more
 STEP = 1000  # groups between two reports of progress
 
 # Decisions of rules; for any other reason the flow would be refused again. FINDING depends on the admitting rule.
-_RULED = frozenset((Reason.RULE, Reason.DEFAULT, Reason.APPLICATION, Reason.NAME, Reason.QUERY, Reason.APPROVAL))
+_RULED = frozenset((Reason.RULE, Reason.DEFAULT, Reason.APPLICATION, Reason.NAME, Reason.PRIVATE, Reason.METADATA,
+                    Reason.QUERY, Reason.APPROVAL))  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

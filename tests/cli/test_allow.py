@@ -27,8 +27,15 @@ def test_a_rule_is_made_and_said(cli: Cli) -> None:
         [22, "8000-8100"], "tcp", "once", ["beacon.*"],
     )  # fmt: skip
     assert made["author"] == "uid:0 (root)"
+    inside = cli.ok("allow", "mirror.corp.example", "--private", "-o", "json").json
+    assert (inside["private"], made.get("private")) == (True, None)
     assert cli.ok("deny", "10.0.0.0/8", "--for", "1d", "--protocol", "47").out.startswith("made rule ")
-    assert [each["action"] for each in cli.ok("allowlist", "list", "-o", "json").json] == ["deny", "allow", "allow"]
+    assert [each["action"] for each in cli.ok("allowlist", "list", "-o", "json").json] == [
+        "deny",
+        "allow",
+        "allow",
+        "allow",
+    ]
 
 
 def test_a_dry_run_makes_nothing(cli: Cli) -> None:
@@ -48,6 +55,7 @@ def test_what_is_wrong_is_named(cli: Cli) -> None:
         (["example.org", "--exempt", "[x"], "exempt: "),
         (["example.org", "--id", "a b"], "id: "),
         (["192.0.2.7", "--unnamed"], "unnamed: "),
+        (["192.0.2.7", "--private"], "private: "),
     ):
         done = cli("allow", *words)
         assert (done.code, done.out) == (2, ""), done

@@ -14,13 +14,16 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from demo.stage import CONTROL, POOL, SERVER, Stage
+from demo.stage import POOL, SERVER, Stage
 from tests.lab.gateway import Peer, guarded, listening
 from tests.lab.net import PYTHON
 
 RESOLVER = SERVER
-SHARED = POOL  # of good, evil and hidden: one address, one port, two certificates
-EDGE = CONTROL  # of the names in the CDN, and one of the hundred addresses of big
+# Names mean hosts outside, so the servers have documentation addresses, which count as global (docs/adr/0032).
+SHARED = ("203.0.113.3", "2001:db8:2::3")  # of good, evil and hidden: one address, one port, two certificates
+EDGE = ("203.0.113.4", "2001:db8:2::4")  # of the names in the CDN, and one of the hundred addresses of big
+INSIDE = POOL  # of inner and mirror: addresses that are not global
+INNER, MIRROR, IDN = (f"{name}.example.test" for name in ("inner", "mirror", "xn--bcher-kva"))
 GOOD, EVIL, HIDDEN, BIG = (f"{name}.example.test" for name in ("good", "evil", "hidden", "big"))
 WWW, TARGET = "www.cdn.example.test", "n7.edge.example.net"
 TTL = 2
@@ -44,14 +47,16 @@ class Place:
         self.queries = stage.directory / "dnsmasq.log"
         self.certificates = certificates(stage.directory / "certificates")
         self.authority = stage.directory / "certificates" / "ca.crt"
+        for address in (*SHARED, *EDGE):
+            far(stage, address)
         self._serve_names()
         self.web = [
             Peer(stage, stage.outside, "", *words, module="tests.lab.web")
-            for host in (*SHARED, *EDGE)
+            for host in (*SHARED, *EDGE, *INSIDE)
             for words in ((host, "80"), (host, "443", self.certificates), (host, "8443", self.certificates))
         ]
         for port in (80, 443, 8443):
-            listening(stage, port, stage.outside, (*SHARED, *EDGE))
+            listening(stage, port, stage.outside, (*SHARED, *EDGE, *INSIDE))
 
     def _serve_names(self) -> None:
         """Start dnsmasq with its own records, and none of the machine's."""
@@ -62,7 +67,8 @@ class Place:
         words += ["--user=root", "--pid-file=", "--log-queries=extra", f"--log-facility={self.queries}"]
         words += ["--bind-interfaces", *(f"--listen-address={host}" for host in RESOLVER), "--except-interface=lo"]
         words += [f"--local-ttl={TTL}", "--local=/test/", "--local=/net/"]
-        words += [f"--host-record={name},{SHARED[0]},{SHARED[1]}" for name in (GOOD, EVIL, HIDDEN)]
+        words += [f"--host-record={name},{SHARED[0]},{SHARED[1]}" for name in (GOOD, EVIL, HIDDEN, IDN)]
+        words += [f"--host-record={name},{INSIDE[0]},{INSIDE[1]}" for name in (INNER, MIRROR)]
         words += [f"--host-record={TARGET},{EDGE[0]},{EDGE[1]}", f"--cname={WWW},{TARGET}"]
         self.stage.lab.popen(self.stage.outside, [shutil.which("dnsmasq") or "/usr/sbin/dnsmasq", *words])
         listening(self.stage, 53, self.stage.outside, RESOLVER)
@@ -98,6 +104,12 @@ class Place:
         scheme = "http" if port == 80 else "https"
         host = f"[{address}]" if ":" in address else address
         return self.curl("--resolve", f"{name}:{port}:{host}", f"{scheme}://{name}:{port}/page", *words)
+
+
+def far(stage: Stage, address: str) -> None:
+    """Give the outside an address, and the gateway a route to it."""
+    stage.lab.address(stage.outside, address, "eth0")
+    stage.lab.run(stage.gateway, ["ip", "route", "replace", address, "dev", "uplink0"], check=True)
 
 
 @contextmanager
@@ -137,7 +149,16 @@ def certificates(directory: Path) -> str:
 
     new = ("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2")
     openssl(*new, "-subj", "/CN=the lab", "-keyout", "ca.key", "-out", "ca.crt")
-    for stem, name in ((GOOD, GOOD), (EVIL, EVIL), (WWW, WWW), (BIG, BIG), ("default", "default.example.test")):
+    for stem, name in (
+        (GOOD, GOOD),
+        (EVIL, EVIL),
+        (WWW, WWW),
+        (BIG, BIG),
+        (INNER, INNER),
+        (MIRROR, MIRROR),
+        (IDN, IDN),
+        ("default", "default.example.test"),
+    ):
         signed = ("-CA", "ca.crt", "-CAkey", "ca.key", "-addext", f"subjectAltName=DNS:{name}")
         openssl(*new, *signed, "-subj", f"/CN={name}", "-keyout", "leaf.key", "-out", "leaf.crt")
         (served / f"{stem}.pem").write_text((directory / "leaf.key").read_text() + (directory / "leaf.crt").read_text())

@@ -108,6 +108,7 @@ rules = st.builds(
     app=st.just("") | st.sampled_from(sorted(KNOWN)),
     exempt=st.lists(st.sampled_from(["mining.*", "ssh.unusual-port"]), max_size=2).map(tuple),
     unnamed=st.booleans(),
+    private=st.booleans(),
     expires_at=st.none() | seconds,
     once=st.booleans(),
     comment=st.text(st.characters(exclude_categories=["C"]), max_size=20),
@@ -122,8 +123,8 @@ def _legal(rule: Rule) -> Rule:
         rule.destination != "any" and "/" not in rule.destination and rule.destination[-1:] not in "0123456789abcdef:"
     )
     if rule.action is Action.ACCEPT:
-        return rule if name else replace(rule, unnamed=False)
-    return replace(rule, exempt=(), once=False, unnamed=False)
+        return rule if name else replace(rule, unnamed=False, private=False)
+    return replace(rule, exempt=(), once=False, unnamed=False, private=False)
 
 
 policies = st.lists(rules.map(_legal), max_size=5, unique_by=lambda rule: rule.id)
@@ -174,6 +175,7 @@ def _attempt(text: str | bytes) -> tuple[tuple[Rule, ...], str]:
             "comment",
             "id",
             "unnamed",
+            "private",
             "author",
             "expires",
         ]
@@ -231,6 +233,9 @@ def test_any_bytes_are_a_policy_or_one_line(raw: bytes) -> None:
         ("{action: allow, destination: '10.0'}", "is not a valid address"),
         ("{action: allow, agent: 'label:'}", "agent: 'label:' must be"),
         ("{action: allow, destination: x.org, unnamed: 1}", "unnamed: 1 must be true or false"),
+        ("{action: allow, destination: x.org, private: yes please}", "private: 'yes please' must be true or false"),
+        ("{action: allow, destination: 10.0.0.1, private: true}", "private: only a rule whose destination is a name"),
+        ("{action: deny, destination: x.org, private: true}", "private: only a rule with action allow"),
         ("{action: allow, unnamed: true}", "unnamed: only a rule whose destination is a name"),
         ("{action: allow, destination: 10.0.0.1, unnamed: true}", "unnamed: only a rule whose destination is a name"),
         ("{action: deny, destination: x.org, unnamed: true}", "unnamed: only a rule with action allow"),

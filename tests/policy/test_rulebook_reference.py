@@ -19,8 +19,14 @@ from tests.traffic import START
 NAMES = ["x.org", "a.x.org", "b.a.x.org", "c.b.a.x.org", "y.org", "a.y.org", "org"]
 COVER = "cloudflare-ech.com"  # the public name of an operator of encrypted hellos
 SPELT = [*NAMES, COVER, "A.X.org.", "b!.x.org", ".x.org", "203.0.113.9", "::1", ""]
-ADDRESSES = ["203.0.113.9", "203.0.113.200", "8.8.8.8", "2001:db8::9", "2001:db9::"]
-NETWORKS = ["any", "203.0.113.9", "203.0.113.0/28", "203.0.0.0/8", "0.0.0.0/0", "2001:db8::/64", "::/0", "2001:db8::9"]
+ADDRESSES = ["203.0.113.9", "203.0.113.200", "8.8.8.8", "2001:db8::9", "2001:db9::", "10.1.2.3", "64:ff9b::a01:203",
+             "2002:a01:203::", "169.254.169.254", "64:ff9b::a9fe:a9fe"]  # fmt: skip
+NETWORKS = ["any", "203.0.113.9", "203.0.113.0/28", "203.0.0.0/8", "0.0.0.0/0", "2001:db8::/64", "::/0", "2001:db8::9",
+            "10.0.0.0/8", "10.1.2.3", "169.254.169.254", "169.254.0.0/16"]  # fmt: skip
+INSIDE = ADDRESSES[5:]
+METADATA = ADDRESSES[8:]
+SAME = {"64:ff9b::a01:203": "10.1.2.3", "64:ff9b::a9fe:a9fe": "169.254.169.254"}  # another name of one host
+SENT_ON = SAME | {"2002:a01:203::": "10.1.2.3"}
 PATTERNS = [*NAMES, "*.x.org", "**.x.org", "*.a.x.org", "**.org", "*.org", "**.y.org", "**.b.a.x.org"]
 
 rules = st.builds(
@@ -33,6 +39,7 @@ rules = st.builds(
     ports=st.sampled_from([(), (), ((443, 443),), ((1, 1000),), ((22, 22), (8000, 9000)), ((53, 53),)]),
     app=st.sampled_from(["", "", "tls", "ssh", "dns", "http", "any"]),
     unnamed=st.booleans(),
+    private=st.booleans(),
     expires_at=st.none() | st.sampled_from([START - 1, START, START + 1e-6, START + 60]),
     once=st.booleans(),
     position=st.integers(-2, 2),
@@ -114,8 +121,11 @@ def carried(rule: Rule, target: Target) -> bool:
     return rule.protocol in ("", protocol) and in_ports
 
 
-def at(rule: Rule, address: bytes) -> bool:
-    return not named(rule) and (rule.destination == "any" or ip_address(address) in ip_network(rule.destination))
+def at(rule: Rule, address: bytes, others: dict[str, str]) -> bool:
+    """Return True if the rule matches the address, or the other one that it stands for."""
+    text = str(ip_address(address))
+    spelt = [ip_address(each) for each in (text, others.get(text, text))]
+    return not named(rule) and (rule.destination == "any" or any(x in ip_network(rule.destination) for x in spelt))
 
 
 def fits(rule: Rule, target: Target, said: str | None) -> bool:
@@ -146,24 +156,32 @@ def reference(some: list[Rule], who: Agent, target: Target, spent: set[str]) -> 
     mine = [rule for rule in in_order(some) if concerns(rule, who, spent, target.rule) and carried(rule, target)]
     for rule in mine:
         names = {*target.names, said} if said else target.names
-        meant = at(rule, target.remote) or (named(rule) and any(called(rule.destination, name) for name in names))
+        meant = at(rule, target.remote, SENT_ON) or (
+            named(rule) and any(called(rule.destination, name) for name in names)
+        )
         if rule.action is not Action.ACCEPT and meant and called_so(rule, target.app):
             return rule.action, Reason.RULE, rule.id
     if not target.outbound:
         return who.default, Reason.DEFAULT if who.default is Action.ACCEPT else Reason.INBOUND, ""
-    near = None
+    near, text = None, str(ip_address(target.remote))
     for rule in mine:
         bound = named(rule) and any(host(name) and called(rule.destination, name) for name in target.names)
-        if rule.action is not Action.ACCEPT or not (bound or at(rule, target.remote)):
+        if rule.action is not Action.ACCEPT or not (bound or at(rule, target.remote, SAME)):
+            continue
+        if text in METADATA and target.rport != 53 and rule.destination != "169.254.169.254":
             continue
         wanted = demands(rule, target)
         possible = {target.app} if target.app else wanted
         if wanted and not (wanted & possible) - target.excluded:
             near = near or (Reason.APPLICATION, rule.id)
+        elif bound and text in INSIDE and not rule.private:
+            near = near or (Reason.PRIVATE, rule.id)
         elif not bound or fits(rule, target, said):
             return Action.ACCEPT, Reason.RULE, rule.id
         else:
             near = near or (Reason.NAME, rule.id)
+    if text in METADATA and target.rport != 53:
+        return Action.REJECT if who.default is Action.ACCEPT else who.default, Reason.METADATA, ""
     if near and who.default is not Action.ACCEPT:
         return who.default, *near
     return who.default, Reason.DEFAULT, ""

@@ -73,3 +73,12 @@ def test_unnamed_goes_with_every_form_of_name() -> None:
     for name in ("db1", "x9.e", "*.a-1", "**.f00d", "1-2"):
         rule = read_rule({"action": "allow", "destination": name, "unnamed": True})
         assert rule.unnamed and rule.destination == name
+
+
+def test_private_is_read_and_written_and_a_rule_without_it_keeps_the_id_that_it_had() -> None:
+    rule = read_rule({"action": "allow", "destination": "mirror.example.org", "ports": [443], "private": True})
+    assert rule.private and to_mapping(rule)["private"] is True
+    assert read_rule(to_mapping(rule)) == rule
+    plain = read_rule({"action": "allow", "destination": "mirror.example.org", "ports": [443], "unnamed": True})
+    assert (plain.id, "private" in to_mapping(plain)) == ("26048e683876", False)
+    assert plain.id != rule.id

@@ -170,3 +170,47 @@ def test_any_target_is_read_or_refused(text: str) -> None:
         read_target(text)
     except InputError:
         return
+
+
+def test_a_name_with_an_address_inside_is_answered_with_what_to_do() -> None:
+    question = Question("mirror.example.org", "tcp", 443, address="10.0.0.5")
+    plain = ask((allow("mirror.example.org", id="m"),), question)
+    assert (plain.allowed, plain.reason, plain.rule_id) == (False, Reason.PRIVATE, "m")
+    assert plain.explanation.endswith(
+        "rule m allows this name at global addresses only; if the address is right, set private: true in the rule."
+    )
+    assert ask((allow("mirror.example.org", private=True),), question).allowed
+    unknown = ask((allow("mirror.example.org"),), replace(question, address=""))
+    assert (
+        unknown.allowed
+        and "Only at a global address, and not at one of this host or of an agent." in unknown.conditions
+    )
+    held = ask((allow("mirror.example.org"),), question, replace(AGENT, mode=Mode.ASK))
+    assert (held.action, held.rule_id) == (Action.HOLD, "")
+
+
+@pytest.mark.parametrize("address", ["169.254.169.254", "fd00:ec2::254", "64:ff9b::a9fe:a9fe", "2002:a9fe:a9fe::1"])
+def test_metadata_is_answered_with_what_allows_it(address: str) -> None:
+    free = replace(AGENT, default=Action.ACCEPT)
+    answer = ask((allow(),), Question(address, "tcp", 80), free)
+    assert (answer.allowed, answer.reason) == (False, Reason.METADATA)
+    assert "only an allow rule for exactly this address" in answer.explanation
+    assert ask((allow(address),), Question(address, "tcp", 80)).allowed
+
+
+@pytest.mark.parametrize(
+    ("address", "words"),
+    [
+        ("64:ff9b::a01:203", "The address stands for 10.1.2.3, in IPv6: rules for that match as well."),
+        ("2002:a01:203::1", "Packets for the address may be sent on to 10.1.2.3: deny rules for that match"),
+        (
+            "64:ff9b:1::a01:203",
+            "Packets for the address may be sent on to 10.1.2.3: deny rules for that match as well.",
+        ),
+    ],
+)
+def test_an_address_that_stands_for_another_is_judged_as_that_and_says_so(address: str, words: str) -> None:
+    answer = ask((deny("10.0.0.0/8", id="ten"), allow()), read_target(f"[{address}]:443"))
+    assert (answer.allowed, answer.rule_id) == (False, "ten")
+    assert any(condition.startswith(words) for condition in answer.conditions)
+    assert ask((deny("10.0.0.0/8"),), read_target("[::ffff:10.1.2.3]:443")).reason is Reason.RULE

@@ -330,3 +330,22 @@ def test_what_was_learnt_needs_no_second_lesson(some: list[FlowRecord]) -> None:
         second = learn(connection, AGENT, Policy(1, first.rules), now=NOW)
     assert second.rules == ()
     assert second.already == first.covered + first.already
+
+
+def test_a_name_inside_is_learnt_with_private_and_metadata_is_left_out() -> None:
+    inside = tls("mirror.example.org", names=("mirror.example.org",), dst="10.0.0.5")
+    found = propose([inside, tls("a.example.net", names=("a.example.net",))])
+    assert [(rule.destination, rule.private) for rule in found.rules] == [
+        ("a.example.net", False), ("mirror.example.org", True),
+    ]  # fmt: skip
+    metadata = flow(dst="169.254.169.254", dport=80, app_proto="http", names=("metadata.google.internal",))
+    left = propose([metadata])
+    assert left.rules == () and "clouds serve metadata" in left.left_out[0].why
+
+
+def test_siblings_inside_and_outside_do_not_share_a_wildcard() -> None:
+    records = [tls(f"{name}.example.org", names=(f"{name}.example.org",)) for name in "abc"]
+    records += [tls(f"{name}.example.org", names=(f"{name}.example.org",), dst="10.0.0.5") for name in "xyz"]
+    assert {(rule.destination, rule.private) for rule in propose(records).rules} == {
+        ("*.example.org", False), ("*.example.org", True),
+    }  # fmt: skip

@@ -49,7 +49,8 @@ def test_what_was_refused_and_would_pass() -> None:
 
 def test_what_rules_did_not_decide_stays() -> None:
     others = set(Reason) - {
-        Reason.RULE, Reason.DEFAULT, Reason.APPLICATION, Reason.NAME, Reason.QUERY, Reason.APPROVAL,
+        Reason.RULE, Reason.DEFAULT, Reason.APPLICATION, Reason.NAME, Reason.PRIVATE, Reason.METADATA, Reason.QUERY,
+        Reason.APPROVAL,
     }  # fmt: skip
     result = run([tls("a.example", **refused(reason)) for reason in sorted(others)], allow())
     assert counts(result) == (0, 0, len(others))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from egress.cli.output.counted import explained
 from egress.errors import EgressError
 from egress.gateway.kernel.command import run
 from egress.gateway.supervisor.checks import Check
@@ -60,6 +61,7 @@ def worker(worker: dict[str, Any], on_full: str) -> list[Check]:
     if failed := counters.get("replies", {}).get("failed"):
         text = f"{failed} refused queries got no answer by DNS, so their clients wait: see the gateway's log"
         found.append(Check(f"{name} replies", False, text))
+    found += explained(name, counters)
     if counters.get("engine_errors"):
         text = f"{counters['engine_errors']} packets dropped by bugs in egress (see egress query): please report them"
         found.append(Check(f"{name} engine", False, text))

@@ -20,6 +20,9 @@ REASONS = {
     Reason.DESTINATION: "an earlier finding refused this destination to this agent",
     Reason.APPLICATION: "the rule that admitted it requires another application protocol",
     Reason.NAME: "the name in its bytes (SNI, Host) is not one the rules allow, or is hidden",
+    Reason.PRIVATE: "the rule allows its name, but not at an address that is not global; if that address is right, set"
+    " private: true in the rule",
+    Reason.METADATA: "clouds serve metadata at its address; only an allow rule for exactly that address admits it",
     Reason.QUERY: "it is a DNS query for a name that no rule allows",
     Reason.BUDGET: "a budget of the agent is used up",
     Reason.APPROVAL: "an approval was requested (mode ask): it is pending, was denied, or timed out",
@@ -143,7 +146,8 @@ def _rule_text(found: FlowRecord, rule: Rule | None) -> str:
         return text
     parts = ["allow" if rule.action is Action.ACCEPT else "deny", rule.destination, rule.protocol]
     parts.append(",".join(str(first) if first == last else f"{first}-{last}" for first, last in rule.ports))
-    parts += [rule.app, "also unnamed" if rule.unnamed else "", f"for {rule.agent}"]
+    parts += [rule.app, "also unnamed" if rule.unnamed else "", "also private" if rule.private else ""]
+    parts += [f"for {rule.agent}"]
     parts += [f"until {when(rule.expires_at)} UTC" if rule.expires_at is not None else "", "once" if rule.once else ""]
     parts += [f"by {rule.author}" if rule.author else "", f"# {rule.comment}" if rule.comment else ""]
     return f"{text}: {' '.join(part for part in parts if part)}"

@@ -7,7 +7,7 @@ To the worker:
     {"op": "policy.commit", "base": n, "version": m}  applies them all at once; base -1: they are the whole policy
     {"op": "begin"}                                   bind the queues; the orders above may come before it
     {"op": "journal", "limit": bytes, "full": true}   how far the journal may grow; full: no new flows (JournalGrant)
-    {"op": "agents", "agents": [...]}                 all agents that it watches from now on
+    {"op": "agents", "agents": [...], "nearby": [...]}   all agents that it watches from now on (and `Setup.nearby`)
     {"op": "overrun", "agent", "dropped"}             packets that the kernel dropped, as its queue was full
     {"op": "answer", "id", "action"}                  ends a hold
     {"op": "tally", "agent"}                          asks for an agent's RefusalCounts, as "tally"
@@ -94,6 +94,7 @@ class Setup:
     journal: JournalGrant
     capture: str = ""  # directory of packet captures; empty: none
     attribution: tuple[int, ...] = ()  # a worker's descriptor for notes of new flows; for attribution: one per worker
+    nearby: tuple[str, ...] = ()  # addresses of this host and networks of all agents: a name does not mean them
 
 
 def encode(message: object) -> bytes:
@@ -112,6 +113,7 @@ def setup_from(line: bytes) -> Setup:
         journal=JournalGrant(**document["journal"]),
         capture=document["capture"],
         attribution=tuple(document["attribution"]),
+        nearby=tuple(document["nearby"]),
     )
 
 

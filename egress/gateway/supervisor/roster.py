@@ -10,6 +10,7 @@ from itertools import count
 
 from egress.config import Queue
 from egress.gateway.kernel.attachment import Attachment
+from egress.gateway.kernel.hostaddresses import host_addresses
 from egress.gateway.pipe.messages import Watched
 from egress.model import Agent
 
@@ -56,11 +57,16 @@ class Roster:
         self.entries: dict[str, RosterEntry] = {}
         self._workers = workers
         self._assigned: dict[str, int] = {}  # by interface
+        self._addresses: frozenset[str] = frozenset()  # of this host
         self._first_queue = first_queue
         self._queues: dict[tuple[str, int], int] = {}  # by agent and worker: two cannot hold the same queue
 
     def replace(self, entries: Iterable[RosterEntry]) -> None:
-        """Replace all entries. New interfaces go to the workers with the fewest interfaces."""
+        """Replace all entries, and read this host's addresses. New interfaces go to workers with the fewest interfaces.
+
+        Raises OSError.
+        """
+        self.readdress()
         self.entries = {entry.agent.name: entry for entry in entries}
         present = {entry.interface for entry in self.entries.values()}
         self._assigned = {name: worker for name, worker in self._assigned.items() if name in present}
@@ -103,6 +109,10 @@ class Roster:
         """Return the full-depth queue of an agent (KeyError: not on the roster); the settled one is the next."""
         return self._queues[name, self.worker(name)]
 
+    def order(self, worker: int) -> dict[str, object]:
+        """Return the fields of a worker's order `agents`."""
+        return {"agents": self.watched(worker), "nearby": self.nearby}
+
     def attachments(self) -> list[Attachment]:
         """List the attachments that the kernel rules are made from."""
         return [
@@ -117,6 +127,21 @@ class Roster:
             for entry in self.entries.values()
             for name, _ in entry.places
         ]
+
+    @property
+    def nearby(self) -> tuple[str, ...]:
+        """The addresses of this host and the networks of all agents, which a name does not mean.
+
+        A network of every address (0.0.0.0/0), of an agent whose sources are not checked, says nothing about names.
+        """
+        networks = {network for entry in self.entries.values() for network in entry.agent.networks}
+        networks = {network for network in networks if not network.endswith("/0")}
+        return tuple(sorted(self._addresses | networks))
+
+    def readdress(self) -> bool:
+        """Read the addresses of this host again. Returns True if they have changed. Raises OSError."""
+        before, self._addresses = self._addresses, host_addresses()
+        return self._addresses != before
 
     def moved(self) -> list[str]:
         """List the agents whose interface is gone, or is another one of the same name. Absent agents are left out."""

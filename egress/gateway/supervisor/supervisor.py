@@ -206,7 +206,9 @@ class Gateway:
             self.pool.post(self.roster.worker(name), "overrun", {"agent": name, "dropped": dropped})
 
     async def _watch_interfaces(self) -> None:
-        """Attach agents again if an interface has come, gone or changed."""
+        """Attach agents again if an interface has come, gone or changed; give workers the host's new addresses."""
+        if await asyncio.to_thread(self.roster.readdress):
+            self._order_agents()
         if bool(self.roster.moved()) or await asyncio.to_thread(self.attached.awaited):
             await self._reattach()
 
@@ -257,6 +259,7 @@ class Gateway:
             journal=self.journals.grant(),
             capture=self.options.capture,
             attribution=self.attribution.end_of(index),
+            nearby=self.roster.nearby,
         )
 
     def _entries(self) -> list[RosterEntry]:
@@ -304,7 +307,7 @@ class Gateway:
             self._attaching.schedule()
 
     def _order_agents(self) -> asyncio.Task[None]:
-        self._agents_ordered = self.pool.order_all("agents", lambda index: {"agents": self.roster.watched(index)})
+        self._agents_ordered = self.pool.order_all("agents", self.roster.order)
         return self._agents_ordered
 
     async def _unmark(self) -> None:

@@ -43,6 +43,7 @@ from egress.gateway.worker.replies import Replies
 from egress.model import Action, Agent, Direction, Policy, Reason, Verdict
 from egress.records.shape import AnomalyRecord, Record
 from egress.wire.ip import total_length
+from egress.wire.mptcp import without_mptcp
 
 OVERRUN_SECONDS = 600.0
 PRIORITY = -10  # nice: every packet of every agent waits for this process
@@ -66,6 +67,7 @@ class Worker:
         self.engine = Engine(
             config.limits, Policy(), known, gate_queries=config.gate_queries, refuse_ech=config.refuse_ech
         )
+        self.engine.set_nearby(setup.nearby)
         self.watched = setup.agents
         self.identity = Identity(setup.agents)
         self.journal = JournalWriter(config.journal_dir, setup.index, config.journal)
@@ -80,7 +82,7 @@ class Worker:
         self.notifier = Notifier(setup.attribution, self._refuse)
         self.replies = Replies()
         self.refusal_counts: dict[str, RefusalCounts] = {}
-        self.unmatched = self.unrecorded = 0
+        self.unmatched = self.unrecorded = self.multipath = 0
         self.begun = self.stopping = self.confined = False
         self.parked = for_holds(config.queue.length)
         self._over: deque[ParkedPacket] = deque()  # packets of ended holds, to be judged again
@@ -142,6 +144,8 @@ class Worker:
             return self._wait(waits, agent, direction, ts)
         mark = self._mark(verdict, settled)
         may_wait = refused and outbound and verdict.action is not Action.ACCEPT  # in monitor mode it passes
+        if verdict.action is Action.ACCEPT:
+            self._one_path(raw, packet)
         if reply is None and not may_wait:
             return mark
         sender = self._sender(packet, indev) if reply is not None else None
@@ -163,6 +167,13 @@ class Worker:
         if reply is not None and sender is not None and self.replies.send(reply, refusal.raw, refusal.agent, sender):
             return DISCARD
         return refusal.mark
+
+    def _one_path(self, raw: bytes, packet: QueuedPacket) -> None:
+        """Remove the options of Multipath TCP from a whole packet that passes and opens a connection."""
+        plain = without_mptcp(raw)
+        if plain is not None:
+            packet.set_payload(plain)
+            self.multipath += 1
 
     def _refuse(self, refusal: ParkedPacket) -> None:
         refusal.queue.answer(refusal.packet, self._final(refusal))
@@ -276,6 +287,8 @@ class Worker:
         elif operation == "begin":
             self.begin()
         elif operation == "agents":
+            if "nearby" in message:
+                self.engine.set_nearby(message["nearby"])
             self._watch(watched_from(message["agents"]), ts)
         elif operation == "journal":
             self.journal.grant(message["limit"], full=message["full"])
@@ -341,6 +354,7 @@ class Worker:
             "unbound": self.queues.failures,
             "unmatched": self.unmatched,
             "unrecorded": self.unrecorded,
+            "multipath": self.multipath,
             "journal": {
                 "healthy": journal.healthy,
                 "full": journal.full,

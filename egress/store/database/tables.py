@@ -212,6 +212,7 @@ rules = sa.Table(
     sa.Column("author", Plain, nullable=False),
     sa.Column("created", Micros, nullable=False),
     sa.Column("position", sa.BigInteger, nullable=False),
+    sa.Column("private", sa.Boolean(name="private"), nullable=False, server_default=sa.false()),
     sa.Column("source", Plain, nullable=False, comment="allowlist, file, or sandbox:NAME"),
     sa.Column("added", sa.Integer, primary_key=True, autoincrement=False, comment="policy version that brought it"),
     sa.Column("removed", sa.Integer, comment="policy version that took it away; null: in force"),

@@ -39,6 +39,7 @@ RULE = Rule(
     app="tls",
     exempt=("beacon.*",),
     unnamed=True,
+    private=True,
     expires_at=1_896_091_200.000001,
     once=True,
     comment="über",

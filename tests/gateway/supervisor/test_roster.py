@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from egress.gateway.kernel.hostaddresses import host_addresses
 from egress.gateway.supervisor.roster import Roster, RosterEntry, interface_index
 from egress.model import Agent, Mode
 
@@ -94,3 +95,12 @@ def test_further_interfaces_of_an_agent_go_to_its_queues() -> None:
     mine = [(each.agent.name, each.interface, each.queue) for each in roster.watched(roster.worker("b"))]
     assert mine == [("b", 5, places["veth-b"]), ("b", 9, places["veth-b"])]
     assert set(roster.moved()) == {"a", "b", "c"}
+
+
+def test_names_do_not_mean_this_host_nor_an_agent() -> None:
+    roster = Roster(2)
+    wide = dataclasses.replace(entry("wide"), agent=Agent("wide", networks=("0.0.0.0/0", "::/0", "192.0.2.0/24")))
+    roster.replace([entry("a"), wide])
+    assert {"10.0.0.2/32", "192.0.2.0/24", *host_addresses()} == set(roster.nearby)
+    assert not roster.readdress(), "they have not changed"
+    assert roster.order(roster.worker("a")) == {"agents": roster.watched(roster.worker("a")), "nearby": roster.nearby}

@@ -191,7 +191,9 @@ def test_back_to_the_first_version_with_data(engine: Engine, database_url: str) 
         store(connection, [*flows, finding, *odd])
     _migrate(engine, "-0001")
     rows = _rows(engine)
-    nearest = {"name": "application"} | dict.fromkeys(("query", "budget", "approval", "quarantine"), "default")
+    nearest = {"name": "application", "private": "application", "metadata": "default"} | dict.fromkeys(
+        ("query", "budget", "approval", "quarantine"), "default"
+    )
     by_start = sorted(rows["flows"], key=lambda row: row["start"])
     assert [row["reason"] for row in by_start[:-1]] == [nearest.get(reason, reason) for reason in Reason]
     for row in (by_start[-1], rows["findings"][0]):
@@ -317,7 +319,7 @@ def test_what_was_there_is_of_no_host_until_its_gateway_adopts_it(engine: Engine
         "agents": [agent], "approvals": [hold], "policies": [(1, 1, "root")], "rules": listed,
         "journal_checkpoints": [("worker-0-1.jsonl", 4096, 1)],
     })  # fmt: skip
-    _migrate(engine, "+0008")
+    _migrate(engine, "+head")
     with writing(engine) as connection:
         assert [each.host for each in list_agents(connection)] == [""]
         assert len(list_agents(connection, "gpu-1")) == 0
@@ -361,3 +363,23 @@ def test_a_revision_is_one_transaction(engine: Engine) -> None:
         command.downgrade(config, "base")
         transaction.rollback()
     assert set(tables.metadata.tables) <= set(sa.inspect(engine).get_table_names())
+
+
+def test_older_rules_mean_hosts_outside_and_a_downgrade_forgets_who_may_be_inside(engine: Engine) -> None:
+    with writing(engine) as connection:
+        rules = [Rule("a", Action.ACCEPT, destination="x.org", private=True), Rule("b", Action.ACCEPT)]
+        Edit(connection, ROOT, 5.0).add(rules)
+        flows = [samples.numbered(number, reason=reason) for number, reason in enumerate(Reason)]
+        store(connection, flows)
+    with engine.connect() as connection:
+        snapshot = ruleset.snapshot(connection)
+        assert snapshot is not None and [rule.private for rule in snapshot.rules] == [True, False]
+    _migrate(engine, "-0010")
+    rows = _rows(engine)
+    assert "private" not in rows["rules"][0]
+    found = {row["reason"] for row in rows["flows"]}
+    assert found == set(Reason) - {Reason.PRIVATE, Reason.METADATA} and len(rows["flows"]) == len(flows)
+    _migrate(engine, "+head")
+    with engine.connect() as connection:
+        snapshot = ruleset.snapshot(connection)
+        assert snapshot is not None and [rule.private for rule in snapshot.rules] == [False, False]

@@ -25,7 +25,7 @@ from tests.store import samples
 ROOT, GATEWAY = Actor("uid:0 (root)"), Actor("gateway")
 NOW = 1_795_446_362.25
 SSH = Rule("ssh", Action.ACCEPT, destination="192.0.2.0/24", protocol="tcp", ports=((22, 22), (2200, 2299)), app="ssh")
-NAMED = Rule("named", Action.ACCEPT, agent="label:gpu", destination="**.example.org", unnamed=True,
+NAMED = Rule("named", Action.ACCEPT, agent="label:gpu", destination="**.example.org", unnamed=True, private=True,
              expires_at=1_896_091_200.000001, author="ops", created=NOW - 60)  # fmt: skip
 WEB = Rule("web", Action.ACCEPT, ports=((443, 443),), exempt=("beacon.*",), comment="über", once=True)
 DENY = Rule("deny", Action.REJECT, agent="train-*", destination="198.51.100.7")
