@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from egress.config import Config
 from egress.records.read import parse_line
-from egress.records.shape import AnomalyRecord, FlowRecord, ProcessRecord, Record
+from egress.records.shape import AnomalyRecord, FlowRecord, ProcessRecord, Record, SealRecord
 from egress.store.database import tables
 from egress.store.database.database import open_database
 from egress.store.query import reader
@@ -55,7 +55,9 @@ class Archive:
         folded = Stored()
         for name in sorted(self._copies, key=lambda name: int(name.rpartition("-")[2].partition(".")[0])):
             for line in self._copies[name].split(b"\n")[:-1]:
-                folded.add(parse_line(line))
+                record = parse_line(line)
+                if not isinstance(record, SealRecord):
+                    folded.add(record)
                 self.lines += 1
         return folded
 

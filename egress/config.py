@@ -91,7 +91,7 @@ class Journal:
 class Retention:
     """Limits on the age and size of the records in the database; 0: no limit. The recorder deletes the others."""
 
-    days: int = 90  # flows, findings, anomalies, folded records, processes, steps; living flows stay
+    days: int = 90  # flows, findings, anomalies, folded records, processes, seals, steps; living flows stay
     evidence_days: int = 30  # packets; their findings stay
     evidence_bytes: int = 1 << 30  # packets; the oldest are deleted first
 

@@ -148,7 +148,7 @@ def _journal(journal: dict[str, Any]) -> Check:
         text += (
             f"; ITS DIRECTORY WAS DELETED OR CHANGED {journal['restored']} times, last {_ago(journal['restored_at'])}"
         )
-        text += " (made again): records that were not stored yet may be missing"
+        text += " (made again): egress verify lists what may be missing"
     if journal["lost"]:
         text += f"; {journal['lost']} RECORDS WERE LOST since the gateway started"
     if journal["full"]:

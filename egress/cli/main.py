@@ -35,7 +35,7 @@ ORDER = (
     "gateway", "block", "open", "resume", "run", "agent", "allow", "deny", "allowlist", "check", "policy", "simulate",
     "learn", "approvals",
     "fleet", "token", "audit", "serve", "db", "doctor", "replay", "case", "query", "show", "hunt", "episodes",
-    "timeline", "observe", "evidence", "report", "schema", "completion",
+    "timeline", "observe", "evidence", "verify", "report", "schema", "completion",
 )  # fmt: skip
 
 

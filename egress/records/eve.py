@@ -8,18 +8,18 @@ from __future__ import annotations
 from typing import Any, get_args
 
 from egress.records.layout import Layout
-from egress.records.shape import ProcessRecord, Record
+from egress.records.shape import JournalLine, ProcessRecord
 
-LAYOUTS: dict[type[Record], Layout] = {shape: Layout(shape) for shape in get_args(Record)}
+LAYOUTS: dict[type[JournalLine], Layout] = {shape: Layout(shape) for shape in get_args(JournalLine)}
 EVENTS: dict[str, Layout] = {shape.event_type: layout for shape, layout in LAYOUTS.items()}
 
 
-def to_eve(record: Record) -> dict[str, Any]:
+def to_eve(record: JournalLine) -> dict[str, Any]:
     """Return the record as a mapping of JSON types."""
     return LAYOUTS[type(record)].write(record)
 
 
-def line(record: Record) -> bytes:
+def line(record: JournalLine) -> bytes:
     """Return the record as one line of ASCII JSON, with its newline."""
     return LAYOUTS[type(record)].encode(record).encode("ascii") + b"\n"
 

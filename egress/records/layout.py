@@ -32,6 +32,7 @@ OBJECTS = {
     "evidence": "the packets of the finding",
     "process": "the process that opened the flow",
     "folded": "what is counted together",
+    "seal": "the seal",
 }
 _RANK = {path: rank for rank, path in enumerate(ORDER)}
 _SLOT = "%s"  # the place of a value in a template

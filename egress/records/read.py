@@ -8,12 +8,12 @@ from typing import cast
 from egress.errors import MalformedError
 from egress.records.eve import EVENTS
 from egress.records.kinds import MAX_LINE
-from egress.records.shape import TIME, Record
+from egress.records.shape import TIME, JournalLine
 
 TIME_BYTES = len('{"timestamp":"2026-11-23T15:06:02.123456Z"')  # the beginning of each line
 
 
-def parse_line(raw: bytes) -> Record:
+def parse_line(raw: bytes) -> JournalLine:
     """Read the record in one line of a journal.
 
     Raises MalformedError for a line that is too long, is not JSON or is not a record (`from_eve`).
@@ -36,7 +36,7 @@ def record_time(beginning: bytes) -> float:
         raise MalformedError("not the beginning of a line") from None
 
 
-def from_eve(document: object) -> Record:
+def from_eve(document: object) -> JournalLine:
     """Read a record back from the output of `to_eve`; unknown keys are ignored. Raises MalformedError."""
     if not isinstance(document, dict):
         raise MalformedError("not an object")
@@ -44,4 +44,4 @@ def from_eve(document: object) -> Record:
     layout = EVENTS.get(event) if isinstance(event, str) else None
     if layout is None:
         raise MalformedError("unknown event_type")
-    return cast(Record, layout.read(document))
+    return cast(JournalLine, layout.read(document))

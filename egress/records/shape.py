@@ -35,6 +35,7 @@ class ProcessStatus(StrEnum):
 TEXT, NAME, PATH = Text(), IndexedText(), Text(most=PROCESS_PATH)
 TIME, COUNT, PORT, NUMBER = Timestamp(), Number(), Number("port", 0xFFFF), Number(most=0xFFFFFFFF)
 ID = IndexedText("16 hex digits", pattern="^[0-9a-f]{16}$")
+DIGEST = IndexedText("64 hex digits", pattern="^[0-9a-f]{64}$")
 COMMUNITY_ID = Text("Community ID", pattern="^1:[A-Za-z0-9+/]{27}=$")
 ADDRESS = IndexedText("IP address", anyOf=[{"format": "ipv4"}, {"format": "ipv6"}])
 PROTOCOL = IndexedText("protocol", pattern="^([a-z][a-z0-9-]*|[0-9]{1,3})$")
@@ -265,4 +266,38 @@ class FoldedRecord:
     bytes_in: Annotated[int, At("folded.bytes_in", COUNT, "IP bytes to the agent, of the flows that ended with it")]
 
 
+class SealState(StrEnum):
+    """The place of a seal in its segment."""
+
+    OPENED = "opened"  # the first line
+    RUNNING = "running"
+    CLOSED = "closed"  # the last line: the next segment follows
+    STOPPED = "stopped"  # the last line: the writer ended in order
+    TAIL = "tail"  # not in the segment: made for lines after the last seal of a writer that was killed
+
+
+@dataclass(frozen=True, slots=True)
+class SealRecord:
+    """A hash over the lines of a journal since the seal before, and over that seal: the seals of a writer are a chain.
+
+    It is written at both ends of a segment, and within it after 10 s or 64 KiB of lines.
+    """
+
+    event_type: ClassVar[Annotated[str, At("event_type", Word(["seal"]), "the kind of record")]] = "seal"
+    chain: Annotated[str, At("seal.chain", ID, "random: the chain, which goes on over restarts of its writer")]
+    number: Annotated[int, At("seal.number", COUNT, "its place in the chain: 1, 2, 3, …")]
+    time: Annotated[float, At("timestamp", TIME, "when it was written")]
+    start: Annotated[float, At("seal.start", TIME, "the time of the first line that it covers; without any, its own")]
+    host: Annotated[str, At("seal.host", NAME, "the gateway's name")]
+    writer: Annotated[str, At("seal.writer", NAME, "worker-0, …, process-0")]
+    segment: Annotated[str, At("seal.segment", NAME, "the file that it is in")]
+    state: Annotated[SealState, At("seal.state", Word(SealState), "its place in that file")]
+    lines: Annotated[int, At("seal.lines", COUNT, "lines that it covers")]
+    lost: Annotated[int, At("seal.lost", COUNT, "records that could not be written since the seal before")]
+    gap: Annotated[str, At("seal.gap", PATH, "what may be missing before it, and why; empty: nothing")]
+    previous: Annotated[str, At("seal.previous", DIGEST, "the digest of the seal before; zeros for the first")]
+    digest: Annotated[str, At("seal.digest", DIGEST, "SHA-256 over `previous`, the covered lines and the other fields")]
+
+
 Record = FlowRecord | FindingRecord | AnomalyRecord | EvidenceRecord | ProcessRecord | FoldedRecord
+JournalLine = Record | SealRecord

@@ -21,16 +21,16 @@ from egress.capture.link import ip_packet
 from egress.model import Action, Direction, Effect, Mode, Reason, Severity, protocol_name
 from egress.records import schema
 from egress.records.eve import EVENTS, line, to_eve
-from egress.records.shape import FLOW_STATES, ProcessStatus, Record
+from egress.records.shape import FLOW_STATES, JournalLine, ProcessStatus, Record, SealRecord
 from egress.wire.community import community_id
 from signatures import load
 from tests.store import samples
 from tests.traffic import START, agent, engine, udp
 
 DOCS = Path(__file__).parents[2] / "docs" / "records.md"
-SAMPLES: tuple[Record, ...] = (
+SAMPLES: tuple[JournalLine, ...] = (
     *(samples.FLOW, samples.FINDING, samples.ANOMALY, samples.EVIDENCE, samples.PROCESS),
-    samples.FOLDED,
+    *(samples.FOLDED, samples.SEAL),
 )
 CAPTURES = Path(__file__).parents[1] / "captures"
 
@@ -38,7 +38,7 @@ CAPTURES = Path(__file__).parents[1] / "captures"
 VALIDATOR = jsonschema_rs.Draft202012Validator(schema.schema(), validate_formats=True)
 
 
-def document(record: Record) -> dict[str, Any]:
+def document(record: JournalLine) -> dict[str, Any]:
     found: dict[str, Any] = json.loads(line(record))
     return found
 
@@ -105,7 +105,7 @@ def _made() -> Iterator[Record]:
 
 def test_the_records_of_the_engine_validate() -> None:
     made = list(_made())
-    assert {to_eve(record)["event_type"] for record in made} == set(EVENTS) - {"process", "folded"}
+    assert {to_eve(record)["event_type"] for record in made} == set(EVENTS) - {"process", "folded", "seal"}
     assert [complaint for record in made for complaint in complaints(document(record))] == []
 
 
@@ -189,7 +189,8 @@ def test_other_values_are_invalid(record: Record, path: tuple[Any, ...], value: 
 
 def test_every_kind_of_record_is_in_the_schema() -> None:
     assert {to_eve(record)["event_type"] for record in SAMPLES} == set(EVENTS)
-    assert {type(record) for record in SAMPLES} == set(typing.get_args(Record)), "a sample of each kind is needed above"
+    kinds = {*typing.get_args(Record), SealRecord}
+    assert {type(record) for record in SAMPLES} == kinds, "a sample of each kind is needed above"
 
 
 @pytest.mark.parametrize(

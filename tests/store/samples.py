@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from egress.model import Action, Direction, Effect, Mode, Reason, Severity, Step, StepSource
 from egress.records.eve import line
+from egress.records.seals import Sealed, leaf, sealed
 from egress.records.shape import (
     FLOW_STATES,
     AnomalyRecord,
@@ -19,8 +20,11 @@ from egress.records.shape import (
     FoldedRecord,
     ProcessRecord,
     ProcessStatus,
+    SealRecord,
+    SealState,
 )
 from egress.records.times import MAX_MICROS
+from egress.store.recording.seals import stored
 
 START = 1_795_446_362.123456
 
@@ -118,6 +122,25 @@ FOLDED = FoldedRecord(
     bytes_out=1_500_000,
     bytes_in=0,
 )
+SEAL = sealed(
+    SealRecord(
+        chain="00000000000000c1",
+        number=7,
+        time=START + 10.0,
+        start=START,
+        host="gate-1",
+        writer="worker-0",
+        segment="worker-0-1795446362123456.jsonl",
+        state=SealState.RUNNING,
+        lines=1,
+        lost=0,
+        gap="",
+        previous="0" * 64,
+        digest="0" * 64,
+    ),
+    leaf(line(FLOW)[:-1]),
+)
+STORED_SEAL = stored(Sealed(SEAL, leaf(line(FLOW)[:-1])))
 STEP = Step(
     agent="train-1",
     episode="conv_5j66UpCp",

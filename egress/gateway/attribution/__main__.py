@@ -43,7 +43,9 @@ class Attribution:
     def __init__(self, setup: Setup) -> None:
         self.workers = [socket.socket(fileno=end) for end in setup.attribution]
         self.counts: Counter[str] = Counter(found=0, gone=0, unknown=0, garbage=0, unwritten=0)
-        self.journal = JournalWriter(setup.config.journal_dir, 0, setup.config.journal, writer="process")
+        self.journal = JournalWriter(
+            setup.config.journal_dir, 0, setup.config.journal, writer="process", host=setup.config.host
+        )
         self.journal.grant(setup.journal.limit, full=setup.journal.full)
         self._finder = Finder()
         self._waiting: dict[str, socket.socket] = {}  # flow ids that workers wait for
@@ -102,7 +104,7 @@ class Attribution:
         """Close the finder, write the backlog of the journal, and close it."""
         self._finder.close()
         self.journal.poll(time.time())
-        self.journal.close()
+        self.journal.close(time.time())
 
     def _write(self, records: Iterable[ProcessRecord]) -> None:
         written = list(records)

@@ -12,15 +12,17 @@ The supervisor knows all journals and grants how much each may write (`egress.ga
 
 from __future__ import annotations
 
+import errno
 import os
 from collections import deque
 from collections.abc import Iterable
 from pathlib import Path
 
 from egress import config
+from egress.gateway.journal.sealing import SEAL_BYTES, Sealing
 from egress.gateway.journal.syncing import Syncer, sync_directory
 from egress.records.eve import line
-from egress.records.shape import Record
+from egress.records.shape import Record, SealState
 from egress.store.recording.segments import newest, segment_name
 
 BACKLOG_BYTES = 4 * 1024 * 1024  # kept in memory while the disk fails; further lines are lost, and counted
@@ -33,7 +35,13 @@ class JournalWriter:
     """The append-only segments of one writer. While it is not `open` no new flow should pass: records may be lost."""
 
     def __init__(
-        self, directory: Path, index: int, settings: config.Journal | None = None, *, writer: str = "worker"
+        self,
+        directory: Path,
+        index: int,
+        settings: config.Journal | None = None,
+        *,
+        writer: str = "worker",
+        host: str = "",
     ) -> None:
         settings = settings or config.Journal()
         self.healthy = True  # appended lines reach the file
@@ -48,6 +56,9 @@ class JournalWriter:
         self._file, self._path = -1, directory
         self._size, self._retry = 0, 0.0
         self._turn_at = 0  # bytes at which a new segment begins; 0: now
+        self._stop_at = 0  # bytes at which it is sealed or ends
+        self._begun = 0  # bytes of the seal that opens it
+        self._sealed = 0  # bytes up to and with the last seal
         self._opened = self._until = 0.0
         self._last = newest(directory, self._writer)  # names keep the order in which segments began
         self._limit = UNBOUNDED
@@ -55,6 +66,9 @@ class JournalWriter:
         self._backlog_bytes = 0
         self._suspect = False  # the disk failed: it must prove that it works again
         self._torn = False  # the segment ends inside a line: the rest of it must follow
+        self.sealing = Sealing(host, self._writer)
+        if self._last:
+            self._resume()
 
     @property
     def open(self) -> bool:
@@ -78,7 +92,7 @@ class JournalWriter:
         When `full` begins, the next write or poll ends the segment: the recorder can remove ended segments only.
         """
         if full and not self.full:
-            self._turn_at = 0
+            self._turn_at = self._stop_at = 0
         self._limit, self.full = limit, full
 
     def poll(self, ts: float) -> None:
@@ -92,8 +106,10 @@ class JournalWriter:
             self._fail("its segment was removed by another program, with its records", b"", ts)
             return
         try:
-            if self._size and self._due(ts):
+            if self._size > self._begun and self._due(ts):
                 self._rotate(ts)
+            elif self._size > self._sealed and not self._torn and self.sealing.due(ts):
+                self._seal(SealState.RUNNING, ts)
         except OSError as error:
             self._fail(error.strerror or str(error), b"", ts)
         try:
@@ -103,12 +119,12 @@ class JournalWriter:
             self._spoil()
             self._fail(f"cannot be written to the disk: {error.strerror}", b"", ts)
 
-    def close(self) -> None:
+    def close(self, ts: float | None = None) -> None:
         """Close the file. Lines that still wait in memory are lost."""
         self.lost += self.waiting
         self._forget_backlog()
         try:
-            self._leave()
+            self._leave(SealState.STOPPED, self._opened if ts is None else ts)
             if self._syncer is not None:
                 self._syncer.close()
         except OSError as error:
@@ -119,14 +135,14 @@ class JournalWriter:
         if self.bytes + len(data) > self._limit:
             return self._fail(NO_ROOM, data, ts)
         try:
-            if self._size >= self._turn_at or not self._opened <= ts < self._until:  # `_due`, without a call
-                self._rotate(ts)
+            if self._size >= self._stop_at or not self._opened <= ts < self._until:
+                self._turn(ts)
             done = os.write(self._file, data)
         except OSError as error:
             return self._fail(error.strerror or str(error), data, ts)
         self._size += done
         self.bytes += done
-        continued, self._torn = self._torn, done < len(data)
+        self._torn = done < len(data)
         if self._torn:
             self.written += data[:done].count(b"\n")
             return self._fail("short write: disk full?", data[done:], ts)
@@ -134,7 +150,7 @@ class JournalWriter:
         if self._syncer is not None:
             self._syncer.written(self._file)
         elif self._each:
-            return self._sync(b"" if continued else data, ts)
+            return self._sync(ts)
         return b""
 
     def _displaced(self) -> bool:
@@ -146,13 +162,13 @@ class JournalWriter:
             return True
         return (ours.st_dev, ours.st_ino) != (there.st_dev, there.st_ino)
 
-    def _sync(self, data: bytes, ts: float) -> bytes:
-        """Sync the file. On failure the data is written again, to a new segment: storing it twice changes nothing."""
+    def _sync(self, ts: float) -> bytes:
+        """Sync the file. On failure unsealed lines are written again, to a new segment: that stores nothing twice."""
         try:
             os.fdatasync(self._file)
         except OSError as error:
             self._spoil()
-            return self._fail(f"cannot be written to the disk: {error.strerror}", data, ts)
+            return self._fail(f"cannot be written to the disk: {error.strerror}", b"", ts)
         return b""
 
     def _due(self, ts: float) -> bool:
@@ -162,22 +178,86 @@ class JournalWriter:
         """Begin a new segment, but not within a line."""
         if self._torn:
             return
-        self._leave()
+        self._leave(SealState.CLOSED, ts)
         start = max(round(ts * 1e6), self._last + 1)
         path = self._path = self._directory / segment_name(self._writer, start)
         self._file = os.open(
-            path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, 0o640
+            path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, 0o640
         )
         self._size, self._turn_at, self._last = 0, self._segment_bytes, start
+        self._sealed = 0
+        self._open(ts)
         self._opened, self._until = ts, ts + self._segment_seconds
         if self._each:
             self._suspect = True
             sync_directory(self._directory)
             self._suspect = False
 
-    def _leave(self) -> None:
-        """Finish this segment. Raises OSError."""
+    def _open(self, ts: float) -> None:
+        """Write the seal that opens the segment; without one the segment must not stay. Raises OSError."""
+        try:
+            self._seal(SealState.OPENED, ts)
+        except OSError:
+            os.close(self._file)
+            self._file, self._turn_at, self._stop_at = -1, 0, 0
+            self._path.unlink(missing_ok=True)
+            raise
+        self._begun = self._size
+
+    def _turn(self, ts: float) -> None:
+        """Seal the segment, or end it and begin the next one if that is due; but not within a line. Raises OSError."""
+        if self._due(ts):
+            self._rotate(ts)
+        elif not self._torn:
+            self._seal(SealState.RUNNING, ts)
+
+    def _seal(self, state: SealState, ts: float) -> None:
+        """Write a seal over the lines so far. Raises OSError, and then nothing of it is in the file.
+
+        Past the bound none is written: the lines are sealed with later ones.
+        """
+        data, seal = self.sealing.make(self._unsealed(), self._path.name, state, ts, self.lost)
+        self._stop_at = min(self._turn_at, self._size + SEAL_BYTES)
+        if self.bytes + len(data) > self._limit and state is not SealState.OPENED:
+            return
+        done = os.write(self._file, data)
+        if done < len(data):
+            os.ftruncate(self._file, self._size)
+            raise OSError(errno.ENOSPC, "short write: disk full?")
+        self._size += done
+        self.bytes += done
+        self._stop_at = min(self._turn_at, self._size + SEAL_BYTES)
+        self._sealed = self._size
+        self.sealing.accept(seal, self.lost)
+        if self._syncer is not None:
+            self._syncer.written(self._file)
+
+    def _unsealed(self) -> bytes:
+        """Read what was written since the last seal; it may end within a line. Raises OSError.
+
+        From the file, since to keep it in memory would slow each write down by a twentieth.
+        """
+        data = b""
+        while self._file >= 0 and self._sealed + len(data) < self._size:
+            more = os.pread(self._file, self._size - self._sealed - len(data), self._sealed + len(data))
+            if not more:
+                break
+            data += more
+        return data
+
+    def _resume(self) -> None:
+        """Go on with the chain of this writer's newest segment."""
+        try:
+            self.sealing.resume(self._directory / segment_name(self._writer, self._last))
+        except OSError as error:
+            self.sealing.gap = f"the chain before it cannot be read: {error.strerror}"
+
+    def _leave(self, state: SealState, ts: float) -> None:
+        """Seal and finish this segment. Raises OSError."""
+        if self._file >= 0 and not self._torn and self._size:
+            self._seal(state, ts)
         descriptor, self._file, self._turn_at = self._file, -1, 0
+        self._stop_at = 0
         if descriptor >= 0 and self._syncer is not None:
             self._syncer.done(descriptor)
         elif descriptor >= 0:
@@ -185,7 +265,17 @@ class JournalWriter:
 
     def _spoil(self) -> None:
         """Close a file that failed, and write no more to it: a second fsync(2) would report success."""
-        descriptor, self._file, self._turn_at = self._file, -1, 0
+        try:
+            again = self.sealing.abandon(self._unsealed())
+        except OSError:  # the disk does not give them back
+            again = b""
+        descriptor, self._file, self._turn_at, self._stop_at = self._file, -1, 0, 0
+        self.written -= again.count(b"\n")
+        if self._torn and self._backlog:  # the rest of its last line
+            again += self._backlog.popleft()
+        if again:
+            self._backlog.appendleft(again)
+        self._recount()
         self._torn, self._suspect = False, True
         if self._syncer is not None:
             self._syncer.forget()
@@ -207,6 +297,10 @@ class JournalWriter:
         self._backlog.append(data)
         self._backlog_bytes += len(data)
         self.waiting += lines
+
+    def _recount(self) -> None:
+        self._backlog_bytes = sum(map(len, self._backlog))
+        self.waiting = sum(data.count(b"\n") for data in self._backlog)
 
     def _forget_backlog(self) -> None:
         self._backlog.clear()

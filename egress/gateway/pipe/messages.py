@@ -65,6 +65,7 @@ class Settings:
     It is an allow-list: a worker meets hostile bytes, so a secret that a new setting holds must not reach it.
     """
 
+    host: str  # this gateway's name
     journal_dir: Path
     user: str
     fail_open: bool
@@ -80,7 +81,7 @@ class Settings:
     def of(cls, config: Config, user: str) -> Settings:
         """Make the settings from a config, for a process that becomes `user`."""
         taken = {item.name: getattr(config, item.name) for item in dataclasses.fields(cls)}
-        return cls(**taken | {"user": user})
+        return cls(**taken | {"user": user, "host": config.host_name})
 
 
 @dataclass(frozen=True, slots=True)

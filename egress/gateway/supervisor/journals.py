@@ -31,6 +31,7 @@ from egress.store.recording.healing import heal
 from egress.store.recording.segments import usage
 
 HIGH, LOW = {"refuse": 7 / 8, "continue": 0.99}, 3 / 4  # of the bound: full from HIGH on, until below LOW
+FIRST_HEADS_SECONDS, HEADS_SECONDS = 60.0, 600.0  # until the first log lines with the newest seals, and between them
 SHARE = 8  # open segments, which cannot be removed, take at most 1/8 of the bound together
 
 log = logging.getLogger("egress.gateway")
@@ -65,6 +66,7 @@ class Journals:
         self._healed = self._lost = self._times_full = 0  # torn last lines; records; how often it was full
         self._restored = 0  # how often its directory was made again or repaired
         self._restored_at: float | None = None
+        self._heads_due = time.monotonic() + FIRST_HEADS_SECONDS
         self._seen: dict[int, dict[str, Any]] = {}  # each worker's last report about its journal
 
     def start(self) -> None:
@@ -92,6 +94,7 @@ class Journals:
         """Log lost records. Call it once all workers have stopped and sent their last report."""
         for entry in pool.status():
             self._log_health(entry)
+        self._log_heads()
         if lost := self.status()["lost"]:
             log.error("%d records were lost since the gateway started: the journal could not be written", lost)
 
@@ -107,6 +110,8 @@ class Journals:
         before: dict[object, dict[str, Any]] = {entry["index"]: entry for entry in pool.status()}
         for entry in before.values():
             self._log_health(entry)
+        if time.monotonic() >= self._heads_due:
+            self._log_heads()
         self._bytes = await asyncio.to_thread(usage, self._config.journal_dir)
         self._update_full()
         for entry in pool.status():
@@ -135,6 +140,13 @@ class Journals:
             "restored_at": self._restored_at,
             "lost": self._lost + sum(each.get("lost", 0) for each in self._seen.values()),
         }
+
+    def _log_heads(self) -> None:
+        """Log the newest seals: the log is outside the database, so it shows later that its end was cut off."""
+        self._heads_due = time.monotonic() + HEADS_SECONDS
+        for index, journal in sorted(self._seen.items()):
+            if journal.get("seal"):
+                log.info("records of worker %d: seal %d, head %s", index, journal["seal"], journal["head"])
 
     def _heal(self, writer: str = "") -> None:
         try:

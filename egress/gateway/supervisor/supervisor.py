@@ -181,7 +181,7 @@ class Gateway:
         trouble = ""
         steps = (
             self.recorder.watch,
-            lambda: self.journals.measure(self.pool),
+            self._watch_journals,
             self.attribution.watch,
             self._watch_interfaces,
             self._keep_rules,

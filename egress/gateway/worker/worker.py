@@ -70,7 +70,7 @@ class Worker:
         self.engine.set_nearby(setup.nearby)
         self.watched = setup.agents
         self.identity = Identity(setup.agents)
-        self.journal = JournalWriter(config.journal_dir, setup.index, config.journal)
+        self.journal = JournalWriter(config.journal_dir, setup.index, config.journal, host=config.host)
         self.journal.grant(setup.journal.limit, full=setup.journal.full)
         self._refuses = config.journal.on_full == "refuse"
         self.capture = CaptureWriter(Path(setup.capture), setup.index, now()) if setup.capture else None
@@ -260,7 +260,7 @@ class Worker:
         self.notifier.flush()
         self.queues.close()
         self.journal.poll(ts)
-        self.journal.close()
+        self.journal.close(ts)
         self.replies.close()
         if self.capture is not None:
             self.capture.close()
@@ -364,6 +364,8 @@ class Worker:
                 "failures": journal.failures,
                 "waiting": journal.waiting,
                 "lost": journal.lost,
+                "seal": journal.sealing.number,
+                "head": journal.sealing.head,
             },
             "holds": len(self.engine.holds),
             "waiting": self.parked.packets,

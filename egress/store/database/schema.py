@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from egress.records.eve import LAYOUTS
 from egress.records.kinds import Base64, IndexedText, Kind, Number, OrNull, Text, Texts, Timestamp, Word, to_json
 from egress.records.layout import Objects
-from egress.records.shape import PORT, Record
+from egress.records.shape import PORT, JournalLine
 from egress.store.database.columns import Micros, Names, Packets, Plain
 
 
@@ -54,7 +54,7 @@ _TYPES: dict[type[Kind], type[sa.types.TypeEngine[Any]]] = {
 
 
 def record_columns(
-    shape: type[Record], key: tuple[str, ...], comments: Mapping[str, str]
+    shape: type[JournalLine], key: tuple[str, ...], comments: Mapping[str, str]
 ) -> Iterator[sa.Column[Any] | sa.CheckConstraint]:
     """Yield a column for each declared field of a record, and a constraint for each field with a list of words."""
     for field in LAYOUTS[shape].stored:

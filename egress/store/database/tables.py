@@ -16,7 +16,15 @@ from __future__ import annotations
 import sqlalchemy as sa
 
 from egress.model import Action, HoldState, Mode, StepSource
-from egress.records.shape import AnomalyRecord, EvidenceRecord, FindingRecord, FlowRecord, FoldedRecord, ProcessRecord
+from egress.records.shape import (
+    AnomalyRecord,
+    EvidenceRecord,
+    FindingRecord,
+    FlowRecord,
+    FoldedRecord,
+    ProcessRecord,
+    SealRecord,
+)
 from egress.store.database import schema
 from egress.store.database.columns import BudgetList, Micros, Names, Plain, Ports
 
@@ -144,19 +152,27 @@ processes = sa.Table(
 folded = sa.Table(
     "folded",
     metadata,
-    # Like anomalies: the key is all but the counts.
     *_columns(
         FoldedRecord,
         key=("agent", "time", "start", "kind", "proto", "dst", "dport", "action", "reason", "signature"),
-        comments={
-            "time": "when the counts ended",
-            "start": "when they began",
-            "dst": "empty: several",
-            "count": "flows, findings or refused packets that got this decision",
-        },
+        comments={"time": "when the counts ended", "start": "when they began", "dst": "empty: several"},
     ),
     sa.Index(None, "time"),
     comment="Records beyond an agent's quota, counted together",
+    **schema.by_day("time"),
+)
+
+seals = sa.Table(
+    "seals",
+    metadata,
+    *_columns(
+        SealRecord,
+        key=("chain", "number", "time"),
+        comments={"start": "of the first line that it covers", "gap": "what may be missing before it"},
+    ),
+    sa.Column("leaves", sa.LargeBinary, nullable=False, comment="of the lines that it covers: 24 bytes each"),
+    sa.Index(None, "time"),
+    comment="The chains of hashes over the journals' lines; see egress verify",
     **schema.by_day("time"),
 )
 

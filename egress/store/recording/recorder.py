@@ -25,13 +25,16 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from egress.config import Config, build
 from egress.errors import EgressError, InputError, MalformedError
-from egress.records.read import TIME_BYTES, parse_line, record_time
+from egress.records.read import TIME_BYTES, record_time
+from egress.records.seals import SegmentFollower
 from egress.records.shape import Record
 from egress.store.database.database import explain, open_database, require_schema, storing
 from egress.store.database.tables import journal_checkpoints
 from egress.store.recording.maintenance import Maintenance
 from egress.store.recording.quarantine import quarantine, quarantine_file, size
+from egress.store.recording.seals import SealKeeper, parse_record, stored
 from egress.store.recording.segments import Segment, finished, read, segments, whole_lines
+from egress.store.recording.storedseal import StoredSeal
 from egress.store.recording.writer import store, upsert
 
 POLL_SECONDS = 0.1
@@ -69,6 +72,7 @@ class Recorder:
         _adopt(self._engine, self._host, self._directory)
         self._offsets = checkpoints(self._engine, self._host)
         self._maintenance = Maintenance(self._engine, config.retention)
+        self._seals = SealKeeper()
 
     def run_once(self, seconds: float = math.inf) -> int:
         """Store the records that are in the journal now; returns their number. Begins no batch once `seconds` are over.
@@ -121,13 +125,23 @@ class Recorder:
                 return False
         grace, age = 0.0 if pressed else self._grace, time.time() - segment.modified
         # A negative age: the clock was set back. `pressed`: the segments of workers that are gone are deleted too.
-        if not 0.0 <= age <= grace and finished(segment, abandoned=pressed):
-            self._discard(segment)
+        over = not 0.0 <= age <= grace
+        if (over or not self._seals.ended(segment.name)) and finished(segment, abandoned=pressed and over):
+            self._seals.end(self._engine, segment)
+            if over:
+                self._discard(segment)
         return True
 
     def _take(self, segment: Segment, offset: int, lines: list[bytes], torn: bytes) -> None:
         """Store the records of these lines and the checkpoint after them in one transaction."""
-        records, aside = _parse(lines)
+        try:
+            self._store(segment, offset, lines, torn)
+        except (SQLAlchemyError, OSError, EgressError):
+            self._seals.forget(segment.name)  # it has followed lines that are not stored
+            raise
+
+    def _store(self, segment: Segment, offset: int, lines: list[bytes], torn: bytes) -> None:
+        records, seals, aside = _parse(lines, self._seals.follower(segment, offset))
         if torn:
             aside.append(("torn line", torn))
         after = offset + sum(map(len, lines)) + len(lines) + len(torn)
@@ -135,7 +149,7 @@ class Recorder:
         quarantine(self._quarantine, segment.name, offset, aside)
         with storing(self._engine) as connection:
             require_schema(connection)
-            store(connection, records)
+            store(connection, [*records, *seals])
             _move(connection, self._host, segment.name, after)
         self._offsets[segment.name] = after
         self.stored += len(records)
@@ -148,6 +162,7 @@ class Recorder:
             this = (journal_checkpoints.c.host == self._host, journal_checkpoints.c.segment == segment.name)
             connection.execute(journal_checkpoints.delete().where(*this))
         self._offsets.pop(segment.name, None)
+        self._seals.forget(segment.name)
 
 
 def lag(config: Config, engine: Engine) -> Lag:
@@ -209,15 +224,25 @@ def parse_config(text: str) -> Config:
     return cast(Config, build(Config, document, "recorder config"))
 
 
-def _parse(lines: list[bytes]) -> tuple[list[Record], list[tuple[str, bytes]]]:
+def _parse(
+    lines: list[bytes], follower: SegmentFollower
+) -> tuple[list[Record], list[StoredSeal], list[tuple[str, bytes]]]:
+    """Return the records and the seals in lines, and the lines that are neither, each with the reason."""
     records: list[Record] = []
+    seals: list[StoredSeal] = []
     aside: list[tuple[str, bytes]] = []
     for raw in lines:
-        try:
-            records.append(parse_line(raw))
-        except MalformedError as error:
-            aside.append((str(error), raw))
-    return records, aside
+        found = follower.line(raw)
+        if found is not None and found.wrong:
+            aside.append((f"seal {found.seal.number} {found.wrong}", raw))
+        elif found is not None:
+            seals.append(stored(found))
+        else:
+            try:
+                records.append(parse_record(raw))
+            except MalformedError as error:
+                aside.append((str(error), raw))
+    return records, seals, aside
 
 
 def _adopt(engine: Engine, host: str, directory: Path) -> None:

@@ -13,6 +13,7 @@ import fcntl
 import os
 import re
 import stat
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -102,6 +103,19 @@ def read(segment: Segment, offset: int, most: int = BATCH_BYTES) -> bytes:
     descriptor = os.open(segment.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         return os.pread(descriptor, min(most, segment.size - offset), offset)
+    finally:
+        os.close(descriptor)
+
+
+def lines_of(path: Path, end: int = MAX_START) -> Iterator[bytes]:
+    """Yield the whole lines of a file, without their newlines, up to the byte `end`. Raises OSError."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        offset, rest = 0, b""
+        while data := os.pread(descriptor, min(BATCH_BYTES, end - offset), offset):
+            offset += len(data)
+            *lines, rest = (rest + data).split(b"\n")
+            yield from lines
     finally:
         os.close(descriptor)
 

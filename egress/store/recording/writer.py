@@ -30,21 +30,24 @@ from egress.records.shape import (
     Record,
 )
 from egress.store.database import days
-from egress.store.database.tables import DAYED, anomalies, evidence, findings, flows, folded, processes
+from egress.store.database.tables import DAYED, anomalies, evidence, findings, flows, folded, processes, seals
+from egress.store.recording.storedseal import StoredSeal
 
 Insert = sqlite.Insert | postgresql.Insert
 _INSERT: dict[str, Callable[[sa.Table], Insert]] = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
+Row = Record | StoredSeal
 _Row = tuple[Any, ...]
 
 # The table of a kind and the column that decides between records with the same key: the greatest value stays, of equal
 # values the one stored later. Without a column the first record stays.
-_KINDS: dict[type[Record], tuple[sa.Table, str]] = {
+KINDS: dict[type[Row], tuple[sa.Table, str]] = {
     FlowRecord: (flows, "updated"),
     FindingRecord: (findings, ""),
     AnomalyRecord: (anomalies, "count"),
     EvidenceRecord: (evidence, ""),
     ProcessRecord: (processes, ""),
     FoldedRecord: (folded, ""),
+    StoredSeal: (seals, ""),
 }
 
 
@@ -53,16 +56,16 @@ def upsert(connection: Connection, table: sa.Table) -> Insert:
     return _INSERT[connection.dialect.name](table)
 
 
-def store(connection: Connection, records: Iterable[Record]) -> None:
+def store(connection: Connection, records: Iterable[Row]) -> None:
     """Store records within the connection's transaction.
 
-    A flow keeps its latest record (by `updated`), an anomaly its highest count; findings, evidence, processes and
-    folded records are never replaced.
+    A flow keeps its latest record (by `updated`), an anomaly its highest count; findings, evidence, processes, folded
+    records and seals are never replaced.
     """
-    kinds: dict[type[Record], list[Record]] = {}
+    kinds: dict[type[Row], list[Row]] = {}
     for record in records:
         kinds.setdefault(type(record), []).append(record)
-    batches = [(*_KINDS[kind], _rows(kinds[kind], kind, connection.dialect)) for kind in _KINDS if kind in kinds]
+    batches = [(*KINDS[kind], _rows(kinds[kind], kind, connection.dialect)) for kind in KINDS if kind in kinds]
     if connection.dialect.name == "sqlite":
         for table, column, batch in batches:
             connection.exec_driver_sql(_statement(table, column), batch)
@@ -83,9 +86,9 @@ def rows(records: Sequence[Record | Step]) -> list[dict[str, object]]:
     return [dict(zip(names, values(record), strict=True)) for record in records]
 
 
-def _rows(records: Sequence[Record], kind: type[Record], dialect: Dialect) -> list[_Row]:
+def _rows(records: Sequence[Row], kind: type[Row], dialect: Dialect) -> list[_Row]:
     """The records as rows of database values, one for each key."""
-    table, column = _KINDS[kind]
+    table, column = KINDS[kind]
     values = attrgetter(*(field.name for field in fields(kind)))
     processors = [each.type.dialect_impl(dialect).bind_processor(dialect) for each in table.columns]
     names = table.c.keys()

@@ -17,6 +17,7 @@ from egress.config import Journal as Settings
 from egress.gateway.journal.journal import BACKLOG_BYTES, NO_ROOM, JournalWriter
 from egress.model import Reason
 from egress.records.read import record_time
+from egress.records.seals import is_seal
 from egress.records.shape import AnomalyRecord
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="mounts a small tmpfs")
@@ -37,7 +38,7 @@ def stored(directory: Path) -> list[float]:
     data = b"".join(path.read_bytes() for path in files)
     assert data.endswith(b"\n") or not data
     assert all(json.loads(line) for line in data.splitlines())  # of any length: the journal does not limit it
-    return [record_time(line) for line in data.splitlines()]
+    return [record_time(line) for line in data.splitlines() if not is_seal(line)]
 
 
 @pytest.fixture
@@ -84,7 +85,8 @@ def test_an_idle_segment_ends_by_age_and_leaves_one_that_is_empty(tmp_path: Path
     journal.append([record(1)], 100.0)
     for ts in (130.0, 161.0, 222.0, 500.0):
         journal.poll(ts)
-    assert sorted(path.stat().st_size > 0 for path in tmp_path.iterdir()) == [False, True]
+    _, idle = sorted(tmp_path.iterdir())
+    assert [is_seal(line) for line in idle.read_bytes().splitlines()] == [True], "it has the seal that opens it"
 
 
 def test_a_new_worker_leaves_a_torn_line_alone(tmp_path: Path) -> None:
@@ -135,7 +137,7 @@ def test_a_segment_that_somebody_removes_is_noticed(tmp_path: Path) -> None:
     assert not healthy(journal) and "removed by another program" in journal.error
     assert not journal.append([record(2)], 2.5)
     journal.poll(3.1)
-    assert healthy(journal) and stored(tmp_path) == [2.0]
+    assert healthy(journal) and stored(tmp_path) == [1.0, 2.0], "unsealed lines are written again"
 
 
 def test_a_directory_that_somebody_moves_away_is_noticed(tmp_path: Path) -> None:
@@ -190,13 +192,15 @@ def test_a_full_disk_loses_nothing_and_tears_nothing(small: Path) -> None:
 def test_what_is_granted_is_all_that_is_written(tmp_path: Path) -> None:
     journal = JournalWriter(tmp_path, 0)
     journal.append([record(1)], 1.0)
-    size = sum(path.stat().st_size for path in tmp_path.iterdir())
+    (path,) = tmp_path.iterdir()
+    size = path.stat().st_size
     assert journal.bytes == size
-    journal.grant(3 * size, full=False)
+    granted = size + 2 * len(path.read_bytes().splitlines(keepends=True)[1])
+    journal.grant(granted, full=False)
     assert [journal.append([record(number)], 1.0) for number in (2, 3, 4, 5)] == [True, True, False, False]
     assert not healthy(journal) and journal.error == NO_ROOM
     assert journal.waiting == 2
-    assert sum(path.stat().st_size for path in tmp_path.iterdir()) == 3 * size
+    assert sum(path.stat().st_size for path in tmp_path.iterdir()) == granted
     journal.poll(2.5)
     assert not healthy(journal), "there is still no room"
     journal.grant(20 * size, full=False)
@@ -286,7 +290,7 @@ def test_what_may_not_be_on_the_disk_is_written_again_into_a_new_segment(
     disk.broken = False
     journal.poll(4.5)
     assert healthy(journal) and journal.waiting == 0
-    assert stored(tmp_path) == [1.0, 2.0, 2.0, 3.0], "storing one twice changes nothing"
+    assert stored(tmp_path) == [1.0, 2.0, 1.0, 2.0, 3.0], "storing one twice changes nothing"
     assert journal.append([record(4)], 5.0)
 
 
@@ -327,7 +331,7 @@ def test_a_disk_that_failed_is_heard_of_a_second_later(tmp_path: Path, monkeypat
     assert healthy(journal) and journal.append([record(4)], 8.0)
     journal.poll(9.0)
     assert healthy(journal)
-    assert stored(tmp_path) == [1.0, 2.0, 3.0, 4.0]
+    assert stored(tmp_path) == [1.0, 2.0, 1.0, 2.0, 3.0, 4.0], "storing one twice changes nothing"
     assert len(list(tmp_path.iterdir())) == 2
     journal.close()
 

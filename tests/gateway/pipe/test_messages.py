@@ -92,7 +92,7 @@ def test_a_worker_gets_no_secret_and_no_setting_that_it_does_not_need() -> None:
     """Workers meet hostile bytes; the database's password would let it edit the policy of every host."""
     secret = "S3CRET"
     api = Api(tls_cert=Path(secret), tls_key=Path(secret), tls_client_ca=Path(secret))
-    config = Config(database=f"postgresql://egress:{secret}@db/egress", policy=Path(secret), host=secret, api=api)
+    config = Config(database=f"postgresql://egress:{secret}@db/egress", policy=Path(secret), host="gate-1", api=api)
     line = encode(Setup(Settings.of(config, "egress-worker"), 0, 1, (), JournalGrant(1)))
     assert secret.encode() not in line and b"postgresql" not in line
     assert setup_from(line).config.journal_dir == config.journal_dir

@@ -150,6 +150,17 @@ def test_what_was_lost_is_remembered_when_the_worker_is_gone(tmp_path: Path, cap
     assert "worker 0 writes its journal again; 7 records" in caplog.text
 
 
+def test_the_newest_seals_are_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    journals, pool = Journals(_config(tmp_path), 2), TwoWorkers()
+    pool.says(0)
+    pool.entries[0]["counters"]["journal"] |= {"seal": 7, "head": "ab" * 32}
+    _look(journals, pool)
+    assert "seal 7" not in caplog.text
+    journals.stopped(cast(Pool, pool))
+    assert f"records of worker 0: seal 7, head {'ab' * 32}" in caplog.text
+
+
 def test_segments_fit_into_the_bound() -> None:
     config = Config(journal=Journal(max_bytes=MAX))
     assert fitted(config, 2).journal.segment_bytes == MAX // 16

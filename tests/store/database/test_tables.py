@@ -12,7 +12,6 @@ from sqlalchemy.engine import Engine
 
 from egress.errors import MalformedError
 from egress.model import Agent, Hold, Rule, Step
-from egress.records.read import parse_line
 from egress.records.shape import (
     AnomalyRecord,
     EvidenceRecord,
@@ -27,6 +26,8 @@ from egress.store.database.database import writing
 from egress.store.policy.approvals import Approval
 from egress.store.policy.audit import AuditEntry
 from egress.store.policy.tokens import Token
+from egress.store.recording.seals import parse_record
+from egress.store.recording.storedseal import StoredSeal
 from egress.store.recording.writer import rows, store
 from tests.examples import examples
 from tests.store import samples
@@ -38,6 +39,7 @@ SHAPES = [
     (EvidenceRecord, tables.evidence, samples.EVIDENCE),
     (ProcessRecord, tables.processes, samples.PROCESS),
     (FoldedRecord, tables.folded, samples.FOLDED),
+    (StoredSeal, tables.seals, samples.STORED_SEAL),
 ]
 
 
@@ -100,7 +102,7 @@ def test_any_record_can_be_stored(engine: Engine, record: Record) -> None:
 def test_text_no_database_takes_is_stored_escaped(engine: Engine, text: str) -> None:
     raw = samples.line_with_name(text)
     try:
-        record = parse_line(raw)
+        record = parse_record(raw)
     except MalformedError:
         pytest.fail("a name is text")
     with engine.connect() as connection:

@@ -100,6 +100,7 @@ ALSO = {
     ("evidence", ("time",)),
     ("processes", ("time",)),
     ("folded", ("time",)),
+    ("seals", ("time",)),
 }
 
 

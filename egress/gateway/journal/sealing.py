@@ -1,0 +1,100 @@
+"""The seals of one writer: when one is due, and the chain that they form.
+
+Lines are hashed when they are sealed, not when they are written: a write costs nothing more.
+"""
+
+from __future__ import annotations
+
+import secrets
+from pathlib import Path
+
+from egress.errors import MalformedError
+from egress.records.eve import line
+from egress.records.read import record_time
+from egress.records.seals import CUT_OFF, LEAF_BYTES, START, SegmentFollower, leaf, sealed
+from egress.records.shape import SealRecord, SealState
+from egress.store.recording.segments import lines_of
+
+SEAL_SECONDS = 10.0  # between two seals while there are lines
+SEAL_BYTES = 64 * 1024  # of lines, and then a seal
+UNSEALED = "the segments before it have no seals"
+REMOVED = "its segment was removed or could not be trusted any more: unsealed lines were written again"
+
+
+class Sealing:
+    """The chain of one writer."""
+
+    def __init__(self, host: str, writer: str) -> None:
+        self.gap = ""  # what may be missing before the next seal
+        self._host, self._writer, self._chain = host, writer, secrets.token_hex(8)
+        self._last: SealRecord | None = None
+        self._sealed = 0.0  # when the last seal was made
+        self._lost = 0  # lost records by the last seal
+
+    @property
+    def number(self) -> int:
+        """The number of the last seal; 0 before the first."""
+        return self._last.number if self._last is not None else 0
+
+    @property
+    def head(self) -> str:
+        """The digest of the last seal."""
+        return self._last.digest if self._last is not None else START
+
+    def resume(self, path: Path) -> None:
+        """Go on with the chain in an earlier segment of this writer. Raises OSError."""
+        follower = SegmentFollower()
+        for raw in lines_of(path):
+            follower.line(raw)
+        tail, last = follower.tail(), follower.last
+        if last is None:
+            self.gap = UNSEALED if follower.lines else ""
+            return
+        self._chain, self._last = last.chain, tail.seal if tail else last
+        self.gap = "" if self._last.state is SealState.STOPPED else CUT_OFF
+
+    def due(self, ts: float) -> bool:
+        """Return True if the last seal is old enough for the next; also if the clock was set back."""
+        return not self._sealed <= ts < self._sealed + SEAL_SECONDS
+
+    def make(self, data: bytes, segment: str, state: SealState, ts: float, lost: int) -> tuple[bytes, SealRecord]:
+        """Make the seal over the lines in `data`, those since the last one, as a line; `accept` it once it is written.
+
+        `lost`: records that could not be written so far.
+        """
+        lines = data.split(b"\n")[:-1]
+        leaves = b"".join(map(leaf, lines))
+        start = _time(lines[0], ts) if lines else ts
+        seal = SealRecord(
+            chain=self._chain, number=self.number + 1, time=ts, start=start, host=self._host,
+            writer=self._writer, segment=segment, state=state, lines=len(leaves) // LEAF_BYTES,
+            lost=max(lost - self._lost, 0), gap=self.gap, previous=self.head, digest=START,
+        )  # fmt: skip
+        seal = sealed(seal, leaves)
+        return line(seal), seal
+
+    def accept(self, seal: SealRecord, lost: int) -> None:
+        """Go on after a seal that was written."""
+        self._last, self.gap, self._lost, self._sealed = seal, "", lost, seal.time
+
+    def abandon(self, data: bytes) -> bytes:
+        """Give up the segment and return `data`, what was written to it since the last seal, to be written again.
+
+        If the segment is found all the same, the recorder seals its end as a tail, so the chain goes on from there.
+        """
+        follower = SegmentFollower()
+        follower.last = self._last
+        for raw in data.split(b"\n")[:-1]:
+            follower.line(raw)
+        if (tail := follower.tail()) is not None:
+            self._last = tail.seal
+        self.gap = REMOVED
+        return data
+
+
+def _time(raw: bytes, ts: float) -> float:
+    """Read the time of a line; `ts` if it has none."""
+    try:
+        return record_time(raw)
+    except MalformedError:
+        return ts
