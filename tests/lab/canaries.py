@@ -55,6 +55,18 @@ class Canaries:
         goal = self.sent() + count
         eventually(lambda: self.sent() >= goal, f"{count} canaries are sent", 30.0)
 
+    def lost(self) -> int:
+        """End the sender, and count its canaries that have not arrived."""
+        self._sender.close()
+        sent = self.sent()
+
+        def all_there() -> bool:
+            return sum(int(counter.lines[-1]) for counter in self._counters) == sent
+
+        with contextlib.suppress(AssertionError):
+            eventually(all_there, "all arrive", 2.0)
+        return sent - sum(int(counter.lines[-1]) for counter in self._counters)
+
     def arrived(self) -> int:
         """Count those that arrived anywhere, once all that are under way had time to."""
         self.flown(20)
@@ -69,7 +81,7 @@ def send(out: str, rate: int, hosts: list[str]) -> None:
     sockets = [(_socket(host), host) for host in hosts]
     start, sent, shown = time.monotonic(), 0, 0.0
     with open(out, "a", buffering=1) as lines:  # noqa: PTH123 - line buffered
-        while True:
+        while not select.select([sys.stdin], [], [], 0)[0]:  # its end
             for sock, host in sockets:
                 with contextlib.suppress(OSError):  # refused, or no route for the moment
                     sock.sendto(b"canary", (host, PORT))
@@ -79,6 +91,7 @@ def send(out: str, rate: int, hosts: list[str]) -> None:
                 shown = now
                 lines.write(f"{sent}\n")
             time.sleep(max(start + sent / rate - time.monotonic(), 0))
+        lines.write(f"{sent}\n")
 
 
 def count(out: str, hosts: list[str]) -> None:

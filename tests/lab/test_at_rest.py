@@ -10,9 +10,11 @@ import pytest
 import sqlalchemy as sa
 
 from demo.stage import Stage
+from egress.model import Action, Agent
 from egress.store.database import tables
+from egress.store.policy.agents import StoredAgent, add_agent, remove_agent
 from tests.lab.canaries import NEAR, Canaries
-from tests.lab.gateway import HOSTS, bound, database, guarded_interfaces, log, saved_rules, status
+from tests.lab.gateway import HOSTS, PERSON, bound, database, edit, guarded_interfaces, log, saved_rules, status
 from tests.lab.net import eventually, needs_root
 from tests.lab.test_fail_closed import failing, flush
 
@@ -90,6 +92,29 @@ def test_no_canary_leaves_in_any_phase_but_on_request(stage: Stage) -> None:
     with database(stage) as engine, engine.connect() as connection:
         found = connection.execute(sa.select(tables.audit.c.actor, tables.audit.c.action)).all()
     assert ("uid:0 (root)", "agents.opened") in [tuple(row) for row in found]
+
+
+def test_an_agent_that_comes_as_another_goes_loses_no_packet(stage: Stage) -> None:
+    other = stage.lab.ns("other")
+    stage.lab.veth(other, "eth0", stage.gateway, "agent1", 3)
+    stage.lab.route(other, via=3)
+    stage.egress("agent", "add", "rome-7", "--interface", "agent0")
+    stage.start("--workers", "1")
+    come = StoredAgent(
+        Agent("rome-8", ("10.99.3.2/32", "fd99:3::2/128"), default=Action.ACCEPT), "interface", "agent1",
+        host=stage.config.host_name,
+    )  # fmt: skip
+
+    def swap(connection: sa.Connection) -> None:
+        remove_agent(connection, PERSON, "rome-7")
+        add_agent(connection, PERSON, come)
+
+    with Canaries(stage, HOSTS, namespace=other) as canaries:
+        canaries.flown(50)
+        edit(stage, swap)
+        eventually(lambda: [each["name"] for each in status(stage)["agents"]] == ["rome-8"], "both in one pass")
+        canaries.flown(50)
+        assert canaries.lost() == 0
 
 
 def test_while_the_gateway_runs_there_is_nothing_to_block_or_open(stage: Stage) -> None:

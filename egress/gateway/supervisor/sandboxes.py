@@ -11,7 +11,7 @@ from typing import Any
 from egress.config import Config
 from egress.errors import EgressError, InputError
 from egress.gateway.pipe.messages import rule_from
-from egress.gateway.sandbox import sandbox
+from egress.gateway.sandbox import remains, sandbox
 from egress.gateway.sandbox.sandbox import Sandbox
 from egress.gateway.supervisor.roster import RosterEntry, interface_index
 from egress.model import AGENT_NAME, Action, Agent, Mode, Rule
@@ -41,10 +41,11 @@ class Sandboxes:
         return set(self.open)
 
     def clean(self) -> int:
-        """Destroy the sandboxes that a killed gateway left. Returns how many there were."""
+        """Destroy the sandboxes, and remove the names, that a killed gateway left. Returns how many sandboxes."""
         left = sandbox.leftovers(self._config)
         for one in left:
             sandbox.destroy(one, self._config)
+        remains.clean()
         return len(left)
 
     def create(self, request: dict[str, Any], taken: Set[str]) -> OpenedSandbox:
