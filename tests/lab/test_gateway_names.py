@@ -32,6 +32,7 @@ from tests.lab.names import (
 )
 from tests.lab.net import eventually, needs_root
 from tests.lab.test_gateway_policy import hangup
+from tests.traffic import client_hello
 
 pytestmark = [
     pytest.mark.lab,
@@ -161,6 +162,36 @@ def test_ungated_queries_pass(v6: bool) -> None:
         assert place.lookup(EVIL, v6)[0] == [SHARED[v6]]
         assert EVIL in place.heard()
         assert place.at(EVIL, SHARED[v6])[0] == REFUSED
+
+
+# Send a hello as it is; print `answered` for any answer of the server, else the errno's name.
+HELLO = """
+import errno, socket, sys
+host, port, hello = sys.argv[1], int(sys.argv[2]), bytes.fromhex(sys.argv[3])
+try:
+    with socket.create_connection((host, port), 5) as sock:
+        sock.sendall(hello)
+        print("answered" if sock.recv(5) else "closed")
+except OSError as error:
+    print(errno.errorcode.get(error.errno, "timeout"))
+"""
+# An ECH extension as browsers send it to every host (GREASE, RFC 9849 section 6.2).
+ECH = bytes.fromhex("fe0d00fa0000010001070020") + bytes(32) + bytes.fromhex("00d0") + bytes(208)
+
+
+@FAMILIES
+def test_a_hello_with_an_extension_for_hidden_names_is_judged_by_its_clear_name(place: Place, v6: bool) -> None:
+    def says(port: int, name: str, more: bytes = b"") -> str:
+        words = (SHARED[v6], str(port), client_hello(name, more).hex())
+        return place.stage.lab.python(place.stage.agent, HELLO, *words).strip()
+
+    place.lookup(GOOD, v6)
+    place.lookup(HIDDEN, v6)
+    assert says(443, GOOD) == says(443, GOOD, ECH) == "answered", "browsers pass"
+    assert says(8443, HIDDEN, ECH) == says(8443, "") == "answered"
+    for port in (443, 8443):
+        assert says(port, EVIL) == says(port, EVIL, ECH) == "ECONNRESET", "the bytes name another host"
+    assert not any(EVIL in line for line in place.served())
 
 
 PORT = 8080
