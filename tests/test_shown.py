@@ -47,6 +47,7 @@ UNSORTED = {
     "policy_version": "it grows with time",
     "unseen_bytes": "a remark on the other counts",
     "names": "a list",
+    "app_expected": "few flows have it",
 }
 # The story of a finding shows its flow beside it.
 OF_THE_FLOW = {

@@ -35,8 +35,8 @@ TABLE_ROWS = 1000  # per table; the next has its own header: column widths need 
 _Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 _CSV = (
     "start", "updated", "end", "flow_id", "agent", "action", "reason", "mode", "direction", "state", "proto", "src",
-    "sport", "dst", "dport", "app_proto", "server_name", "names", "packets_out", "packets_in", "bytes_out", "bytes_in",
-    "unseen_bytes", "rule_id", "policy_version", "community_id",
+    "sport", "dst", "dport", "app_proto", "app_expected", "server_name", "names", "packets_out", "packets_in",
+    "bytes_out", "bytes_in", "unseen_bytes", "rule_id", "policy_version", "community_id",
 )  # fmt: skip
 
 _PROCESS = ("pid", "exe", "cmdline", "container")

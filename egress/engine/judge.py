@@ -75,7 +75,7 @@ class Judge:
         verdict, flow.rule = self.rules.decide(flow.who, flow, ts)
         if admitted is not None and admitted.once and verdict.action is not Action.ACCEPT:
             verdict, flow.rule = self._once_admitted(flow, admitted, verdict, ts)
-        flow.demanded = self.rules.demands(flow.rule, flow)
+        flow.demanded = self.rules.demands(flow.rule, flow, verdict)
         if verdict.action is Action.ACCEPT and self.refuses_destination(flow, ts):
             return self.refusal(Reason.DESTINATION, verdict.rule_id)
         return verdict

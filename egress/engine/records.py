@@ -6,7 +6,7 @@ import hashlib
 from ipaddress import ip_address
 
 from egress.engine.flow import Flow
-from egress.model import ICMP, ICMPV6, Action, Finding, protocol_name
+from egress.model import ICMP, ICMPV6, Action, Finding, Reason, protocol_name
 from egress.records.shape import RECORD_NAMES, FindingRecord, FlowRecord
 from egress.wire.community import community_id
 
@@ -51,6 +51,7 @@ def flow_record(flow: Flow, ts: float, ended: str = "") -> FlowRecord:
         bytes_in=flow.bytes_in,
         unseen_bytes=unseen,
         names=tuple(sorted(flow.names)[:RECORD_NAMES]) if flow.names else (),
+        app_expected=",".join(sorted(flow.demanded)) if flow.verdict.reason is Reason.APPLICATION else "",
     )
 
 

@@ -176,11 +176,13 @@ class Rulebook:
                 return Verdict(Action.ACCEPT, Reason.RULE, entry.rule.id, self.version), entry.rule
         return Verdict(agent.default, Reason.QUERY, "", self.version), None
 
-    def demands(self, rule: Rule | None, subject: Subject) -> frozenset[str]:
-        """Return the application protocols of which the subject must be one under the rule that admits it; empty: any.
+    def demands(self, rule: Rule | None, subject: Subject, refusal: Verdict | None = None) -> frozenset[str]:
+        """Return the application protocols of which a flow must be one under the rule that admits it; empty: any.
 
-        A flow that no rule admits is demanded nothing of.
+        `refusal`: where no rule admits it, its verdict. If that is for its application, it names the rule.
         """
+        if rule is None and refusal is not None and refusal.reason is Reason.APPLICATION:
+            rule = self._entries[refusal.rule_id].rule if refusal.rule_id in self._entries else None
         if rule is None:
             return NOTHING
         return demanded(rule, subject.proto, subject.rport, named=not rule.app and self.named(rule))

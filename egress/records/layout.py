@@ -18,7 +18,7 @@ from egress.records.kinds import Kind, Schema, to_json
 # These keys come first, in this order; the others follow in the order of their fields.
 ORDER = (
     *("timestamp", "event_type", "flow_id", "community_id", "src_ip", "src_port", "dest_ip", "dest_port", "proto"),
-    *("app_proto", "agent.name"),
+    *("app_proto", "app_proto_expected", "agent.name"),
     *("verdict.action", "verdict.reason", "verdict.rule_id", "verdict.policy_version", "verdict.mode"),
     *("flow.start", "flow.end", "flow.state", "flow.direction", "flow.server_name", "flow.names"),
 )

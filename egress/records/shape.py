@@ -105,6 +105,15 @@ class FlowRecord:
             absent=[],
         ),
     ] = ()
+    app_expected: Annotated[
+        str,
+        At(
+            "app_proto_expected",
+            TEXT,
+            "of a flow refused for its application: those that the rule demands, separated by commas",
+            absent="",
+        ),
+    ] = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,7 +47,14 @@ def protocol_number(name: str) -> int:
 
 
 def recorded(
-    proto: str, dst: str, dport: int, app: str, server_name: str, names: tuple[str, ...], action: Action
+    proto: str,
+    dst: str,
+    dport: int,
+    app: str,
+    server_name: str,
+    names: tuple[str, ...],
+    action: Action,
+    app_expected: str = "",
 ) -> Target:
     """Make the target of a stored flow, as the policy judged it last.
 
@@ -60,12 +67,22 @@ def recorded(
     bound = frozenset(names)
     if said and action is Action.ACCEPT and len(names) >= RECORD_NAMES:
         bound |= {canonical(said)}
-    return Target(number, packed(dst), dport, app, names=bound, said=said)
+    excluded = frozenset(app_expected.split(",")) if app_expected else frozenset()
+    return Target(number, packed(dst), dport, app, excluded, bound, said)
 
 
 def target_of(group: FlowGroup) -> Target:
     """Make the target of a group of stored flows, see `recorded`."""
-    return recorded(group.proto, group.dst, group.dport, group.app, group.server_name, group.names, group.action)
+    return recorded(
+        group.proto,
+        group.dst,
+        group.dport,
+        group.app,
+        group.server_name,
+        group.names,
+        group.action,
+        group.app_expected,
+    )
 
 
 def query_of(group: FlowGroup) -> str:

@@ -71,7 +71,7 @@ def test_of_raw_bytes_not_one_leaves(app: str, ends: dict[str, Any]) -> None:
         assert played.passed(talk.steps) == b""
         found = last(played)
         assert (found.action, found.reason, found.rule_id) == (Action.REJECT, Reason.APPLICATION, f"for-{app}")
-        assert found.app_proto == "unknown"
+        assert (found.app_proto, found.app_expected) == ("unknown", "http,http2" if app == "http" else app)
 
 
 @pytest.mark.parametrize("app", sorted(conversations()))

@@ -55,6 +55,8 @@ def flow_lines(story: FlowStory, but: str = "") -> Iterator[str]:
     yield labelled("path", f"{found.proto}  {source} -> {target}  ({opener})")
     if found.app_proto or found.server_name:
         yield labelled("protocol", f"{found.app_proto or 'unknown'}  {found.server_name}".rstrip())
+    if found.app_expected:
+        yield labelled("expected", f"{found.app_expected.replace(',', ' or ')}, which its bytes are not")
     if found.names:
         yield labelled("names", f"{', '.join(found.names)}  (resolved by the agent to that address)")
     yield labelled("time", _span(found))

@@ -19,7 +19,7 @@ from egress.store.database.errors import OldSchemaError
 if TYPE_CHECKING:
     from alembic.config import Config as AlembicConfig
 
-HEAD = "0012"  # the newest revision in migrations/versions
+HEAD = "0013"  # the newest revision in migrations/versions
 
 _URLS = "use a URL like sqlite:////var/lib/egress/egress.db or postgresql://user:password@host/egress"
 

@@ -21,7 +21,7 @@ LOOKBACK = 1000  # flows to an address that are searched for its names
 _F = flows.c
 _EQUAL = (
     _F.agent, _F.proto, _F.dst, _F.dport, _F.app_proto, _F.server_name, _F.names, _F.action, _F.reason, _F.rule_id,
-    _F.mode,
+    _F.mode, _F.app_expected,
 )  # fmt: skip
 
 
@@ -40,6 +40,7 @@ class FlowGroup:
     reason: Reason
     rule_id: str
     mode: Mode
+    app_expected: str
     signatures: frozenset[str]  # that objected, exempted ones included
     count: int
     first: float  # start of the earliest flow

@@ -342,6 +342,9 @@ FIELDS: dict[str, Field] = {
     "port": Field("the destination's port, or a range", flows, partial(_number, flows.c.dport), ordered=True),
     "proto": Field("tcp, udp, icmp, …", flows, partial(_text, flows.c.proto)),
     "app": Field("the application protocol: tls, ssh, http, …", flows, partial(_text, flows.c.app_proto)),
+    "expected": Field(
+        "what the rule demands of a flow refused for its application", flows, partial(_text, flows.c.app_expected)
+    ),
     "action": Field("the decision", flows, partial(_known, tuple(Action), flows.c.action)),
     "reason": Field("the reason of the decision", flows, partial(_known, tuple(Reason), flows.c.reason)),
     "rule": Field("the id of the rule that decided, or a glob", flows, partial(_text, flows.c.rule_id)),

@@ -160,6 +160,7 @@ def test_opening_a_database_of_the_first_version_upgrades_it_in_place(engine: En
     try:
         after = _rows(opened)
         assert after["agents"][0].pop("budgets") == "[]" == after["flows"][0].pop("names")
+        assert after["flows"][0].pop("app_expected") == ""
         assert not after["agents"][0].pop("quarantined")
         assert after["agents"][0].pop("host") == "" == after["journal_checkpoints"][0].pop("host")
         for same in ("agents", "flows", "findings", "anomalies", "journal_checkpoints"):
