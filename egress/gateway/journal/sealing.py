@@ -1,6 +1,6 @@
 """The seals of one writer: when one is due, and the chain that they form.
 
-Lines are hashed when they are sealed, not when they are written: a write costs nothing more.
+Lines are hashed when they are sealed, not when they are written: only the write that makes a seal due waits for it.
 """
 
 from __future__ import annotations
