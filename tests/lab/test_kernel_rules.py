@@ -342,6 +342,45 @@ kernel.remove()
     net.rules("install")
 
 
+NOTIFIED = """
+import select, subprocess, sys, time
+from egress.config import Config
+from egress.gateway.kernel import nftables as nft
+from egress.gateway.kernel.attachment import Attachment
+from egress.gateway.kernel.guard import Guard
+from egress.gateway.kernel.watch import Watch
+kernel = Guard(Config())
+kernel.owned = False
+attachments = [Attachment("a", "egr0001", (), 7400, 7401, False)]
+kernel.install(attachments)
+watch, other = Watch(), nft.Nftables()
+def changes():
+    select.select(watch.sockets, [], [], 2)
+    return watch.read(kernel.port)
+kernel.install(attachments)
+assert not watch.read(kernel.port).rules, "our own changes"
+other.apply([nft.table("theirs", owned=False)])
+assert not changes().rules, "another table"
+start = time.monotonic()
+other.apply([nft.no_table("egress")])
+assert changes().rules and not kernel.installed()
+kernel.install(attachments)
+assert kernel.installed()
+assert time.monotonic() - start < 2, "it does not wait for a look"
+watch.read(kernel.port)
+subprocess.run(["ip", "link", "add", "new0", "type", "bridge"], check=True)
+found = changes()
+assert found.links and not found.rules, found
+subprocess.run(["ip", "-6", "rule", "add", "fwmark", "1", "lookup", "main"], check=True)
+assert changes().rules
+"""
+
+
+def test_changes_by_others_are_notified_at_once() -> None:
+    with Lab() as lab:
+        lab.python(lab.ns("gateway"), NOTIFIED)
+
+
 def test_nobody_listening_closes_and_fail_open_opens() -> None:
     with Lab() as lab:
         net = Net(lab, "masquerade")

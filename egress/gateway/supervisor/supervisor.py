@@ -64,7 +64,7 @@ class Gateway:
     """One run of the gateway.
 
     Changes of the roster (agents, their interfaces and workers) and of kernel rules take the lock `_changing`. Edits of
-    the policy do not wait for it, since iptables is slow.
+    the policy do not wait for it, since the tools of the system are slow.
     """
 
     def __init__(self, config: Config, options: Options) -> None:
