@@ -144,7 +144,7 @@ class Worker:
             return self._wait(waits, agent, direction, ts)
         mark = self._mark(verdict, settled)
         may_wait = refused and outbound and verdict.action is not Action.ACCEPT  # in monitor mode it passes
-        if verdict.action is Action.ACCEPT:
+        if verdict.action is Action.ACCEPT and (records or not settled):  # a settled connection has begun
             self._one_path(raw, packet)
         if reply is None and not may_wait:
             return mark
