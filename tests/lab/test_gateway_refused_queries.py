@@ -32,7 +32,7 @@ pytestmark = [
 
 FAMILIES = pytest.mark.parametrize("v6", [False, True], ids=["IPv4", "IPv6"])
 POD = "search ns1.svc.cluster.local svc.cluster.local cluster.local\noptions ndots:5\n"
-AT_ONCE = 1.0  # seconds; a resolver that hears nothing tries again after 5
+AT_ONCE = 3.0  # seconds, the start of a program on a busy machine included; one query without an answer costs 5
 SIX = """
 import socket, time
 began = time.monotonic()
@@ -137,7 +137,7 @@ def test_other_resolvers_go_on_and_dig_shows_the_reason(tmp_path: Path) -> None:
         configure(place, False, POD)
         if shutil.which("node"):  # c-ares asks for both names from one socket at the same time
             said, took = run(place, "node", "-e", NODE)
-            assert said.split() == ["found,ENOTFOUND,found,ENOTFOUND"] and took < 4
+            assert said.split() == ["found,ENOTFOUND,found,ENOTFOUND"] and took < AT_ONCE + 2
         if shutil.which("musl-gcc"):
             (tmp_path / "lookup.c").write_text(MUSL)
             program = str(tmp_path / "lookup")
