@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.setup
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint bench lock clean
+.PHONY: help setup demo test lint bench chaos lock clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS="$$(printf '\t')" read -r name text; do \
@@ -34,6 +34,10 @@ lint: setup ## ruff, mypy --strict, import rules
 bench: setup ## (root) throughput and cost a packet, as ratios to plain forwarding
 	@packaging/root.sh bench
 	@$(BIN)/python -m bench
+
+chaos: setup ## (root) faults injected into a real gateway under load; writes docs/reliability.md; up to half an hour
+	@packaging/root.sh chaos
+	@$(BIN)/python -m bench.chaos
 
 # Pins every package of the closure with the hashes of all its files. Needs pip-tools in .venv.
 LOCK := $(BIN)/pip-compile --quiet --generate-hashes --allow-unsafe --strip-extras \

@@ -177,6 +177,8 @@ def flushed(table: str, times: int = 1) -> Inject:
             both(trial, "-t", table, "-F")
             trial.hold(1.0)
         trial.hold(2.0)
+        if times > 1:
+            trial.resume()
 
     return inject
 
@@ -198,6 +200,7 @@ def ruleset_flushed_often(trial: Trial) -> None:
     for _ in range(FLUSHES):
         trial.tool("nft", "flush", "ruleset")
         trial.hold(1.0)
+    trial.resume()
 
 
 def accept_before_ours(table: str) -> Inject:
@@ -214,6 +217,7 @@ def accept_again_and_again(trial: Trial) -> None:
         both(trial, "-t", "mangle", "-I", "FORWARD", "-j", "ACCEPT")
         trial.hold(0.25)
     both(trial, "-t", "mangle", "-F", "FORWARD")
+    trial.resume()
 
 
 def nft_accept_early(trial: Trial) -> None:
@@ -242,7 +246,12 @@ def supervisor_stopped_and(act: Callable[[Trial], None]) -> Inject:
 # --- phases ----------------------------------------------------------------------------------------------------
 
 
-def start(trial: Trial) -> None:
+def boot(trial: Trial) -> None:
+    """Lose processes and kernel rules as in a reboot, block as the unit does at boot, and start."""
+    trial.stage.stop(signal.SIGKILL)
+    trial.tool("nft", "flush", "ruleset")
+    trial.stage.egress("block", "--boot")
+    trial.guarded_from_now()
     trial.hold(2.0)
     trial.start()
 
@@ -251,6 +260,13 @@ def stop_and_start(trial: Trial) -> None:
     trial.stage.stop()
     trial.hold(2.0)
     trial.start()
+
+
+def opened(trial: Trial) -> None:
+    trial.stage.stop()
+    trial.stage.egress("open", "--yes")
+    trial.guarded_from_now()
+    trial.hold(2.0)
 
 
 def attach(trial: Trial) -> None:
@@ -314,9 +330,9 @@ FAULTS = (
         "the supervisor is stopped for 5 s, table mangle is flushed", RULES, supervisor_stopped_and(flushed("mangle"))
     ),
     Fault("the supervisor is stopped for 5 s, nft flush ruleset", RULES, supervisor_stopped_and(ruleset_flushed)),
-    Fault("attached in the database, then the gateway starts", PHASES, start, running=False),
-    Fault("stopped in order (default on_stop), 2 s later started", PHASES, stop_and_start),
-    Fault("the same with on_stop: block", PHASES, stop_and_start, {"on_stop": "block"}),
+    Fault("a boot: egress block --boot, 2 s later the gateway starts", PHASES, boot),
+    Fault("stopped in order, 2 s later started", PHASES, stop_and_start),
+    Fault("stopped in order, and egress open (opened by a person)", PHASES, opened, open=True),
     Fault("an agent is attached (counted from the command's return)", PHASES, attach, attached=False),
     Fault("an attached agent is changed", PHASES, attach_again),
     Fault("reloaded with a broken policy file, then with the right one", PHASES, broken_policy),

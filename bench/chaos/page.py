@@ -25,7 +25,8 @@ namespaces of its own, while an agent sends what no rule allows. A witness outsi
 - **gap**: the longest time without such a flow, in seconds: how long honest work waited. It depends on the machine and
   its load; the counts should not.
 
-A trial ends when allowed flows pass again and the recorder has caught up; one that does not get there has failed.
+A fault that repeats may cut the agents off, by design; the trial then runs `egress resume`, as a person would. A trial
+ends when allowed flows pass again and the recorder has caught up; one that does not get there has failed.
 
 One run of {count} trials on {date} UTC: Linux {kernel}, {cpus} CPUs, load average {load:.1f} at its
 end. {summary}

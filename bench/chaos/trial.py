@@ -141,6 +141,10 @@ class Trial:
     def start(self) -> None:
         self.stage.start("--workers", "2")
 
+    def resume(self) -> None:
+        """End the cut that repeated changes of the kernel rules cause, if there is one, as a person does."""
+        self.stage.egress("resume")
+
     def status(self) -> dict[str, Any]:
         return self.stage.status() or {"workers": [], "recorder": {"pid": None}, "attribution": {"pid": None}}
 
