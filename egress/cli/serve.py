@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from egress import seccomp
 from egress.config import load_config
 from egress.errors import InputError
 
@@ -51,6 +52,8 @@ def command(config_file: Path | None, host: str | None, port: int | None, access
         log.warning(
             "WARNING: other hosts can reach %s and it has no TLS: tokens are sent in clear text", config.api.host
         )
+    if not seccomp.confine(seccomp.API):
+        log.warning("no system call filter: use a kernel with CONFIG_SECCOMP_FILTER")
     log.info("listening at %s", server.names(config))
     try:
         server.serve(create_app(config, database), config)

@@ -18,7 +18,7 @@ from api.otlp.answers import JSON, PROTOBUF
 from api.otlp.spans import MalformedSpanError
 from tests.api.conftest import Client
 from tests.api.test_otlp import PATH, binary, request, span
-from tests.api.test_serve import local, serving, write_config
+from tests.api.test_serve import ROOT, local, serving, write_config
 
 SLOW = 0.25  # seconds
 
@@ -128,3 +128,13 @@ def test_others_are_answered_under_bombs(tmp_path: Path) -> None:
             for each in bombers:
                 each.join()
     assert loaded <= quiet + SLOW, f"p99 {loaded * 1000:.0f} ms, without bombs {quiet * 1000:.0f} ms"
+
+
+@ROOT
+def test_a_confined_server_reads_large_bodies_apart(tmp_path: Path) -> None:
+    """`egress serve` runs under a system call filter, which its readers inherit."""
+    config = write_config(tmp_path, host="")
+    with serving(config) as server, local(config) as client:
+        assert "Seccomp:\t2" in Path(f"/proc/{server.pid}/status").read_text()
+        answer = client.post(PATH, content=padded(b'{"resourceSpans":[]}'), headers={"Content-Type": JSON}, timeout=60)
+        assert answer.status_code == 200, answer.text

@@ -22,12 +22,18 @@ def attribution(status: dict[str, Any]) -> list[Check]:
     counts = ", ".join(f"{counters.get(what, 0)} {what}" for what in ("found", "gone", "unknown"))
     spent = f" within {counters['median']} ms" if counters.get("median") is not None else ""
     found = [Check("attribution", True, f"pid {said['pid']}, processes {counts}{spent}, {dropped} flows not looked up")]
+    if not counters.get("confined", True):
+        found.append(_unfiltered("attribution"))
     if counters.get("unwritten"):
         text = f"{counters['unwritten']} processes not written while the journal was full"
         found.append(Check("attribution journal", False, text))
     if not counters.get("journal", {}).get("healthy", True):
         found.append(Check("attribution journal", False, f"cannot be written ({counters['journal']['error']})"))
     return found
+
+
+def _unfiltered(name: str) -> Check:
+    return Check(f"{name} seccomp", False, "no system call filter: use a kernel with CONFIG_SECCOMP_FILTER")
 
 
 def folded(workers: list[dict[str, Any]]) -> list[Check]:
@@ -49,7 +55,7 @@ def worker(worker: dict[str, Any], on_full: str) -> list[Check]:
     packets = counters.get("packets", 0) + counters.get("settled_packets", 0)
     found = [Check(name, True, f"pid {worker['pid']}, {packets} packets, {worker['restarts']} restarts")]
     if not counters.get("confined", True):
-        found.append(Check(f"{name} seccomp", False, "no system call filter: use a kernel with CONFIG_SECCOMP_FILTER"))
+        found.append(_unfiltered(name))
     if unbound := counters.get("unbound"):
         why = "; ".join(unbound.values())
         found.append(Check(f"{name} queues", False, f"agents are cut off: {why}"))

@@ -18,6 +18,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Iterable
 
+from egress import seccomp
 from egress.errors import EgressError
 from egress.gateway.attribution.finder import Finder
 from egress.gateway.journal.journal import JournalWriter
@@ -48,6 +49,7 @@ class Attribution:
         )
         self.journal.grant(setup.journal.limit, full=setup.journal.full)
         self._finder = Finder()
+        self.confined = False
         self._waiting: dict[str, socket.socket] = {}  # flow ids that workers wait for
         self._spent: deque[float] = deque(maxlen=1000)  # ms from a flow's start to its record
 
@@ -89,6 +91,7 @@ class Attribution:
         spent = sorted(self._spent)
         return {
             **self.counts,
+            "confined": self.confined,
             "unread": self._finder.unread,
             "median": round(statistics.median(spent), 2) if spent else None,
             "worst": round(spent[-1], 2) if spent else None,
@@ -167,6 +170,7 @@ def main() -> int:
             os.setpriority(os.PRIO_PROCESS, 0, PRIORITY)
         privileges.drop(setup.config.user, setup.parent, CAPABILITIES)
         attribution = Attribution(setup)
+        attribution.confined = seccomp.confine(seccomp.ATTRIBUTION)
     except (EgressError, OSError) as error:
         sys.stderr.write(f"egress attribution: {error}\n")
         return 1

@@ -22,12 +22,13 @@ from typing import Any
 from netfilterqueue import Packet as QueuedPacket
 
 import signatures
+from egress import seccomp
 from egress.engine.anomalies import Anomalies
 from egress.engine.engine import Engine
 from egress.engine.holds import PENDING
 from egress.errors import EgressError
 from egress.gateway.journal.journal import JournalWriter
-from egress.gateway.kernel import nfnetlink, privileges, seccomp
+from egress.gateway.kernel import nfnetlink, privileges
 from egress.gateway.kernel.link import HARDWARE, Neighbour
 from egress.gateway.kernel.marks import Marks
 from egress.gateway.pipe.messages import Draft, Setup, Watched, watched_from

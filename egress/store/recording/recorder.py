@@ -23,6 +23,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
+from egress import seccomp
 from egress.config import Config, build
 from egress.errors import EgressError, InputError, MalformedError
 from egress.records.read import TIME_BYTES, record_time
@@ -359,6 +360,7 @@ def main(line: str, *, beats: bool = False) -> int:
     except InputError as error:
         sys.stderr.write(f"egress recorder: {error}\n")
         return error.exit_code
+    seccomp.confine(seccomp.RECORDER)
     return _Process(config, beats=beats).run()
 
 

@@ -1,10 +1,10 @@
-"""A system call filter for workers: they start no program and no process, enter no namespace, and open no socket.
+"""System call filters for the processes of egress: what none of them needs is refused.
 
-Sockets of nfnetlink are the exception: a worker binds the queues of agents that come while it runs.
-
-It names what is refused, not what is allowed: the calls of Python and its libraries differ from version to version, and
-a call that an allow-list lacks would end a worker on some machine. A filter cannot look into netlink messages: with the
-queue's socket and CAP_NET_ADMIN a compromised worker can still change kernel rules.
+They name what is refused, not what is allowed: the calls of Python and its libraries differ from version to version,
+and a call that an allow-list lacks would end a process on some machine. `REFUSED` is everything that lets a process
+that was taken over start others, reach into others, leave its namespaces, or change the kernel; each process gets back
+the calls that a trace of its work in the lab shows, and its libraries' ways to connect. A filter cannot look into
+netlink messages: with the queue's socket and CAP_NET_ADMIN a compromised worker can still change kernel rules.
 """
 
 from __future__ import annotations
@@ -40,44 +40,56 @@ _X32 = 0x40000000
 _LOAD, _EQUAL, _ABOVE, _SET, _ANSWER = 0x20, 0x15, 0x35, 0x45, 0x06  # linux/bpf_common.h
 _NUMBER, _ARCH, _FIRST, _THIRD = 0, 4, 16, 32  # struct seccomp_data
 _ALLOW, _ERROR = 0x7FFF0000, 0x00050000  # SECCOMP_RET_…
-_PR_SET_SECCOMP, _MODE_FILTER = 22, 2
+_PR_SET_SECCOMP, _PR_SET_NO_NEW_PRIVS, _MODE_FILTER = 22, 38, 2
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
+# What each process needs of REFUSED, and `socket`: without it a process may make sockets of NETLINK_NETFILTER only.
+WORKER: frozenset[str] = frozenset()
+ATTRIBUTION = frozenset({"socket", "setns"})  # asks the kernel about sockets, in the agents' namespaces
+RECORDER = frozenset({"socket", "socketpair", "connect"})  # PostgreSQL, and the resolver's look-ups
+# Also listens, and reads large traces in a process of its own, which it may end.
+API = RECORDER | {"listen", "accept", "accept4", "execve", "fork", "vfork", "kill", "pidfd_open", "pidfd_send_signal"}
 
-def confine() -> bool:
-    """Refuse the calls in REFUSED with EPERM, in this thread and those it starts, for good. Needs no_new_privs.
+
+def confine(needed: frozenset[str] = WORKER) -> bool:
+    """Refuse the calls in REFUSED that are not `needed` with EPERM, in this thread and those it starts, for good.
+
+    Programs that it starts are confined, too, and gain no privileges any more (no_new_privs).
 
     Returns False, and refuses nothing, if this machine's call numbers are not known or its kernel has no filters.
     """
     known = _ARCHITECTURES.get(platform.machine())
     if known is None:
         return False
-    program = _assemble(*known)
+    _libc.prctl(_PR_SET_NO_NEW_PRIVS, ctypes.c_ulong(1), *(ctypes.c_ulong(0),) * 3)
+    program = _assemble(*known, needed)
     code = ctypes.create_string_buffer(program, len(program))
     header = struct.pack("@HP", len(program) // 8, ctypes.addressof(code))  # struct sock_fprog
     arguments = (ctypes.c_ulong(_MODE_FILTER), ctypes.c_char_p(header), ctypes.c_ulong(0), ctypes.c_ulong(0))
     return bool(_libc.prctl(_PR_SET_SECCOMP, *arguments) == 0)
 
 
-def _assemble(architecture: int, column: int) -> bytes:
+def _assemble(architecture: int, column: int, needed: frozenset[str]) -> bytes:
     """Assemble the filter as classic BPF. Each step: operation, steps to skip if true, if not, constant.
 
-    All calls of other architectures are refused. `clone` may start a thread, not a process. `clone3` gets ENOSYS, since
-    its flags are in memory that a filter cannot read: libraries then use `clone`.
+    All calls of other architectures are refused. `clone` may start a thread, and a process only where `fork` is needed.
+    `clone3` gets ENOSYS, since its flags are in memory that a filter cannot read: libraries then use `clone`.
     """
     refuse, allow = (_ANSWER, 0, 0, _ERROR | errno.EPERM), (_ANSWER, 0, 0, _ALLOW)
     steps = [(_LOAD, 0, 0, _ARCH), (_EQUAL, 1, 0, architecture), refuse, (_LOAD, 0, 0, _NUMBER)]
     steps += [(_ABOVE, 0, 1, _X32), refuse]
-    for numbers in REFUSED.values():
-        if numbers[column]:
+    for name, numbers in REFUSED.items():
+        if numbers[column] and name not in needed:
             steps += [(_EQUAL, 0, 1, numbers[column]), refuse]
     for numbers in OWN_PROCESS.values():
         steps += [(_EQUAL, 0, 5, numbers[column]), (_LOAD, 0, 0, _FIRST)]
         steps += [(_EQUAL, 1, 0, 0), (_EQUAL, 0, 1, os.getpid()), allow, refuse]
-    steps += [(_EQUAL, 0, 6, _SOCKET[column]), (_LOAD, 0, 0, _FIRST), (_EQUAL, 0, 3, _NETLINK)]
-    steps += [(_LOAD, 0, 0, _THIRD), (_EQUAL, 0, 1, _NETFILTER), allow, refuse]
+    if "socket" not in needed:
+        steps += [(_EQUAL, 0, 6, _SOCKET[column]), (_LOAD, 0, 0, _FIRST), (_EQUAL, 0, 3, _NETLINK)]
+        steps += [(_LOAD, 0, 0, _THIRD), (_EQUAL, 0, 1, _NETFILTER), allow, refuse]
     steps += [(_EQUAL, 0, 1, _CLONE3), (_ANSWER, 0, 0, _ERROR | errno.ENOSYS)]
-    steps += [(_EQUAL, 0, 3, _CLONE[column]), (_LOAD, 0, 0, _FIRST), (_SET, 1, 0, _CLONE_THREAD), refuse]
+    if "fork" not in needed:
+        steps += [(_EQUAL, 0, 3, _CLONE[column]), (_LOAD, 0, 0, _FIRST), (_SET, 1, 0, _CLONE_THREAD), refuse]
     steps.append(allow)
     return b"".join(struct.pack("=HBBI", *step) for step in steps)
