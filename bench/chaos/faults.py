@@ -101,6 +101,7 @@ def disk_full(trial: Trial) -> None:
 
 def journal_deleted(trial: Trial) -> None:
     shutil.rmtree(trial.stage.config.journal_dir)
+    trial.hold(STOPPED)
 
 
 def database_file(trial: Trial) -> str:

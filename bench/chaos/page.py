@@ -6,6 +6,7 @@ import os
 import platform
 from collections.abc import Sequence
 from itertools import groupby
+from textwrap import fill
 
 from bench.chaos.traffic import CONTENTS, PROBES
 from bench.chaos.trial import Fault, Result
@@ -27,20 +28,20 @@ namespaces of its own, while an agent sends what no rule allows. A witness outsi
 
 A fault that repeats may cut the agents off, by design; the trial then runs `egress resume`, as a person would. A trial
 ends when allowed flows pass again and the recorder has caught up; one that does not get there has failed.
-
-One run of {count} trials on {date} UTC: Linux {kernel}, {cpus} CPUs, load average {load:.1f} at its
-end. {summary}
 """
+RUN = "One run of {count} trials on {date} UTC: Linux {kernel}, {cpus} CPUs, load average {load:.1f} at its end. {summary}"
+WIDTH = 120
 COLUMNS = ("fault", "canaries", "out", "contents", "out", "flows", "lost", "gap")
 
 
 def page(results: Sequence[tuple[Fault, Result]], rate: float, date: str) -> str:
     """Write the page: its head, and a table for each group of faults."""
-    head = HEAD.format(
-        rate=rate, contents=CONTENTS, probes=PROBES, count=len(results), date=date, kernel=platform.release(),
-        cpus=os.cpu_count(), load=os.getloadavg()[0], summary=summary(results),
+    head = HEAD.format(rate=rate, contents=CONTENTS, probes=PROBES)
+    run = RUN.format(
+        count=len(results), date=date, kernel=platform.release(), cpus=os.cpu_count(), load=os.getloadavg()[0],
+        summary=summary(results),
     )  # fmt: skip
-    parts = [head]
+    parts = [head, fill(run, WIDTH) + "\n"]
     for group, rows in groupby(results, key=lambda row: row[0].group):
         table = [COLUMNS, *(_cells(fault, result) for fault, result in rows)]
         widths = [max(len(row[column]) for row in table) for column in range(len(COLUMNS))]
@@ -48,7 +49,8 @@ def page(results: Sequence[tuple[Fault, Result]], rate: float, date: str) -> str
                            for column, (cell, width) in enumerate(zip(row, widths, strict=True))).rstrip()
                  for row in table]  # fmt: skip
         parts.append(f"## {group}\n\n```\n" + "\n".join(lines) + "\n```\n")
-    notes = [f"- {result.name}: {result.note}." for _, result in results if result.note]
+    failed = [f"- {result.name}: {result.note}." for _, result in results if result.note]
+    notes = [fill(note, WIDTH, subsequent_indent="  ") for note in failed]
     if notes:
         parts.append("## Failed or not done\n\n" + "\n".join(notes) + "\n")
     return "\n".join(parts)
@@ -62,7 +64,7 @@ def summary(results: Sequence[tuple[Fault, Result]]) -> str:
     flows, lost = sum(each.passed for each in guarded), sum(each.unrecorded for each in guarded)
     held = sum(each.held for each in guarded)
     return (
-        f"Of {len(guarded)} trials with a gateway {held} held:\n{out} of {canaries} canaries and {spoken} of {contents}"
+        f"Of {len(guarded)} trials with a gateway {held} held: {out} of {canaries} canaries and {spoken} of {contents}"
         f" contents got out, and {lost} of {flows} allowed flows have no record."
     )
 

@@ -105,11 +105,10 @@ class Trial:
 
     def _count(self) -> None:
         result, since, until = self.result, self._since, self._until
-        rows = [line.split() for line in self._files[0].read_text().splitlines()]
-        inside = [(int(row[1]), int(row[2])) for row in rows if since <= float(row[0]) <= until]
-        result.canaries, result.contents = (last - first for first, last in zip(inside[0], inside[-1], strict=True))
-        if not since:
-            result.canaries, result.contents = inside[-1]
+        rows = [tuple(map(float, line.split())) for line in self._files[0].read_text().splitlines()]
+        _, *first = max((row for row in rows if row[0] <= since), default=(0.0, 0.0, 0.0))
+        _, *last = min((row for row in rows if row[0] >= until), default=rows[-1])
+        result.canaries, result.contents = (int(late - early) for early, late in zip(first, last, strict=True))
         times = []
         for line in self._files[1].read_text().splitlines():
             moment, kind, *_ = line.split()
