@@ -29,7 +29,7 @@ namespaces of its own, while an agent sends what no rule allows. A witness outsi
 A fault that repeats may cut the agents off, by design; the trial then runs `egress resume`, as a person would. A trial
 ends when allowed flows pass again and the recorder has caught up; one that does not get there has failed.
 """
-RUN = "One run of {count} trials on {date} UTC: Linux {kernel}, {cpus} CPUs, load average {load:.1f} at its end. {summary}"
+RUN = "One run of {count} trials on {date} UTC: Linux {kernel}, {cpus} CPUs, load average {load:.1f}. {summary}"
 WIDTH = 120
 COLUMNS = ("fault", "canaries", "out", "contents", "out", "flows", "lost", "gap")
 
