@@ -214,7 +214,8 @@ FILL = f"""
 WITH RECURSIVE n(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i + 1 < {MANY_FLOWS})
 INSERT INTO flows SELECT printf('%016x', i), 'train-1', 1795446362000000 + i * 200000, 1795446362000000 + i * 200000,
     1795446362000000 + i * 200000 + (i % 50) * 1000000, 'closed', 'out', 'tcp', '10.77.0.2', 40000,
-    '198.51.100.' || (i % 200), 443, '', 'tls', '', 'accept', 'rule', 'r', 1, 'enforce', 3, 3, 180, 180, 0, '[]', '' FROM n
+    '198.51.100.' || (i % 200), 443, '', 'tls', '', 'accept', 'rule', 'r', 1, 'enforce', 3, 3, 180, 180, 0, '[]', ''
+    FROM n
 """
 
 
