@@ -205,6 +205,25 @@ def test_an_interface_that_comes_back_was_guarded_all_the_time(stage: Stage) -> 
     eventually(lambda: reached(stage) == "ECONNREFUSED", "it is attached again")
 
 
+def test_an_interface_that_is_renamed_stays_guarded_under_both_names(stage: Stage) -> None:
+    stage.egress("agent", "add", "rome-7", "--interface", "agent0")
+    stage.start("--workers", "1")
+    move = ["ip", "link", "set"]
+    for old, new in (("agent0", "moved0"), ("moved0", "agent0")):
+        stage.lab.run(stage.gateway, [*move, old, "down"], check=True)
+        stage.lab.run(stage.gateway, [*move, old, "name", new], check=True)
+        if new == "moved0":
+            eventually(lambda: guarded_interfaces(stage)[0] == ["agent0", "moved0"], "both names are guarded", 5.0)
+            eventually(lambda: "rome-7" in status(stage)["absent"], "it is missed")
+        stage.lab.run(stage.gateway, [*move, new, "up"], check=True)
+        with Canaries(stage, (HOSTS[0], NEAR[0])) as canaries:
+            canaries.flown(200)
+            assert canaries.arrived() == 0
+    eventually(
+        lambda: guarded_interfaces(stage)[0] == ["agent0"] and not status(stage)["absent"], "attached again", 20.0
+    )
+
+
 def test_tools_that_fail_for_a_while_do_not_end_the_gateway(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     shims, broken = stage.directory / "bin", stage.directory / "broken"
     shims.mkdir()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import socket
 import time
 from collections.abc import Iterable
 
@@ -30,6 +31,7 @@ class Attachments:
         self._tried = 0.0
         self._waiting: list[StoredAgent] = []
         self._interfaces: dict[str, str] = {}  # agent name -> its last interface
+        self._indices: dict[str, int] = {}  # agent name -> the index of its last interface
         self._ways: dict[str, tuple[tuple[tuple[str, int], ...], tuple[str, ...]]] = {}  # others and outside of each
 
     def entries(self, agents: Iterable[StoredAgent]) -> list[RosterEntry]:
@@ -45,13 +47,22 @@ class Attachments:
                 absent[stored.agent.name] = str(error)
                 if interface := attach.behind(stored.kind, stored.value) or self._interfaces.get(stored.agent.name):
                     agent = dataclasses.replace(stored.agent, networks=())
-                    found.append(RosterEntry(agent, interface, 0, masquerade=False, absent=True))
+                    renamed = self._renamed(stored.agent.name, interface)
+                    found.append(RosterEntry(agent, interface, 0, masquerade=False, absent=True, others=renamed))
         self._complain(found)
         self._interfaces = {entry.agent.name: entry.interface for entry in found}
+        known = {entry.agent.name: entry.index or self._indices.get(entry.agent.name, 0) for entry in found}
+        self._indices = {name: index for name, index in known.items() if index}
         for name in absent.keys() - self.absent.keys():
             log.warning("agent %s is not attached yet: %s", name, absent[name])
         self._waiting, self.absent, self._tried = waiting, absent, time.monotonic()
         return found
+
+    def _renamed(self, name: str, interface: str) -> tuple[tuple[str, int], ...]:
+        """Find an absent agent's interface under a new name: it is guarded under both."""
+        index = self._indices.get(name, 0)
+        now = next((each for number, each in socket.if_nameindex() if number == index), interface)
+        return () if now == interface else ((now, index),)
 
     def _complain(self, found: Iterable[RosterEntry]) -> None:
         """Log ways into and out of an agent's namespace that are new."""
