@@ -173,14 +173,15 @@ class Engine:
             self._signal(flow, begin_turn(flow, packet, ts), ts)
         if direction is IN or flow.stage is REFUSED:
             return None
-        if packet.proto == UDP and REGISTRY.reopens(packet.payload):
+        if flow.proto == UDP and REGISTRY.reopens(packet.payload):
             if flow.stage is SETTLED:  # a finding may have taken back the flow of a monitored agent just now
                 self._settling.reopen(flow)
             return self._long(flow, packet, raw, ts, direction, False)
         if flow.records is not None and packet.payload and not flow.records.holds(packet):
             self._settling.break_off(flow, ts)
-        if flow.stage is SETTLED and flow.scan is not None and packet.payload and flow.scan.hit(packet):
-            tail = flow.scan.tail
+        scan = flow.scan
+        if scan is not None and packet.payload and flow.stage is SETTLED and scan.hit(packet):
+            tail = scan.tail
             self._settling.reopen(flow)
             return self._long(flow, with_beginning(tail, packet), raw, ts, direction, False)
         return None

@@ -34,7 +34,10 @@ class Patterns:
 
 
 class Scan:
-    """The scan of one direction of one flow. `tail`: the last bytes so far, at most TAIL; a text may begin in them."""
+    """The scan of one direction of one flow. `tail`: the beginning of the line that lasts, at most its last TAIL bytes.
+
+    A text may begin in it. Bytes before the last newline are not kept: in encrypted data one comes every 256 bytes.
+    """
 
     __slots__ = ("_database", "_hits", "_stream", "tail")
 
@@ -48,7 +51,7 @@ class Scan:
 
     def follow(self, before: bytes | bytearray) -> None:
         """Set `tail` from the bytes that came before the scan began."""
-        self.tail = bytes(before[-TAIL:])
+        self.tail = bytes(before[max(before.rfind(b"\n") + 1, len(before) - TAIL) :])
 
     def hit(self, packet: Packet) -> bool:
         """Scan the payload of a packet as it arrives; True once a pattern has matched, and then `tail` ends before it.
@@ -62,8 +65,12 @@ class Scan:
             return True
         if packet.missing:
             self.tail = b""
+            return False
+        line = data.rpartition(b"\n")[2]
+        if len(line) < len(data) or len(line) >= TAIL:
+            self.tail = line[-TAIL:]
         else:
-            self.tail = data[-TAIL:] if len(data) >= TAIL else (self.tail + data)[-TAIL:]
+            self.tail = (self.tail + data)[-TAIL:]
         return False
 
 
@@ -71,8 +78,7 @@ def with_beginning(tail: bytes, packet: Packet) -> Packet:
     """Return a segment that showed a pattern in mid-line with the beginning of that line, from `tail`, before it."""
     if packet.proto != TCP or packet.payload.startswith((b"SSH-", b"{", b"[")):
         return packet
-    begun = tail[tail.rfind(b"\n") + 1 :]
-    return packet._replace(seq=(packet.seq - len(begun)) & 0xFFFFFFFF, payload=begun + packet.payload)
+    return packet._replace(seq=(packet.seq - len(tail)) & 0xFFFFFFFF, payload=tail + packet.payload)
 
 
 def _matched(pattern: int, _start: int, _end: int, _flags: int, hits: object) -> None:
