@@ -7,6 +7,7 @@ Exit status 1: something got out, a flow has no record, or a trial failed.
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -37,6 +38,7 @@ def main() -> int:
     if options.list or not chosen:
         print("\n".join(fault.name for fault in FAULTS))
         return 0 if options.list else 2
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # trials that run end, and remove what they made
     results = []
     with ThreadPoolExecutor(options.jobs) as pool:
         for fault, result in zip(chosen, pool.map(lambda fault: run(fault, options.rate), chosen), strict=True):
