@@ -34,7 +34,7 @@ def test_at_its_port_dns_is_read_beside_all_others() -> None:
 def test_no_other_protocol_is_looked_for_in_datagrams_at_the_port() -> None:
     initial = Client().seal(crypto(0, hello(b"www.example.org")).ljust(1162, b"\0"))
     assert exchange(UDP).datagram(OUT, initial)[0] == Identified(App.QUIC)
-    assert exchange(UDP, 53).datagram(OUT, initial) == [DnsAsked(OUT, None)]
+    assert exchange(UDP, 53).datagram(OUT, initial) == [DnsAsked(OUT, None, initial)]
     assert exchange(ICMP, 53).datagram(OUT, question("www.example.test")) == []
 
 

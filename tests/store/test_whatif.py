@@ -28,5 +28,7 @@ def test_simulate_and_learn(engine: Engine) -> None:
         ssh = Rule("ssh", Action.ACCEPT, destination="203.0.113.10", ports=((22, 22),))
         found = simulate(connection, (ssh,), agents={"rome": agent})
         lesson = learn(connection, agent, Policy(), None, now=samples.START + 60)
+        bolder = learn(connection, agent, Policy(), None, now=samples.START + 60, refused=True)
     assert (found.flows, found.newly_refused, found.newly_allowed) == (3, 1, 1)
-    assert sorted(rule.destination for rule in lesson.rules) == ["203.0.113.10", "www.example.org"]
+    assert [rule.destination for rule in lesson.rules] == ["www.example.org"]
+    assert sorted(rule.destination for rule in bolder.rules) == ["203.0.113.10", "www.example.org"]

@@ -14,7 +14,7 @@ from egress.wire.sshframing import SshFraming
 from tests.wire.test_ssh import kexinit, packet, packet1
 
 IDENT = b"SSH-2.0-x\r\n"
-KEXINIT = packet(kexinit([b"a"] * 10))
+KEXINIT = kexinit([b"a"] * 8)
 
 
 def fed(data: bytes, size: int = 1 << 20, *, server: bool = False) -> SshFraming:
@@ -26,15 +26,9 @@ def fed(data: bytes, size: int = 1 << 20, *, server: bool = False) -> SshFraming
 
 @pytest.mark.parametrize("size", [1, 5, 1 << 20])
 def test_after_newkeys_nothing_can_be_seen(size: int) -> None:
-    begun = IDENT + _padded(KEXINIT) + _padded(packet(bytes([30]) + bytes(40)))
+    begun = IDENT + KEXINIT + packet(bytes([30]) + bytes(40))
     assert not fed(begun, size).over
-    assert fed(begun + _padded(packet(bytes([21]))) + bytes(range(256)), size).over
-
-
-def _padded(sent: bytes) -> bytes:
-    """Lengthen the padding of a packet until it fills blocks of eight bytes."""
-    more = -len(sent) % 8
-    return (int.from_bytes(sent[:4]) + more).to_bytes(4) + bytes([sent[4] + more]) + sent[5:] + bytes(more)
+    assert fed(begun + packet(bytes([21])) + bytes(range(256)), size).over
 
 
 @pytest.mark.parametrize("size", [1, 1 << 20])
@@ -46,7 +40,7 @@ def test_the_first_packet_of_version_1(size: int) -> None:
 
 
 def test_a_key_exchange_has_an_end() -> None:
-    ignored = _padded(packet(bytes([2]) + bytes(8)))
+    ignored = packet(bytes([2]) + bytes(8))
     fed(IDENT + ignored * MAX_MESSAGES)
     with pytest.raises(MalformedError, match="without an end"):
         fed(IDENT + ignored * (MAX_MESSAGES + 1))
