@@ -26,11 +26,12 @@ class Messages:
 
     def feed(self, data: bytes) -> list[Step]:
         """Return the content in a chunk, if there is any. Raises MalformedError for what is no frame."""
-        content = b""
+        pieces: list[bytes] = []
         for piece in self._frames.feed(data):
-            content += self._inflated(piece.data, ends=piece.ends) if piece.compressed else piece.data
+            pieces.append(self._inflated(piece.data, ends=piece.ends) if piece.compressed else piece.data)
             if piece.ends and piece.text:
-                content += b"\n"
+                pieces.append(b"\n")
+        content = b"".join(pieces)  # at the end: a segment may hold thousands of tiny frames
         if not content:
             return []
         begins, self._begun = not self._begun, True

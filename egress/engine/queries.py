@@ -10,7 +10,8 @@
                                   protocol and port (`egress.engine.holds`). Beyond `Limits.ask_names` in an hour, and
                                   if it asks for no address, the query itself is held
 
-A message that cannot be read gets no answer by DNS. The flow's verdict is what happens where the answer cannot be sent.
+A query in a packet that a flow carries (a tunnel) does not wait: where it is refused, its flow is. It gets no answer by
+DNS, nor does a message that cannot be read. The flow's verdict is what happens where the answer cannot be sent.
 """
 
 from __future__ import annotations
@@ -46,6 +47,7 @@ _OF_A_QUERY = frozenset((Reason.QUERY, Reason.APPROVAL))
 class _Refused(NamedTuple):
     """A query that was refused, and its answer."""
 
+    flow: Flow
     verdict: Verdict
     answer: bytes | None
     name: str
@@ -89,22 +91,23 @@ class Queries:
         if verdict is None:
             return
         name = canonical(event.query.name) if event.query else ""
-        if asks(flow.who) and not verdict.rule_id and is_host(name):
+        direct = flow.rport == DNS_PORT  # not in a packet that the flow carries
+        if direct and asks(flow.who) and not verdict.rule_id and is_host(name):
             if self._lookups.take(flow.agent, name, event, ts):
                 return
             flow.wants = name
             self._verdicts.rejudge(flow, ts)
             if flow.refused and not flow.hold:  # too many holds, or denied a moment ago
                 answer = refusal(event.message, NXDOMAIN, BLOCKED, BY_PERSON)
-                self._refused.append(_Refused(flow.verdict, answer, name, False))
+                self._refused.append(_Refused(flow, flow.verdict, answer, name, False))
             return
         answer = (
             None
-            if flow.monitored
+            if flow.monitored or not direct
             else refusal(event.message, NXDOMAIN, BLOCKED, BY_RULE if verdict.rule_id else BY_NAME)
         )
         apart = answer is not None and flow.proto == UDP and (flow.packets_in > 0 or flow.packets_out > 1)
-        self._refused.append(_Refused(verdict, answer, name, apart))
+        self._refused.append(_Refused(flow, verdict, answer, name, apart))
         if flow.streams is not None:  # before the refusal releases them
             own, other = flow.streams
             self._numbers = other.next if other.base >= 0 else -1, own.next
@@ -117,7 +120,7 @@ class Queries:
         """Answer the queries of a packet that were refused. Returns its verdict if its flow goes on without it."""
         if not self._refused:
             return None
-        refused, self._refused = self._refused, []
+        refused, self._refused = [each for each in self._refused if each.flow is flow], []
         answers = [each.answer for each in refused if each.answer is not None]
         if flow.hold or not answers:
             return None

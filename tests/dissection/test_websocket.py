@@ -6,7 +6,10 @@ import pytest
 
 from egress.dissection.dissector import Dissector
 from egress.dissection.events import SshSpoken, StratumSpoken
+from egress.dissection.protocol import Inner
+from egress.dissection.websocket import Messages
 from egress.model import Direction
+from egress.wire.deflate import RATIO, ROOM
 from egress.wire.websocket import BINARY, CONTINUATION, PING, TEXT
 from tests.dissection.conversations import CHANGED, GET, MASK, UPGRADE, Turn, frame_of
 from tests.traffic import Talk, agent, engine
@@ -78,6 +81,13 @@ def test_a_bomb_ends_the_reading_of_compressed_messages_only() -> None:
     (bomb,) = compressed(bytes(5_000_000))
     sent = frame_of(TEXT, bomb, mask=MASK, compressed=True) + frame_of(TEXT, LOGIN, mask=MASK)
     assert mined([*ASKED, (OUT, sent)]) == ["login"]
+
+
+def test_thousands_of_tiny_frames_inflate_to_bounded_bytes() -> None:
+    (bomb,) = compressed(bytes(20_000_000))
+    sent = pieces(bomb[:6000], 4, packed=True)
+    (content,) = Messages(client=True).feed(sent)
+    assert isinstance(content, Inner) and len(content.data) <= ROOM + RATIO * len(sent)
 
 
 def test_the_message_that_proves_it_does_not_leave() -> None:

@@ -9,7 +9,7 @@ import pytest
 from egress.engine.engine import Engine
 from egress.engine.outcome import Outcome, Reply
 from egress.limits import Limits
-from egress.model import ACK, FIN, PSH, Action, Agent, Direction, Mode, Policy, PolicyChange, Reason, Rule
+from egress.model import ACK, FIN, PSH, SYN, Action, Agent, Direction, Mode, Policy, PolicyChange, Reason, Rule
 from egress.records.shape import FlowRecord, Record
 from egress.wire.dnsrefusal import NXDOMAIN, REFUSED, SERVFAIL
 from tests.engine.resolver import RESOLVER4, RESOLVER6, A, framed, question, reply
@@ -262,6 +262,33 @@ def test_a_denied_question_is_not_asked_again_at_once() -> None:
     made.answer(flow, Action.REJECT, START + 41)
     other = Talk(sport=40001).open().steps[0].raw
     assert made.packet(other, START + 42, ASKING, OUT).verdict.action is Action.REJECT
+
+
+def test_a_query_that_was_refused_without_an_answer_touches_no_other_flow() -> None:
+    """A packet of the resolver comes when the hold is over, before the packet that waited is presented again."""
+    made = Engine(Limits(ask_names=0), Policy(1, (*RULES, Rule("web", Action.ACCEPT, destination=SERVER4))), [])
+    talk = connection().client(framed(question("new.test"), question("never.test")))
+    assert talk.play(made, ASKING).outcomes[-1].verdict.action is Action.HOLD
+    made.change_policy(PolicyChange(1, 2, (), (Rule("yes", Action.ACCEPT, destination="new.test"),)), START + 1)
+    heard = tcp(RESOLVER4, AGENT4, 53, talk.sport, ACK, talk.ack, talk.seq)
+    assert made.packet(heard, START + 1, ASKING, IN).verdict.action is Action.REJECT
+    others = Talk(sport=41000).open().client(b"hello").play(made, replace(ASKING, name="b1"), START + 2)
+    assert {(each.verdict.action, each.reply) for each in others.outcomes} == {(Action.ACCEPT, None)}
+
+
+def test_a_query_in_a_tunnel_does_not_wait_and_gets_no_answer_outside_it() -> None:
+    """After a wait the stream inside would show only the bytes that it had not shown before."""
+    made = Engine(Limits(ask_names=0), Policy(1, (*RULES, Rule("vpn", Action.ACCEPT, destination=SERVER4))), [])
+
+    def carry(flags: int, seq: int, data: bytes = b"") -> Outcome:
+        inner = tcp("192.168.1.2", "192.168.1.1", 1234, 53, flags, seq, 1, data)
+        frame = b"\x08\0\0\0\0\0\1\0" + bytes(12) + b"\x08\0" + inner
+        return made.packet(udp(AGENT4, SERVER4, 5555, 4789, frame), START + seq / 1000, ASKING, OUT)
+
+    assert carry(SYN, 999).verdict.action is Action.ACCEPT
+    found = carry(PSH | ACK, 1000, framed(question("new.test"), question("never.test")))
+    assert (found.verdict.action, found.verdict.reason, found.reply) == (Action.REJECT, Reason.QUERY, None)
+    assert not made.holds
 
 
 def test_an_error_of_the_agent_s_kernel_asks_nobody() -> None:

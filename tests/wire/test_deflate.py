@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from egress.errors import MalformedError
-from egress.wire.deflate import Inflate
+from egress.wire.deflate import RATIO, ROOM, Inflate
 
 
 def compressed(*messages: bytes, takeover: bool = True) -> list[bytes]:
@@ -34,6 +34,15 @@ def test_a_bomb_is_given_up() -> None:
     (data,) = compressed(bytes(10_000_000))
     with pytest.raises(MalformedError, match="too much"):
         Inflate().feed(data, ends=True)
+
+
+def test_a_bomb_in_tiny_pieces_is_given_up() -> None:
+    (data,) = compressed(bytes(10_000_000))
+    inflate, out = Inflate(), 0
+    with pytest.raises(MalformedError, match="too much"):
+        for at in range(0, len(data), 4):
+            out += len(inflate.feed(data[at : at + 4], ends=False))
+            assert out <= ROOM + RATIO * (at + 4)
 
 
 def test_a_final_block_ends_a_message_only() -> None:
