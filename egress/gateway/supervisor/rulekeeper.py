@@ -32,6 +32,7 @@ class RuleKeeper:
         self._guard = Guard(config)
         self._installing = threading.Lock()
         self._guarding = self._ended = False  # rules are installed; none may be installed any more
+        self.behind = False  # the kernel refused the last change: interfaces may be unguarded
         self._changed: deque[float] = deque(maxlen=max(config.tamper_limit, 1))  # monotonic, of the last changes
         self.changes = 0  # by other programs, so far
 
@@ -55,12 +56,13 @@ class RuleKeeper:
         with self._installing:
             if self._ended:
                 return
-            self._guarding = True
+            self._guarding = self.behind = True
             found = self._roster.attachments()
             if self.cut:
                 self._guard.block(found)
             else:
                 self._guard.install(found)
+            self.behind = False
             self._config.opened_note.unlink(missing_ok=True)
             try:
                 rest.remember(self._config, found)
@@ -68,10 +70,17 @@ class RuleKeeper:
                 log.error("agents attached since the last start will not be blocked at boot: %s", error)
 
     def installed(self) -> bool:
-        return self._guard.installed()
+        """Check that the rules are those of the roster, as they were installed."""
+        return not self.behind and self._guard.installed()
 
     def keep(self) -> None:
-        """Restore the rules if another program has changed them. Cut agents off where that happens too often."""
+        """Restore the rules if another program has changed them. Cut agents off where that happens too often.
+
+        A change that the kernel refused is tried again.
+        """
+        if self.behind:
+            self.install()
+            return
         if not self._guarding or self.installed():
             return
         self.changes += 1

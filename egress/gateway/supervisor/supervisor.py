@@ -225,8 +225,8 @@ class Gateway:
         self.journals.worker_gone(index)
 
     async def _keep_rules(self) -> None:
-        """Check our kernel rules from time to time; changes are also notified."""
-        if time.monotonic() - self._rules_checked >= RULES_SECONDS:
+        """Check our kernel rules from time to time, and while they are behind; changes are also notified."""
+        if self.rules.behind or time.monotonic() - self._rules_checked >= RULES_SECONDS:
             self._rules_checked = time.monotonic()
             self._attaching.schedule()
             await self._restore_rules()
