@@ -37,7 +37,10 @@ CHANGES = sa.table("rule_changes", *map(sa.column, ("time", "policy_version", "c
 
 
 def to_rules(bind: Connection) -> None:
-    """Fill `rules` from the documents of `policies`."""
+    """Fill `rules` from the documents of `policies`.
+
+    If the newest version has rules of sandboxes, add a version without them: those sandboxes are gone.
+    """
     live: dict[str, dict[str, Any]] = {}
     heads = bind.execute(sa.select(POLICIES.c.version, POLICIES.c.created).order_by(POLICIES.c.version)).all()
     for version, _ in heads:
@@ -67,6 +70,7 @@ def _step(bind: Connection, live: dict[str, dict[str, Any]], wanted: dict[str, d
 
 
 def _rows(document: str) -> Iterator[dict[str, Any]]:
+    """Yield the row of each rule in a document, without the versions that it belongs to. Ids become unique."""
     seen: set[str] = set()
     for position, item in enumerate(json.loads(document), 1):
         rule = {name: item.get(name, default) for name, default in DEFAULTS.items()}
@@ -82,7 +86,7 @@ def _rows(document: str) -> Iterator[dict[str, Any]]:
 
 
 def _plain(text: str) -> str:
-    """Escape the characters that databases refuse."""
+    """Escape the characters that databases refuse: NUL and lone surrogates."""
     if text.isprintable():
         return text
     return text.encode("utf-8", "backslashreplace").decode("utf-8").replace("\0", "\\x00")
@@ -111,6 +115,7 @@ def to_documents(bind: Connection) -> None:
 
 
 def _as_json(row: Any) -> str:
+    """Format a row of `rules` as a rule in a document."""
     rule = {name: row[name] for name in DEFAULTS}
     rule |= {"ports": json.loads(row["ports"]), "exempt": json.loads(row["exempt"]), "created": row["created"] / 1e6}
     rule |= {"unnamed": bool(row["unnamed"]), "once": bool(row["once"])}

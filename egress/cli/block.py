@@ -23,8 +23,9 @@ def command(config_file: Path | None, *, boot: bool) -> None:
 
     The agents are those of the policy snapshot in state_dir. Interfaces are blocked by name, also before they exist, so
     that a unit can call this before the network and Docker start. An agent that is attached by its namespace is blocked
-    at the interface that the gateway saw last: a namespace that is made anew with an interface of another name is not
-    guarded until the gateway runs. While a gateway runs, it guards the agents, and this command is refused.
+    at the interface that the gateway saw last: if the namespace is recreated with an interface of another name, it is
+    not guarded until the gateway runs. The command names each agent whose interface is not known. It ends `egress
+    open`. While a gateway runs, the gateway guards the agents, and this command fails.
     """
     from egress.gateway.supervisor import rest
 

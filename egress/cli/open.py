@@ -24,8 +24,8 @@ def command(config_file: Path | None, *, yes: bool) -> None:
     """Let the blocked agents of this host out.
 
     Their traffic is unguarded and unrecorded until `egress block`, the next start of the gateway, or a reboot. Needs
-    root, and a gateway that is stopped. The audit trail gets an entry first, so the database must be there. `egress
-    doctor` fails, and names the agents, as long as it lasts.
+    root, and a gateway that is stopped. The audit trail gets an entry first, so the database must be available. Until
+    the agents are guarded or blocked again, `egress doctor` fails and names them.
     """
     from egress.gateway.supervisor import rest
     from egress.store.database.database import open_database, writing

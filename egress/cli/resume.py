@@ -20,8 +20,8 @@ Examples:
 def command(config_file: Path | None) -> None:
     """Guard agents again that were cut off for changed kernel rules.
 
-    Needs root. Where another program changes egress's rules `tamper_limit` times within a minute, all agents are cut
-    off: find that program first. The audit trail records who resumed.
+    Needs root and a running gateway. The gateway cuts all agents off when another program has changed its kernel rules
+    `tamper_limit` times within a minute: find that program first. The audit trail records who resumed.
     """
     from egress.store.policy.audit import local_actor
 

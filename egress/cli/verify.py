@@ -1,4 +1,4 @@
-"""`egress verify`: verifies stored records, or segments of a journal, by their seals."""
+"""`egress verify`: verifies stored records, or segments of a journal, by their chains of hashes (seals)."""
 
 from __future__ import annotations
 
@@ -39,8 +39,10 @@ Examples:
 def command(heads: tuple[str, ...], journal: Path | None, output: str, config: Path | None) -> None:
     """Verify records by the chains of hashes over them. Exit code 3: something was changed, removed or added.
 
-    A writer seals its lines after ten seconds, so the newest records have no seal yet. Gaps are what the writers
-    themselves report: a killed worker, a removed segment, records that could not be written, retention.
+    A seal has a hash of the journal lines since the seal before it, and of that seal. A writer seals its lines after
+    ten seconds, so the newest records have no seal yet. Gaps are listed too, but do not change the exit code: records
+    may be missing for a known reason, such as a killed worker, a removed segment, or records that could not be
+    written. Records that retention deleted are counted as pruned.
     """
     if journal is not None:
         try:
@@ -58,7 +60,7 @@ def command(heads: tuple[str, ...], journal: Path | None, output: str, config: P
 
 
 def _quarantined(path: Path) -> set[bytes]:
-    """Read the leaves of the lines in the quarantine file of this host; none if it cannot be read."""
+    """Return the hashes (leaves) of the lines in a quarantine file, up to the first that cannot be read."""
     found = set()
     with suppress(OSError, ValueError, KeyError, AttributeError), path.open(encoding="ascii") as file:
         for entry in map(json.loads, file):

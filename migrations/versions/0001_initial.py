@@ -27,7 +27,7 @@ REASON = (
     "error",
 )
 
-# What is no address is in no network. SQLite gets a function of this name with each connection.
+# Text that is not an address is in no network. On SQLite each connection defines a function of this name.
 IN_NETWORK = """
     CREATE FUNCTION in_network(address text, network text) RETURNS boolean
     LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE AS $$

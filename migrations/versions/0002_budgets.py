@@ -32,16 +32,18 @@ AFTER = (
 )
 NEAREST = {"name": "application", "query": "default", "budget": "default"}
 
-# Where the new key is there already, SQLite puts this row in its place and PostgreSQL refuses: no anomaly is like that,
-# its detail would begin with a reason.
+# If a row with the new key existed, SQLite would replace it, and PostgreSQL would fail. None exists: its detail would
+# begin with a reason.
 UPDATE = {"sqlite": "UPDATE OR REPLACE", "postgresql": "UPDATE"}
 
 
 def _recreate() -> Literal["always", "auto"]:
+    """Return Alembic's `recreate`: SQLite rewrites the table to change it, PostgreSQL changes it in place."""
     return "always" if op.get_bind().dialect.name == "sqlite" else "auto"
 
 
 def _reasons(*known: str) -> None:
+    """Change the CHECK of flows and anomalies to these reasons."""
     for table in ("flows", "anomalies"):
         name = op.f(f"ck_{table}_reason")
         with op.batch_alter_table(table) as batch:
@@ -64,7 +66,8 @@ def downgrade() -> None:
         batch.drop_column("budgets")
     for reason, nearest in NEAREST.items():
         flows = sa.text("UPDATE flows SET reason = :nearest WHERE reason = :reason")
-        # An anomaly's reason is part of its key; its detail keeps what it was, and the keys apart.
+        # Reason and detail are parts of an anomaly's key. The old reason goes to the front of the detail, so that it is
+        # not lost and no two keys become equal.
         anomalies = sa.text(
             f"{UPDATE[op.get_bind().dialect.name]} anomalies"
             " SET reason = :nearest, detail = CAST(:reason AS text) || ': ' || detail WHERE reason = :reason"

@@ -1,11 +1,11 @@
 """The policy as rows, with an audit of edits: rules, audit, tokens, approvals, responses, evidence; mode ask.
 
 The documents of `policies` become rows of `rules`, each with the versions it belongs to; a downgrade makes documents of
-them again. `rule_changes` was redundant. Rules of sandboxes in the newest version are left over from a gateway that was
-killed: an additional version removes them.
+them again. The table `rule_changes` is dropped, because `rules` has the changes. Rules of sandboxes in the newest
+version are left over from a gateway that was killed: an additional version removes them.
 
 A downgrade replaces values that an older program does not know by the nearest one: hold by reject, ask by enforce,
-approval and quarantine by default; a quarantined agent gets the default to refuse, and sandboxes are removed.
+approval and quarantine by default. A quarantined agent gets the default deny. Sandboxes are removed.
 """
 
 from typing import Literal
@@ -103,6 +103,7 @@ def _dialect() -> str:
 
 
 def _recreate() -> Literal["always", "auto"]:
+    """Return Alembic's `recreate`: SQLite rewrites the table to change it, PostgreSQL changes it in place."""
     return "always" if _dialect() == "sqlite" else "auto"
 
 
@@ -116,6 +117,7 @@ def _known(table: str, column: str, values: tuple[str, ...]) -> sa.CheckConstrai
 
 
 def _known_values(*known: tuple[str, ...]) -> None:
+    """Change the CHECKs of all tables to these values of action, mode, reason and kind, in this order."""
     action, mode, reason, kind = known
     columns = {
         "flows": {"action": action, "reason": reason, "mode": mode},
@@ -170,12 +172,13 @@ def _rules() -> None:
 
 
 def _index(name: str, columns: list[str], only: str, *, unique: bool = False) -> None:
+    """Create a partial index of `rules`, over the rows for which the SQL expression `only` is true."""
     where = sa.text(only)
     op.create_index(f"ix_rules_{name}", "rules", columns, unique=unique, sqlite_where=where, postgresql_where=where)
 
 
 def _documents() -> None:
-    """Make the documents of `policies`, and the table rule_changes, again."""
+    """Recreate the columns `sha256` and `document` of `policies`, and the table rule_changes, and fill them."""
     with op.batch_alter_table("policies", recreate=_recreate()) as batch:
         sha256 = sa.Column("sha256", sa.Text(), nullable=False, server_default="", comment="of the document")
         batch.add_column(sha256, insert_after="version" if _dialect() == "sqlite" else None)
@@ -200,6 +203,7 @@ def _documents() -> None:
 
 
 def _nearest() -> None:
+    """Replace the values that revision 0002 does not know by the nearest ones; delete sandboxes."""
     for table in ("flows", "findings"):
         op.execute(f"UPDATE {table} SET action = 'reject' WHERE action = 'hold'")  # noqa: S608 - our own names
         op.execute(f"UPDATE {table} SET mode = 'enforce' WHERE mode = 'ask'")  # noqa: S608
@@ -210,7 +214,8 @@ def _nearest() -> None:
     replace = " OR REPLACE" if _dialect() == "sqlite" else ""
     for reason in NEW_REASONS:
         op.execute(sa.text("UPDATE flows SET reason = 'default' WHERE reason = :reason").bindparams(reason=reason))
-        # An anomaly's reason is part of its key; its detail keeps what it was, and the keys apart.
+        # Reason and detail are parts of an anomaly's key. The old reason goes to the front of the detail, so that it is
+        # not lost and no two keys become equal.
         anomalies = sa.text(
             f"UPDATE{replace} anomalies SET reason = 'default', detail = CAST(:reason AS text) || ': ' || detail"
             " WHERE reason = :reason"

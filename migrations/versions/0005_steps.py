@@ -47,6 +47,7 @@ def downgrade() -> None:
 
 
 def _roles(*known: str) -> None:
+    """Change the CHECK of tokens to these roles."""
     name = op.f("ck_tokens_role")
     with op.batch_alter_table("tokens") as batch:
         batch.drop_constraint(name, type_="check")

@@ -1,4 +1,7 @@
-"""Cases: the captures that a database was made from, and the captures that contain a flow."""
+"""Tables of a case (a database made from capture files): its captures, and the captures that contain each flow.
+
+A downgrade loses them. They are empty in the database of a gateway.
+"""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,4 +1,4 @@
-"""Findings of `egress hunt`: the effect none. A downgrade loses them: an older program does not know the effect."""
+"""The effect `none`, of findings by `egress hunt`. A downgrade deletes these findings."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -21,7 +21,7 @@ def downgrade() -> None:
 
 
 def _effects(*known: str) -> None:
-    """Change the CHECK. SQLite cannot do this in place: the table is rewritten."""
+    """Change the CHECK of findings to these effects. SQLite cannot do this in place: the table is rewritten."""
     name = op.f("ck_findings_effect")
     with op.batch_alter_table("findings") as batch:
         batch.drop_constraint(name, type_="check")

@@ -1,4 +1,4 @@
-"""Several gateways at one database: the host of an agent, a rule, a hold and a journal; the table of gateways.
+"""Several gateways at one database: a column `host` of agents, rules, approvals and checkpoints; a table of gateways.
 
 Existing rows have no host yet (empty). The gateway that made them recognises this by the state on its disk, and takes
 them over when it starts (`egress.store.policy.gateways.adopt`); the recorder takes over the checkpoints of its journal.
@@ -55,6 +55,7 @@ def _dialect() -> str:
 
 
 def _recreate() -> Literal["always", "auto"]:
+    """Return Alembic's `recreate`: SQLite rewrites the table to change it, PostgreSQL changes it in place."""
     return "always" if _dialect() == "sqlite" else "auto"
 
 

@@ -1,9 +1,11 @@
-"""Days: the time becomes part of the records' keys, and PostgreSQL has a partition for each day; table pruned.
+"""Partitions by day: the time becomes part of the records' keys, and PostgreSQL has a partition for each day.
 
-This file makes days as of this revision; later days are made by egress.store.database.days. A later revision alters the
-whole table (`flows`), never a partition: PostgreSQL applies it to all of them.
+A new table `pruned` counts the records deleted for their age or size. This file makes the partitions of existing
+records; `egress.store.database.days` makes those of later days. A later revision alters the whole table (`flows`),
+never a partition: PostgreSQL applies it to all of them.
 
-After a downgrade records that differ in the time alone have the same key: the latest flow and the first finding stay.
+A downgrade makes records with equal keys of those that differ in the time alone: it keeps the latest flow, and the
+first record of any other kind.
 """
 
 import time
@@ -73,13 +75,17 @@ def downgrade() -> None:
 
 
 def _key(table: str, columns: list[str]) -> None:
+    """Change the primary key of a table on SQLite, which rewrites the table."""
     with op.batch_alter_table(table, recreate="always") as batch:
         batch.drop_constraint(op.f(f"pk_{table}"), type_="primary")
         batch.create_primary_key(op.f(f"pk_{table}"), columns)
 
 
 def _anew(table: str, key: str, indexes: tuple[tuple[str, ...], ...], partition: str) -> None:
-    """Put an empty table in place of this one, which is renamed to `…_before` with all its indexes."""
+    """Rename a table and its indexes to `…_before`, and create an empty table of the same columns in its place.
+
+    `key` and `partition` are the SQL of the new primary key and of the partitioning (empty: none).
+    """
     comment = op.get_bind().scalar(sa.text("SELECT obj_description(to_regclass(:name))"), {"name": table})
     names = {columns: f"ix_{table}_{'_'.join(columns)}" for columns in indexes}
     op.rename_table(table, f"{table}_before")
@@ -93,6 +99,7 @@ def _anew(table: str, key: str, indexes: tuple[tuple[str, ...], ...], partition:
 
 
 def _days(table: str, when: str) -> None:
+    """Create the default partition, and one for each day of existing records, from MOST days ago to tomorrow."""
     op.execute(f"CREATE TABLE {table}_rest PARTITION OF {table} DEFAULT")
     today = int(time.time() // 86400)
     asked = sa.text(f"SELECT DISTINCT {when} / {DAY} FROM {table}_before")  # noqa: S608 - our own names
@@ -104,5 +111,6 @@ def _days(table: str, when: str) -> None:
 
 
 def _take_over(table: str, query: str) -> None:
+    """Insert the rows of a query into the new table, and drop the old one (`…_before`)."""
     op.execute(f"INSERT INTO {table} {query}")
     op.drop_table(f"{table}_before")

@@ -1,4 +1,4 @@
-"""Records beyond an agent's quota, counted together. A downgrade loses them."""
+"""The table `folded`: counts of the records beyond an agent's quota, which have no rows. A downgrade loses them."""
 
 import sqlalchemy as sa
 from alembic import op

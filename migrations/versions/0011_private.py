@@ -1,6 +1,6 @@
 """Rules whose name may have addresses that are not global (`private`), and the reasons private and metadata.
 
-Existing rules do not have it: a name that such a rule matches is admitted at global addresses only. A downgrade
+It is false in existing rules: a name that such a rule matches is admitted at global addresses only. A downgrade
 replaces the reasons by the nearest ones, and loses the field, and the folded counts with these reasons.
 
 SQLite cannot change a CHECK: flows and anomalies are rewritten in the transaction of the upgrade. On PostgreSQL the
@@ -39,10 +39,12 @@ NEAREST = {"private": "name", "metadata": "default"}
 
 
 def _recreate() -> Literal["always", "auto"]:
+    """Return Alembic's `recreate`: SQLite rewrites the table to change it, PostgreSQL changes it in place."""
     return "always" if op.get_bind().dialect.name == "sqlite" else "auto"
 
 
 def _reasons(*known: str) -> None:
+    """Change the CHECK of flows, anomalies and folded to these reasons."""
     for table in ("flows", "anomalies", "folded"):
         name = op.f(f"ck_{table}_reason")
         with op.batch_alter_table(table) as batch:
@@ -51,7 +53,10 @@ def _reasons(*known: str) -> None:
 
 
 def _prefer_once() -> None:
-    """Make the index of `once` rules the newest: of equally good ones SQLite takes that. A rewrite has mixed them."""
+    """Recreate the index of `once` rules on SQLite, so that it is the newest one.
+
+    Of equally good indexes SQLite uses the newest, and the rewrite of the table has changed their order.
+    """
     if _recreate() == "always":
         op.drop_index("ix_rules_once", "rules")
         op.create_index("ix_rules_once", "rules", ["id"], sqlite_where=sa.text("removed IS NULL AND once = 1"))
@@ -71,7 +76,8 @@ def downgrade() -> None:
     _prefer_once()
     for reason, nearest in NEAREST.items():
         flows = sa.text("UPDATE flows SET reason = :nearest WHERE reason = :reason")
-        # An anomaly's reason is part of its key; its detail keeps what it was, and the keys apart (0002).
+        # Reason and detail are parts of an anomaly's key. The old reason goes to the front of the detail, so that it is
+        # not lost and no two keys become equal.
         anomalies = sa.text(
             f"{UPDATE[op.get_bind().dialect.name]} anomalies"
             " SET reason = :nearest, detail = CAST(:reason AS text) || ': ' || detail WHERE reason = :reason"

@@ -1,4 +1,4 @@
-"""The chains of hashes over the journals' lines. A downgrade loses them."""
+"""The table `seals`: the chains of hashes over the lines of journals. A downgrade loses them."""
 
 import sqlalchemy as sa
 from alembic import op

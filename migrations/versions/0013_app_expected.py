@@ -1,4 +1,7 @@
-"""The application protocols that a rule demands of a flow that was refused for its own."""
+"""A column of flows, app_expected: the application protocols that a rule allows, separated by commas.
+
+It is filled in flows that were refused because they had another protocol, else empty. A downgrade loses it.
+"""
 
 import sqlalchemy as sa
 from alembic import op

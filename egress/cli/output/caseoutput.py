@@ -18,7 +18,7 @@ from egress.store.cases.cases import case_path, close_case, make_case
 
 
 class CaseOutput:
-    """A case that captures are replayed into; made if it does not exist. Raises EgressError if it cannot be opened."""
+    """A case into which captures are replayed. It is created if missing. Raises EgressError if it cannot be opened."""
 
     def __init__(self, config: Config, case: str, rules: Sequence[Rule], networks: Sequence[Network]) -> None:
         self._case = case
@@ -28,7 +28,11 @@ class CaseOutput:
             click.echo(f"egress: case {case} exists already ({case_path(config, case)}); adding to it", err=True)
 
     def judge(self, path: Path, progress: Callable[[int], object]) -> Report:
-        """Replay one file and store its records, unless the case has them already. Raises EgressError."""
+        """Replay one file and return its report; store its records, unless the case has this file already.
+
+        `progress` is called as in `egress.replay.replay`. Raises EgressError if the file is no capture or cannot be
+        read to its end: records stored until then are kept, and the capture is marked as incomplete.
+        """
         source = examine(path)
         begun = begin(self._engine, source, self._rules, [str(network) for network in self._networks])
         if begun.stored:
@@ -57,8 +61,9 @@ class CaseOutput:
 
     @property
     def hint(self) -> str:
-        """The command that shows the case's records."""
+        """A line for the user: the name of the case, and the command that shows its records."""
         return f"stored in case {self._case}: egress query --case {shlex.quote(self._case)}"
 
     def close(self) -> None:
+        """Close the case's database. All of the case is in one file then."""
         close_case(self._engine)

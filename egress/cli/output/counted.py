@@ -1,4 +1,4 @@
-"""Explains a worker's counters that are no failure but may surprise: each is a line of `egress doctor`."""
+"""Makes lines of `egress doctor` from the counters of a worker that need an explanation, but count no failure."""
 
 from __future__ import annotations
 
@@ -8,7 +8,12 @@ from egress.gateway.supervisor.checks import Check
 
 
 def explained(name: str, counters: dict[str, Any]) -> list[Check]:
-    """Return the lines on refusals for the kind of an address, with their remedy, and on Multipath TCP."""
+    """Return a passed check for each of these counters that is not 0; its text says what to do.
+
+    They count flows to allowed names at addresses that are not global, flows to cloud metadata addresses (both were
+    refused), and connection attempts from which Multipath TCP was removed. `name` is the worker's, `counters` are the
+    worker's from the gateway's status.
+    """
     engine, found = counters.get("engine", {}), []
     if engine.get("private"):
         text = f"{engine['private']} flows to allowed names were refused, as their addresses are not global: if"

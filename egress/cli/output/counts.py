@@ -23,7 +23,11 @@ __all__ = ["ORDERS", "print_counts"]
 def print_counts(
     engine: Engine, wanted: Filter, keys: tuple[str, ...], order: str, output: str, most: int | None
 ) -> None:
-    """Print the groups, greatest by `order` first; at most `most` of them, unless the filter has a limit."""
+    """Print the groups of flows with equal values of `keys`, greatest by `order` first.
+
+    `order` is one of ORDERS (a leading - has no effect; empty: flows). `output` is human, table, csv, jsonl or json.
+    The filter's limit bounds the number of groups; without one `most` does; None: all groups.
+    """
     limit = wanted.limit or most
     one_more = None if limit is None else limit + 1
     found = count_by(engine, replace(wanted, limit=None), keys, one_more, order.removeprefix("-") or "flows")

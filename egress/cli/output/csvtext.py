@@ -1,4 +1,4 @@
-"""Writes CSV whose cells no spreadsheet evaluates as formulas."""
+"""Writes CSV with cells that no spreadsheet evaluates as formulas."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _FORMULA = tuple("=+-@\uff1d\uff0b\uff0d\uff20")
 
 
 def write(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Write CSV to standard output, each row as it arrives."""
+    """Write a header and rows as CSV to standard output, each row as `rows` yields it."""
     writer = csv.writer(sys.stdout, lineterminator="\n")
     writer.writerow(columns)
     for row in rows:
@@ -21,7 +21,7 @@ def write(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
 
 
 def cell(value: object) -> object:
-    """Convert a value to a cell: text without control characters, with an apostrophe before a formula."""
+    """Convert a value to a cell: empty for None; control characters in text escaped, and ' put before a formula."""
     if value is None:
         return ""
     if not isinstance(value, str):

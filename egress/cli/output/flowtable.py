@@ -1,4 +1,4 @@
-"""Shows flows as a table with as many columns as fit the terminal."""
+"""Builds a table of flows with as many columns as fit the terminal."""
 
 from __future__ import annotations
 
@@ -81,7 +81,10 @@ _LESS: tuple[tuple[str, Callable[[FlowDetails], str] | None], ...] = (
 
 
 def flow_table(shown: Sequence[FlowDetails], width: int, *, processes: bool = False) -> Table:
-    """Build the table. Its cells are Text, because rich would read a string as markup."""
+    """Build the table for a terminal of `width` columns, a row for each flow; `processes` adds a column.
+
+    If it is too wide, columns are shortened or left out. Cells are Text, because rich would read a string as markup.
+    """
     columns = [*_ALL, _PROCESS] if processes else list(_ALL)
     cells = {column.name: _cells(column, shown) for column in columns}
     one_year = len({when(details.flow.start)[:4] for details in shown}) == 1

@@ -21,7 +21,7 @@ def text(value: object) -> Html:
 
 
 def tag(name: str, /, *children: object, **attributes: object) -> Html:
-    """Build an element. In names of attributes, _ is written as -, and a final _ is dropped."""
+    """Build an element; `text` escapes its children. In attribute names _ becomes -, and a final _ is dropped."""
     written = "".join(f' {key.rstrip("_").replace("_", "-")}="{text(str(value))}"' for key, value in attributes.items())
     return Html(f"<{name}{written}>{''.join(map(text, children))}</{name}>")
 
@@ -32,7 +32,10 @@ def empty(name: str, /, **attributes: object) -> Html:
 
 
 def page(title: str, style: str, *body: object) -> Html:
-    """Build a document whose Content-Security-Policy lets it load nothing and run no script."""
+    """Build a document whose Content-Security-Policy lets it load nothing and run no script.
+
+    `style` is the CSS of the page, which is not escaped.
+    """
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
     policy = f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
     head = tag(

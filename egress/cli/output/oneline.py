@@ -15,7 +15,7 @@ from egress.records.shape import (
 
 
 def brief(record: FlowRecord | FindingRecord | AnomalyRecord | ProcessRecord | FoldedRecord) -> str:
-    """Format a record without its time and agent. Control characters are escaped."""
+    """Format a record of any kind as one line, without its time and agent. Control characters are escaped."""
     if isinstance(record, FlowRecord):
         return _flow(record)
     if isinstance(record, FindingRecord):

@@ -15,7 +15,7 @@ LEFT, TOP, BOTTOM = 60, 12, 24  # margins, for numbers and times
 
 
 def activity(shown: Axis, of: Activity) -> Html:
-    """Plot an agent's flows over time as stacked bars, accepted and above them refused, with marks for findings."""
+    """Plot an agent's flows over time: a bar per interval, accepted flows below refused ones; findings are marked."""
     most = max(of.flows, default=0) or 1
     wide = WIDTH / shown.count
     drawn: list[Html] = []
@@ -36,7 +36,10 @@ def activity(shown: Axis, of: Activity) -> Html:
 
 
 def intervals(moments: Sequence[float]) -> tuple[Html, str]:
-    """Plot the intervals between sorted starts of flows (at least two), and write their median and spread as text."""
+    """Plot the intervals between the sorted starts of at least two flows (seconds since the epoch).
+
+    Returns the plot, and a text with the number of intervals, their median, and the median deviation from it (seconds).
+    """
     gaps = [later - earlier for earlier, later in pairwise(moments)]
     middle, most = statistics.median(gaps), max(gaps) or 1.0
     spread = statistics.median(abs(gap - middle) for gap in gaps)

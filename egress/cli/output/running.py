@@ -33,11 +33,15 @@ def attribution(status: dict[str, Any]) -> list[Check]:
 
 
 def _unfiltered(name: str) -> Check:
+    """Make the failed check of a process that runs without a system call filter (seccomp)."""
     return Check(f"{name} seccomp", False, "no system call filter: use a kernel with CONFIG_SECCOMP_FILTER")
 
 
 def folded(workers: list[dict[str, Any]]) -> list[Check]:
-    """Name the agents that are over their quota of records: it costs detail, and no protection."""
+    """Return a passed check that names the agents over their quota of records; no check if there are none.
+
+    The gateway guards these agents as before. It only counts some of their records together.
+    """
     over = {name: count for worker in workers for name, count in worker["counters"].get("folded", {}).items()}
     if not over:
         return []
@@ -47,6 +51,10 @@ def folded(workers: list[dict[str, Any]]) -> list[Check]:
 
 
 def worker(worker: dict[str, Any], on_full: str) -> list[Check]:
+    """Check that a worker runs, reads its queues, writes its journal, answers refused queries, and met no bug.
+
+    `on_full` is the setting journal.on_full, which decides about new flows while the journal cannot be written.
+    """
     name, counters = f"worker {worker['index']}", worker["counters"]
     if not worker["alive"]:
         return [
@@ -75,7 +83,7 @@ def worker(worker: dict[str, Any], on_full: str) -> list[Check]:
 
 
 def drops(agents: list[dict[str, Any]]) -> list[Check]:
-    """Check that the kernel had to drop no packet of an agent; name the agents that overran their queues."""
+    """Check that the kernel dropped no packet because an agent's queue was full; a failed check for each such agent."""
     lost = {agent["name"]: sum(sum(kind.values()) for kind in agent["dropped"].values()) for agent in agents}
     found = [
         Check(
@@ -91,7 +99,10 @@ def drops(agents: list[dict[str, Any]]) -> list[Check]:
 
 
 def kernel_rules(status: dict[str, Any]) -> list[Check]:
-    """Check that the kernel rules are in place, and that other programs leave them alone."""
+    """Check that the kernel rules are in place, and that no other program changed them until all agents were cut off.
+
+    A passed check also reports an iptables chain FORWARD with policy DROP, which would stop what egress lets pass.
+    """
     in_place = status["rules_in_place"] or not status["agents"]
     text = "in place" if in_place else "not in place: the gateway installs them again at once; see its log"
     if not status.get("rules_owned", True):

@@ -13,7 +13,7 @@ TICK = 12  # columns between two times of the axis
 
 
 def blocks(encoding: str | None) -> str:
-    """Return the characters of bars, lowest first, that the output's encoding can write."""
+    """Return the characters of bars, lowest first: block elements, or ASCII if the encoding lacks them or is None."""
     try:
         UNICODE.encode(encoding or "ascii")
     except (UnicodeError, LookupError):
@@ -22,18 +22,21 @@ def blocks(encoding: str | None) -> str:
 
 
 def bars(values: Sequence[int], signs: str) -> str:
-    """Draw one character per value, the tallest for the greatest value; only 0 is left blank."""
+    """Draw one of `signs` (from `blocks`) per value, the tallest for the greatest value; only 0 is left blank."""
     top, most = max(values, default=0), len(signs) - 1
     return "".join(signs[-(-value * most // top)] if value > 0 else signs[0] for value in values)
 
 
 def marks(refused: Sequence[int], findings: Sequence[int]) -> str:
-    """Mark each column: ! for findings, x for refusals alone."""
+    """Draw one character per column: ! for findings, x for refusals alone, else a blank."""
     return "".join("!" if found else "x" if no else " " for no, found in zip(refused, findings, strict=True))
 
 
 def axis_lines(shown: Axis) -> tuple[str, str]:
-    """Draw a ruler with ticks, and the times below: times of day, or dates if a tick is a day or more."""
+    """Draw a ruler with a tick at every TICK columns, and the times of the ticks (UTC) below.
+
+    These are dates if ticks are a day or more apart, times of day if a column is less than a minute, else both.
+    """
     ticks = range(0, shown.count, TICK)
     rule = "".join("|" if at % TICK == 0 else "-" for at in range(shown.count))
     texts = [_time(shown.begin + at * shown.step, shown.step) for at in ticks]

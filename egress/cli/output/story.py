@@ -120,7 +120,7 @@ def _call(step: Step) -> str:
 
 
 def kept_line(finding_id: str, kept: KeptPackets | None) -> str:
-    """Format the number and size of a finding's kept packets (or none), and the command that exports them."""
+    """Format the number and size of a finding's kept packets (None: no packets), and the command that exports them."""
     if kept is None:
         return labelled("packets", "none are kept")
     if kept.pruned:

@@ -39,7 +39,7 @@ def agent_lines(story: AgentStory) -> Iterator[str]:
 
 
 def attachment(attached: StoredAgent | None) -> Iterator[tuple[str, str]]:
-    """Yield label and text of each fact about an agent's attachment, mode and budgets."""
+    """Yield label and text of each fact about an agent's attachment, mode and budgets; None: it is not attached."""
     if attached is None:
         yield ("attached", "no: it is unguarded")
         return

@@ -18,7 +18,10 @@ _CLOCK = 0.05  # seconds; smaller differences of the clocks are not reported
 
 
 def episode_lines(story: EpisodeStory) -> Iterator[str]:
-    """Format the totals of an episode, then each tool call in order with the flows that began during and after it."""
+    """Format an episode: its totals, then its parts in order, each with the flows that began in it.
+
+    A part is a tool call, or a period in which no tool was running.
+    """
     calls = [part for part in story.parts if part.step]
     yield labelled("episode", story.episode)
     yield labelled("agent", story.agent)

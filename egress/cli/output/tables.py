@@ -1,4 +1,4 @@
-"""Prints tables and JSON. Tables in a pipe are not folded, for grep."""
+"""Prints tables and JSON. In a pipe a table is 400 columns wide, so that grep finds whole rows."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ output_option = click.option(
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Print rows below a header. Control characters are escaped."""
+    """Print rows below a header of column names. None is an empty cell; control characters are escaped."""
     cells = [[plain("" if cell is None else str(cell)) for cell in row] for row in rows]
     shown = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
     for at, name in enumerate(columns):
@@ -35,4 +35,5 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
 
 
 def as_json(value: object) -> None:
+    """Print a value of JSON types as indented JSON."""
     click.echo(json.dumps(value, indent=2, ensure_ascii=False))
