@@ -29,7 +29,7 @@ _HOST = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", re.ASCII)
 
 @dataclass(frozen=True, slots=True)
 class Queue:
-    """Settings of the netfilter queues: worker i owns numbers base + 2i (full depth) and base + 2i + 1 (settled)."""
+    """Settings of the netfilter queues. Each agent has two, numbered from `base` on: full depth, and settled."""
 
     base: int = 7400
     length: int = 4096  # packets that wait in a queue before the kernel drops more

@@ -1,6 +1,7 @@
 """dos.flood: the agent sends more packets than the gateway can judge, so that the kernel drops some of them.
 
-Each agent has queues of its own, so a flood costs the agent itself and not its neighbours. Nothing is refused because
+Each agent has queues of its own, so a flood costs the agent itself and not its neighbours. Agents behind one interface
+share those of one of them: there the flooder is not known, and nothing is found. Nothing is refused because
 of it: honest work may overrun a queue, too, on a busy host. The finding is of the agent's newest flow, at most once
 every ten minutes. Evaded by: sending a little less.
 """

@@ -149,8 +149,13 @@ class Rulebook:
         return Verdict(agent.default, reason, rule_id, self.version), None
 
     def is_outside(self, address: bytes) -> bool:
-        """Return True if a name can mean this packed address: it is global, and not of this host or an agent."""
-        return special.is_global(address) and address not in self.nearby
+        """Return True if a name can mean this packed address: it is global, and not of this host or an agent.
+
+        Nor may it stand for an IPv4 address that is: a translator on the way (NAT64) would send packets back here.
+        """
+        return special.is_global(address) and not any(
+            each in self.nearby for each in (address, *special.embedded(address))
+        )
 
     def may_resolve(
         self, agent: Agent, name: str, ts: float, names: frozenset[str] = _NO_NAMES

@@ -51,7 +51,8 @@ def test_a_name_rule_admits_addresses_outside(address: str) -> None:
 def test_the_addresses_of_this_host_and_of_agents_are_not_outside_though_they_are_global() -> None:
     book = Rulebook(Policy(1, (allow(destination=NAME),)))
     book.nearby = Networks(("203.0.113.9", "2600:1:2::/64"))
-    for address in ("203.0.113.9", "2600:1:2::7"):
+    translated = ("64:ff9b::203.0.113.9", "::ffff:203.0.113.9", "2002:cb00:7109::1")
+    for address in ("203.0.113.9", "2600:1:2::7", *translated):
         assert book.decide(DENIED, at(address), START)[0].reason is Reason.PRIVATE
     assert book.decide(DENIED, at("203.0.113.10"), START)[0].reason is Reason.RULE
     following = Rulebook(Policy(2, (allow(destination=NAME),)), book)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import socket
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import count
@@ -108,6 +109,11 @@ class Roster:
     def queue(self, name: str) -> int:
         """Return the full-depth queue of an agent (KeyError: not on the roster); the settled one is the next."""
         return self._queues[name, self.worker(name)]
+
+    def crowded(self) -> set[str]:
+        """Return the agents that share an interface: all packets of it are in the queues of one of them."""
+        behind = Counter(name for entry in self.entries.values() for name, _ in entry.places)
+        return {name for name, entry in self.entries.items() if any(behind[place] > 1 for place, _ in entry.places)}
 
     def order(self, worker: int) -> dict[str, object]:
         """Return the fields of a worker's order `agents`."""

@@ -201,9 +201,9 @@ class Gateway:
 
     def _watch_drops(self) -> None:
         """Count the drops of each agent's queues. Its worker records that it sends more than can be judged."""
-        queues = {name: self.roster.queue(name) for name in self.roster.entries}
-        for name, dropped in self.drops.sample(queues).items():
-            self.pool.post(self.roster.worker(name), "overrun", {"agent": name, "dropped": dropped})
+        lost = self.drops.sample({name: self.roster.queue(name) for name in self.roster.entries})
+        for name in lost.keys() - self.roster.crowded():  # of those it is not known who sends too much
+            self.pool.post(self.roster.worker(name), "overrun", {"agent": name, "dropped": lost[name]})
 
     async def _watch_interfaces(self) -> None:
         """Attach agents again if an interface has come, gone or changed; give workers the host's new addresses."""

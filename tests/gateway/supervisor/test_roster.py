@@ -46,6 +46,15 @@ def test_agents_of_one_interface_share_a_worker_but_no_queue() -> None:
     assert {each.agent.name: each.queue for each in roster.watched(roster.worker("b"))} == {"b": 7402, "c": 7404}
 
 
+def test_agents_that_share_an_interface_are_named_since_one_queue_has_the_packets_of_all() -> None:
+    roster = Roster(2)
+    two_ways = dataclasses.replace(entry("d"), others=(("further", 6),))
+    roster.replace([entry("a"), entry("b", "shared"), entry("c", "shared"), two_ways])
+    assert roster.crowded() == {"b", "c"}
+    roster.replace([*roster.entries.values(), entry("e", "further")])
+    assert roster.crowded() == {"b", "c", "d", "e"}
+
+
 @given(st.integers(1, 3), st.lists(names, min_size=1, max_size=6))
 def test_an_agent_keeps_its_queues_and_nobody_gets_them_while_their_worker_may_hold_them(
     workers: int, rounds: list[list[str]]
