@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import random
 import struct
+import zlib
 from collections.abc import Callable
 
 from hpack import Encoder, HeaderTuple, NeverIndexedHeaderTuple
@@ -10,6 +12,8 @@ from hpack import Encoder, HeaderTuple, NeverIndexedHeaderTuple
 from egress.dissection.stream import MAX_PENDING
 from egress.model import Direction
 from egress.wire.http2 import PREFACE
+from egress.wire.websocket import BINARY
+from tests.dissection.conversations import CHANGED, MASK, UPGRADE, frame_of
 from tests.traffic import AGENT4, SERVER4, Step, Talk, udp
 
 SEGMENT = 1400
@@ -46,6 +50,19 @@ def http2(*fields: HeaderTuple) -> Callable[[int], list[Step]]:
         return Talk(dport=80).open().client(data).steps
 
     return make
+
+
+def websocket(size: int) -> list[Step]:
+    """Make a WebSocket whose messages, of `size` bytes in all, inflate to some twenty times as many bytes of calls."""
+    talk = Talk(dport=80).open().client(UPGRADE % b"websocket").server(CHANGED % b"websocket")
+    chosen, packer, sent = random.Random(1), zlib.compressobj(wbits=-15), 0
+    while sent < size:
+        calls = b"".join(b'{"id":%d,"method":"a","params":[]}\n' % chosen.randrange(64) for _ in range(900))
+        data = (packer.compress(calls) + packer.flush(zlib.Z_SYNC_FLUSH)).removesuffix(b"\0\0\xff\xff")
+        message = frame_of(BINARY, data, mask=MASK, compressed=True)
+        talk.client(message)
+        sent += len(message)
+    return talk.steps
 
 
 def waiting(size: int) -> list[Step]:
@@ -114,6 +131,15 @@ INPUTS: dict[str, Callable[[int], list[Step]]] = {
     "HTTP/2 literals": http2(*[NeverIndexedHeaderTuple("a", "")] * 300),
     "HTTP/2 Huffman": http2(NeverIndexedHeaderTuple("a", "0" * 10_000)),
     "HTTP/2 empty frames": repeated(frame(0, 0, 1), PREFACE + frame(4, 0, 0)),
+    "WebSocket, compressed": websocket,
+    "WebSocket, empty frames": lambda size: (
+        Talk(dport=80)
+        .open()
+        .client(UPGRADE % b"websocket")
+        .server(CHANGED % b"websocket")
+        .client(fill(frame_of(BINARY, b"", mask=MASK), size))
+        .steps
+    ),
     "JSON, lines that open": repeated(b"{\n"),
     "JSON, empty objects": repeated(b"{}\n"),
     "JSON, objects in one": repeated(b"{}\n", b"{\n"),
