@@ -10,7 +10,7 @@ from egress.model import Direction
 
 
 class Datagrams(Layer):
-    """A flow of datagrams. Once its protocol has ended (`Rest`, `Lost`), there are no more facts."""
+    """A flow of datagrams, both directions. After its protocol has ended (`Rest` or `Lost`) it gives no more facts."""
 
     __slots__ = ("_candidates", "_followed", "_inside", "_place", "_shared")
 
@@ -23,7 +23,7 @@ class Datagrams(Layer):
 
     @property
     def carries(self) -> bool:
-        """True if the followed protocol carries flows of others."""
+        """True if the identified protocol carries flows of other hosts (a tunnel)."""
         return self._followed is not None and self._followed.carries
 
     def feed(self, data: bytes, direction: Direction) -> list[Fact]:
@@ -43,6 +43,7 @@ class Datagrams(Layer):
         return facts
 
     def _identify(self, place: Place, data: bytes, facts: list[Fact]) -> None:
+        """Try the protocols that are left on a datagram; add an `Identified` to `facts` if one matches."""
         possible = []
         for protocol in self._candidates:
             match = protocol.identify(data, place)

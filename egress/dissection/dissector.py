@@ -18,9 +18,10 @@ DATAGRAMS = 8  # UDP datagrams of both directions after which a protocol that wa
 
 
 class Dissector:
-    """Dissects both directions of one flow; `port` is the server's. `app` and `server_name` are those found so far.
+    """Dissects both directions of one flow; `port` is the server's port.
 
-    The engine makes one only when a flow has a payload: many TCP flows never do.
+    `app` and `server_name` are the latest ones found, or "". The engine makes a Dissector only when a flow has a
+    payload: many TCP flows never have one.
     """
 
     __slots__ = ("_exchange", "_heard", "_port", "_shared", "app", "server_name")
@@ -59,10 +60,10 @@ class Dissector:
         return self._exchange
 
     def opaque(self, proto: int) -> bool:
-        """Return whether nothing more can be learnt from the bytes of this flow.
+        """Return whether no later byte of this flow can give a fact. `proto`: the flow's IP protocol.
 
-        A UDP flow is opaque after DATAGRAMS packets, unless a protocol is expected at its port or carries others
-        (tunnels). Other flows than TCP and UDP never are.
+        A UDP flow is opaque after DATAGRAMS packets, unless a protocol is expected at its port or it is a tunnel. Flows
+        other than TCP and UDP never are.
         """
         if proto == TCP:
             return self._exchange is not None and self._exchange.opaque
@@ -73,15 +74,15 @@ class Dissector:
     def asks_again(self, *, by_name: bool) -> bool:
         """Return whether any later message may ask for another name, so that the flow must stay under inspection.
 
-        It may on a flow of DNS queries, and where a rule with a name admitted the flow (`by_name`) and each request
-        of its protocol names a server (HTTP).
+        It may on a flow of DNS queries. It also may if a rule with a name admitted the flow (`by_name`) and each
+        request of its protocol names a server (HTTP).
         """
         if self._exchange is not None and self._exchange.asked:
             return True
         return by_name and self.app in self._shared.registry.many_names
 
     def _events(self, facts: Iterable[Fact]) -> Iterator[Event]:
-        """Yield the events among the facts; an identification is noted before the next event is yielded."""
+        """Yield the events among the facts; an `Identified` sets `app` or `server_name` before the next event."""
         for fact in facts:
             if isinstance(fact, Identified):
                 self.app = fact.app
@@ -91,6 +92,7 @@ class Dissector:
 
 
 def _layer(place: Place, shared: Shared, both: Both) -> Layer:
+    """Make the layer for the form of bytes in `place`."""
     if place.form is Form.DATAGRAM:
         return Datagrams(place, shared)
     return Packets(place, shared) if place.form is Form.PACKET else Side(place, shared, both)

@@ -24,16 +24,16 @@ class Opened(NamedTuple):
 
 
 class Turn(Enum):
-    """The kind of request with which the agent ends a silence (`egress.engine.turns`)."""
+    """The kind of a turn: of the request with which the agent ends a silence (`egress.engine.turns`)."""
 
     OTHER = "other"
-    REPEAT = "repeat"  # that of the two turns before, which got the same answer
-    TOLD = "told"  # that of the two turns before, of which the last got another answer
-    PING = "ping"  # the keep-alive of a protocol; if the turn before was one, it got nothing but what it is to get
+    REPEAT = "repeat"  # the request of the two turns before, which got the same answer both times
+    TOLD = "told"  # the request of the two turns before, but the last answer differs from the one before
+    PING = "ping"  # a keep-alive; if the turn before was one, too, it got no more than its due answer
 
 
 class Burst(NamedTuple):
-    """The agent spoke first after both sides had been silent for at least `Limits.idle_gap` seconds."""
+    """The agent sent first after both sides had been silent for at least `Limits.idle_gap` seconds."""
 
     ts: float
     turn: Turn = Turn.OTHER
@@ -44,7 +44,7 @@ class SshSpoken(NamedTuple):
 
     direction: Direction
     ident: SshIdent
-    alone: bool = False  # in the content of another protocol, and nothing has followed it yet: it may be a text
+    alone: bool = False  # in the content of another protocol, with nothing after it yet: it may be a text about SSH
 
 
 class SshPacket(NamedTuple):
@@ -93,7 +93,7 @@ class DnsAnswered(NamedTuple):
 
 
 class NotBound(NamedTuple):
-    """An answer gave a name that an allow rule matches an address that the rule does not admit (`Rule.private`)."""
+    """A DNS answer binds a name to an address that name rules do not admit, such as a private one (`Rule.private`)."""
 
     ts: float
     name: str  # the name that was asked for
@@ -102,7 +102,7 @@ class NotBound(NamedTuple):
 
 
 class Named(NamedTuple):
-    """The name of the server in the agent's bytes (SNI, Host, :authority): "" if they have none."""
+    """The name of the server in the agent's bytes (SNI, Host, :authority), or "" if they contain none."""
 
     name: str
     hidden: bool  # the name is encrypted (ECH), or in bytes that could not be read
@@ -118,10 +118,7 @@ class Inconsistent(NamedTuple):
 
 
 class Unread(NamedTuple):
-    """Bytes that a protocol carries were not dissected, or by line protocols only.
-
-    Their flow has reached a bound of depth, number or amount.
-    """
+    """Carried bytes were not dissected, or only by line protocols: the flow reached a bound of depth, number or amount."""
 
     size: int  # 0: a flow in carried packets was given up, and what follows of it is read without its beginning
 

@@ -1,4 +1,4 @@
-"""Both directions of one flow: a flow of the agent itself, or one in packets that a protocol carries."""
+"""The dissection of both directions of one flow: of the agent's own flow, or of one in packets that a tunnel carries."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Exchange:
 
     @property
     def asked(self) -> bool:
-        """True once a message of a protocol that is expected at the port was read."""
+        """True once a protocol that is expected at the port has read a message that may name a host (a DNS query)."""
         return bool(self._at_port) and any(protocol.asked for protocol in self._at_port)
 
     @property
@@ -55,5 +55,5 @@ class Exchange:
 
     @property
     def carries(self) -> bool:
-        """True if the datagrams carry flows of others."""
+        """True if the datagrams carry flows of other hosts (a tunnel)."""
         return self._datagrams is not None and self._datagrams.carries

@@ -1,7 +1,8 @@
-"""Framing: whether the bytes of a flow keep to one protocol, from the first byte on.
+"""The base class of framings. A framing checks that a flow is one protocol, from its first byte to its last.
 
-Dissection finds a protocol wherever a receiver might see it; a framing answers the opposite question. It raises at the
-first bytes that the protocol does not have there, and until then the flow may be that protocol.
+Dissection recognises a protocol wherever some receiver might see it. A framing is strict instead: it raises
+MalformedError at the first bytes that its protocol does not have at that place. Until then the flow may be of that
+protocol. Rules with `app` rely on it.
 """
 
 from __future__ import annotations
@@ -13,10 +14,11 @@ from egress.model import Direction
 
 
 class Framing:
-    """The framing of one protocol in both directions of a flow, which the agent opened: it is the client.
+    """The framing of one protocol for both directions of one flow. The agent, which opened the flow, is the client.
 
-    `proves`: a flow whose bytes kept to it, as many as are inspected, is this protocol. A direction is *blind* once
-    bytes of it were not seen: where its messages begin is not known any more, and nothing in it is checked.
+    `proves`: True if passing this check to the end of inspection proves the protocol; False if another protocol could
+    pass it as well. `blind`: for each direction, True if some of its bytes were not seen. Then it is not known any more
+    where messages begin, and `feed` checks nothing in that direction.
     """
 
     proves: ClassVar[bool] = False
@@ -25,7 +27,7 @@ class Framing:
         self.blind = [False, False]
 
     def feed(self, direction: Direction, data: bytes) -> None:
-        """Take the next bytes of a direction, in order, or its next datagram. Raises MalformedError."""
+        """Check the next bytes of a direction, in order, or its next datagram. Raises MalformedError."""
         if self.blind[direction]:
             return
         if direction is Direction.OUT:
@@ -34,16 +36,16 @@ class Framing:
             self.server(data)
 
     def pick_up(self) -> None:
-        """Begin in mid-stream: the client's next byte must begin a message, and the server's are not checked.
+        """Begin in mid-stream: the client's next byte must begin a message; the server's bytes are not checked.
 
-        Raises MalformedError if the protocol shows no such place.
+        Raises MalformedError if the protocol cannot be checked from its middle; this base class always does.
         """
         raise MalformedError("the beginning of the connection was not seen")
 
     def client(self, data: bytes) -> None:
-        """Check the next bytes, or the next datagram, of the client. Raises MalformedError."""
+        """Check the client's next bytes, or its next datagram. Raises MalformedError."""
         raise NotImplementedError
 
     def server(self, data: bytes) -> None:
-        """Check the next bytes, or the next datagram, of the server. Raises MalformedError."""
+        """Check the server's next bytes, or its next datagram. Raises MalformedError."""
         raise NotImplementedError

@@ -1,6 +1,6 @@
-"""A layer of dissection: one stream, flow of datagrams or channel of packets, and the layers that it carries.
+"""A layer of dissection: one stream, one flow of datagrams or one channel of packets, with the layers inside it.
 
-Depth and cost of the carried layers are bounded for each flow. No layer refers to its carrier, so a flow that is
+Depth and cost of the inner layers are bounded for each flow. No layer refers to the layer around it, so a flow that is
 dropped is freed at once.
 """
 
@@ -19,12 +19,12 @@ AMPLIFICATION = 16  # carried bytes that are dissected for each byte of the flow
 
 
 class Layer:
-    """One direction of a stream, or both directions of a flow of datagrams or of a channel of packets."""
+    """Base class: one direction of a stream, or both directions of a flow of datagrams or of a channel of packets."""
 
     __slots__ = ()
 
     def feed(self, data: bytes, direction: Direction) -> list[Fact]:
-        """Dissect the next bytes of a stream (in order), a datagram or a packet; return the facts completed by them."""
+        """Dissect the next bytes of a stream (in order), a datagram or a packet; return the facts they complete."""
         raise NotImplementedError
 
 
@@ -32,9 +32,9 @@ Both = dict[tuple[int, ...], Layer]  # by path
 
 
 class Shared:
-    """The state that all layers of one flow share: instances of its protocols, and `left`.
+    """The state that all layers of one flow share: its protocol instances, and the budget for carried bytes.
 
-    `left` is the number of carried bytes that may still be dissected.
+    `left`: the number of carried bytes that may still be dissected.
     """
 
     __slots__ = ("layer", "left", "protocols", "registry")
@@ -46,7 +46,10 @@ class Shared:
         self.left = 0
 
     def follow(self, protocol: type[StreamProtocol], head: bytes, place: Place) -> Follower:
-        """Return the follower of one direction; all followers of a protocol in a flow come from the same instance."""
+        """Return a follower for one direction. Both directions get theirs from the same instance of the protocol.
+
+        `head`: the bytes that identified the protocol.
+        """
         instance = self.protocols.get(protocol)
         if instance is None:
             instance = self.protocols[protocol] = protocol()
@@ -61,10 +64,10 @@ class Shared:
 
 
 class Inside:
-    """The layers that the protocol of one layer carries, by channel.
+    """The layers inside one layer, by channel.
 
-    A stream has one direction. The datagrams or packets of a channel are one layer for both directions. It is kept in
-    `both`, which the two sides of the carrying stream share.
+    A stream has one direction. The datagrams or packets of a channel form one layer for both directions, which is kept
+    in `both`: the two sides of the carrying stream share that mapping.
     """
 
     __slots__ = ("_both", "_place", "_shared", "_streams")
@@ -78,7 +81,8 @@ class Inside:
     def feed(self, inner: Inner, direction: Direction) -> list[Fact]:
         """Dissect carried bytes of a channel; return their facts.
 
-        Bytes beyond NESTING, MAX_CHANNELS or `left` are `Unread`; line protocols still read those beyond NESTING.
+        Bytes that exceed MAX_CHANNELS or `Shared.left` are not dissected and give an `Unread`. Bytes at depth NESTING
+        or more give an `Unread`, too, but line protocols still read them.
         """
         _, data, channel, begins = inner
         layer = None if begins else self._streams.get((channel, direction))

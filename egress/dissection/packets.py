@@ -1,4 +1,4 @@
-"""Whole packets that a protocol carries: each of their flows is dissected like one of the agent's own."""
+"""The IP packets that a tunnel carries: each of their flows is dissected like one of the agent's own."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ CAPACITY = 16384  # bytes out of order that are kept of a direction, and bytes t
 
 
 class Packets(Layer):
-    """The flows in the packets of one channel, both directions. A packet that is not IP is left out."""
+    """The flows in the packets of one channel, both directions. Packets that are not valid IP are left out."""
 
     __slots__ = ("_flows", "_place", "_shared")
 

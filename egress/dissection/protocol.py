@@ -1,11 +1,11 @@
 """The interface of a protocol in dissection: how it is recognised, how it is followed, and the steps that result.
 
 A protocol is one class in one file of `egress.dissection.protocols`, of one of the four kinds below. `identify` looks
-at the first bytes; a *follower* then turns the ordered bytes of one direction into events. A protocol that carries
-other bytes hands them back, and they are dissected like the flow's own:
+at the first bytes; a *follower* then turns the ordered bytes of one direction into steps. A step is a fact, or hands
+bytes back, which are then dissected like the flow's own:
 
-- `Inner`: bytes of a stream, a datagram or a packet that it carries while it goes on (an HTTP body);
-- `Rest`: the protocol is over, and another stream begins in its place (after CONNECT, after a SOCKS handshake);
+- `Inner`: bytes of a stream, a datagram or a packet inside the protocol, which continues (an HTTP body);
+- `Rest`: the protocol has ended, and another stream begins in its place (after CONNECT, after a SOCKS handshake);
 - `Lost`: the bytes are not that protocol after all.
 """
 
@@ -27,7 +27,7 @@ Match = (
 
 
 class Form(StrEnum):
-    """The unit that bytes belong to; a protocol occurs in some of them (`Protocol.forms`)."""
+    """The kind of unit that bytes belong to; `Protocol.forms` lists the forms in which a protocol occurs."""
 
     STREAM = "stream"  # one direction of a connection, or of a connection inside another
     REQUEST = "request"  # the content of one message that asks for something
@@ -40,7 +40,7 @@ AFTER = -1  # in a path
 
 
 class Place(NamedTuple):
-    """The position of bytes in a flow: their form and direction, and the protocols that carry them."""
+    """The position of bytes in a flow: their form and direction, and the protocols around them."""
 
     form: Form
     direction: Direction
@@ -57,7 +57,7 @@ class Place(NamedTuple):
 class Identified(NamedTuple):
     """A protocol was recognised, or a server name was read from its bytes.
 
-    A carried protocol replaces its carrier as the flow's app.
+    It sets the flow's app, so a protocol that is recognised inside another replaces it.
     """
 
     app: App
@@ -80,7 +80,7 @@ class Rest(NamedTuple):
 
 
 class Lost(NamedTuple):
-    """The bytes are not of the identified protocol: from these on, only line protocols are looked for."""
+    """The bytes are not of the identified protocol: in these and all later ones, only line protocols are looked for."""
 
     data: bytes
 
@@ -92,15 +92,15 @@ Step = Fact | Inner | Rest | Lost
 class Follower:
     """Follows one direction of an identified protocol from its first byte.
 
-    `opaque`: nothing more can be learnt from this direction. `beside`: the line protocols that may still read its
-    bytes (None: all), since a receiver may read bytes as a line that look like a message of this protocol.
+    `opaque`: True once nothing more can be learnt from this direction. `beside`: the line protocols that may still read
+    its bytes, too, since a receiver may take a message of this protocol for a line; None: all line protocols.
     """
 
     opaque: bool = False
     beside: frozenset[App] | None = None
 
     def feed(self, data: bytes) -> list[Step]:
-        """Take the next bytes, in order; return the facts and carried bytes. Never raises.
+        """Return the facts and the carried bytes in the next bytes, which come in order. Never raises.
 
         A Rest or a Lost must be the last step: after it the follower is not called any more.
         """
@@ -110,8 +110,8 @@ class Follower:
 class Reader:
     """Searches one direction for a line protocol, beside the protocol that was identified in it, if any.
 
-    `done`: it will return no more facts. `opaque`: the rest of the direction is of its protocol, and nothing more can
-    be learnt from it.
+    `done`: True once it will return no more facts. `opaque`: True once the rest of the direction belongs to its
+    protocol and nothing more can be learnt from it.
     """
 
     app: App
@@ -119,12 +119,15 @@ class Reader:
     opaque: bool = False
 
     def feed(self, data: bytes, carrier: Carrier) -> list[Fact]:
-        """Take the next bytes, in order, with the protocol identified around them so far; never raises."""
+        """Return the facts in the next bytes, which come in order. Never raises.
+
+        `carrier`: the protocol identified around the bytes so far, "" for none.
+        """
         raise NotImplementedError
 
 
 class Protocol:
-    """One protocol. `forms`: the forms of bytes in which it occurs, the likeliest first.
+    """Base class of one protocol. `forms`: the forms of bytes in which it occurs, the likeliest first.
 
     A protocol that occurs in streams and in datagrams derives from both kinds; `place.form` tells them apart.
     """
@@ -144,16 +147,16 @@ class StreamProtocol(Protocol):
         raise NotImplementedError
 
     def follow(self, head: bytes, place: Place) -> Follower:
-        """Return the follower of a direction that was identified by `head`, with which it is fed first."""
+        """Return a follower for a direction that `head` identified; the caller feeds it `head` first."""
         raise NotImplementedError
 
 
 class LineProtocol(Protocol):
-    """A protocol that may begin at any line, after any other bytes. Its reader sees every byte."""
+    """A protocol that may begin at any line, after any other bytes. Its reader is fed every byte of a direction."""
 
     @staticmethod
     def reader(place: Place) -> Reader:
-        """Make the reader for one direction in a place."""
+        """Make the reader for one direction of the bytes in `place`."""
         raise NotImplementedError
 
 
@@ -166,7 +169,7 @@ class DatagramProtocol(Protocol):
 
     @classmethod
     def begin(cls, place: Place) -> Self:  # noqa: ARG003
-        """Make the instance for a flow that was identified in a place, which most protocols do not need."""
+        """Make the instance for a flow that a datagram in `place` identified; most protocols ignore the place."""
         return cls()
 
     @staticmethod
@@ -180,27 +183,30 @@ class DatagramProtocol(Protocol):
         return False
 
     def datagram(self, direction: Direction, data: bytes) -> list[Step]:
-        """Take the next datagram; return the facts and the carried bytes in it; never raises."""
+        """Return the facts and the carried bytes in the next datagram; never raises."""
         raise NotImplementedError
 
 
 class PortProtocol(Protocol):
-    """A protocol that is expected at a server's port. One instance sees all bytes of both directions of a flow."""
+    """A protocol that is expected at a server's port. One instance is fed all bytes of both directions of a flow."""
 
     port: ClassVar[int]
     asked: bool = False  # a message was read; later ones may ask for other names
 
     def segment(self, direction: Direction, data: bytes) -> list[Fact]:
-        """Take the next bytes of one direction over TCP, in which other protocols are looked for, too; never raises."""
+        """Return the facts in the next bytes of one direction over TCP; never raises.
+
+        Other protocols are looked for in these bytes, too.
+        """
         raise NotImplementedError
 
     def datagram(self, direction: Direction, data: bytes) -> list[Fact]:
-        """Take the next datagram over UDP, in which no other protocol is looked for; never raises."""
+        """Return the facts in the next datagram over UDP; never raises. No other protocol is looked for in it."""
         raise NotImplementedError
 
 
 def named(place: Place, name: str, *, hidden: bool = False) -> list[Step]:
-    """Return a `Named` event for the server name in bytes of the agent; nothing for bytes of the other side.
+    """Return one `Named` step for the server name in the agent's bytes, or no step for the other side's bytes.
 
     `hidden` is as in `Named`.
     """

@@ -28,11 +28,11 @@ def load() -> list[type[Protocol]]:
 
 
 class Registry:
-    """Protocols, sorted. Immutable. `streams` and `lines` are by form, the likeliest first; `ports` by server port.
+    """The protocols, sorted by the way in which they are recognised. Immutable.
 
-    `many_names`: the apps of protocols in which each message of a connection may ask for another server.
-    `reconnecting`: those of protocols in which a later datagram may open another connection.
-    `framings`: by IP protocol, then by app.
+    `streams` and `lines` are by form of bytes, the likeliest protocol first; `ports` by server port; `framings` by IP
+    protocol, then by app. `many_names`: the apps whose messages may each ask for another server. `reconnecting`: the
+    apps of which a later datagram may open another connection.
     """
 
     __slots__ = ("datagrams", "framings", "lines", "many_names", "ports", "protocols", "reconnecting", "streams")
@@ -62,7 +62,10 @@ class Registry:
                 self.ports[protocol.port] = (*self.ports.get(protocol.port, ()), protocol)
 
     def readers(self, place: Place, beside: frozenset[App] | None) -> list[Reader]:
-        """Make a reader for each line protocol that can occur in a place. `beside`: only for these apps; None: all."""
+        """Make a reader for each line protocol that can occur in `place`.
+
+        `beside`: only for protocols with these apps; None: for all.
+        """
         return [each.reader(place) for each in self.lines[place.form] if beside is None or each.app in beside]
 
     def reopens(self, data: bytes) -> bool:

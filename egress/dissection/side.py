@@ -1,8 +1,8 @@
-"""One direction of a stream: the connection's own, or one that another protocol carries.
+"""One direction of a stream: of a TCP connection, or of a stream inside another protocol.
 
-Its bytes go to every line reader beside the protocol that its beginning identified, so that no byte is judged by one
-guess alone: what looks like a TLS hello or an HTTP request may be a line that its receiver skips. Candidates and
-readers are made when the first payload comes, and are given up when they can match no more.
+Its bytes go to every line reader and to the protocol that its beginning identified. So no byte is judged by one guess
+alone: bytes that look like a TLS hello or an HTTP request may be a line that the receiver skips. Readers are made when
+the first payload comes, and dropped when they can match no more.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ HEAD_BYTES = 32768  # bytes kept of a direction until its protocol is identified
 
 
 class Side(Layer):
-    """One direction of a stream. `opaque`: nothing more can be learnt from it."""
+    """One direction of a stream. `opaque`: True once nothing more can be learnt from it."""
 
     __slots__ = (
         "_both",
@@ -52,7 +52,7 @@ class Side(Layer):
         self._begin(place)
 
     def _begin(self, place: Place, *, identified: bool = True) -> None:
-        """Begin with the next byte as a new stream, in which (if `identified`) a protocol may be identified."""
+        """Begin a new stream with the next byte. `identified`: whether its first bytes may identify a protocol."""
         self._place = place
         known = self._shared.registry.streams[place.form]
         self._candidates: Sequence[type[StreamProtocol]] = known if identified and place.depth <= NESTING else ()
@@ -90,7 +90,10 @@ class Side(Layer):
         return facts
 
     def _identify(self, data: bytes, facts: list[Fact]) -> bytes:
-        """Look for a protocol in the bytes so far, and note it in `facts`; return the bytes to feed to its follower."""
+        """Look for a protocol in the bytes so far, and add an `Identified` to `facts` if one matches.
+
+        Returns the bytes for its follower: all bytes so far, or `data` if none matches.
+        """
         head = self._head + data
         possible = []
         for protocol in self._candidates:
@@ -109,7 +112,7 @@ class Side(Layer):
         return data
 
     def _confine(self, beside: frozenset[App] | None) -> None:
-        """Keep only the readers of the protocols in `beside`; None: keep all."""
+        """Drop the readers of protocols that are not in `beside`; None: keep all."""
         if self._readers is not None and beside is not None:
             self._readers = [reader for reader in self._readers if reader.app in beside]
 
@@ -130,7 +133,7 @@ class Side(Layer):
         return self._inside.feed(inner, self._place.direction)
 
     def _over(self, step: Rest | Lost) -> list[Fact]:
-        """Begin anew after a Rest (another stream) or a Lost (line protocols only); return the facts of its bytes."""
+        """Begin a new stream after a Rest, or after a Lost without identification; return the facts of its bytes."""
         if isinstance(step, Rest):
             self._begin(self._place._replace(path=(*self._place.path, AFTER), carrier=self._carrier))
         else:

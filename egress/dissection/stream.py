@@ -1,14 +1,15 @@
 """One direction of a TCP connection as an ordered byte stream.
 
-Delivered bytes are kept until the flow settles (the caller bounds that), `trim` drops acknowledged ones, or a hole is
-skipped. A retransmission or overlap that contradicts kept bytes is noticed: the classic way to show an inspector one
-thing and the receiver another (Ptacek & Newsham 1998, section 5.3). Out-of-order segments wait, in bounded memory.
+Delivered bytes are kept in `history`, to compare repetitions with them. The caller drops them: `forget` drops all,
+`trim` those that were acknowledged; a skipped hole drops all before it. A segment that repeats kept bytes with other
+content sets `conflict`: it is the classic way to show an inspector one thing and the receiver another (Ptacek & Newsham
+1998, section 5.3). Out-of-order segments wait, in bounded memory.
 
-A *strict* stream is inline: each segment is inspected before the receiver can have it, so a hole can only be filled by
-bytes yet to come, and a segment that does not fit the buffer is refused (its sender will retransmit). A lenient stream
-follows a capture or a monitored agent, where bytes may never come: it skips them, counted in `unseen`. If it waits at a
-hole while the connection goes on for more than a window, most bytes are missing. Then a sequence number may stand for
-other bytes (numbers come round after 4 GiB), and nothing is compared from then on.
+A *strict* stream is inline: each segment is inspected before the receiver can have it. So a hole can only be filled by
+bytes yet to come, and a segment that does not fit the buffer is refused (its sender will retransmit). A *lenient*
+stream follows a capture or a monitored agent, where bytes may never come: it skips them and counts them in `unseen`. If
+it waits at a hole while the connection advances by more than a window, most bytes are missing (`sparse`). Then a
+sequence number may stand for other bytes (numbers repeat after 4 GiB), so nothing is compared from then on.
 """
 
 from __future__ import annotations
@@ -92,10 +93,10 @@ class Stream:
         self.waiting = 0
 
     def feed(self, seq: int, data: bytes, missing: int = 0) -> bytes:
-        """Take a segment (with `missing` uncaptured bytes at its end); return the bytes that became readable in order.
+        """Take a segment; return the bytes that it makes available in order. A contradiction sets `conflict`.
 
-        Raises SegmentOverflowError if the stream is strict and cannot hold the segment. A contradiction sets
-        `conflict`.
+        `missing`: the number of bytes at its end that were not captured. Raises SegmentOverflowError if the stream is
+        strict and has no room for the segment.
         """
         if self.base < 0:
             self.start(seq)
@@ -116,9 +117,10 @@ class Stream:
         return fresh + self._drain() if self.pending else fresh
 
     def acknowledge(self, ack: int) -> bytes:
-        """Note that the receiver has everything before `ack`; return the bytes that become readable.
+        """Note that the receiver has everything before `ack`; return the bytes that become available in order.
 
-        A lenient stream skips the bytes before `ack` that it never saw, if later ones wait.
+        A lenient stream skips the bytes before `ack` that it never saw, if later segments wait. A strict one returns
+        b"".
         """
         if self.acked < 0 or distance(ack, self.acked) > 0:
             self.acked = ack
@@ -133,7 +135,7 @@ class Stream:
         return self._drain()
 
     def trim(self) -> None:
-        """Drop the kept bytes that the receiver has acknowledged: a repetition cannot replace them any more."""
+        """Drop the kept bytes that the receiver has acknowledged: it ignores repetitions of them."""
         done = distance(self.acked, self.base) if self.acked >= 0 and self.base >= 0 else 0
         if 0 < done <= len(self.history):
             del self.history[:done]
@@ -145,7 +147,7 @@ class Stream:
         self.base = self.next
 
     def held(self) -> int:
-        """Return the bytes of memory that this stream takes."""
+        """Return the bytes of memory that this stream takes, kept and waiting bytes included."""
         return len(self.history) + self.waiting + len(self.pending) * PENDING_COST
 
     def _extend(self, data: bytes) -> None:
@@ -157,7 +159,7 @@ class Stream:
         return (self.next + place - self.reached) & 0xFFFFFFFF
 
     def _advance(self, seq: int) -> None:
-        """Note how far the connection has come while the stream waits at a hole; set `sparse` beyond a window."""
+        """Note how far the connection advances while the stream waits at a hole; set `sparse` beyond WINDOW."""
         if self._hole != self.next:
             self._hole = self._front = self.next
             self._ahead = 0
@@ -221,6 +223,7 @@ class Stream:
         return data[overlap:]
 
     def _compare(self, seq: int, before: bytes, after: bytes) -> None:
+        """Set `conflict` at the first difference between two versions of the bytes at `seq`, unless it is set."""
         size = min(len(before), len(after))
         if before[:size] == after[:size] or self.conflict is not None or self.sparse:
             return

@@ -1,4 +1,4 @@
-"""WebSocket: the messages of one direction, unmasked and inflated, as one stream inside HTTP."""
+"""WebSocket inside HTTP: turns the messages of one direction, unmasked and inflated, into one stream of bytes."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ CHANNEL = 1  # bodies are on channel 0
 class Messages:
     """The data messages of one direction. Mutable; feed it the bytes after the upgrade, in order.
 
-    A text message ends with a line feed, so that a reader of lines finds the next one. Compressed messages that do not
-    inflate, or inflate to too much, are left out from there on.
+    `client`: True for the client's direction. A line feed is added after each text message, so that a reader of lines
+    finds the next message at a line start. If a compressed message cannot be inflated, or inflates to too much, the
+    content of all later compressed messages is left out.
     """
 
     __slots__ = ("_begun", "_frames", "_inflate")
@@ -25,7 +26,10 @@ class Messages:
         self._begun = False
 
     def feed(self, data: bytes) -> list[Step]:
-        """Return the content in a chunk, if there is any. Raises MalformedError for what is no frame."""
+        """Return the content in a chunk as one step (an `Inner` on CHANNEL), or no step if there is none.
+
+        Raises MalformedError for bytes that are not a WebSocket frame.
+        """
         pieces: list[bytes] = []
         for piece in self._frames.feed(data):
             pieces.append(self._inflated(piece.data, ends=piece.ends) if piece.compressed else piece.data)
@@ -38,6 +42,7 @@ class Messages:
         return [Inner(Form.STREAM, content, CHANNEL, begins)]
 
     def _inflated(self, data: bytes, *, ends: bool) -> bytes:
+        """Return the inflated bytes of a piece; b"" from the first failure on."""
         if self._inflate is None:
             return b""
         try:

@@ -1,4 +1,4 @@
-"""The messages of permessage-deflate (RFC 7692) in one direction, inflated within bounds."""
+"""Inflates the messages of one direction of WebSocket's permessage-deflate (RFC 7692), within bounds."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ _TAIL = b"\x00\x00\xff\xff"  # which the sender leaves out at the end of a messa
 
 
 class Inflate:
-    """Mutable; feed it the payloads of compressed messages, in order. Messages and their pieces share the bounds.
+    """An inflater for one direction. Mutable; feed it the payloads of compressed messages, in order.
 
-    Its window lives on from message to message: a sender that gives its own up never refers back to it. After a
-    MalformedError it must not be fed again.
+    Its window is kept from message to message, as context takeover needs; it does no harm to a sender without context
+    takeover, which never refers back. All messages share one bound: RATIO bytes out for each byte in, and ROOM more.
+    After a MalformedError it must not be fed again.
     """
 
     __slots__ = ("_room", "_state")
@@ -25,7 +26,10 @@ class Inflate:
         self._state = zlib.decompressobj(wbits=-zlib.MAX_WBITS)
 
     def feed(self, data: bytes, *, ends: bool) -> bytes:
-        """Return what a piece of a message inflates to; `ends`: it is the last one. Raises MalformedError."""
+        """Return the inflated bytes of a piece of a message; `ends`: this piece is the message's last.
+
+        Raises MalformedError for data that is not deflate, or that inflates to more than the bound.
+        """
         room = RATIO * len(data) + self._room
         try:
             plain = self._state.decompress(data + _TAIL if ends else data, max(room, 1))  # 0 would mean no bound

@@ -1,8 +1,6 @@
-"""DNS queries and answers (RFC 1035), over UDP and behind TCP's length prefix.
+"""DNS queries and answers (RFC 1035), over UDP and behind TCP's length prefix; `egress.wire.dnsnames` reads the names.
 
-`egress.wire.dnsnames` reads the names.
-
-Of a query the name in its question is read; the names of its records are skipped. Of an answer the bindings are read:
+`query` returns a query's question and skips its records. `answer` returns an answer's question and its bindings:
 addresses, and the aliases that lead to them from the question.
 """
 
@@ -51,7 +49,7 @@ class DnsRecord(NamedTuple):
 
 
 class DnsAnswer(NamedTuple):
-    """An answer: its question, and the records that bind the question's name."""
+    """An answer: its question, and those records that bind the question's name to aliases and addresses."""
 
     id: int
     name: str  # of the question, like DnsQuery.name
@@ -70,7 +68,7 @@ class Bound(NamedTuple):
 
 
 class _Message(NamedTuple):
-    """The question of a message with its class."""
+    """The question of a message, with the question's class."""
 
     question: DnsQuery
     qclass: int
@@ -79,7 +77,7 @@ class _Message(NamedTuple):
 def query(payload: bytes) -> DnsQuery:
     """Return the question of a standard query; its records are skipped.
 
-    Raises MalformedError unless the message has one question, and ends with its last record.
+    Raises MalformedError unless the message is a standard query with one question, and ends with its last record.
     """
     _check_query(payload)
     return _read(payload).question
@@ -129,7 +127,7 @@ def addresses_of(answer: DnsAnswer) -> tuple[Bound, ...]:
 class DnsStream:
     """Splits one direction of a TCP connection into messages (RFC 7766 section 8). It keeps less than one message.
 
-    A length prefix that is shorter than a header raises MalformedError, now and with each further call.
+    After a length prefix that is shorter than a DNS header, this and each further call of `feed` raises MalformedError.
     """
 
     __slots__ = ("_kept",)
@@ -138,9 +136,9 @@ class DnsStream:
         self._kept = bytearray()
 
     def feed(self, chunk: bytes) -> list[bytes]:
-        """Return the messages that `chunk` completes, without their length prefix; `query` and `answer` read them.
+        """Return the messages that `chunk` completes, without their length prefixes.
 
-        Raises MalformedError.
+        Raises MalformedError for a length prefix that is too short.
         """
         self._kept += chunk
         messages, at = [], 0
@@ -158,9 +156,10 @@ class DnsStream:
 
 
 def check_framing(payload: bytes, *, answer: bool) -> None:
-    """Check that a message has the form of a query (or of an answer), of any opcode. Raises MalformedError.
+    """Check that a message has the form of a query, or with `answer` of an answer, of any known opcode.
 
-    Of an answer only the header is checked: it may be cut off (TC). The names and the data of records are skipped.
+    Raises MalformedError. Of an answer only the header is checked, since it may be truncated (TC). Names and the data
+    of records are skipped.
     """
     check_header(payload, len(payload), answer=answer)
     if answer:
@@ -174,9 +173,10 @@ def check_framing(payload: bytes, *, answer: bool) -> None:
 
 
 def check_header(message: bytes, size: int, *, answer: bool) -> None:
-    """Check the header at the beginning of a message of `size` bytes. Raises MalformedError, also if it is not whole.
+    """Check the DNS header at the start of `message`, which holds at least the beginning of a message of `size` bytes.
 
-    The records that it counts must have room in the message, except in an answer, which may be cut off.
+    The questions and records that the header of a query counts must have room in `size` bytes; an answer may be
+    truncated. Raises MalformedError, also if the header is not whole.
     """
     if size < HEADER or len(message) < HEADER:
         raise MalformedError("DNS message is too short")

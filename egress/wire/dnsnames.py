@@ -1,8 +1,8 @@
 """The names in one DNS message (RFC 1035 sections 3.1, 4.1.4), with their compression pointers.
 
-A pointer must point below the part of its name that was read so far, and not into the header. So reading a name ends,
-and the question's name, the first field after the header, is never compressed. Each label is read once, however many
-records point at it: the cost of a message grows with its bytes, not with the names that it spells.
+A pointer must lead to a lower offset than the run of labels that it ends, and not into the header. So reading a name
+always ends, and the question's name, the first field after the header, is never compressed. Each label is read once,
+however many records point at it: the cost grows with the bytes of the message, not with the length of its names.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _Name = tuple[str, int, int, int, int]
 
 
 class Names:
-    """Reads the names of a message. It remembers the names that it has read."""
+    """Reads the names of one message, and caches the name at each offset that it has read."""
 
     __slots__ = ("_known", "_payload")
 
@@ -32,10 +32,10 @@ class Names:
         self._known: dict[int, _Name] = {}
 
     def read(self, at: int, *, plain: bool = False) -> tuple[str, int]:
-        """Read the name at an offset: return it and the offset after it; `plain`: it must not be compressed.
+        """Return the name at an offset, and the offset after it.
 
-        The name is in lower case, without a trailing dot; bytes besides [a-z0-9-_] are \\DDD (RFC 1035 section 5.1).
-        Raises MalformedError.
+        `plain`: the name must not be compressed. The name is in lower case, without a trailing dot; bytes besides
+        [a-z0-9-_] are \\DDD (RFC 1035 section 5.1). Raises MalformedError.
         """
         text, _, _, after, target = self._known.get(at) or self._read(at)
         if plain and target >= 0:
@@ -107,7 +107,10 @@ def label_at(payload: bytes, at: int) -> int:
 
 
 def _check_pointer(target: int, start: int, hops: int) -> None:
-    """Raise MalformedError if a pointer does not lie below `start`, the beginning of its labels; -1: no pointer."""
+    """Raise MalformedError unless the offset `target` lies between the header and `start`; -1: no pointer.
+
+    `start`: the offset of the labels that the pointer ends. `hops`: the pointers of the name so far, at most MAX_HOPS.
+    """
     if not (target < 0 or HEADER <= target < start) or hops > MAX_HOPS:
         raise MalformedError("DNS compression pointer does not point to an earlier name")
 

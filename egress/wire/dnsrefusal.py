@@ -1,4 +1,4 @@
-"""Answers that refuse a DNS query: an error code, no records, and the reason in EDNS (RFC 8914)."""
+"""Builds the answers that refuse DNS queries: an error code, no records, and the reason in EDNS (RFC 8914)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ SERVFAIL, NXDOMAIN, REFUSED = 2, 3, 5  # RFC 1035 section 4.1.1
 OTHER, BLOCKED, PROHIBITED = 0, 15, 18  # info codes of RFC 8914
 MAX_TEXT = 40  # octets of the reason
 MAX_GROWTH = 64  # octets by which an answer may be longer than its query
-UDP_SIZE = 1232  # octets of a datagram that we announce; nothing is sent to us
+UDP_SIZE = 1232  # octets of a datagram that the answer announces; nothing is sent to us
 
 _HEAD = Struct("!HHHHHH")
 _OPT, _EDE = 41, 15
@@ -21,10 +21,10 @@ _DNSSEC_OK = 0x8000
 
 
 def refusal(message: bytes, rcode: int, info: int, text: str) -> bytes | None:
-    """Return the answer that refuses a query; None if the message is not a standard query with one question.
+    """Return the DNS answer that refuses `message`; None if that is not a standard query with one question.
 
-    The question is repeated as it was spelled. Where the query has EDNS, so does the answer, with an Extended DNS Error
-    of this info code and text.
+    `rcode` is the answer's error code. The question is repeated byte for byte. If the query has EDNS, the answer has an
+    Extended DNS Error with the code `info` and `text`, of which MAX_TEXT octets are kept.
     """
     try:
         query(message)
@@ -42,7 +42,10 @@ def refusal(message: bytes, rcode: int, info: int, text: str) -> bytes | None:
 
 
 def _edns(message: bytes, at: int) -> int | None:
-    """Return the last two octets of the TTL of the OPT record after the question (RFC 6891); None: there is none."""
+    """Return the low 16 bits (EDNS flags) of the TTL of the OPT record after the question; None without EDNS.
+
+    `at`: the offset after the question. Reference: RFC 6891 section 6.1.3.
+    """
     _, _, _, answers, authority, additional = _HEAD.unpack_from(message)
     for _ in range(answers + authority + additional):  # `query` has read them all
         at = skip_name(message, at)

@@ -1,4 +1,4 @@
-"""IP fragments (RFC 791, RFC 8200 section 4.5): finds their place in the datagram, splits them, and joins the parts."""
+"""IP fragments (RFC 791, RFC 8200 section 4.5): their place in the datagram; splitting one, and joining their data."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Fragment(NamedTuple):
 
 
 class Part(NamedTuple):
-    """A fragment, taken apart."""
+    """A fragment, split into the key of its datagram, the datagram's headers and the fragment's data."""
 
     key: tuple[bytes, ...]  # equal in all fragments of a datagram
     head: bytes  # the header(s) of the whole datagram
@@ -27,11 +27,10 @@ class Part(NamedTuple):
 
 
 def fragment(raw: bytes) -> Fragment | None:
-    """Return the place of a packet in its datagram, None for a whole one.
+    """Return the place of a fragment in its datagram; None if the packet is not a fragment.
 
-    Raises MalformedError for IP headers that are not valid or not captured whole.
-
-    An IPv6 atomic fragment (RFC 6946: offset 0, no more) is a whole packet.
+    Raises MalformedError for IP headers that are not valid or not captured whole. An IPv6 atomic fragment (RFC 6946:
+    offset 0, no more) counts as a whole packet.
     """
     ip = header(raw, _UNCUT)
     return Fragment(ip.offset, ip.more) if ip.offset or ip.more else None
@@ -45,7 +44,10 @@ def fragmented(raw: bytes) -> bool:
 
 
 def may_be_fragment(raw: bytes) -> bool:
-    """Return False only if a packet, valid or not, is no fragment: a cheap test before the slow `fragment`."""
+    """Return False if a packet is certainly not a fragment, True if `fragment` must decide. Never raises.
+
+    The packet need not be valid. This is a cheap test before `fragment`, which is slow.
+    """
     if len(raw) < 8:
         return True
     if raw[0] >> 4 == 4:
@@ -54,7 +56,7 @@ def may_be_fragment(raw: bytes) -> bool:
 
 
 def take_apart(raw: bytes) -> Part:
-    """Split a packet for which `fragment` returned a place. Raises MalformedError if its capture was cut."""
+    """Split a fragment (`fragment` did not return None for it). Raises MalformedError if its capture was cut."""
     if raw[0] >> 4 == 4:
         start, end = (raw[0] & 15) << 2, raw[2] << 8 | raw[3]
         key: tuple[bytes, ...] = (raw[12:20], raw[9:10], raw[4:6])
@@ -72,9 +74,9 @@ def take_apart(raw: bytes) -> Part:
 
 
 def whole(head: bytes, body: bytes) -> bytes:
-    """Join the headers and the fragmentable part of a datagram, and set its length, but not its checksum.
+    """Return the datagram made of its headers and its joined data, with its length set, but not its checksum.
 
-    Raises MalformedError for more than the largest datagram.
+    Raises MalformedError for more than 65535 bytes.
     """
     made = bytearray(head)
     four = made[0] >> 4 == 4

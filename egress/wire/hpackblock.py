@@ -1,7 +1,7 @@
-"""Header blocks of HTTP/2 (HPACK, RFC 7541). The table and the Huffman code are those of the `hpack` package.
+"""Reads the header blocks of HTTP/2 (HPACK, RFC 7541), with the table and the Huffman code of the `hpack` package.
 
-The decoder of `hpack` takes several microseconds per field, and a field in the table is one byte of a block. So the
-fields are read here: the same blocks decode, to the same fields.
+The package's own decoder is not used: it takes several microseconds per field, and a sender pays one byte for a field
+that is in the table. Both decode the same blocks to the same fields.
 """
 
 from __future__ import annotations
@@ -22,9 +22,10 @@ Field = tuple[bytes, bytes]
 
 
 class FieldReader:
-    """Reads the header blocks of one direction, in order. After a MalformedError it cannot be used any more.
+    """Reads the header blocks of one direction, in order. After a MalformedError it must not be used again.
 
-    `max_list`: bytes of a block's fields, each counted with FIELD_COST; `max_table`: bytes of the dynamic table.
+    `max_list`: the most bytes of a block's fields, each field counted with FIELD_COST more. `max_table`: the most bytes
+    of the dynamic table.
     """
 
     __slots__ = ("_max_list", "_max_table", "_table")
@@ -35,7 +36,7 @@ class FieldReader:
         self._max_table = max_table
 
     def read(self, block: bytes) -> list[Field]:
-        """Return the fields (name, value) of a block. Raises MalformedError."""
+        """Return the fields (name, value) of a block. Raises MalformedError, also for more than `max_list` bytes."""
         try:
             return self._fields(block)
         except (HPACKError, IndexError) as error:
@@ -76,6 +77,7 @@ class FieldReader:
         return (name, value), at
 
     def _resize(self, block: bytes, at: int, *, begun: bool) -> int:
+        """Set the size of the dynamic table; return the next offset. Raises MalformedError if it is not allowed."""
         size, at = _integer(block, at, 5)
         if begun or size > self._max_table:
             raise MalformedError("HTTP/2 header block does not decode: its table may not be resized so")

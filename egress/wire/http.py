@@ -62,14 +62,14 @@ class HttpResponse(NamedTuple):
 
 
 class Body(NamedTuple):
-    """A piece of the content of the message whose head came last."""
+    """A piece of the body of the message whose head came last."""
 
     data: bytes
     last: bool  # the message ends here; never true for a body that lasts until the connection closes
 
 
 class Opaque(NamedTuple):
-    """Bytes after the end of HTTP."""
+    """Bytes after the end of HTTP: another protocol, or bytes that are not an HTTP message."""
 
     data: bytes
     desync: bool  # a message should start here and does not; False: the protocol was changed
@@ -158,7 +158,10 @@ Head = TypeVar("Head", HttpRequest, HttpResponse)
 
 
 class _Stream(Generic[Head]):
-    """Reads one direction. `_step` is the method for the next part of the buffer; it returns False to await bytes."""
+    """Reads one direction: `feed` returns heads, body pieces and bytes after the end of HTTP.
+
+    `_step` is the method that reads the next part of the buffer; it returns False if it needs more bytes.
+    """
 
     def __init__(self) -> None:
         self.salvage: list[Head | Body | Opaque] = []
@@ -173,9 +176,10 @@ class _Stream(Generic[Head]):
         self._tunnel = False  # the protocol changes after this message
 
     def feed(self, chunk: bytes) -> list[Head | Body | Opaque]:
-        """Take the next bytes, in order and without gaps; return the facts. After a MalformedError each call raises it.
+        """Return the facts in the next bytes, which must come in order and without gaps.
 
-        The facts of the same chunk before the fault are in `salvage`.
+        Raises MalformedError, and does so again at each later call; `salvage` then has the facts of this chunk before
+        the fault.
         """
         if self._fault:
             raise MalformedError(self._fault)
@@ -335,7 +339,7 @@ class RequestStream(_Stream[HttpRequest]):
 class ResponseStream(_Stream[HttpResponse]):
     """Reads the server's direction; opaque after a 101, and after a 2xx that answers CONNECT.
 
-    An answer cannot be read without its request: pass each request to `asked`. (An answer to HEAD has no body.)
+    The length of an answer depends on its request (an answer to HEAD has no body), so pass each request to `asked`.
     """
 
     def __init__(self) -> None:
@@ -344,11 +348,14 @@ class ResponseStream(_Stream[HttpResponse]):
 
     @property
     def changed(self) -> bool:
-        """The last answer changed the protocol: 101, or 2xx to CONNECT."""
+        """True if the last answer changed the protocol: 101, or 2xx to CONNECT."""
         return self._tunnel
 
     def asked(self, request: HttpRequest) -> None:
-        """Note a request whose answer is still to come. Beyond MAX_PENDING its answer is read like one to GET."""
+        """Note a request whose answer is still to come.
+
+        A request beyond MAX_PENDING is not noted: its answer is read as the answer to a GET.
+        """
         if len(self._pending) < MAX_PENDING:
             self._pending.append(request.method)
 

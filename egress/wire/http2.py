@@ -63,7 +63,10 @@ class H2RequestStream:
         self._ended = False  # MalformedError was raised before
 
     def feed(self, chunk: bytes) -> list[H2Request]:
-        """Return the requests whose header block `chunk` completes, oldest first. Raises MalformedError."""
+        """Return the requests whose header block `chunk` completes, oldest first.
+
+        Raises MalformedError, and does so again at each later call.
+        """
         if self._ended:
             raise MalformedError("HTTP/2 was malformed before")
         requests: list[H2Request] = []

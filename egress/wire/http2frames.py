@@ -1,4 +1,4 @@
-"""The frame headers of one direction of HTTP/2 (RFC 9113 section 4.1); the content of the frames is not looked at."""
+"""The frame headers of one direction of HTTP/2 (RFC 9113 section 4.1); the content of the frames is not checked."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _ACK = 0x1
 
 
 class Frames:
-    """The frames of one direction. Mutable; feed it the bytes in order. Keeps less than one header.
+    """Checks the frame headers of one direction. Mutable; feed it the bytes in order. It keeps less than one header.
 
-    `client`: the direction of the client, which begins with the preface. `begun`: the beginning was seen, or is not
-    expected any more.
+    `client`: True for the client's direction, which begins with the connection preface. `begun`: True once the first
+    frame, which must be SETTINGS, was seen, or after `pick_up`.
     """
 
     __slots__ = ("_client", "_head", "_left", "_preface", "begun")
@@ -30,11 +30,11 @@ class Frames:
         self._left = 0  # bytes of the open frame still to come
 
     def pick_up(self) -> None:
-        """Begin with a later frame: no preface and no SETTINGS are expected."""
+        """Begin in mid-stream: the next byte is the first of a frame, and no preface or SETTINGS is required."""
         self.begun, self._preface = True, b""
 
     def feed(self, data: bytes) -> None:
-        """Take the next bytes. Raises MalformedError at the first header that no frame has there."""
+        """Check the next bytes. Raises MalformedError for a wrong preface, or a header that no frame has there."""
         if self._preface:
             part = data[: len(self._preface)]
             if not self._preface.startswith(part):
@@ -53,6 +53,7 @@ class Frames:
         self._left = at - size
 
     def _check(self, head: bytes) -> None:
+        """Check one whole frame header. Raises MalformedError."""
         size, kind, flags, stream = int.from_bytes(head[:3]), head[3], head[4], int.from_bytes(head[5:])
         if not self.begun and (kind != _SETTINGS or flags & _ACK):
             raise MalformedError("HTTP/2 does not begin with SETTINGS")

@@ -1,4 +1,4 @@
-"""The start of an HTTP/1 message, by which a direction is identified and the end of HTTP is noticed (RFC 9112)."""
+"""Recognises the start of an HTTP/1 message (RFC 9112): used to identify a direction, and to notice where HTTP ends."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _STATUS_SHAPE = b"HTTP/1.1 200"
 
 
 def blank_end(data: bytes) -> int:
-    """Return the offset after the empty lines at the start, at most MAX_BLANK."""
+    """Return the offset after the empty lines at the start of `data`, of which at most MAX_BLANK are skipped."""
     blank = _BLANK.match(data)
     return blank.end() if blank else 0
 
@@ -41,7 +41,8 @@ def _after_blank(data: bytes) -> bytes | None:
 def starts_request(data: bytes) -> bool | None:
     """Return whether bytes begin with an HTTP/1 request; None: too short to tell.
 
-    That is a known method with a path or an http(s) URL, or any method in a whole `TOKEN target HTTP/1.`.
+    A request begins with a known method and a path or an http(s) URL, or with any method in a whole `TOKEN target
+    HTTP/1.`.
     """
     line = _after_blank(data)
     if not line:

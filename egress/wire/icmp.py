@@ -1,4 +1,4 @@
-"""ICMP errors: finds the flow of the packet that an error quotes (RFC 792, RFC 4443 section 3)."""
+"""ICMP errors: compares the packet that an error quotes with the known flows (RFC 792, RFC 4443 section 3)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,11 @@ ERRORS_V6 = frozenset((1, 2, 3, 4))
 
 
 def answers_known(packet: Packet, flows: Container[tuple[int, bytes, int, bytes, int]]) -> bool:
-    """Return whether this is an ICMP error about a flow in the table (keys as in `egress.engine.flow`)."""
+    """Return True if `packet`, of ICMP or ICMPv6, is an error that quotes a packet of one of `flows`.
+
+    The keys of `flows` are (protocol, source, source port, destination, destination port) of a flow, as in
+    `egress.engine.flow`.
+    """
     if packet.flags >> 8 not in (ERRORS if packet.proto == ICMP else ERRORS_V6):
         return False
     inner = quoted(packet.payload, packet.version)

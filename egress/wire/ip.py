@@ -1,4 +1,4 @@
-"""IP headers, IPv4 (RFC 791) and IPv6 (RFC 8200): their fields are found here, and not by offset elsewhere.
+"""IP headers, IPv4 (RFC 791) and IPv6 (RFC 8200): the only file that reads their fields by offset.
 
 `header` reads and checks all IP headers of a packet. The other functions read single fields, for callers that need no
 more. (`egress.wire.packet` reads the common headers by one unpack together with the transport header.)
@@ -22,7 +22,7 @@ _MORE, _OFFSET = 0x2000, 0x1FFF
 
 
 class Header(NamedTuple):
-    """The facts of all IP headers of a packet: its transport header stands at `start`, the packet ends at `end`."""
+    """The fields of all IP headers of a packet: its transport header is at offset `start`, the packet ends at `end`."""
 
     proto: int
     src: bytes
@@ -34,7 +34,10 @@ class Header(NamedTuple):
 
 
 class Quoted(NamedTuple):
-    """The fixed part of an IP header; the next header stands at `start`. IPv6 extension headers are not followed."""
+    """The fields of the fixed IP header in an ICMP error; the next header is at `start`.
+
+    IPv6 extension headers are not followed.
+    """
 
     proto: int
     src: bytes
@@ -43,12 +46,12 @@ class Quoted(NamedTuple):
 
 
 def source(raw: bytes) -> bytes:
-    """Return the source address of an IP packet that is not empty; it is cut off where the packet is."""
+    """Return the source address of a non-empty IP packet, unchecked; a short packet gives a short or empty address."""
     return raw[12:16] if raw[0] >> 4 == 4 else raw[8:24]
 
 
 def destination(raw: bytes) -> bytes:
-    """Return the destination address of a packet, like `source`."""
+    """Return the destination address of a non-empty packet; a short packet gives a short or empty address."""
     return raw[16:20] if raw[0] >> 4 == 4 else raw[24:40]
 
 
@@ -65,9 +68,9 @@ def total_length(raw: bytes) -> int:
 
 
 def addresses(raw: bytes) -> tuple[int, bytes, bytes, int]:
-    """Return (version, src, dst, proto) of a packet that `decode` refused, as far as they can be read; never raises.
+    """Return (version, source, destination, protocol) of a packet that `decode` refused; never raises.
 
-    The rest is 0 or b"". The protocol of IPv6 is that of the first header after the fixed one.
+    A field that cannot be read is 0 or b"". The protocol of IPv6 is that of the first header after the fixed one.
     """
     version = raw[0] >> 4 if raw else 0
     if version == 4:

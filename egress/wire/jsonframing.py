@@ -1,4 +1,7 @@
-"""A stream of JSON texts (RFC 8259), each an object or an array: whether the bytes may be one."""
+"""Checks that a byte stream can be a sequence of JSON texts (RFC 8259), each an object or an array.
+
+Strings and the nesting of brackets are checked; outside them, every character that JSON could have is accepted.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ _INSIDE = re.compile(rb'(?:[^\x00-\x1f"\\]|\\[\x20-\x7e])*')  # of a string
 
 
 class JsonFraming:
-    """One direction. Mutable; feed it the bytes in order. Keeps one byte at most."""
+    """Checks one direction. Mutable; feed it the bytes in order. Of the bytes it keeps one at most."""
 
     __slots__ = ("_closing", "_escape", "_in_string")
 
@@ -24,13 +27,14 @@ class JsonFraming:
         self._escape = b""
 
     def feed(self, data: bytes) -> None:
-        """Take the next bytes. Raises MalformedError at the first that no JSON text has there."""
+        """Check the next bytes. Raises MalformedError at the first byte that no JSON text has there."""
         data, self._escape = self._escape + data, b""
         at = 0
         while at < len(data):
             at = self._string(data, at) if self._in_string else self._structure(data, at)
 
     def _string(self, data: bytes, at: int) -> int:
+        """Read inside a string from an offset; return the offset after it, or the end of `data` if it goes on."""
         found = _INSIDE.match(data, at)
         at = found.end() if found else at
         if at == len(data):
@@ -44,6 +48,7 @@ class JsonFraming:
         raise MalformedError("not a JSON string")
 
     def _structure(self, data: bytes, at: int) -> int:
+        """Read outside strings up to the next bracket or quote; return the offset after it, or the end."""
         found = (_OUTSIDE if self._closing else _BETWEEN).match(data, at)
         at = found.end() if found else at
         if at == len(data):

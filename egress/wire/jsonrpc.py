@@ -167,7 +167,7 @@ class JsonStream:
         return len(chunk)
 
     def _keep_brackets(self, piece: bytes, texts: list[JsonText]) -> None:
-        """Keep bytes without blanks: most of them need no more than this."""
+        """Keep brackets: `_keep` without its handling of blanks, which they do not contain."""
         if len(self._text) + len(piece) < MAX_TEXT:
             self._text += piece
         else:
@@ -206,7 +206,7 @@ class JsonStream:
         self._keep(piece, texts)
 
     def _keep(self, piece: bytes, texts: list[JsonText]) -> None:
-        """Keep bytes of the open text, within the bounds."""
+        """Keep bytes of the open text, without those that the bounds leave out."""
         size = len(self._text)
         if not self._in_string and (self._overlong or size + len(piece) > RAW_BYTES):
             raw = 0 if self._overlong else max(0, RAW_BYTES - size)
@@ -222,6 +222,7 @@ class JsonStream:
                 self._overflow(texts)
 
     def _line_starts(self, texts: list[JsonText]) -> None:
+        """Note that an object begins a line here, which some receivers read as a text of its own."""
         if self._overlong:
             self._window(len(self._text), texts)
             self._text.clear()

@@ -1,8 +1,8 @@
-"""The keep-alives of common protocols: requests that ask for nothing but a sign of life.
+"""The keep-alives of common protocols: requests whose only purpose is to show that the connection is alive.
 
-Those of WebSocket (RFC 6455 section 5.5.2), HTTP/2 (RFC 9113 section 6.7), MQTT (section 3.12 of version 5), AMQP
-0-9-1 and 1.0, STOMP, Redis, NATS, IRC; the queries by which pools test a connection (PostgreSQL, MySQL); NOOP of FTP,
-IMAP, POP3 and SMTP. Only a segment that is nothing else counts.
+Pings of WebSocket (RFC 6455 section 5.5.2), HTTP/2 (RFC 9113 section 6.7), MQTT (section 3.12 of version 5), AMQP 0-9-1
+and 1.0, STOMP, Redis and NATS; test queries of connection pools (PostgreSQL, MySQL), NOOP of FTP, IMAP, POP3 and SMTP,
+and PING of IRC. A segment counts only if it contains one keep-alive and nothing else.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _H2_PING, _H2_ACK = b"\0\0\x08\x06\0\0\0\0\0", b"\0\0\x08\x06\x01\0\0\0\0"
 _H2_SIZE = 17
 
 _AMQP = b"\x08\0\0\0\0\0\0\xce"
-# Ping and its answer. An answer of "" means that each side sends its own.
+# A ping and its answer. Where they are equal, each side sends its own.
 _PINGS = {
     b"\xc0\0": b"\xd0\0",  # MQTT
     _AMQP: _AMQP,
@@ -41,7 +41,11 @@ _QUERIES = re.compile(
 
 
 def pong(request: bytes) -> bytes | None:
-    """Return the answer that a ping is to get, which holds nothing else; None if the request is no such ping."""
+    """Return the bytes with which an honest peer answers this ping; None if `request` is not a ping.
+
+    Only pings whose answer can be predicted count; the requests of `is_test` give None. A client's unsolicited
+    WebSocket pong counts as a ping.
+    """
     if len(request) >= 6 and request[0] in (_WS_PING, _WS_PONG) and request[1] & _MASKED:
         size = request[1] & 0x7F
         if size > 125 or len(request) != 6 + size:
@@ -54,5 +58,8 @@ def pong(request: bytes) -> bytes | None:
 
 
 def is_test(request: bytes) -> bool:
-    """Return True for a query that tests a connection: an honest answer is the same each time."""
+    """Return True if `request` is a pool's test query or ping, a NOOP, or an IRC PING.
+
+    An honest answer to it is the same each time.
+    """
     return _QUERIES.fullmatch(request) is not None

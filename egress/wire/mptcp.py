@@ -1,8 +1,8 @@
-"""Multipath TCP (RFC 8684): removes its option from the segments that open a connection.
+"""Multipath TCP (RFC 8684): removes its option from the segments that open a connection (SYN).
 
-Over MPTCP one connection's bytes are spread over several TCP connections (subflows), each of which shows only a part of
-them. The option in the SYN is how the two ends agree on it: without it they use ordinary TCP (RFC 8684 section 3.7),
-and a subflow that would join a connection is refused by its own end.
+MPTCP spreads the bytes of one connection over several TCP connections (subflows), each of which shows only a part of
+them. Both ends agree on it by an option in the SYN. Without that option they use ordinary TCP (RFC 8684 section 3.7),
+and the peer refuses a subflow that asks to join a connection.
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ _CHECKSUM = 16  # its place in the header
 
 
 def without_mptcp(raw: bytes) -> bytes | None:
-    """Return an IP packet with NOPs in place of the MPTCP options of its SYN; None if it has none.
+    """Return a copy of an IP packet whose SYN has NOPs in place of its MPTCP options; None if nothing changes.
 
-    None as well for a packet that is not whole or not valid. The TCP checksum is computed anew.
+    None for a packet without such options, and for one that is no SYN, not whole or not valid. The copy has a valid TCP
+    checksum. Never raises.
     """
     if len(raw) < _SHORTEST:
         return None
@@ -37,6 +38,7 @@ def without_mptcp(raw: bytes) -> bytes | None:
 
 
 def _rewritten(raw: bytes) -> bytes | None:
+    """Return the copy for a packet that may be a SYN, or None, after reading all its headers."""
     try:
         ip = header(raw, len(raw))
     except MalformedError:
@@ -58,7 +60,7 @@ def _rewritten(raw: bytes) -> bytes | None:
 
 
 def _options(raw: bytes, at: int, end: int) -> list[tuple[int, int]]:
-    """Return (offset, length) of each MPTCP option. What follows an option of a wrong length is not read."""
+    """Return (offset, length) of each MPTCP option between two offsets; stop at an option of a wrong length."""
     found = []
     while at < end and raw[at] != _END:
         if raw[at] == _NOP:
@@ -74,7 +76,7 @@ def _options(raw: bytes, at: int, end: int) -> list[tuple[int, int]]:
 
 
 def _checksum(data: bytes) -> int:
-    """Return the Internet checksum (RFC 1071) of some bytes."""
+    """Return the Internet checksum (RFC 1071) of `data`."""
     total = sum(int.from_bytes(data[at : at + 2].ljust(2, b"\0")) for at in range(0, len(data), 2))
     while total >> 16:
         total = (total & 0xFFFF) + (total >> 16)

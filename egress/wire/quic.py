@@ -52,14 +52,14 @@ def may_be_initial(datagram: bytes) -> bool:
 
 
 def opens_connection(datagram: bytes) -> bool:
-    """Return whether a datagram may open a QUIC connection of a version that servers support."""
+    """Return whether a datagram may open a QUIC connection of version 1 or 2."""
     return may_be_initial(datagram) and datagram[1:5] in _OPENING
 
 
 def check_datagram(datagram: bytes) -> None:
-    """Check the header at the beginning of a datagram of either side, which is not empty. Raises MalformedError.
+    """Check the header at the start of a non-empty datagram of either side. Raises MalformedError.
 
-    A short header has nothing to check but the length of its packet: even its fixed bit may be cleared (RFC 9287).
+    A short header has nothing to check but the packet's length: even its fixed bit may be cleared (RFC 9287).
     """
     if not has_long_header(datagram):
         if len(datagram) < MIN_SHORT:
@@ -112,7 +112,7 @@ class _Reader:
 
 
 class _Connection:
-    """The handshake bytes of one connection, joined from pieces that come in any order."""
+    """One connection: its keys, and its handshake bytes, joined from pieces that come in any order."""
 
     __slots__ = ("_data", "_keys", "_known", "_read_to", "dcid", "largest", "version")
 
@@ -144,7 +144,10 @@ class _Connection:
         return None
 
     def add(self, offset: int, piece: bytes) -> None:
-        """Add CRYPTO bytes at an offset. Raises MalformedError for too many, or if they contradict earlier ones."""
+        """Add CRYPTO bytes at an offset.
+
+        Raises MalformedError beyond MAX_CRYPTO bytes, or if they contradict earlier bytes at the same offset.
+        """
         end = offset + len(piece)
         if end > MAX_CRYPTO:
             raise MalformedError("QUIC handshake is too long")
@@ -161,7 +164,10 @@ class _Connection:
         self._known[offset:end] = b"\1" * len(piece)
 
     def hellos(self) -> Iterator[ClientHello]:
-        """Yield the hellos that have become whole; a second one answers a HelloRetryRequest. Raises MalformedError."""
+        """Yield the ClientHellos that have become whole, each once. Raises MalformedError for another message.
+
+        A second hello answers a HelloRetryRequest.
+        """
         gap = self._known.find(0, self._read_to)
         ready = len(self._data) if gap < 0 else gap
         while ready - self._read_to >= 4:
@@ -189,9 +195,9 @@ class QuicHello:
         self._datagrams = 0  # since the last hello
 
     def feed(self, datagram: bytes) -> ClientHello | None:
-        """Return the hello that a client's datagram completes, if it completes one. Raises MalformedError.
+        """Return the ClientHello that a client's datagram completes, else None. Raises MalformedError.
 
-        A further connection and a repeated handshake give a further hello, which may have another name.
+        A further connection, or a repeated handshake, gives a further hello, which may have another server name.
         """
         try:
             if self.failed:
@@ -203,7 +209,7 @@ class QuicHello:
             raise
 
     def reply(self, datagram: bytes) -> None:
-        """Read a server's datagram: a Version Negotiation ends the connections that it answers; never raises.
+        """Read a server's datagram; a Version Negotiation ends the connections that it answers. Never raises.
 
         It counts only if it repeats the client's connection ID and does not list the version that the client uses.
         """
@@ -261,7 +267,10 @@ class QuicHello:
 
 
 def _negotiation(datagram: bytes) -> tuple[bytes, frozenset[int]] | None:
-    """Read a Version Negotiation packet: the client's connection ID and the server's versions; None: it is not one."""
+    """Return the client's connection ID and the server's versions of a Version Negotiation packet.
+
+    None if the datagram is not one.
+    """
     if len(datagram) < 7 or not datagram[0] & _LONG or any(datagram[1:5]):
         return None
     reader = _Reader(datagram, 5)

@@ -1,4 +1,4 @@
-"""The keys of QUIC's Initial packets, which follow from a connection ID (RFC 9001 section 5; version 2: RFC 9369)."""
+"""The keys of QUIC's Initial packets, derived from a connection ID (RFC 9001 section 5; version 2: RFC 9369)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SAMPLE = 16  # bytes of the sample that protects the header (RFC 9001 section 5.
 
 
 class Version(NamedTuple):
-    """The constants of a version of QUIC."""
+    """The constants of a version of QUIC from which its keys and packet types follow."""
 
     salt: bytes  # RFC 9001 section 5.2, RFC 9369 section 3.3.1
     label: bytes
@@ -31,7 +31,10 @@ VERSIONS = {
 
 
 class InitialKeys:
-    """The client's Initial keys of one connection ID and version (RFC 9001 section 5)."""
+    """The client's Initial keys for one connection ID and version (RFC 9001 section 5): they decrypt its packets.
+
+    The constructor raises KeyError for a version that is not in VERSIONS.
+    """
 
     __slots__ = ("_aead", "_iv", "_mask")
 
@@ -43,10 +46,11 @@ class InitialKeys:
         self._mask = Cipher(algorithms.AES(_expand(secret, label + b" hp", 16)), modes.ECB())
 
     def open(self, data: bytes, at: int, largest: int) -> tuple[int, bytes] | None:
-        """Return (packet number, frames) of an Initial; None if these keys do not decrypt it. Raises MalformedError.
+        """Decrypt an Initial packet; return (packet number, frames), or None if these keys do not decrypt it.
 
-        `at`: the offset of its protected packet number, with SAMPLE + 4 bytes after it; `largest`: the highest packet
-        number so far, or -1.
+        `data`: the packet from its first byte to its last. `at`: the offset of its protected packet number; at least
+        SAMPLE + 4 bytes must follow it. `largest`: the highest packet number so far, or -1. Raises MalformedError if
+        reserved bits of the header are set.
         """
         mask = self._mask.encryptor().update(data[at + 4 : at + 4 + SAMPLE])
         first = data[0] ^ mask[0] & 0x0F
@@ -71,7 +75,7 @@ def _expand(secret: bytes, label: bytes, size: int) -> bytes:
 
 
 def _whole_number(number: int, bits: int, largest: int) -> int:
-    """Return the packet number whose low bits were sent (RFC 9000 appendix A.3)."""
+    """Return the full packet number for its low `bits` bits and the largest number so far (RFC 9000 appendix A.3)."""
     window = 1 << bits
     near = (largest + 1) & -window | number
     if near <= largest + 1 - window // 2 and near < (1 << 62) - window:

@@ -14,9 +14,10 @@ _ADDRESS_SIZES = {1: 4, 4: 16}  # type 3, a name, has a length byte
 
 
 def handshake(data: bytes, *, client: bool | None = None) -> int | None:
-    """Return the length of the SOCKS handshake at the start of a direction; 0: not SOCKS; None: too short to tell.
+    """Return the length in bytes of the SOCKS handshake at the start of a direction.
 
-    `client`: the side whose direction it is; None: not known.
+    0: it is not SOCKS. None: it is too short to tell. `client`: True for the client's direction, False for the
+    server's, None if the side is not known. Never raises.
     """
     sides = (_client5, _client4), (_server5, _server4)
     readers = sides[0] + sides[1] if client is None else sides[not client]
@@ -26,6 +27,7 @@ def handshake(data: bytes, *, client: bool | None = None) -> int | None:
 
 
 def _end(read: Callable[[bytes], int], data: bytes) -> int | None:
+    """Return the end of a handshake by one reader; 0: it is not SOCKS; None: it is not whole yet."""
     try:
         end = read(data)
     except IndexError:  # a length or a code that has not come yet

@@ -73,12 +73,12 @@ class _State(Enum):
 
 
 class SshStream:
-    """Reads one direction of SSH: feed it the bytes in order. Never raises.
+    """Finds SSH in one direction: feed it the bytes in order. Never raises.
 
     `identified`: an identification was seen. `done`: no more facts will follow (NEWKEYS, a limit, or it is not SSH).
-    `exact`: only a whole identification in the RFC's form counts, and only at the very start. It is for the content of
-    other protocols, which may be a text about SSH: one that stands alone is reported, but is `identified` only once a
-    binary packet follows.
+    `exact`: for bytes inside other protocols, such as the body of an HTTP request, which may be a text about SSH. Then
+    only a whole identification in the RFC's form counts, at the very start. Without a binary packet after it, it is
+    reported, but `identified` stays False.
     """
 
     __slots__ = (
@@ -161,9 +161,10 @@ class SshStream:
         self._scanned = len(self._buffer)
 
     def _is_spoken(self, stop: int) -> bool | None:
-        """Test whether the first line of a body is an identification, and not a text about SSH; None for more bytes.
+        """Return whether the first line of other content is an identification and not a text about SSH.
 
-        It is one if it stands alone, with CR LF at its end, or if a binary packet follows.
+        It is one if it stands alone and ends with CR LF, or if a binary packet follows. None: more bytes are needed.
+        `stop`: the offset after the line, or the bytes so far.
         """
         if stop > MAX_IDENT:
             return False

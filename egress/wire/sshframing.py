@@ -1,7 +1,8 @@
-"""SSH as its peers send it (RFC 4253): the identification, then binary packets until encryption starts.
+"""Checks SSH as its peers send it (RFC 4253): the identification, then binary packets until encryption starts.
 
-`egress.wire.ssh` finds SSH wherever a receiver might see it. This reader answers the opposite question: it raises at
-the first bytes that no peer of SSH sends. After NEWKEYS, and after the first packet of SSH-1, it sees nothing more.
+`egress.wire.ssh` finds SSH anywhere in a stream, as tolerant receivers do. This reader is strict instead: it raises
+MalformedError at the first bytes that no SSH peer sends. It stops checking after NEWKEYS, or after the first packet of
+SSH-1, since everything later is encrypted.
 """
 
 from __future__ import annotations
@@ -19,9 +20,9 @@ _LENGTH, _NUMBER = 4, 6  # bytes of a packet up to the end of its length, and of
 
 
 class SshFraming:
-    """One direction. Mutable; feed it the bytes in order. `over`: nothing more can be seen.
+    """Checks one direction. Mutable; feed it the bytes in order. `over`: True once no later bytes can be checked.
 
-    `server`: the server's direction, in which other lines may precede the identification (RFC 4253 section 4.2).
+    `server`: True for the server's direction, where other lines may precede the identification (RFC 4253 section 4.2).
     """
 
     __slots__ = ("_buffer", "_head", "_lines", "_messages", "_scanned", "_server", "_version", "over")
@@ -35,7 +36,7 @@ class SshFraming:
         self._lines = self._head = self._messages = 0
 
     def feed(self, chunk: bytes) -> None:
-        """Take the next bytes. Raises MalformedError for bytes that no peer sends there."""
+        """Check the next bytes. Raises MalformedError for bytes that no SSH peer sends at this place."""
         if self.over:
             return
         self._buffer += chunk
@@ -43,7 +44,7 @@ class SshFraming:
             pass
 
     def _line(self) -> bool:
-        """Take the next line; False if it is not whole yet."""
+        """Take the next line of the buffer; return False if it is not whole yet. Raises MalformedError."""
         buffer = self._buffer
         end = buffer.find(b"\n", self._scanned) + 1
         stop = end or len(buffer)
@@ -67,7 +68,7 @@ class SshFraming:
         return True
 
     def _packet(self) -> bool:
-        """Take the next binary packet; False if it is not whole yet."""
+        """Take the next binary packet; return False if it is not whole yet or was the last. Raises MalformedError."""
         buffer = self._buffer
         if len(buffer) < _NUMBER:
             if len(buffer) >= _LENGTH and not 5 <= int.from_bytes(buffer[:_LENGTH]) <= MAX_PACKET:
@@ -92,13 +93,19 @@ class SshFraming:
         return not self.over
 
     def _is_version_1(self, padding: int, number: int) -> bool:
-        """Return whether the next packet is of SSH-1; with 1.99 the other side chooses."""
+        """Return whether the next packet is of SSH-1; for version 1.99 the first packet's own bytes decide.
+
+        `padding`, `number`: bytes 4 and 5 of the packet, which are padding length and message number in SSH-2.
+        """
         if not self._version.startswith(b"1."):
             return False
         return self._version != b"1.99" or (self._messages == 0 and (padding < 4 or number != KEXINIT))
 
     def _packet_of_version_1(self, length: int) -> bool:
-        """Check the first packet of SSH-1 up to its type: 1 to 8 bytes of padding precede it."""
+        """Check the first packet of SSH-1 up to its type, which follows 1 to 8 bytes of padding.
+
+        Returns False always. Once the type is there, checking is over. Raises MalformedError.
+        """
         at = _LENGTH + 8 - length % 8
         if not 5 <= length <= MAX_PACKET or (len(self._buffer) > at and self._buffer[at] not in _SSH1):
             raise MalformedError("not a packet of SSH-1")

@@ -80,7 +80,10 @@ _ALGORITHM = re.compile(
 
 
 class StratumCall(NamedTuple):
-    """One mining message. `proof`: it proves mining alone; else only together with a message of the other side."""
+    """One mining message.
+
+    `proof`: True if it proves mining by itself; False if it does so only together with a message of the other side.
+    """
 
     dialect: str  # stratum-v1, cryptonote, beam, ethproxy, ethereum-stratum, zcash, getwork
     method: str  # as the dialect spells it; of an answer: its content, e.g. "job"
@@ -92,9 +95,9 @@ class StratumCall(NamedTuple):
 
 
 def classify(value: object) -> StratumCall | None:
-    """Return the mining message in a parsed JSON value; None if it has none.
+    """Return the mining message in a parsed JSON value; None if there is none.
 
-    Of a batch (array) it is the first message that proves mining, or else the first other one.
+    Of a batch (array) it is the first message that proves mining, or else the first mining message.
     """
     hint = None
     for message in value[:MAX_BATCH] if isinstance(value, list) else [value]:

@@ -1,6 +1,6 @@
 """The record headers of one direction of TLS (RFC 8446 section 5.1, RFC 5246 section 6.2): where each record ends.
 
-A header has a type from 20 to 24, a version 3.x, and a length. What the record holds is not looked at.
+A header has a type from 20 to 24, a version 3.x, and a length. The content of the records is not checked.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ TYPES = range(20, 25)  # change cipher spec, alert, handshake, application data,
 
 
 class Records:
-    """The records of one direction. Mutable; feed it the bytes in order, from the first byte of a record on.
+    """Checks the records of one direction. Mutable; feed it the bytes in order, from the first byte of a record on.
 
-    `left`: the bytes of the open record that are still to come. `begun`: the part of a header that has come.
+    `left`: the bytes of the unfinished record that are still to come. `begun`: the bytes of an unfinished header.
     """
 
     __slots__ = ("begun", "left")
@@ -25,7 +25,7 @@ class Records:
         self.begun = b""
 
     def feed(self, data: bytes) -> None:
-        """Take the next bytes. Raises MalformedError at the first byte of a header that no record has."""
+        """Check the next bytes. Raises MalformedError for a header that no TLS record has, even before it is whole."""
         size, at = len(data), self.left
         while at < size:
             header = self.begun + data[at : at + HEADER - len(self.begun)]
@@ -40,7 +40,10 @@ class Records:
 
 
 def record_length(header: bytes) -> int | None:
-    """Return the length of a record by its header; None for the beginning of one. Raises MalformedError."""
+    """Return the length in bytes of the record with this header; None if the header is not whole yet.
+
+    Raises MalformedError if no record's header begins with these bytes.
+    """
     if (
         (header and header[0] not in TYPES)
         or header[1:2] not in (b"", b"\x03")

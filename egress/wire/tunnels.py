@@ -1,4 +1,4 @@
-"""Packets that carry packets in the clear: IP in IP, GRE, VXLAN and Geneve. The headers around the inner IP packet.
+"""Packets that carry packets in the clear: IP in IP, GRE, VXLAN and Geneve. Extracts the inner IP packet.
 
 References: RFC 2003 and 4213 (IP in IP, 6in4), RFC 2784 and 2890 (GRE), RFC 7348 (VXLAN), RFC 8926 (Geneve).
 """
@@ -19,9 +19,10 @@ _CHECKSUM, _KEY, _SEQUENCE, _ROUTING, _VERSION = 0x8000, 0x2000, 0x1000, 0x4000,
 
 
 def carried(proto: int, payload: bytes) -> bytes | None:
-    """Return the IP packet in the payload of a packet of this IP protocol; b"": another one; None: it is no tunnel.
+    """Return the IP packet inside a packet with this IP protocol and payload; None if the packet is not a tunnel's.
 
-    VXLAN and Geneve are recognised by their header, on any UDP port.
+    Returns b"" for a tunnel that carries something other than IP. VXLAN and Geneve are recognised by their headers, on
+    any UDP port. Never raises.
     """
     try:
         if proto == UDP:
@@ -34,15 +35,17 @@ def carried(proto: int, payload: bytes) -> bytes | None:
 
 
 def _ip(payload: bytes, version: int) -> bytes | None:
+    """Return the payload if it begins like an IP packet of this version, else None."""
     return payload if payload and payload[0] >> 4 == version else None
 
 
 def _behind(kind: int, payload: bytes, at: int) -> bytes:
-    """Return the IP packet behind an EtherType, in a frame or without one; b"" for other contents."""
+    """Return the IP packet at an offset, behind EtherType `kind` or in an Ethernet frame; b"" if it is not IP."""
     return (ethernet(payload, at) if kind == _BRIDGED else ethertype(kind, payload, at)) or b""
 
 
 def _gre(payload: bytes) -> bytes | None:
+    """Return the IP packet in a GRE payload; b"" if it carries another protocol; None for version 1 or with routing."""
     flags, kind = u16(payload, 0), u16(payload, 2)
     if flags & (_VERSION | _ROUTING):  # version 1 is PPTP's, whose content is compressed or encrypted
         return None
@@ -51,7 +54,10 @@ def _gre(payload: bytes) -> bytes | None:
 
 
 def _vxlan(payload: bytes) -> bytes | None:
-    """Read VXLAN, also with a group (GBP), or with the protocol that follows (GPE)."""
+    """Return the IP packet in a VXLAN payload; b"" if it carries another protocol; None if it is not VXLAN.
+
+    Both extensions are read: the group policy (GBP) and the next protocol (GPE).
+    """
     if len(payload) < 9 or payload[7] or not payload[0] & _VNI or payload[0] & ~(_VNI | _GROUP | _NEXT):
         return None
     if payload[0] & _NEXT:
@@ -63,6 +69,7 @@ def _vxlan(payload: bytes) -> bytes | None:
 
 
 def _geneve(payload: bytes) -> bytes | None:
+    """Return the IP packet in a Geneve payload; b"" if its frame is not IP; None if it is not Geneve."""
     if len(payload) < 8 or payload[0] >> 6 or payload[1] & 0x3F or payload[7]:
         return None
     kind, end = u16(payload, 2), 8 + 4 * (payload[0] & 0x3F)

@@ -1,4 +1,4 @@
-"""WebSocket frames (RFC 6455 section 5.2): their headers, and the payload of data frames with the mask taken off."""
+"""WebSocket frames (RFC 6455 section 5.2): checks their headers and unmasks the payload of data frames."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _LONG = {126: 2, 127: 8}  # bytes of the length that follow
 
 
 class Piece(NamedTuple):
-    """A piece of the payload of a data frame, unmasked."""
+    """A part of the payload of one data frame, unmasked; a frame that arrives in several chunks gives several."""
 
     data: bytes
     begins: bool  # the first of its message
@@ -24,10 +24,10 @@ class Piece(NamedTuple):
 
 
 class WebSocketStream:
-    """The frames of one direction. Mutable; feed it the bytes in order. Keeps less than one header.
+    """Reads the frames of one direction. Mutable; feed it the bytes in order. It keeps less than one header.
 
-    `client`: the direction of the client, whose frames are masked; a server's are not (RFC 6455 section 5.1). After a
-    MalformedError it must not be fed again.
+    `client`: True for the client's direction, whose frames must be masked; a server's must not be (RFC 6455 section
+    5.1). After a MalformedError it must not be fed again.
     """
 
     __slots__ = ("_begins", "_client", "_compressed", "_control", "_fin", "_head", "_left", "_mask", "_open", "_text")
@@ -41,7 +41,10 @@ class WebSocketStream:
         self._control = self._fin = self._begins = self._compressed = self._text = False
 
     def feed(self, chunk: bytes) -> list[Piece]:
-        """Return the pieces of data frames in `chunk`, in order. Raises MalformedError for a header that none has."""
+        """Return the payload pieces of the data frames in `chunk`, in order. Control frames are only checked.
+
+        Raises MalformedError for a header that no frame has at this place.
+        """
         pieces: list[Piece] = []
         at = 0
         while at < len(chunk):
@@ -57,7 +60,7 @@ class WebSocketStream:
         return pieces
 
     def _is_whole(self) -> bool:
-        """Check the header as far as it has come; True once it is whole."""
+        """Check the header bytes so far; return True once the header is whole. Raises MalformedError."""
         head = self._head
         first = head[0]
         kind = first & 0x0F
@@ -80,6 +83,7 @@ class WebSocketStream:
         return len(head) == 2 + _LONG.get(size, 0) + (4 if self._client else 0)
 
     def _begin(self, pieces: list[Piece]) -> None:
+        """Take the fields of a whole header; for an empty frame, append its piece."""
         head = bytes(self._head)
         self._head.clear()
         size = head[1] & 0x7F
@@ -96,6 +100,7 @@ class WebSocketStream:
             self._take(b"", pieces)
 
     def _take(self, data: bytes, pieces: list[Piece]) -> None:
+        """Unmask payload bytes of the current frame; append them as a piece if it is a data frame."""
         self._left -= len(data)
         if self._mask and data:
             plain = _unmask(data, self._mask)

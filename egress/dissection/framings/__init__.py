@@ -1,1 +1,1 @@
-"""The framings of the protocols, one file for each protocol in `egress.dissection.protocols`."""
+"""The framings (`egress.dissection.framing`), one file for each protocol in `egress.dissection.protocols`."""

@@ -1,4 +1,4 @@
-"""The framing of DNS: whole messages over UDP, messages behind their length over TCP (RFC 7766 section 8)."""
+"""The framing of DNS: one message per datagram over UDP; over TCP, messages after a length prefix (RFC 7766 section 8)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from egress.wire.dnsnames import HEADER
 
 
 class DnsDatagrams(Framing):
-    """DNS over UDP: the client sends queries, the server answers."""
+    """Checks DNS over UDP: each datagram of the client must be a query, each of the server an answer."""
 
     proves = True
 
@@ -22,7 +22,10 @@ class DnsDatagrams(Framing):
 
 
 class DnsMessages(Framing):
-    """DNS over TCP. A message is checked twice: its header as soon as it has come, and all of it once it is whole."""
+    """Checks DNS over TCP: each message of the client must be a query, each of the server an answer.
+
+    A message's header is checked as soon as it has come, and the whole message once it is complete.
+    """
 
     proves = True
 
@@ -41,7 +44,7 @@ class DnsMessages(Framing):
 
 
 class _Messages:
-    """The messages of one direction over TCP; less than one message is kept."""
+    """Checks the messages of one direction over TCP; it keeps less than one message."""
 
     __slots__ = ("_answer", "_kept")
 
@@ -50,6 +53,7 @@ class _Messages:
         self._kept = bytearray()
 
     def feed(self, data: bytes) -> None:
+        """Check the next bytes, in order. Raises MalformedError."""
         kept = self._kept
         kept += data
         at = 0

@@ -1,10 +1,10 @@
-"""The framing of HTTP/1: heads and bodies of the client, and what follows where the connection leaves HTTP/1.
+"""The framing of HTTP/1: the client's requests, and the protocol that follows where a connection leaves HTTP/1.
 
-- The client's bytes are requests until the server agrees to a change: with 101 to an Upgrade, with 2xx to CONNECT.
-- After an upgrade to WebSocket or HTTP/2 (h2c) they are its frames. Another upgrade leaves what HTTP is.
-- A tunnel (CONNECT) must carry HTTP again.
-- The server's first bytes begin an answer. Later ones are read for its agreement only: an answer whose length egress
-  reads otherwise than the client does is no reason to refuse a flow.
+- The client's bytes must be requests until the server agrees to a change: with 101 to Upgrade, with 2xx to CONNECT.
+- After an upgrade to WebSocket or HTTP/2 (h2c) both sides must send its frames. Other upgrades are refused.
+- In a tunnel (CONNECT) both sides must speak HTTP/1 again, at most MAX_TUNNELS times.
+- The server's first bytes must begin an answer. Its later answers are read only to learn whether it agrees to a
+  change: if egress cannot read one, that is no reason to refuse the flow, and the direction is checked no more.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ MAX_TUNNELS = 4  # inside one another
 
 
 class HttpFraming(Framing):
-    """HTTP/1 over TCP. `depth`: the number of tunnels around it."""
+    """Checks HTTP/1 over TCP. `depth`: the number of CONNECT tunnels around it."""
 
     proves = True
 
@@ -61,7 +61,7 @@ class HttpFraming(Framing):
                 self._beyond(item)
 
     def _request(self, data: bytes) -> bytes:
-        """Read requests; return the bytes after one that asks for a change."""
+        """Check requests; return the bytes after a request that asks for a change, or b"". Raises MalformedError."""
         for item in self._requests.feed(data):
             if isinstance(item, HttpRequest):
                 self._answers.asked(item)
@@ -75,7 +75,7 @@ class HttpFraming(Framing):
         return b""
 
     def _beyond(self, item: Opaque) -> None:
-        """Check the server's bytes after its last answer."""
+        """Check the server's bytes after the end of its HTTP/1 answers. Raises MalformedError."""
         if item.desync and not self._answered:
             raise MalformedError("not an HTTP answer")
         if item.desync or not self._wanted:
@@ -86,7 +86,7 @@ class HttpFraming(Framing):
             self._after.server(item.data)
 
     def _change(self) -> None:
-        """Begin with what follows HTTP/1, as the server has agreed to it."""
+        """Continue with the protocol that the server agreed to. Raises MalformedError if it is not part of HTTP."""
         protocols = self._wanted.split(",")
         if "websocket" in protocols:
             self._after = _WebSocket()
@@ -99,6 +99,8 @@ class HttpFraming(Framing):
 
 
 class _WebSocket(Framing):
+    """Checks the headers of WebSocket frames in both directions."""
+
     def __init__(self) -> None:
         super().__init__()
         self._sides = WebSocketStream(client=True), WebSocketStream(client=False)

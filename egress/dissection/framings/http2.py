@@ -1,4 +1,4 @@
-"""The framing of HTTP/2 in the clear: the client's preface, SETTINGS first on both sides, and frame headers."""
+"""The framing of HTTP/2 in the clear: the client's preface, SETTINGS first on both sides, then valid frame headers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from egress.wire.http2frames import Frames
 
 
 class Http2Framing(Framing):
-    """HTTP/2 over TCP, with prior knowledge or after an upgrade (h2c)."""
+    """Checks HTTP/2 over TCP, begun with prior knowledge or after an upgrade (h2c)."""
 
     proves = True
 

@@ -1,4 +1,4 @@
-"""The framing of QUIC: a ClientHello that can be read, and headers of versions 1 and 2 (RFC 9000, RFC 9369)."""
+"""The framing of QUIC: a ClientHello that egress can read, and headers of versions 1 and 2 (RFC 9000, RFC 9369)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,11 @@ from egress.wire.quic import QuicHello, check_datagram, has_long_header
 
 
 class QuicFraming(Framing):
-    """QUIC over UDP. After the hello a datagram with a short header is encrypted but for its first bits."""
+    """Checks QUIC over UDP: all of the client's datagrams up to its ClientHello, and later ones with a long header.
+
+    Of the client's later datagrams with a short header, and of all datagrams of the server, only the header is checked:
+    the rest is encrypted. So it does not prove QUIC (`proves` is False).
+    """
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The framing of SOCKS 4 and 5: the handshake of each direction; after it another protocol begins."""
+"""The framing of SOCKS 4 and 5: the handshake in each direction, after which another protocol begins."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from egress.wire.socks import handshake
 
 
 class SocksFraming(Framing):
-    """SOCKS over TCP. What is sent after the handshake is not checked here: dissection identifies it."""
+    """Checks the handshake of SOCKS over TCP. Bytes after it are not checked here: dissection identifies them."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -22,6 +22,7 @@ class SocksFraming(Framing):
         self._take(Direction.IN, data)
 
     def _take(self, direction: Direction, data: bytes) -> None:
+        """Check the next bytes of a direction until its handshake is whole. Raises MalformedError."""
         head = self._heads[direction]
         if head is None:
             return

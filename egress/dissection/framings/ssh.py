@@ -1,4 +1,4 @@
-"""The framing of SSH up to its encryption; after it no byte can be checked."""
+"""The framing of SSH: everything before encryption starts; later bytes cannot be checked."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from egress.wire.sshframing import SshFraming as SshSide
 
 
 class SshFraming(Framing):
-    """SSH over TCP. The client's first bytes are its identification; a server may send other lines before its own."""
+    """Checks SSH over TCP. The client must begin with its identification; a server may send other lines before it."""
 
     def __init__(self) -> None:
         super().__init__()

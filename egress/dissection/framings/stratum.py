@@ -1,4 +1,4 @@
-"""The framing of mining over TCP: JSON objects and arrays, one after the other, or HTTP that carries them."""
+"""The framing of mining protocols over TCP: a sequence of JSON objects and arrays, or HTTP that carries them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,11 @@ from egress.wire.jsonframing import JsonFraming
 
 
 class StratumFraming(Framing):
-    """Stratum and its dialects, getwork and getblocktemplate among them. The first bytes show which form it is."""
+    """Checks Stratum and its dialects, with getwork and getblocktemplate over HTTP.
+
+    Both forms, JSON alone and HTTP, are checked until one fails. It raises MalformedError once both have failed. It
+    does not prove mining (`proves` is False): other protocols have these forms, too.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -26,6 +30,7 @@ class StratumFraming(Framing):
         self._feed(Direction.IN, data)
 
     def _feed(self, direction: Direction, data: bytes) -> None:
+        """Check bytes by each form that is left, and drop a form that fails. Raises MalformedError by the last."""
         for form in tuple(self._forms):
             try:
                 form.feed(direction, data)
@@ -36,6 +41,8 @@ class StratumFraming(Framing):
 
 
 class _Texts(Framing):
+    """Checks that both directions are sequences of JSON objects and arrays."""
+
     def __init__(self) -> None:
         super().__init__()
         self._sides = JsonFraming(), JsonFraming()

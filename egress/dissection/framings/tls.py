@@ -1,4 +1,4 @@
-"""The framing of TLS: hellos at the beginning, and record headers for as long as the connection lasts."""
+"""The framing of TLS: a hello at the start of each direction, then record headers until the connection ends."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ _SSL2, _SSL2_LONGEST = 0x80, 0x7FFF
 
 
 class TlsFraming(Framing):
-    """TLS over TCP. A hello in the format of SSL 2 (RFC 5246 appendix E.2) is admitted if it offers SSL 3 or TLS."""
+    """Checks TLS over TCP. `records`: the record headers of both directions, the client's first.
+
+    A client hello in the format of SSL 2 (RFC 5246 appendix E.2) passes if it offers SSL 3 or TLS.
+    """
 
     proves = True
 
@@ -46,7 +49,10 @@ class TlsFraming(Framing):
         self.records[Direction.IN].feed(data)
 
     def _read_hello(self, head: bytes, data: bytes) -> bytes:
-        """Check the hello as far as it has come; return the part of `data` that lies in records."""
+        """Check the client's hello so far; return the part of `data` that belongs to records.
+
+        `head`: the client's bytes from the first on; `data`: the newest of them. Raises MalformedError.
+        """
         begins = looks_like_tls(head)
         if begins is False:
             raise MalformedError("not a TLS ClientHello")
@@ -67,6 +73,9 @@ class TlsFraming(Framing):
         return data
 
     def _is_due(self, head: bytes) -> bool:
-        """Return whether the hello may be whole: a try costs time for each record that carries a part of it."""
+        """Return whether to parse the hello now: it may be whole, and enough new bytes have come since the last try.
+
+        Each try takes time for all records so far.
+        """
         whole = _PREFIX if int.from_bytes(head[3:5]) < 4 else _PREFIX + int.from_bytes(head[6:_PREFIX])
         return len(head) >= whole and (not self._tried or len(head) - self._tried >= OFTEN)

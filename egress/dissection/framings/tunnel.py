@@ -1,4 +1,4 @@
-"""The framing of tunnels over UDP: each datagram begins with the header of VXLAN or Geneve."""
+"""The framing of tunnels over UDP: each datagram must begin with a VXLAN or Geneve header."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from egress.wire.tunnels import carried
 
 
 class TunnelFraming(Framing):
-    """VXLAN and Geneve. Other tunnels are IP protocols, which a rule names by `protocol`."""
+    """Checks VXLAN and Geneve. A rule names other tunnels by their IP protocol (`protocol`), which needs no check."""
 
     def client(self, data: bytes) -> None:
         if carried(UDP, data) is None:

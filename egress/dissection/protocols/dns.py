@@ -49,7 +49,7 @@ class Dns(PortProtocol):
 
 
 class Lookup:
-    """Turns DNS messages of one flow into events. `seen`: at least one query could be read."""
+    """Turns the DNS messages of one flow into events. `seen`: True once a query could be read."""
 
     __slots__ = ("_open", "_streams", "seen")
 
@@ -59,7 +59,10 @@ class Lookup:
         self._streams: dict[Direction, dns.DnsStream | None] = {side: dns.DnsStream() for side in Direction}
 
     def segment(self, direction: Direction, data: bytes) -> Iterator[DnsAsked | DnsAnswered]:
-        """Read the next bytes of one direction over TCP; after a wrong length prefix the rest of it is not read."""
+        """Yield the events in the next bytes of one direction over TCP.
+
+        After a wrong length prefix the rest of that direction is not read.
+        """
         stream = self._streams[direction]
         if stream is None:
             return
@@ -74,7 +77,7 @@ class Lookup:
             yield from self.message(direction, message)
 
     def message(self, direction: Direction, message: bytes) -> Iterator[DnsAsked | DnsAnswered]:
-        """Read one DNS message; incoming bytes that are no answer to a query of this flow give no event."""
+        """Yield the event for one DNS message; none for an incoming one that answers no query of this flow."""
         if direction is Direction.OUT:
             yield self._asked(message)
             return

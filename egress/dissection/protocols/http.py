@@ -1,6 +1,6 @@
-"""HTTP/1: both directions message by message, up to where HTTP ends (CONNECT, Upgrade, bytes that are not HTTP).
+"""HTTP/1: both directions message by message, up to the place where HTTP ends (CONNECT, Upgrade, other bytes).
 
-The messages of a WebSocket (RFC 6455) are one stream inside it; any other protocol takes the place of HTTP.
+The messages of a WebSocket (RFC 6455) are one stream inside HTTP; any other protocol takes the place of HTTP.
 """
 
 from __future__ import annotations
@@ -31,9 +31,10 @@ from egress.wire.http_start import starts_http
 
 
 class Http(StreamProtocol):
-    """HTTP/1 on one flow. Both directions share `answers`: it reads each answer by the method of its request.
+    """HTTP/1 on one flow.
 
-    `websocket`: the last request that asked for another protocol asked for WebSocket.
+    `answers`: the reader of the server's direction, which gets each request, since the length of an answer depends on
+    it. `websocket`: True if the last request for another protocol asked for WebSocket.
     """
 
     app = App.HTTP
@@ -56,7 +57,7 @@ class Http(StreamProtocol):
 
 
 class _Messages(Follower):
-    """Follows one direction of HTTP/1. It notes each request in `http`, for the other direction.
+    """Follows one direction of HTTP/1, and passes each request to `http.answers`.
 
     Requests are also searched for mining messages line by line, since a pool may skip lines that it does not know.
     Answers are not, since a page may quote anything.
@@ -106,14 +107,17 @@ class _Messages(Follower):
         return steps
 
     def _after(self, item: Opaque) -> list[Step]:
-        """Read the first bytes after the end of HTTP."""
+        """Return the steps for the first bytes after the end of HTTP."""
         if item.desync or not self._http.websocket:
             return [Rest(item.data)]
         self._frames = Messages(client=self._content is Form.REQUEST)
         return self._framed(self._frames, item.data)
 
     def _framed(self, frames: Messages, data: bytes) -> list[Step]:
-        """Read frames; what is none (the server may have declined the upgrade) is a stream of its own."""
+        """Return the steps for bytes that should be WebSocket frames.
+
+        Bytes that are not (the server may have declined the upgrade) are a stream of their own.
+        """
         try:
             return frames.feed(data)
         except MalformedError:

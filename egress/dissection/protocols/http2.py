@@ -1,4 +1,4 @@
-"""HTTP/2 in the clear, begun with prior knowledge: each request states the server it is for."""
+"""HTTP/2 in the clear, begun with prior knowledge: the server name in each request."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from egress.wire.http2 import PREFACE, H2RequestStream, starts_http2
 
 
 class Http2(StreamProtocol):
-    """HTTP/2 by its preface, which only a client sends: the server's direction is not followed."""
+    """HTTP/2, identified by the client's preface; the server's direction is not followed."""
 
     app = App.HTTP2
     framings = MappingProxyType({TCP: Http2Framing})

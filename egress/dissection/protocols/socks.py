@@ -11,7 +11,7 @@ from egress.wire.socks import handshake
 
 
 class Socks(StreamProtocol):
-    """SOCKS, identified once a direction's handshake is whole; so each direction is identified by itself."""
+    """SOCKS. A direction is identified once its handshake is whole, each direction by itself."""
 
     app = App.SOCKS
     framings = MappingProxyType({TCP: SocksFraming})
@@ -27,7 +27,7 @@ class Socks(StreamProtocol):
 
 
 class _Handshake(Follower):
-    """Skips the handshake, which has `length` bytes; the bytes after it are another stream."""
+    """Skips the first `length` bytes, the handshake; the bytes after it are another stream (`Rest`)."""
 
     def __init__(self, length: int) -> None:
         self._length = length

@@ -1,4 +1,4 @@
-"""SSH up to its encryption: the identification, which may begin at any line, and the packets of the key exchange."""
+"""SSH before encryption: the identification, which may begin at any line, and the packets of the key exchange."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from egress.wire.ssh import SshIdent, SshStream
 
 
 class Ssh(LineProtocol):
-    """SSH at any line of a stream, but only at the very start of a request's or answer's content.
+    """SSH at any line of a stream, and at the very start of the content of a request or an answer.
 
-    Such content may be a text about SSH: an identification that stands alone in it is reported, but identifies nothing.
+    Such content may be a text about SSH: an identification with nothing after it is reported, but does not identify the
+    flow as SSH.
     """
 
     app = App.SSH
@@ -27,7 +28,7 @@ class Ssh(LineProtocol):
 
 
 class _Lines(Reader):
-    """Reads SSH in one direction."""
+    """Reads SSH in one direction, or in the content of one message."""
 
     app = App.SSH
 

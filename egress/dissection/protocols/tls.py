@@ -1,4 +1,4 @@
-"""TLS: the client's hello is read. After it nothing more is read of this direction, and nothing of a server's."""
+"""TLS: the client's hello is read. Nothing after it is read in this direction, and nothing of the server's."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Tls(StreamProtocol):
 
 
 class _Server(Follower):
-    """Follows a server's direction, of which nothing is read."""
+    """Follows a server's direction without reading it."""
 
     opaque = True
 

@@ -12,7 +12,10 @@ from egress.wire.tunnels import carried
 
 
 class Tunnel(DatagramProtocol):
-    """A flow of packets that carry packets; a flow that carried an IP packet once is a tunnel."""
+    """A flow whose packets carry IP packets. The first packet with an IP packet inside identifies it.
+
+    Packets without one are left out. `proto`: the IP protocol of the flow.
+    """
 
     app = App.TUNNEL
     framings = MappingProxyType({UDP: TunnelFraming})
