@@ -1,4 +1,4 @@
-"""`python -m egress` is the `egress` command."""
+"""Entry point of `python -m egress`, the same as the `egress` command."""
 
 from egress.cli.main import main
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 
 class Network(NamedTuple):
-    """A CIDR as numbers: it contains an address of `size` bytes if `int.from_bytes(address) >> shift == prefix`."""
+    """A CIDR as numbers: contains a packed address of `size` bytes if `int.from_bytes(address) >> shift == prefix`."""
 
     size: int  # bytes of an address
     shift: int  # host bits

@@ -89,7 +89,7 @@ class Journal:
 
 @dataclass(frozen=True, slots=True)
 class Retention:
-    """Limits on the age and size of the records in the database; 0: no limit. The recorder deletes the others."""
+    """Limits on the age and size of the records in the database; 0: no limit. The recorder deletes records beyond."""
 
     days: int = 90  # flows, findings, anomalies, folded records, processes, seals, steps; living flows stay
     evidence_days: int = 30  # packets; their findings stay
@@ -156,10 +156,12 @@ class Config:
 
     @property
     def database_url(self) -> str:
+        """The SQLAlchemy URL of the database: `database`, else SQLite in state_dir."""
         return self.database or f"sqlite:///{self.state_dir / 'egress.db'}"
 
     @property
     def journal_dir(self) -> Path:
+        """The directory of the journal's segments."""
         return self.state_dir / "journal"
 
     @property
@@ -169,25 +171,27 @@ class Config:
 
     @property
     def control_socket(self) -> Path:
+        """The Unix socket on which the gateway takes commands (`egress.control`)."""
         return self.run_dir / "gateway.sock"
 
     @property
     def api_socket(self) -> Path:
+        """The Unix socket on which the REST API serves root."""
         return self.run_dir / "api.sock"
 
     @property
     def interfaces_file(self) -> Path:
-        """The interfaces that the gateway guards, to be blocked at boot."""
+        """The file with the interfaces that the gateway guards, so that they can be blocked at boot."""
         return self.state_dir / "interfaces.json"
 
     @property
     def opened_note(self) -> Path:
-        """The note that agents were opened on purpose; it does not outlive a reboot."""
+        """The file that exists while agents are open on purpose, without a gateway; a reboot removes it."""
         return self.run_dir / "opened.json"
 
     @property
     def cut_note(self) -> Path:
-        """Present while agents are cut off because other programs kept changing the kernel rules."""
+        """The file that exists while agents are cut off because other programs kept changing the kernel rules."""
         return self.run_dir / "cut"
 
     @property

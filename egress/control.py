@@ -66,6 +66,7 @@ class Client:
             self._file.read()
 
     def close(self) -> None:
+        """Close the connection."""
         self._file.close()
         self._socket.close()
 

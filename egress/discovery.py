@@ -15,8 +15,8 @@ from egress.errors import EgressError
 def detectors(package: ModuleType, attributes: tuple[str, ...]) -> Iterator[tuple[str, type[Any]]]:
     """Yield the file (`package/module.py`) and the detector class of each module of a package, by module name.
 
-    The detector class is the class defined in the module that has all these attributes. Raises EgressError for a
-    module with none or several.
+    It imports each module. The detector class is the one class that the module defines with all these attributes.
+    Raises EgressError for a module with none or several.
     """
     for info in sorted(pkgutil.iter_modules(package.__path__), key=lambda item: item.name):
         module = importlib.import_module(f"{package.__name__}.{info.name}")

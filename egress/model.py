@@ -115,7 +115,7 @@ class Reason(StrEnum):
 
 
 class Effect(StrEnum):
-    """The scope of the refusal that a finding causes when it is enforced."""
+    """The scope of the refusal that follows when a finding is enforced."""
 
     FLOW = "flow"  # this flow is refused from now on
     DESTINATION = "destination"  # this flow, and every later one of the agent to the same destination
@@ -173,7 +173,7 @@ class Verdict:
 
 
 class Measure(StrEnum):
-    """The quantity that a budget limits, all of it outbound."""
+    """The quantity that a budget limits; only outbound traffic counts."""
 
     BYTES = "bytes"  # IP bytes from the agent
     CONNECTIONS = "connections"  # flows it opened
@@ -241,7 +241,7 @@ class Rule:
 
 
 class StepSource(StrEnum):
-    """The interface that reported a step."""
+    """The interface through which a step was reported."""
 
     API = "api"  # POST /api/v1/agents/{agent}/steps
     OTLP = "otlp"  # a span

@@ -23,7 +23,7 @@ class Peer(NamedTuple):
 
 
 class _Socket(Protocol):
-    """A socket, or the object that asyncio gives out in its place."""
+    """The method of a socket that is used here; asyncio's socket objects have it, too."""
 
     def getsockopt(self, level: int, name: int, size: int, /) -> bytes: ...
 
@@ -37,7 +37,8 @@ def peer_of(sock: _Socket) -> Peer:
 def is_of_this_host(pid: int) -> bool:
     """Return True if the process is in our network namespace; False if it has ended or is not visible to us.
 
-    Without root we may not inspect processes of other users. It returns True for them: the caller checks the user id.
+    Without root we may not inspect processes of other users. It returns True for them, so the caller must check the
+    user id.
     """
     try:
         return Path(f"/proc/{pid}/ns/net").stat().st_ino == Path("/proc/self/ns/net").stat().st_ino

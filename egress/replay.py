@@ -32,7 +32,7 @@ End = tuple[bytes, int]  # packed address, port
 STDIN = Path("-")
 MAX_FINDINGS = 100_000  # listed for one file; further ones are only counted
 MAX_FLOWS = 131_072  # flows whose opener is remembered; the least recently seen is forgotten first
-MAX_AGENTS = 1024  # distinct agents, as many as `beacon.timing` has; forged sources make no more
+MAX_AGENTS = 1024  # distinct agents, as many as `beacon.timing` has; forged sources cannot add more
 EVERYWHERE = ("0.0.0.0/0", "::/0")
 WELL_KNOWN = 1024
 ICMP_ASKS = frozenset((8, 13, 17))  # echo, timestamp, address mask (RFC 792, RFC 950)
@@ -68,7 +68,7 @@ class Report:
 
     @property
     def unread(self) -> str:
-        """The reason why nothing of the file could be read; empty if something was, or if the file has no frames."""
+        """The reason why no packet of the file could be read; "" if one could, or if the file has no frames."""
         if self.judged or not (self.packets or self.truncated):
             return ""
         if not self.packets:
@@ -90,9 +90,10 @@ def _frames(count: int) -> str:
 
 
 class Agents:
-    """Finds the agent and the direction of each packet. It remembers the openers of at most MAX_FLOWS flows.
+    """Finds the agent and the direction of each packet.
 
-    Without networks every address may be an agent's. Where both ends may be, the opener of the flow is the agent.
+    If an agent's networks are given, an address in them is an agent; without networks every address may be one. Where
+    both ends may be, the opener of the flow is the agent. The openers of at most MAX_FLOWS flows are remembered.
     """
 
     def __init__(self, networks: Sequence[Network] = ()) -> None:
@@ -153,9 +154,9 @@ def _answers(packet: Packet) -> bool:
 
 
 class Replay:
-    """The replay of one file through a fresh engine. `keep` is called with all records as they are made.
+    """The replay of one file through a fresh engine: call `frame` with each frame, then `finish`.
 
-    The caller passes each frame, then calls `finish`.
+    `keep` is called with all records as they are made.
     """
 
     def __init__(
@@ -174,7 +175,7 @@ class Replay:
         self._clock = 0.0
 
     def frame(self, moment: Moment) -> None:
-        """Judge one frame and count the result in the report."""
+        """Judge one frame, and count the result in the report; a malformed one is only counted."""
         frame = moment.frame
         self.report.packets += 1
         if moment.anew:
@@ -215,7 +216,7 @@ class Replay:
             report.unsupported[frame.link] += 1
 
     def finish(self, last: capture.Frame | None) -> Report:
-        """End the flows that are open at the end of the file, and return the report."""
+        """End the flows that are still open, and return the report; `last` is the last frame, None without any."""
         self._keep(self._engine.shutdown(self._clock), last)
         return self.report
 

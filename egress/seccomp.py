@@ -1,10 +1,11 @@
-"""System call filters for the processes of egress: what none of them needs is refused.
+"""System call filters for the processes of egress: each process is refused the dangerous calls that it does not need.
 
-They name what is refused, not what is allowed: the calls of Python and its libraries differ from version to version,
-and a call that an allow-list lacks would end a process on some machine. `REFUSED` is everything that lets a process
-that was taken over start others, reach into others, leave its namespaces, or change the kernel; each process gets back
-the calls that a trace of its work in the lab shows, and its libraries' ways to connect. A filter cannot look into
-netlink messages: with the queue's socket and CAP_NET_ADMIN a compromised worker can still change kernel rules.
+A filter lists the calls that are refused, not those that are allowed: Python and its libraries use other calls from
+version to version, and a call that an allow-list lacks would end a process on some machine. `REFUSED` has every call
+with which a compromised process could start programs, reach into other processes, leave its namespaces or change the
+kernel. Each process is allowed those of them that it uses in the lab, and those with which its libraries connect. A
+filter cannot read netlink messages: with the queue's socket and CAP_NET_ADMIN a compromised worker can still change
+kernel rules.
 """
 
 from __future__ import annotations
@@ -31,7 +32,10 @@ REFUSED = {
     "keyctl": (250, 219), "add_key": (248, 217), "request_key": (249, 218),
     "init_module": (175, 105), "finit_module": (313, 273), "kexec_load": (246, 104), "personality": (135, 92),
 }  # fmt: skip
-OWN_PROCESS = {"tgkill": (234, 131), "prlimit64": (302, 261)}  # only with 0 or the caller's own pid: abort(3) needs it
+OWN_PROCESS = {
+    "tgkill": (234, 131),
+    "prlimit64": (302, 261),
+}  # allowed only with 0 or the caller's own pid: abort(3) needs that
 _SOCKET = (41, 198)
 _NETLINK, _NETFILTER = 16, 12  # AF_NETLINK, NETLINK_NETFILTER
 _CLONE, _CLONE3, _CLONE_THREAD = (56, 220), 435, 0x00010000
@@ -44,18 +48,20 @@ _PR_SET_SECCOMP, _PR_SET_NO_NEW_PRIVS, _MODE_FILTER = 22, 38, 2
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
-# What each process needs of REFUSED, and `socket`: without it a process may make sockets of NETLINK_NETFILTER only.
+# The calls of REFUSED that each process needs. Without `socket` it can make sockets of NETLINK_NETFILTER only.
 WORKER: frozenset[str] = frozenset()
 ATTRIBUTION = frozenset({"socket", "setns"})  # asks the kernel about sockets, in the agents' namespaces
 RECORDER = frozenset({"socket", "socketpair", "connect"})  # PostgreSQL, and the resolver's look-ups
-# Also listens, and reads large traces in a process of its own, which it may end.
+# The API also listens, and reads large traces in a child process, which it may end.
 API = RECORDER | {"listen", "accept", "accept4", "execve", "fork", "vfork", "kill", "pidfd_open", "pidfd_send_signal"}
 
 
 def confine(needed: frozenset[str] = WORKER) -> bool:
-    """Refuse the calls in REFUSED that are not `needed` with EPERM, in this thread and those it starts, for good.
+    """Install the filter: from now on the calls in REFUSED that are not `needed` fail with EPERM; return True.
 
-    Programs that it starts are confined, too, and gain no privileges any more (no_new_privs).
+    It applies to this thread, and to the threads and programs that it starts, and cannot be undone. They gain no
+    privileges any more (no_new_privs). Without `socket` in `needed` only sockets of NETLINK_NETFILTER can be made, and
+    the calls in OWN_PROCESS work only on this process.
 
     Returns False, and refuses nothing, if this machine's call numbers are not known or its kernel has no filters.
     """
@@ -71,10 +77,11 @@ def confine(needed: frozenset[str] = WORKER) -> bool:
 
 
 def _assemble(architecture: int, column: int, needed: frozenset[str]) -> bytes:
-    """Assemble the filter as classic BPF. Each step: operation, steps to skip if true, if not, constant.
+    """Assemble the filter as classic BPF, in steps of (operation, steps to skip if true, if false, constant).
 
-    All calls of other architectures are refused. `clone` may start a thread, and a process only where `fork` is needed.
-    `clone3` gets ENOSYS, since its flags are in memory that a filter cannot read: libraries then use `clone`.
+    `architecture`: the AUDIT_ARCH constant; `column`: the index of its call numbers. All calls of other architectures
+    are refused. `clone` may start a thread, and a process only if `fork` is needed. `clone3` fails with ENOSYS, since
+    its flags are in memory that a filter cannot read: libraries then use `clone`.
     """
     refuse, allow = (_ANSWER, 0, 0, _ERROR | errno.EPERM), (_ANSWER, 0, 0, _ALLOW)
     steps = [(_LOAD, 0, 0, _ARCH), (_EQUAL, 1, 0, architecture), refuse, (_LOAD, 0, 0, _NUMBER)]

@@ -118,7 +118,10 @@ class Inconsistent(NamedTuple):
 
 
 class Unread(NamedTuple):
-    """Carried bytes were not dissected, or only by line protocols: the flow reached a bound of depth, number or amount."""
+    """Carried bytes were not dissected, or only by line protocols.
+
+    The flow has reached a bound of depth, number or amount.
+    """
 
     size: int  # 0: a flow in carried packets was given up, and what follows of it is read without its beginning
 

@@ -1,4 +1,4 @@
-"""The dissection of both directions of one flow: of the agent's own flow, or of one in packets that a tunnel carries."""
+"""The dissection of both directions of one flow: the agent's own, or one in packets that a tunnel carries."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Finds the flows that a policy change can affect, so that an edit re-judges only those.
+"""Finds the flows that a policy change can affect, so that after an edit only those are judged again.
 
 It may include a flow whose verdict stays the same, but misses none whose verdict changes.
 """
@@ -45,7 +45,7 @@ class ChangeScope:
     def includes(self, flow: Judged, names: frozenset[str] = _NO_NAMES) -> bool:
         """Return True if the flow may get another verdict, or the same one by another rule.
 
-        `names` are those bound to its address now; `flow.names` may lack some until the flow is judged again.
+        `names`: the names bound to its address now; `flow.names` may lack some until the flow is judged again.
         """
         if (flow.rule is not None and flow.rule.id in self._gone) or flow.verdict.rule_id in self._gone:
             return True

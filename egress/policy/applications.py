@@ -1,7 +1,8 @@
-"""The application protocols that a rule demands of the flows it admits, and the protocols that a name for one covers.
+"""The application protocols that an allow rule demands: a flow that is none of them is not admitted by the rule.
 
-An allow rule with `app` demands that protocol. A name rule without one that lists port 443 itself (not within a range)
-demands TLS or QUIC on that port; `app: any` demands nothing. `app: http` is HTTP of any version in the clear.
+A rule with `app` demands that protocol; `app: http` stands for HTTP of any version in the clear, and `app: any` demands
+nothing. A rule without `app` demands nothing either, with one exception: if its destination is a name and it lists port
+443 itself (not within a range), it demands TLS or QUIC on that port.
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ HTTPS: frozenset[str] = frozenset((App.TLS, App.QUIC))
 
 
 def demanded(rule: Rule, proto: int, port: int, *, named: bool) -> frozenset[str]:
-    """Return the protocols of which a flow must be one to be admitted by an allow rule; empty: any.
+    """Return the protocols that an allow rule demands of a flow with this IP protocol and port; empty: any will do.
 
-    `named`: the rule's destination is a name.
+    `named`: True if the rule's destination is a name.
     """
     if rule.app:
         return covered(rule.app)
@@ -31,7 +32,7 @@ def demanded(rule: Rule, proto: int, port: int, *, named: bool) -> frozenset[str
 
 @cache
 def covered(app: str) -> frozenset[str]:
-    """Return the protocols that `Rule.app` stands for; empty: any."""
+    """Return the protocols for which this value of `Rule.app` stands; empty: any will do."""
     if app in ("", ANY):
         return NOTHING
     return frozenset((App.HTTP, App.HTTP2)) if app == App.HTTP else frozenset((app,))

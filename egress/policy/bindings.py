@@ -1,8 +1,9 @@
 """Bindings of names to addresses, from the DNS answers that an agent itself received.
 
-The operator of a resolver controls the bindings, so allow DNS only to resolvers that you trust. Addresses are shared,
-so the name is checked again in the bytes (`egress.policy.rulebook`). Each agent has its own bindings. A flow that was
-admitted keeps the names of its address, and is re-judged by them, after the bindings have lapsed.
+The operator of a resolver controls the bindings, so allow DNS only to resolvers that you trust. Several names may share
+an address, so the name is checked again in the bytes of the flow (`egress.policy.rulebook`). Each agent has its own
+bindings. A flow that was admitted keeps the names of its address, also when it is judged again after the bindings have
+lapsed.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from egress.policy.domain import canonical
 # Chromium 60 s, the JVM 30 s; and a resolver that counts a TTL down hands out answers of 0 and 1 s.
 FLOOR = 60.0  # seconds; the shortest life of a binding, whatever its TTL
 GRACE = 30.0  # beyond its TTL: the time from an answer to the last connection tried with it (slow or many addresses)
-MAX_TTL = 86400.0  # unbound and BIND cap a TTL at this or less; a TTL of a year must not outlive the facts
+MAX_TTL = 86400.0  # unbound and BIND cap a TTL at this or less; so no binding is kept for a year
 
 MAX_BINDINGS = 16384  # pairs of address and name of one agent; beyond it the oldest is dropped
 MAX_NAMES = 64  # of one address; beyond it the oldest is dropped
@@ -47,7 +48,10 @@ class Bindings:
             table.put(address, canonical(name), ts + max(span, FLOOR) + GRACE)
 
     def names_of(self, agent: str, address: bytes, ts: float) -> frozenset[str]:
-        """Return the names bound to this address for this agent at `ts`, in the spelling of `domain.canonical`."""
+        """Return the names bound to this address for this agent at `ts`, in the spelling of `domain.canonical`.
+
+        Empty if there are none.
+        """
         table = self._agents.get(agent)
         names = table.names.get(address) if table is not None else None
         return frozenset(name for name, until in names.items() if ts < until) if names else _NONE
@@ -63,9 +67,9 @@ class Bindings:
 
 
 class _Table:
-    """The bindings of one agent; `order` has the oldest first.
+    """The bindings of one agent; `order` has those that were renewed longest ago first.
 
-    Lapsed bindings are not searched for: they are dropped as the oldest, or with the agent.
+    Lapsed bindings are not searched for: they are dropped when they are the oldest, or with the agent.
     """
 
     __slots__ = ("names", "order")

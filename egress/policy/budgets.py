@@ -42,6 +42,7 @@ class Budgets:
         self._meters.pop(agent, None)
 
     def _meter(self, agent: Agent) -> _Meter:
+        """Return the counts of an agent; if its budgets were edited, new ones that take over the use so far."""
         meter = self._meters.get(agent.name)
         if meter is None or meter.budgets is not agent.budgets:
             meter = self._meters[agent.name] = _Meter(agent.budgets, meter)
@@ -49,7 +50,7 @@ class Budgets:
 
 
 def renews(budget: Budget, ts: float) -> float:
-    """Return the time at which the window of a budget ends, for the window of `ts`; infinity for an episode."""
+    """Return the time, in seconds, at which the window of `ts` ends and the budget is renewed; an episode: infinity."""
     span = SECONDS[budget.span]
     return (ts // span + 1) * span if math.isfinite(span) else math.inf
 
@@ -111,7 +112,7 @@ class _Count:
         self._seen: set[bytes] = before._seen if before else set()
 
     def add(self, size: int, ts: float) -> bool:
-        """Add to the use; True if the limit is exceeded."""
+        """Add to the use; return True if it exceeds the limit now."""
         if not self._begin <= ts < self._end:
             self._renew(ts)
         self._total += size

@@ -1,4 +1,4 @@
-"""Destinations refused to an agent after a finding; remembered while the agent tries them, and for a time after."""
+"""Destinations that are refused to an agent after a finding, until the agent has not tried them for some time."""
 
 from __future__ import annotations
 

@@ -35,7 +35,10 @@ POSITION = attrgetter("position")
 
 
 def parse_destination(text: str) -> Destination:
-    """Parse the destination of a rule; `any` gives None. Raises ValueError if it is not valid."""
+    """Parse the destination of a rule into a network or a name pattern; `any` gives None.
+
+    Raises ValueError if it is not valid.
+    """
     if text == "any":
         return None
     if text[-1:].isalpha() and ":" not in text:
@@ -47,7 +50,7 @@ def parse_destination(text: str) -> Destination:
 
 
 def parse_protocol(text: str) -> int:
-    """Return the number of a protocol given by name or number, -1 for "" (any). Raises ValueError if not valid."""
+    """Return the IP protocol number of a name or a number as text; -1 for "" (any). Raises ValueError."""
     if not text:
         return -1
     return PROTOCOL_NUMBERS[text] if text in PROTOCOL_NUMBERS else int(text)
@@ -93,7 +96,7 @@ def destination_keys(
 
 
 class Index:
-    """An index of rules by destination; its length is the number of rules."""
+    """An index of rules by destination; `len` gives the number of its rules."""
 
     __slots__ = ("_any", "_count", "_deep", "_exact", "_networks", "_one")
 
@@ -139,12 +142,15 @@ class Index:
                 del names[destination.base]
 
     def anywhere(self) -> list[Bucket]:
-        """Return the rules for every destination: `any`, and networks of prefix length 0."""
+        """Return the lists of rules that match every destination: `any`, and networks of prefix length 0."""
         whole = [tables.get(8 * size, {}).get(0) for size, tables in self._networks.items()]
         return [bucket for bucket in (self._any, *whole) if bucket]
 
     def specific(self, where: DestinationKeys) -> list[Bucket]:
-        """Return the rules for this destination, without those for `any`; the same bucket may come twice."""
+        """Return the lists of rules that match this destination, without those for `any`.
+
+        The same list may come twice.
+        """
         found: list[Bucket] = []
         for shift, table in self._networks.get(where.size, {}).items():
             if bucket := table.get(where.value >> shift):
@@ -164,7 +170,10 @@ class Index:
         return found
 
     def reaching(self, where: DestinationKeys) -> list[Bucket]:
-        """Return the rules for this destination, those for `any` included; the same bucket may come twice."""
+        """Return the lists of rules that match this destination, those for `any` included.
+
+        The same list may come twice.
+        """
         return [self._any, *self.specific(where)] if self._any else self.specific(where)
 
     def _names(self, pattern: Pattern) -> dict[str, Bucket]:

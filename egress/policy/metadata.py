@@ -1,9 +1,10 @@
 """The addresses at which clouds serve metadata to their machines: names, user data and, often, credentials.
 
-A request from an agent gets what the machine that egress runs on may have. So these addresses are refused whatever the
-agent's default is, unless a rule names the address itself: any, a CIDR and a name do not (`egress.policy.rulebook`).
+The cloud answers an agent as if it were the machine on which egress runs. So a flow to these addresses is refused
+whatever the agent's default is, unless an allow rule has exactly this address as its destination: `any`, a larger CIDR
+or a name is not enough (`egress.policy.rulebook`).
 
-DNS and NTP are left to the rules: some clouds serve them at the same address, and honest agents need them.
+DNS and NTP are left to the rules: some clouds serve them at the same addresses, and honest agents need them.
 """
 
 from __future__ import annotations
@@ -42,13 +43,16 @@ _SERVICES = {ip_address(text).packed: cloud for text, cloud in SERVICES.items()}
 
 @lru_cache(maxsize=4096)
 def cloud_at(address: bytes) -> str:
-    """Return the clouds that serve metadata at a packed address, or at one that it stands for; "": none."""
+    """Return the names of the clouds that serve metadata at a packed address, as text; "" if none does.
+
+    An IPv6 address counts also if it embeds such an IPv4 address (`egress.policy.special.embedded`).
+    """
     found = _SERVICES.get(address, "")
     return found or next((_SERVICES[each] for each in embedded(address) if each in _SERVICES), "")
 
 
 def is_metadata(address: bytes, proto: int, port: int) -> bool:
-    """Return True if a flow to this address, protocol and port asks for metadata."""
+    """Return True if a flow to this packed address, IP protocol and port may reach a metadata service."""
     if not cloud_at(address):
         return False
     return not ((port == DNS and proto in (TCP, UDP)) or (port == NTP and proto == UDP))

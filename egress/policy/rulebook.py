@@ -1,7 +1,8 @@
 """Evaluates rules, in a fixed order: deny rules, allow rules, the agent's default.
 
-Among several matching rules of one kind the one with the lowest position decides. A condition that cannot be checked
-yet admits the flow and is checked later, since a connection that may not open never sends a byte to check:
+Allow rules admit flows that the agent opens; for a flow that the other side opened, the default decides after the deny
+rules. Among several matching rules of one kind the one with the lowest position decides. A condition that cannot be
+checked yet admits the flow and is checked later, since a connection that may not open never sends a byte to check:
 
     application   admits while the bytes so far may be a protocol that the rule demands
                   (`egress.policy.applications`); once identified, or given up (`App.UNKNOWN`), it must be one of them
@@ -14,15 +15,15 @@ yet admits the flow and is checked later, since a connection that may not open n
                   `private`
 
 A deny rule with a name matches if it matches a bound name or the name in the bytes. A deny rule for an IPv4 address
-matches the IPv6 addresses that stand for it, too, in any form; an allow rule those that name the same host in the one
-way (`egress.policy.special`).
+also matches every IPv6 address that embeds it. An allow rule for an IPv4 address also matches only those IPv6 addresses
+that are certainly the same host (`egress.policy.special`).
 
 An address at which clouds serve metadata is refused whatever the default is, unless an allow rule for exactly that
 address admits the flow (`egress.policy.metadata`).
 
-A query carries its name to the operators of the name's servers, so it is judged too (`may_resolve`). If the default is
-to refuse, a name may be resolved if a rule could admit a flow by it: a rule with a pattern that matches the name, or a
-rule for every destination that is not for DNS servers only (else the rule that lets an agent query would allow every
+A DNS query carries its name to the operators of the name's servers, so it is judged too (`may_resolve`). If the default
+is to refuse, a name may be resolved if a rule could admit a flow by it: a rule with a pattern that matches the name, or
+a rule for every destination that is not for DNS servers only (else the rule that lets an agent query would allow every
 name). Rules with an address make no name resolvable, except the reverse names of the addresses they match. A name that
 is denied for any protocol, port and application is not resolved either.
 """
@@ -78,9 +79,10 @@ class Subject(Protocol):
 
 
 class Rulebook:
-    """A compiled policy. From `before`, which it replaces, it takes hits, spent rules, destinations and `nearby`.
+    """A compiled policy. It takes over hits, spent rules, parsed destinations and `nearby` of `before`, if given.
 
-    `nearby` are the addresses of this host and of all agents: names do not mean them.
+    `nearby`: the addresses of this host and of all agents; a rule with a name does not admit them unless it is
+    `private`.
 
     Of several matching deny (or allow) rules the one with the lowest `Rule.position` decides, of equal ones the first.
     Raises ValueError for two rules with one id, and for an invalid destination or protocol.
@@ -106,12 +108,15 @@ class Rulebook:
             self._inherit(policy, before)
 
     def changed(self, change: PolicyChange) -> list[IndexedRule]:
-        """Return the rules that a change removes and adds, compiled. Raises ValueError as `apply` does."""
+        """Return the rules that a change removes, then those that it adds, compiled; change nothing.
+
+        Raises ValueError as `apply` does.
+        """
         added = self._fitting(change)
         return [self._entries[rule_id] for rule_id in change.removed] + added
 
     def decide(self, agent: Agent, subject: Subject, ts: float) -> tuple[Verdict, Rule | None]:
-        """Return the verdict of the rules on a flow, and the allow rule that admits it.
+        """Return the verdict of the rules on a flow at `ts`, and the allow rule that admits it.
 
         The rule is None if the flow is refused or the agent's default admits it.
         """
@@ -149,9 +154,10 @@ class Rulebook:
         return Verdict(agent.default, reason, rule_id, self.version), None
 
     def is_outside(self, address: bytes) -> bool:
-        """Return True if a name can mean this packed address: it is global, and not of this host or an agent.
+        """Return True if a packed address is outside: global, and not one of this host or of an agent.
 
-        Nor may it stand for an IPv4 address that is: a translator on the way (NAT64) would send packets back here.
+        The same must hold for the IPv4 addresses that it embeds: a translator on the way (NAT64) would send packets
+        back here. Rules with a name admit other addresses only if they are `private`.
         """
         return special.is_global(address) and not any(
             each in self.nearby for each in (address, *special.embedded(address))
@@ -160,9 +166,9 @@ class Rulebook:
     def may_resolve(
         self, agent: Agent, name: str, ts: float, names: frozenset[str] = _NO_NAMES
     ) -> tuple[Verdict, Rule | None]:
-        """Return the verdict on a DNS query of the agent for this name, and the rule that allows it.
+        """Return the verdict on a DNS query of the agent for `name`, and the rule that allows it, else None.
 
-        `names`: for a reverse lookup, the names bound to its address (`domain.reverse_address`).
+        `names`: for a reverse lookup, the names bound to the address in it (`domain.reverse_address`).
         """
         name = canonical(name)
         address = reverse_address(name)
@@ -182,9 +188,10 @@ class Rulebook:
         return Verdict(agent.default, Reason.QUERY, "", self.version), None
 
     def demands(self, rule: Rule | None, subject: Subject, refusal: Verdict | None = None) -> frozenset[str]:
-        """Return the application protocols of which a flow must be one under the rule that admits it; empty: any.
+        """Return the application protocols that the rule that admits a flow demands of it; empty: any will do.
 
-        `refusal`: where no rule admits it, its verdict. If that is for its application, it names the rule.
+        `rule`: None if no rule admits the flow; then `refusal` is its verdict. If that has the reason APPLICATION, the
+        rule that it names is used.
         """
         if rule is None and refusal is not None and refusal.reason is Reason.APPLICATION:
             rule = self._entries[refusal.rule_id].rule if refusal.rule_id in self._entries else None
@@ -193,9 +200,9 @@ class Rulebook:
         return demanded(rule, subject.proto, subject.rport, named=not rule.app and self.named(rule))
 
     def not_bound(self, agent: Agent, names: Iterable[str], address: bytes, ts: float) -> Rule | None:
-        """Return the first name rule of an agent that matches one of these names but not the address they have.
+        """Return the first allow rule with a name that matches one of `names` but does not admit their address.
 
-        None if the address is outside, or if another name rule admits it.
+        None if it is outside (`is_outside`), if no rule matches, or if one of the matching rules is `private`.
         """
         if self.is_outside(address):
             return None
@@ -205,7 +212,7 @@ class Rulebook:
         return found[0] if found and not any(rule.private for rule in found) else None
 
     def named(self, rule: Rule) -> bool:
-        """Return True if a rule's destination is a name. The rule may have left the policy, while its flow lives."""
+        """Return True if a rule's destination is a name, also for a rule that has left the policy."""
         entry = self._entries.get(rule.id)
         destination = parse_destination(rule.destination) if entry is None else entry.destination
         return isinstance(destination, Pattern)
@@ -216,7 +223,7 @@ class Rulebook:
         return self._expiries[at] if at < len(self._expiries) else float("inf")
 
     def hit(self, rule_id: str, ts: float) -> None:
-        """Count a flow that this rule admitted."""
+        """Count a flow that this rule admitted at `ts`."""
         self.hits[rule_id] = self.hits.get(rule_id, (0, 0.0))[0] + 1, ts
 
     def spend(self, rule: Rule) -> None:
@@ -280,6 +287,7 @@ class Rulebook:
         return IndexedRule((rule.position, self._arrived), rule, known[text], parse_protocol(rule.protocol))
 
     def _enter(self, entry: IndexedRule) -> None:
+        """Add a compiled rule to the entries and the catalogue."""
         self._entries[entry.rule.id] = entry
         self._catalogue.add(entry)
 

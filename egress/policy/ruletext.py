@@ -1,4 +1,4 @@
-"""Reads rules from plain mappings (of YAML or JSON) into `model.Rule`, strictly, and writes them.
+"""Reads rules from plain mappings (of YAML or JSON) into `model.Rule`, strictly, and writes them as mappings.
 
 The text of an error begins with the value, then states the mistake and the right form.
 """
@@ -38,7 +38,7 @@ _RANGE = re.compile(r"([0-9]{1,5})(?:\s*-\s*([0-9]{1,5}))?", re.ASCII)
 
 
 class _FieldError(Exception):
-    """A mistake in a value; `_field` adds the name of the field, and the value."""
+    """A mistake in a value, without the field's name and the value, which `_field` adds."""
 
 
 class InvalidRuleError(ValueError):
@@ -76,9 +76,10 @@ def read_rule(item: object, now: float | None = None) -> Rule:
 
 
 def parse_expiry(text: str, now: float | None) -> tuple[float | None, bool]:
-    """Read `forever`, an instant or, if `now` is known, `once` or a duration (5m, 1h, 1d, 1w) as (expires_at, once).
+    """Read an expiry as (expires_at, once): `forever` is (None, False), `once` is (None, True).
 
-    Raises ValueError, whose text is a phrase that states the right form.
+    An instant, or a duration from `now` on (5m, 1h, 1d, 1w), becomes seconds since the epoch. `once` and durations need
+    `now`. Raises ValueError, whose text is a phrase that states the right form.
     """
     if text == "forever":
         return None, False

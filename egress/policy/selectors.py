@@ -1,4 +1,4 @@
-"""A catalogue of rules by agent selector, then by destination: it finds the few rules to compare with a flow."""
+"""A catalogue of rules by agent selector, then by destination: finds the few rules that may match a flow."""
 
 from __future__ import annotations
 
@@ -113,6 +113,7 @@ def reaching(indexes: Iterable[Index], where: DestinationKeys, proto: int, port:
 
 
 def _is_name(selector: str) -> bool:
+    """Return True if a selector is a plain agent name, without wildcards or labels."""
     return not selector.startswith(LABEL) and not any(sign in selector for sign in "*?[")
 
 

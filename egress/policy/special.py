@@ -1,8 +1,8 @@
-"""Special-purpose addresses: which addresses are global, and which IPv4 addresses an IPv6 address stands for.
+"""Special-purpose addresses: which addresses are global, and which IPv4 addresses an IPv6 address contains.
 
-The networks are those of IANA's special-purpose address registries (RFC 6890) that are not globally reachable, and
-multicast. Addresses for documentation (RFC 5737, 3849, 9637) count as global: no host has one, and examples, tests and
-labs use them in place of global ones (docs/adr/0032).
+Addresses that are not global are those of IANA's special-purpose address registries (RFC 6890) that are not globally
+reachable, and multicast. Addresses for documentation (RFC 5737, 3849, 9637) count as global: no host has one, and
+examples, tests and labs use them in place of global ones (docs/adr/0032).
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ _SAME_HOST = frozenset((MAPPED, _TRANSLATED))
 
 @lru_cache(maxsize=4096)
 def is_global(address: bytes) -> bool:
-    """Return True if a packed address is global; one that stands for IPv4 addresses is if all of them are."""
+    """Return True if a packed address is global; one that embeds IPv4 addresses, only if all of these are, too."""
     if len(address) == 4:
         return address in _GLOBAL or address not in _NOT_GLOBAL
     inner = embedded(address)
@@ -68,18 +68,18 @@ def is_global(address: bytes) -> bool:
 
 
 def same_host(address: bytes) -> bytes | None:
-    """Return the IPv4 address of the host that this IPv6 address names as well; None if there is none.
+    """Return the IPv4 address of the same host, if a packed IPv6 address is another form of it; else None.
 
-    These are the mapped form, and the well-known prefix of translators (NAT64), which has one reading.
+    Two forms have one certain reading: IPv4-mapped addresses, and those with NAT64's well-known prefix.
     """
     return address[12:] if len(address) == 16 and address[:12] in _SAME_HOST else None
 
 
 def embedded(address: bytes) -> tuple[bytes, ...]:
-    """Return the IPv4 addresses that packets for an IPv6 address may be sent on to, by a translator or in a tunnel.
+    """Return the packed IPv4 addresses to which a translator or a tunnel may send packets for an IPv6 address.
 
-    Mapped, compatible, SIIT, NAT64 (of the local prefix all readings of RFC 6052), 6to4, Teredo (its server, and its
-    client), ISATAP. 0.0.0.0/8 is left out: no host is there.
+    The forms are mapped, compatible, SIIT, NAT64 (with the local prefix: each reading of RFC 6052), 6to4, Teredo
+    (server and client) and ISATAP. Addresses in 0.0.0.0/8 are left out: no host is there. Empty for an IPv4 address.
     """
     if len(address) != 16:
         return ()

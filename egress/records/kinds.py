@@ -26,7 +26,11 @@ to_json = json.JSONEncoder(separators=(",", ":"), check_circular=False, allow_na
 
 
 class Kind:
-    """The base class of kinds of value. `name` is the kind's name in the documentation, `schema` its JSON Schema."""
+    """The base class of kinds of value.
+
+    `name`: the kind's name in the documentation. `schema`: its JSON Schema. `write` converts a Python value to its JSON
+    value (None: they are the same), `encode` to JSON text.
+    """
 
     name: str
     schema: Schema
@@ -34,7 +38,7 @@ class Kind:
     encode: Callable[[Any], str]  # the value as JSON text
 
     def read(self, value: object) -> Any:
-        """Return the Python value for a value of parsed JSON, the inverse of `write`. Raises MalformedError."""
+        """Return the Python value of a parsed JSON value, the inverse of `write`. Raises MalformedError."""
         raise NotImplementedError
 
 

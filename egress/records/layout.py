@@ -58,7 +58,10 @@ class DeclaredField(NamedTuple):
 
 
 class Layout:
-    """The JSON form of one dataclass, which must have two fields or more: writes, reads and describes its records."""
+    """The JSON form of one dataclass: writes, reads and describes its instances.
+
+    The dataclass must have two declared fields or more.
+    """
 
     def __init__(self, shape: type) -> None:
         declared = list(_declared(shape))

@@ -37,7 +37,7 @@ def schema() -> Schema:
 
 
 def text() -> str:
-    """Return the schema as the text of a file."""
+    """Return the JSON Schema as the text of a file."""
     return json.dumps(schema(), indent=2, ensure_ascii=False) + "\n"
 
 
@@ -64,6 +64,7 @@ def markdown() -> str:
 
 
 def _item(key: Key) -> str:
+    """Return the Markdown list item of one key."""
     return _wrapped(f"- `{key.path}` ({key.kind}): {key.meaning}")
 
 

@@ -1,9 +1,10 @@
-"""The chain of seals over the lines of a journal: how a seal is made, and how the lines of a segment are followed.
+"""The seals of a journal: how a seal is computed, and how the seals in a segment are checked.
 
-The leaf of a line is the line's key and its hash. A seal's digest is the SHA-256 of the digest before, of the leaves of
-the lines that it covers, and of its own fields: no line can be changed, removed, added or moved without another digest.
-The leaves alone, without the lines, are enough to check a digest. So the database keeps the leaves, and each row can be
-compared with the leaf of the line that it was made of.
+A journal is a sequence of segments (files) of lines. From time to time its writer adds a *seal*, a line with a digest
+over the lines since the seal before; the seals of one writer form a *chain*. The *leaf* of a line is its key and its
+hash. A seal's digest is the SHA-256 of the digest before, of the leaves of the lines that it covers, and of its own
+fields: a line that is changed, removed, added or moved changes the digest. The leaves alone are enough to check it, so
+the database keeps them, and each row can be compared with the leaf of the line from which it was made.
 """
 
 from __future__ import annotations
@@ -30,15 +31,16 @@ _ID = _EVENT + len(_FLOW)
 
 
 def leaf(line: bytes) -> bytes:
-    """Return the leaf of a line without its newline: KEY_BYTES of key, then the hash of the line.
-
-    The key is the flow's id in a record of a flow, else the kind of record, padded with zeros.
-    """
+    """Return the leaf of a line (without its newline), LEAF_BYTES long: its key, then its hash."""
     return key(line) + blake2b(line, digest_size=16).digest()
 
 
 def key(line: bytes) -> bytes:
-    """Return the key of a line."""
+    """Return the key of a line, KEY_BYTES long: what the line is about, for the search in the database.
+
+    It is the flow's id in a flow record, else the beginning of the kind of record, padded with zero bytes; zeros alone
+    for an id that is not hexadecimal.
+    """
     if line[_EVENT:_ID] == _FLOW:
         try:
             return unhexlify(line[_ID : _ID + 2 * KEY_BYTES]).ljust(KEY_BYTES, b"\0")
@@ -48,12 +50,12 @@ def key(line: bytes) -> bytes:
 
 
 def is_seal(line: bytes) -> bool:
-    """Return True if a line claims to be a seal."""
+    """Return True if a line has the kind of a seal; it may still be malformed."""
     return line[_EVENT : _EVENT + 5] == b'seal"'
 
 
 def digest(seal: SealRecord, leaves: bytes) -> str:
-    """Return the digest that a seal over these leaves must have."""
+    """Return the digest, as hexadecimal text, that a seal over these leaves must have; `seal.digest` is ignored."""
     words = (seal.chain, seal.host, seal.writer, seal.segment, seal.state, seal.gap)
     numbers = (seal.number, micros(seal.time), micros(seal.start), seal.lines, seal.lost)
     text = "\0".join((seal.previous, *words, *map(str, numbers)))
@@ -61,13 +63,16 @@ def digest(seal: SealRecord, leaves: bytes) -> str:
 
 
 def sealed(seal: SealRecord, leaves: bytes) -> SealRecord:
-    """Return the seal with its digest."""
+    """Return a copy of the seal with its digest over these leaves."""
     return replace(seal, digest=digest(seal, leaves))
 
 
 @dataclass(frozen=True, slots=True)
 class Sealed:
-    """A seal, the leaves that it covers, and in which way it does not fit them and the seal before; empty: it fits."""
+    """A seal with the joined leaves that it covers.
+
+    `wrong`: how it contradicts them or the seal before, as a phrase; "" if it fits.
+    """
 
     seal: SealRecord
     leaves: bytes
@@ -75,7 +80,10 @@ class Sealed:
 
 
 class SegmentFollower:
-    """Follows the lines of one segment, in their order. Lines before the first seal are not sealed."""
+    """Checks the seals of one segment: feed it the lines in order. No seal covers lines before the first seal.
+
+    `last`: the last seal so far, None before the first.
+    """
 
     def __init__(self) -> None:
         self.last: SealRecord | None = None
@@ -85,7 +93,7 @@ class SegmentFollower:
         self._crowded = False
 
     def line(self, raw: bytes) -> Sealed | None:
-        """Follow a line without its newline; return the seal if it is one."""
+        """Take the next line, without its newline; return it as a checked seal, or None if it is not a seal."""
         self.lines += 1
         if is_seal(raw):
             try:
@@ -99,9 +107,10 @@ class SegmentFollower:
         return None
 
     def tail(self) -> Sealed | None:
-        """Return a seal for the lines after the last one, as if the writer had written it; None if there are none.
+        """Return a seal for the lines after the last seal, as if the writer had written it; None if there are none.
 
-        It follows from the lines alone: recorder and writer make the same one.
+        None as well for a segment without a seal. It depends on the lines alone, so recorder and writer compute the
+        same one.
         """
         last = self.last
         if last is None or not self._leaves:
@@ -115,6 +124,7 @@ class SegmentFollower:
         return Sealed(sealed(made, leaves), leaves)
 
     def _cover(self, raw: bytes) -> None:
+        """Note an ordinary line: its leaf and its time."""
         if len(self._leaves) >= MAX_LEAVES * LEAF_BYTES:
             self._crowded = True
             return
@@ -126,6 +136,7 @@ class SegmentFollower:
         self._leaves += leaf(raw)
 
     def _seal(self, seal: SealRecord) -> Sealed:
+        """Check a seal against the lines since the last one and that seal, and begin anew after it."""
         last, leaves = self.last, bytes(self._leaves)
         wrong = "covers more lines than a writer leaves unsealed" if self._crowded else ""
         if last is None:

@@ -1,4 +1,4 @@
-"""The framing of DNS: one message per datagram over UDP; over TCP, messages after a length prefix (RFC 7766 section 8)."""
+"""The framing of DNS: over UDP a message per datagram; over TCP, messages after a length prefix (RFC 7766)."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ class Stratum(LineProtocol):
 
 
 class _Messages(Reader):
-    """Reads mining messages in one direction: JSON texts, and in streams also lines that only lenient readers accept."""
+    """Reads mining messages in one direction: JSON texts, and in streams lines that only lenient readers accept."""
 
     app = App.STRATUM
 
