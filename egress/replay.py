@@ -221,6 +221,7 @@ class Replay:
         return self.report
 
     def _keep(self, records: Sequence[Record], frame: capture.Frame | None) -> None:
+        """Pass on records, and count them in the report; `frame` is the frame at which they were made."""
         if records:
             self._store(records)
         for record in records:

@@ -16,7 +16,10 @@ CAPACITY = 16384  # bytes out of order that are kept of a direction, and bytes t
 
 
 class Packets(Layer):
-    """The flows in the packets of one channel, both directions. Packets that are not valid IP are left out."""
+    """The flows in the packets of one channel, both directions. Packets that are not valid IP are left out.
+
+    Beyond MAX_FLOWS flows the oldest is given up, which an `Unread` of size 0 states.
+    """
 
     __slots__ = ("_flows", "_place", "_shared")
 
@@ -43,7 +46,10 @@ class Packets(Layer):
 
 
 class _Flow:
-    """One flow in carried packets. Its streams are lenient: a segment that was lost on the way is skipped."""
+    """One flow in carried packets.
+
+    Its TCP streams are lenient: bytes of a segment that never comes are skipped.
+    """
 
     __slots__ = ("_exchange", "_streams")
 
@@ -52,6 +58,7 @@ class _Flow:
         self._streams = Stream(strict=False, capacity=CAPACITY), Stream(strict=False, capacity=CAPACITY)
 
     def datagram(self, packet: Packet, direction: Direction) -> list[Fact]:
+        """Dissect a packet that is not TCP; return the facts that it completes."""
         return self._exchange.datagram(direction, packet.payload) if packet.payload else []
 
     def segment(self, packet: Packet, direction: Direction) -> list[Fact]:

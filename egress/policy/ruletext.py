@@ -180,6 +180,7 @@ def _without_mapping(network: IPv4Network | IPv6Network) -> IPv4Network | IPv6Ne
 
 
 def _name(value: str, form: str) -> str:
+    """Return the normal spelling of a name or name pattern. Raises _FieldError; `form` is its text for other values."""
     if re.search(r"[:/\s]", value):
         raise _FieldError(form)
     try:
@@ -311,6 +312,7 @@ def _field(key: object, value: object, read: Callable[[object], _T]) -> _T:
 
 
 def _show(value: object) -> str:
+    """Return a value as short ASCII text for an error message, at most 60 characters."""
     if isinstance(value, str):
         text = ascii(value[:200])
     else:  # a YAML alias can make a list of lists stand for gigabytes, and 0xfff… a number too long to print

@@ -105,6 +105,10 @@ def _integer(block: bytes, at: int, bits: int) -> tuple[int, int]:
 
 
 def _string(block: bytes, at: int) -> tuple[bytes, int]:
+    """Return the string at an offset, decoded if it is Huffman-coded, and the offset after it.
+
+    Raises MalformedError, IndexError or HPACKError for a string that does not decode.
+    """
     packed = block[at] & _HUFFMAN
     size, at = _integer(block, at, 7)
     text = block[at : at + size]

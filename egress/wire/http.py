@@ -195,6 +195,7 @@ class _Stream(Generic[Head]):
         return events
 
     def _starts(self, data: bytes) -> bool | None:
+        """Return whether `data` begins a message of this direction; None: too short to tell."""
         raise NotImplementedError
 
     def _read_head(self, line: bytes, lines: list[bytes]) -> int:
@@ -216,6 +217,7 @@ class _Stream(Generic[Head]):
         return self._take(end + 1)[:-1].removesuffix(b"\r")
 
     def _boundary(self) -> bool:
+        """Look for the start of the next message; bytes that begin none are opaque."""
         if not self._buffer:
             return False
         start = bytes(self._buffer[: MAX_START_LINE + 2 * MAX_BLANK])
@@ -252,6 +254,7 @@ class _Stream(Generic[Head]):
         self._step = _Stream._tunnelled if self._tunnel else _Stream._boundary
 
     def _content(self) -> bool:
+        """Take the bytes of a body, or of a chunk, of known length."""
         data = self._take(self._left)
         self._left -= len(data)
         if data:
@@ -265,6 +268,7 @@ class _Stream(Generic[Head]):
         return True
 
     def _chunk_size(self) -> bool:
+        """Take the line before a chunk, which has its size. Raises MalformedError."""
         line = self._line(MAX_CHUNK_LINE)
         if line is None:
             return False

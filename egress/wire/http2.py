@@ -131,6 +131,7 @@ class H2RequestStream:
         return self._fields.read(block)
 
     def _read(self, stream: int, fields: list[Field]) -> Sequence[H2Request]:
+        """Return the request in the fields of a new stream; nothing for trailers. Raises MalformedError."""
         if stream <= self._last:
             if any(name.startswith(b":") for name, _ in fields):
                 raise MalformedError("HTTP/2 request on a stream that was used before")

@@ -104,6 +104,7 @@ def _check_later_fragment(ip: Header) -> None:
 
 
 def _tcp(raw: bytes, ip: Header) -> _Transport:
+    """Read a TCP header (RFC 9293). Raises MalformedError."""
     need(raw, ip.start + 20, ip.end, "TCP header")
     sport, dport, seq, ack, offset, flags = _TCP(raw, ip.start)
     size = offset >> 4 << 2
@@ -114,6 +115,7 @@ def _tcp(raw: bytes, ip: Header) -> _Transport:
 
 
 def _udp(raw: bytes, ip: Header) -> _Transport:
+    """Read a UDP header (RFC 768). Raises MalformedError."""
     need(raw, ip.start + 8, ip.end, "UDP header")
     sport, dport, length = unpack_from("!HHH", raw, ip.start)
     end = ip.start + length if length else ip.end

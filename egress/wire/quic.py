@@ -98,6 +98,7 @@ class _Reader:
         return self.at < len(self.data)
 
     def take(self, size: int) -> bytes:
+        """Take the next `size` bytes. Raises MalformedError if there are fewer."""
         end = self.at + size
         if end > len(self.data):
             raise MalformedError("QUIC packet is cut off")
@@ -219,6 +220,7 @@ class QuicHello:
             self._connections = [each for each in self._connections if each.dcid != dcid or each.version in versions]
 
     def _feed(self, datagram: bytes) -> ClientHello | None:
+        """Do the work of `feed` for a flow that has not failed. Raises MalformedError."""
         if self.done and not (datagram and datagram[0] & _LONG):
             return None  # data of the connection, encrypted with keys that only its ends have
         self._datagrams += 1

@@ -176,6 +176,7 @@ class SshStream:
         return int.from_bytes(self._buffer[stop : stop + 4]) <= MAX_PACKET  # of text it is far more
 
     def _identify(self, line: bytes) -> SshIdent | None:
+        """Return the identification in a line, and note its version; None if the line is not one."""
         found = _IDENT.match(line)
         if found is None and self._line == 1 and not self._exact:
             found = _FIRST_IDENT.match(line) or _FIRST_LINE.match(line)
@@ -186,6 +187,7 @@ class SshStream:
         return SshIdent(self._proto, software, line.rstrip(b"\r\n"), self._line)
 
     def _skip_rest(self) -> None:
+        """Drop the rest of the identification line; set `done` if it is too long."""
         end = self._buffer.find(b"\n", self._scanned)
         self._scanned = len(self._buffer)
         if self._head + (self._scanned if end < 0 else end) >= MAX_HEAD:

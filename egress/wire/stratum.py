@@ -241,6 +241,7 @@ def _work(item: object) -> Iterator[StratumCall]:
 
 
 def _answer(result: object) -> Iterator[StratumCall]:
+    """Classify the result of an answer, which a pool sends."""
     yield from _work(result)
     for job in _ends(every(result, "job")):
         yield from _work(job)

@@ -159,6 +159,7 @@ def _read_hello(message: bytes) -> ClientHello:
 
 
 def _extensions(data: bytes) -> dict[int, bytes]:
+    """Return the content of each extension, by its type. Raises MalformedError, also for a repeated one."""
     reader = _Reader(data)
     found: dict[int, bytes] = {}
     while reader:
@@ -208,6 +209,7 @@ def _server_name(extension: bytes) -> str:
 
 
 def _protocols(extension: bytes) -> tuple[str, ...]:
+    """Return the names in an ALPN extension (RFC 7301), as Latin-1. Raises MalformedError."""
     reader = _Reader(_whole(extension, 2))
     names = []
     while reader:
@@ -233,6 +235,7 @@ def _ssl2_start(data: bytes) -> bool | None:
 
 
 def _ssl2_hello(data: bytes) -> ClientHello | None:
+    """Read a hello in SSLv2 format; None: more bytes are needed. Raises MalformedError."""
     start = _ssl2_start(data)
     if start is False:
         raise MalformedError("not an SSLv2 ClientHello")

@@ -1,4 +1,4 @@
-"""The framing of TLS: a hello at the start of each direction, then record headers until the connection ends."""
+"""The framing of TLS: a hello at the start (from a server also an alert), then record headers until the end."""
 
 from __future__ import annotations
 

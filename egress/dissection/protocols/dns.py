@@ -39,6 +39,7 @@ class Dns(PortProtocol):
         return self._stated(self._lookup.message(direction, data))
 
     def _stated(self, events: Iterable[DnsAsked | DnsAnswered]) -> list[Fact]:
+        """Return the events as facts, each readable query with an `Identified` before it."""
         facts: list[Fact] = []
         for event in events:
             if isinstance(event, DnsAsked) and event.query is not None:
@@ -89,6 +90,7 @@ class Lookup:
             yield DnsAnswered(direction, answer)
 
     def _asked(self, message: bytes) -> DnsAsked:
+        """Return the event for a message of the agent; note a readable query, to recognise its answer."""
         try:
             query = dns.query(message)
         except MalformedError:

@@ -28,7 +28,10 @@ class Http2(StreamProtocol):
 
 
 class _Requests(Follower):
-    """Follows a client's direction, from its preface on."""
+    """Follows the client's direction, from its preface on; each request names a server.
+
+    Once the bytes are malformed, each chunk gives a `Named` with a hidden name.
+    """
 
     def __init__(self, place: Place) -> None:
         self._place = place

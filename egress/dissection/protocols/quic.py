@@ -33,6 +33,7 @@ class Quic(DatagramProtocol):
         return opens_connection(data)
 
     def datagram(self, direction: Direction, data: bytes) -> list[Step]:
+        """Return the facts in the hello that a datagram completes; for a malformed datagram a hidden name."""
         hello = self._hello
         if direction is Direction.IN:
             hello.reply(data)

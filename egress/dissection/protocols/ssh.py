@@ -56,4 +56,5 @@ class _Lines(Reader):
         return facts
 
     def _identified(self, ident: SshIdent) -> list[Fact]:
+        """Return the facts of an identification that is certain."""
         return [Identified(App.SSH), SshSpoken(self._direction, ident)]

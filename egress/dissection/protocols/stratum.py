@@ -45,6 +45,7 @@ class _Messages(Reader):
         return self._stated(texts, carrier) if texts else []
 
     def _stated(self, texts: Iterable[JsonText], carrier: Carrier) -> list[Fact]:
+        """Return the facts in JSON texts: only a message that proves mining identifies the flow."""
         facts: list[Fact] = []
         for value, text in texts:
             call = classify(value)

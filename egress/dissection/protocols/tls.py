@@ -41,7 +41,10 @@ class _Server(Follower):
 
 
 class _Client(Follower):
-    """Follows a client's direction up to the end of its ClientHello."""
+    """Follows a client's direction up to the end of its ClientHello.
+
+    A hello that is malformed or longer than MAX_HELLO gives a `Named` with a hidden name.
+    """
 
     def __init__(self, place: Place) -> None:
         self._place = place
