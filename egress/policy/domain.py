@@ -38,7 +38,7 @@ class Depth(Enum):
 
 
 class Pattern(NamedTuple):
-    """A name pattern: `base` itself, or the names with one label (or one label and more) in front of it."""
+    """A name pattern: `base` itself, or the names with exactly one label, or with one or more labels, before it."""
 
     base: str  # normalised
     depth: Depth
