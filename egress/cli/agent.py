@@ -172,6 +172,7 @@ def rm(*, api: ApiClient, name: str) -> None:
 
 
 def _line(agent: dict[str, Any]) -> str:
+    """Format an agent of the API as one line."""
     labels = f"labels {', '.join(agent['labels'])}" if agent["labels"] else ""
     budgets = f"budgets {', '.join(agent['budgets'])}" if agent["budgets"] else ""
     host = f"on {agent['host']}" if agent["host"] else ""
@@ -181,7 +182,7 @@ def _line(agent: dict[str, Any]) -> str:
 
 
 def _reload(control: Path) -> None:
-    """Make the gateway reload now, so that the change is in force when the command ends; a warning if none runs.
+    """Make the gateway reload now, so that the change is in force when the command ends. Warns if no gateway runs.
 
     Raises EgressError if the gateway reports a problem.
     """

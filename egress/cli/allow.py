@@ -37,9 +37,8 @@ def command(
     """Allow agents to reach DEST.
 
     DEST is any, an address, a CIDR, or a name (example.org, *.example.org, **.example.org). A name is allowed at
-    global addresses only, unless --private is given. Addresses at which clouds serve metadata (169.254.169.254) are
-    allowed by a rule for exactly that address alone. The rule is in force in
-    every worker within a fraction of a second. Deny rules and findings still refuse flows. `--for once` allows one
-    connection.
+    global addresses only, unless --private is given. A cloud metadata address (169.254.169.254) is allowed only by a
+    rule for exactly that address. The rule is in force in every worker within a fraction of a second. Deny rules and
+    findings still refuse flows. `--for once` allows one connection.
     """
     make(api, "allow", {**fields, "id": rule_id, "exempt": list(exempt)}, output, dry_run=dry_run)

@@ -85,7 +85,10 @@ def show(*, api: ApiClient, rule_id: str, output: str) -> None:
 @click.option("--dry-run", is_flag=True, help="Check only; change nothing.")
 @api_options
 def rm(*, api: ApiClient, rule_ids: tuple[str, ...], dry_run: bool) -> None:
-    """Remove rules of the allowlist. Flows that only they allowed are cut at once."""
+    """Remove rules of the allowlist. Flows that only they allowed are cut at once.
+
+    The rules are removed one by one: after an error the ones before it are gone, the ones after it remain.
+    """
     for rule_id in rule_ids:
         api.delete(f"/allowlist/{segment(rule_id)}", dry_run=dry_run)
         click.echo(f"{'would remove' if dry_run else 'removed'} rule {rule_id}")
@@ -106,7 +109,7 @@ def rm(*, api: ApiClient, rule_ids: tuple[str, ...], dry_run: bool) -> None:
 def import_(*, api: ApiClient, file: Path, mode: str, dry_run: bool, output: str) -> None:
     """Import rules from a YAML or JSON file (-: standard input).
 
-    Either all rules are imported, or none and every mistake is reported.
+    If any rule has a mistake, no rule is imported, and every mistake is reported.
     """
     data, kind = read_document(file)
     done = api.call("POST", "/allowlist/import", params={"mode": mode, "dry_run": dry_run}, content=data, kind=kind)

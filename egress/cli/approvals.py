@@ -102,7 +102,7 @@ def allows(rule: dict[str, Any]) -> str:
 
 
 def _complete_id(api: ApiClient, digits: str) -> str:
-    """Return the id of the only pending hold that begins with `digits`; without one `digits`, for the API to answer.
+    """Return the id of the only pending hold that begins with `digits`; if none does, `digits`, which the API judges.
 
     Raises InputError if `digits` are not hex digits, or several holds begin with them.
     """

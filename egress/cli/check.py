@@ -29,7 +29,7 @@ Examples:
 def command(*, api: ApiClient, target: str, agent: str, app: str, address: str, output: str) -> None:
     """Report whether an agent may reach a destination.
 
-    The answer names the rule and the conditions. Nothing is sent.
+    The answer names the rule, and the conditions under which the answer holds. Nothing is sent.
     Exit code 0: allowed; 3: refused.
     """
     asked = read_target(target)

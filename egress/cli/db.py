@@ -79,8 +79,8 @@ def upgrade(*, dry_run: bool, output: str, config: Path | None) -> None:
 def status(*, output: str, config: Path | None) -> None:
     """Show the database's location, schema and contents. Nothing is changed.
 
-    ~ marks PostgreSQL's estimate of a number of rows. A day is a partition; SQLite has none. Exit code 1: the schema is
-    old, or there is no database.
+    ~ marks PostgreSQL's estimate of a number of rows. The column days has the number of PostgreSQL's partitions, one
+    for each day; SQLite has none. Exit code 1: the schema is old, or there is no database.
     """
     settings = load_config(config)
     url = _url(settings)
@@ -117,9 +117,9 @@ def status(*, output: str, config: Path | None) -> None:
 def prune(*, before: float | None, older: float | None, dry_run: bool, output: str, config: Path | None) -> None:
     """Delete old records.
 
-    These are the records past the config's retention, or those before a given time. The recorder of a running gateway
-    does this by itself. New records can be written meanwhile. Live flows, policies, the audit trail and tokens are
-    kept. Exit code 1: a day that should be deleted is being read.
+    These are the records past the config's retention, or those before a given time, in the config's database. The
+    recorder of a running gateway deletes those past the retention by itself. New records can be written meanwhile.
+    Live flows, policies, the audit trail and tokens are kept. Exit code 1: a day that should be deleted is being read.
     """
     if before is not None and older is not None:
         raise click.UsageError("give --before or --older-than, not both")
@@ -145,12 +145,16 @@ def prune(*, before: float | None, older: float | None, dry_run: bool, output: s
 
 
 def _configured(engine: Engine, settings: Config) -> retention.Cuts:
+    """Return the times before which the config's retention deletes records, by table."""
     with engine.connect() as connection:
         return retention.cuts(connection, settings.retention, clock(connection)[0])
 
 
 def _prune(engine: Engine, wanted: retention.Cuts) -> tuple[Counter[str], str]:
-    """Delete step by step. Returns the deleted rows by table, and a day that was kept because it is being read."""
+    """Delete step by step. Returns the number of deleted rows by table, and a day that could not be deleted.
+
+    The day is empty if all were deleted. A day is kept while a query reads it.
+    """
     gone: Counter[str] = Counter()
     busy, printed = "", time.monotonic()
     for step in retention.prune(engine, wanted):
@@ -163,7 +167,7 @@ def _prune(engine: Engine, wanted: retention.Cuts) -> tuple[Counter[str], str]:
 
 
 def _url(settings: Config) -> str:
-    """The URL of the case that --case names, else of the config's database."""
+    """Return the URL of the case that --case names, else of the config's database."""
     case = chosen_case()
     return case_url(settings, case) if case else settings.database_url
 

@@ -43,7 +43,10 @@ Examples:
 @output_option
 @click.option("--config", "config_file", type=click.Path(path_type=Path), help="Config file.")
 def command(output: str, config_file: Path | None) -> int:
-    """Check the machine, the gateway and the database. Some checks need root."""
+    """Check the machine, the gateway and the database. Some checks need root.
+
+    Exit code 1: a check failed.
+    """
     config = load_config(config_file)
     found = [*checks.machine(), *_configuration(config)]
     if checks.root().ok:
@@ -57,7 +60,7 @@ def command(output: str, config_file: Path | None) -> int:
 
 
 def _accounts(config: Config) -> Check:
-    """Report which users the processes without privileges run as."""
+    """Return a passed check that names the users as which the processes without privileges run."""
     worker, attribution = privileges.users(config.user, config.attribution_user)
     text = f"workers: {worker}, attribution: {attribution}"
     if worker == attribution:
@@ -66,6 +69,7 @@ def _accounts(config: Config) -> Check:
 
 
 def _configuration(config: Config) -> list[Check]:
+    """Return passed checks that report the accounts, and settings that let packets pass uninspected or unrecorded."""
     text = "fail closed: no worker, no traffic"
     if config.fail_open:
         text = "FAIL OPEN: packets pass uninspected while workers are missing or overloaded"
@@ -77,6 +81,7 @@ def _configuration(config: Config) -> list[Check]:
 
 
 def _gateway(config: Config) -> list[Check]:
+    """Check the running gateway by its status; while none runs, that no agent is unguarded and nothing is left over."""
     try:
         with Client(config.control_socket) as client:
             status = client.call("status")
@@ -140,7 +145,7 @@ def _snapshot(config: Config, status: dict[str, Any]) -> Check:
 
 
 def _journal(journal: dict[str, Any]) -> Check:
-    """Check that the journal has room for new records, and that none were lost."""
+    """Check that the journal has room for new records, that nobody changed its directory, and that none were lost."""
     text = f"{journal['bytes']} of at most {journal['max_bytes']} bytes, fsync {journal['fsync']}"
     if journal["healed"]:
         text += f", {journal['healed']} torn ends cut off"
@@ -158,6 +163,7 @@ def _journal(journal: dict[str, Any]) -> Check:
 
 
 def _recorder(recorder: dict[str, Any]) -> Check:
+    """Check that the recorder, which stores the journal in the database, runs and has no trouble."""
     text = f"pid {recorder['pid']}, {recorder['restarts']} restarts"
     if "unread" in recorder:
         text += f", {recorder['unread']} bytes and {recorder['seconds']} s behind"
@@ -272,7 +278,7 @@ def fleet(connection: Connection, config: Config) -> list[Check]:
 
 
 def _trail(config: Config, connection: Connection) -> Check:
-    """Check that the audit trail still has the entry that this host's gateway saw last."""
+    """Check that the audit trail still has the entry that this host's gateway saw last; pass if none is known."""
     newest = audit.latest(connection)
     try:
         known = snapshots.read(config.policy_snapshot)

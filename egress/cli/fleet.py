@@ -64,4 +64,5 @@ def rename(*, api: ApiClient, host: str, name: str) -> None:
 
 
 def _is_current(gateway: dict[str, Any]) -> bool:
+    """Return True if a gateway was stopped, or is up and enforces the newest policy."""
     return gateway["state"] == "stopped" or (gateway["state"] == "up" and not gateway["behind"])

@@ -112,7 +112,10 @@ def command(
 
 @contextmanager
 def _progress(hunters: Sequence[Hunter], flows: int) -> Iterator[Callable[[str, int], object]]:
-    """Show a progress bar on stderr, if the hunt is long and stderr is a terminal."""
+    """Show a progress bar on stderr, if the hunt is long and stderr is a terminal.
+
+    Yields the function that moves the bar: it takes a hunter's id and the number of rows that this hunter has read.
+    """
     if flows < PROGRESS_FLOWS or not sys.stderr.isatty():
         yield lambda _, __: None
         return

@@ -56,9 +56,10 @@ def command(
 ) -> None:
     """Propose rules for AGENT's recorded flows.
 
-    The fewest rules that allow them are written as YAML, to review and import. They prefer names to addresses, and
-    leave out flows with findings, and what was refused. The policy is not changed. To learn the needs of an agent, let
-    it work in mode monitor for a while: there everything passes.
+    The fewest rules that allow them are written as YAML, to review and import. They prefer names to addresses. Flows
+    with findings are left out, and so is all refused traffic; --refused includes flows and DNS queries that were
+    refused because no rule matched. The policy is not changed. To learn the needs of an agent, let it work in mode
+    monitor for a while: there everything passes.
     """
     if since is None and not chosen_case():
         raise click.UsageError("--since is required: how far back to learn from")

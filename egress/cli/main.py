@@ -63,7 +63,10 @@ class Commands(click.Group):
         return command_names()
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Import the module of a command; None if there is none. Raises EgressError if a package is missing."""
+        """Import the module of a command and return the command; None if there is none.
+
+        Raises EgressError if a package that it needs is not installed.
+        """
         if cmd_name not in command_names():
             return None
         try:
@@ -88,7 +91,10 @@ def egress() -> None:
 
 
 def main() -> None:
-    """Run the command and exit: 0 success, 1 error, 2 wrong usage, 3 refused or found; `run` exits as its command."""
+    """Run the command and exit: 0 success, 1 error, 2 wrong usage, 3 refused or found, 130 after Ctrl-C.
+
+    `run` exits as its command. An expected error is one line on standard error, never a traceback.
+    """
     signal.signal(
         signal.SIGCHLD, signal.SIG_DFL
     )  # if it were ignored, as some parents do, our children's exit codes would be lost
@@ -122,5 +128,6 @@ def _database_errors() -> tuple[type[DBAPIError], ...]:
 
 
 def _complain(text: str, code: int) -> int:
+    """Print an error as one line on standard error; return `code`."""
     click.echo(f"egress: {plain(' '.join(text.split()))}", err=True)  # a database error may quote stored text
     return code

@@ -62,6 +62,7 @@ def command(*, words: tuple[str, ...], follow: bool, limit: int, output: str, co
 
 
 def _follow(engine: Engine, tail: Tail, show: Callable[[Observed], str]) -> None:
+    """Print new records as they are stored, until the reader of standard output closes it."""
     # PostgreSQL notifies of edits only, so records are polled there.
     watch = Watch(engine) if engine.dialect.name == "sqlite" else None
     if watch is None:
@@ -78,7 +79,7 @@ def _follow(engine: Engine, tail: Tail, show: Callable[[Observed], str]) -> None
 
 
 def _waited() -> bool:
-    """Wait until the next poll. Returns False if the reader of our standard output has closed it."""
+    """Wait until the next poll of the database. Returns False if the reader of standard output has closed it."""
     try:
         output = sys.stdout.fileno()
     except (io.UnsupportedOperation, ValueError):

@@ -110,7 +110,7 @@ def replay(*, api: ApiClient, version: int, params: dict[str, object], output: s
 
 
 def _lines(found: dict[str, Any]) -> list[str]:
-    """Format a diff, one line per rule."""
+    """Format a diff of the API, one line per rule: - removed, ~ changed, + added."""
     lines = [f"- {sentence(rule)}" for rule in found["removed"]]
     for pair in found["changed"]:
         before, after = pair["before"], pair["after"]

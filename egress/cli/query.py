@@ -183,6 +183,7 @@ def command(
 
 
 def _check(sort: str, *, counted: bool) -> None:
+    """Raise UsageError if flows, or counts of flows, cannot be sorted by this field."""
     known = counts.ORDERS if counted else tuple(SORTS)
     if sort and sort.removeprefix("-") not in known:
         kind = "counts are" if counted else "flows are"
@@ -190,6 +191,7 @@ def _check(sort: str, *, counted: bool) -> None:
 
 
 def _fields() -> None:
+    """Print the fields of QUERY, with their operators and meanings."""
     rows = [[name, ": = !=" + (" < <= > >=" if field.ordered else ""), field.about] for name, field in FIELDS.items()]
     table(("field", "operators", "meaning"), rows)
     click.echo("\nValues may be lists (action:reject,drop), globs (*.example.com), ranges (port:1-1023), in quotes.")
@@ -217,6 +219,7 @@ def _human(engine: Engine, wanted: Filter, page: int, *, processes: bool) -> Non
 
 
 def _nothing(engine: Engine, wanted: Filter) -> str:
+    """Return the message for an empty result: the probable reason, and what to try."""
     if wanted.skip:
         return "This page has no flows; use a smaller --page."
     if replace(wanted, limit=None, now=0.0, sort="") != Filter():

@@ -89,8 +89,8 @@ def command(
     stored in a case, for all commands that read records: egress query --case CASE. An existing case is added to; a file
     that is already in it is not stored twice.
 
-    Exit code: 0 nothing found, 3 something found, 1 a file could not be read, 2 wrong usage. A file without one packet
-    that can be read, such as a capture of an unsupported link type, is one that could not be read.
+    Exit code: 0 nothing found, 3 something found, 1 a file could not be read, 2 wrong usage. A capture counts as one
+    that could not be read, too, if no packet in it can be read, for example because its link type is not supported.
     """
     if case is not None and STDIN in files:
         raise click.UsageError("--into-db keeps files that can be read again; write the standard input into one")
@@ -108,6 +108,7 @@ def command(
 def _case_output(
     case: str, rules: tuple[Rule, ...], networks: list[Network], config: Path | None
 ) -> Iterator[CaseOutput]:
+    """Open the case, or create it; close it at the end. Raises EgressError."""
     from egress.cli.output.caseoutput import CaseOutput  # loads SQLAlchemy, which a plain replay does not need
 
     case_output = CaseOutput(load_config(config), case, rules, networks)
@@ -118,7 +119,7 @@ def _case_output(
 
 
 def _replay(files: tuple[Path, ...], judge: _Judge, output: str) -> int:
-    """Judge each file and print its report. Returns the exit code."""
+    """Judge each file and print its report; go on after a file that cannot be read. Returns the exit code."""
     show = _json if output == "json" else _human
     code = 0
     for path in files:
@@ -152,7 +153,10 @@ def _problems(report: Report) -> Iterator[str]:
 
 @contextmanager
 def _progress(path: Path) -> Iterator[Callable[[int], object]]:
-    """Show a progress bar on stderr, if the file is long and stderr is a terminal."""
+    """Show a progress bar on stderr, if the file is long and stderr is a terminal.
+
+    Yields the function that moves the bar: it takes the number of bytes that were read.
+    """
     try:
         size = path.stat().st_size
     except OSError:

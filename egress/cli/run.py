@@ -92,9 +92,10 @@ def command(
 
 
 def _open(config: Config, config_file: Path | None, wanted: dict[str, object]) -> tuple[Client, dict[str, Any]]:
-    """Open a sandbox, which lives as long as the connection of the returned client.
+    """Open a sandbox with the settings `wanted`; it lives as long as the connection of the returned client.
 
-    Starts a gateway if none is running, or if the running one is ending. Raises EgressError.
+    Returns also the gateway's answer: the agent, the sandbox and the gateway's pid. Starts a gateway if none is
+    running, or if the running one is ending. Raises EgressError.
     """
     deadline = time.monotonic() + START_SECONDS
     started: BinaryIO | None = None
@@ -112,9 +113,9 @@ def _open(config: Config, config_file: Path | None, wanted: dict[str, object]) -
 
 
 def _start_gateway(config: Config, config_file: Path | None) -> BinaryIO:
-    """Start a gateway that outlives this process. Returns a pipe that reads as ended once the gateway has ended.
+    """Start a gateway that outlives this process. Raises EgressError.
 
-    Raises EgressError.
+    Returns the read end of a pipe, which does not block: it yields None while the gateway runs, then the end of file.
     """
     command, environment = python("egress")
     command += ["gateway", "--exit-when-idle"]
@@ -153,6 +154,7 @@ def _last_log_line(path: Path) -> str:
 
 
 def _summarize(client: Client, agent: str) -> None:
+    """Print one line on standard error about the refusals of an agent, or the reason why there is none."""
     try:
         tally = client.call("summary", agent=agent)["tally"]
     except EgressError as error:
@@ -163,7 +165,7 @@ def _summarize(client: Client, agent: str) -> None:
 
 
 def sentence(tally: dict[str, Any]) -> str:
-    """Sum up refused flows, refused packets and findings in one line."""
+    """Format a gateway's tally of an agent as one line: refused flows, refused packets without a flow, and findings."""
     refused, monitored = tally["refused"], tally["monitored"]
     if not refused and not tally["packets"] and not tally["findings"]:
         return "nothing refused"

@@ -28,7 +28,10 @@ Examples:
     help="Output format.",
 )
 def command(event: str | None, output: str) -> None:
-    """Print the schema of records, or of one EVENT_TYPE."""
+    """Print the schema of records, or of one EVENT_TYPE.
+
+    -o json and -o markdown print the schema of all records in any case.
+    """
     if event is not None and event not in EVENTS:
         raise click.UsageError(f"{event} is not a valid event_type; it must be one of {', '.join(EVENTS)}")
     if output == "json":

@@ -27,7 +27,10 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 
 
 def simulation_options(command: _F) -> _F:
-    """Add --since, --until, --agent, --default, --limit and --case to a command, as its `params` for the API."""
+    """Add --since, --until, --agent, --default, --limit and --case to a command.
+
+    The command gets them as one argument `params`: the query parameters for the API.
+    """
 
     @click.option("--since", metavar="TIME", help="Flows since then: 2h, 7d, an instant [24h; a case: all].")
     @click.option("--until", default="", metavar="TIME", help="Flows that began by then.")
@@ -75,7 +78,10 @@ def command(*, api: ApiClient, file: Path, params: dict[str, object], output: st
 
 
 def print_simulation(found: dict[str, Any], default: object, output: str) -> int:
-    """Print the API's answer. Returns the exit code: 3 if a flow that passed would be refused."""
+    """Print the API's answer; return the exit code: 3 if a flow that passed would be refused, else 0.
+
+    `default` is the default (allow or deny) by which flows of agents that are no longer attached were judged.
+    """
     code = 3 if found["newly_refused"] else 0
     if output == "json":
         as_json(found)

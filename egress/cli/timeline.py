@@ -99,6 +99,7 @@ def command(
 
 
 def _axis(since: float, until: float, bucket: int, *, for_people: bool) -> Axis:
+    """Return the axis that fits the terminal, or has columns of `bucket` seconds. Raises InputError for too many."""
     room = _room()
     shown = axis(since, until, room, bucket or None)
     most = room if for_people else STEPS
@@ -110,6 +111,7 @@ def _axis(since: float, until: float, bucket: int, *, for_people: bool) -> Axis:
 
 
 def _room() -> int:
+    """Return the number of columns that the terminal has for the drawing."""
     width = shutil.get_terminal_size((DEFAULT_WIDTH, 24)).columns if sys.stdout.isatty() else DEFAULT_WIDTH
     return max(20, width - LABEL - NUMBERS)
 

@@ -40,9 +40,9 @@ def command(heads: tuple[str, ...], journal: Path | None, output: str, config: P
     """Verify records by the chains of hashes over them. Exit code 3: something was changed, removed or added.
 
     A seal has a hash of the journal lines since the seal before it, and of that seal. A writer seals its lines after
-    ten seconds, so the newest records have no seal yet. Gaps are listed too, but do not change the exit code: records
-    may be missing for a known reason, such as a killed worker, a removed segment, or records that could not be
-    written. Records that retention deleted are counted as pruned.
+    ten seconds, so the newest records have no seal yet. Gaps are listed too, but do not change the exit code:
+    they cannot be verified for a known reason, such as a killed worker, a removed segment, records that could not be
+    written, or retention.
     """
     if journal is not None:
         try:

@@ -23,6 +23,7 @@ class _Budget(click.ParamType[Budget]):
 
 
 def _one_each(ctx: click.Context, param: click.Parameter, budgets: tuple[Budget, ...]) -> tuple[Budget, ...]:
+    """Return the budgets. Raises BadParameter if two have the same measure and span, or a limit is out of range."""
     try:
         check_budgets(budgets)
     except ValueError as error:

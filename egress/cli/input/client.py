@@ -74,16 +74,19 @@ class ApiClient:
         self.close()
 
     def get(self, path: str, **params: object) -> Any:
+        """Send a GET request with these query parameters, as `call` does."""
         return self.call("GET", path, params=params)
 
     def post(self, path: str, body: object = None, **params: object) -> Any:
+        """Send a POST request with a body of JSON types (None: no body) and query parameters, as `call` does."""
         return self.call("POST", path, params=params, body=body)
 
     def delete(self, path: str, **params: object) -> Any:
+        """Send a DELETE request with these query parameters, as `call` does."""
         return self.call("DELETE", path, params=params)
 
     def pages(self, path: str, limit: int | None = None, **params: object) -> Iterator[dict[str, Any]]:
-        """Yield the items of a listing, page by page, at most `limit` of them."""
+        """Yield the items of a listing, at most `limit` of them (None: all). Requests each page when it is needed."""
         left, cursor = limit, None
         while left is None or left > 0:
             size = PAGE if left is None else min(left, PAGE)
@@ -98,10 +101,7 @@ class ApiClient:
         self, method: str, path: str, *, params: dict[str, object], body: object = None, content: bytes | None = None,
         kind: str = "application/json", seconds: float = SECONDS,
     ) -> Any:  # fmt: skip
-        """Send a request; return the response's JSON, None without content. `seconds`: timeout, unless in process.
-
-        Raises EgressError.
-        """
+        """Send a request, as `raw` does; return the response's JSON, None without content. Raises EgressError."""
         answer = self.raw(method, path, params=params, body=body, content=content, kind=kind, seconds=seconds)
         if answer.status_code == 204 or not answer.content:
             return None
@@ -113,7 +113,13 @@ class ApiClient:
         self, method: str, path: str, *, params: dict[str, object], body: object = None, content: bytes | None = None,
         kind: str = "application/json", seconds: float = SECONDS,
     ) -> httpx.Response:  # fmt: skip
-        """Send a request; return the response. Raises InputError, EgressError unless its status is 2xx."""
+        """Send a request to a path below /api/v1; return the response.
+
+        Parameters that are None, empty or False are left out; a final _ of their names is dropped. The body is `body`,
+        of JSON types, or `content`, of the media type `kind`. `seconds` is the timeout; in process there is none.
+        Raises InputError if the status is 400, 413, 415 or 422, EgressError for any other but 2xx, or without a
+        response.
+        """
         data = json.dumps(body).encode() if body is not None else content
         given = {key.rstrip("_"): _text(value) for key, value in params.items() if value not in (None, "", False)}
         headers = {"Content-Type": kind} if data is not None else {}
@@ -166,7 +172,7 @@ class _InProcess:
 
 
 def api_options(command: _F) -> _F:
-    """Add --api, --token-file, --ca and --config to a command, which gets one `api: ApiClient` instead."""
+    """Add --api, --token-file, --ca and --config to a command, which gets one argument `api`, an ApiClient, instead."""
 
     @click.option(
         "--api", "url", envvar="EGRESS_API", metavar="URL", default="", help="Use this API. [env: EGRESS_API]"
@@ -199,6 +205,7 @@ def segment(text: str) -> str:
 
 
 def _token(file: Path | None) -> str:
+    """Read the token from a file, else from EGRESS_TOKEN (empty if unset). Raises InputError if it is not valid."""
     where = "EGRESS_TOKEN" if file is None else str(file)
     try:
         token = os.environ.get(where, "").strip() if file is None else file.read_text(encoding="utf-8").strip()
@@ -212,6 +219,7 @@ def _token(file: Path | None) -> str:
 
 
 def _trust(ca: Path | None) -> ssl.SSLContext:
+    """Make a TLS context that trusts the authorities in a PEM file; None: those of the system. Raises InputError."""
     try:
         return ssl.create_default_context(cafile=None if ca is None else str(ca))
     except OSError as error:

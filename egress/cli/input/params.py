@@ -20,7 +20,7 @@ _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 
 
 class Time(click.ParamType[float]):
-    """A point in time: ISO 8601 (UTC unless it names a zone), or a duration before now."""
+    """A point in time, in seconds since the epoch: ISO 8601 (UTC unless it names a zone), or a duration before now."""
 
     name = "time"
 
@@ -42,6 +42,7 @@ class Time(click.ParamType[float]):
 
 
 def _note(ctx: click.Context, _param: click.Parameter, value: str | None) -> None:
+    """Store the value of --case for `chosen_case`. Raises BadParameter if it is empty."""
     if value == "":  # an unset shell variable must not select the live records
         raise click.BadParameter("the name is empty; `egress case list` lists the cases")
     ctx.meta[_CASE] = value
@@ -78,7 +79,10 @@ class Listing(click.Group):
 
 
 def read_document(file: Path) -> tuple[bytes, str]:
-    """Read a file of rules (-: standard input); return it with its media type. Raises InputError."""
+    """Read a file of rules (-: standard input). Raises InputError.
+
+    Returns its bytes, and the media type of JSON or YAML: by the file's suffix, else by the first character.
+    """
     try:
         data = sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
     except OSError as error:

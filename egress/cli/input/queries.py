@@ -52,7 +52,10 @@ class QueryCommand(click.Command):
 
 
 def checked(words: Sequence[str], now: float) -> str:
-    """Join the words to a query and check its syntax. Prints the place of a mistake, then raises InvalidQueryError."""
+    """Join the words to a query and check its syntax at the time `now` (seconds since the epoch).
+
+    Shows the place of a mistake on standard error, then raises InvalidQueryError.
+    """
     text = " ".join(word.strip() for word in words)
     try:
         compile_query(text, flows, now)
@@ -74,8 +77,8 @@ def pointed(text: str, column: int) -> tuple[str, str]:
 def records(config: Path | None, *, writes: bool = False) -> Iterator[Engine]:
     """Open the case that --case names, else the config's database; `writes`: the command may store something in it.
 
-    An older schema is never upgraded. Raises EgressError if there is no such database, or it has an older schema and is
-    no case that is only read.
+    From then on characters that the encoding of standard output lacks are escaped. A schema is never upgraded. Raises
+    EgressError if there is no such database, or it has an older schema; a case may have one unless `writes` is set.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a name from the network may not fit the terminal's encoding
@@ -93,9 +96,10 @@ def records(config: Path | None, *, writes: bool = False) -> Iterator[Engine]:
 def period(
     engine: Engine, since: float | None, until: float | None, now: float, last: float = DAY
 ) -> tuple[float, float]:
-    """Return begin and end of a period; the default is the last `last` seconds, or all of a case.
+    """Return begin and end of a period, in seconds since the epoch.
 
-    Raises InputError if the end is not later than the begin.
+    The default of each (None) is that of the last `last` seconds, or of all records of a case. Raises InputError if the
+    end is not later than the begin.
     """
     found = span(engine) if chosen_case() else None
     begin, end = found or (now - last, now)
@@ -107,17 +111,17 @@ def period(
 
 
 def chosen_flow(engine: Engine, wanted: str) -> str:
-    """Return the id of the only flow whose id begins with these digits.
+    """Return the id of the only flow whose id begins with the digits `wanted`.
 
-    Raises InputError if they are not hex digits, EgressError if no flow or several match.
+    Raises InputError if these are not 1 to 16 hex digits, EgressError if no flow or several match.
     """
     return _chosen(engine, wanted, "flow", flow_ids, f"`egress query{case_words()}` lists flows with their ids")
 
 
 def chosen_finding(engine: Engine, wanted: str) -> str:
-    """Return the id of the only finding whose id begins with these digits.
+    """Return the id of the only finding whose id begins with the digits `wanted`.
 
-    Raises InputError if they are not hex digits, EgressError if no finding or several match.
+    Raises InputError if these are not 1 to 16 hex digits, EgressError if no finding or several match.
     """
     return _chosen(
         engine, wanted, "finding", finding_ids, f"`egress show FLOW{case_words()}` lists the findings of a flow"

@@ -41,7 +41,10 @@ def rule_options(command: _F) -> _F:
 
 
 def make(api: ApiClient, action: str, fields: dict[str, Any], output: str, *, dry_run: bool) -> None:
-    """Add a rule through the API and print it. `dry_run`: only check it."""
+    """Add a rule through the API and print it. `dry_run`: only check it.
+
+    `action` is allow or deny, `fields` are the values of the options, `output` is human or json.
+    """
     ports, protocol = list(map(_number, fields.pop("ports"))), _number(fields.pop("protocol"))
     body = {"action": action, **fields, "ports": ports, "protocol": protocol}
     given = {key: value for key, value in body.items() if value not in ("", []) and value is not False}
