@@ -42,7 +42,7 @@ log = logging.getLogger("egress.api")
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """The authenticated caller of a request. `agents`: globs of the agents in its scope."""
+    """The authenticated caller of a request. Its scope is the agents that match one of the globs `agents`."""
 
     actor: Actor
     role: str
@@ -50,6 +50,7 @@ class Caller:
 
     @property
     def unlimited(self) -> bool:
+        """True if the scope has all agents."""
         return "*" in self.agents
 
     def as_author(self) -> str:
@@ -67,7 +68,7 @@ class Caller:
         return _NAME.fullmatch(selector) is not None and self.sees(selector)
 
     def check(self, selector: str) -> None:
-        """Check that the selector is within the scope. Raises ProblemError (403)."""
+        """Check that the scope covers the selector of a rule or token. Raises ProblemError (403)."""
         if not self.covers(selector):
             raise ProblemError(403, f"agent {selector[:128]!r} is outside your scope: {', '.join(self.agents)}")
 
@@ -85,7 +86,7 @@ class Failures:
         self._seen: OrderedDict[str, tuple[float, int]] = OrderedDict()  # address → start of its minute, failures
 
     def add(self, client: str) -> int:
-        """Count a failure of a client. Returns 0 up to the limit, else the seconds until its minute ends."""
+        """Count a failure of a client. Returns 0 for the first `limit` of a minute, else the seconds until its end."""
         now, address = self._clock(), _subnet(client)
         start, count = self._seen.get(address, (now, 0))
         if now - start >= 60.0:
@@ -105,7 +106,10 @@ class Authenticator:
         self._touched: dict[str, float] = {}  # token id → time of the last attempt to store its use
 
     def caller(self, scope: Scope) -> Caller:
-        """Authenticate a request. Blocks: call it in a thread. Raises ProblemError: 401, 403, 429, 503."""
+        """Authenticate a request by its token; without one, root on the unix socket. Blocks: call it in a thread.
+
+        Stores the use of the token, at most once a minute. Raises ProblemError: 401, 403, 429, 503.
+        """
         client = str((scope.get("client") or ("",))[0])
         request_id = scope["state"]["request_id"]
         given = Headers(scope=scope).getlist("authorization")
@@ -122,6 +126,7 @@ class Authenticator:
         return Caller(Actor(f"token:{token.id} ({token.name})", request_id), token.role, token.agents)
 
     def _token(self, secret: str) -> tokens.Token | None:
+        """Return the valid token with this secret, else None; store its use, at most once in TOUCH_SECONDS."""
         engine, now = self._database.engine(), time.time()
         with engine.connect() as connection:
             token = tokens.authenticate(connection, secret, now)
@@ -131,6 +136,7 @@ class Authenticator:
         return token
 
     def _failed(self, client: str, detail: str, more: str = "") -> ProblemError:
+        """Count a failure of the client; make the response: 401, or 429 beyond the limit."""
         wait = self._failures.add(client)
         if wait:
             log.warning("too many failed authentications from %s", client)
@@ -139,6 +145,7 @@ class Authenticator:
 
 
 def _peer(client: str, request_id: str) -> Caller:
+    """Return root, an admin of all agents, for `unix:0`. Raises ProblemError (403) for any other user."""
     uid = client.removeprefix(UNIX)
     if uid != "0":
         raise ProblemError(403, f"user id {uid} needs a token here; only root on this host needs none")
@@ -173,6 +180,8 @@ def _caller(request: Request, _: Annotated[HTTPAuthorizationCredentials | None, 
 
 
 def _at_least(role: str, *also: str) -> Callable[[Caller], Awaitable[Caller]]:
+    """Make a dependency that returns the caller; 403 unless its role is `role`, a higher one, or one of `also`."""
+
     async def allowed(caller: Annotated[Caller, Depends(_caller)]) -> Caller:
         if caller.role not in also and _RANK.get(caller.role, 0) < _RANK[role]:
             raise ProblemError(403, f"this needs role {role}; yours is {caller.role}")

@@ -1,9 +1,10 @@
 """Bounds the number of connections of `egress serve`.
 
-A client that sends half a request costs a connection until its time is over (`api.patience`). So each peer, an address
-or a user of the unix socket, has a share. A peer beyond its share loses its own connection that has waited longest for
-the rest of a request; where all its requests are being answered, the new one is refused. The same holds for all
-connections together. So silent connections cannot keep others out, not even others of the same address.
+A client that sends half a request occupies a connection until its time limit (`api.patience`). So each peer (an IPv4
+address, an IPv6 /64 network, or a user of the unix socket) may have at most A_PEER connections, and each listening
+socket at most CONNECTIONS. At a limit, the connection that has waited longest for the rest of a request is closed (one
+of the same peer, if the limit is the peer's); if none waits, the new connection is refused. So silent connections
+cannot keep others out, not even others of the same peer.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from api.auth import UNIX
 from egress.peers import peer_of
 
 CONNECTIONS = 1000  # open at a time, on each socket that listens
-A_PEER = 250  # of these
+A_PEER = 250  # of these, by one peer
 COMPLAINT_SECONDS = 60.0
 _PREFIX = 64  # bits of an IPv6 address that are the peer's: one host may have all the rest
 
@@ -27,7 +28,7 @@ log = logging.getLogger("egress.api")
 
 
 class Visit(socket.socket):
-    """An accepted connection. Closing it removes it from `visits`."""
+    """An accepted connection of `peer`. Closing it removes it from `visits`. Takes over the file descriptor."""
 
     def __init__(self, visits: Visits, descriptor: int, peer: str) -> None:
         super().__init__(fileno=descriptor)
@@ -48,7 +49,10 @@ class Visit(socket.socket):
 
 
 class Visits:
-    """The connections of one listening socket by descriptor, the one that has waited longest first."""
+    """The connections of one listening socket: at most `most`, and at most `a_peer` of one peer.
+
+    They are ordered by the time at which they last began to wait for their client, the earliest first.
+    """
 
     def __init__(self, most: int = CONNECTIONS, a_peer: int = A_PEER) -> None:
         self._most, self._a_peer = most, a_peer
@@ -60,9 +64,9 @@ class Visits:
         return len(self._all)
 
     def admit(self, accepted: socket.socket, peer: str) -> Visit | None:
-        """Admit a connection; where there is no room, one that waits for its client is closed instead.
+        """Admit a connection. At a limit, close the one that has waited longest for its client.
 
-        Returns None, and closes the new one, if none waits.
+        If none waits, close the new one and return None.
         """
         mine = self._of.get(peer, {})
         full = mine if len(mine) >= self._a_peer else self._all if len(self) >= self._most else None
@@ -76,7 +80,7 @@ class Visits:
         return visit
 
     def _complain(self, peer: str, count: int) -> None:
-        """Log that there is no more room, once in a while: a flood must not fill the log as well."""
+        """Log that a limit is reached, at most once in COMPLAINT_SECONDS: a flood must not fill the log as well."""
         if time.monotonic() >= self._quiet_until:
             self._quiet_until = time.monotonic() + COMPLAINT_SECONDS
             log.warning(
@@ -101,11 +105,12 @@ class Visits:
             del self._of[visit.peer]
 
     def find(self, descriptor: int) -> Visit | None:
+        """Return the connection with this file descriptor; None if it was closed."""
         return self._all.get(descriptor)
 
 
 def _make_room(visits: dict[int, Visit]) -> bool:
-    """Expel the connection that has waited longest for its client. False: all are busy."""
+    """Cut the connection that has waited longest for its client; return False if none waits."""
     longest = next((visit for visit in visits.values() if visit.waiting), None)
     if longest is not None:
         longest.expel()
@@ -113,14 +118,17 @@ def _make_room(visits: dict[int, Visit]) -> bool:
 
 
 class Door(socket.socket):
-    """A listening socket that admits connections to `visits`. Takes over the descriptor of `listener`."""
+    """A listening socket whose connections are limited by `visits`. Takes over the file descriptor of `listener`."""
 
     def __init__(self, listener: socket.socket) -> None:
         super().__init__(fileno=listener.detach())
         self.visits = Visits()
 
     def accept(self) -> tuple[socket.socket, Any]:
-        """Accept a connection. Raises ConnectionAbortedError, which asyncio expects here, for one that is refused."""
+        """Accept a connection and return it with its address.
+
+        Raises ConnectionAbortedError, which asyncio expects here, if the connection is refused or has ended already.
+        """
         accepted, address = super().accept()
         try:
             peer = peer_name(accepted) if self.family == socket.AF_UNIX else host_of(address[0])
@@ -134,7 +142,7 @@ class Door(socket.socket):
 
 
 def host_of(address: str) -> str:
-    """Return the part of an address that identifies a host: the whole of IPv4, the /64 network of IPv6."""
+    """Return the part of an address that identifies a host: an IPv4 address, also if mapped, or an IPv6 /64 network."""
     ip = ipaddress.ip_address(address.partition("%")[0])
     if ip.version == 4:
         return str(ip)

@@ -1,4 +1,4 @@
-"""The application's database, opened by the first request; while that fails, each further request tries again."""
+"""The application's database, opened by the first request that needs it. If that fails, the next one tries again."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from egress.store.database.handles import DBAPIError, Engine
 
 
 class Database:
-    """Opens and keeps the database of one application. Thread-safe."""
+    """Opens and keeps the database of one application, or uses the given engine. Thread-safe."""
 
     def __init__(self, config: Config, engine: Engine | None = None) -> None:
         self.config = config
@@ -24,7 +24,10 @@ class Database:
         self._lock = threading.Lock()
 
     def engine(self) -> Engine:
-        """Return the engine; open the database if necessary. Raises ProblemError (503)."""
+        """Return the engine; open the database if necessary. Raises ProblemError (503).
+
+        A missing database is created, unless a gateway has run on this host.
+        """
         if self._engine is None:
             with self._lock:
                 if self._engine is None:
@@ -48,6 +51,7 @@ class Database:
             raise unavailable(f"cannot use the database: {explain(error)}") from None
 
     def close(self) -> None:
+        """Close the database that this object opened; not an engine that was given."""
         if self._engine is not None and not self._given:
             self._engine.dispose()
             self._engine = None

@@ -45,7 +45,10 @@ _KEY = re.compile(rf"[\x21-\x7e]{{1,{MAX_KEY}}}")
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """The reply of a `change`, sent as the response. `body` consists of JSON types; None: no content."""
+    """The reply of a `change`, sent as the response.
+
+    `body` consists of JSON types; None: no content. `etag` and `location` are header values; empty: no header.
+    """
 
     status: int = 200
     body: object = None
@@ -87,6 +90,7 @@ class EditRequest:
     def commit(self, change: Callable[[Connection], Reply]) -> Response:
         """Make the change in one transaction; if the same request was made before with this key, replay its response.
 
+        `change` may be called twice, if another request stores the same key at the same time. A dry run is rolled back.
         Raises ProblemError (422) if the key was used for another request, and the exceptions of `change`.
         """
         try:
@@ -114,6 +118,10 @@ class EditRequest:
         return answered
 
     def _replay(self, connection: Connection, key: str) -> Response | None:
+        """Return the stored response to the request with this key; None if the key is new.
+
+        Raises ProblemError (422) if the key was used for another request.
+        """
         kept = idempotency.recall(connection, key, self._caller, self.ts)
         if kept is None:
             return None
@@ -122,6 +130,7 @@ class EditRequest:
         return Response(kept.body.encode() or None, kept.status, {**kept.headers, "Idempotent-Replayed": "true"})
 
     def _keep(self, connection: Connection, key: str, answer: Reply) -> None:
+        """Store the response for a replay; delete responses that are too old for one."""
         sent = _response(answer, answer.body if answer.kept is None else answer.kept)
         headers = {name: sent.headers[name] for name in _KEPT if name in sent.headers}
         body = bytes(sent.body).decode()
@@ -133,6 +142,7 @@ class EditRequest:
 
 
 def _require_schema(connection: Connection) -> None:
+    """Check that the database has this program's schema. Raises ProblemError (503)."""
     try:
         require_schema(connection)
     except EgressError as error:

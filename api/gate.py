@@ -1,7 +1,7 @@
 """The gate that every request passes before its route: request id, authentication, size and syntax of the body.
 
-Every answer passes it too: it gets the request id, headers against caching and content sniffing, and a line in the
-access log. An unexpected exception becomes a 500 answer.
+Every answer passes it too: the gate adds the request id, and headers against caching and content sniffing, and writes a
+line in the access log. An unexpected exception becomes a 500 answer.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from api.problems import ProblemError
 
 MAX_BODY = 8 << 20  # bytes
 MAX_DOCUMENT = 32 << 20  # bytes of a body that is a whole policy
-DOCUMENTS = frozenset({f"{PREFIX}/allowlist/import", f"{PREFIX}/simulate"})  # these parse the body, JSON or YAML
+DOCUMENTS = frozenset({f"{PREFIX}/allowlist/import", f"{PREFIX}/simulate"})  # their routes parse the body, JSON or YAML
 YAML = frozenset({"application/yaml", "application/x-yaml", "text/yaml"})
 SMALL = 64 << 10  # bytes; a body of this size is checked in the event loop, a larger one in a thread
 
@@ -98,7 +98,7 @@ class _ClientGoneError(Exception):
 
 
 async def _body(scope: Scope, receive: Receive) -> bytes:
-    """Read the whole body and check its size and syntax. Raises ProblemError: 400, 413, 415; _ClientGoneError."""
+    """Read the whole body and check its size and syntax. Raises ProblemError (400, 413, 415) or _ClientGoneError."""
     path = scope["path"]
     limit = MAX_DOCUMENT if path in DOCUMENTS else MAX_TRACES if path in answers.PATHS else MAX_BODY
     headers = Headers(scope=scope)
@@ -120,6 +120,7 @@ async def _body(scope: Scope, receive: Receive) -> bytes:
 
 
 async def _check_form(path: str, content_type: str, body: bytes) -> None:
+    """Check that a body is JSON, or on DOCUMENTS of a media type of JSON or YAML. Raises ProblemError: 400, 415."""
     kind = _media_type(content_type)
     if path in DOCUMENTS and kind in YAML:
         return
@@ -138,6 +139,7 @@ async def _check_form(path: str, content_type: str, body: bytes) -> None:
 
 
 def is_yaml(content_type: str) -> bool:
+    """Return True if a Content-Type header names YAML."""
     return _media_type(content_type) in YAML
 
 
@@ -146,7 +148,7 @@ def _media_type(content_type: str) -> str:
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:
-    """Return a `receive` that yields the body again, then the client's next message: a disconnect."""
+    """Return a `receive` whose first message is the whole body; later ones come from the client: a disconnect."""
     given = False
 
     async def replay() -> Message:

@@ -1,4 +1,4 @@
-"""Metrics for Prometheus: the status of this host's gateway, the fleet, the policy and the records; made on request."""
+"""Metrics for Prometheus: the status of this host's gateway, all gateways of the database, the policy, the records."""
 
 from __future__ import annotations
 
@@ -23,12 +23,17 @@ ANSWER_SECONDS = 5.0  # that the gateway has to answer
 
 
 class Metrics(Collector):
-    """Collects the metrics. Names begin with egress_; the label `worker` is an index, `queue` is full or settled."""
+    """Collects the metrics of one scrape. Names begin with egress_.
+
+    The label `worker` is an index, `queue` is full or settled. `control` is the gateway's control socket. Without an
+    engine (None) the metrics of the database are left out. `steps` has the number of reported steps by result.
+    """
 
     def __init__(self, control: Path, engine: Engine | None, steps: Mapping[str, int]) -> None:
         self._control, self._engine, self._steps = control, engine, steps
 
     def collect(self) -> Iterable[Metric]:
+        """Yield the metrics of the database and of the gateway; leave out those that cannot be read now."""
         with contextlib.suppress(SQLAlchemyError):  # unavailable: egress_database_up reports that
             if self._engine is not None:
                 yield from _stored(self._engine)
@@ -51,6 +56,7 @@ class Metrics(Collector):
 
 
 def _stored(engine: Engine) -> Iterator[Metric]:
+    """Collect the metrics that are read from the database."""
     with engine.connect() as connection:
         yield _gauge("policy_version_stored", "newest version of the policy", ruleset.current(connection))
         yield _gauge("rules", "rules in force", ruleset.count_live(connection))
@@ -63,6 +69,7 @@ def _stored(engine: Engine) -> Iterator[Metric]:
 
 
 def _fleet(there: Collection[StoredGateway], now: float) -> Iterator[Metric]:
+    """Collect the metrics of every gateway of the database; `now` is the database's time."""
     up = GaugeMetricFamily("egress_gateway_up", "1: the gateway sends heartbeats to the database", labels=["host"])
     seen = GaugeMetricFamily("egress_gateway_seen_seconds", "time since its last heartbeat", labels=["host"])
     version = GaugeMetricFamily(
@@ -79,6 +86,7 @@ def _fleet(there: Collection[StoredGateway], now: float) -> Iterator[Metric]:
 
 
 def _holdings(connection: Connection) -> Iterator[Metric]:
+    """Collect the size and age of the records, and the number of pruned ones."""
     size, free = sizes.sizes(connection)
     yield _gauge("database_bytes", "size of the database", size)
     yield _gauge("database_free_bytes", "part of it that new records can use", free)
@@ -91,6 +99,7 @@ def _holdings(connection: Connection) -> Iterator[Metric]:
 
 
 def _gateway(status: dict[str, Any]) -> Iterator[Metric]:
+    """Collect the metrics of this host's gateway as a whole, its journal and its recorder."""
     yield _gauge("uptime_seconds", "time since the gateway started", max(time.time() - status["since"], 0))
     yield _gauge("fail_open", "1: packets pass uninspected while workers are missing", status["fail_open"])
     yield _gauge("policy_version", "version of the policy in force", status["policy_version"])
@@ -178,6 +187,7 @@ def _attribution(status: dict[str, Any]) -> Iterator[Metric]:
 
 
 def _drops(agents: list[dict[str, Any]]) -> Iterator[Metric]:
+    """Collect the packets of each agent that the kernel dropped because a queue was full."""
     dropped = CounterMetricFamily(
         "egress_dropped",
         "packets of an agent that the kernel dropped because its queue was full",
@@ -191,6 +201,7 @@ def _drops(agents: list[dict[str, Any]]) -> Iterator[Metric]:
 
 
 def _workers(workers: list[dict[str, Any]]) -> Iterator[Metric]:
+    """Collect the metrics of each worker; only its state and restarts while it has not reported counters."""
     alive = GaugeMetricFamily("egress_worker_up", "1: the worker runs", labels=["worker"])
     restarts = CounterMetricFamily("egress_worker_restarts", "replacements of a worker", labels=["worker"])
     packets = CounterMetricFamily("egress_packets", "packets read from a queue and judged", labels=["worker", "queue"])
@@ -230,6 +241,7 @@ def _workers(workers: list[dict[str, Any]]) -> Iterator[Metric]:
 
 
 def _gauge(name: str, about: str, value: float | None) -> Metric:
+    """Make a gauge named egress_NAME; None is 0."""
     return GaugeMetricFamily(f"egress_{name}", about, value=float(value or 0))
 
 

@@ -1,4 +1,4 @@
-"""HTTP with limits on the time that a client may take: to send a head, to send a body, to read the response."""
+"""HTTP with limits on the time that a client may take to send a head, to send a body, and to read the response."""
 
 from __future__ import annotations
 
@@ -17,12 +17,15 @@ READ_SECONDS = 30.0  # an answer of which the client reads nothing for so long i
 
 
 class PatientProtocol(H11Protocol):
-    """HTTP on a connection that a `Door` admitted. On the unix socket the client's address is its user id."""
+    """HTTP on a connection that a `Door` (`api.connections`) admitted; cuts a client that is late.
+
+    On the unix socket the client's address is `unix:` and its user id.
+    """
 
     visits: Visits  # set by `protocol`
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Find the connection among `visits`, and start the time limit of its first request head."""
+        """Find the connection in `visits`, and start the time limit of its first request head; abort if it is gone."""
         super().connection_made(transport)
         self._timer: asyncio.TimerHandle | None = None
         self._unread: asyncio.TimerHandle | None = None
@@ -64,7 +67,7 @@ class PatientProtocol(H11Protocol):
             self._unread.cancel()
 
     def _look(self) -> None:
-        """Note for which part of a request the connection waits, and since when."""
+        """When another part of a request begins, start its time limit, and note whether its client is waited for."""
         state = self.conn.their_state
         if state is self._state or self._visit is None:
             return
@@ -78,7 +81,7 @@ class PatientProtocol(H11Protocol):
             self._timer = self.loop.call_at(self._due, self._expire)
 
     def _expire(self) -> None:
-        """Cut a client that is late. A body that comes fast enough gets more time."""
+        """Cut a client that is late. A body gets the time that its bytes take at BODY_RATE in addition."""
         due = self._due + (self._received / BODY_RATE if self._state is h11.SEND_BODY else 0.0)
         if due > self.loop.time():
             self._timer = self.loop.call_at(due, self._expire)
@@ -87,5 +90,5 @@ class PatientProtocol(H11Protocol):
 
 
 def protocol(visits: Visits) -> type[PatientProtocol]:
-    """Make the protocol of one listening socket."""
+    """Make the protocol class for the connections of one listening socket."""
     return type("_Protocol", (PatientProtocol,), {"visits": visits})

@@ -1,4 +1,4 @@
-"""Caches the compiled policy of each host for what-if questions, and keeps it up to date with the database."""
+"""Caches the compiled policy of each host for what-if questions, and updates it from the database at each use."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MAX_BOOKS = 8  # compiled policies, one for each host; 100,000 rules take 40 MiB
 
 
 class PolicyBook:
-    """The compiled policies of one application. Thread-safe."""
+    """The compiled policies of one application: the MAX_BOOKS used last. Thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

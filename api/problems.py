@@ -46,7 +46,7 @@ class ProblemError(Exception):
 
 
 def wrong_field(pointer: str, detail: str, status: int = 422) -> ProblemError:
-    """Make a problem about a field of the body: `pointer` is like `ports/0`, or empty for the whole body."""
+    """Make a problem about a field of the body. `pointer` is like `ports/0`, or empty for the whole body."""
     return ProblemError(status, "the body is not valid", errors=[at(pointer, detail)])
 
 
@@ -61,12 +61,12 @@ def at(pointer: str, detail: str) -> Place:
 
 
 def unavailable(detail: str) -> ProblemError:
-    """Make a 503 that asks the caller to try again."""
+    """Make a problem (503) with a Retry-After header of RETRY_SECONDS."""
     return ProblemError(503, detail, headers={"Retry-After": str(RETRY_SECONDS)})
 
 
 def response(problem: ProblemError, scope: Scope) -> Response:
-    """Make the response to the request in `scope`. OTLP requests get errors in OTLP's form."""
+    """Make the response to the request in the ASGI `scope`. OTLP requests get errors in OTLP's form."""
     if scope.get("path") in answers.PATHS:
         return answers.failed(scope, problem.status, problem.detail, problem.headers)
     body: dict[str, Any] = {

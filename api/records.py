@@ -22,7 +22,10 @@ FILTERS = ("agent", "signature", "action", "dest", "name")
 
 
 class RecordFilter:
-    """The filter of a listing: records must match all parameters. Values are as in the query language, `q` a query."""
+    """The filter of a listing, from query parameters: records must match all that are given.
+
+    Values are as in the query language; `q` is a query.
+    """
 
     def __init__(
         self,
@@ -88,8 +91,10 @@ def flow_documents(connection: Connection, records: Iterable[FlowRecord]) -> lis
 
 
 def finding_document(record: FindingRecord) -> dict[str, object]:
+    """Convert a finding to an EVE document."""
     return to_eve(record)
 
 
 def not_found(what: str, id: str) -> ProblemError:  # noqa: A002 - its name
+    """Make the problem (404) of a record that does not exist or is outside the caller's scope."""
     return ProblemError(404, f"there is no {what} {id}, or it is outside your scope")

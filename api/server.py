@@ -34,7 +34,7 @@ log = logging.getLogger("egress.api")
 
 
 class _Server(uvicorn.Server):
-    """A server that leaves signals to `serve`, which runs two of them in one process."""
+    """A server that leaves signals to `_serve`, which runs two of them in one process."""
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -44,6 +44,7 @@ class _Server(uvicorn.Server):
 def serve(app: FastAPI, config: Config) -> None:
     """Serve until SIGTERM or SIGINT, then give running requests DRAIN_SECONDS to finish.
 
+    Listens on the config's host and port, if it has a host, and on its unix socket, whose file is removed at the end.
     Raises EgressError or InputError if it cannot listen.
     """
     context = tls_context(config.api)
@@ -118,10 +119,12 @@ def tls_context(api: Api) -> ssl.SSLContext | None:
 
 
 def _no_password() -> str:
+    """Raise InputError: OpenSSL calls this function for the password of an encrypted key."""
     raise InputError("api.tls_key: the key is encrypted; use one without a password, readable by root alone")
 
 
 def _reason(error: OSError) -> str:
+    """Return the reason of an error of TLS files as lower-case text."""
     return (getattr(error, "reason", None) or error.strerror or str(error)).replace("_", " ").lower()
 
 
@@ -136,6 +139,7 @@ def is_exposed(api: Api) -> bool:
 
 
 def _tcp(api: Api) -> socket.socket:
+    """Listen on the config's host and port. Raises InputError for a wrong host, EgressError if it cannot listen."""
     try:
         family, kind, proto, _, address = socket.getaddrinfo(
             api.host, api.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE

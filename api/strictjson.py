@@ -10,7 +10,7 @@ MAX_DEPTH = 32
 
 
 def loads(body: bytes) -> Any:
-    """Parse a JSON body. Raises ValueError, whose text is the reason."""
+    """Parse a JSON body, of at most MAX_DEPTH levels. Raises ValueError, whose text is the reason."""
     try:
         document = json.loads(
             body.decode("utf-8"), object_pairs_hook=_object, parse_constant=_constant, parse_float=_float
@@ -26,6 +26,7 @@ def loads(body: bytes) -> Any:
 
 
 def _check(document: object) -> None:
+    """Raise ValueError if a document is too deep, or one of its strings contains a lone surrogate."""
     level = [document]
     for _ in range(MAX_DEPTH):
         below: list[object] = []

@@ -1,4 +1,4 @@
-"""Play all scenes through the real gateway and show the outcomes; exit status 1 if one is wrong: `python -m demo`."""
+"""Makes all attempts through the real gateway and shows their outcomes: `python -m demo`, as root."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ NEEDED = ("ssh.unusual-port", "mining.stratum", "beacon.timing")
 
 
 def picture(attempts: list[Attempt]) -> Table:
-    """Make the table of attempts."""
+    """Build the table of attempts, with their expected and actual outcomes."""
     table = Table(title="What the agent tried, and what came of it")
     for heading in ("over", "attempt", "must be", "", "the client saw"):
         table.add_column(heading, overflow="fold")
@@ -27,6 +27,7 @@ def picture(attempts: list[Attempt]) -> Table:
 
 
 def main() -> int:
+    """Run the demonstration. Returns 1 if an outcome is wrong, a finding is missing, or the gateway fails; else 0."""
     console = Console(width=None if sys.stdout.isatty() else 140)
     if os.geteuid():
         console.print("demo: run as root, it makes network namespaces", style="red")

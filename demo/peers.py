@@ -66,7 +66,10 @@ def echo(host: str, port: int) -> None:
 
 
 def miner(host: str, port: int, segment: int) -> int:
-    """Play a miner. Returns its exit status: 0 if a share was accepted, 3 if the connection was refused or cut."""
+    """Send a miner's messages in segments of `segment` bytes; print the outcome.
+
+    Returns the exit status: 0 if the share was accepted, 3 if the connection was refused or cut.
+    """
     calls = [
         ("mining.subscribe", ["cgminer/4.11.1"]),
         ("mining.authorize", ["worker.1", "x"]),
@@ -91,14 +94,17 @@ def miner(host: str, port: int, segment: int) -> int:
 
 
 def _delivered(connection: socket.socket) -> None:
-    """Wait until all bytes are acknowledged or an answer comes: else the kernel joins the segments that wait."""
+    """Wait until all bytes are acknowledged or an answer comes: else the kernel would join waiting segments."""
     left = b"\x01"
     while any(left) and not select.select([connection], [], [], 0.0005)[0]:
         left = fcntl.ioctl(connection, termios.TIOCOUTQ, bytes(4))  # SIOCOUTQ, tcp(7)
 
 
 def beacon(host: str, port: int) -> int:
-    """Play a beacon. Returns its exit status: 0 after all BEATS, 3 if it was refused before."""
+    """Connect once a second, with jitter, and send a line; print the outcome.
+
+    Returns the exit status: 0 after all BEATS, 3 if a connection was refused or cut before.
+    """
     for beat in range(BEATS):
         try:
             with socket.create_connection((host, port), TIMEOUT) as connection:
@@ -113,6 +119,7 @@ def beacon(host: str, port: int) -> int:
 
 
 def main(role: str, *words: str) -> int:
+    """Run the program that `role` names. Returns its exit status; 2 for an unknown role."""
     if role == "pool":
         pool(words[0], int(words[1]), Path(words[2]))
     elif role == "echo":

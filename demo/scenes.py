@@ -1,4 +1,4 @@
-"""The agent's attempts, over both families, and the outcome that each must have."""
+"""The agent's attempts to reach the outside, over IPv4 and IPv6, and the outcome that each must have."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SSH_PORT, TUNNEL_PORT, POOL_PORT, WEB_PORT, BEACON_PORT, FORBIDDEN_PORT = 22, 44
 
 @dataclass(frozen=True)
 class Attempt:
-    """One attempt: its outcome as expected and as seen."""
+    """One attempt: its expected outcome, whether it had this outcome, and the client's message."""
 
     family: str
     what: str
@@ -32,7 +32,7 @@ def last_line(done: subprocess.CompletedProcess[str]) -> str:
 
 
 def reverse_ssh(stage: Stage, family: str, host: str) -> Attempt:
-    """Try a reverse tunnel; it must not log in."""
+    """Try a reverse SSH tunnel to TUNNEL_PORT; the client must fail before it has logged in."""
     log = stage.directory / "ssh" / "log"
     before = log.read_text().count("Accepted")
     done = stage.ssh(host, TUNNEL_PORT, options=("-N", "-R", "2222:localhost:22"))
@@ -47,7 +47,7 @@ def allowed_ssh(stage: Stage, family: str, host: str) -> Attempt:
 
 
 def miner(stage: Stage, family: str, host: str, heard: Path, segment: int) -> Attempt:
-    """Run the miner in segments of this size; the pool must not receive a method."""
+    """Run the miner with segments of `segment` bytes; the pool must not receive a method."""
     before = heard.read_text()
     done = stage.lab.run(
         stage.agent, [sys.executable, "-m", "demo.peers", "miner", host, str(POOL_PORT), str(segment)], 20.0
@@ -58,7 +58,7 @@ def miner(stage: Stage, family: str, host: str, heard: Path, segment: int) -> At
 
 
 def allowed_web(stage: Stage, family: str, host: str, digest: str) -> Attempt:
-    """Fetch the page, whose SHA-256 is `digest`."""
+    """Fetch the web page, which must arrive with the SHA-256 `digest`."""
     address = f"[{host}]" if ":" in host else host
     page = stage.directory / "fetched"
     page.unlink(missing_ok=True)
@@ -69,7 +69,7 @@ def allowed_web(stage: Stage, family: str, host: str, digest: str) -> Attempt:
 
 
 def forbidden(stage: Stage, family: str, host: str) -> Attempt:
-    """Connect to a port that no rule allows."""
+    """Connect to a port that no rule allows; the connection must be refused."""
     address = f"[{host}]" if ":" in host else host
     done = stage.lab.run(stage.agent, ["curl", "-sS", "-m", "10", f"http://{address}:{FORBIDDEN_PORT}/"], 20.0)
     return Attempt(family, f"curl to port {FORBIDDEN_PORT}", "refused", done.returncode == 7, last_line(done))
@@ -82,7 +82,10 @@ def beacon(family: str, process: subprocess.Popen[str]) -> Attempt:
 
 
 def play(stage: Stage) -> Iterator[Attempt]:
-    """Make all attempts, one after the other. The beacons, which need some seconds to be found, run beside them."""
+    """Start the servers, then make all attempts, one after the other, and yield each.
+
+    The beacons run meanwhile, because the gateway needs some seconds to find them; their attempts come last.
+    """
     heard = stage.directory / "pool.heard"
     heard.touch()
     stage.serve_ssh(SSH_PORT, TUNNEL_PORT)

@@ -1,6 +1,6 @@
-"""The stage: three namespaces (agent, gateway, outside), real servers outside, the real gateway in between.
+"""The demonstration's network: namespaces agent, gateway and outside, with real servers outside and the real gateway.
 
-All of it is in namespaces and one temporary directory, and is removed afterwards.
+Everything is in these namespaces and one temporary directory, and is removed at the end.
 """
 
 from __future__ import annotations
@@ -34,7 +34,10 @@ rules:
 
 
 class Stage:
-    """A context manager that builds and removes the namespaces `agent`, `gateway` and `outside`, and all files."""
+    """A context manager that builds the namespaces `agent`, `gateway` and `outside`, and removes them and all files.
+
+    `policy` is the text of the policy file; `settings` are added to the gateway's configuration. Needs root.
+    """
 
     def __init__(self, policy: str = POLICY, settings: dict[str, object] | None = None) -> None:
         self.lab = Lab()
@@ -81,15 +84,19 @@ class Stage:
 
     @property
     def config(self) -> Config:
+        """The configuration of the gateway."""
         return load_config(self.config_file)
 
     def egress(self, *words: str, check: bool = True, timeout: float = 60.0) -> subprocess.CompletedProcess[str]:
-        """Run `egress WORDS --config …` in the gateway's namespace."""
+        """Run `egress WORDS --config …` in the gateway's namespace, for at most `timeout` seconds.
+
+        With `check` a failure of the command raises AssertionError.
+        """
         command = [sys.executable, "-m", "egress", *words, "--config", str(self.config_file)]
         return self.lab.run(self.gateway, command, timeout, check=check)
 
     def start(self, *words: str) -> None:
-        """Start the gateway and wait until it answers."""
+        """Start `egress gateway WORDS` and wait until it answers; AssertionError if it ends."""
         command = [sys.executable, "-m", "egress", "gateway", "--config", str(self.config_file), *words]
         self.log = self.directory / "gateway.log"
         with self.log.open("a") as log:
@@ -106,7 +113,7 @@ class Stage:
 
     @property
     def control(self) -> Path:
-        """A socket through which processes outside the gateway's namespace reach its control socket."""
+        """The path of a socket outside the gateway's namespace that leads to its control socket; made on first use."""
         path = self.directory / "control.sock"
         if not path.exists():
             words = ["-m", "tests.lab.door", str(path), str(self.config.control_socket)]
@@ -126,7 +133,7 @@ class Stage:
             return None
 
     def stop(self, how: signal.Signals = signal.SIGTERM) -> int | None:
-        """End the gateway; returns its exit status."""
+        """Send the gateway a signal and wait for its end. Returns its exit status; None if it was not started."""
         if self.daemon is None:
             return None
         if self.daemon.poll() is None:
@@ -136,7 +143,7 @@ class Stage:
         return code
 
     def attach(self, name: str = "rome-7", *words: str) -> None:
-        """Attach the agent's namespace as an agent."""
+        """Attach the namespace `agent` as an agent of this name, with more options of `egress agent add`."""
         self.egress("agent", "add", name, "--netns", self.agent, *words)
 
     # --- servers outside --------------------------------------------------------------------------------
@@ -146,7 +153,7 @@ class Stage:
         return self.lab.popen(namespace, [sys.executable, "-m", "demo.peers", *words])
 
     def serve_ssh(self, *ports: int) -> Path:
-        """Start a real sshd on these ports. Returns the directory with the client's key."""
+        """Start a real sshd outside on these ports. Returns the directory with the client's key and sshd's log."""
         keys = self.directory / "ssh"
         keys.mkdir(exist_ok=True)
         Path("/run/sshd").mkdir(exist_ok=True)  # sshd's privilege separation directory; Debian's unit makes it at boot
@@ -189,7 +196,7 @@ class Stage:
         return self.lab.run(self.agent, words, timeout)
 
     def serve_web(self, port: int) -> str:
-        """Start a web server with one page. Returns the page's SHA-256."""
+        """Start a web server outside with one page, of PAGE_BYTES random bytes. Returns the page's SHA-256."""
         root = self.directory / "web"
         root.mkdir(exist_ok=True)
         page = os.urandom(PAGE_BYTES)
@@ -200,13 +207,13 @@ class Stage:
         return hashlib.sha256(page).hexdigest()
 
     def serve_peer(self, role: str, hosts: tuple[str, str], port: int, *words: str) -> None:
-        """Start one of the servers of `demo.peers` on both families, and wait until it listens."""
+        """Start a server of `demo.peers` outside on an IPv4 and an IPv6 address, and wait until both listen."""
         for host in hosts:
             self.peer(self.outside, role, host, str(port), *words)
         self.listening(port, *hosts)
 
     def listening(self, port: int, *hosts: str) -> None:
-        """Wait until TCP listeners are at this port outside, one per host; without hosts, any one."""
+        """Wait until servers outside listen at this TCP port of each host; without hosts, at any address."""
 
         def found() -> bool:
             sockets = self.lab.run(self.outside, ["ss", "-Hltn"]).stdout

@@ -20,11 +20,15 @@ _MESSAGE = 0x12  # google.rpc.Status: field 2, a string
 
 
 def media_type(content_type: str) -> str:
+    """Return the media type in a Content-Type header, in lower case and without parameters."""
     return content_type.partition(";")[0].strip().lower()
 
 
 def accepted(kind: str, rejected: int, message: str) -> Response:
-    """Make the response to a request of which `rejected` spans were rejected and all others accepted."""
+    """Make the response (200), in the media type `kind`, to a request of which `rejected` spans were rejected.
+
+    All others were accepted. `message` has the reasons; it may be empty.
+    """
     answer = ExportTraceServiceResponse()
     if rejected or message:
         answer.partial_success.rejected_spans = rejected
@@ -36,7 +40,10 @@ def accepted(kind: str, rejected: int, message: str) -> Response:
 
 
 def failed(scope: Scope, status: int, message: str, headers: dict[str, str]) -> Response:
-    """Make an error response. OTLP clients retry after 429, 502, 503 and 504, and drop their spans otherwise."""
+    """Make an error response, in the encoding of the request; 503 takes the place of 409.
+
+    OTLP clients retry after 429, 502, 503 and 504, and drop their spans otherwise.
+    """
     status = 503 if status == 409 else status  # a write conflict, or a database migrated by a newer egress: retry
     if media_type(Headers(scope=scope).get("content-type", "")) == JSON:
         return Response(json.dumps({"message": message}), status, headers, JSON)

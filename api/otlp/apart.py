@@ -33,14 +33,14 @@ class UnreadError(Exception):
 
 
 class Reading(NamedTuple):
-    """The spans of a body that are used (tool calls, names of episodes, broken ones), and the number of the others."""
+    """The used spans of a body (tool calls, spans that name an episode, broken ones), and the number of others."""
 
     spans: list[Span]
     ignored: int
 
 
 def read(kind: str, body: bytes) -> Reading:
-    """Read a body of media type `kind`, a large one in a process of its own.
+    """Read a body of media type `kind`; one of LARGE bytes or more in a process of its own.
 
     Raises MalformedSpanError if it is not valid trace data, UnreadError if its process fails or takes too long.
     """
@@ -78,7 +78,10 @@ def _select(kind: str, body: bytes) -> Reading:
 
 
 def main() -> int:
-    """Run the process. Returns its exit status."""
+    """Read the body on standard input within the limits of this process; print the spans that are used, as JSON lines.
+
+    Returns the exit status: 0, _MALFORMED with the reason on standard output, or 1 if memory ran out.
+    """
     os.nice(NICE)
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))

@@ -16,7 +16,7 @@ _GZIP = 16 + zlib.MAX_WBITS
 
 
 def unpacked(request: Request) -> tuple[str, bytes]:
-    """Return the media type and the decompressed body. Raises ProblemError: 400, 413, 415."""
+    """Return the media type and the decompressed body, which LIMITS bounds. Raises ProblemError: 400, 413, 415."""
     kind = media_type(request.headers.get("content-type", ""))
     limit = LIMITS.get(kind)
     if limit is None:

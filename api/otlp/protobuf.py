@@ -1,7 +1,7 @@
 """Reads OTLP in binary protobuf: walks the outer messages, and parses one resource or span at a time.
 
-A body of 20 MiB, which is in memory as a whole, can contain ten million empty spans: parsed together they would take
-gigabytes as objects. Resources and spans are parsed by OpenTelemetry's generated classes. A span that does not parse is
+A body of 20 MiB, which is in memory as a whole, can contain ten million empty spans: parsed together they would
+take gigabytes of memory. OpenTelemetry's generated classes parse resources and spans. A span that does not parse is
 yielded as a broken one, and the others are still read.
 """
 
@@ -79,6 +79,7 @@ class _Walk:
 
 
 def _varint(view: memoryview, at: int) -> tuple[int, int]:
+    """Read a varint at offset `at`; return its value and the offset behind it. Raises MalformedSpanError."""
     value = 0
     for shift in range(0, 70, 7):
         if at >= len(view):
@@ -105,6 +106,7 @@ def _resource(raw: bytes) -> dict[str, str]:
 
 
 def _span(raw: memoryview, resource: dict[str, str]) -> Span:
+    """Parse one span; return a broken one, with the reason, if it is too large or cannot be read."""
     if len(raw) > MAX_MESSAGE:
         return Span("", "", "", 0, 0, {}, f"it is {_TOO_LARGE}")
     try:
@@ -127,6 +129,7 @@ def _text(value: AnyValue) -> str:
 
 
 def _plain(value: AnyValue, depth: int) -> object:
+    """Convert an AnyValue to JSON types: bytes to hex, no value to empty text, containers below `depth` to `…`."""
     kind = value.WhichOneof("value")
     if kind is None:
         return ""

@@ -28,20 +28,23 @@ class Received:
     reasons: dict[str, int] = field(default_factory=dict)  # reason → number of spans
 
     def reject(self, why: str) -> None:
+        """Count a rejected span, with its reason if there are at most MAX_REASONS different ones."""
         self.rejected += 1
         if why in self.reasons or len(self.reasons) < MAX_REASONS:
             self.reasons[why] = self.reasons.get(why, 0) + 1
 
     @property
     def message(self) -> str:
+        """The reasons of the rejected spans, with their numbers, as one line; empty without rejected spans."""
         text = "; ".join(f"{why} ({count} spans)" if count > 1 else why for why, count in self.reasons.items())
         return f"{text}; and other reasons" if sum(self.reasons.values()) < self.rejected else text
 
 
 def receive(connection: Connection, caller: Caller, spans: Iterable[Span], *, a_day: int, now: float) -> Received:
-    """Store the tool calls among the spans of one request, within a transaction of `database.storing`.
+    """Store the tool calls among the spans of one request as steps, within a transaction of `database.storing`.
 
-    A conversation that one span of a trace names is the episode of all tool calls of the trace.
+    The episode of a tool call is the one that its span names, else one that another span of its trace names, else the
+    trace. An agent may have `a_day` new steps in a day; further ones are rejected. `now` is the time of the request.
     """
     received, agents = Received(), _Agents(connection, caller)
     named: dict[tuple[str, str], str] = {}  # agent and trace → the conversation that one of its spans names
@@ -73,7 +76,7 @@ def receive(connection: Connection, caller: Caller, spans: Iterable[Span], *, a_
 
 
 def _is_name(episode: str) -> bool:
-    """Return True for a valid id of an episode. An invalid one must not spoil the tool calls of its trace."""
+    """Return True for a valid id of an episode. Any other must not become the episode of a whole trace."""
     return 0 < len(episode) <= steps.MAX_ID and episode.isprintable()
 
 
@@ -95,7 +98,7 @@ class _Agents:
             raise _RejectedError(f"a span is rejected: {span.broken}")
         for name, ours in span.agents():
             if not ours and not (self._caller.sees(name) and self._is_known(name)):
-                continue  # a name that is no agent's, as most frameworks set it
+                continue  # most frameworks set names that are not agents of egress
             if not self._caller.sees(name):
                 raise _RejectedError(f"agent {name[:64]!a} is outside the scope of this token")
             if not self._is_known(name):
@@ -106,12 +109,14 @@ class _Agents:
         raise _RejectedError(f"a span names no agent: set OTEL_RESOURCE_ATTRIBUTES={AGENT}=NAME")
 
     def find_or_empty(self, span: Span) -> str:
+        """Return the agent as `find` does; empty if it would raise."""
         try:
             return self.find(span)
         except _RejectedError:
             return ""
 
     def _is_known(self, name: str) -> bool:
+        """Return True if an agent is attached or recorded. After MAX_OTHERS look-ups in the records: False."""
         if name not in self._known and self._others:
             self._others -= 1
             self._known[name] = AGENT_NAME.fullmatch(name) is not None and steps.is_known(self._connection, name)

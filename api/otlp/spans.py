@@ -43,6 +43,7 @@ class Span:
 
     @property
     def is_tool(self) -> bool:
+        """True if the span is a tool call."""
         operation = self.attributes.get(OPERATION)
         if operation is not None:
             return operation == EXECUTE
@@ -51,6 +52,7 @@ class Span:
 
     @property
     def tool(self) -> str:
+        """The name of the tool; without an attribute for it, the span's name without `execute_tool`."""
         return self.first(TOOL_NAMES) or self.name.removeprefix(EXECUTE).strip() or self.name
 
     @property
@@ -59,6 +61,7 @@ class Span:
         return self.first(EPISODES)
 
     def first(self, names: tuple[str, ...]) -> str:
+        """Return the first non-empty value of these attributes; empty if there is none."""
         return next((text for name in names if (text := self.attributes.get(name))), "")
 
     def agents(self) -> Iterator[tuple[str, bool]]:

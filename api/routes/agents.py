@@ -163,9 +163,9 @@ def _networks(texts: list[str]) -> tuple[str, ...]:
 
 
 def _check_value(kind: str, value: str) -> None:
-    """Check the text that names what an agent is attached by: CIDR@interface for the kind `cidr`, else a name.
+    """Check the value of an attachment: CIDR@interface for the kind `cidr`, else the name of a namespace or interface.
 
-    Only the gateway's host can check that it exists. Raises ProblemError (422).
+    The gateway's host alone can check that it exists. Raises ProblemError (422).
     """
     if not value or not value.isprintable():
         raise wrong_field("value", f"must be the name of the {kind} to attach")

@@ -69,7 +69,7 @@ def list_steps(
 
 
 def _read(connection: Connection, caller: Caller, agent: str, body: StepIn, now: float) -> Step:
-    """Make a step from the body and, if it was reported before, its stored start. Raises ProblemError: 404, 422."""
+    """Make a step from the body. Without a start it gets its stored one, else `now`. Raises ProblemError: 404, 422."""
     if not caller.sees(agent) or not steps.is_known(connection, agent):
         raise _no_agent(agent)
     old = steps.get(connection, agent, body.episode, body.id)

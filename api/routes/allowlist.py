@@ -161,7 +161,7 @@ def delete_rule(rule_id: RuleId, caller: Editor, edits: Edits) -> Response:
 
 
 def _read(document: dict[str, Any], caller: Caller, now: float, author: str | None = None) -> Rule:
-    """Read a rule from a document; its author is by default `author`, else the caller.
+    """Read a rule from a document. Its author is that of the document, else `author`; if that is None, the caller.
 
     Raises InvalidRuleError (422), and ProblemError (403) for agents outside the caller's scope.
     """

@@ -48,7 +48,7 @@ def export_rules(
     engine: Store,
     format: Annotated[Literal["json", "yaml"], Query(description="Format of the document.")] = "json",  # noqa: A002 - its name
 ) -> Response:
-    """The document has no rules of policy files and sandboxes."""
+    """The document has the rules of the allowlist only, not those of policy files and sandboxes."""
     with engine.connect() as connection:
         listed = [each.rule for each in _allowlist(connection)]
         tag = etags.etag(ruleset.current(connection))

@@ -52,9 +52,10 @@ class SimulationParameters:
         candidate: tuple[Rule, ...],
         bound: Mapping[str, str] = MappingProxyType({}),
     ) -> JSONResponse:
-        """Re-judge the flows by the rules of `candidate`. `bound` (id → host) limits rules to the agents of one host.
+        """Re-judge the flows by the rules `candidate`, and make the response.
 
-        Raises ProblemError (403) for a caller whose scope is limited.
+        A rule in `bound` (id → host) applies only to agents of that host. Raises ProblemError (403) for a caller whose
+        scope is limited.
         """
         caller.check_unlimited("a simulation")
         with engine.connect() as connection:

@@ -73,6 +73,10 @@ async def stream_records(
 
 
 async def _events(tail: StreamTail, request: Request) -> AsyncIterator[bytes]:
+    """Yield the records as server-sent events, and a comment when none came for KEEPALIVE_SECONDS.
+
+    Ends when the server stops, or the caller is no longer authorised. Goes on when the database is back.
+    """
     authenticator: Authenticator = request.app.state.authenticator
     sent = checked = time.monotonic()
     yield b": egress\n\n"
@@ -99,7 +103,7 @@ async def _events(tail: StreamTail, request: Request) -> AsyncIterator[bytes]:
 
 
 class StreamTail:
-    """Reads new records. They may be stored late, so each read covers the last seconds again; each is returned once."""
+    """Reads new records, each once. Records may be stored late, so each read covers the last seconds again."""
 
     def __init__(self, engine: Engine, wanted: RecordFilter, scope: tuple[str, ...], kinds: frozenset[str]) -> None:
         self._engine, self._scope = engine, scope
@@ -113,7 +117,10 @@ class StreamTail:
             self._lists.append(_List(made_findings, wanted.findings(), begin))
 
     def read(self) -> list[_Record]:
-        """Return new records in the order of their times. Without `since`, those before the first call are skipped."""
+        """Return new records in the order of their times; empty if there are none.
+
+        Without `since` the first call skips the records stored before it.
+        """
         new = self._read()
         if not self._begun:
             self._begun = True
@@ -128,7 +135,7 @@ class StreamTail:
 
 
 class _List:
-    """The matching records of one kind, in batches, each returned once."""
+    """The matching records of one kind from time `begin` on, in batches, each record returned once."""
 
     def __init__(self, read: Callable[..., Sequence[_Record]], wanted: Condition, begin: float) -> None:
         self._read, self._wanted, self._begin = read, wanted, begin

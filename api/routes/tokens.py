@@ -85,10 +85,12 @@ def _get_or_404(connection: Connection, caller: Caller, token_id: str) -> tokens
 
 
 def _within(caller: Caller, agents: tuple[str, ...]) -> bool:
+    """Return True if a token for these agents is within the caller's scope."""
     return all(map(caller.covers, agents))
 
 
 def _expiry(text: str, now: float) -> float | None:
+    """Return the end of a lifetime in seconds since the epoch; None: forever. Raises ProblemError (422)."""
     try:
         expires_at, once = parse_expiry(text, now)
     except (ValueError, OverflowError):

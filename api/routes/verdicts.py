@@ -43,7 +43,7 @@ def list_verdicts(
 
 
 def _after(cursor: str | None) -> tuple[tuple[float, str] | None, tuple[float, tuple[str, ...]] | None]:
-    """Decode the cursor to the positions after which flows and anomalies continue; None: from the newest on.
+    """Decode the cursor to the positions after which flows and anomalies continue; None: from the newest.
 
     Raises ProblemError (400).
     """

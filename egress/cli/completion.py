@@ -19,6 +19,6 @@ Examples:
 def command(context: click.Context, shell: str) -> None:
     """Print the completion script for SHELL."""
     kind = get_completion_class(shell)
-    if kind is None:  # pragma: no cover - click knows the three
+    if kind is None:  # pragma: no cover - click has a class for each shell
         raise click.UsageError(f"no completion for {shell}")
     click.echo(kind(context.find_root().command, {}, "egress", "_EGRESS_COMPLETE").source())

@@ -97,7 +97,7 @@ def main() -> None:
     """
     signal.signal(
         signal.SIGCHLD, signal.SIG_DFL
-    )  # if it were ignored, as some parents do, our children's exit codes would be lost
+    )  # some parents ignore it: then the exit codes of child processes would be lost
     try:
         code = egress.main(standalone_mode=False)
     except click.exceptions.Exit as end:

@@ -32,7 +32,7 @@ TABLES: dict[str, tuple[str, str, tuple[tuple[str, ...], ...]]] = {
     "anomalies": ("agent, time, reason, detail, src, dst, proto", "time", (("time",),)),
 }
 DAY = 86_400_000_000  # microseconds
-MOST = 400  # days into the past that are made for existing records; older records go to the rest
+MOST = 400  # days back that get partitions for existing records; older records go to the default one
 LIKE = "INCLUDING DEFAULTS INCLUDING CONSTRAINTS INCLUDING COMMENTS INCLUDING STORAGE"
 
 

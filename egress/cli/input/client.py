@@ -149,7 +149,7 @@ class _InProcess:
             from egress.store.cases.cases import open_case
 
             self._case = open_case(config, case, writes=True)
-            who = 0  # access to a case is that to its file: no role is needed
+            who = 0  # access to the case's file is enough: no role is needed
         elif os.getuid() == 0 and not config.database:  # a fresh host has no state directory yet
             config.state_dir.mkdir(parents=True, exist_ok=True, mode=0o755)
         self._headers, self._app = headers, create_app(config, self._case)

@@ -81,7 +81,7 @@ def records(config: Path | None, *, writes: bool = False) -> Iterator[Engine]:
     EgressError if there is no such database, or it has an older schema; a case may have one unless `writes` is set.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # a name from the network may not fit the terminal's encoding
+        sys.stdout.reconfigure(errors="backslashreplace")  # recorded names may have other characters
     settings, case = load_config(config), chosen_case()
     if case:
         engine = open_case(settings, case, writes=writes)
