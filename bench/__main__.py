@@ -19,6 +19,7 @@ Rows = dict[str, list[float]]
 
 
 def spread(values: list[float], form: str = "8.2f") -> str:
+    """Write minimum, median and maximum of some values."""
     return "  ".join(f"{value:{form}}" for value in (min(values), statistics.median(values), max(values)))
 
 

@@ -48,7 +48,7 @@ IDLE = "import time\nprint('ready', flush=True)\ntime.sleep(3600)"
 
 @dataclass(frozen=True, slots=True)
 class Caught:
-    """The results of the processes of one row."""
+    """The numbers of processes by result: was the process of the record (its pid) the one that sent the packet?"""
 
     right: int
     wrong: int  # another process was named
@@ -59,6 +59,7 @@ class Caught:
 
     @property
     def count(self) -> int:
+        """The number of processes."""
         return self.right + self.wrong + self.gone + self.unknown + self.missing
 
 
@@ -121,6 +122,7 @@ def _stored(
 
 
 def text(row: Caught, proto: str, fate: str, host: str, life: int, when: int) -> str:
+    """Write a row of the table."""
     family = "IPv6" if ":" in host else "IPv4"
     kind = f"{life:3} ms  {row.lived:6.1f} ms  {'any time' if when < 0 else 'at once':8}  {proto} {fate:8}  {family:4}"
     return f"{kind}  {row.right / row.count:7.1%}  {row.gone:5}  {row.unknown:7}  {row.wrong:5}  {row.missing:8}"

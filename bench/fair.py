@@ -1,7 +1,7 @@
-"""Measure what one agent's flood costs its neighbour on the same worker: `python -m bench.fair` (root).
+"""Measure how much one agent's flood slows its neighbour on the same worker: `python -m bench.fair` (root).
 
-Each kind of flood is measured between two measurements beside an agent that burns a processor and sends nothing, and
-compared with their mean.
+Each kind of flood is measured between two controls: measurements beside an agent that burns a processor and sends
+nothing. The result is compared with the mean of the two.
 """
 
 from __future__ import annotations
@@ -15,7 +15,10 @@ from tests.lab.neighbours import RULES, Neighbours
 
 
 def main() -> int:
-    """Print a row for each kind of flood: the median time to set up a connection, its ratio to the control, losses."""
+    """Print a row for each kind of flood: the median time to set up a connection, and its ratio to the control.
+
+    Then the connections that failed, and the packets that the kernel dropped of flooder and neighbour.
+    """
     parser = argparse.ArgumentParser(prog="python -m bench.fair", description=__doc__)
     parser.add_argument("--seconds", type=float, default=3.0, help="of each measurement")
     seconds = parser.parse_args().seconds

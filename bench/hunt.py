@@ -90,6 +90,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _peak() -> int:
+    """Return the most memory that this process has used, in MiB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
 
 

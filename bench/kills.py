@@ -65,6 +65,7 @@ class Report:
 
     @property
     def good(self) -> bool:
+        """True if every flow decided has one row with that verdict, and database and journals have the same records."""
         return not (self.missing or self.duplicates or self.wrong or self.differing) and self.stored == self.decided
 
     def __str__(self) -> str:
@@ -128,6 +129,7 @@ class Run:
         return self.stage.status() or {"workers": [], "recorder": {"pid": None}}
 
     def _worker(self) -> Callable[[], bool]:
+        """Kill a worker; return a function that is True once it is replaced."""
         present = [worker for worker in self._status()["workers"] if worker["alive"]]
         victim = self.dice.choice(present)
         os.kill(victim["pid"], signal.SIGKILL)
@@ -139,12 +141,14 @@ class Run:
         return back
 
     def _recorder(self) -> Callable[[], bool]:
+        """Kill the recorder; return a function that is True once it is replaced."""
         eventually(lambda: self._status()["recorder"]["pid"] is not None, "the recorder runs", SETTLE)
         victim = self._status()["recorder"]["pid"]
         os.kill(victim, signal.SIGKILL)
         return lambda: self._status()["recorder"]["pid"] not in (None, victim)
 
     def _database(self) -> Callable[[], bool]:
+        """Kill the database, and start it again up to 1.5 s later."""
         assert self.server is not None
         self.server.kill()
         time.sleep(self.dice.uniform(0.0, 1.5))
@@ -152,6 +156,7 @@ class Run:
         return lambda: True
 
     def _gateway(self) -> Callable[[], bool]:
+        """Kill the whole gateway, and start it again up to 0.5 s later."""
         self.stage.stop(signal.SIGKILL)
         time.sleep(self.dice.uniform(0.0, 0.5))
         self.stage.start("--workers", "2")
@@ -160,7 +165,10 @@ class Run:
     # --- the end ----------------------------------------------------------------------------------------
 
     def end(self) -> Report:
-        """Stop the senders and the gateway cleanly, and compare witnesses, journals and database."""
+        """Stop the senders and the gateway in order, and compare witnesses, journals and database.
+
+        Raises AssertionError if the gateway does not stop cleanly.
+        """
         for sender, _, _ in self._senders:
             sender.send_signal(signal.SIGTERM)
         for sender, _, _ in self._senders:
@@ -176,6 +184,7 @@ class Run:
         return self.report
 
     def _compare_witnesses(self, held: Stored) -> None:
+        """Count the flows whose outcome was seen by the row that they have in the database."""
         report, rows = self.report, Counter[tuple[str, int, int]]()
         actions = {}
         for record in held.flows.values():
@@ -194,7 +203,7 @@ class Run:
         report.unwitnessed = len(rows.keys() - outcomes.keys())
 
     def _outcomes(self) -> Iterator[tuple[tuple[str, int, int], Action]]:
-        """Map (source, its port, destination port) to the outcome that the witnesses saw."""
+        """Yield ((source, its port, destination port), action) for each flow whose outcome the witnesses saw."""
         for line in self.sink.read_text().splitlines()[1:]:
             _, host, sport, dport = line.split()
             yield (host, int(sport), int(dport)), Action.ACCEPT
@@ -206,6 +215,7 @@ class Run:
                 yield (one.source, one.sport, one.dport), Action.REJECT
 
     def _compare_journals(self, held: Stored) -> None:
+        """Count the records that differ between the journals and the database."""
         journalled = self.archive.records()
         self.report.journalled = self.archive.lines
         self.report.rows = len(held.flows) + len(held.others)
@@ -216,7 +226,7 @@ class Run:
 
 @contextlib.contextmanager
 def running(database: str, seed: int, *, gateway: bool = False) -> Iterator[Run]:
-    """Make the stage for a run; `database` is sqlite or postgresql; `gateway`: kill that, too."""
+    """Start the stage for a run, and yield the run; `database` is sqlite or postgresql; `gateway`: kill that, too."""
     with contextlib.ExitStack() as stack:
         server = None
         settings: dict[str, object] = {"journal": {"segment_bytes": 65536}}  # many segments, begun and removed

@@ -20,19 +20,22 @@ FIRST = bytes(range(128, 256)) * 10  # of no protocol
 
 
 def address(number: int) -> str:
+    """Return an IPv4 address, another one for each number below 65,536."""
     return f"203.0.{number >> 8 & 255}.{number & 255}"
 
 
 def syn(number: int) -> list[Step]:
+    """Make a flow that is one SYN of the agent."""
     return [Step(tcp(AGENT4, address(number), 40000, 443, 2, 1, 0), Direction.OUT, 0.001)]
 
 
 def datagram(number: int) -> list[Step]:
+    """Make a flow that is one UDP datagram of the agent."""
     return [Step(udp(AGENT4, address(number), 40000, 5300, b"hello"), Direction.OUT, 0.001)]
 
 
 def bulk(number: int) -> list[Step]:
-    """A flow whose agent sends what looks encrypted, as nearly all that settles is."""
+    """Make a TCP flow in which the agent sends what looks encrypted, as nearly all flows do that settle."""
     return Talk(remote=address(number)).open().client(FIRST + random.Random(number).randbytes(65_280)).steps
 
 

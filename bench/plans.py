@@ -35,6 +35,7 @@ def plan(connection: sa.Connection, statement: str, parameters: object) -> list[
 
 @contextmanager
 def _noted(engine: Engine) -> Iterator[list[tuple[str, object]]]:
+    """Yield a list to which each SELECT that the engine runs within the block is added, with its parameters."""
     asked: list[tuple[str, object]] = []
 
     def note(_c: object, _cursor: object, statement: str, parameters: object, *_: object) -> None:
@@ -56,7 +57,7 @@ _ACCESS = re.compile(
 
 
 def accesses(steps: list[str]) -> list[str]:
-    """List the scans and index searches among the steps of plans, each once; days of a table count as one."""
+    """List the scans and index searches among the steps of plans, each once; a table's days count as one (`_DAY`)."""
     found: dict[str, None] = {}
     for step in steps:
         match = _ACCESS.search(step)

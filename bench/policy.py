@@ -50,6 +50,7 @@ class Live(Target):
 
 
 def address(number: int, host: int) -> str:
+    """Return an IPv4 address that ends with `host`, another one for each number."""
     return f"{20 + number % 180}.{number // 180 % 250}.{number // 45000 % 250}.{host}"
 
 

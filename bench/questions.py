@@ -63,6 +63,8 @@ def _flows(**fields: Any) -> Callable[[Engine, Known], object]:
 
 
 def _counted(*keys: str, **fields: Any) -> Callable[[Engine, Known], object]:
+    """Make a question of `egress query --count-by`; fields as in `_flows`."""
+
     def ask(engine: Engine, known: Known) -> object:
         values = {name: value(known) if callable(value) else value for name, value in fields.items()}
         return list(counting.count_by(engine, Filter(now=known.now, **values), keys, PAGE))
@@ -71,6 +73,8 @@ def _counted(*keys: str, **fields: Any) -> Callable[[Engine, Known], object]:
 
 
 def _drawn(seconds: float) -> Callable[[Engine, Known], object]:
+    """Make a question of `egress timeline` over the last `seconds`."""
+
     def ask(engine: Engine, known: Known) -> object:
         shown = timeline.axis(known.now - seconds, known.now, 100)
         return timeline.timeline(engine, Filter(now=known.now), shown, 10)
@@ -79,6 +83,8 @@ def _drawn(seconds: float) -> Callable[[Engine, Known], object]:
 
 
 def _connected(ask: Callable[[sa.Connection, Known], object]) -> Callable[[Engine, Known], object]:
+    """Make a question of a function that takes a connection instead of an engine."""
+
     def connected(engine: Engine, known: Known) -> object:
         with engine.connect() as connection:
             return ask(connection, known)
@@ -87,12 +93,13 @@ def _connected(ask: Callable[[sa.Connection, Known], object]) -> Callable[[Engin
 
 
 def _followed(engine: Engine, known: Known) -> object:
+    """Ask as `egress observe -f` does: the newest page, and then the records that came later."""
     following = tail.Tail(engine, Filter(now=known.now))
     return following.newest(PAGE), following.later()
 
 
 def _page(table: sa.Table, query: str = "") -> Callable[[Engine, Known], object]:
-    """Make a question for the second page of an API listing."""
+    """Make a question for the second page of an API listing; `query` is its filter."""
 
     def ask(connection: sa.Connection, known: Known) -> object:
         wanted = compile_query(query, table, known.now)
@@ -104,15 +111,18 @@ def _page(table: sa.Table, query: str = "") -> Callable[[Engine, Known], object]
 
 
 def _made(engine: Engine, known: Known) -> object:
+    """Ask for the findings of the known agent, at most a page."""
     with closing(reader.findings(engine, Filter(now=known.now, agent=known.agent, limit=PAGE))) as found:
         return list(found)
 
 
 def _ago(seconds: float) -> Callable[[Known], float]:
+    """Return a function that returns the time so many seconds before the present of the known records."""
     return lambda known: known.now - seconds
 
 
 def _network(known: Known) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
+    """Return the IPv4 network of the known destination, with 24 bits."""
     return ipaddress.ip_network(f"{known.dst}/24", strict=False)
 
 

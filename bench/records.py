@@ -213,10 +213,12 @@ def show_plans(engine: Engine, known: Known) -> None:
 
 
 def _say(text: str) -> None:
+    """Print progress on stderr."""
     print(f"# {time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
 
 
 def _size(engine: Engine) -> str:
+    """Write the version of the database and its size."""
     with engine.connect() as connection:
         if engine.dialect.name == "sqlite":
             size = connection.scalar(sa.text("SELECT page_count * page_size FROM pragma_page_count, pragma_page_size"))

@@ -29,7 +29,10 @@ echo up; read line
 
 
 def measure(count: int = COUNT) -> dict[str, float]:
-    """Measure seconds until all commands run, and until all sandboxes are gone, the CPU time of both, and canaries."""
+    """Open `count` sandboxes at once and close them; return the measurements by their names, for `main` to print.
+
+    They are the seconds until all commands run and until all sandboxes are gone, CPU times, interfaces and canaries.
+    """
     with Stage() as stage:
         stage.start("--workers", "2")
         assert stage.daemon is not None
@@ -64,16 +67,19 @@ def measure(count: int = COUNT) -> dict[str, float]:
 
 
 def _run(stage: Stage, agent: str) -> subprocess.Popen[str]:
+    """Start `egress run` for an agent; its command sends a canary, says `up`, and ends after a line of input."""
     words = ["run", "--config", str(stage.config_file), "--agent", agent, "--user", "root", "--", "bash", "-c", CANARY]
     return stage.lab.popen(stage.gateway, [sys.executable, "-m", "egress", *words])
 
 
 def _says(run: subprocess.Popen[str], word: str) -> bool:
+    """Return True if the next line of the command's output is `word`."""
     assert run.stdout is not None
     return run.stdout.readline() == f"{word}\n"
 
 
 def _links(stage: Stage) -> list[str]:
+    """Return the lines of `ip link` for the interfaces of sandboxes."""
     listed = stage.lab.run(stage.gateway, ["ip", "-br", "link"]).stdout.splitlines()
     return [line for line in listed if line.startswith("egr")]
 

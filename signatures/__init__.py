@@ -13,7 +13,7 @@ ATTRIBUTES = ("id", "severity", "technique", "listens", "see")
 
 
 def load(config: SignatureSettings | None = None) -> list[Signature]:
-    """Make one instance of every detector with the settings of `config`; sorted by id.
+    """Make one instance of every detector with the settings of `config` (default: `Config()`), sorted by id.
 
     Raises EgressError if a module does not define exactly one class with ATTRIBUTES that derives from Signature, or if
     two detectors share an id.

@@ -147,6 +147,7 @@ class BeaconTiming(Signature):
         return None
 
     def _watch(self, agent: str) -> _Watch:
+        """Return the keys of an agent; the agent longest unused is forgotten beyond MAX_AGENTS."""
         watch = self._agents.setdefault(agent, _Watch())
         self._agents.move_to_end(agent)
         if len(self._agents) > MAX_AGENTS:
@@ -171,7 +172,7 @@ class BeaconTiming(Signature):
         return None
 
     def _burst(self, ts: float, flow: FlowView, turn: Turn) -> Finding | None:
-        """Test a burst in a flow; the test's state is in the flow."""
+        """Test a burst in a flow; the state of the test is in the flow's scratch. Returns a Finding or None."""
         if flow.app == App.SSH and flow.rule is not None:
             return None
         watch, state = self._watch(flow.agent), flow.scratch(self.id)
@@ -190,7 +191,10 @@ class BeaconTiming(Signature):
         return finding
 
     def _polled(self, ts: float, flow: FlowView, turn: Turn, watch: _Watch, state: dict[str, object]) -> Finding | None:
-        """Test a request that is the one before. It refuses nothing while each gets the same answer."""
+        """Test a request that equals the one before. Returns a Finding or None.
+
+        While each gets the same answer, there is one finding at most, and it refuses nothing.
+        """
         series = _series(state, "polls", ts, watch, self._burst_windows)
         estimate = self._proof(series, watch, ts)
         suspected = turn is Turn.REPEAT
@@ -206,6 +210,7 @@ class BeaconTiming(Signature):
         return finding
 
     def _level(self, watch: _Watch) -> float:
+        """Return ln(M / alpha), which ln E must reach."""
         return math.log(max(watch.keys, KEYS_FLOOR) / self._alpha)
 
     def _proof(self, series: _Series | None, watch: _Watch, ts: float) -> Estimate | None:
@@ -215,6 +220,7 @@ class BeaconTiming(Signature):
         return series.rhythm.estimate(self._level(watch), MIN_GAPS, MIN_PERIOD)
 
     def _finding(self, estimate: Estimate, watch: _Watch, what: str, flow: FlowView) -> Finding:
+        """Make the finding of a series; `what` is the middle of its summary. A named destination is not refused."""
         period, cv, needed = _seconds(estimate.period), estimate.cv, _power(self._level(watch))
         e = _power(estimate.log_e)
         summary = (
@@ -252,12 +258,14 @@ def _series(
 
 
 def _name(flow: FlowView) -> str:
+    """Write the other side of a flow as `203.0.113.9:443/tcp`."""
     address = ip_address(flow.remote)
     host = f"[{address}]" if address.version == 6 else str(address)
     return f"{host}:{flow.rport}/{protocol_name(flow.proto)}"
 
 
 def _seconds(value: float) -> str:
+    """Write seconds, with one decimal place below 100."""
     return f"{value:.1f} s" if value < 100 else f"{value:.0f} s"
 
 

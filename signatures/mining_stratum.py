@@ -67,6 +67,7 @@ class MiningStratum(Signature):
 
 
 def _summary(event: StratumSpoken, remote: str) -> str:
+    """Write the summary: the act, the worker, the dialect and method, and the reason why it matters."""
     call = event.call
     details = [f"{DIALECTS.get(call.dialect, call.dialect)} {printable(call.method, 32)}"]
     if event.carrier == "http":

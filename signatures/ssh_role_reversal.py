@@ -65,6 +65,7 @@ class SshRoleReversal(Signature):
 
 
 def _agent_opened(flow: FlowView) -> bool:
+    """Return True if the agent opened the connection, or, where that is not known, if its ports suggest it."""
     return flow.outbound and (not flow.picked_up or flow.rport == 22 or flow.rport < 1024 <= flow.lport)
 
 
@@ -77,6 +78,7 @@ def _marked(kex: KexInit, role: str) -> str:
 
 
 def _number(message: SshMessage, role: str, lists: dict[str, object]) -> str:
+    """Write the message, for the summary, if its number is one that only `role` sends; "" otherwise."""
     if message.version == 1:
         return f"SSH-1 message {message.number}" if message.number in SSH1_ROLES[role] else ""
     numbers = ROLES[_family(lists)][role]
@@ -94,6 +96,7 @@ def _family(lists: dict[str, object]) -> str:
 
 
 def _names(lists: dict[str, object], direction: Direction) -> tuple[str, ...]:
+    """Return the key exchange methods that a side offered, without the marks of roles; () if it sent no list."""
     names = lists.get(direction.name)
     marks = MARKS["client"] + MARKS["server"]
     return tuple(name for name in names if not name.startswith(marks)) if isinstance(names, tuple) else ()

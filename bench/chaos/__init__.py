@@ -1,1 +1,1 @@
-"""Faults injected into a real gateway under load, and what got out meanwhile: `make chaos`."""
+"""Injects faults into a real gateway under load, and counts what gets out meanwhile: `make chaos`."""

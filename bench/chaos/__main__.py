@@ -22,6 +22,7 @@ RATE = 500.0
 
 
 def main() -> int:
+    """Run the chosen trials and write the page; return the exit status (2: no fault has such a name)."""
     parser = argparse.ArgumentParser(
         prog="python -m bench.chaos",
         description=__doc__,

@@ -1,4 +1,8 @@
-"""The faults that `make chaos` injects: to processes, storage, the network, other programs' rules, and phases."""
+"""The faults that `make chaos` injects: to processes, storage, the network, other programs' rules, and phases.
+
+A function with a trial injects its fault once, and returns when it has done so or, for a passing fault, when it is
+over. A function with other parameters returns such a function.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +24,7 @@ SWITCHED: dict[str, object] = {"watchdog": WATCHDOG}
 
 
 def nothing(trial: Trial) -> None:
+    """Inject no fault: let the load go on for STOPPED seconds."""
     trial.hold(STOPPED)
 
 
@@ -27,6 +32,8 @@ def nothing(trial: Trial) -> None:
 
 
 def killed(kind: str, times: int = 3) -> Inject:
+    """Kill all processes of a kind, several times, and wait each time until they are replaced."""
+
     def inject(trial: Trial) -> None:
         for _ in range(times):
             old = trial.pids(kind)
@@ -37,6 +44,7 @@ def killed(kind: str, times: int = 3) -> Inject:
 
 
 def one_worker_killed(trial: Trial) -> None:
+    """Kill the first worker, three times, and wait each time until it is replaced."""
     for _ in range(3):
         old = trial.pids("workers")
         os.kill(old[0], signal.SIGKILL)
@@ -45,6 +53,8 @@ def one_worker_killed(trial: Trial) -> None:
 
 
 def stopped(kind: str) -> Inject:
+    """Stop all processes of a kind (SIGSTOP) for STOPPED seconds."""
+
     def inject(trial: Trial) -> None:
         with paused(trial.pids(kind)):
             trial.hold(STOPPED)
@@ -53,6 +63,7 @@ def stopped(kind: str) -> Inject:
 
 
 def workers_hang(trial: Trial) -> None:
+    """Stop all workers (SIGSTOP) until the supervisor has replaced them."""
     old = trial.pids("workers")
     with paused(old):
         trial.replaced("workers", old)
@@ -60,6 +71,7 @@ def workers_hang(trial: Trial) -> None:
 
 @contextlib.contextmanager
 def paused(pids: list[int]) -> Iterator[None]:
+    """Stop processes (SIGSTOP) within the block, and let those that still exist go on at its end."""
     for pid in pids:
         os.kill(pid, signal.SIGSTOP)
     try:
@@ -71,12 +83,14 @@ def paused(pids: list[int]) -> Iterator[None]:
 
 
 def supervisor_killed(trial: Trial) -> None:
+    """Kill the supervisor, and start a gateway 2 s later."""
     trial.stage.stop(signal.SIGKILL)
     trial.hold(2.0)
     trial.start()
 
 
 def all_killed(trial: Trial) -> None:
+    """Kill the workers, the recorder, the attribution process and the supervisor; start a gateway 2 s later."""
     for kind in ("workers", "recorder", "attribution"):
         trial.kill(kind)
     supervisor_killed(trial)
@@ -86,6 +100,7 @@ def all_killed(trial: Trial) -> None:
 
 
 def disk_full(trial: Trial) -> None:
+    """Fill the disk of the state directory, keep it full for STOPPED seconds, and free it."""
     filler = trial.stage.config.state_dir / "filler"
     with filler.open("wb", buffering=0) as file:
         with contextlib.suppress(OSError):
@@ -100,15 +115,18 @@ def disk_full(trial: Trial) -> None:
 
 
 def journal_deleted(trial: Trial) -> None:
+    """Delete the journal's directory, and let the load go on for STOPPED seconds."""
     shutil.rmtree(trial.stage.config.journal_dir)
     trial.hold(STOPPED)
 
 
 def database_file(trial: Trial) -> str:
+    """Return the path of the trial's SQLite database."""
     return trial.stage.config.database_url.removeprefix("sqlite:///")
 
 
 def database_locked(trial: Trial) -> None:
+    """Hold SQLite's write lock for STOPPED seconds."""
     with contextlib.closing(sqlite3.connect(database_file(trial), isolation_level=None)) as connection:
         connection.execute("PRAGMA busy_timeout = 60000")
         connection.execute("BEGIN IMMEDIATE")
@@ -117,6 +135,7 @@ def database_locked(trial: Trial) -> None:
 
 
 def database_killed(trial: Trial) -> None:
+    """Kill the PostgreSQL server, and start it STOPPED seconds later."""
     assert trial.server is not None
     trial.server.kill()
     trial.hold(STOPPED)
@@ -127,10 +146,12 @@ def database_killed(trial: Trial) -> None:
 
 
 def link(trial: Trial, *words: str) -> None:
+    """Run `ip` in the gateway's namespace. Raises NotDoneError."""
     trial.tool("ip", *words)
 
 
 def interface_deleted(trial: Trial) -> None:
+    """Delete the agent's interface, and make it again 1 s later."""
     link(trial, "link", "delete", "agent0")
     trial.hold(1.0)
     trial.stage.lab.veth(trial.stage.agent, "eth0", trial.stage.gateway, "agent0", 1)
@@ -138,6 +159,7 @@ def interface_deleted(trial: Trial) -> None:
 
 
 def interface_renamed(trial: Trial) -> None:
+    """Rename the agent's interface on the gateway's side, and rename it back 2 s later."""
     for old, new in (("agent0", "other0"), ("other0", "agent0")):
         link(trial, "link", "set", old, "down")
         link(trial, "link", "set", old, "name", new)
@@ -147,7 +169,10 @@ def interface_renamed(trial: Trial) -> None:
 
 
 def second_interface(trial: Trial) -> None:
-    """Give the agent's namespace another way out, as `docker network connect` does, and send through it."""
+    """Give the agent's namespace another way out, as `docker network connect` does, and send through it.
+
+    It is removed after STOPPED seconds.
+    """
     stage = trial.stage
     stage.lab.veth(stage.agent, "eth1", stage.gateway, "second0", 4)
     for words in (("route", "replace", "10.99.2.2", "via", "10.99.4.1"),
@@ -159,6 +184,7 @@ def second_interface(trial: Trial) -> None:
 
 
 def conntrack_flushed(trial: Trial) -> None:
+    """Flush the kernel's connection table FLUSHES times, every half second."""
     for _ in range(FLUSHES):
         trial.tool("conntrack", "-F")
         trial.hold(0.5)
@@ -168,11 +194,14 @@ def conntrack_flushed(trial: Trial) -> None:
 
 
 def both(trial: Trial, *words: str) -> None:
+    """Run `iptables` and `ip6tables` with these words in the gateway's namespace. Raises NotDoneError."""
     for tool in ("iptables", "ip6tables"):
         trial.tool(tool, "-w", *words)
 
 
 def flushed(table: str, times: int = 1) -> Inject:
+    """Flush a table of iptables `times` times, once a second. After more than one, end a cut as a person would."""
+
     def inject(trial: Trial) -> None:
         for _ in range(times):
             both(trial, "-t", table, "-F")
@@ -185,19 +214,22 @@ def flushed(table: str, times: int = 1) -> Inject:
 
 
 def all_tables_flushed(trial: Trial) -> None:
+    """Flush the tables mangle, filter, nat and raw, and delete their chains."""
     for table in ("mangle", "filter", "nat", "raw"):
         both(trial, "-t", table, "-F")
-        with contextlib.suppress(NotDoneError):  # a chain of ours that something refers to stays
+        with contextlib.suppress(NotDoneError):  # a chain of egress that a rule refers to stays
             both(trial, "-t", table, "-X")
     trial.hold(4.0)
 
 
 def ruleset_flushed(trial: Trial) -> None:
+    """Delete all rules of nftables once."""
     trial.tool("nft", "flush", "ruleset")
     trial.hold(4.0)
 
 
 def ruleset_flushed_often(trial: Trial) -> None:
+    """Delete all rules of nftables FLUSHES times, once a second; then end a cut as a person would."""
     for _ in range(FLUSHES):
         trial.tool("nft", "flush", "ruleset")
         trial.hold(1.0)
@@ -205,6 +237,8 @@ def ruleset_flushed_often(trial: Trial) -> None:
 
 
 def accept_before_ours(table: str) -> Inject:
+    """Put an ACCEPT before the rules of egress in a table's FORWARD chain, and remove it 4 s later."""
+
     def inject(trial: Trial) -> None:
         both(trial, "-t", table, "-I", "FORWARD", "-j", "ACCEPT")
         trial.hold(4.0)
@@ -214,6 +248,7 @@ def accept_before_ours(table: str) -> Inject:
 
 
 def accept_again_and_again(trial: Trial) -> None:
+    """Put an ACCEPT before the rules of egress four times a second; then end a cut as a person would."""
     for _ in range(4 * FLUSHES):
         both(trial, "-t", "mangle", "-I", "FORWARD", "-j", "ACCEPT")
         trial.hold(0.25)
@@ -222,6 +257,7 @@ def accept_again_and_again(trial: Trial) -> None:
 
 
 def nft_accept_early(trial: Trial) -> None:
+    """Add a chain of nftables that accepts at priority -400, and delete it 4 s later."""
     trial.tool("nft", "add table inet early; add chain inet early forward { type filter hook forward priority -400; };"
                " add rule inet early forward accept")  # fmt: skip
     trial.hold(4.0)
@@ -229,13 +265,15 @@ def nft_accept_early(trial: Trial) -> None:
 
 
 def marks_cleared(trial: Trial) -> None:
-    """Clear the bits of Calico's default mask in the packets' marks, before our rules in filter see them."""
+    """Clear the bits of Calico's default mask in packets' marks for 4 s, before the rules of egress in filter."""
     both(trial, "-I", "FORWARD", "-j", "MARK", "--set-xmark", "0/0xffff0000")
     trial.hold(4.0)
     both(trial, "-D", "FORWARD", "-j", "MARK", "--set-xmark", "0/0xffff0000")
 
 
 def supervisor_stopped_and(act: Callable[[Trial], None]) -> Inject:
+    """Stop the supervisor (SIGSTOP), inject another fault, and let the supervisor go on STOPPED seconds later."""
+
     def inject(trial: Trial) -> None:
         with paused(trial.pids("supervisor")):
             act(trial)
@@ -248,7 +286,7 @@ def supervisor_stopped_and(act: Callable[[Trial], None]) -> Inject:
 
 
 def boot(trial: Trial) -> None:
-    """Lose processes and kernel rules as in a reboot, block as the unit does at boot, and start."""
+    """Lose processes and kernel rules as in a reboot, block as the unit does at boot, and start 2 s later."""
     trial.stage.stop(signal.SIGKILL)
     trial.tool("nft", "flush", "ruleset")
     trial.stage.egress("block", "--boot")
@@ -258,12 +296,14 @@ def boot(trial: Trial) -> None:
 
 
 def stop_and_start(trial: Trial) -> None:
+    """Stop the gateway in order, and start it 2 s later."""
     trial.stage.stop()
     trial.hold(2.0)
     trial.start()
 
 
 def opened(trial: Trial) -> None:
+    """Stop the gateway in order, and open the way for the agents with `egress open`."""
     trial.stage.stop()
     trial.stage.egress("open", "--yes")
     trial.guarded_from_now()
@@ -271,17 +311,20 @@ def opened(trial: Trial) -> None:
 
 
 def attach(trial: Trial) -> None:
+    """Attach the agent; what it sent before is not counted."""
     trial.stage.attach()
     trial.guarded_from_now()
     trial.hold(2.0)
 
 
 def attach_again(trial: Trial) -> None:
+    """Change the labels of the attached agent."""
     trial.stage.egress("agent", "set", "rome-7", "--label", "chaos")
     trial.hold(1.0)
 
 
 def broken_policy(trial: Trial) -> None:
+    """Reload the gateway with a policy file that is not valid, and 2 s later with the right one."""
     before = trial.stage.policy_file.read_text()
     trial.stage.policy_file.write_text("rules: [")
     trial.kill("supervisor", signal.SIGHUP)

@@ -35,7 +35,7 @@ COLUMNS = ("fault", "canaries", "out", "contents", "out", "flows", "lost", "gap"
 
 
 def page(results: Sequence[tuple[Fault, Result]], rate: float, date: str) -> str:
-    """Write the page: its head, and a table for each group of faults."""
+    """Write the page: its head, a table for each group of faults, and the trials that failed. `date` is in UTC."""
     head = HEAD.format(rate=rate, contents=CONTENTS, probes=PROBES)
     run = RUN.format(
         count=len(results), date=date, kernel=platform.release(), cpus=os.cpu_count(), load=os.getloadavg()[0],
@@ -57,7 +57,7 @@ def page(results: Sequence[tuple[Fault, Result]], rate: float, date: str) -> str
 
 
 def summary(results: Sequence[tuple[Fault, Result]]) -> str:
-    """Return the totals of the trials in which the agent had to be guarded."""
+    """Write the totals of the trials in which the agent had to be guarded, as one sentence."""
     guarded = [result for fault, result in results if not fault.open]
     canaries, out = sum(each.canaries for each in guarded), sum(each.canaries_out for each in guarded)
     contents, spoken = sum(each.contents for each in guarded), sum(each.contents_out for each in guarded)
@@ -70,6 +70,7 @@ def summary(results: Sequence[tuple[Fault, Result]]) -> str:
 
 
 def _cells(fault: Fault, result: Result) -> tuple[str, ...]:
+    """Return the cells of a fault's row; dashes for a trial that was not done."""
     if result.note.startswith("not done"):
         return (result.name, *["-"] * 7)
     rest = ("-", "-") if fault.open else (str(result.passed), str(result.unrecorded))

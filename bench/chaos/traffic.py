@@ -61,7 +61,7 @@ class Sender:
             self.canaries += 1
 
     def content(self, number: int) -> None:
-        """Open a connection that a rule allows for SSH; `settle` speaks HTTP in it."""
+        """Open a connection that a rule allows for SSH; `settle` sends HTTP in it."""
         with contextlib.suppress(OSError):
             self._silent.append(self._connect(SERVERS[number % 2], SSH))
 
@@ -96,6 +96,7 @@ class Sender:
         return sock
 
     def _connect(self, server: str, port: int) -> socket.socket:
+        """Begin a connection, which `settle` closes after KEPT seconds."""
         sock = socket.socket(socket.AF_INET6 if ":" in server else socket.AF_INET, socket.SOCK_STREAM)
         sock.setblocking(False)
         self._attempts.append((time.monotonic() + KEPT, sock))
@@ -111,6 +112,7 @@ class Rhythm:
         self._act, self._gap, self._number, self.due = act, 1 / rate, 0, time.monotonic()
 
     def run(self, now: float) -> None:
+        """Call `act` for each turn that is due at `now`."""
         self.due = max(self.due, now - 1.0)
         while self.due <= now:
             self._act(self._number)
@@ -119,6 +121,7 @@ class Rhythm:
 
 
 def send(out: str, rate: float) -> None:
+    """Send the agent's traffic until SIGTERM, `rate` canaries a second, and append the counts to the file `out`."""
     stop: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, _: stop.append(number))
     sender = Sender()
@@ -138,7 +141,7 @@ def send(out: str, rate: float) -> None:
 
 
 def kind_of(raw: bytes) -> str:
-    """Name the traffic that an IP packet belongs to, a probe with its source; empty if it is no traffic of `send`."""
+    """Return `canary`, `content`, or `probe ADDRESS PORT` with its source; "" for a packet that `send` did not send."""
     try:
         packet = decode(raw, None)
     except MalformedError:
@@ -152,6 +155,7 @@ def kind_of(raw: bytes) -> str:
 
 
 def witness(out: str) -> None:
+    """Listen on the SSH port, and append each packet of the sender that arrives to the file `out`, forever."""
     listeners = []
     for server in SERVERS:
         family = socket.AF_INET6 if ":" in server else socket.AF_INET

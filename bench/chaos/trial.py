@@ -1,4 +1,4 @@
-"""One trial: a real gateway under load, a fault, and what the witness outside saw meanwhile."""
+"""One trial: a real gateway under load, a fault, and what arrived outside meanwhile."""
 
 from __future__ import annotations
 
@@ -51,6 +51,7 @@ class Result:
 
     @property
     def held(self) -> bool:
+        """True if nothing got out, every allowed flow has a record, and the trial did not fail."""
         return not (self.note or self.canaries_out or self.contents_out or self.unrecorded)
 
 
@@ -70,7 +71,10 @@ class Trial:
 
     @contextlib.contextmanager
     def load(self) -> Iterator[None]:
-        """Send canaries, contents and probes within the block, and count what arrived in the end."""
+        """Send canaries, contents and probes within the block, and count those that arrived once it ends.
+
+        Raises AssertionError if the traffic does not begin within SETTLE seconds.
+        """
         sent, seen = self._files = self.stage.directory / "sent", self.stage.directory / "seen"
         program = [sys.executable, "-m", "bench.chaos.traffic"]
         self.stage.lab.popen(self.stage.outside, [*program, "witness", str(seen)])
@@ -85,25 +89,28 @@ class Trial:
             self._count()
 
     def hold(self, seconds: float) -> None:
-        """Let the load go on."""
+        """Let the load go on for some seconds."""
         time.sleep(seconds)
 
     def guarded_from_now(self) -> None:
-        """Count canaries from here on: what was sent before, nobody had to guard."""
+        """Count canaries and contents from here on: before, the agent did not have to be guarded."""
         self._since = time.monotonic()
 
     def guarded_until_now(self) -> None:
+        """Count nothing that is sent or arrives after this."""
         self._until = time.monotonic()
 
     def passes(self) -> None:
-        """Wait until allowed flows arrive outside again."""
+        """Wait until allowed flows arrive outside again. Raises AssertionError after SETTLE seconds."""
         before = self._probes()
         eventually(lambda: self._probes() >= before + 3, "allowed flows pass again", SETTLE)
 
     def _probes(self) -> int:
+        """Return the number of allowed flows that have arrived outside."""
         return self._files[1].read_text().count(" probe ")
 
     def _count(self) -> None:
+        """Set the counts and the gap in the result, from the files of the sender and the witness."""
         result, since, until = self.result, self._since, self._until
         rows = [tuple(map(float, line.split())) for line in self._files[0].read_text().splitlines()]
         _, *first = max((row for row in rows if row[0] <= since), default=(0.0, 0.0, 0.0))
@@ -138,6 +145,7 @@ class Trial:
     # --- the gateway ------------------------------------------------------------------------------------
 
     def start(self) -> None:
+        """Start a gateway with two workers."""
         self.stage.start("--workers", "2")
 
     def resume(self) -> None:
@@ -145,10 +153,11 @@ class Trial:
         self.stage.egress("resume")
 
     def status(self) -> dict[str, Any]:
+        """Return the gateway's status; without processes if it does not answer."""
         return self.stage.status() or {"workers": [], "recorder": {"pid": None}, "attribution": {"pid": None}}
 
     def pids(self, kind: str) -> list[int]:
-        """Return the processes of a kind: `workers`, `recorder`, `attribution`, or `supervisor`."""
+        """Return the process ids of a kind: `workers`, `recorder`, `attribution`, or `supervisor`."""
         if kind == "supervisor":
             assert self.stage.daemon is not None
             return [self.stage.daemon.pid]
@@ -161,7 +170,10 @@ class Trial:
             os.kill(pid, how)
 
     def replaced(self, kind: str, old: list[int]) -> None:
-        """Wait until a kind has as many processes as before, and other ones."""
+        """Wait until a kind has as many processes as before (`old`), and none of the same.
+
+        Raises AssertionError after SETTLE seconds.
+        """
 
         def done() -> bool:
             now = self.pids(kind)
@@ -184,8 +196,9 @@ Inject = Callable[[Trial], None]
 class Fault:
     """A fault: its name, the group it is listed in, what `inject` does, and the state it begins in.
 
-    `running`: the gateway guards the agent when the load begins. `open`: nothing guards the agent then by design, so
-    canaries get out and flows have no record.
+    `settings` are added to the config. `running`, `attached`: the gateway runs, the agent is attached, when the load
+    begins. `open`: nothing guards the agent then by design, so canaries get out and flows have no record. `postgresql`:
+    the database is PostgreSQL instead of SQLite.
     """
 
     name: str
@@ -200,7 +213,7 @@ class Fault:
 
 @contextlib.contextmanager
 def _disk(directory: Path) -> Iterator[None]:
-    """Mount a small disk, which a fault can fill."""
+    """Mount a small disk at `directory` within the block, which a fault can fill."""
     directory.mkdir(parents=True, exist_ok=True)
     subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={DISK},mode=755", "egress-chaos", directory], check=True)
     try:
@@ -210,7 +223,10 @@ def _disk(directory: Path) -> Iterator[None]:
 
 
 def run(fault: Fault, rate: float) -> Result:
-    """Inject one fault into a gateway of its own, in namespaces of its own."""
+    """Inject one fault into a gateway of its own, in namespaces of its own, and return the result.
+
+    A trial that fails, or that this machine cannot do, has a note.
+    """
     result = Result(fault.name)
     try:
         with contextlib.ExitStack() as stack:

@@ -14,16 +14,17 @@ _MAX_COMMENT = 0xFFFF
 
 
 def header(comment: str = "") -> bytes:
-    """Return the beginning of a file: its section header, and the one interface."""
+    """Return the beginning of a file: a section header with a comment (at most 65,535 bytes), and one interface."""
     options = _option(_COMMENT, _cut(comment)) + _END if comment else b""
     section = _block(_SECTION, struct.pack("=IHHq", 0x1A2B3C4D, 1, 0, -1) + options)
     return section + _block(_INTERFACE, struct.pack("=HHI", LINKTYPE_RAW, 0, 0))
 
 
 def packet(raw: bytes, length: int, micros: int, direction: Direction, comment: str = "") -> bytes:
-    """Return the block of an IP packet, of whose `length` bytes on the wire `raw` has the first.
+    """Return the block of an IP packet, with a comment of at most 65,535 bytes.
 
-    `micros` is its time, in microseconds since the epoch.
+    `raw` has the first bytes of the packet, or all; `length` is its size on the wire. `micros` is its time, in
+    microseconds since the epoch.
     """
     body = struct.pack("=IIIII", 0, micros >> 32, micros & 0xFFFFFFFF, len(raw), max(length, len(raw))) + _pad(raw)
     body += _option(_FLAGS, struct.pack("=I", 2 if direction is Direction.OUT else 1))

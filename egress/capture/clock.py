@@ -83,6 +83,7 @@ class _Ahead:
         return [frame.ts for frame in self._waiting]
 
     def _read(self) -> bool:
+        """Read one frame ahead; return False at the end of the file or at damage, which is kept for later."""
         if self._damage is not None:
             return False
         try:

@@ -26,11 +26,13 @@ def to_pcapng(finding: FindingRecord, evidence: EvidenceRecord) -> bytes:
 
 
 def _words(finding: FindingRecord, span: PacketSpan) -> str:
+    """Write the place of a finding's bytes in a packet, and which of them they are if others are elsewhere."""
     place, size = f"bytes {span.first} to {span.last}", len(finding.evidence)
     return place if span.end - span.begin + 1 == size else f"{place} ({span.begin} to {span.end} of the {size} found)"
 
 
 def _about(finding: FindingRecord, found: list[PacketSpan]) -> str:
+    """Write the comment of the section: the finding, its agent and flow, its time, and its first bytes."""
     shown, more = finding.evidence[:SHOWN], len(finding.evidence) - SHOWN
     where = "" if found or not finding.evidence else "\nthese bytes are not in the packets below as they are"
     return "\n".join(

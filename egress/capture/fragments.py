@@ -29,7 +29,10 @@ class _Datagram:
         self.total = -1
 
     def add(self, place: Fragment, part: Part) -> bool:
-        """Add a fragment; True if the datagram is whole now. Raises MalformedError if it contradicts earlier ones."""
+        """Add a fragment; return True if the datagram is whole now, False if bytes are missing or it is a duplicate.
+
+        Raises MalformedError if it overlaps earlier ones or disagrees with them about the length.
+        """
         start, end = place.offset, place.offset + len(part.data)
         if self.data.get(start) == part.data:
             return False
@@ -51,9 +54,11 @@ class _Datagram:
         return self.size == self.total
 
     def _reach(self) -> int:
+        """Return the end of the last fragment so far, as an offset in the datagram."""
         return self.offsets[-1] + len(self.data[self.offsets[-1]]) if self.offsets else 0
 
     def whole(self) -> bytes:
+        """Return the IP packet without fragmentation; only for a datagram that is whole."""
         return whole(self.head, b"".join(self.data[offset] for offset in self.offsets))
 
 
@@ -85,6 +90,7 @@ class Reassembler:
             raise
 
     def _expire(self, ts: float) -> None:
+        """Discard datagrams that have waited longer than TIMEOUT, and the oldest while there are MAX_DATAGRAMS."""
         pending = self._pending
         while pending and (len(pending) >= MAX_DATAGRAMS or ts - next(iter(pending.values())).started > TIMEOUT):
             pending.popitem(last=False)

@@ -100,6 +100,7 @@ def _take(stream: BinaryIO, size: int) -> bytes:
 
 
 def _interface(order: str, body: bytes) -> Interface:
+    """Read an interface description block; one that is too short has an unknown link type."""
     if len(body) < 8:
         return _NO_INTERFACE
     link, snaplen = struct.unpack_from(order + "H2xI", body)
@@ -113,6 +114,7 @@ def _interface(order: str, body: bytes) -> Interface:
 
 
 def _options(order: str, body: bytes, at: int) -> Iterator[tuple[int, bytes]]:
+    """Yield the code and value of each option from offset `at` on, up to the end mark or the end of the block."""
     while at + 4 <= len(body):
         code, length = struct.unpack_from(order + "HH", body, at)
         if code == _OPTION_END:
@@ -122,10 +124,12 @@ def _options(order: str, body: bytes, at: int) -> Iterator[tuple[int, bytes]]:
 
 
 def _enhanced(order: str, body: bytes, interfaces: list[Interface], blank: Frame) -> Frame:
+    """Read an enhanced packet block, as `_stamped`."""
     return _stamped(struct.Struct(order + "IIIII"), body, interfaces, blank)
 
 
 def _obsolete(order: str, body: bytes, interfaces: list[Interface], blank: Frame) -> Frame:
+    """Read a packet block of the old form (type 2), as `_stamped`."""
     return _stamped(struct.Struct(order + "H2xIIII"), body, interfaces, blank)
 
 
@@ -151,6 +155,7 @@ def _simple(order: str, body: bytes, interfaces: list[Interface], blank: Frame) 
 
 
 def _frame(blank: Frame, body: bytes, at: int, captured: int, original: int) -> Frame:
+    """Return `blank` with the packet in the block at `at`: `captured` bytes, of `original` on the wire."""
     data = body[at : at + min(captured, MAX_FRAME)]
     return blank._replace(data=data, wire_length=max(original, captured, len(data)))
 

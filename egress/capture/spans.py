@@ -58,6 +58,7 @@ def find(packets: Sequence[EvidencePacket], wanted: bytes) -> list[PacketSpan]:
 
 
 def _over(run: _Run, wanted: bytes) -> list[PacketSpan]:
+    """Return a span for each packet that has some of the bytes, if the run contains them; else an empty list."""
     at = run.data.find(wanted)
     spans: list[PacketSpan] = []
     for count, (packet, place) in enumerate(run.origin[at : at + len(wanted)] if at >= 0 else []):

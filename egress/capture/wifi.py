@@ -1,6 +1,6 @@
-"""802.11 frames, bare and behind the headers that drivers put before them (radiotap, Prism, AVS).
+"""Extracts the IP packet from 802.11 frames, bare and behind the headers of drivers (radiotap, Prism, AVS).
 
-Each function that returns a packet returns None and raises MalformedError as `ieee80211` does.
+Each public function returns None for frames without a packet, and raises MalformedError, as `ieee80211` does.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Admission: may a packet begin a flow? Rules are asked later; these are the conditions that no rule can lift."""
+"""Decides whether a packet may begin a flow, by the conditions that come before the rules and that no rule can lift."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ PASS = Verdict(Action.ACCEPT, Reason.DEFAULT)
 
 
 class Admission:
-    """Checks the first packets of flows. `refuse_new` is set while records cannot be written: nothing new passes."""
+    """Checks packets that would begin a flow.
+
+    The caller sets `refuse_new` while records cannot be written: each such packet is refused then.
+    """
 
     def __init__(self, limits: Limits, tracker: Tracker, refusals: Refusals) -> None:
         self.refuse_new = False
@@ -31,10 +34,12 @@ class Admission:
         *,
         settled: bool,
     ) -> Verdict | None:
-        """Return the answer to a packet that begins no flow, or None: it begins one, and there is room for it.
+        """Return the verdict on a packet that begins no flow; None if it may begin one: then the table has room for it.
 
-        `old` is the flow that has the packet's addresses and ports already: it is ended. `settled`: the kernel has the
-        connection marked as settled, so it may be picked up in mid-stream.
+        The verdict is a refusal, which is recorded (ACCEPT if the agent is only monitored), or ACCEPT for an ICMP error
+        about a known flow. `old` is the flow with the same addresses and ports, if there is one: a SYN inside its live
+        connection is refused, else `old` is ended. `settled`: the kernel has the connection marked as settled, so it
+        may be picked up in mid-stream.
         """
         if self._began is None:
             self._began = ts
@@ -61,5 +66,5 @@ class Admission:
         return None
 
     def unrecorded(self, agent: Agent, packet: Packet, ts: float) -> Verdict:
-        """Refuse a packet because records cannot be written."""
+        """Refuse a packet because records cannot be written, and return its verdict."""
         return self._refusals.refuse(agent, packet, ts, Reason.RECORDER, "records cannot be written")

@@ -14,7 +14,8 @@ REST = "further kinds"
 class Anomalies:
     """Counts refusals by kind (agent, reason, and a text of the caller) until `take`.
 
-    `due` is the time at which to call `take`; infinity if nothing was counted.
+    Beyond `most` kinds, refusals are counted by reason alone, under no agent. `due` is the time at which to call
+    `take`, FOLD seconds after the first refusal; infinity if nothing was counted.
     """
 
     def __init__(self, most: int = MAX_KINDS) -> None:

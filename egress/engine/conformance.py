@@ -17,7 +17,10 @@ from egress.model import TCP, App, Direction
 
 
 def follow(flow: Flow, direction: Direction, data: bytes) -> None:
-    """Compare the next bytes of a flow, which are in its stream already, or its next datagram."""
+    """Compare the next bytes of a flow, which are in its stream already, or its next datagram, with the protocols.
+
+    The result is in `flow.framings`. A vouched flow is not compared.
+    """
     framings = flow.framings
     if framings is None:
         if not flow.vouched:
@@ -32,7 +35,10 @@ def follow(flow: Flow, direction: Direction, data: bytes) -> None:
 
 
 def follow_settled(flow: Flow) -> None:
-    """Follow the agent's TLS records after the flow has settled, from the next byte on, if it was held to TLS."""
+    """Begin to follow the TLS records that the agent sends after the flow has settled (`flow.records`).
+
+    Does nothing if the flow was not held to TLS, or if bytes of the agent wait out of order.
+    """
     if flow.framings is None or flow.streams is None:
         return
     records, sent = flow.framings.records(), flow.streams[Direction.OUT]
@@ -41,12 +47,13 @@ def follow_settled(flow: Flow) -> None:
 
 
 def break_off(flow: Flow) -> None:
-    """Note that the agent of a settled TLS flow sent what is not a record."""
+    """Exclude TLS for a settled flow whose agent sent bytes that are no TLS record, and follow no further records."""
     flow.records = None
     flow.excluded |= {App.TLS}
 
 
 def _begin(flow: Flow, direction: Direction, data: bytes) -> None:
+    """Begin the comparison of a flow with its first bytes or datagram; a vouched flow is marked as such instead."""
     if flow.proto != TCP:
         flow.framings = framings = Framings(flow.proto, flow.demanded)
         framings.begin(flow.demanded | framings.others(), (b"", b""))
@@ -73,7 +80,7 @@ def _widen(flow: Flow, framings: Framings) -> None:
 
 
 def _heads(flow: Flow) -> tuple[bytes, bytes] | None:
-    """Return all bytes of a TCP flow so far; None if some were skipped or dropped."""
+    """Return all bytes of a TCP flow so far (out, in); None if some were skipped or dropped."""
     if flow.streams is None or any(len(stream.history) != stream.reached for stream in flow.streams):
         return None
     out, back = flow.streams
@@ -81,6 +88,7 @@ def _heads(flow: Flow) -> tuple[bytes, bytes] | None:
 
 
 def _note_unseen(flow: Flow, framings: Framings) -> None:
+    """Check no more bytes of a direction in which bytes were skipped."""
     for direction in Direction:
         if flow.streams is not None and flow.streams[direction].unseen != framings.unseen[direction]:
             framings.unseen[direction] = flow.streams[direction].unseen

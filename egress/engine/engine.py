@@ -70,7 +70,11 @@ PASS = Verdict(Action.ACCEPT, Reason.DEFAULT)
 
 
 class Engine:
-    """Judges all traffic of some agents; each agent belongs to one engine."""
+    """Judges all traffic of some agents; each agent belongs to one engine.
+
+    `gate_queries`: DNS queries for names that no rule allows are refused. `refuse_ech`: a TLS hello with an ECH
+    extension counts as one that hides the name of its server.
+    """
 
     def __init__(
         self,
@@ -106,10 +110,10 @@ class Engine:
         *,
         settled: bool = False,
     ) -> Outcome:
-        """Judge one packet of `agent` at time `ts`; `wire_length` is its full length if `raw` was cut.
+        """Judge one IP packet of `agent` at time `ts` (seconds); return its verdict, records, and any reply.
 
-        `settled`: the kernel has its connection marked as settled; if its flow is not known here (any more), the packet
-        begins one, in mid-stream too.
+        `wire_length` is its full length if `raw` was cut. `settled`: the kernel has its connection marked as settled;
+        if its flow is not known here (any more), the packet begins one, in mid-stream too.
         """
         try:
             packet = decode(raw, wire_length)
@@ -144,11 +148,12 @@ class Engine:
         return self._answer(verdict or flow.outcome.verdict)
 
     def _answer(self, verdict: Verdict) -> Outcome:
+        """Return the outcome with this verdict, the records written so far, and the reply to a refused query."""
         return Outcome(verdict, self._outbox.take(), self._queries.take())
 
-    # The steps below return the answer to the packet alone, or None: its flow's verdict is the answer.
+    # The steps below return a verdict on the packet alone, or None: its flow's verdict is the answer.
     def _inspect(self, flow: Flow, packet: Packet, raw: bytes, ts: float, direction: Direction) -> Verdict | None:
-        """Count and inspect a packet as its flow's stage requires; return its own answer, None: its flow's verdict."""
+        """Count and inspect a packet as its flow's stage requires. Returns its own verdict, or None (see above)."""
         flow.count(packet, ts, direction)
         counts = flow.who.budgets and direction is OUT and not flow.refused
         if counts and self._judge.count_bytes(flow, packet.length, ts):
@@ -213,7 +218,10 @@ class Engine:
     # --- findings ---------------------------------------------------------------------------------------
 
     def _signal(self, flow: Flow, event: Event, ts: float) -> None:
-        """Give an event to the judge, then to the signatures, whose findings are carried out; during a hold keep it."""
+        """Pass an event to the rules, then to the signatures. While the flow is on hold the event is kept for later.
+
+        A segment with more than MAX_DEFERRED such events refuses its flow. An `Unread` is only recorded.
+        """
         if isinstance(event, Unread):
             self._refusals.unread(flow, event.size, ts)
             return
@@ -228,7 +236,10 @@ class Engine:
         self._findings.see(flow, event, ts)
 
     def _resume(self, flow: Flow, packet: Packet, ts: float) -> Verdict | None:
-        """Answer a packet while its flow's hold is pending; then judge the flow again, and return None: inspect it."""
+        """Return the verdict on a packet of a flow on hold; None if the hold is over: the packet is to be inspected.
+
+        Once the hold is over the flow is judged again, and its kept events are passed on.
+        """
         if self._verdicts.waits(flow):
             return flow.outcome.verdict
         if self.admission.refuse_new and not flow.admitted:
@@ -243,9 +254,10 @@ class Engine:
     def _begin(
         self, old: Flow | None, key: Key, packet: Packet, ts: float, agent: Agent, direction: Direction, settled: bool
     ) -> Verdict | None:
-        """Begin a flow with its first packet, or return the answer to a packet that begins none (else None).
+        """Begin a flow with its first packet and return None, or return the verdict on a packet that begins none.
 
-        `old` is the flow that has the packet's addresses and ports already; refused, or begun by this SYN, it stays.
+        `old` is the flow that has the packet's addresses and ports already. If it is refused, or if this SYN began it,
+        it stays: returns None.
         """
         if old is not None and (old.refused or repeated_handshake(old, packet, direction)):
             return None
@@ -262,9 +274,10 @@ class Engine:
     # --- time and change --------------------------------------------------------------------------------
 
     def tick(self, ts: float) -> tuple[Record, ...]:
-        """Do the due work: end late holds, re-judge flows of expired rules, forget silent flows, report refusals.
+        """Do the due work, and return its records: late holds, expired rules, silent flows, counted refusals.
 
-        One call forgets a bounded number of flows. `next_tick` is not later than `ts` while more are due.
+        One call judges again and forgets a bounded number of flows. `next_tick` is not later than `ts` while more are
+        due.
         """
         self._refusals.tick(ts)
         self._verdicts.tick(ts)
@@ -277,9 +290,10 @@ class Engine:
         return min(part.next_tick() for part in (self._tracker, self._refusals, self._verdicts, self._outbox))
 
     def withdraw(self, raw: bytes, ts: float, agent: Agent, direction: Direction) -> tuple[Record, ...]:
-        """Undo the flow that the packet just judged began: its records could not be written, so it did not pass.
+        """Refuse and forget the flow that the packet just judged began, as its records could not be written.
 
-        Otherwise the first packet, sent again, would find its flow admitted, without any record of it.
+        Otherwise the first packet, sent again, would find its flow admitted, without any record of it. Returns the
+        flow's last records; none, and nothing changes, if the packet began no flow or its flow is refused.
         """
         flow = self._find(raw, agent, direction)
         if flow is None or flow.packets_out + flow.packets_in > 1 or flow.refused:
@@ -296,13 +310,14 @@ class Engine:
     def set_policy(self, policy: Policy, ts: float) -> tuple[Record, ...]:
         """Judge by other rules from now on, live flows included; a flow that only rules refused may try again.
 
-        Where they are many, the flows without packets are judged again in the ticks that follow.
+        Returns the records of the verdicts that changed. Some flows are judged again at once, the others in the ticks
+        that follow, and each before its next packet.
         """
         self._verdicts.set_policy(policy, ts)
         return self._outbox.take()
 
     def change_policy(self, change: PolicyChange, ts: float) -> tuple[Record, ...]:
-        """Do as `set_policy` at the cost of the change and of the flows that it can affect.
+        """Change some of the rules: as `set_policy`, but only the flows that the change can affect are judged again.
 
         Raises ValueError, and changes nothing, if the change is of another version than the one in force or does not
         fit it.
@@ -311,34 +326,37 @@ class Engine:
         return self._outbox.take()
 
     def set_nearby(self, networks: Iterable[str]) -> None:
-        """Take the addresses of this host and of all agents: a name rule admits them only if it is `private`."""
+        """Set the networks of this host and of all agents: a rule with a name admits them only if it is `private`."""
         self._judge.set_nearby(networks)
 
     def change_agent(self, agent: Agent, ts: float) -> None:
-        """Apply an agent's new settings to its holds; each of its flows is judged by them from its next packet on.
+        """Apply an agent's new settings to its holds at once, and to each of its flows from its next packet on.
 
         Holds that the agent may not have any more (quarantine, another mode) are withdrawn.
         """
         self._verdicts.change_agent(agent, ts)
 
     def overrun(self, agent: str, dropped: int, ts: float) -> tuple[Record, ...]:
-        """State on the newest flow of an agent that the kernel dropped packets of the agent, as its queue was full."""
+        """Pass to the signatures that the kernel dropped packets of an agent, as its queue was full.
+
+        The event is on the agent's newest flow; without a flow nothing happens. Returns the records of findings.
+        """
         if (flow := self._tracker.newest(agent)) is not None:
             self._signal(flow, Overrun(dropped), ts)
         return self._outbox.take()
 
     @property
     def holds(self) -> Mapping[str, Hold]:
-        """The pending holds by id: a live view, not to be changed."""
+        """The pending holds by id: a live view, which the caller must not change."""
         return self._holds.pending
 
     def hold_of(self, raw: bytes, agent: Agent, direction: Direction) -> str:
-        """Return the id of the hold for which the caller must keep this packet, just answered with HOLD; "": none."""
+        """Return the id of the hold for which the caller must keep this packet, just answered with HOLD; "" if none."""
         flow = self._find(raw, agent, direction)
         return flow.hold if flow is not None and self._verdicts.waits(flow) else ""
 
     def answer(self, identifier: str, action: Action, ts: float) -> tuple[Record, ...]:
-        """Refuse the flows that wait for this hold; does nothing if the hold is over already.
+        """Refuse the flows that wait for this hold, and return their records; does nothing if the hold is over already.
 
         Raises ValueError for another action than REJECT: to approve is to add a rule.
         """
@@ -359,7 +377,7 @@ class Engine:
     def release(self, agent: str, ts: float) -> tuple[Record, ...]:
         """End the flows and holds of an agent that is gone, and forget its names, budgets and refused destinations.
 
-        Where the agent has many flows, the ticks that follow end the others.
+        Returns the last records of the flows. Where the agent has many flows, the ticks that follow end the others.
         """
         self._verdicts.forget(agent)
         self._tracker.drop(agent, ts)
@@ -376,6 +394,6 @@ class Engine:
         return self._outbox.take()
 
     def stats(self) -> dict[str, int]:
-        """Return the counters since the start, and the sizes of the tables."""
+        """Return the counters since the start, and the numbers of live flows, buffered bytes and waiting holds."""
         sizes = {"live_flows": self._tracker.live, "buffered_bytes": self._tracker.buffered, "waiting": len(self.holds)}
         return self._outbox.counts | sizes

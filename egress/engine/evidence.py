@@ -28,7 +28,7 @@ class Evidence:
         self._head = self._tail = self.size = 0
 
     def keep(self, raw: bytes, length: int, ts: float, direction: Direction) -> None:
-        """Keep a packet of `length` bytes on the wire, of which `raw` are the first."""
+        """Keep a packet, perhaps in place of an older one. `raw` has the first of its `length` bytes on the wire."""
         if not self._last and len(self._first) < self._packets and self._head < self._bytes:
             raw = raw[: self._bytes - self._head]
             self._first.append((ts, raw, length, direction))
@@ -42,7 +42,7 @@ class Evidence:
         self.size = self._head + self._tail
 
     def record(self, finding: FindingRecord) -> EvidenceRecord:
-        """Make the record of the kept packets for a finding."""
+        """Make the record of the kept packets for a finding, in the order of their arrival."""
         packets = tuple(
             EvidencePacket(ts, direction, max(length, len(raw)), raw)
             for ts, raw, length, direction in chain(self._first, self._last)

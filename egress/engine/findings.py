@@ -1,4 +1,4 @@
-"""The signatures of one engine: gives them the events of flows, and carries out their findings."""
+"""The signatures of one engine: passes them the events of flows, and carries out their findings."""
 
 from __future__ import annotations
 
@@ -15,16 +15,21 @@ from egress.policy.rulebook import exempt
 
 
 class Findings:
-    """Asks each signature about the events it listens to; a signature flags a flow once."""
+    """Passes each event to the signatures that listen to it.
+
+    A signature refuses a flow at most once, and reports at most one suspicion about it.
+    """
 
     def __init__(self, signatures: Sequence[Signature], judge: Judge, verdicts: Verdicts, outbox: Outbox) -> None:
         self._listeners = listeners(signatures)
         self._judge, self._verdicts, self._outbox = judge, verdicts, outbox
 
     def see(self, flow: Flow, event: Event, ts: float) -> None:
-        """Give an event to the signatures that listen to it, and what the rules say about an answer of a resolver.
+        """Pass an event to the signatures that listen to it, and carry out their findings.
 
-        One flow to a resolver brings the answers for many names: the signature itself limits its findings there.
+        A DNS answer causes further events, one for each address in it that a rule with its name does not admit
+        (`NotBound`). A flow may have many findings on these, since one flow to a resolver brings the answers for many
+        names: the signature limits them itself.
         """
         for signature in self._listeners.get(type(event), ()):
             finding = signature.see(event, flow)
@@ -35,7 +40,10 @@ class Findings:
                 self.see(flow, each, ts)
 
     def _flag(self, flow: Flow, finding: Finding, ts: float) -> None:
-        """Record a finding and refuse its flow; a suspicion, or one that the flow's rule exempts, is only recorded."""
+        """Record a finding and refuse its flow, and if the finding demands it the flow's destination.
+
+        A suspicion (effect `none`), or a finding that the flow's rule exempts, is only recorded.
+        """
         if finding.effect is Effect.NONE or exempt(flow.rule, finding.signature):
             self._outbox.finding(flow, finding, ts, Action.ACCEPT)
             return
@@ -50,5 +58,5 @@ class Findings:
 
 
 def _mark(finding: Finding) -> str:
-    """Return the name under which the flow is flagged: a suspicion does not keep its signature from refusing later."""
+    """Return the name under which the flow is flagged: after a suspicion its signature can still refuse the flow."""
     return f"{finding.signature} suspected" if finding.effect is Effect.NONE else finding.signature

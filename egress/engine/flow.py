@@ -1,4 +1,4 @@
-"""A flow, one for each agent and 5-tuple: what is known of it, and what inspection holds."""
+"""A flow, one for each agent and 5-tuple: its facts, its counters, and the state of its inspection."""
 
 from __future__ import annotations
 
@@ -136,12 +136,14 @@ class Flow(Life):
         self.id = self._identity()
 
     def _identity(self) -> str:
+        """Return the flow's id: 16 hex digits of its agent, 5-tuple and start."""
         ends = f"{self.proto}|{self.local.hex()}|{self.lport}|{self.remote.hex()}|{self.rport}"
         text = f"{self.agent}|{ends}|{self.start:.6f}"
         return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
     @property
     def key(self) -> Key:
+        """The 5-tuple, as `flow_key` returns it."""
         return (self.proto, self.local, self.lport, self.remote, self.rport)
 
     @property
@@ -156,7 +158,7 @@ class Flow(Life):
         return self.scratches.setdefault(signature, {})
 
     def note_found(self, signature: str) -> bool:
-        """Note that a signature flags the flow; False if it has done so before."""
+        """Note that a signature flags the flow; return True the first time, False after that."""
         if signature in self.found:
             return False
         self.found |= {signature}
@@ -167,12 +169,12 @@ class Flow(Life):
         self.found = NONE
 
     def record(self, recorded: bool) -> bool:
-        """Note whether the flow has records of its own, or is only counted; returns that."""
+        """Set whether the flow has records of its own, or is only counted; return the argument."""
         self.recorded = recorded
         return recorded
 
     def count(self, packet: Packet, ts: float, direction: Direction) -> None:
-        """Count one packet."""
+        """Count one packet and its bytes; `ts` becomes the time of the flow's last packet."""
         self.last = ts
         if direction is OUT:
             self.packets_out += 1
@@ -191,10 +193,10 @@ class Flow(Life):
             self.bytes_in -= packet.length
 
     def client_first(self, packet: Packet, ts: float, direction: Direction, idle_gap: float) -> bool:
-        """Return True if with this packet the agent is the first to send data after both sides were silent.
+        """Return True if with this packet the agent is the first to send data after `idle_gap` seconds of silence.
 
         The replies of a settled flow are not queued: there the agent's own acknowledgements show that the other side
-        sent data, and how much.
+        sent data, and how much. These bytes are counted as received.
         """
         size = len(packet.payload) + packet.missing
         if direction is IN:
@@ -241,7 +243,10 @@ class Flow(Life):
         self.unseen += size
 
     def identify(self) -> bool:
-        """Take over what dissection found; True if a protocol is new: identified, or excluded by the bytes."""
+        """Copy the protocol and name that dissection found.
+
+        Returns True if the protocol is new, or another one is excluded by the bytes.
+        """
         if self.dissector is None:
             return False
         before = self.app, self.excluded
@@ -254,13 +259,16 @@ class Flow(Life):
         return (self.app, self.excluded) != before
 
     def part_from(self, other: Flow, server_name: str) -> None:
-        """Become the flow of one message of another flow: take its protocol, bound names, and this name from it."""
+        """Make this the flow of one message of `other`: copy protocol and bound names; its name is `server_name`.
+
+        The dissector of `other` gets back the name that it had before the message.
+        """
         self.app, self.server_name, self.names = other.app, server_name, other.names
         if other.dissector is not None:
             other.dissector.server_name = other.server_name
 
     def give_up_identifying(self) -> None:
-        """Set the application protocol to what its framing proves, or to unknown: inspection is about to end."""
+        """Set the application protocol at the end of inspection: the one proven, else unknown ("" if vouched for)."""
         proven = self.framings.proven() if self.framings is not None else ""
         self.app = proven or ("" if self.vouched else App.UNKNOWN)
 
@@ -272,7 +280,7 @@ class Flow(Life):
         return len(out.history) >= enough, len(back.history) >= enough
 
     def keep_evidence(self, raw: bytes, length: int, ts: float, direction: Direction, limits: Limits) -> None:
-        """Keep a packet as evidence, in case of a finding on the flow."""
+        """Keep a packet as evidence, in case of a finding on the flow; does nothing if the limits allow no packets."""
         if self.evidence is None:
             if not limits.evidence_packets:
                 return
@@ -294,10 +302,10 @@ class Flow(Life):
             self.streams = out, Stream(strict=back.strict, capacity=back.capacity, early=True)
 
     def charge(self) -> int:
-        """Count the bytes held for inspection; return the change since the last call.
+        """Estimate the bytes held for inspection; return the change since the last call.
 
-        They are those of evidence and streams, and twice the latter for dissection, which holds no more; framings
-        hold as much once.
+        The estimate is the size of evidence and streams, plus twice that of the streams for dissection, plus once for
+        framings: neither holds more.
         """
         held = self.evidence.size if self.evidence is not None else 0
         if self.streams is not None:
@@ -314,11 +322,13 @@ class Flow(Life):
             scan.follow(self.streams[OUT].history)
 
     def reopen(self) -> None:
+        """Inspect the settled flow again, without a scan. It is vouched for: its protocol is not compared."""
         super().reopen()
         self.scan = self.records = None
         self.vouched = True
 
     def forget(self) -> None:
+        """End the flow, and drop its scan and TLS records."""
         super().forget()
         self.scan = self.records = None
 
@@ -334,11 +344,12 @@ class Flow(Life):
         return wanted
 
     def take_deferred(self) -> tuple[Event, ...]:
+        """Return the events that were kept during a hold, in their order, and clear them."""
         deferred, self.deferred = self.deferred, ()
         return deferred
 
     def release(self) -> None:
-        """Drop the streams, the dissector, the evidence and the deferred events."""
+        """Drop streams, dissector, framings, evidence and deferred events; uninspected bytes stay counted."""
         if self.streams is not None:
             self.unseen += sum(stream.unseen for stream in self.streams)
         self.streams = self.dissector = self.framings = self.evidence = None
@@ -359,7 +370,10 @@ class Flow(Life):
         return limits.tcp_handshake if self.state == "new" else limits.tcp_established
 
     def forgettable(self, ts: float) -> bool:
-        """Return True if the flow can be forgotten now without loss of protection."""
+        """Return True if the flow may make room for another: it is decided, or was silent for EVICT_IDLE seconds.
+
+        A flow that is refused for a finding never may.
+        """
         if self.condemned:
             return False
         decided = self.verdict.settled or self.state == "closed" or self.refused
@@ -367,7 +381,10 @@ class Flow(Life):
 
 
 def flow_key(packet: Packet, direction: Direction) -> Key:
-    """Return the 5-tuple from the agent's side, equal in both directions; of an ICMP echo with the identifier."""
+    """Return the 5-tuple from the agent's side (see Key), equal for the packets of both directions.
+
+    An ICMP echo has its identifier as the agent's port, and 0 as the other.
+    """
     if direction is OUT:
         return (packet.proto, packet.src, packet.sport, packet.dst, packet.dport)
     if packet.proto in (ICMP, ICMPV6):

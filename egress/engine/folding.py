@@ -42,7 +42,7 @@ class _Count:
 
 @dataclass(slots=True)
 class _Account:
-    """The tokens of one agent and what is folded in this minute."""
+    """The tokens of one agent, and its counts in the current minute."""
 
     tokens: float
     filled: float  # when
@@ -61,7 +61,10 @@ class Folding:
         self.due = float("inf")  # when to call `take`
 
     def flow(self, flow: Flow, ts: float, ended: str) -> bool:
-        """Count a record of a flow that is about to be written; False: it is folded."""
+        """Take tokens for a record of a flow. True: it is to be written; False: it was folded, that is, only counted.
+
+        `ended` is why the flow ended, "" for a record before its end.
+        """
         if not self._most:
             return True
         recorded = flow.recorded
@@ -74,7 +77,7 @@ class Folding:
         return recorded
 
     def finding(self, flow: Flow, finding: Finding, action: Action, ts: float) -> bool:
-        """Count a finding that is about to be written, with its flow; False: it is folded."""
+        """Take a token for a finding. True: it and its flow's later records are to be written; False: it was folded."""
         if not self._most or self._admits(flow.agent, 1, ts, (finding.signature, action)):
             return flow.record(True)
         self._note(
@@ -83,11 +86,11 @@ class Folding:
         return False
 
     def evidence(self, flow: Flow, size: int, ts: float) -> bool:
-        """Count the packets of a finding, of `size` bytes; False: they are not kept."""
+        """Take tokens for the packets of a finding, `size` bytes in all; False: too few, they are not to be written."""
         return not self._most or self._takes(flow.agent, -(-size // EVIDENCE_BYTES), ts)
 
     def anomaly(self, record: AnomalyRecord, action: Action, ts: float) -> bool:
-        """Count refused packets that belong to no flow; False: they are folded."""
+        """Take a token for a record of refused packets. True: it is to be written; False: it was folded."""
         if not self._most or self._admits(record.agent, 1, ts, (record.reason,)):
             return True
         key = (FoldedKind.ANOMALY, record.proto, "", 0, action, record.reason, "")
@@ -97,7 +100,7 @@ class Folding:
         return False
 
     def take(self, ts: float) -> list[FoldedRecord]:
-        """Empty the counts of the agents whose minute is over, and return them as records."""
+        """Return the counts of the agents whose minute is over, as records, and empty them."""
         records: list[FoldedRecord] = []
         for agent, account in list(self._accounts.items()):
             if ts >= account.began + MINUTE:
@@ -109,16 +112,19 @@ class Folding:
         return records
 
     def release(self, agent: str, ts: float) -> list[FoldedRecord]:
-        """Forget an agent that is gone, and return what was counted of it."""
+        """Forget an agent that is gone, and return its counts as records."""
         account = self._accounts.pop(agent, None)
         return [] if account is None else self._end_minute(agent, account, ts)
 
     def agents(self) -> list[str]:
-        """The names of the agents with an account."""
+        """Return the names of the agents with an account."""
         return list(self._accounts)
 
     def status(self) -> dict[str, int]:
-        """Return the number of flows, findings and refused packets that were folded, by agent."""
+        """Return the number of flows, findings and refused packets that were folded, by agent.
+
+        An agent's number begins anew once its bucket was full again.
+        """
         return {agent: account.folded for agent, account in self._accounts.items() if account.folded}
 
     def _end_minute(self, agent: str, account: _Account, ts: float) -> list[FoldedRecord]:
@@ -131,12 +137,12 @@ class Folding:
         return records
 
     def _changed(self, flow: Flow, ts: float) -> bool:
-        """Count a record between a flow's first and last. A refusal is always written: it comes once."""
+        """Take a token for a record between a flow's first and last; True: write it. A refusal always is."""
         refused = flow.verdict.action is not Action.ACCEPT
         return self._takes(flow.agent, 1, ts, owed=refused) or refused
 
     def _admits(self, agent: str, tokens: int, ts: float, kind: tuple[object, ...]) -> bool:
-        """Take tokens, or without any admit the first of its kind in this minute."""
+        """Take tokens and return True; with too few, True for the first of its kind in this minute only."""
         if self._takes(agent, tokens, ts):
             return True
         account = self._minute(agent, ts)
@@ -146,6 +152,7 @@ class Folding:
         return True
 
     def _takes(self, agent: str, tokens: int, ts: float, *, owed: bool = False) -> bool:
+        """Take tokens and return True; with too few, take them only if `owed`, and return False."""
         account = self._account(agent, ts)
         self._fill(account, ts)
         enough = account.tokens >= tokens
@@ -182,7 +189,7 @@ class Folding:
         note.received += flow.bytes_in
 
     def _note(self, agent: str, ts: float, key: _Key) -> _Count:
-        """The counts under a key, or under a wider one where there are too many."""
+        """Return the counts under a key, or a wider one where there are too many; count one for the agent's total."""
         account = self._minute(agent, ts)
         account.folded += 1
         if key not in account.counts:

@@ -1,4 +1,4 @@
-"""The protocols that the bytes of one flow may still be, of those that are in question."""
+"""Compares the bytes of one flow with the framings of application protocols: which of them can it still be?"""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ NONE: frozenset[str] = frozenset()  # shared: an empty one of its own would take
 class Framings:
     """Compares the bytes of one flow with the framings of protocols. `excluded`: those that the bytes contradict.
 
-    `asked`: the protocols in question. `unseen`: the bytes of each direction that were skipped so far.
+    `asked`: the protocols that the flow's rule demanded when they were last compared. `unseen`: the number of bytes of
+    each direction that were skipped so far.
     """
 
     __slots__ = ("_known", "_open", "asked", "excluded", "unseen")
@@ -31,13 +32,13 @@ class Framings:
 
     @property
     def exhausted(self) -> bool:
-        """All protocols that are known were compared, and none is left."""
+        """True if all known protocols were compared, and none is left."""
         return not self._open and self.excluded.issuperset(self._known)
 
     def begin(self, apps: Iterable[str], heads: tuple[bytes, bytes] | None) -> None:
         """Compare the flow with further protocols: `heads` are the bytes of both directions so far (out, in).
 
-        None: they are not known any more, so the protocols are excluded.
+        With None they are not known any more, and all these protocols are excluded, as are those without a framing.
         """
         for app in self._missing(apps):
             kind = self._known.get(app)
@@ -50,7 +51,10 @@ class Framings:
                     self._feed(app, direction, heads[direction])
 
     def pick_up(self, apps: Iterable[str]) -> None:
-        """Compare the flow with further protocols from the next byte on, in mid-stream."""
+        """Compare the flow with further protocols from the next byte on, in mid-stream.
+
+        A protocol without a framing, or with one that cannot begin in mid-stream, is excluded.
+        """
         for app in self._missing(apps):
             kind = self._known.get(app)
             try:
@@ -64,7 +68,7 @@ class Framings:
                 self._open[app] = framing
 
     def feed(self, direction: Direction, data: bytes) -> None:
-        """Take the next bytes of a direction, in order, or its next datagram."""
+        """Compare the next bytes of a direction, in order, or its next datagram, with all protocols that are left."""
         for app in tuple(self._open):
             self._feed(app, direction, data)
 
@@ -78,12 +82,12 @@ class Framings:
         return frozenset(self._missing(self._known))
 
     def proven(self) -> str:
-        """Return the only protocol that is left of those whose framing proves them, else ""."""
+        """Return the one protocol left whose framing proves it; "" if there is none, or more than one."""
         proving = [app for app, framing in self._open.items() if framing.proves]
         return proving[0] if len(proving) == 1 else ""
 
     def records(self) -> Records | None:
-        """Return where the agent's TLS records end, if the flow is TLS whose headers were all seen."""
+        """Return the reader of the agent's TLS records; None if the flow is not TLS, or bytes were not seen."""
         framing = self._open.get(App.TLS)
         if not isinstance(framing, TlsFraming) or framing.blind[Direction.OUT]:
             return None

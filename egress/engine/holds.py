@@ -99,7 +99,7 @@ class Holds:
         return [hold for hold in self.pending.values() if hold.until <= ts] if self.due <= ts else []
 
     def end(self, identifier: str, state: str) -> Hold | None:
-        """End a hold and return it; None if it is not pending (any more)."""
+        """End a hold, report it in `ended` with this state, and return it; None if it is not pending (any more)."""
         hold = self.pending.pop(identifier, None)
         if hold is None:
             return None
@@ -129,17 +129,18 @@ class Holds:
         return found
 
     def release(self, identifier: str) -> None:
-        """Have the packets of a hold presented again, though the hold goes on."""
+        """Report a hold in `ended` with state `pending`, so that its packets are presented again; it goes on."""
         if (identifier, PENDING) not in self._ended:
             self._ended.append((identifier, PENDING))
 
     def _set_due(self) -> None:
+        """Set `due` to the first time at which a hold times out or a query has waited long enough."""
         self.due = min((left.until for left in self.pending.values()), default=float("inf"))
         if self._queries:
             self.due = min(self.due, self._queries[0][0])
 
     def ended(self) -> tuple[tuple[str, str], ...]:
-        """Return (id, state) of the holds that ended since the last call, in the order in which they ended."""
+        """Return (id, state) of the holds that ended or were released since the last call, in that order."""
         ended, self._ended = tuple(self._ended), []
         return ended
 

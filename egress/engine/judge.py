@@ -46,7 +46,11 @@ class Judge:
         self._budgets = Budgets()
 
     def admit(self, flow: Flow, ts: float) -> Verdict:
-        """Judge a flow that is not admitted yet; a flow that passes is counted for its rule and its agent's budgets."""
+        """Judge a flow that is not admitted yet.
+
+        A flow that passes is counted for its rule and its agent's budgets; the latter may refuse it. A `once` rule is
+        spent.
+        """
         verdict = self.verdict(flow, ts)
         if verdict.action is not Action.ACCEPT:
             return verdict
@@ -122,7 +126,7 @@ class Judge:
         return not outer or self._refuse_ech or canonical(outer) in ECH_PUBLIC_NAMES
 
     def not_bound(self, flow: Flow, event: DnsAnswered, ts: float) -> Iterator[NotBound]:
-        """Yield the addresses in an answer that a name rule would admit if they were outside.
+        """Yield the addresses in an answer that a name rule would admit if they were outside (`is_outside`).
 
         They are bound all the same, since deny rules and records go by the names, but the name rule does not admit
         them. 0.0.0.0 and :: are left out: a resolver that blocks a name answers so, and no packet reaches them.
@@ -140,11 +144,11 @@ class Judge:
         self.destinations.remember(flow.agent, _host(flow), ts)
 
     def is_outside(self, address: bytes) -> bool:
-        """Return True if a name can mean this packed address (`Rulebook.is_outside`)."""
+        """Return True if this packed address is global, and neither this host's nor an agent's."""
         return self.rules.is_outside(address)
 
     def set_nearby(self, networks: Iterable[str]) -> None:
-        """Take the addresses of this host and of all agents from now on: no name means them."""
+        """Set the networks of this host and of all agents: from now on their addresses are not outside."""
         self.rules.nearby = Networks(networks)
 
     def by_name(self, flow: Flow) -> bool:
@@ -199,6 +203,7 @@ class Judge:
         self._budgets.forget(agent)
 
     def _resolves(self, flow: Flow, name: str, ts: float) -> Verdict:
+        """Return the verdict of the rules on a query for a name; a reverse lookup is judged by the address's names."""
         address = reverse_address(canonical(name))
         names = self._bindings.names_of(flow.agent, address, ts) if address else frozenset()
         return self.rules.may_resolve(flow.who, name, ts, names)[0]
@@ -215,5 +220,5 @@ class Judge:
 
 
 def _host(flow: Flow) -> bytes:
-    """The address under which the host of a flow is remembered: the IPv4 one, if both families name it."""
+    """Return the address under which a flow's host is remembered: the IPv4 one, if both families name it."""
     return special.same_host(flow.remote) or flow.remote

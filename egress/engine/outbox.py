@@ -57,7 +57,7 @@ class Outbox:
         return self.take()
 
     def next_tick(self) -> float:
-        """The time at which `tick` has folded records to write; infinity if nothing was folded."""
+        """Return the time at which `tick` has folded records to write; infinity if nothing was folded."""
         return self._folding.due
 
     def tick(self, ts: float) -> None:
@@ -75,7 +75,7 @@ class Outbox:
             self.release(agent, ts)
 
     def folded(self) -> dict[str, int]:
-        """The number of flows, findings and refused packets without records of their own, by agent."""
+        """Return the number of flows, findings and refused packets without records of their own, by agent."""
         return self._folding.status()
 
     def take(self) -> tuple[Record, ...]:

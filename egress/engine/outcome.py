@@ -21,4 +21,4 @@ class Outcome(NamedTuple):
 
     verdict: Verdict
     records: tuple[Record, ...] = ()
-    reply: Reply | None = None  # where it can be sent, the packet is dropped and marks nothing, whatever the verdict
+    reply: Reply | None = None  # if it can be sent, the packet is dropped and its connection not marked

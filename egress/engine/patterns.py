@@ -34,9 +34,10 @@ class Patterns:
 
 
 class Scan:
-    """The scan of one direction of one flow. `tail`: the beginning of the line that lasts, at most its last TAIL bytes.
+    """The scan of one direction of one flow.
 
-    A text may begin in it. Bytes before the last newline are not kept: in encrypted data one comes every 256 bytes.
+    `tail` has the bytes since the last newline before the packet, at most the last TAIL of them: the text in which a
+    pattern matches may begin there. Earlier lines are not kept: in encrypted data a newline comes every 256 bytes.
     """
 
     __slots__ = ("_database", "_hits", "_stream", "tail")
@@ -54,10 +55,10 @@ class Scan:
         self.tail = bytes(before[max(before.rfind(b"\n") + 1, len(before) - TAIL) :])
 
     def hit(self, packet: Packet) -> bool:
-        """Scan the payload of a packet as it arrives; True once a pattern has matched, and then `tail` ends before it.
+        """Scan the payload of a packet as it arrives; return True once a pattern has matched.
 
-        Segments are scanned in the order of arrival: neighbours often change places (each CPU of the agent's machine
-        has its own way to the queue), and a settled flow holds nothing back.
+        `tail` then ends where this packet begins. Segments are scanned in the order of arrival: neighbours often change
+        places (each CPU of the agent's machine has its own way to the queue), and a settled flow holds nothing back.
         """
         data = packet.payload
         self._stream.scan(data)
@@ -75,7 +76,11 @@ class Scan:
 
 
 def with_beginning(tail: bytes, packet: Packet) -> Packet:
-    """Return a segment that showed a pattern in mid-line with the beginning of that line, from `tail`, before it."""
+    """Return a TCP segment in which a pattern matched with `tail`, the beginning of its line, before its payload.
+
+    Its sequence number is that of the first byte of `tail`. Other packets, and a segment that begins with a text of its
+    own (SSH, JSON), are returned unchanged.
+    """
     if packet.proto != TCP or packet.payload.startswith((b"SSH-", b"{", b"[")):
         return packet
     return packet._replace(seq=(packet.seq - len(tail)) & 0xFFFFFFFF, payload=tail + packet.payload)

@@ -86,7 +86,10 @@ class Queries:
         self._numbers = (-1, -1)  # TCP: those of its answer
 
     def asked(self, flow: Flow, event: DnsAsked, ts: float) -> None:
-        """Judge a query before it leaves: refuse it, let it wait (mode ask), or do nothing."""
+        """Judge a query before it leaves: refuse it, put it on hold (mode ask), or let it pass.
+
+        `finish` answers it once all events of its packet were passed on.
+        """
         verdict = self._judge.query_refusal(flow, event, ts)
         if verdict is None:
             return
@@ -117,7 +120,11 @@ class Queries:
             self._verdicts.rejudge(flow, ts)
 
     def finish(self, flow: Flow, packet: Packet, ts: float) -> Verdict | None:
-        """Answer the queries of a packet that were refused. Returns its verdict if its flow goes on without it."""
+        """Set `reply` to the answer for the refused queries of a packet.
+
+        Returns the verdict on the packet alone if its flow goes on without it or is forgotten; None: the flow's
+        verdict.
+        """
         if not self._refused:
             return None
         refused, self._refused = [each for each in self._refused if each.flow is flow], []
@@ -140,9 +147,10 @@ class Queries:
         return verdict
 
     def repeat(self, flow: Flow, packet: Packet, ts: float) -> Verdict | None:
-        """Answer a packet that the agent sends on a refused flow to a DNS port. Returns None: with the flow's verdict.
+        """Set `reply` for a packet that the agent sends on a refused flow to a DNS port, if DNS has an answer to it.
 
-        After an answer over TCP bare acknowledgements are dropped, so that a reset does not overtake the answer.
+        Returns a verdict on the packet alone, or None: the flow's verdict. After an answer over TCP bare
+        acknowledgements are dropped, so that a reset does not overtake the answer.
         """
         if self._refused:  # in bytes that were on hold until now
             return self.finish(flow, packet, ts)
@@ -167,7 +175,7 @@ class Queries:
         return verdict
 
     def take(self) -> Reply | None:
-        """Return the answer to the packet just judged, once."""
+        """Return the answer to the packet just judged, and clear it; None if there is none."""
         reply, self.reply = self.reply, None
         return reply
 

@@ -49,7 +49,7 @@ def rhythmic(flow: Flow) -> bool:
 
 
 def begin_turn(flow: Flow, packet: Packet, ts: float) -> Burst:
-    """Return the burst that a packet of the agent begins, with the kind of its request."""
+    """Return the burst that a packet of the agent begins, with the kind of its request (`events.Turn`)."""
     if flow.turns is None:
         flow.turns = Turns()
     received = b"" if flow.streams is None else flow.streams[Direction.IN].history
@@ -57,7 +57,7 @@ def begin_turn(flow: Flow, packet: Packet, ts: float) -> Burst:
 
 
 def _dissector(flow: Flow) -> Dissector:
-    """The flow's dissector, made when its first payload comes: many flows never carry any."""
+    """Return the flow's dissector, made when its first payload comes: many flows never carry any."""
     dissector = flow.dissector
     if dissector is None:
         dissector = flow.dissector = Dissector(flow.server_port)

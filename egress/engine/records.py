@@ -56,7 +56,7 @@ def flow_record(flow: Flow, ts: float, ended: str = "") -> FlowRecord:
 
 
 def finding_record(flow: Flow, finding: Finding, ts: float, action: Action) -> FindingRecord:
-    """Make the record of a finding on a flow; `action` is the resulting decision: ACCEPT if a rule exempts it."""
+    """Make the record of a finding on a flow; `action` is the resulting decision: ACCEPT if nothing is refused."""
     src, sport, dst, dport, identity = endpoints(flow)
     text = f"{flow.id}|{finding.signature}|{ts:.6f}"
     return FindingRecord(

@@ -8,9 +8,10 @@ from egress.wire.tlsrecords import HEADER, LONGEST, TYPES, Records, record_lengt
 
 
 class RecordTrack:
-    """Checks the headers of records where they are expected. `lost`: it is not known any more where that is.
+    """Checks the headers of records at the positions where they must begin.
 
-    It is lost when a header lies in bytes that the kernel did not copy, or in a segment that comes after later ones.
+    `lost`: the position of the next header is not known any more, and nothing is checked. This is so after a header in
+    bytes that the kernel did not copy, or in a segment that comes after later ones.
     """
 
     __slots__ = ("_at", "_begun", "lost")
@@ -21,7 +22,7 @@ class RecordTrack:
         self.lost = False
 
     def holds(self, packet: Packet) -> bool:
-        """Take a TCP segment of the agent; False if a header in it is not that of a record."""
+        """Check a TCP segment of the agent; return False if a header in it is not that of a record."""
         payload, seq = packet.payload, packet.seq
         size = len(payload)
         at = ((self._at - seq + 0x80000000) & 0xFFFFFFFF) - 0x80000000  # `stream.distance`, without a call
@@ -37,7 +38,7 @@ class RecordTrack:
         return at >= size + packet.missing or self._walk(packet, at)
 
     def _walk(self, packet: Packet, at: int) -> bool:
-        """Take a segment in which a header is expected `at` bytes from its start, and may not be whole."""
+        """Check a segment in which a header, perhaps not whole, is expected `at` bytes from its start; as `holds`."""
         payload = packet.payload
         while at < len(payload) + packet.missing:
             header = self._begun + payload[at : at + HEADER - len(self._begun)]

@@ -64,6 +64,7 @@ class Refusals:
                     self._outbox.anomaly(replace(folded, time=ts, count=folded.count - 1), action, ts)
 
     def _verdict(self, agent: Agent, anomaly: AnomalyRecord) -> Verdict:
+        """Count and record a refusal, and return its verdict: ACCEPT for an agent that is only monitored."""
         self._outbox.counts[anomaly.reason.value] += 1
         action = _action(anomaly.reason)
         if self._anomalies.note(anomaly):
@@ -74,4 +75,5 @@ class Refusals:
 
 
 def _action(reason: Reason) -> Action:
+    """Return REJECT for a reason that refuses a connection, DROP for one about a single packet."""
     return Action.REJECT if reason in CONNECTION_REASONS else Action.DROP

@@ -27,7 +27,10 @@ class Settling:
         self._tracker, self._patterns, self._outbox = tracker, patterns, outbox
 
     def identify(self, flow: Flow, ts: float) -> None:
-        """Copy the protocol and name that dissection found to the flow; judge it again if the protocol is new."""
+        """Copy the protocol and name that dissection found to the flow; judge it again if the protocol is new.
+
+        A new protocol is recorded even if the verdict stays.
+        """
         if flow.identify() and not self._verdicts.rejudge(flow, ts):
             self._outbox.flow(flow, ts)
 
@@ -57,7 +60,10 @@ class Settling:
             self._settle(flow, listening=not done or flow.app in REGISTRY.reconnecting)
 
     def break_off(self, flow: Flow, ts: float) -> None:
-        """Ask the rules again about a settled TLS flow whose agent sent what is not a record."""
+        """Exclude TLS for a settled flow whose agent sent bytes that are no TLS record.
+
+        The flow is judged again if its rule demands a protocol.
+        """
         break_off(flow)
         if flow.demanded:
             self._verdicts.rejudge(flow, ts)

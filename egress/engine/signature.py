@@ -1,4 +1,4 @@
-"""The base class of detectors, a flow as they see it, and helpers for engines and for the wording of findings."""
+"""The base class of detectors, a flow as they see it, and helpers for the engine and for the text of findings."""
 
 from __future__ import annotations
 
@@ -27,7 +27,9 @@ class FlowView(Protocol):
     rule: Rule | None  # the allow rule that admitted it
 
     @property
-    def server_port(self) -> int: ...
+    def server_port(self) -> int:
+        """The port of the side that did not open the flow."""
+        ...
 
     def scratch(self, signature: str) -> dict[str, object]:
         """Return the state that one signature keeps on this flow. It is dropped with the flow; keep it bounded."""

@@ -66,7 +66,10 @@ class MoveError(RuntimeError):
 
 
 class Life:
-    """The verdict and the stage of a flow, and the facts that outlast both. Only these methods write any of them."""
+    """The verdict and the stage of a flow, and the facts that outlast both. Only these methods write any of them.
+
+    A method whose move is not in MOVES raises MoveError.
+    """
 
     __slots__ = (
         "admitted",
@@ -98,12 +101,12 @@ class Life:
 
     @property
     def refused(self) -> bool:
-        """Return True if the verdict is not ACCEPT: the flow is refused, or on hold. A monitored one passes anyway."""
+        """True if the verdict is not ACCEPT: the flow is refused, or on hold. A monitored one passes anyway."""
         return self.verdict.action is not Action.ACCEPT
 
     @property
     def monitored(self) -> bool:
-        """Return True if a refusal is only recorded."""
+        """True if a refusal is only recorded: mode monitor, and no quarantine."""
         return self.who.mode is Mode.MONITOR and not self.who.quarantined
 
     def decide(self, verdict: Verdict, hold: str = "") -> bool:
@@ -159,6 +162,7 @@ class Life:
         self.condemned = True
 
     def _mark(self, *, settled: bool) -> None:
+        """Set `settled` in the verdict and the outcome."""
         self.verdict = _outcome(replace(self.verdict, settled=settled)).verdict
         self.outcome = _outcome(replace(self.outcome.verdict, settled=settled))
 

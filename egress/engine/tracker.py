@@ -71,7 +71,7 @@ class Timers:
         self._serial = 0
 
     def watch(self, flow: Flow) -> None:
-        """Look at a flow once its present timeout has passed; call again when the timeout gets shorter."""
+        """Add the end of a flow's present timeout; call again when the timeout gets shorter."""
         self._serial += 1
         heapq.heappush(self._heap, (flow.last + flow.timeout(self._limits), self._serial, flow))
 
@@ -89,7 +89,10 @@ class Timers:
                 yield flow
 
     def next(self) -> float:
-        """Return the time of the first entry; infinity if there is none. Drops entries of forgotten flows before it."""
+        """Return the time of the first entry; infinity if there is none.
+
+        Entries of forgotten flows before it are dropped, at most TURN of them.
+        """
         for _ in range(TURN):
             if not self._heap or self._heap[0][2].stage is not Stage.FORGOTTEN:
                 break
@@ -140,7 +143,7 @@ class Tracker:
             self.watch(flow)
 
     def watch(self, flow: Flow) -> None:
-        """Forget the flow after its present timeout; call again when the timeout gets shorter."""
+        """Set a timer to forget the flow after its present timeout; call again when the timeout gets shorter."""
         self._timers.watch(flow)
 
     def next_tick(self) -> float:
@@ -153,9 +156,9 @@ class Tracker:
     def may_pick_up(self, table: FlowTable, key: Key, uptime: float) -> bool:
         """Return True if a connection may be picked up in mid-stream, though its first bytes were not inspected.
 
-        Only connections that are older than the engine are picked up, for `Limits.midstream_grace` seconds after its
-        first packet. Any other was tracked and forgotten: an agent may have waited for that between two halves of a
-        message.
+        `uptime` is the time since the engine's first packet, in seconds. Only connections that are older than the
+        engine are picked up, until `Limits.midstream_grace`. Any other was tracked and forgotten: an agent may have
+        waited for that between two halves of a message.
         """
         if uptime > self._limits.midstream_grace:
             table.ended.clear()
@@ -179,7 +182,7 @@ class Tracker:
         return True
 
     def charge(self, flow: Flow) -> bool:
-        """Count the bytes now held for inspecting a flow; return False if its agent holds too many."""
+        """Count the bytes now held for inspecting a flow; False if its agent holds more than `Limits.max_buffered`."""
         table = self.table(flow.agent)
         table.buffered += flow.charge()
         return table.buffered <= self._limits.max_buffered
@@ -223,18 +226,21 @@ class Tracker:
             self.forget(flow, ts, "closed" if flow.state == "closed" else "timeout")
 
     def _end_leaving(self, ts: float) -> None:
+        """End the next TURN flows of agents that are gone."""
         for _ in range(min(TURN, len(self._leaving))):
             flow = self._leaving.popleft()
             flow.release()
             self._end(flow, ts, "closed" if flow.state == "closed" else "shutdown")
 
     def _end(self, flow: Flow, ts: float, why: str) -> None:
+        """Move a flow that has left its table to its last stage, and write its last record."""
         flow.forget()
         self.live -= 1
         self._timers.trim(self.live)
         self._outbox.flow(flow, ts, why)
 
     def agents(self) -> list[str]:
+        """Return the names of the agents that have a table."""
         return list(self._tables)
 
     def flows(self, agent: str | None = None) -> list[Flow]:
@@ -243,10 +249,11 @@ class Tracker:
         return [flow for table in tables for flow in table]
 
     def newest(self, agent: str) -> Flow | None:
-        """Return the flow of an agent that was used last, roughly; None if it has none."""
+        """Return the flow of an agent that was used last, to about a second; None if it has none."""
         table = self._tables.get(agent)
         return next(reversed(table.flows.values()), None) if table is not None else None
 
     @property
     def buffered(self) -> int:
+        """The bytes held for inspection, of all agents."""
         return sum(table.buffered for table in self._tables.values())

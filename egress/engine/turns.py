@@ -1,4 +1,4 @@
-"""Turns of a flow: the agent's request after silence, and all that followed it until the next silence ended.
+"""Turns of a flow: a request of the agent that ends a silence, and all that follows until the next such request.
 
 A keep-alive shows itself in the bytes: a protocol's ping that got its pong, or a request that is the one before and got
 the same answer as the one before. Such a turn carries no command, so the rhythm of such turns proves nothing.
@@ -29,10 +29,10 @@ class Turns:
         self._before: tuple[bytes, bytes] | None = None  # request and answer's digest of the turn before it
 
     def begin(self, packet: Packet, received: bytes | bytearray, bytes_in: int) -> Turn:
-        """End the turn that lasts, and begin another with a packet of the agent; return its kind.
+        """End the present turn, and begin another with a packet of the agent; return the kind of its request.
 
-        `received` ends with the bytes that the agent got last, as far as they are kept. `bytes_in` is what it got in
-        all, for flows without acknowledgement numbers.
+        `received` ends with the bytes that the agent got last, as far as they are kept. `bytes_in` is the number of
+        bytes that it got in all, for flows without acknowledgement numbers.
         """
         stream = packet.proto == TCP
         heard = packet.ack if stream else bytes_in
@@ -52,7 +52,10 @@ class Turns:
         return Turn.REPEAT if turn == before else Turn.TOLD
 
     def _is_honest(self, turn: tuple[bytes, bytes], answer: bytes) -> bool:
-        """Return False for a turn whose request asks for nothing, and which got something."""
+        """Return False for a turn whose request is a keep-alive, and whose answer is more than that.
+
+        A ping may get nothing or its pong; a test of a connection the answer that the same test got before.
+        """
         request = turn[0]
         expected = pong(request)
         if expected is not None:

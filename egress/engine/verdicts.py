@@ -40,14 +40,14 @@ class Verdicts:
     # --- one flow ---------------------------------------------------------------------------------------
 
     def admit(self, flow: Flow, ts: float) -> None:
-        """Set the first verdict of a new flow."""
+        """Set the first verdict of a new flow; no record is written."""
         verdict, hold = self._held_back(flow, self._judge.admit(flow, ts), ts)
         self._decide(flow, verdict, ts, hold)
 
     def rejudge(self, flow: Flow, ts: float) -> bool:
         """Judge a flow again after its rules, agent, protocol or name changed; flows on hold are left alone.
 
-        Returns True if the verdict changed; then a record of it was made.
+        Returns True if the verdict changed; then a record of the flow was written.
         """
         if flow.condemned:
             if flow.monitored is (flow.stage is Stage.REFUSED):  # the agent's mode has changed
@@ -56,15 +56,15 @@ class Verdicts:
         return not flow.hold and self._judge_anew(flow, ts)
 
     def resume(self, flow: Flow, ts: float) -> None:
-        """Judge a flow whose hold is over."""
+        """Judge a flow whose hold is over, and write a record if the verdict changed."""
         self._judge_anew(flow, ts)
 
     def refuse(self, flow: Flow, reason: Reason, ts: float) -> None:
-        """Refuse a flow for a reason that is not in the rules."""
+        """Refuse a flow for a reason that is not in the rules; the caller writes the record."""
         self._decide(flow, self._judge.refusal(reason, flow.verdict.rule_id), ts)
 
     def object_to(self, flow: Flow, reason: Reason, ts: float) -> None:
-        """Refuse a flow until the rules change, and record that."""
+        """Refuse a flow until the rules change, and write a record of it."""
         objection = self._judge.refusal(reason)
         flow.set_objection(objection)
         self._decide(flow, objection, ts)
@@ -79,6 +79,7 @@ class Verdicts:
         return identity(flow, name) in self._holds.pending
 
     def _judge_anew(self, flow: Flow, ts: float) -> bool:
+        """Set the present verdict of a flow; return True, and write a record, if it is another one."""
         old = flow.verdict
         verdict = self._judge.verdict(flow, ts) if flow.admitted else self._judge.admit(flow, ts)
         verdict, hold = self._held_back(flow, verdict, ts)
@@ -150,7 +151,7 @@ class Verdicts:
         self._review_holds(ts)
 
     def change_agent(self, agent: Agent, ts: float) -> None:
-        """Apply another mode, default, labels or quarantine of an agent to its holds: those not allowed any more end.
+        """Apply an agent's new mode, default, labels or quarantine to its holds: those not allowed any more end.
 
         Its flows are judged again with their next packets (`adopt`).
         """
@@ -162,7 +163,10 @@ class Verdicts:
                 self._holds.end(hold.id, WITHDRAWN)
 
     def adopt(self, flow: Flow, agent: Agent, ts: float) -> None:
-        """Judge a flow of an agent that has changed. One that is refused, but for no finding, is forgotten instead."""
+        """Judge a flow of an agent that has changed.
+
+        A refused one is forgotten instead, unless a finding refused it: the packet then begins another flow.
+        """
         self.change_agent(agent, ts)
         if not flow.condemned and flow.stage is Stage.REFUSED:
             self._tracker.forget(flow, ts, "closed")
@@ -176,7 +180,10 @@ class Verdicts:
         self._end_hold(identifier, DENIED, ts)
 
     def tick(self, ts: float) -> None:
-        """End the holds that timed out with a refusal, and judge flows again when rules have expired."""
+        """Refuse the flows of holds that timed out and of queries that waited long enough; judge flows that are due.
+
+        Flows are due when rules have expired or were changed: TURN of them are judged in one call.
+        """
         for flow, identifier in self._holds.impatient(ts):
             flow.renew(ts)
             self.object_to(flow, Reason.APPROVAL, ts)
@@ -209,12 +216,14 @@ class Verdicts:
             self._rules_changed(flow, ts)
 
     def _review_due(self, ts: float) -> None:
+        """Judge the next TURN flows that are due, except closed ones."""
         for _ in range(min(TURN, len(self._due))):
             flow = self._due.popleft()
             if flow.state != "closed":  # one that is over keeps its verdict, unless another packet of it comes
                 self.review(flow, ts)
 
     def _wait(self, flow: Flow, scope: ChangeScope | bool) -> None:
+        """Note that a flow must be judged again, and why (`Flow.due`)."""
         if flow.due is None:
             self._due.append(flow)
         flow.due = scope
@@ -228,7 +237,7 @@ class Verdicts:
         self._judge.forget(agent)
 
     def _rules_changed(self, flow: Flow, ts: float) -> None:
-        """Judge a flow again whose rules have changed."""
+        """Judge a flow whose rules have changed; one that only rules refused is forgotten instead."""
         if flow.hold or flow.condemned:
             return
         if flow.refused:
@@ -239,6 +248,7 @@ class Verdicts:
         self.rejudge(flow, ts)
 
     def _review_holds(self, ts: float) -> None:
+        """End the holds that the changed rules answer."""
         for hold in tuple(self._holds.pending.values()):
             self._review_hold(hold, ts)
 

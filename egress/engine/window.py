@@ -136,6 +136,7 @@ class GapProcess:
         return self.log_e
 
     def _begin(self, index: int) -> None:
+        """Begin another process, in place of the weakest one if there are KEPT."""
         if len(self._starts) == KEPT:
             self._starts.remove(min(self._starts, key=lambda start: start.score))
         self._starts.append(_Start(index))
@@ -212,9 +213,9 @@ class Rhythm:
         return self._log_weight + max(known, default=0.0)
 
     def estimate(self, log_level: float, min_gaps: int, min_period: float) -> Estimate | None:
-        """Return the strongest evidence of the windows whose ln E is at least `log_level`; see GapProcess.estimate.
+        """Return the strongest evidence of the windows whose ln E is at least `log_level`; None if there is none.
 
-        None without any.
+        The bounds are as in `GapProcess.estimate`.
         """
         found = [
             estimate

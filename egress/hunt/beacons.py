@@ -52,11 +52,11 @@ class Level:
 
     @property
     def log(self) -> float:
-        """The natural logarithm of M / alpha, for M so far."""
+        """The natural logarithm of M / alpha, for M so far (at least 1)."""
         return math.log(max(self.series, 1) / self._alpha)
 
     def add(self, found: BeaconCandidate) -> None:
-        """Keep a candidate that reaches the level so far, until M is known."""
+        """Keep a candidate whose evidence reaches the level for M so far; beyond 2 MAX_LEADS drop the weakest ones."""
         if found.regular.log_e < self.log:
             return
         self._kept.append(found)
@@ -105,6 +105,7 @@ class Level:
 
 
 def _order(found: BeaconCandidate) -> tuple[float, bool, str]:
+    """Return the sort key of a candidate: strongest evidence first, then those with a name, then by destination."""
     return -found.regular.log_e, not found.target.said, found.destination
 
 

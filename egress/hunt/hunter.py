@@ -62,7 +62,7 @@ class Hunter(Protocol):
     about: str  # one line that describes it
 
     def hunt(self, history: History, settings: Settings) -> HunterReport:
-        """Search the history in its window, and return the leads."""
+        """Search the history in its window, and return the leads. It stores nothing."""
         ...
 
 

@@ -181,6 +181,7 @@ def _tables() -> tuple[Floats, Floats]:
 
 
 def _density(v: Floats, shape: float, noise: float, skips: tuple[float, ...]) -> Floats:
+    """Return ln f over a grid of v = y - ln t; `skips` are the weights w_m."""
     beats = np.zeros_like(v)
     for m, weight in enumerate(skips, 1):
         k = m * shape

@@ -82,10 +82,10 @@ class Bundle:
 
     @property
     def shape(self) -> tuple[str, tuple[tuple[int, int], ...], str]:
-        """(protocol, ports, application) of the rule; protocol and application are "" unless they are uniform.
+        """The (protocol, ports, application) of the rule; protocol and application are "" unless they are uniform.
 
-        An unidentified application fits any. Where they are not uniform, a name rule for port 443 says `any`: else it
-        would demand TLS or QUIC.
+        Ports are inclusive ranges. An unidentified application fits any. Where applications are not uniform, a name
+        rule for port 443 says `any`: else it would demand TLS or QUIC.
         """
         protocols = {want.proto for want in self.wants}
         apps = {want.app for want in self.wants} - {""}
@@ -97,10 +97,12 @@ class Bundle:
 
     @property
     def unnamed(self) -> bool:
+        """True if the bytes of some flows have no name, so that the rule must have `unnamed`."""
         return any(want.unnamed for want in self.wants)
 
     @property
     def private(self) -> bool:
+        """True if the address of some flows is not global, so that the rule must have `private`."""
         return any(want.private for want in self.wants)
 
     def parts(self) -> tuple[Bundle, ...]:
@@ -172,6 +174,7 @@ def networks(bundles: Iterable[Bundle]) -> list[Bundle]:
 
 
 def _collapsed(members: dict[_Address, Bundle]) -> Iterator[Bundle]:
+    """Yield a bundle for each network, or single address, of the fewest that have exactly these addresses."""
     four = [IPv4Network(address) for address in members if isinstance(address, IPv4Address)]
     six = [IPv6Network(address) for address in members if isinstance(address, IPv6Address)]
     found: list[IPv4Network | IPv6Network] = [*collapse_addresses(four), *collapse_addresses(six)]
@@ -190,6 +193,7 @@ def address_of(destination: str) -> _Address | None:
 
 
 def _bundled(wants: Iterable[Want]) -> Iterator[Bundle]:
+    """Yield a bundle for each destination and kind."""
     groups: dict[tuple[str, str], list[Want]] = defaultdict(list)
     for want in wants:
         groups[want.destination, want.kind].append(want)
@@ -244,4 +248,5 @@ def _ranges(ports: set[int]) -> tuple[tuple[int, int], ...]:
 
 
 def _second(ts: float) -> str:
+    """Write a time in whole seconds, such as `2026-01-31T12:00:00Z`."""
     return iso(ts)[:19] + "Z"

@@ -151,6 +151,7 @@ def _target(question: Question) -> tuple[Target, str]:
 
 
 def _protocol(text: str) -> int:
+    """Return the number of a protocol given by name or number. Raises InvalidQuestionError."""
     if text in PROTOCOL_NUMBERS:
         return PROTOCOL_NUMBERS[text]
     if re.fullmatch("[0-9]{1,3}", text, re.ASCII) and int(text) <= 255:
@@ -160,6 +161,7 @@ def _protocol(text: str) -> int:
 
 
 def _port(port: int, proto: int) -> None:
+    """Raise InvalidQuestionError for a port that is out of range, or missing, or that the protocol does not have."""
     if proto in (TCP, UDP, SCTP):
         if not 1 <= port <= 65535:
             raise InvalidQuestionError("port", f"{port} must be from 1 to 65535")
@@ -225,6 +227,7 @@ def _about_name(
 
 
 def _about_address(address: bytes) -> list[str]:
+    """Return a sentence if the IPv6 address embeds IPv4 ones, whose rules match as well."""
     inner = ", ".join(str(ip_address(each)) for each in embedded(address))
     if not inner:
         return []
@@ -234,6 +237,7 @@ def _about_address(address: bytes) -> list[str]:
 
 
 def _about_rule(rule: Rule | None, question: Question, demanded: frozenset[str]) -> list[str]:
+    """Return the conditions that the rule sets: application protocol, expiry, a single flow."""
     if rule is None:
         return []
     conditions = []
@@ -260,6 +264,7 @@ def _refused_later(rules: Rulebook, agent: Agent, target: Target, ts: float) -> 
 
 
 def _explain(agent: Agent, question: Question, name: str, verdict: Verdict) -> str:
+    """Write the verdict and its reason as one sentence."""
     port = f" port {question.port}" if question.port else ""
     app = f" ({question.app})" if question.app else ""
     where = f"{name or question.destination}, {question.protocol}{port}{app}"

@@ -250,6 +250,7 @@ class _Lesson:
         return verdict.action is Action.ACCEPT, verdict.rule_id
 
     def _leave_out(self, group: FlowGroup, why: str) -> None:
+        """Count the flows of a group as left out, by destination and reason."""
         destination, query = destination_of(group)
         if query:
             what = f"query for {destination}"
@@ -273,6 +274,7 @@ def _names(group: FlowGroup, target: Target) -> tuple[tuple[str, ...], bool]:
 
 
 def _is_dns(group: FlowGroup) -> bool:
+    """Return True for flows to port 53 over TCP or UDP that are DNS or not identified."""
     return group.dport == DNS_PORT and group.proto in ("tcp", "udp") and group.app in ("", App.DNS)
 
 

@@ -158,6 +158,7 @@ class _Candidate:
         return verdict, False
 
     def _may_resolve(self, agent: Agent, group: FlowGroup) -> Verdict:
+        """Return the verdict on the query of a group; a reverse lookup is judged by the address's names."""
         address = reverse_address(canonical(query_of(group)))
         names = frozenset[str]()
         if address is not None:

@@ -101,5 +101,5 @@ def destination_of(group: FlowGroup) -> tuple[str, bool]:
 
 
 def forgotten(name: str, mode: Mode = Mode.ENFORCE, default: Action = Action.REJECT) -> Agent:
-    """Make an agent in place of one of which only records are left: without labels, with the given mode and default."""
+    """Make an `Agent` for a name that is left in records only: without labels, with the given mode and default."""
     return Agent(name, mode=mode, default=default)

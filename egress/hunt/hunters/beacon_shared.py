@@ -60,6 +60,7 @@ def together(series: Series, window: Window) -> Regular | None:
 
 
 def _pooled(series: Series, width: float) -> Regular | None:
+    """Return the evidence of the gaps within each agent's flows, as one series; None if there is none."""
     gaps = [np.diff(events(moments, width)) for moments in _each(series)]
     found = evidence(np.concatenate(gaps), width)
     if found is None:
@@ -76,6 +77,7 @@ def _each(series: Series) -> Iterator[Floats]:
 
 
 def _found(series: Series, found: Regular, window: Window) -> BeaconCandidate:
+    """Make the candidate of a series: the agents with most calls, and the best evidence of one agent alone."""
     counts = np.bincount(series.of)
     most = np.argsort(-counts, kind="stable")[:MAX_AGENTS]
     last = np.zeros(len(series.agents), np.int64)

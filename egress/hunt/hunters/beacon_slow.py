@@ -48,6 +48,7 @@ class BeaconSlow:
 
 
 def _found(series: Series, found: Regular) -> BeaconCandidate:
+    """Make the candidate of a series of one agent."""
     opened = f"queried {series.target.said}" if series.target.under else f"called {target_text(series.target)}"
     what = f"{opened} {found.gaps + 1} times,"
     return BeaconCandidate(

@@ -67,12 +67,12 @@ class _Domain:
 
     @property
     def length(self) -> float:
-        """A lower bound of the average length of a name, in bytes, from the sizes of packets."""
+        """A lower bound of the average length of a name, in bytes, from the sizes of packets; it may be negative."""
         return self.bytes_out / max(self.packets, 1) - OVERHEAD
 
     @property
     def hidden(self) -> bool:
-        """True if the flows had many long names that are not stored."""
+        """True if the flows had many long names that are not stored (see the module's docstring)."""
         unseen = self.packets - ONCE * self.flows
         return unseen >= DISTINCT and self.length >= LONG and self.packets * self.length >= SAID
 
@@ -114,6 +114,7 @@ def information(names: Sequence[str]) -> int:
 
 
 def _below(name: str, domain: str) -> int:
+    """Return the number of characters of a name before its domain and the dot between them."""
     return max(len(name) - len(domain) - 1, 0)
 
 

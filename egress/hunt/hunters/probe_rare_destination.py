@@ -41,6 +41,7 @@ class _Visit:
     target: HistoryTarget = field(default_factory=HistoryTarget)
 
     def add(self, row: AddressTraffic) -> None:
+        """Add a row; `target` becomes that of the latest flow."""
         self.flows += row.flows
         self.bytes_out += row.bytes_out
         self.bytes_in += row.bytes_in
@@ -117,6 +118,7 @@ def _report(visits: dict[str, dict[str, _Visit]], before: Counter[str], wanted: 
 
 
 def _lead(agent: str, place: str, visit: _Visit, before: int, agents: int) -> Lead:
+    """Make the lead of an agent's visits; `before`: flows to the destination in the baseline; `agents`: visitors."""
     ever = "no agent had reached" if not before else f"agents had reached only {counted(before, 'time')}"
     alone = "no other agent did" if agents == 1 else "one other agent did, too"
     summary = (

@@ -50,6 +50,7 @@ class _Sent:
     target: HistoryTarget = field(default_factory=HistoryTarget)
 
     def add(self, row: AddressTraffic) -> None:
+        """Add a row; `target` becomes that of the latest flow."""
         self.flows += row.flows
         self.bytes_out += row.bytes_out
         self.bytes_in += row.bytes_in
@@ -106,6 +107,7 @@ def _by_agent(history: History, notes: list[str]) -> Iterator[tuple[str, dict[st
 
 
 def _lead(agent: str, place: str, sent: _Sent, threshold: int) -> Lead:
+    """Make the lead of an agent's slow leak to a destination."""
     ratio = sent.bytes_out / max(sent.bytes_in, 1)
     span = (sent.updated - sent.first) / 1e6
     summary = (
