@@ -48,11 +48,14 @@ IDLE = "import time\nprint('ready', flush=True)\ntime.sleep(3600)"
 
 @dataclass(frozen=True, slots=True)
 class Caught:
-    """The numbers of processes by result: was the process of the record (its pid) the one that sent the packet?"""
+    """The number of processes of one row, by the status of the record of their flow.
+
+    `right` and `wrong` have a record that names a process: the one that sent the packet, or another one.
+    """
 
     right: int
-    wrong: int  # another process was named
-    gone: int
+    wrong: int
+    gone: int  # the process had ended before it was found
     unknown: int
     missing: int  # no record
     lived: float  # ms, median of their real lifetimes

@@ -74,7 +74,7 @@ class Report:
 
 
 class Run:
-    """A stage with two agents in namespaces of their own, under load."""
+    """A stage with two agents in namespaces of their own, under load; `seed` determines the kills."""
 
     def __init__(self, stage: Stage, server: Server | None, seed: int, *, gateway: bool = False) -> None:
         self.stage, self.server = stage, server
@@ -126,6 +126,7 @@ class Run:
         self.report.rounds += 1
 
     def _status(self) -> dict[str, Any]:
+        """Return the gateway's status; without processes if it does not answer."""
         return self.stage.status() or {"workers": [], "recorder": {"pid": None}}
 
     def _worker(self) -> Callable[[], bool]:

@@ -134,7 +134,10 @@ class Trial:
         }
 
     def compare(self) -> None:
-        """Stop the gateway in order, and look for the row of each allowed flow that arrived."""
+        """Stop the gateway in order; count the allowed flows that arrived, and those without a row in the database.
+
+        Raises AssertionError if the recorder has not caught up within SETTLE seconds.
+        """
         arrived = self.arrived()
         self.result.passed = len(arrived)
         eventually(lambda: self.status()["recorder"].get("unread", 1) == 0, "the recorder has caught up", SETTLE)

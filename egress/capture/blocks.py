@@ -36,17 +36,21 @@ _END = struct.pack("=HH", 0, 0)
 
 
 def _cut(comment: str) -> bytes:
+    """Return a comment as at most `_MAX_COMMENT` bytes of UTF-8."""
     return comment.encode("utf-8", "replace")[:_MAX_COMMENT]
 
 
 def _block(kind: int, body: bytes) -> bytes:
+    """Return a block: its type, its length, its body, and its length again."""
     length = 12 + len(body)
     return struct.pack("=II", kind, length) + body + struct.pack("=I", length)
 
 
 def _option(code: int, value: bytes) -> bytes:
+    """Return an option of a block, padded."""
     return struct.pack("=HH", code, len(value)) + _pad(value)
 
 
 def _pad(value: bytes) -> bytes:
+    """Return bytes with zeros appended, to a multiple of 4."""
     return value + bytes(-len(value) % 4)

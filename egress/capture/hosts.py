@@ -19,7 +19,7 @@ def null(frame: bytes) -> bytes | None:
 
 
 def enc(frame: bytes) -> bytes | None:
-    """Return the packet of a frame of OpenBSD's IPsec interface, behind address family, SPI and flags."""
+    """Return the IP packet of a frame of OpenBSD's IPsec interface, behind address family, SPI and flags."""
     return by_version(frame, _ENC_HEADER) if _family(frame) in _FAMILIES else None
 
 
@@ -73,4 +73,5 @@ def _attribute(frame: bytes, order: str, wanted: int) -> int:
 
 
 def _number(frame: bytes, at: int, order: str) -> int:
+    """Return the number in two bytes at `at`, in the byte order `>` or `<`."""
     return frame[at] << 8 | frame[at + 1] if order == ">" else frame[at + 1] << 8 | frame[at]

@@ -44,6 +44,7 @@ def ip_packet(link: int, frame: bytes) -> bytes | None:
 
 
 def _token_ring(frame: bytes) -> bytes | None:
+    """Return the IP packet of a Token Ring frame, behind its route if it has one; None for another protocol."""
     u16(frame, 14)
     route = frame[14] & 0x1F if frame[8] & 0x80 else 0  # the source address says that a route follows
     return llc(frame, 14 + route)
@@ -60,6 +61,10 @@ def _pktap(frame: bytes) -> tuple[int, bytes]:
 
 
 def _wrapped(frame: bytes, link: int, size: int, least: int) -> tuple[int, bytes]:
+    """Return the link type, and the frame without its header of `size` bytes.
+
+    Raises MalformedError unless `size` is at least `least` and at most the size of the frame.
+    """
     if not least <= size <= len(frame):
         raise MalformedError("link header cut short")
     return link, frame[size:]

@@ -110,7 +110,7 @@ class Flow(Life):
         self.last_ack = self.next_out = -1  # TCP: the agent's last acknowledgement, and its next sequence number
         self.state = "new"  # of the connection, as far as timeouts need it: new, established, closed
         self.finished = 0  # TCP: bits of the directions that have sent a FIN
-        self.recorded: bool | None = None  # has records of its own; None: not decided yet (`folding`)
+        self.recorded: bool | None = None  # it has records of its own; None: not decided yet (`egress.engine.folding`)
         self.app = self.server_name = ""
         self.demanded = self.excluded = NONE  # application protocols: of the rule, and those that the bytes contradict
         self.vouched = vouched  # its bytes are not compared with what is demanded (`egress.engine.conformance`)
@@ -118,7 +118,8 @@ class Flow(Life):
         self.said: str | None = None
         self.hidden = False
         self.rule: Rule | None = None
-        # To be judged again: as all rules may have changed (True), by time (False), if a change includes it; None: not.
+        # Why the flow must be judged again: all rules may have changed (True), a rule has expired (False), or a change
+        # of rules whose scope may include it. None: it need not be.
         self.due: ChangeScope | bool | None = None
         self.wants = ""  # the name of a query that has to wait
         self.deferred: tuple[Event, ...] = ()  # facts of a held TCP segment: signatures see them once it passes
@@ -239,7 +240,7 @@ class Flow(Life):
         self.last = ts
 
     def miss(self, size: int) -> None:
-        """Count stream bytes that were not inspected."""
+        """Count bytes of the flow that were not inspected."""
         self.unseen += size
 
     def identify(self) -> bool:

@@ -22,10 +22,10 @@ from egress.records.shape import AnomalyRecord, FoldedKind, FoldedRecord
 MINUTE = 60.0  # seconds from the first folded record to the record that counts it
 DAY = 86400.0
 FLOW_TOKENS = 2  # records of a flow: its first and its last
-EVIDENCE_BYTES = 1024  # for a token
-DESTINATIONS = 16  # told apart in a minute
-PROTOCOLS = 16  # told apart beyond them
-KINDS = 64  # of decisions that have an example in a minute
+EVIDENCE_BYTES = 1024  # bytes of packets that cost one token
+DESTINATIONS = 16  # counted one by one in a minute
+PROTOCOLS = 16  # counted one by one for the destinations beyond them
+KINDS = 64  # kinds of decisions whose first record in a minute needs no token
 
 _Key = tuple[FoldedKind, str, str, int, Action, Reason, str]
 
@@ -45,11 +45,11 @@ class _Account:
     """The tokens of one agent, and its counts in the current minute."""
 
     tokens: float
-    filled: float  # when
-    began: float = float("inf")  # the minute
+    filled: float  # when tokens were last added
+    began: float = float("inf")  # of the minute; infinity: none has begun
     kinds: set[tuple[object, ...]] = field(default_factory=set)
     counts: dict[_Key, _Count] = field(default_factory=dict)
-    folded: int = 0  # flows, findings and refused packets so far
+    folded: int = 0  # flows, findings and refused packets counted so far
 
 
 class Folding:
@@ -123,7 +123,7 @@ class Folding:
     def status(self) -> dict[str, int]:
         """Return the number of flows, findings and refused packets that were folded, by agent.
 
-        An agent's number begins anew once its bucket was full again.
+        An agent's number begins anew if its bucket is full at the end of a minute with folded records.
         """
         return {agent: account.folded for agent, account in self._accounts.items() if account.folded}
 

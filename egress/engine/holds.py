@@ -42,9 +42,10 @@ MAX_DENIED = 4096  # questions whose cool-down is remembered
 
 
 class Holds:
-    """The pending holds by id; `due` is the time at which the first of them times out, or infinity.
+    """The pending holds by id.
 
-    Counts the holds that were made, and the refusals because an agent had too many.
+    `due` is the time at which the first of them times out or a query has waited long enough, or infinity. Counts the
+    holds that were made, and the refusals because an agent had too many.
     """
 
     def __init__(self, limits: Limits, outbox: Outbox) -> None:
@@ -85,7 +86,10 @@ class Holds:
         return identifier
 
     def first(self, identifier: str) -> Flow:
-        """Return the flow that asked first, with which the rules are evaluated again when they change."""
+        """Return the flow that asked first, with which the rules are evaluated again when they change.
+
+        Raises KeyError if the hold is not pending.
+        """
         return self._first[identifier]
 
     def of(self, agent: str) -> list[Hold]:
@@ -112,7 +116,7 @@ class Holds:
         return hold
 
     def cool(self, identifier: str, ts: float) -> None:
-        """Refuse the same question at once for a while, since a person has denied it."""
+        """Refuse the same question at once for `Limits.ask_cooldown` seconds, since a person has denied it."""
         self._denied.pop(identifier, None)
         self._denied[identifier] = ts + self._cooldown
         if len(self._denied) > MAX_DENIED:

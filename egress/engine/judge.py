@@ -85,7 +85,10 @@ class Judge:
         return verdict
 
     def preview(self, flow: Flow, query: str, ts: float) -> Verdict:
-        """Return the verdict of the rules alone on a flow on hold, or on a query for `query`; nothing is counted."""
+        """Return the verdict of the rules alone on a flow on hold, or on a query for `query`; nothing is counted.
+
+        The names bound to the flow's address now are added to the flow.
+        """
         if query:
             return self._resolves(flow, query, ts)
         names = self._bindings.names_of(flow.agent, flow.remote, ts)
@@ -94,7 +97,10 @@ class Judge:
         return self.rules.decide(flow.who, flow, ts)[0]
 
     def observe(self, flow: Flow, event: Event, ts: float) -> bool:
-        """Take note of names and DNS answers in the bytes; True if the flow must be judged again."""
+        """Take the name from the bytes, or bind the names of a DNS answer to its addresses.
+
+        Returns True if the flow must be judged again. Other events change nothing.
+        """
         if isinstance(event, Named):
             if flow.refused:
                 return False  # an earlier name, perhaps in the same segment, refused it: no later one makes that good
@@ -140,7 +146,7 @@ class Judge:
         return self.destinations.refused(flow.agent, _host(flow), ts)
 
     def refuse_destination(self, flow: Flow, ts: float) -> None:
-        """Refuse the flow's destination to its agent from now on, for a finding."""
+        """Refuse the flow's destination to its agent, for a finding, for `Limits.destination_timeout` seconds."""
         self.destinations.remember(flow.agent, _host(flow), ts)
 
     def is_outside(self, address: bytes) -> bool:
@@ -192,7 +198,7 @@ class Judge:
         return Verdict(Action.REJECT, reason, rule_id, self.rules.version)
 
     def on_hold(self) -> Verdict:
-        """Make a verdict that lets a flow wait for an approval."""
+        """Make a verdict that puts a flow on hold."""
         return Verdict(Action.HOLD, Reason.APPROVAL, "", self.rules.version, packet_only=True)
 
     def forget(self, agent: str) -> None:

@@ -83,7 +83,7 @@ class Queries:
         self.reply: Reply | None = None
         self._judge, self._verdicts, self._tracker, self._outbox = judge, verdicts, tracker, outbox
         self._refused: list[_Refused] = []  # of the packet that is judged now
-        self._numbers = (-1, -1)  # TCP: those of its answer
+        self._numbers = (-1, -1)  # TCP: sequence and acknowledgement number of its answer
 
     def asked(self, flow: Flow, event: DnsAsked, ts: float) -> None:
         """Judge a query before it leaves: refuse it, put it on hold (mode ask), or let it pass.

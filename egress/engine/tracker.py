@@ -104,7 +104,7 @@ class Timers:
         return len(self._heap)
 
     def trim(self, live: int) -> None:
-        """Drop entries of forgotten flows when they are most of the heap."""
+        """Drop the entries of forgotten flows if there are more than SLACK beyond two for each live flow."""
         if len(self._heap) > 2 * live + SLACK:
             self._heap = [entry for entry in self._heap if entry[2].stage is not Stage.FORGOTTEN]
             heapq.heapify(self._heap)

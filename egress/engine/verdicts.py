@@ -35,7 +35,7 @@ class Verdicts:
     def __init__(self, judge: Judge, holds: Holds, tracker: Tracker, outbox: Outbox) -> None:
         self._judge, self._holds, self._tracker, self._outbox = judge, holds, tracker, outbox
         self.expiry = judge.next_expiry(float("-inf"))  # when the next rule expires: `expire` is due
-        self._due: deque[Flow] = deque()  # flows that wait to be judged again; each may have been, by a packet
+        self._due: deque[Flow] = deque()  # flows that are to be judged again; a packet may have caused that meanwhile
 
     # --- one flow ---------------------------------------------------------------------------------------
 
@@ -141,7 +141,7 @@ class Verdicts:
         if self.expiry > ts:  # else rules have expired whose flows are judged again by the next tick only
             self.expiry = self._judge.next_expiry(ts)
         who, mine = None, False
-        for flow in self._tracker.flows():  # by agent, so the first question is rarely asked
+        for flow in self._tracker.flows():  # in order of agents, so that `includes_agent` is called once for each
             if flow.who is not who:
                 who = flow.who
                 mine = scope.includes_agent(who)

@@ -11,7 +11,7 @@ from egress.policy.domain import canonical, is_address
 
 @lru_cache(maxsize=65536)
 def registrable(name: str) -> str:
-    """Return the registered domain of a name (Public Suffix List); the name itself if there is none."""
+    """Return the registered domain of a name (Public Suffix List); if there is none, the name in canonical spelling."""
     spelled = canonical(name)
     return _suffixes().privatesuffix(spelled) or spelled
 

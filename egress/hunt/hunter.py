@@ -16,7 +16,7 @@ MAX_LEADS = 1000  # of one hunter per hunt: operators do not read more, and one 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """The settings of a hunt."""
+    """The settings of a hunt. Raises InputError for a value out of range."""
 
     alpha: float = 0.01  # probability of a false alarm in a hunt, over all beacon hunters and all their series
     leak_bytes: int = 10_000_000  # bytes to one destination, in small amounts, that make a finding
