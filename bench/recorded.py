@@ -51,7 +51,7 @@ class Archive:
                     continue
 
     def records(self) -> Stored:
-        """Parse the whole lines of all copies, those of each writer in their order."""
+        """Parse the whole lines of all copies, those of each writer in their order, and count them in `lines`."""
         folded = Stored()
         for name in sorted(self._copies, key=lambda name: int(name.rpartition("-")[2].partition(".")[0])):
             for line in self._copies[name].split(b"\n")[:-1]:

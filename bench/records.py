@@ -141,7 +141,10 @@ def without_indexes(engine: Engine, now: float) -> Iterator[None]:
 
 
 def stored_a_second(config: Config, now: float) -> tuple[float, int]:
-    """Measure how many records per second the recorder stores, half of them later records of known flows."""
+    """Measure how many records per second the recorder stores, half of them later records of known flows.
+
+    Returns the rate, and the number of records stored.
+    """
     config.journal_dir.mkdir(exist_ok=True)
     made = [samples.numbered(number + (1 << 60), start=now + number / 1000, updated=now + number / 1000)
             for number in range(BATCHES // 2)]  # fmt: skip
@@ -179,7 +182,10 @@ def known_things(engine: Engine, now: float) -> list[Known]:
 
 
 def measure(config: Config, rows: int, shown: Callable[[Engine], str], *, plans: bool) -> None:
-    """Fill a database with `rows` flows, measure the recorder and each question, and print a table."""
+    """Fill a database with `rows` flows, measure the recorder and each question, and print a table.
+
+    `shown` writes the version and size of the database; `plans`: print the plans, too.
+    """
     now = time.time()
     engine = open_database(config.database_url)
     kind = engine.dialect.name

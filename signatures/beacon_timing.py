@@ -244,7 +244,7 @@ def _is_named(rule: Rule | None) -> bool:
 def _series(
     state: dict[str, object], name: str, ts: float, watch: _Watch, windows: tuple[float, ...]
 ) -> _Series | None:
-    """Add a time to one of a flow's series, and return it; None for the first time of it."""
+    """Add a time to one of a flow's series, and return it; None while it has had one time only."""
     series = state.get(name)
     if not isinstance(series, _Series):
         first = state.get(f"first of {name}")

@@ -200,7 +200,7 @@ def both(trial: Trial, *words: str) -> None:
 
 
 def flushed(table: str, times: int = 1) -> Inject:
-    """Flush a table of iptables `times` times, once a second. After more than one, end a cut as a person would."""
+    """Flush a table of iptables `times` times, once a second; after more than one call `Trial.resume`."""
 
     def inject(trial: Trial) -> None:
         for _ in range(times):
@@ -229,7 +229,7 @@ def ruleset_flushed(trial: Trial) -> None:
 
 
 def ruleset_flushed_often(trial: Trial) -> None:
-    """Delete all rules of nftables FLUSHES times, once a second; then end a cut as a person would."""
+    """Delete all rules of nftables FLUSHES times, once a second; then call `Trial.resume`."""
     for _ in range(FLUSHES):
         trial.tool("nft", "flush", "ruleset")
         trial.hold(1.0)
@@ -248,7 +248,7 @@ def accept_before_ours(table: str) -> Inject:
 
 
 def accept_again_and_again(trial: Trial) -> None:
-    """Put an ACCEPT before the rules of egress four times a second; then end a cut as a person would."""
+    """Put an ACCEPT before the rules of egress four times a second; then remove it and call `Trial.resume`."""
     for _ in range(4 * FLUSHES):
         both(trial, "-t", "mangle", "-I", "FORWARD", "-j", "ACCEPT")
         trial.hold(0.25)

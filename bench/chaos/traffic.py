@@ -46,7 +46,7 @@ class Sender:
         self._silent: list[socket.socket] = []  # connections that have not sent their content
 
     def canary(self, number: int) -> None:
-        """Send one datagram or one SYN that no rule allows."""
+        """Send one datagram or one SYN that no rule allows; the number selects which, and the family."""
         family, server = number % 2, SERVERS[number % 2]
         with contextlib.suppress(OSError):
             if number % 8 > 5:
@@ -61,7 +61,7 @@ class Sender:
             self.canaries += 1
 
     def content(self, number: int) -> None:
-        """Open a connection that a rule allows for SSH; `settle` sends HTTP in it."""
+        """Open a connection that a rule allows for SSH, its family by the number; `settle` sends HTTP in it."""
         with contextlib.suppress(OSError):
             self._silent.append(self._connect(SERVERS[number % 2], SSH))
 
@@ -91,6 +91,7 @@ class Sender:
 
     @staticmethod
     def _datagram(server: str) -> socket.socket:
+        """Make a UDP socket of the server's family that does not block."""
         sock = socket.socket(socket.AF_INET6 if ":" in server else socket.AF_INET, socket.SOCK_DGRAM)
         sock.setblocking(False)
         return sock

@@ -1,4 +1,7 @@
-"""One trial: a real gateway under load, a fault, and what arrived outside meanwhile."""
+"""One trial: a real gateway under load, a fault, and what arrived outside meanwhile.
+
+`bench.chaos.traffic` makes the load (canaries, contents, and probes: flows that a rule allows) and is the witness.
+"""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ class _Account:
 
 
 class Folding:
-    """Decides which records are written one by one, and counts the others."""
+    """Decides which records are written one by one, and counts the others. Without a quota (0) all are written."""
 
     def __init__(self, limits: Limits) -> None:
         self._most, self._rate = float(limits.records_agent), limits.records_agent_day / DAY
@@ -161,17 +161,20 @@ class Folding:
         return enough
 
     def _account(self, agent: str, ts: float) -> _Account:
+        """Return the account of an agent; a new one has a full bucket."""
         account = self._accounts.get(agent)
         if account is None:
             account = self._accounts[agent] = _Account(self._most, ts)
         return account
 
     def _fill(self, account: _Account, ts: float) -> None:
+        """Add the tokens for the time since they were last added, up to a full bucket."""
         if ts > account.filled:
             account.tokens = min(account.tokens + (ts - account.filled) * self._rate, self._most)
         account.filled = ts  # also when the clock was set back
 
     def _minute(self, agent: str, ts: float) -> _Account:
+        """Return the account of an agent with its minute begun."""
         account = self._account(agent, ts)
         if ts < account.began:  # none has begun, or the clock was set back
             account.began = ts
@@ -179,6 +182,7 @@ class Folding:
         return account
 
     def _fold_flow(self, flow: Flow, ts: float, ended: str) -> None:
+        """Count a flow at its first record, and its packets and bytes at its last."""
         verdict = flow.verdict
         note = self._note(flow.agent, ts, self._key(flow, FoldedKind.FLOW, verdict.action, verdict.reason))
         if not ended:
@@ -201,10 +205,12 @@ class Folding:
         return account.counts.setdefault(key, _Count())
 
     def _key(self, flow: Flow, kind: FoldedKind, action: Action, reason: Reason, signature: str = "") -> _Key:
+        """Return the key of the counts for a flow or finding: its kind, destination and decision."""
         port = flow.rport if flow.outbound else flow.lport
         return kind, protocol_name(flow.proto), str(ip_address(flow.remote)), port, action, reason, signature
 
 
 def _kind(flow: Flow) -> tuple[object, ...]:
+    """Return the kind of a flow's decision, of which the first in a minute is written without a token."""
     verdict = flow.verdict
     return flow.proto, flow.outbound, verdict.action, verdict.reason, verdict.rule_id

@@ -94,14 +94,17 @@ class Framings:
         return framing.records[Direction.OUT]
 
     def _missing(self, apps: Iterable[str]) -> list[str]:
+        """Return those of the protocols that the flow was not compared with yet, `unknown` apart."""
         return [app for app in apps if app not in self._open and app not in self.excluded and app != App.UNKNOWN]
 
     def _feed(self, app: str, direction: Direction, data: bytes) -> None:
+        """Compare bytes with one protocol, and exclude it if they contradict it."""
         try:
             self._open[app].feed(direction, data)
         except MalformedError:
             self._exclude(app)
 
     def _exclude(self, app: str) -> None:
+        """Exclude a protocol: it is not compared any more."""
         self._open.pop(app, None)
         self.excluded |= {app}

@@ -142,11 +142,17 @@ class Judge:
                 yield NotBound(ts, event.answer.name, bound.address, rule.id)
 
     def refuses_destination(self, flow: Flow, ts: float) -> bool:
-        """Return True if an earlier finding refused the flow's destination to its agent."""
+        """Return True if an earlier finding refused the flow's destination to its agent.
+
+        The refusal then lasts longer, since the destination was tried.
+        """
         return self.destinations.refused(flow.agent, _host(flow), ts)
 
     def refuse_destination(self, flow: Flow, ts: float) -> None:
-        """Refuse the flow's destination to its agent, for a finding, for `Limits.destination_timeout` seconds."""
+        """Refuse the flow's destination to its agent from now on, for a finding.
+
+        It ends after `Limits.destination_timeout` seconds without an attempt.
+        """
         self.destinations.remember(flow.agent, _host(flow), ts)
 
     def is_outside(self, address: bytes) -> bool:

@@ -78,13 +78,17 @@ class Settling:
         flow.reopen()
 
     def _is_asked_again(self, flow: Flow) -> bool:
-        """Return True if a later message may ask for another name, and there is room to go on reading."""
+        """Return True if a later message may ask for another name, and there is room to go on reading.
+
+        Drops the bytes that were acknowledged.
+        """
         if flow.dissector is None or not flow.dissector.asks_again(by_name=self._judge.by_name(flow)):
             return False
         flow.trim()
         return self._tracker.charge(flow)
 
     def _settle(self, flow: Flow, *, listening: bool) -> None:
+        """Settle a flow: with `listening` its agent's bytes are still dissected, else they are scanned only."""
         flow.settle(listening=listening)
         if listening:
             flow.stop_hearing()
