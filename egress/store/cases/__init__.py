@@ -1,1 +1,1 @@
-"""Cases: captures judged into a database file of their own."""
+"""Cases: database files with the records of replayed captures, apart from the live database."""

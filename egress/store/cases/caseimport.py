@@ -1,4 +1,7 @@
-"""Adds a capture to a case: its path and hash, the rules that judge it, and its records, in bounded batches."""
+"""Adds a capture file to a case: its path and hash, the rules that judge it, and its records, in bounded batches.
+
+First `examine` hashes the file, then `begin` adds it, and a CaptureWriter stores the records of its replay.
+"""
 
 from __future__ import annotations
 
@@ -64,9 +67,10 @@ def examine(path: Path) -> Source:
 
 
 def begin(engine: Engine, source: Source, rules: Sequence[Rule], networks: Sequence[str]) -> CaseImport:
-    """Add the capture and its rules to the case; a capture that the case has already is returned as it is.
+    """Add the capture and its rules, as a new policy version, to the case whose engine is given.
 
-    `networks`: CIDRs of the agents. Raises EgressError if the case has this capture with other rules or networks.
+    A capture with this SHA-256 that the case has already is returned as it is. `networks`: CIDRs of the agents. Raises
+    EgressError if the case has the capture with other rules or networks.
     """
     now, wanted = time.time(), tuple(networks)
     with writing(engine) as connection:
@@ -88,7 +92,10 @@ def begin(engine: Engine, source: Source, rules: Sequence[Rule], networks: Seque
 
 
 class CaptureWriter:
-    """Stores the records of one capture in the case. The capture counts as incomplete until `finish`."""
+    """Stores the records of one capture in the case. The capture counts as incomplete until `finish`.
+
+    `findings` is the number of findings added.
+    """
 
     def __init__(self, engine: Engine, begun: CaseImport) -> None:
         self.findings = 0
@@ -99,7 +106,7 @@ class CaptureWriter:
         self._stored = False
 
     def add(self, records: Iterable[Record]) -> None:
-        """Add records; they are stored in batches."""
+        """Add records; they are stored once there are BATCH of them, or BATCH_BYTES of packets."""
         for record in records:
             self._waiting.append(record)
             if isinstance(record, EvidenceRecord):
@@ -112,7 +119,8 @@ class CaptureWriter:
     def finish(self, source: Source, *, packets: int, flows: int, unread: int, truncated: str) -> int:
         """Store the remaining records and the totals; returns how many flows other captures of the case contain, too.
 
-        Raises EgressError if the file was changed since `source` was examined.
+        The totals are those of `Capture`. Raises EgressError if the file was changed since `source` was examined; the
+        capture then stays incomplete.
         """
         self._flush()
         if not _unchanged(source):

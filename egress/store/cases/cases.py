@@ -56,7 +56,7 @@ class Capture:
     flows: int = 0
     findings: int = 0
     unread: int = 0  # frames that do not parse or belong to no agent
-    truncated: str = ""
+    truncated: str = ""  # where and how the file breaks off; empty: it is whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,9 +66,9 @@ class Contents:
     captures: tuple[Capture, ...]
     flows: int
     findings: int
-    anomalies: int
-    begin: float | None
-    end: float | None
+    anomalies: int  # packets refused without a flow
+    begin: float | None  # start of the first flow; None without flows
+    end: float | None  # latest record of any flow
     shared: int  # flows that several captures contain
 
 
@@ -86,9 +86,9 @@ def case_path(config: Config, wanted: str) -> Path:
 def open_case(config: Config, wanted: str, *, writes: bool = False) -> Engine:
     """Open a case to read it; one of an older schema is read from a temporary copy, and stays as it is.
 
-    With `writes` a case of an older schema raises OldSchemaError: nothing would be stored in it. Raises InputError if
-    the name is not valid or it is the live database, EgressError if there is no such case or the file cannot be
-    trusted.
+    `writes`: the caller will store in it; then a case of an older schema raises OldSchemaError, since the copy would
+    take what is stored. Raises InputError if the name is not valid or it is the live database, EgressError if there is
+    no such case, it is not a database of egress, or its schema has objects that egress does not create.
     """
     path = case_path(config, wanted)
     if not _exists(path):
@@ -117,12 +117,15 @@ def upgrade_case(config: Config, wanted: str) -> None:
 
 
 def case_url(config: Config, wanted: str) -> str:
-    """The database URL of a case, given by name or path."""
+    """The database URL of a case, given by name or path; it need not exist. Raises InputError as `case_path` does."""
     return _url(case_path(config, wanted))
 
 
 def _open_copy(path: Path) -> Engine:
-    """Copy a case and open the copy, upgraded. The copy is deleted once the engine is gone, or with the process."""
+    """Copy a case, upgrade the copy and open it. The copy is deleted with its engine, or when the process ends.
+
+    Raises EgressError if it cannot be copied.
+    """
     directory = tempfile.TemporaryDirectory(prefix="egress-case-")
     copy = Path(directory.name) / path.name
     try:
@@ -162,14 +165,14 @@ def make_case(config: Config, wanted: str) -> tuple[Engine, bool]:
 
 
 def close_case(engine: Engine) -> None:
-    """Close a case after writing, and merge the write-ahead log, so that the case is one file."""
+    """Dispose of the engine of a case that was written, and merge its write-ahead log, so that it is one file."""
     path = Path(engine.url.database or "")
     engine.dispose()
     seal(path)
 
 
 def list_cases(config: Config) -> list[str]:
-    """The sorted names of the cases in the state directory. Raises EgressError if it cannot be read."""
+    """The sorted names of the cases in the directory of cases. Raises EgressError if it cannot be read."""
     try:
         found = sorted(path.stem for path in config.cases_dir.iterdir() if path.suffix == SUFFIX and path.is_file())
     except FileNotFoundError:

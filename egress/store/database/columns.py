@@ -1,4 +1,7 @@
-"""Column types: how values of the model are stored, the same on every database."""
+"""Column types: how values of the model are stored, the same on every database.
+
+Except for Plain, reading a value that the type does not write raises DamagedDataError.
+"""
 
 from __future__ import annotations
 
@@ -45,7 +48,10 @@ def _seconds(value: int | None) -> float | None:
 
 
 class Plain(TypeDecorator[str]):
-    r"""Text from the network. NUL and lone surrogates, which databases refuse, are stored as `\x00` and `\ud800`."""
+    r"""Text from the network. NUL and lone surrogates, which databases refuse, are stored as `\x00` and `\ud800`.
+
+    They are read back in this form.
+    """
 
     impl = sa.Text
     cache_ok = True
@@ -55,7 +61,7 @@ class Plain(TypeDecorator[str]):
 
 
 def plain(value: str) -> str:
-    """Text as `Plain` stores it."""
+    """Return text as `Plain` stores it."""
     if value.isprintable():
         return value
     return value.encode("utf-8", "backslashreplace").decode("utf-8").replace("\0", "\\x00")

@@ -2,7 +2,7 @@
 
 SQLite counts commits: `PRAGMA data_version` changes with a commit over any other connection, also of records.
 PostgreSQL notifies: `database.writing` ends with a NOTIFY, which arrives once the edit is committed; records send none.
-If `audit.latest` has grown after `changed()`, the commit was an edit.
+To tell an edit from other commits, compare `audit.latest` before and after: each edit adds an audit entry.
 """
 
 from __future__ import annotations
@@ -51,6 +51,7 @@ class Watch:
             return self._source.changed()
 
     def close(self) -> None:
+        """Close the connection; `changed` then raises EgressError."""
         with self._lock:
             self._source.close()
 
@@ -145,7 +146,7 @@ class _Listener:
 
 
 def _own(engine: Engine) -> object:
-    """Open a connection of the driver that does not belong to the engine's pool. Raises EgressError on failure."""
+    """Open a connection that does not belong to the engine's pool; returns the driver's. Raises EgressError."""
     try:
         connection = engine.connect()
     except DBAPIError as error:

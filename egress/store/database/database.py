@@ -45,10 +45,10 @@ _KINDS: dict[str, Callable[[URL], _Backend]] = {
 def open_database(url: str, *, create: bool = True, migrate: bool = True) -> Engine:
     """Open `url` (`sqlite:///path`, `postgresql://user:password@host/name`) and migrate its schema to `HEAD`.
 
-    Without `create` a missing file or a database without tables is an error. Without `migrate` nothing is changed: an
-    older schema raises OldSchemaError. Raises EgressError if the directory is
-    missing or not writable, if the file is not a database, if another program or a newer egress made it, or if the
-    server is not reachable or refuses user or password; InputError for any other URL. No message contains the password.
+    With `create` a missing file or missing tables are created; else they raise EgressError. Without `migrate` an older
+    schema is not changed, but raises OldSchemaError. Raises EgressError if the directory is missing or not writable, if
+    the file is not a database, if another program or a newer egress made it, or if the server is not reachable or
+    refuses user or password; InputError for any other URL. No message contains the password.
     """
     backend = _backend(url)
     engine = backend.engine(create=create)
@@ -105,9 +105,10 @@ def schema(url: str) -> Schema:
 
 @contextmanager
 def writing(engine: Engine) -> Iterator[Connection]:
-    """Open a transaction for an edit of policy, agents or tokens. Other edits wait until it ends.
+    """Open a transaction for an edit of policy, agents or tokens; it is committed unless the block raises.
 
-    On PostgreSQL records can be stored meanwhile; on SQLite every writer waits.
+    Edits run one after another: this waits up to 10 s for another one, then raises DBAPIError. On PostgreSQL records
+    can be stored meanwhile; on SQLite every writer waits.
     """
     kind = sqlite if engine.dialect.name == "sqlite" else postgresql
     with kind.writing(engine) as connection:
@@ -116,7 +117,10 @@ def writing(engine: Engine) -> Iterator[Connection]:
 
 @contextmanager
 def storing(engine: Engine) -> Iterator[Connection]:
-    """Open a transaction that stores records. On PostgreSQL it does not wait for edits, on SQLite it does."""
+    """Open a transaction that stores records; it is committed unless the block raises.
+
+    On PostgreSQL it does not wait for edits, on SQLite it does.
+    """
     store = sqlite.writing if engine.dialect.name == "sqlite" else postgresql.storing
     with store(engine) as connection:
         yield connection
@@ -124,7 +128,7 @@ def storing(engine: Engine) -> Iterator[Connection]:
 
 @contextmanager
 def unhurried(engine: Engine) -> Iterator[Connection]:
-    """Open a transaction for long reads, without a time limit; it sees the database as of its start."""
+    """Open a transaction for long reads, whose statements have no time limit; it sees the database as of its start."""
     with engine.begin() as connection:
         if engine.dialect.name != "sqlite":
             postgresql.unhurried(connection)
@@ -132,14 +136,14 @@ def unhurried(engine: Engine) -> Iterator[Connection]:
 
 
 def require_schema(connection: Connection) -> None:
-    """Raise EgressError if a newer egress has migrated the tables: rows of this version could be misread there."""
+    """Raise EgressError if the schema is not HEAD: a newer egress has migrated it, and could misread these rows."""
     found = _schema(connection)
     if found != HEAD:
         raise EgressError(f"a newer egress has migrated the database (schema {found}): upgrade this one too")
 
 
 def explain(error: DBAPIError) -> str:
-    """The driver's message in one line, with a remedy if one is known."""
+    """The message of the database's driver in one line, with a remedy if one is known."""
     text = " ".join(str(error.orig).split())
     state = getattr(error.orig, "sqlstate", None)
     hints = postgresql.HINTS if hasattr(error.orig, "sqlstate") else sqlite.HINTS

@@ -1,5 +1,7 @@
 """The partitions of the record tables on PostgreSQL: one for each day (UTC), and one for the rest.
 
+A day is given as the number of days since 1970-01-01.
+
 The recorder creates the days in advance (egress.store.recording.maintenance); otherwise the first writer of a record
 creates its day. Only days around the present are created, so that times from a broken clock or a hostile capture create
 none. The rest takes all records without a day: those of such times, those of pruned days, and those that arrive while a
@@ -40,17 +42,17 @@ _MISSING = """
 
 
 def name(table: str, day: int) -> str:
-    """The name of a day's partition; `day` is the number of days since 1970-01-01."""
+    """The name of a table's partition for a day."""
     return f"{table}_d{date.fromordinal(_EPOCH + day):%Y%m%d}"
 
 
 def rest(table: str) -> str:
-    """The name of the partition for the rest."""
+    """The name of a table's partition for the rest."""
     return f"{table}_rest"
 
 
 def day_of(partition: str) -> int | None:
-    """The day of a partition; None if the name is not that of a day."""
+    """The day whose partition has this name; None if it is not the name of a day's partition."""
     found = _DAY_NAME.fullmatch(partition)
     return None if found is None else date.fromisoformat(found[1]).toordinal() - _EPOCH
 
@@ -69,15 +71,16 @@ def existing(connection: Connection, table: sa.Table) -> list[int]:
 
 
 def near(moments: Iterable[int], now: float) -> set[int]:
-    """The days (numbers since 1970-01-01) of these times (microseconds), but no days too far from `now` to be made."""
+    """The days of these times (microseconds) from PAST days before to AHEAD days after `now` (seconds)."""
     today = int(now // 86400)
     return {day for day in {moment // DAY for moment in moments} if today - PAST <= day <= today + AHEAD}
 
 
 def ensure(connection: Connection, table: sa.Table, days: Iterable[int], patience: float = PATIENCE) -> bool:
-    """Create the partitions of these days that are missing; False if one was not, because a reader held a lock.
+    """Create the partitions of these days that are missing, on PostgreSQL, in the caller's transaction.
 
-    `patience`: seconds to wait for the lock. Runs in the caller's transaction, which stays usable either way.
+    Returns False if another session held a lock for longer than `patience` seconds, so that one was not created; the
+    transaction stays usable.
     """
     names = {name(table.name, day): day for day in sorted(days)}
     made = True
@@ -96,16 +99,16 @@ def ensure(connection: Connection, table: sa.Table, days: Iterable[int], patienc
 def freeze(connection: Connection, table: sa.Table) -> None:
     """Keep other sessions from creating days of a table until the end of the transaction.
 
-    Otherwise PostgreSQL could choose the rest partition for a row and then refuse the row, as its day came to exist.
+    Otherwise PostgreSQL could choose the rest partition for a row, and then refuse the row because its day was created.
     """
     connection.exec_driver_sql(f"LOCK TABLE ONLY {table.name} IN SHARE UPDATE EXCLUSIVE MODE")
 
 
 def drop(connection: Connection, table: sa.Table, day: int, living: float, patience: float) -> int:
-    """Drop the partition of a day; returns the number of deleted rows.
+    """Drop the partition of a day; returns the number of deleted rows, 0 if there is no such partition.
 
-    Rows whose `updated` is `living` (seconds) or later are kept: they move to the rest partition. Raises DBAPIError if
-    readers use the table for longer than `patience` seconds.
+    Rows whose `updated` is `living` (seconds) or later are kept: they move to the rest partition. Raises DBAPIError
+    (see `busy`) if readers use the table for longer than `patience` seconds.
     """
     partition = name(table.name, day)
     _alone(connection, patience)

@@ -6,7 +6,7 @@ from egress.errors import EgressError
 
 
 class ConflictError(EgressError):
-    """An edit contradicts the stored state. `target` is the id or name of the row in the way."""
+    """An edit contradicts the database's contents. `target` is the id or name of the row in the way."""
 
     def __init__(self, text: str, target: str) -> None:
         super().__init__(text)
@@ -14,7 +14,7 @@ class ConflictError(EgressError):
 
 
 class NotFoundError(EgressError):
-    """`target`, an id or a name, is not stored."""
+    """The row that the caller names is not stored; `target` is its id or name."""
 
     def __init__(self, text: str, target: str) -> None:
         super().__init__(text)
@@ -26,7 +26,10 @@ class OldSchemaError(EgressError):
 
 
 class DamagedDataError(EgressError):
-    """The database holds a value that egress never writes: it was damaged, or made by another program."""
+    """The database contains a value that egress never writes: it was damaged, or made by another program.
+
+    `why` says what is wrong with the value.
+    """
 
     def __init__(self, why: str, where: str = "the database") -> None:
         super().__init__(f"{where} holds a value that egress never writes: damaged, or made up ({why[:200]})")

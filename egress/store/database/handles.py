@@ -1,6 +1,6 @@
-"""The handles that rooms outside `egress.store` use: engines, connections and conditions to pass on, errors to catch.
+"""The names of SQLAlchemy that rooms outside `egress.store` use: types to pass on, errors to catch.
 
-These rooms import nothing of SQLAlchemy itself, because SQL statements are in `egress.store` only.
+These rooms import nothing from SQLAlchemy itself, because SQL statements are in `egress.store` only.
 """
 
 from __future__ import annotations

@@ -144,13 +144,13 @@ _PART = re.compile(r"\*+|\[\^?+\]?+[^]]*\]|.", re.DOTALL)  # a ] that comes firs
 
 
 def expression(pattern: str) -> str:
-    """A glob as a regular expression for PostgreSQL, not anchored."""
+    """A glob as a regular expression for PostgreSQL, without `^` and `$`."""
     parts = _parts(pattern)
     return "(?!)" if "[" in parts else "".join(map(_translated, parts))
 
 
 def unclosed(pattern: str) -> bool:
-    """True if a set in the glob has no end."""
+    """True if a set in the glob has no end (a `[` without a `]`)."""
     return "[" in _parts(pattern)
 
 

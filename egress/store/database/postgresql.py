@@ -118,7 +118,10 @@ class PostgreSQL:
 
 @contextmanager
 def storing(engine: Engine) -> Iterator[Connection]:
-    """Open a transaction (READ COMMITTED) that may update rows which another session has changed since its start."""
+    """Open a transaction (READ COMMITTED) that may update rows which another session has changed since its start.
+
+    It is committed unless the block raises.
+    """
     with engine.execution_options(isolation_level="READ COMMITTED").begin() as connection:
         yield connection
 
@@ -130,7 +133,10 @@ def unhurried(connection: Connection) -> None:
 
 @contextmanager
 def writing(engine: Engine) -> Iterator[Connection]:
-    """Open a transaction that holds the edit lock from its start and notifies listeners at its end."""
+    """Open a transaction that holds the edit lock from its start and notifies listeners when it is committed.
+
+    It is committed unless the block raises. Waits up to LOCK seconds for the lock, then raises DBAPIError.
+    """
     with storing(engine) as connection:
         idle = sa.func.set_config("idle_in_transaction_session_timeout", f"{IDLE}s", sa.true())
         connection.execute(sa.select(idle, sa.func.pg_advisory_xact_lock(EDITING)))

@@ -25,7 +25,10 @@ _known: dict[_Types, set[tuple[type, ...]]] = {}  # rows of these types were fou
 
 @contextmanager
 def decoding() -> Iterator[None]:
-    """Turn the errors that an unreadable value causes into DamagedDataError. Wrap only the reading of a row in it."""
+    """Turn the errors that an unreadable value causes in the block into DamagedDataError.
+
+    Wrap only the reading of a row in it: TypeError and LookupError are among these errors.
+    """
     try:
         yield
     except _UNREADABLE as error:
@@ -53,7 +56,10 @@ def checked(rows: Iterable[Sequence[Any]], *columns: type | UnionType) -> Iterat
 
 
 def whole(value: Any) -> int:
-    """Convert a sum or a count (PostgreSQL: a decimal; SQLite: perhaps a float) to an int. Raises DamagedDataError."""
+    """Convert a sum or a count (PostgreSQL: a decimal; SQLite: perhaps a float) to an int.
+
+    Raises DamagedDataError if it is not a whole number.
+    """
     with decoding():
         number = int(value)
         if number != value or abs(number) >= 1 << 127:

@@ -1,4 +1,4 @@
-"""Building blocks of the tables: metadata with its naming of constraints, columns of records, common columns."""
+"""Parts of the tables' definitions: the metadata with names of constraints, columns of records, common columns."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def live(name: str, *columns: str, unique: bool = False) -> sa.Index:
 
 
 def host(comment: str, *, primary_key: bool = False) -> sa.Column[str]:
-    """The column `host`: a name that need not be in `gateways` yet; empty for all hosts, and in older rows."""
+    """The column `host`: the name of a host, perhaps not in `gateways` yet; empty: all hosts, or the row is older."""
     return sa.Column("host", sa.Text, primary_key=primary_key, nullable=False, server_default="", comment=comment)
 
 

@@ -71,7 +71,10 @@ class SQLite:
 
 @contextmanager
 def writing(engine: Engine) -> Iterator[Connection]:
-    """Open a transaction that holds the write lock from its start."""
+    """Open a transaction that holds the write lock from its start; it is committed unless the block raises.
+
+    Waits up to BUSY seconds for the lock, then raises DBAPIError.
+    """
     with engine.execution_options(immediate=True).begin() as connection:
         yield connection
 
@@ -124,14 +127,15 @@ def _begin(connection: Connection) -> None:
 def fenced(dialect: Dialect, query: sa.Select[Any]) -> sa.Select[Any]:
     """Make SQLite plan the query apart from the GROUP BY around it, so that it finds rows by their conditions.
 
-    SQLite cannot estimate how few rows match; planned together, it would read all rows in the order of the groups.
+    SQLite cannot estimate how few rows match; planned together, it would read all rows in the order of the groups. On
+    PostgreSQL the query is returned unchanged.
     """
     return query.offset(0) if dialect.name == "sqlite" else query
 
 
 @lru_cache(maxsize=65536)
 def in_network(address: str, network: str) -> bool:
-    """SQL function: true if the address is inside the CIDR; text that is not an address is in no network."""
+    """True if the address is in the CIDR; False if it is not an address. SQLite calls it as an SQL function."""
     try:
         return ipaddress.ip_address(address) in _network(network)
     except ValueError:

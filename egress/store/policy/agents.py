@@ -26,20 +26,20 @@ _FIELDS = [field.name for field in fields(Agent)]
 class StoredAgent:
     """An agent and its attachment: a network namespace, an interface (veth, bridge), or a CIDR behind an interface.
 
-    A sandbox is attached by the gateway itself.
+    The gateway itself attaches a sandbox, by its interface.
     """
 
     agent: Agent
     kind: str  # netns, interface, cidr, sandbox
-    value: str
+    value: str  # the namespace, interface or CIDR
     created: float = 0.0  # seconds since the epoch; 0: the time when it is added
     host: str = ""  # where it is attached; names are unique over all hosts, because records refer to agents by name
 
 
 def add_agent(connection: Connection, actor: Actor, stored: StoredAgent, ts: float | None = None) -> StoredAgent:
-    """Add an agent and return it as stored.
+    """Add an agent and return it as stored; it is audited as agent.create. `ts`: seconds; None: now.
 
-    Raises ConflictError if the name is taken, InputError if a name, network, label, budget or attachment is not valid.
+    Raises ConflictError if the name is taken on any host, InputError if a field is not valid (`check`).
     """
     check(stored)
     ts = time.time() if ts is None else ts
@@ -57,7 +57,7 @@ def add_agent(connection: Connection, actor: Actor, stored: StoredAgent, ts: flo
 
 
 def list_agents(connection: Connection, host: str | None = None) -> tuple[StoredAgent, ...]:
-    """The agents of a host, or of all hosts, sorted by name."""
+    """The agents of a host, or of all hosts (None), sorted by name."""
     query = sa.select(agents).order_by(agents.c.name)
     rows = connection.execute(query if host is None else query.where(agents.c.host == host))
     return tuple(_stored(row) for row in rows)
@@ -75,9 +75,9 @@ def agent(connection: Connection, name: str) -> StoredAgent | None:
 
 
 def remove_agent(connection: Connection, actor: Actor, name: str, ts: float | None = None) -> StoredAgent:
-    """Remove an agent and return it; its records stay.
+    """Remove an agent and return it; its records stay. It is audited as agent.delete. `ts`: seconds; None: now.
 
-    Raises NotFoundError; ConflictError for a sandbox, which only the gateway removes.
+    Raises NotFoundError if there is no such agent; ConflictError for a sandbox, which only the gateway removes.
     """
     gone = _known(connection, name)
     if gone.kind == SANDBOX and actor.name != GATEWAY:
@@ -99,11 +99,10 @@ def update_agent(
     quarantined: bool | None = None,
     ts: float,
 ) -> StoredAgent:
-    """Change the settings that are not None, and return the changed agent.
+    """Change the settings that are not None, and return the agent with them.
 
-    Raises NotFoundError if there is no such agent, InputError if a value is not valid.
-
-    A change of quarantine is audited as agent.quarantine or agent.release, other changes as agent.update.
+    A change of quarantine is audited as agent.quarantine or agent.release, other changes as agent.update. Raises
+    NotFoundError if there is no such agent, InputError if a value is not valid.
     """
     old = _known(connection, name)
     wanted: dict[str, Any] = {"mode": mode, "default": default, "labels": labels, "budgets": budgets}
@@ -123,7 +122,7 @@ def update_agent(
 
 
 def to_mapping(stored: StoredAgent) -> dict[str, object]:
-    """The agent in plain JSON types, as entries of the audit contain it."""
+    """The agent as a mapping of plain JSON types, for an entry of the audit chain."""
     written = asdict(stored.agent) | {"budgets": budgets_to_json(stored.agent.budgets)}
     return written | {"kind": stored.kind, "value": stored.value, "created": stored.created, "host": stored.host}
 

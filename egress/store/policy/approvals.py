@@ -1,6 +1,6 @@
-"""Approvals: flows and DNS queries of agents in mode `ask` that wait for a decision (holds), and the decisions.
+"""Approvals: the holds (flows and DNS queries of agents in mode `ask` that wait for a decision), and the decisions.
 
-A decision is final.
+A decision is final. The same question may be asked again, under the same id at another time.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Approval:
 
 
 class Denial(NamedTuple):
-    """The destination of denied holds, or the name in a denied query."""
+    """The destination of a denied flow, or the name in a denied query."""
 
     proto: str
     dst: str
@@ -63,7 +63,7 @@ _HOLD = [field.name for field in fields(Hold)]
 
 
 def ask(connection: Connection, hold: Hold, host: str = "") -> None:
-    """Add a pending hold. A hold that is stored already (id and time) stays as it is."""
+    """Add a pending hold; not audited, because agents cause it. A hold stored before (id and time) stays as it is."""
     known = sa.select(approvals.c.id).where(approvals.c.id == hold.id, approvals.c.time == hold.time)
     if connection.scalar(known) is None:
         row = {name: getattr(hold, name) for name in _HOLD}
@@ -78,9 +78,10 @@ def listed(
     limit: int = 100,
     scope: Sequence[str] = ("*",),
 ) -> tuple[Approval, ...]:
-    """List approvals, newest first, from the one after the cursor `before` (time, id) on.
+    """List at most `limit` approvals, newest first, from the one after the cursor `before` (time, id) on.
 
-    `agent` is a glob; `scope` has the globs of the agents that the caller may see.
+    `before` None: from the newest. `state` is one of HOLD_STATES, `agent` a glob; empty matches any. `scope` has the
+    globs of the agents that the caller may see.
     """
     terms = []
     if state:
@@ -103,7 +104,7 @@ def count_pending(connection: Connection) -> int:
 
 
 def get(connection: Connection, id: str) -> Approval | None:  # noqa: A002 - its name
-    """The newest approval with this id (the same question may be asked again under its id); None if there is none."""
+    """The newest approval with this id; None if there is none."""
     query = sa.select(approvals).where(approvals.c.id == id).order_by(approvals.c.time.desc()).limit(1)
     return decode_first(Approval, connection.execute(query))
 
@@ -118,9 +119,9 @@ def approve(
 ) -> Approval:
     """Approve a hold: make an allow rule for exactly its agent and destination (for a flow also protocol and port).
 
-    `expires` (time of expiry, once) comes from `ruletext.parse_expiry`. If an equal rule is in force, that one is used.
-    Raises NotFoundError; ConflictError if the hold was decided (the error names the actor) or has expired; InputError
-    if no rule can express its destination.
+    Returns the decided approval. `expires` is the pair (expires_at, once) from `ruletext.parse_expiry`. If an equal
+    rule is in force, that one is used. Raises NotFoundError; ConflictError if the hold was decided (the error names the
+    actor) or has expired; InputError if no rule can express its destination.
     """
     old = _undecided(connection, id, ts)
     wanted = replace(rule_of(old), author=actor.name[:128], expires_at=expires[0], once=expires[1])
@@ -132,7 +133,7 @@ def approve(
 
 
 def deny(connection: Connection, actor: Actor, id: str, ts: float) -> Approval:  # noqa: A002 - its name
-    """Deny a hold; a later attempt of the agent makes a new one.
+    """Deny a hold and return the decided approval. A later attempt of the agent makes a new hold.
 
     Raises NotFoundError; ConflictError if the hold was decided or has expired.
     """
@@ -166,7 +167,7 @@ def denied(connection: Connection, ids: Collection[str]) -> set[str]:
 
 
 def denials(connection: Connection, agent: str) -> tuple[Denial, ...]:
-    """The destinations that were ever denied to an agent."""
+    """The destinations and names that were ever denied to an agent, by an operator or by the rules, each once."""
     held = approvals.c
     query = sa.select(held.proto, held.dst, held.dport, held.names, held.query)
     query = query.where(held.agent == agent, held.state == DENIED).distinct()

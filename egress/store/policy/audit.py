@@ -39,7 +39,7 @@ class Actor:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A change to be audited: `before` and `after` are JSON values, None if the target did not exist."""
+    """A change to be audited: `before` and `after` are JSON values, None if the target did not exist then."""
 
     action: str  # noun.verb
     target: str  # id or name
@@ -49,17 +49,17 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class AuditEntry:
-    """An entry; `before` and `after` are JSON values."""
+    """An entry of the audit chain; `before` and `after` are JSON values."""
 
-    seq: int
-    time: float
+    seq: int  # from 1, without gaps
+    time: float  # seconds
     actor: str
     request_id: str
     action: str
     target: str
     before: Any
     after: Any
-    previous: str
+    previous: str  # the hash of the entry before
     hash: str
 
 
@@ -98,12 +98,12 @@ def local_actor() -> Actor:
 def note(
     connection: Connection, actor: Actor, ts: float, action: str, target: str, before: object, after: object
 ) -> None:
-    """Append one entry to the chain, in the caller's write transaction."""
+    """Append one entry to the chain, in the caller's transaction of `database.writing`. `ts`: seconds."""
     note_all(connection, actor, ts, [Change(action, target, before, after)])
 
 
 def note_all(connection: Connection, actor: Actor, ts: float, changes: Iterable[Change]) -> None:
-    """Append an entry for each change, in their order."""
+    """Append an entry for each change, in their order, as `note` does."""
     last = connection.execute(sa.select(audit.c.seq, audit.c.hash).order_by(audit.c.seq.desc()).limit(1)).first()
     seq, previous = (last.seq, last.hash) if last else (0, START)
     rows = []
@@ -118,13 +118,16 @@ def note_all(connection: Connection, actor: Actor, ts: float, changes: Iterable[
 
 
 def head(connection: Connection) -> tuple[int, str]:
-    """Return the number and the hash of the newest entry; 0 and START without entries."""
+    """Return the number and the hash of the newest entry; 0 and START if there is none."""
     found = connection.execute(sa.select(audit.c.seq, audit.c.hash).order_by(audit.c.seq.desc()).limit(1)).first()
     return (found.seq, found.hash) if found else (0, START)
 
 
 def lacks(connection: Connection, anchor: Anchor) -> str:
-    """Return in which way the trail lacks an entry seen before; empty: it has the entry, or `anchor` is incomplete."""
+    """Return an error text if the chain lacks the entry of `anchor`, else an empty string.
+
+    An anchor without a number or a hash is not checked: the string is empty.
+    """
     if not anchor.seq or not anchor.hash:
         return ""
     if connection.scalar(sa.select(audit.c.hash).where(audit.c.seq == anchor.seq)) == anchor.hash:
@@ -147,9 +150,10 @@ def entries(
     actor: str = "",
     action: str = "",
 ) -> tuple[AuditEntry, ...]:
-    """List entries with numbers below `before_seq`, newest first, from `since` to `until` (seconds, both included).
+    """List at most `limit` entries below the number `before_seq`, newest first, from `since` to `until`.
 
-    `actor` and `action` are globs; empty matches any.
+    Times are seconds, both included. `actor` and `action` are globs; None or empty matches any. Raises
+    DamagedDataError.
     """
     terms = []
     if before_seq is not None:
@@ -164,9 +168,9 @@ def entries(
 
 
 def verify(connection: Connection, anchor: Anchor | None = None) -> Verified:
-    """Recompute the hashes of the chain, in bounded memory. A damaged row is reported as invalid, not raised.
+    """Recompute the hashes of the chain, in bounded memory; stops at the first entry that is not valid.
 
-    With `anchor` a trail that lacks that entry is not valid either.
+    A damaged row is reported as not valid, not raised. With `anchor` a chain that lacks that entry is not valid either.
     """
     count, head, found = 0, START, anchor is None
     # Without types: a damaged value must be found here, and not fail in the driver.
@@ -193,7 +197,7 @@ def verify(connection: Connection, anchor: Anchor | None = None) -> Verified:
 
 
 def _unseen(anchor: Anchor, newest: int) -> str:
-    """Explain what a trail of `newest` entries lacks."""
+    """Explain in what way a chain whose newest entry is `newest` lacks the entry of `anchor`."""
     if not anchor.seq:
         return f"no entry has the hash {anchor.hash}{anchor.source}: the end was cut off, or the trail rewritten"
     if newest < anchor.seq:

@@ -35,8 +35,9 @@ from egress.store.policy.ruleset import (
 class Edit:
     """An edit: all its operations together make one version. An operation that raises an error has changed nothing.
 
-    Rules that are added together keep their order. In the allowlist and in sandboxes newer rules come first.
-    Each changed rule is audited: rule.create, rule.update, rule.delete.
+    Create it in a transaction of `database.writing`; `ts` is the time of the edit (seconds). Rules that are added
+    together keep their order. In the allowlist and in sandboxes newer rules come first. Each changed rule is audited:
+    rule.create, rule.update, rule.delete. `version` is the number of the version made, or of the newest one before.
     """
 
     def __init__(self, connection: Connection, actor: Actor, ts: float) -> None:
@@ -47,10 +48,11 @@ class Edit:
         self._made = False
 
     def add(self, added: Iterable[Rule], source: str = ALLOWLIST) -> tuple[StoredRule, ...]:
-        """Add rules before all others. A rule without an id gets a random one, without `created` the current time.
+        """Add rules before all others; returns them as stored.
 
-        Raises ConflictError, with the id of the rule in the way, if an id is taken or an equal rule is in force. Equal
-        `once` rules are allowed.
+        A rule without an id gets a random one; a rule without `created` gets the time of the edit. Raises
+        ConflictError, with the id of the rule in the way, if an id is taken, or if a rule that means the same is in
+        force or is added twice. `once` rules may mean the same.
         """
         new = [
             _storable(replace(rule, id=rule.id or secrets.token_hex(6), created=rule.created or self._ts))
@@ -63,10 +65,10 @@ class Edit:
         return self._change([], self._on_top(new), source)
 
     def replace(self, id: str, rule: Rule) -> StoredRule:  # noqa: A002 - its name
-        """Replace the rule with this id; id, position and time of creation stay.
+        """Replace the rule with this id, and return the new one; id, position and time of creation stay.
 
-        A rule that becomes a `once` rule gets the current time, so that earlier flows do not count. Raises
-        NotFoundError; ConflictError if the rule is not of the allowlist, or an equal one is in force.
+        A rule that becomes a `once` rule gets the time of the edit, so that earlier flows do not count. Raises
+        NotFoundError; ConflictError if the rule is not of the allowlist, or another one means the same.
         """
         (old,) = self._editable([id])
         created = self._ts if rule.once and not old.rule.once else old.rule.created
@@ -77,7 +79,10 @@ class Edit:
         return self._change([old], [new], ALLOWLIST)[0]
 
     def remove(self, ids: Iterable[str]) -> tuple[StoredRule, ...]:
-        """Remove rules from the allowlist. Raises NotFoundError; ConflictError if one belongs to another source."""
+        """Remove rules from the allowlist; returns them, each once, in the order of `ids`.
+
+        Raises NotFoundError; ConflictError if one belongs to another source. Then none is removed.
+        """
         gone = self._editable(list(dict.fromkeys(ids)))
         self._change(gone, [], ALLOWLIST)
         return gone
@@ -104,7 +109,7 @@ class Edit:
         return True
 
     def restore(self, version: int) -> bool:
-        """Restore the allowlist of a version; False if nothing changes.
+        """Restore the allowlist of a version; returns False if nothing changes. Audited as policy.rollback, too.
 
         Raises NotFoundError if there is no such version, ConflictError if another source has taken the id of a rule.
         """
@@ -165,7 +170,7 @@ class Edit:
         return tuple(live[wanted] for wanted in ids)
 
     def _refuse_taken(self, new: Sequence[Rule], own: Container[str] = ()) -> None:
-        """Raise ConflictError if an id is taken. `own`: ids of rules in force that the new ones replace."""
+        """Raise ConflictError if an id is taken or given twice. `own`: ids of rules that the new ones replace."""
         live = by_id(self._connection, (rule.id for rule in new if rule.id not in own))
         seen: set[str] = set()
         for rule in new:
@@ -189,7 +194,7 @@ class Edit:
                 )
 
     def _like(self, asked: Iterable[Rule]) -> Iterator[StoredRule]:
-        """Yield rules in force that may equal one asked for, without rules that apply to one host only."""
+        """Yield the rules in force that may mean the same as one of `asked`, without those that apply to one host."""
         keys = ("destination", "agent", "action", "protocol", "app")  # the first two have an index
         for chunk in chunks(dict.fromkeys(tuple(getattr(rule, key) for key in keys) for rule in asked)):
             everywhere = among(keys, chunk).where(rules.c.host == "")

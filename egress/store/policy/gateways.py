@@ -32,7 +32,7 @@ UP, SILENT, STOPPED = "up", "silent", "stopped"
 
 @dataclass(frozen=True, slots=True)
 class StoredGateway:
-    """A gateway, stored under the name of its host."""
+    """A gateway, stored under the name of its host. Times are seconds, by the clock of the database."""
 
     host: str
     run: str  # random, new with each start of a gateway
@@ -53,7 +53,7 @@ class StoredGateway:
 
 
 def listed(connection: Connection) -> tuple[StoredGateway, ...]:
-    """All gateways that were not removed, by host."""
+    """All gateways that were not removed, sorted by host."""
     return tuple(decode(StoredGateway, connection.execute(sa.select(gateways).order_by(gateways.c.host))))
 
 
@@ -65,11 +65,11 @@ def get(connection: Connection, host: str) -> StoredGateway | None:
 def claim(
     connection: Connection, host: str, run: str, place: str, program: str, *, had: bool = False
 ) -> StoredGateway | None:
-    """Claim the name of a host, in a write transaction.
+    """Claim the name of a host for this gateway, in a transaction of `database.writing`.
 
-    Returns None on success, else the gateway that has the name; the caller may try again later. `run` is random, new
-    with each start; `place` is where the gateway runs. `had`: this run has had the name before. Then a gateway in the
-    same place is not an earlier run of this one, but runs on a copy of this machine, and keeps the name while it is up.
+    Returns None on success, else the gateway that has the name; the caller may try again later. `run`, `place` and
+    `program` are stored as in StoredGateway. `had`: this run has had the name before. Then a gateway in the same place
+    is not an earlier run of this one, but runs on a copy of this machine, and keeps the name while it is up.
     """
     now, skew = clock(connection)
     there = get(connection, host)
@@ -83,24 +83,28 @@ def claim(
 
 
 def beat(connection: Connection, host: str, run: str, policy_version: int, watched: int) -> bool:
-    """Store a heartbeat. Returns False if this run does not hold the name any more."""
+    """Store a heartbeat, with the policy version in force and the number of agents that the gateway watches.
+
+    Returns False if this run does not hold the name any more.
+    """
     now, skew = clock(connection)
     alive = {"seen": now, "skew": skew, "policy_version": policy_version, "agents": watched, "stopped": None}
     return connection.execute(gateways.update().where(*_mine(host, run)).values(**alive)).rowcount > 0
 
 
 def leave(connection: Connection, host: str, run: str) -> None:
-    """Mark the gateway as stopped, which releases the name at once."""
+    """Mark the gateway as stopped, which releases the name at once. Does nothing if this run does not hold it."""
     now, _ = clock(connection)
     connection.execute(gateways.update().where(*_mine(host, run)).values(seen=now, stopped=now, agents=0))
 
 
 def adopt(connection: Connection, host: str, was: str | None) -> None:
-    """Give this gateway's rows its present host name. `was`: the name when it last ran; "": before rows had a host.
+    """Give this gateway's rows its present host name.
 
-    A SQLite file has one gateway, so all rows are moved. On PostgreSQL only rows without a host are: those of another
-    name may belong to another gateway by now. Raises ConflictError on PostgreSQL while agents are attached under the
-    name `was`, since this gateway would leave them unguarded; on SQLite if another gateway uses the same file.
+    `was`: its name when it last ran; "": it ran before rows had a host; None: not known, or it never ran. A SQLite file
+    has one gateway, so all rows are moved. On PostgreSQL only rows without a host are, and only if `was` is "": those
+    of another name may belong to another gateway by now. Raises ConflictError on PostgreSQL while agents are attached
+    under another name `was`, since this gateway would leave them unguarded; on SQLite if another gateway uses the file.
     """
     if connection.dialect.name == "sqlite":
         _require_alone(connection, host)
@@ -118,7 +122,7 @@ def adopt(connection: Connection, host: str, was: str | None) -> None:
 
 
 def rename(connection: Connection, actor: Actor, old: str, new: str, ts: float) -> None:
-    """Move all rows of a host to another name.
+    """Move all rows of a host to another name; audited as host.rename.
 
     Raises NotFoundError if there is no host `old`; ConflictError if its gateway runs, or if there is a host `new`.
     """
@@ -134,12 +138,12 @@ def forget(connection: Connection, actor: Actor, host: str, ts: float) -> int:
     """Remove a host: its agents and the rules of its file and sandboxes; returns the number of agents.
 
     Its pending approvals are withdrawn. The checkpoints of its journal stay, in case the host returns with its journal.
-    Raises NotFoundError; ConflictError while the host's gateway runs.
+    Audited as host.forget. Raises NotFoundError; ConflictError while the host's gateway runs.
     """
     _unused(connection, host)
     gone = list_agents(connection, host)
     for each in gone:
-        # As the gateway, which alone may remove sandboxes; the entry below names the author.
+        # As the gateway, which alone may remove sandboxes; the audit entry below names the author.
         remove_agent(connection, Actor(GATEWAY, actor.request_id), each.agent.name, ts)
     edit = Edit(connection, actor, ts)
     sources = sa.select(rules.c.source).where(LIVE, rules.c.host == host, rules.c.source != ALLOWLIST).distinct()
@@ -175,9 +179,10 @@ def _attached(connection: Connection, host: str) -> int:
 
 
 def _move(connection: Connection, old: str | None, new: str) -> None:
-    """Move all rows from `old` (None: any host) to `new`.
+    """Move all rows of the host `old` (None: of any host) to the host `new`.
 
-    Segments with a checkpoint under both names are read again, which stores no record twice.
+    Where both have a checkpoint for a segment, both are deleted: the segment is read again, which stores no record
+    twice.
     """
     marks = journal_checkpoints.c
     theirs = sa.true() if old is None else marks.host.in_((old, new))

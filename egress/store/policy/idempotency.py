@@ -16,7 +16,7 @@ LIFE = 86400.0  # seconds that a response is kept
 
 @dataclass(frozen=True, slots=True)
 class StoredResponse:
-    """A response; `request` is the SHA-256 of the method, path, query and body of its request."""
+    """A response to an API request; `request` is the SHA-256 of the request's method, path, query and body."""
 
     request: str
     status: int
@@ -26,7 +26,10 @@ class StoredResponse:
 
 
 def recall(connection: Connection, key: str, caller: str, ts: float) -> StoredResponse | None:
-    """The response that the caller got for this key in the day before `ts`; None if there is none."""
+    """The response that the caller got for this key in the day before `ts` (seconds); None if there is none.
+
+    It may be the response to another request: compare `request`.
+    """
     row = connection.execute(
         sa.select(idempotency).where(
             idempotency.c.key == key, idempotency.c.caller == caller, idempotency.c.created > ts - LIFE
@@ -48,7 +51,7 @@ def keep(
     body: str,
     ts: float,
 ) -> None:
-    """Store a response, in the transaction of its request; it may replace one that is older than a day.
+    """Store a response, in the transaction of its request. It replaces one for this key that is older than a day.
 
     Raises IntegrityError if the caller has a newer one for this key.
     """
@@ -60,5 +63,5 @@ def keep(
 
 
 def forget_old(connection: Connection, before: float) -> int:
-    """Delete the responses from before a time; returns their number."""
+    """Delete the responses from before a time (seconds); returns their number."""
     return connection.execute(idempotency.delete().where(idempotency.c.created < before)).rowcount

@@ -59,7 +59,7 @@ class RuleFilter:
 
 @dataclass(frozen=True, slots=True)
 class Hits:
-    """The number of flows that a rule decided, and the start of the newest."""
+    """The number of flows that a rule decided, and the start of the newest (seconds; None without flows)."""
 
     count: int = 0
     last: float | None = None
@@ -78,7 +78,7 @@ class PolicyVersion:
 
 @dataclass(frozen=True, slots=True)
 class PolicyDiff:
-    """The difference between two versions, by rule id; `changed` has pairs of before and after."""
+    """The difference between two versions, by rule id; `changed` has pairs of the rule before and after."""
 
     added: tuple[StoredRule, ...]
     removed: tuple[StoredRule, ...]
@@ -102,10 +102,10 @@ def made(connection: Connection, version: int) -> float | None:
 
 
 def concerning(host: str | None) -> sa.ColumnElement[bool]:
-    """The condition that a rule applies to agents of a host: rules of the allowlist, of its policy file and sandboxes.
+    """The condition that a rule applies to agents of a host: it is of the allowlist, or of a file or sandbox there.
 
-    None: all rules. A rule of a file or sandbox without a host applies to no agent until a gateway takes it over
-    (`gateways.adopt`).
+    `host` None: every rule. A rule of a file or sandbox that has no host applies to no agent until a gateway takes it
+    over (`gateways.adopt`).
     """
     return sa.true() if host is None else sa.or_(rules.c.source == ALLOWLIST, rules.c.host == host)
 
@@ -125,13 +125,13 @@ def snapshot(connection: Connection, version: int | None = None, host: str | Non
 
 
 def bound(connection: Connection, version: int) -> dict[str, str]:
-    """The rules of a version that apply to agents of one host only: rule id → host."""
+    """The hosts of the rules of a version that apply to the agents of one host only: rule id → host."""
     query = sa.select(rules.c.id, rules.c.host).where(live_at(version), rules.c.host != "")
     return {row.id: row.host for row in connection.execute(query)}
 
 
 def changes(connection: Connection, since: int, host: str | None = None) -> PolicyChange:
-    """The change from version `since` to the newest, of all rules or of those that apply to agents of one host.
+    """The change from version `since` to the newest, of all rules (`host` None) or of those for agents of one host.
 
     Raises NotFoundError if `since` is newer than the newest.
     """
@@ -188,7 +188,10 @@ def among(keys: Sequence[str], wanted: Sequence[tuple[str, ...]]) -> sa.Select[*
 def list_rules(
     connection: Connection, wanted: RuleFilter, after: tuple[int, str] | None, limit: int
 ) -> tuple[StoredRule, ...]:
-    """Rules in force in their order, those that follow `after` (position, id)."""
+    """At most `limit` rules in force that match `wanted`, in the order of the policy.
+
+    `after` (position, id) is the cursor: the rules that follow it; None: from the first.
+    """
     terms: list[sa.ColumnElement[bool]] = [LIVE]
     if after is not None:
         position, last = after
@@ -214,7 +217,7 @@ def list_rules(
 
 
 def hits(connection: Connection, ids: Collection[str]) -> dict[str, Hits]:
-    """The number of flows that each of these rules decided, and the start of the newest, by rule id."""
+    """The number of stored flows that each of these rules decided, and the start of the newest, by rule id."""
     counted = dict.fromkeys(ids, Hits())
     for chunk in chunks(counted):
         query = sa.select(flows.c.rule_id, sa.func.count(), sa.func.max(flows.c.start))
@@ -245,7 +248,7 @@ def unused(connection: Connection, since: float) -> tuple[StoredRule, ...]:
 
 
 def versions(connection: Connection, before: int | None, limit: int) -> tuple[PolicyVersion, ...]:
-    """Versions, newest first, those below `before`."""
+    """At most `limit` versions below the number `before` (None: any), newest first."""
     query = sa.select(policies).order_by(policies.c.version.desc()).limit(limit)
     listed = connection.execute(query if before is None else query.where(policies.c.version < before)).all()
     numbers = [row.version for row in listed]
@@ -257,7 +260,10 @@ def versions(connection: Connection, before: int | None, limit: int) -> tuple[Po
 
 
 def diff(connection: Connection, a: int, b: int) -> PolicyDiff:
-    """The difference from version `a` to `b`; either may be newer. Raises NotFoundError."""
+    """The difference from version `a` to `b`; either may be newer, and 0 is the policy without rules.
+
+    Raises NotFoundError if there is no such version.
+    """
     for version in (a, b):
         if version and not connection.scalar(sa.select(sa.exists().where(policies.c.version == version))):
             raise NotFoundError(f"there is no version {version} of the policy", str(version))
@@ -275,20 +281,23 @@ def diff(connection: Connection, a: int, b: int) -> PolicyDiff:
 
 
 def chunks(values: Iterable[Any]) -> Iterable[list[Any]]:
-    """Split values into lists of at most CHUNK."""
+    """Yield the values in lists of at most CHUNK."""
     left = iter(values)
     while chunk := list(islice(left, CHUNK)):
         yield chunk
 
 
 def stored(rows: Iterable[Sequence[Any]]) -> Iterator[StoredRule]:
-    """Rows of `rules` as rules. Raises DamagedDataError."""
+    """Yield rows of the table `rules` as rules. Raises DamagedDataError."""
     for row in checked(rows, *_COLUMNS):
         yield StoredRule(Rule(*row[:_FIELDS]), *row[_FIELDS:])
 
 
 def _applying_to(connection: Connection, name: str) -> list[sa.ColumnElement[bool]]:
-    """The conditions that a rule in force applies to an agent; an unknown one counts as without labels, on any host."""
+    """The conditions that a rule in force applies to the agent with this name.
+
+    An agent that is not attached counts as one without labels, on any host.
+    """
     found = stored_agent(connection, name)
     agent = found.agent if found else Agent(name)
     listed = connection.scalars(sa.select(rules.c.agent).where(LIVE).distinct())

@@ -54,7 +54,10 @@ def create(
     expires_at: float | None = None,
     ts: float,
 ) -> tuple[Token, str]:
-    """Create a token; returns it and its text, which is not stored. `expires_at` None: never. Raises InputError."""
+    """Create a token; returns it and its text (`egress_ID_SECRET`), of which only a hash is stored.
+
+    Times are seconds; `expires_at` None: never. Raises InputError if an argument is not valid.
+    """
     _check(name, role, agents, expires_at, ts)
     secret = secrets.token_urlsafe(_SECRET_BYTES)
     token = Token(_free_id(connection), name, role, agents, ts, actor.name, expires_at)
@@ -64,7 +67,10 @@ def create(
 
 
 def authenticate(connection: Connection, text: str, ts: float) -> Token | None:
-    """The token with this text; None if the text is not a token's, or the token is revoked or expired."""
+    """The token with this text; None if there is none, or if it is revoked or, at `ts` (seconds), expired.
+
+    The use of the token is not stored; `touch` does that.
+    """
     match = _TEXT.fullmatch(text)
     if match is None:
         return None
@@ -83,7 +89,7 @@ def listed(connection: Connection) -> tuple[Token, ...]:
 
 
 def revoke(connection: Connection, actor: Actor, id: str, ts: float) -> Token:  # noqa: A002 - its name
-    """Revoke a token. Raises NotFoundError; ConflictError if it was revoked before."""
+    """Revoke a token and return it. Raises NotFoundError; ConflictError if it was revoked before."""
     old = decode_first(Token, connection.execute(sa.select(*_COLUMNS).where(tokens.c.id == id)))
     if old is None:
         raise NotFoundError(f"there is no token {id}; `egress token list` lists them", id)
@@ -96,7 +102,7 @@ def revoke(connection: Connection, actor: Actor, id: str, ts: float) -> Token:  
 
 
 def touch(connection: Connection, id: str, ts: float) -> None:  # noqa: A002 - its name
-    """Store that a token was used at `ts`, to the minute: another call in the same minute changes nothing."""
+    """Store that a token was used at `ts` (seconds), to the minute: another call in that minute changes nothing."""
     minute = ts // 60 * 60
     older = sa.or_(tokens.c.last_used.is_(None), tokens.c.last_used < minute)
     connection.execute(tokens.update().where(tokens.c.id == id, older).values(last_used=minute))

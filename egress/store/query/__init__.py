@@ -13,6 +13,8 @@ stepjoin       the steps that an event belongs to, in memory          episodes (
 stepjoin_sql   the same as SQL conditions                             search, counting (here)
 storyjson      flows, steps and episodes as JSON                      show, query, /episodes, /agents/A/steps
 processes      the processes that opened flows                        readers of flows, /flows, /verdicts
+heldby         the process and the tool calls behind a hold           /approvals
+verifying      records and segments, verified by their seals          verify
 history        starts of flows and sums of traffic, streamed          egress.hunt
 flowgroups     equal flows as one group; objections                   egress.whatif: simulate, learn
 """

@@ -1,4 +1,4 @@
-"""Counts of records in groups: flows, findings, bytes, and the time from the first to the last."""
+"""Counts flows in groups (by agent, destination, hour, …), with their findings, bytes, first and last times."""
 
 from __future__ import annotations
 
@@ -105,9 +105,10 @@ KEYS: dict[str, _Key] = {
 def count_by(
     engine: Engine, wanted: Filter, keys: Sequence[str], limit: int | None = None, order: str = "flows"
 ) -> Generator[Count, None, None]:
-    """Count flows grouped by one or more of KEYS. Yields the groups, the one with the greatest `order` first.
+    """Count the flows that match `wanted`, grouped by one or more of KEYS.
 
-    `limit` is the number of groups; limit and sort of `wanted` are ignored.
+    Yields at most `limit` groups (None: all), those with the greatest `order` (one of ORDERS) first. `limit` and `sort`
+    of `wanted` are ignored. Raises InvalidQueryError, DamagedDataError.
     """
     chosen = [KEYS[key] for key in keys]
     rows = fenced(engine.dialect, _rows(wanted, chosen)).subquery()

@@ -34,7 +34,7 @@ MOST_STEPS = 10_000  # steps shown of an episode, the first ones
 
 @dataclass(frozen=True, slots=True)
 class Episode:
-    """An episode, summed up for a list."""
+    """The totals of an episode, for a list. Times are seconds."""
 
     agent: str
     episode: str
@@ -46,10 +46,10 @@ class Episode:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A step, or a gap without a running tool, and the traffic in it."""
+    """A step, or a gap without a step under way, and the traffic in it. Times are seconds."""
 
     number: int  # of the step, from 1; 0: a gap
-    step: Step | None
+    step: Step | None  # None: a gap
     start: float
     end: float  # of a step: the time until it counts as under way
     traffic: Traffic
@@ -82,9 +82,11 @@ def listed(
     before: tuple[float, str, str] | None = None,
     limit: int,
 ) -> tuple[Episode, ...]:
-    """Episodes by the start of their first step, newest first, after the cursor `before` (start, agent, episode).
+    """List at most `limit` episodes, by the start of their first step, newest first.
 
-    `agent` is a glob; `scope` has the globs of the agents that the caller may see.
+    `before` is the cursor (start, agent, episode) after which the list begins; None: from the newest. `since`
+    (seconds): only episodes with a step under way then or later. `agent` is a glob; empty: any. `scope` has the globs
+    of the agents that the caller may see.
     """
     first = sa.func.min(sa.type_coerce(steps.c.start, sa.BigInteger))
     open_ = sa.func.sum(sa.case((steps.c.end.is_(None), 1), else_=0))
@@ -108,16 +110,17 @@ def listed(
 
 
 def agents_of(connection: Connection, episode: str) -> tuple[str, ...]:
-    """The agents that have an episode with this id."""
+    """The names of the agents that have an episode with this id, sorted."""
     return tuple(
         connection.scalars(sa.select(steps.c.agent).distinct().where(steps.c.episode == episode).order_by("agent"))
     )
 
 
 def episode_story(connection: Connection, agent: str, episode: str) -> EpisodeStory:
-    """The first MOST_STEPS steps of an episode, with all traffic of the agent from before the first to after the last.
+    """Read the first MOST_STEPS steps of an episode, and the agent's traffic during and between them.
 
-    Raises NotFoundError if the agent has no such episode.
+    The time shown begins BEFORE seconds before the first step, and ends at the agent's next step after the last, at
+    most AFTER seconds later. Raises NotFoundError if the agent has no such episode.
     """
     mine = sa.select(steps).where(steps.c.agent == agent, steps.c.episode == episode)
     rows = list(decode(Step, connection.execute(mine.order_by(steps.c.start, steps.c.id).limit(MOST_STEPS + 1))))
@@ -140,10 +143,7 @@ def episode_story(connection: Connection, agent: str, episode: str) -> EpisodeSt
 
 
 def _window(connection: Connection, agent: str, shown: Sequence[Step], *, more: bool) -> Interval:
-    """The time from shortly before the first step to the agent's next step after the last, at most an hour later.
-
-    `more`: the episode has more steps than those shown.
-    """
+    """The time shown (see `episode_story`), in microseconds. `more`: the episode has more steps than those shown."""
     last = shown[-1].start if more else max(step.until for step in shown)
     following = sa.select(sa.func.min(steps.c.start)).where(steps.c.agent == agent, steps.c.start > last)
     beyond = connection.scalar(following)
@@ -152,7 +152,7 @@ def _window(connection: Connection, agent: str, shown: Sequence[Step], *, more: 
 
 
 def _busy(connection: Connection, agent: str, window: Interval) -> Iterator[Interval]:
-    """The times of the agent's steps, in any episode, by start; they may overlap."""
+    """Yield the times of the agent's steps in the window, of any episode, by start; they may overlap."""
     start, until = (sa.type_coerce(column, sa.BigInteger) for column in (steps.c.start, steps.c.until))
     begun = start.between(window[0] - micros(REACH), window[1])
     during = (steps.c.agent == agent, begun, until >= window[0])
@@ -223,7 +223,7 @@ def _later(join: Join, flow: FlowRecord) -> range:
 
 
 def _details(connection: Connection, ids: Sequence[str], begun: Interval) -> dict[str, FlowDetails]:
-    """The details of flows by id. `begun`, the first and last of their starts, limits the search."""
+    """The details of flows, by id. `begun`, the first and last of their starts (microseconds), limits the search."""
     found = dict[str, FlowDetails]()
     when = sa.type_coerce(flows.c.start, sa.BigInteger).between(*begun)
     for at in range(0, len(ids), CHUNK):

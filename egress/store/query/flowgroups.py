@@ -1,4 +1,7 @@
-"""Stored flows as a policy sees them: groups of equal flows, names of an address, objections of signatures to flows."""
+"""Reads what `egress.whatif` needs of stored flows: groups of equal flows, names of an address, objections.
+
+An objection is a finding that refuses its flow, or its destination (its `effect` is not `none`).
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,7 @@ _EQUAL = (
 
 @dataclass(frozen=True, slots=True)
 class FlowGroup:
-    """Flows opened by one agent that no policy can tell apart. Times are seconds."""
+    """Flows opened by one agent that are equal in all that a policy decides by. Times are seconds."""
 
     agent: str
     proto: str
@@ -48,7 +51,7 @@ class FlowGroup:
 
 
 class ObjectedFlow(NamedTuple):
-    """A signature's objection and its flow's destination; the last three fields are empty if the flow is not stored."""
+    """A signature's finding and its flow's destination; the last three fields are empty if the flow is not stored."""
 
     signature: str
     proto: str
@@ -63,9 +66,9 @@ class ObjectedFlow(NamedTuple):
 def flow_groups(
     connection: Connection, *, since: float | None = None, until: float | None = None, agent: str = ""
 ) -> Iterator[FlowGroup]:
-    """Group the outbound flows active between `since` and `until` (seconds); yields groups in the order of their start.
+    """Group the outbound flows active between `since` and `until` (seconds; None: no limit).
 
-    `agent` is a glob; empty: all agents.
+    Yields the groups in the order of their first flow. `agent` is a glob; empty: all agents. Raises DamagedDataError.
     """
     terms = [_F.direction == "out"]
     if agent:
@@ -95,15 +98,15 @@ def _with_set(row: Sequence[Any]) -> list[Any]:
 
 
 def names_of(connection: Connection, agent: str, address: str) -> frozenset[str]:
-    """The names bound to an address in this agent's newest LOOKBACK flows to it."""
+    """The names that DNS had bound to an address in this agent's newest LOOKBACK flows to it."""
     newest = sa.select(_F.names).where(_F.dst == address, _F.agent == agent).order_by(_F.start.desc()).limit(LOOKBACK)
     return frozenset(name for names in connection.scalars(newest) for name in names)
 
 
 def objected_flows(connection: Connection, agent: str) -> Iterator[ObjectedFlow]:
-    """Yield the objections of the stored findings on an agent, each signature and destination once.
+    """Yield the stored findings on an agent by signature and destination; equal ones once.
 
-    Findings of hunts count unless their severity is low.
+    Findings that refuse nothing (suspicions, findings of hunts) are left out if their severity is low.
     """
     made = findings.c
     query = (
@@ -118,7 +121,7 @@ def objected_flows(connection: Connection, agent: str) -> Iterator[ObjectedFlow]
 
 
 def _objections(agent: str) -> sa.Subquery:
-    """The query for flow ids and the signatures that objected to each, joined by spaces; without findings of hunts."""
+    """The query for flow ids and the signatures that objected to each, joined by spaces. `agent`: a glob or empty."""
     made = findings.c
     query = sa.select(made.flow_id, made.signature).where(made.effect != Effect.NONE).distinct()
     if agent:

@@ -1,4 +1,7 @@
-"""The circumstances in which a hold was made, for the person who decides: the process of its flow, the tool calls."""
+"""Reads the circumstances of holds for the person who decides: the process that opened the flow, and tool calls.
+
+A hold is a flow or DNS query of an agent in mode `ask` that waits for a decision (`model.Hold`).
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ MAX_CALLS = 4  # of one hold; the latest
 
 
 class Call(NamedTuple):
-    """A tool call as its framework reported it (`model.Step`)."""
+    """A tool call of the agent, as its framework reported it: three fields of `model.Step`."""
 
     episode: str
     tool: str
@@ -25,13 +28,15 @@ class Call(NamedTuple):
 
 
 class Circumstances(NamedTuple):
-    """The circumstances in which a hold was made."""
+    """The process that opened the flow of a hold, and the tool calls under way at the time of the hold."""
 
-    process: ProcessRecord | None  # None: not looked up (yet)
-    calls: tuple[Call, ...]  # that were under way, the latest first
+    process: ProcessRecord | None  # None: none is recorded (yet)
+    calls: tuple[Call, ...]  # the one that began last first; at most MAX_CALLS
 
 
 class _Hold(Protocol):
+    """A hold or an approval: anything with these fields. `time` is seconds."""
+
     @property
     def flow_id(self) -> str: ...
     @property
@@ -41,7 +46,7 @@ class _Hold(Protocol):
 
 
 def circumstances(connection: Connection, holds: Iterable[_Hold]) -> list[Circumstances]:
-    """Return the circumstances of holds, in their order."""
+    """Return the circumstances of each hold, in the order of `holds`."""
     found = list(holds)
     processes = by_flow(connection, [hold.flow_id for hold in found])
     return [Circumstances(processes.get(hold.flow_id), _calls(connection, hold)) for hold in found]

@@ -1,4 +1,4 @@
-"""Stored flows for hunts (slow detectors over history): the starts of flows, and agents' traffic by destination.
+"""Reads stored flows for hunts (slow detectors over history): the starts of flows, agents' traffic by destination.
 
 Each method makes one long query (a pass) in a transaction of its own. The database sorts and sums up and the rows are
 streamed, so that one series at a time is in memory. Only flows that an agent opened are read.
@@ -82,7 +82,7 @@ class AddressTraffic:
     """The sums over one agent's flows to one address under one name. Times are microseconds."""
 
     agent: str
-    said: str
+    said: str  # as in HistoryTarget
     bound: tuple[str, ...]
     dst: str
     flows: int
@@ -108,7 +108,10 @@ class QueriedName:
 
 
 class History:
-    """Reads the stored flows of a window. `progress` is called now and then with the number of rows read in a pass."""
+    """Reads the stored flows of a window. `progress` is called with the number of rows read, after each CHUNK of rows.
+
+    All iterators raise DamagedDataError for a value that egress does not write.
+    """
 
     def __init__(self, engine: Engine, window: Window, progress: Callable[[int], object] = lambda _: None) -> None:
         self.engine = engine
@@ -127,14 +130,17 @@ class History:
             return found
 
     def by_endpoint(self, *, fleet: bool = False) -> Iterator[Series]:
-        """Series by protocol, address and port, for each agent or (`fleet`) for all together, without DNS queries."""
+        """Yield a series for each protocol, address and port, without DNS queries.
+
+        Each agent has series of its own; with `fleet` one series has the flows of all agents.
+        """
         key = (_F.proto, _F.dst, _F.dport)
         return self._series(key, _F.app_proto != "dns", fleet, HistoryTarget)
 
     def by_name(self, *, fleet: bool = False) -> Iterator[Series]:
-        """Series by the name in the bytes (SNI, Host), or without one by the names that DNS bound to the address.
+        """Yield a series for each name in the bytes (SNI, Host), or without one for the names bound to the address.
 
-        For each agent or (`fleet`) for all together, without DNS queries and flows without a name.
+        Without DNS queries, and without flows that have neither. `fleet`: as for `by_endpoint`.
         """
         bound = sa.case((_F.server_name == "", _BOUND), else_="[]")
         return self._series(
@@ -147,9 +153,9 @@ class History:
         yield from self._rows(query.order_by(_F.agent, _START), str, str, int)
 
     def traffic(self, *, everyone: bool = False) -> Iterator[AddressTraffic]:
-        """Sum up the flows that were not refused, by agent, names and address, without DNS queries; agent by agent.
+        """Yield the sums of the flows that were not refused, for each agent, name and address, ordered by agent.
 
-        `everyone`: of all agents, not only those of the window.
+        Without DNS queries. `everyone`: of all agents, not only those of the window.
         """
         key = (_F.agent, _SAID, _BOUND, _F.dst)
         updated = sa.type_coerce(_F.updated, sa.BigInteger)
@@ -164,9 +170,9 @@ class History:
             yield AddressTraffic(agent, said, _names(bound), dst, *map(whole, numbers))
 
     def earlier(self, since: float) -> Iterator[tuple[HistoryTarget, int]]:
-        """Yield the targets (address and names) of all agents' flows between `since` (seconds) and the window, counted.
+        """Yield the targets (address and names) of all agents' flows from `since` (seconds) until the window begins.
 
-        Refused flows and DNS queries do not count.
+        Each has the number of its flows. Refused flows and DNS queries do not count.
         """
         key = (_SAID, _BOUND, _F.dst)
         before = (_F.direction == "out", _F.start >= since, _F.start < self.window.since)
@@ -175,7 +181,7 @@ class History:
             yield HistoryTarget(dst=dst, said=said, bound=_names(bound)), count
 
     def queried_names(self) -> Iterator[QueriedName]:
-        """Yield the queried names of DNS flows that were not refused, agent by agent."""
+        """Yield the sums of the DNS flows that were not refused, for each agent and queried name, ordered by agent."""
         packets, size = (sa.func.sum(sa.case((_F.proto == "udp", each), else_=0)) for each in (_PACKETS, _OUT))
         sums = (sa.func.count(), packets, size, sa.func.max(_START))
         terms = (*self._terms(), _PASSED, _F.app_proto == "dns", _F.server_name != "")
@@ -184,7 +190,7 @@ class History:
             yield QueriedName(agent, name, *map(whole, numbers))
 
     def names_under(self, agent: str, domain: str, most: int, limit: int) -> tuple[str, ...]:
-        """The first `limit` names, sorted, below a domain that an agent queried in at most `most` flows each.
+        """The first `limit` names, sorted, below `domain` (lower case) that the agent queried in at most `most` flows.
 
         Refused flows do not count.
         """
@@ -194,7 +200,10 @@ class History:
         return tuple(row[0] for row in self._rows(query.order_by(_SAID).limit(limit), str))
 
     def flow(self, agent: str, start: int, target: HistoryTarget) -> FlowRecord | None:
-        """The flow of an agent to a target that began at this microsecond, in the window or not; None if not stored."""
+        """The flow of an agent to a target that began at `start` (microseconds); None if it is not stored.
+
+        It need not be in the window.
+        """
         query = (
             sa.select(flows).where(_F.agent == agent, _START.between(start, start)).order_by(_F.flow_id).limit(CHUNK)
         )
@@ -240,7 +249,7 @@ class History:
 
 
 def known_findings(connection: Connection, ids: Sequence[str]) -> frozenset[str]:
-    """Return the given finding ids that are stored."""
+    """Return those of the finding ids that are stored."""
     known: set[str] = set()
     for at in range(0, len(ids), CHUNK):
         query = sa.select(findings.c.finding_id).where(findings.c.finding_id.in_(ids[at : at + CHUNK]))
@@ -249,7 +258,7 @@ def known_findings(connection: Connection, ids: Sequence[str]) -> frozenset[str]
 
 
 def keep(engine: Engine, found: Sequence[FindingRecord]) -> int:
-    """Store the findings that are not stored yet; returns their number."""
+    """Store the findings whose ids are not stored yet; returns the number stored."""
     with storing(engine) as connection:
         known = known_findings(connection, [each.finding_id for each in found])
         new = [each for each in found if each.finding_id not in known]

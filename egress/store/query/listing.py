@@ -1,4 +1,9 @@
-"""Pages of records, newest first, and records since a time; limited to the agents that the caller may see."""
+"""Lists pages of records, newest first, and records since a time, for the API.
+
+In each function `wanted` is the condition to match, `scope` has the globs of the agents that the caller may see, and
+`limit` is the greatest number of records. The cursor `before` is None for the first page. Rows that egress does not
+write raise DamagedDataError.
+"""
 
 from __future__ import annotations
 
@@ -37,9 +42,9 @@ def list_findings(
 def list_anomalies(
     connection: Connection, wanted: Condition, scope: Scope, before: tuple[float, tuple[str, ...]] | None, limit: int
 ) -> tuple[AnomalyRecord, ...]:
-    """List packets refused without a flow, the latest first, after the cursor `before` (time, `anomaly_key`).
+    """List anomalies (packets refused without a flow), the latest first, after the cursor `before` (time, anomaly key).
 
-    With an empty key those at this very time are included.
+    With an empty key the anomalies of exactly this time are included.
     """
     terms = [wanted, visible(anomalies.c.agent, scope)]
     if before is not None:
@@ -52,7 +57,7 @@ def list_anomalies(
 
 
 def anomaly_key(record: AnomalyRecord) -> tuple[str, ...]:
-    """The part of an anomaly's key that identifies it among those of the same time."""
+    """The fields that identify an anomaly among those of the same time: the key of a cursor."""
     return record.agent, record.reason, record.detail, record.src, record.dst, record.proto
 
 
@@ -64,7 +69,7 @@ _ANOMALY_KEY = [
 def updated_flows(
     connection: Connection, wanted: Condition, scope: Scope, since: float, limit: int
 ) -> tuple[FlowRecord, ...]:
-    """Flows whose latest record was made at `since` or later, the earliest first."""
+    """List the flows whose latest record was made at `since` (seconds) or later, the earliest record first."""
     terms = [wanted, visible(flows.c.agent, scope), flows.c.updated >= since]
     query = sa.select(flows).where(*terms).order_by(flows.c.updated, flows.c.flow_id).limit(limit)
     return tuple(decode(FlowRecord, connection.execute(query)))
@@ -73,7 +78,7 @@ def updated_flows(
 def made_findings(
     connection: Connection, wanted: Condition, scope: Scope, since: float, limit: int
 ) -> tuple[FindingRecord, ...]:
-    """Findings made at `since` or later, the earliest first."""
+    """List the findings made at `since` (seconds) or later, the earliest first."""
     terms = [wanted, visible(findings.c.agent, scope), findings.c.time >= since]
     query = sa.select(findings).where(*terms).order_by(findings.c.time, findings.c.finding_id).limit(limit)
     return tuple(decode(FindingRecord, connection.execute(query)))
@@ -87,7 +92,7 @@ def finding(connection: Connection, finding_id: str) -> FindingRecord | None:
 
 
 def visible(agent: sa.ColumnElement[str], scope: Scope) -> Condition:
-    """The condition that an agent is in the scope."""
+    """The condition that the agent's name in a column matches a glob of the scope."""
     if "*" in scope:
         return sa.true()
     return sa.or_(sa.false(), *(glob(agent, pattern) for pattern in scope))

@@ -17,7 +17,10 @@ OF_FLOW = sa.and_(processes.c.flow_id == flows.c.flow_id, processes.c.time == fl
 def by_flow(
     connection: Connection, ids: Sequence[str], begun: tuple[float, float] | None = None
 ) -> dict[str, ProcessRecord]:
-    """The recorded processes of these flows, by flow id. `begun` (first and last of their starts) limits the search."""
+    """The recorded processes of these flows, by flow id; a flow without one is left out.
+
+    `begun`, the first and last of the flows' starts (seconds), limits the search; None: not limited.
+    """
     query = sa.select(processes).where(processes.c.flow_id.in_(ids)).order_by(processes.c.time)
     if begun is not None:
         query = query.where(processes.c.time.between(*begun))

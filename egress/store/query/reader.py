@@ -92,13 +92,16 @@ class FlowDetails(NamedTuple):
 
 
 def flows(engine: Engine, wanted: Filter) -> Generator[FlowRecord, None, None]:
-    """Flows in the order of `wanted.sort`, by default of their start, newest last."""
+    """Yield the flows that match, in the order of `wanted.sort`, by default of their start, newest last.
+
+    Raises InvalidQueryError, and DamagedDataError for a row that egress does not write.
+    """
     with engine.connect() as connection:
         yield from _flows(connection, wanted)
 
 
 def findings(engine: Engine, wanted: Filter) -> Generator[FindingRecord, None, None]:
-    """Findings in the order of their time, newest last."""
+    """Yield the findings that match, in the order of their time, newest last. Raises errors like `flows`."""
     table = finding_table
     query = _newest_last(table, conditions(table, wanted), table.c.time, table.c.finding_id, wanted)
     with engine.connect() as connection:
@@ -106,7 +109,7 @@ def findings(engine: Engine, wanted: Filter) -> Generator[FindingRecord, None, N
 
 
 def flow_details(engine: Engine, wanted: Filter) -> Generator[FlowDetails, None, None]:
-    """Flows as `flows` yields them, each with all its findings and its process, all read in one transaction."""
+    """Yield flows as `flows` does, each with all its findings and its process, all read in one transaction."""
     with engine.connect() as connection:
         found = _flows(connection, wanted)
         while chunk := list(islice(found, CHUNK)):
@@ -221,7 +224,7 @@ def _begun(records: Sequence[FlowRecord]) -> tuple[float, float]:
 
 
 def findings_by_flow(connection: Connection, records: Sequence[FlowRecord]) -> dict[str, list[FindingRecord]]:
-    """All findings of some flows, oldest first, by flow id."""
+    """All findings of some flows, oldest first, by flow id; a flow without findings is left out."""
     if not records:
         return {}
     return _findings(connection, [each.flow_id for each in records], min(each.start for each in records) - CLOCK)

@@ -59,7 +59,7 @@ class InvalidQueryError(InputError):
 
 
 class _TermError(Exception):
-    """The reason why a value is not valid."""
+    """A value is not valid; the text is a phrase that follows the value (`must be …`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +88,10 @@ def compile_query(text: str, table: sa.Table, now: float) -> Expression:
 
 
 def one(name: str, value: str, table: sa.Table, now: float) -> Expression:
-    """The condition that the field `name` matches `value`. Raises InputError if the value is not valid."""
+    """The condition on `table` that a field of FIELDS matches `value`. Raises InputError if the value is not valid.
+
+    `now`: as for `compile_query`.
+    """
     field = FIELDS[name]
     try:
         return _on(field, field.build(":", value, now), table)
@@ -188,7 +191,7 @@ def _term(node: Tree[Token], table: sa.Table, now: float) -> Expression:
 
 
 def _on(field: Field, found: Expression, table: sa.Table) -> Expression:
-    """The condition on the field's table as a condition on `table`."""
+    """Turn a condition on the field's table into one on `table` (JOINS)."""
     return found if field.table is table else JOINS[table.name, field.table.name](found)
 
 
@@ -287,7 +290,7 @@ def _pid(operator: str, value: str, now: float) -> Expression:
 
 
 def _container(_operator: str, value: str, _now: float) -> Expression:
-    """Match the runtime, or the beginning of the id: docker's tools shorten ids."""
+    """The condition that a container's runtime matches, or the beginning of its id: docker's tools shorten ids."""
     value = _pattern(value)
     named = glob(processes.c.container, value if "*" in value else f"{value}*")
     return sa.and_(processes.c.container != "", sa.or_(named, glob(processes.c.runtime, value)))

@@ -14,7 +14,7 @@ from egress.store.query import search
 
 
 class InvalidTermError(InputError):
-    """A term of a selection is not valid; `field` names it."""
+    """The value of a term of a selection is not valid; `field` is the name of the term's field."""
 
     def __init__(self, field: str, reason: str) -> None:
         super().__init__(reason)
@@ -33,7 +33,7 @@ class Selection:
 
     @property
     def narrow(self) -> bool:
-        """True if it has conditions besides a time and an agent."""
+        """True if it has a query, or a term with a field other than `agent`."""
         return bool(self.query) or any(field != "agent" for field, _ in self.terms)
 
     def flows(self) -> Condition:
@@ -45,7 +45,10 @@ class Selection:
         return sa.and_(*self._matching(findings), *self._between(findings.c.time, findings.c.time))
 
     def anomalies(self) -> Condition:
-        """The condition on refusals without a flow, which have an agent and a time, but no other field."""
+        """The condition on packets refused without a flow: on their agent and time alone.
+
+        They have no other field, so the other terms and the query do not count.
+        """
         named = [glob(anomalies.c.agent, value) for field, value in self.terms if field == "agent"]
         return sa.and_(sa.true(), *named, *self._between(anomalies.c.time, anomalies.c.time))
 

@@ -53,10 +53,12 @@ class Traffic:
     notable: list[str] = field(default_factory=list)  # ids of the first that were refused or have findings
 
     def __bool__(self) -> bool:
+        """True with a flow, a finding or a refused packet; flows that were still alive do not count."""
         return bool(self.flows or self.signatures or self.packets)
 
     @property
     def findings(self) -> int:
+        """The number of findings."""
         return self.signatures.total()
 
 
@@ -81,7 +83,11 @@ def merged(intervals: Iterable[Interval]) -> list[Interval]:
 
 
 class Join:
-    """Assigns flows, findings and refusals, each in the order of time, to the `traffic` of steps and to `gaps`."""
+    """Adds flows, findings and refusals to the `traffic` of the steps of an episode, or to `gaps` between steps.
+
+    An event in steps of other episodes only is in neither. Call `flows`, `findings` and `refusals` once each, with
+    everything in the order of time; then `settle`.
+    """
 
     def __init__(self, steps: Sequence[Interval], busy: Sequence[Interval], window: Interval) -> None:
         """`steps`: of the episode, by start. `busy`: `merged` from all steps of the agent. `window`: the time shown."""
@@ -107,7 +113,7 @@ class Join:
             self._live_on(flow)
 
     def findings(self, made: Iterable[tuple[int, str]]) -> None:
-        """Add findings as (time, signature)."""
+        """Add findings, each as (time, signature)."""
         sweep = _Sweep(self._steps)
         for when, signature in made:
             found = self._traffic_at(sweep.at(when), when)
@@ -115,7 +121,7 @@ class Join:
                 traffic.signatures[signature] += 1
 
     def refusals(self, folded: Iterable[tuple[int, int]]) -> None:
-        """Add packets refused without a flow as (time, count)."""
+        """Add packets refused without a flow, each record as (time, number of packets)."""
         sweep = _Sweep(self._steps)
         for when, count in folded:
             found = self._traffic_at(sweep.at(when), when)

@@ -20,7 +20,7 @@ Expression = sa.ColumnElement[bool]
 
 
 def during(table: sa.FromClause, times: sa.FromClause) -> Expression:
-    """The condition that joins rows of flows or findings (or an alias of either) with the `_times` of steps."""
+    """The condition that a row of flows or findings (or of an alias) began, or was made, in an interval of `_times`."""
     agent, happened = table.c.agent, table.c.get("time", table.c.get("start"))
     when, start, until = (sa.type_coerce(column, sa.BigInteger) for column in (happened, times.c.start, times.c.until))
     return for_dialect(
@@ -32,7 +32,7 @@ def during(table: sa.FromClause, times: sa.FromClause) -> Expression:
 
 
 def happened_during(table: sa.Table, found: Expression) -> Expression:
-    """The condition that a row of flows or findings began during a step that fulfils `found`."""
+    """The condition that a row of flows or findings began, or was made, during a step that fulfils `found`."""
     key: sa.Column[Any] = next(iter(table.primary_key.columns))
     there = table.alias()
     inside = sa.select(there.c[key.name]).where(during(there, _times(found)))
@@ -41,7 +41,10 @@ def happened_during(table: sa.Table, found: Expression) -> Expression:
 
 
 def with_steps(table: sa.Table, names: list[str]) -> sa.Subquery:
-    """The ids of flows or findings that began during steps, with the columns `names` of these steps, each pair once."""
+    """The query for the ids of flows or findings during steps, with the columns `names` of these steps, each pair once.
+
+    A flow or finding during no step is left out.
+    """
     key: sa.Column[Any] = next(iter(table.primary_key.columns))
     columns = list(dict.fromkeys(names))
     times = _times(sa.true(), columns)

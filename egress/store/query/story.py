@@ -1,4 +1,4 @@
-"""Gathers all that is stored about one flow, finding or agent, from all tables."""
+"""Reads the records of one flow, finding or agent from all tables, as its story."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ TOP = 10  # destinations and names of an agent
 
 @dataclass(frozen=True, slots=True)
 class KeptPackets:
-    """The number and total size of the packets kept as evidence of a finding."""
+    """The number and total size (bytes) of the packets kept as evidence of a finding."""
 
     packets: int
     bytes: int
@@ -58,7 +58,7 @@ class FindingStory:
 
     finding: FindingRecord
     flow: FlowRecord | None  # None: not stored yet, or pruned
-    kept: KeptPackets | None
+    kept: KeptPackets | None  # None: none were kept
     context: StepContext  # the agent's steps when the finding was made
 
 
@@ -133,7 +133,7 @@ def agent_story(engine: Engine, name: str) -> AgentStory:
 
 
 def exactly(agent: str) -> Filter:
-    """The filter for all records of exactly this agent."""
+    """The filter for all records of the agent with exactly this name, even if it contains `*`, `?` or `[`."""
     return Filter(agent=glob.escape(agent))
 
 

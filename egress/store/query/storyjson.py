@@ -26,7 +26,7 @@ def episode_mapping(episode: Episode) -> dict[str, Any]:
 
 
 def story_mapping(story: EpisodeStory) -> dict[str, Any]:
-    """The story of an episode: its parts (steps, and gaps with traffic) and totals."""
+    """The story of an episode: its parts (steps, and gaps with traffic) and totals, with times as ISO text."""
     return {
         "agent": story.agent,
         "episode": story.episode,
@@ -42,7 +42,7 @@ def story_mapping(story: EpisodeStory) -> dict[str, Any]:
 
 
 def context_mapping(agent: str, context: StepContext) -> dict[str, Any]:
-    """The keys `agent` (name, and the episode and step that began last) and `steps` (all steps under way)."""
+    """A mapping with `agent` (its name; episode and id of the step that began last, or null) and `steps` under way."""
     last = context.steps[-1] if context.steps else None
     where = {"episode": last.episode if last else None, "step": last.id if last else None}
     return {"agent": {"name": agent, **where}, "steps": [step_mapping(step) for step in context.steps]}

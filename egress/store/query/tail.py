@@ -31,7 +31,7 @@ _R = TypeVar("_R", FlowRecord, FindingRecord, AnomalyRecord, ProcessRecord, Fold
 
 @dataclass(slots=True)
 class _Source(Generic[_R]):
-    """The records of one table that match a filter, and the keys of those already seen."""
+    """Reads the records of one table that match a filter, and keeps the keys of those already seen."""
 
     table: sa.Table
     record: type[_R]
@@ -106,7 +106,7 @@ class Tail:
                 self._sources.append(_Source(table, shape, table.c.time, identity, []))
 
     def newest(self, limit: int) -> list[Observed]:
-        """The newest `limit` records, oldest first. Records stored after this call come from `later`."""
+        """The newest `limit` records, oldest first. Call it once, before `later`: that has the records stored since."""
         with self._engine.connect() as connection:
             for source in self._sources:
                 source.begin(connection)
@@ -114,7 +114,7 @@ class Tail:
         return _in_order(found)[-limit:] if limit else []
 
     def later(self) -> list[Observed]:
-        """The records stored since the last call, oldest first."""
+        """The records stored since the last call of `newest` or `later`, oldest first; at most MOST of each kind."""
         with self._engine.connect() as connection:
             return _in_order([each for source in self._sources for each in source.later(connection)])
 

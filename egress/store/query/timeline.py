@@ -1,4 +1,4 @@
-"""Activity of agents over time: flows, bytes, refusals and findings, counted in intervals of equal length."""
+"""Counts the activity of agents over time: flows, bytes, refused flows and findings, in intervals of equal length."""
 
 from __future__ import annotations
 
@@ -31,6 +31,7 @@ class Axis:
 
     @property
     def end(self) -> int:
+        """The end of the last interval, seconds since the epoch."""
         return self.begin + self.step * self.count
 
 
@@ -47,14 +48,16 @@ class Activity:
 
     @classmethod
     def nothing(cls, agent: str, shown: Axis) -> Activity:
+        """Return an activity of zeros over an axis."""
         flows, size, refused, findings = ([0] * shown.count for _ in range(4))
         return cls(agent, flows, size, refused, findings)
 
 
 def axis(since: float, until: float, most: int, step: int | None = None) -> Axis:
-    """Make the axis from `since` to `until` (seconds), in intervals of `step` seconds.
+    """Make the axis that contains `since` and `until` (seconds), in intervals of `step` seconds.
 
-    Without `step` the shortest round length is chosen that gives at most `most` intervals.
+    Intervals begin at multiples of their length. Without `step` the shortest of STEPS that gives at most `most`
+    intervals is chosen, or whole weeks if none does; with `step` there may be more.
     """
     # Rounded down first: rounding to microseconds could move a time into the next second.
     begin, end = micros(math.floor(since)) // 1_000_000, max(micros(until), micros(since)) // 1_000_000 + 1
@@ -67,7 +70,10 @@ def axis(since: float, until: float, most: int, step: int | None = None) -> Axis
 
 
 def timeline(engine: Engine, wanted: Filter, shown: Axis, most: int) -> tuple[tuple[Activity, ...], int]:
-    """The activity of the `most` agents with most flows and findings, by name; and the number of other agents."""
+    """Count the activity of the agents that match `wanted`, over an axis.
+
+    Returns the activities of the `most` agents with most flows and findings, by name, and the number of other agents.
+    """
     of_flows = [*conditions(flows, wanted), flows.c.start >= shown.begin, flows.c.start < shown.end]
     of_findings = [*conditions(findings, wanted), findings.c.time >= shown.begin, findings.c.time < shown.end]
     with engine.connect() as connection:
@@ -85,14 +91,14 @@ def timeline(engine: Engine, wanted: Filter, shown: Axis, most: int) -> tuple[tu
 
 
 def span(engine: Engine) -> tuple[float, float] | None:
-    """The start of the first flow and the time of the last record of any flow; None without flows."""
+    """The start of the first stored flow, and the time of the latest record of any (seconds); None without flows."""
     with engine.connect() as connection:
         begin, end = connection.execute(sa.select(sa.func.min(flows.c.start), sa.func.max(flows.c.updated))).one()
     return None if begin is None else (begin, end)
 
 
 def starts(engine: Engine, wanted: Filter, dst: str, limit: int) -> list[float]:
-    """The starts of the newest `limit` flows to an address, oldest first."""
+    """The starts (seconds) of the newest `limit` flows to an address that match `wanted`, oldest first."""
     query = sa.select(flows.c.start).where(*conditions(flows, wanted), flows.c.dst == dst)
     with engine.connect() as connection:
         return list(connection.scalars(query.order_by(flows.c.start.desc()).limit(limit)))[::-1]

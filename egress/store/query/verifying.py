@@ -1,8 +1,10 @@
-"""Verifies stored records by their seals: which were changed, removed or added, and where the chains have gaps.
+"""Verifies records by their seals: finds records that were changed, removed or added, and gaps in the chains of seals.
 
-From the database alone: the seals of each chain follow from each other and from the leaves that they cover, every row
-is the line that its leaf was made of, and every leaf has its row. Leaves are kept in a temporary database meanwhile, so
-memory is bounded. What retention pruned, and what was stored before there were seals, is counted and not judged.
+The writer of a journal seals its lines, some at a time. A seal covers the leaves of its lines (the key and the hash of
+each) and has the digest of the seal before, so that the seals of a writer are a chain (`egress.records.seals`). Three
+things are checked, from the database alone: each seal matches its leaves and the seal before; each row, written as a
+line again, has a leaf; each leaf has a row. A temporary database on disk holds the leaves, so memory is bounded.
+Records that retention pruned, and records from before the first seal, are counted but not checked.
 """
 
 from __future__ import annotations
@@ -42,35 +44,42 @@ _TABLES: dict[bytes, sa.Table] = {
 
 @dataclass(slots=True)
 class Verification:
-    """The result. `faults` and `gaps` have at most MOST texts; `counts` has all numbers."""
+    """The result of a verification. `faults` and `gaps` have at most MOST texts each.
+
+    `counts` has the full numbers, by name: faults, gaps, chains, seals, lines (sealed), rows (records); the rows
+    matched, before seals, and not sealed yet; the lines without a row that are pruned or quarantined.
+    """
 
     counts: Counter[str] = field(default_factory=Counter)
-    faults: list[str] = field(default_factory=list)  # somebody changed, removed or added something
-    gaps: list[str] = field(default_factory=list)  # records that may be missing, and why: known to the writer
+    faults: list[str] = field(default_factory=list)  # records or seals were changed, removed or added
+    gaps: list[str] = field(default_factory=list)  # records that may be missing for a reason that a seal or retention gives
     heads: dict[str, SealRecord] = field(default_factory=dict)  # chain → its newest seal
 
     def fault(self, text: str) -> None:
-        """Note a fault."""
+        """Count a fault, and list its text unless there are MOST already."""
         self.counts["faults"] += 1
         if len(self.faults) < MOST:
             self.faults.append(text)
 
     def gap(self, text: str) -> None:
-        """Note a gap."""
+        """Count a gap, and list its text unless there are MOST already."""
         self.counts["gaps"] += 1
         if len(self.gaps) < MOST:
             self.gaps.append(text)
 
 
 class ChainFollower:
-    """Follows the seals of one chain, in the order of their numbers."""
+    """Checks the seals of one chain, in the order of their numbers, and adds to a Verification."""
 
     def __init__(self, result: Verification) -> None:
         self._result = result
         self.last: SealRecord | None = None
 
     def seal(self, seal: SealRecord, leaves: bytes, older: str = "") -> None:
-        """Check a seal and note what is wrong; `older`: why the first seals of the chain may be missing."""
+        """Check the next seal against its leaves and the seal before; add its faults and gaps to the result.
+
+        `older`: a phrase that says why the first seals of the chain may be missing; empty: that is a fault.
+        """
         name, last = _name(seal), self.last
         if seal.lines * LEAF_BYTES != len(leaves) or digest(seal, leaves) != seal.digest:
             self._result.fault(f"{name} was changed: it does not match the {seal.lines} lines that it covers")
@@ -102,10 +111,11 @@ class ChainFollower:
 def verify(
     engine: Engine, quarantined: Collection[bytes] = (), heads: Collection[str] = (), now: float = 0.0
 ) -> Verification:
-    """Verify all records of a database. `quarantined`: leaves of lines that the recorder set aside.
+    """Verify all records of a database. `quarantined`: the leaves of the lines in the quarantine file.
 
-    A seal with each of the digests `heads`, which were seen before, must be there. Records of the last UNSEALED_SECONDS
-    before `now` may have no seal yet. Raises DBAPIError.
+    `heads`: digests of seals that were seen before; a fault is added for each that is not stored. A record later than
+    UNSEALED_SECONDS before `now` (seconds) may lack a seal; with `now` 0 any record may. Raises DBAPIError, and
+    DamagedDataError if a row cannot be read.
     """
     with tempfile.TemporaryDirectory(prefix="egress-verify-") as name:
         book = sqlite3.connect(Path(name) / "leaves.db", isolation_level=None)
@@ -124,10 +134,12 @@ def verify(
 
 
 class _Verifier:
+    """Verifies one database once; `book` is the temporary database of leaves."""
+
     def __init__(self, connection: Connection, book: sqlite3.Connection, quarantined: set[bytes], now: float) -> None:
         self._connection, self._book, self._quarantined, self._now = connection, book, quarantined, now
         self._result = Verification()
-        self._began = float("inf")  # the first line that a seal covers
+        self._began = float("inf")  # time of the first line that a seal covers, seconds
         rows = connection.execute(sa.select(pruned.c.records, pruned.c.before))
         self._pruned: dict[str, float] = {row.records: row.before for row in rows}
 
@@ -167,7 +179,7 @@ class _Verifier:
         yield from decode(StoredSeal, self._connection.execute(query.execution_options(yield_per=CHUNK)))
 
     def _row(self, record: Row, table: sa.Table) -> None:
-        """Compare a row with the leaf of its line: of a flow, with its last one."""
+        """Compare a row with the leaf of its line; the row of a flow with the latest of the flow's leaves."""
         counts, moment = self._result.counts, record.updated if isinstance(record, FlowRecord) else record.time
         counts["rows"] += 1
         wanted = key(line(record))
@@ -193,11 +205,11 @@ class _Verifier:
             self._result.fault(f"{_what(record, table)} was added or changed: no seal covers it")
 
     def _see(self, wanted: bytes, made: bytes) -> bool:
-        """Mark the leaf of a row; False if there is none."""
+        """Mark the leaf with this key and hash as that of a row; return False if there is none."""
         return self._book.execute("UPDATE leaf SET seen = 1 WHERE key = ? AND hash = ?", (wanted, made)).rowcount > 0
 
     def _leaves(self) -> None:
-        """Judge the sealed lines that have no row."""
+        """Count or report the leaves that have no row; of a flow, the latest alone."""
         query = "SELECT key, hash, start FROM leaf WHERE NOT seen ORDER BY key, at DESC"
         before = b""
         for wanted, made, start in self._book.execute(query):
@@ -219,7 +231,7 @@ class _Verifier:
 
 
 def _forms(record: Row) -> Iterator[bytes]:
-    """Yield the line of a row, and the lines that the database stores as the same row: it escapes some characters."""
+    """Yield each line, without its newline, that is stored as this row: text is escaped when it is stored."""
     whole = line(record)[:-1]
     yield whole
     if b"\\\\" in whole:
@@ -240,12 +252,15 @@ def _name(seal: SealRecord) -> str:
 
 
 def quarantined_leaf(text: str) -> bytes:
-    """Return the leaf of a line in the quarantine file."""
+    """Return the leaf of a line that was quarantined. `text`: the value of `line` in the quarantine file."""
     return leaf(text.encode("latin-1", "replace"))
 
 
 def verify_segments(directory: Path) -> Verification:
-    """Verify the segments of a journal, or copies of them, by their seals alone. Raises OSError."""
+    """Verify the segments in a journal directory, or copies of them, by the seals in them, without a database.
+
+    Lines without a seal are gaps. Without segments, or without the directory, the result is empty. Raises OSError.
+    """
     result, chains = Verification(), dict[str, ChainFollower]()
     older = "are in segments that are not here"
     for segment in segments(directory):

@@ -1,4 +1,4 @@
-"""Packets stored as evidence of findings: reads them, adds up their size, and finds those beyond a size limit."""
+"""Reads the packets stored as evidence of findings, adds up their size, and finds those beyond a size limit."""
 
 from __future__ import annotations
 
@@ -27,12 +27,15 @@ def was_pruned(connection: Connection, found: FindingRecord) -> bool:
 
 
 def held(connection: Connection) -> int:
-    """The total size of the stored packets in bytes."""
+    """The total size in bytes of the packets of all findings."""
     return int(connection.scalar(sa.select(sa.func.coalesce(sa.func.sum(SIZE), 0))) or 0)
 
 
 def oversize(connection: Connection, most: int) -> float:
-    """The time (seconds) before which evidence must be pruned to leave at most `most` bytes; 0 if all of it fits."""
+    """The time (seconds) before which evidence must be pruned to leave at most `most` bytes; 0 if all of it fits.
+
+    The newest evidence is kept.
+    """
     total = sa.func.sum(SIZE).over(order_by=(evidence.c.time.desc(), evidence.c.finding_id))
     summed = sa.select(evidence.c.time, total.label("total")).subquery()
     newest = connection.scalar(sa.select(sa.func.max(summed.c.time)).where(summed.c.total > most))

@@ -30,9 +30,10 @@ class Healed:
 
 
 def heal(config: Config, writer: str = "") -> list[Healed]:
-    """Remove the torn ends of the segments of one writer, or of all; returns the changed segments. Raises OSError.
+    """Remove the torn ends of the segments of one writer, or of all (empty); returns the changed segments.
 
-    A segment that is in use, is not a regular file, or has no whole line near its end is left to the recorder.
+    A segment that is in use, is not a regular file, has several links, or has no whole line in its last BATCH_BYTES
+    is left to the recorder. Raises OSError.
     """
     found = []
     for segment in segments(config.journal_dir):

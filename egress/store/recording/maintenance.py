@@ -23,7 +23,10 @@ PATIENCE = 1.0  # lock timeout in seconds for creating a partition; the next rou
 
 
 class Maintenance:
-    """Runs rounds of maintenance, the first at once, then one every EVERY seconds. Each step is one transaction."""
+    """Runs rounds of maintenance, one every EVERY seconds, step by step. The first round is due at once.
+
+    Each call of `step` runs at most one transaction, so that the recorder can store records between two steps.
+    """
 
     def __init__(self, engine: Engine, kept: Retention) -> None:
         self._engine, self._kept = engine, kept
@@ -31,7 +34,7 @@ class Maintenance:
         self._round: Iterator[object] | None = None
 
     def step(self) -> str:
-        """Run the next step if one is due. Returns a human-readable error, or an empty string."""
+        """Run the next step if one is due. Returns the text of an error, which ends the round, or an empty string."""
         if self._round is None:
             if time.monotonic() < self._next:
                 return ""

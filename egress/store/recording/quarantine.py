@@ -18,9 +18,10 @@ def quarantine_file(config: Config) -> Path:
 
 
 def quarantine(path: Path, segment: str, offset: int, aside: Sequence[tuple[str, bytes]]) -> None:
-    """Append the entries `aside` (reason, bytes) to the file, as JSON lines, until it has QUARANTINE_BYTES.
+    """Append the entries `aside` (reason, bytes) to the file, as JSON lines; it is created if it is missing.
 
-    They come from the batch that begins at byte `offset` of a segment. Raises OSError.
+    The entries come from the batch that begins at byte `offset` of a segment. Once the file has QUARANTINE_BYTES,
+    further entries are left out. Raises OSError.
     """
     room = QUARANTINE_BYTES - size(path)
     if not aside or room <= 0:

@@ -58,7 +58,10 @@ class Lag:
 
 
 class Recorder:
-    """Moves records from `config.journal_dir` to `config.database_url`. Only one process at a time may do so."""
+    """Moves records from `config.journal_dir` to `config.database_url`. Only one process at a time may do so.
+
+    It opens the database, and creates or migrates it. Raises EgressError, InputError as `open_database` does.
+    """
 
     def __init__(self, config: Config, *, grace: float = GRACE) -> None:
         self.stored = 0  # records
@@ -103,14 +106,15 @@ class Recorder:
         return dict(self._offsets)
 
     def maintain(self) -> str:
-        """Run the next step of maintenance if one is due. Returns a human-readable error, or an empty string."""
+        """Run the next step of maintenance if one is due. Returns the text of an error, or an empty string."""
         return self._maintenance.step()
 
     def close(self) -> None:
+        """Close the connections to the database."""
         self._engine.dispose()
 
     def _drain(self, segment: Segment, end: float, *, pressed: bool) -> bool:
-        """Store the rest of a segment; delete it if it is finished and its grace is over.
+        """Store the rest of a segment. If it is finished, seal its end, and delete it once its grace is over.
 
         Returns False if the time `end` (monotonic clock) has passed. `pressed`: the journal is half full, so finished
         segments are deleted at once.
@@ -212,7 +216,10 @@ ARGUMENTS = (sys.executable, "-P", "-m", "egress.store.recording.recorder")  # t
 
 
 def config_line(config: Config) -> str:
-    """The line that the process reads first from its standard input; an argument would show the database's password."""
+    """The config as a line of JSON, which the parent writes to the standard input of the recorder process.
+
+    An argument would show the database's password to all users.
+    """
     return json.dumps(dataclasses.asdict(config), default=str) + "\n"
 
 
@@ -228,7 +235,7 @@ def parse_config(text: str) -> Config:
 def _parse(
     lines: list[bytes], follower: SegmentFollower
 ) -> tuple[list[Record], list[StoredSeal], list[tuple[str, bytes]]]:
-    """Return the records and the seals in lines, and the lines that are neither, each with the reason."""
+    """Return the valid records and seals in lines, and each other line with the reason."""
     records: list[Record] = []
     seals: list[StoredSeal] = []
     aside: list[tuple[str, bytes]] = []

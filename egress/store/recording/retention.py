@@ -52,9 +52,9 @@ class Pruned:
 
 
 def cuts(connection: Connection, kept: Retention, now: float) -> Cuts:
-    """The times before which records are pruned, by table, as the settings `kept` and the time `now` give them.
+    """The times (seconds) before which records are pruned, by table, as the settings `kept` and `now` give them.
 
-    They are whole days (UTC); for evidence a size limit counts as well. A table that is kept for ever is left out.
+    They are starts of days (UTC); for evidence a size limit counts as well. A table that is kept for ever is left out.
     """
     records = _whole_days(now, kept.days)
     found = dict.fromkeys(RECORDS, records) if kept.days else {}
@@ -64,7 +64,7 @@ def cuts(connection: Connection, kept: Retention, now: float) -> Cuts:
 
 
 def older(before: float) -> Cuts:
-    """The limits by which all records before a time (seconds) are pruned."""
+    """The limits with which `prune` deletes the records of all tables from before a time (seconds)."""
     return dict.fromkeys(RECORDS, before)
 
 
@@ -85,9 +85,10 @@ def behind(connection: Connection, kept: Retention, now: float) -> bool:
 
 
 def prune(engine: Engine, wanted: Cuts, patience: float = PATIENCE) -> Iterator[PruneStep]:
-    """Prune records older than the limits; yields after each transaction, and may be stopped there.
+    """Prune records older than the limits. Yields after each transaction; the caller may stop there.
 
-    `patience`: seconds to wait for readers of a partition; a partition they keep is skipped. Raises DBAPIError.
+    `patience`: seconds to wait for readers of a day partition. If they read on, the step says so (`busy`), and the rest
+    of that table is left for another time. Raises DBAPIError.
     """
     for table, before in wanted.items():
         if (yield from _days(engine, table, before, patience)):
@@ -95,7 +96,7 @@ def prune(engine: Engine, wanted: Cuts, patience: float = PATIENCE) -> Iterator[
 
 
 def gone(connection: Connection) -> dict[str, Pruned]:
-    """The totals of all pruned records, by table."""
+    """The total of the pruned rows of each table, by its name; a table without any is left out."""
     query = sa.select(pruned.c.records, pruned.c.count, pruned.c.before, pruned.c.time)
     return {each.table: each for each in decode(Pruned, connection.execute(query))}
 
@@ -110,7 +111,7 @@ def _old(table: sa.Table, before: float) -> list[sa.ColumnElement[bool]]:
 
 
 def _days(engine: Engine, table: sa.Table, before: float, patience: float) -> Generator[PruneStep, None, bool]:
-    """Drop whole days. Returns True if no day is left to drop, so that single rows can follow."""
+    """Drop whole days, yielding after each. Returns False if one is being read, else True."""
     with engine.connect() as connection:
         there = days.existing(connection, table)
     for day in there:
@@ -135,7 +136,7 @@ def _rows(engine: Engine, table: sa.Table, before: float) -> Iterator[PruneStep]
     number = ROWS
     while number == ROWS:
         with storing(engine) as connection:
-            # The condition again: PostgreSQL chooses rows before it waits for a writer, whose flow may live on by then.
+            # The condition again: PostgreSQL chooses rows, then waits for a writer, which may have updated a flow.
             gone = sa.delete(table).where(sa.tuple_(*key).in_(chosen), *_old(table, before))
             number = connection.execute(gone).rowcount
             _note(connection, table, number, before)

@@ -1,4 +1,7 @@
-"""Seals in the database: each with the leaves of the lines that it covers (`egress.records.seals`)."""
+"""Checks the seals in journal segments as the recorder stores them, and adds the seals that killed writers left out.
+
+A seal covers the journal lines before it; a leaf is the key and the hash of one line (`egress.records.seals`).
+"""
 
 from __future__ import annotations
 
@@ -17,13 +20,13 @@ from egress.store.recording.storedseal import StoredSeal
 
 
 def stored(sealed: Sealed) -> StoredSeal:
-    """Return a seal as the database keeps it."""
+    """Return a seal with the leaves of its lines, as a row of the table `seals`."""
     values = {field.name: getattr(sealed.seal, field.name) for field in fields(SealRecord)}
     return StoredSeal(**values, leaves=sealed.leaves)
 
 
 def parse_record(raw: bytes) -> Record:
-    """Read a record that is not a seal from a line. Raises MalformedError."""
+    """Parse a line, without its newline, as a record. Raises MalformedError if it is not one, or is a seal."""
     record = parse_line(raw)
     if isinstance(record, SealRecord):
         raise MalformedError("a seal in a form that no writer gives it")
@@ -31,14 +34,20 @@ def parse_record(raw: bytes) -> Record:
 
 
 class SealKeeper:
-    """Follows the lines of the segments as they are stored, and seals the ends that killed writers left."""
+    """Holds a follower for each segment that the recorder is storing, and seals the ends of finished segments.
+
+    A follower (`SegmentFollower`) receives the lines of a segment one by one, and checks the seals among them.
+    """
 
     def __init__(self) -> None:
         self._followers: dict[str, SegmentFollower] = {}
         self._ended: set[str] = set()  # names of segments whose end is sealed
 
     def follower(self, segment: Segment, offset: int) -> SegmentFollower:
-        """Return the follower that has seen the first `offset` bytes of a segment. Raises OSError."""
+        """Return the follower of a segment, which has received the lines of its first `offset` bytes.
+
+        A new follower reads them from the file. Raises OSError.
+        """
         found = self._followers.get(segment.name)
         if found is None:
             found = SegmentFollower()
@@ -48,11 +57,15 @@ class SealKeeper:
         return found
 
     def ended(self, name: str) -> bool:
-        """Return True if the end of a segment is sealed."""
+        """Return True if `end` was called for the segment with this name."""
         return name in self._ended
 
     def end(self, engine: Engine, segment: Segment) -> None:
-        """Store a seal over the last lines of a finished segment that its writer did not seal. Raises OSError."""
+        """Store a seal over the last lines of a finished segment, if its writer left them without one.
+
+        A second call for a segment does nothing. Raises OSError, DBAPIError, and EgressError if a newer egress has
+        migrated the database.
+        """
         if segment.name not in self._ended:
             tail = self.follower(segment, segment.size).tail()
             if tail is not None:
@@ -63,6 +76,6 @@ class SealKeeper:
             self._ended.add(segment.name)
 
     def forget(self, name: str) -> None:
-        """Forget a segment that is gone, or whose lines were not stored."""
+        """Drop the follower of a segment: the segment is gone, or its last lines were not stored."""
         self._followers.pop(name, None)
         self._ended.discard(name)

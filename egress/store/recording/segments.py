@@ -41,7 +41,7 @@ class Segment:
 def segments(directory: Path) -> list[Segment]:
     """The segments in a journal directory, by the start in their names; none if it does not exist. Raises OSError.
 
-    Other `.jsonl` files come first, each as a segment of a writer of its own.
+    `.jsonl` files with other names come first, each as the only segment of a writer.
     """
     found: list[tuple[int, str, os.DirEntry[str]]] = []
     try:
@@ -121,12 +121,13 @@ def lines_of(path: Path, end: int = MAX_START) -> Iterator[bytes]:
 
 
 def finished(segment: Segment, *, abandoned: bool = False) -> bool:
-    """True if nothing will be appended: it has a successor, no process has it open for writing, it did not grow.
+    """True if nothing will be appended to the segment; False if that is not certain, or the file is gone.
 
-    A successor alone is no proof, since names contain wall-clock times and clocks are set back. A read lease is: the
-    kernel grants it only on a file that no process has open for writing. If this process may take no lease (the file
-    belongs to another user), the successor suffices. `abandoned`: a lease suffices without a successor, since a writer
-    opens a segment only once. False if the file is gone. Raises OSError.
+    That is so if its writer has begun a newer segment, no process has it open for writing, and it has not grown since
+    it was listed. A newer segment alone is no proof, since names contain wall-clock times and clocks are set back. A
+    read lease is: the kernel grants it only on a file that no process has open for writing. If this process may take no
+    lease (the file belongs to another user), the newer segment suffices. `abandoned`: a lease suffices without a newer
+    segment, since a writer opens a segment only once. Raises OSError.
     """
     if not segment.final and not abandoned:
         return False

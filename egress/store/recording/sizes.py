@@ -1,4 +1,4 @@
-"""The size of the database, and for each table of records its rows, day partitions, time range and pruned rows."""
+"""Measures the database, and for each table of records its rows, day partitions, time range and pruned rows."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ _PARTS = """
 
 @dataclass(frozen=True, slots=True)
 class TableSize:
-    """The size of a table of records."""
+    """The size and the time range of a table of records."""
 
     table: str
     rows: int
-    exact: bool  # False: an estimate of PostgreSQL's last ANALYZE
+    exact: bool  # False: `rows` is an estimate of PostgreSQL's last ANALYZE
     days: int  # day partitions, without the rest partition
-    oldest: float | None  # seconds
+    oldest: float | None  # seconds; None without rows
     newest: float | None
-    pruned: Pruned | None
+    pruned: Pruned | None  # None: nothing was pruned yet
 
 
 @dataclass(frozen=True, slots=True)

@@ -59,7 +59,10 @@ class StepResult(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Reported:
-    """The result of a report, the step as it is stored now, and, if the report was refused, one sentence on why."""
+    """The result of a report, the step as it is stored now, and why the report was refused (empty: it was not).
+
+    If the agent has too many steps, `step` is the one reported, which is not stored.
+    """
 
     result: StepResult
     step: Step
@@ -82,10 +85,10 @@ def make(
     reporter: str,
     now: float,
 ) -> Step:
-    """Make a step that can be stored from the fields of a report. Raises InvalidStepError.
+    """Make a Step, which `report` can store, from the fields of a report. Times are seconds; `end` None: under way.
 
-    The names of agent, episode and id are checked. A tool's name and arguments, which an agent can choose, are made
-    printable and cut instead: an odd name must not hide a tool call.
+    Raises InvalidStepError if agent, episode, id or a time is not valid. The other texts, which an agent can choose,
+    are made printable and cut instead: an odd tool name must not hide a tool call.
     """
     if not AGENT_NAME.fullmatch(agent):
         raise InvalidStepError("agent", f"{ascii(agent)[:60]} must be letters, digits, . _ - and at most 63 long")
@@ -217,9 +220,9 @@ def attached(connection: Connection) -> frozenset[str]:
 
 
 def conversations(connection: Connection, traces: Collection[Trace]) -> dict[Trace, str]:
-    """The conversation of each trace (agent, trace id): the first episode of its steps whose id is not the trace's.
+    """The conversation of each trace (agent, trace id): the earliest episode of its steps that has an id of its own.
 
-    Traces without one are left out.
+    An episode whose id is the id of the trace does not count. Traces without a conversation are left out.
     """
     known, ordered = dict[Trace, str](), sorted(traces)
     for at in range(0, len(ordered), _CHUNK):
@@ -234,7 +237,11 @@ def conversations(connection: Connection, traces: Collection[Trace]) -> dict[Tra
 
 
 def adopt(connection: Connection, named: Mapping[Trace, str]) -> None:
-    """Move steps whose episode has their trace's id to the episode in `named`; a step whose id is taken there stays."""
+    """Move steps to the conversations of their traces: `named` has the episode for each trace.
+
+    Moved are the steps of these traces whose episode is still the id of the trace. A step whose id is taken in the
+    other episode stays.
+    """
     agent, trace_id, episode = (sa.bindparam(name, type_=sa.Text) for name in ("of_agent", "of_trace", "joined"))
     there = steps.alias()
     taken = sa.exists().where(there.c.agent == agent, there.c.episode == episode, there.c.id == steps.c.id)
@@ -255,7 +262,10 @@ def get(connection: Connection, agent: str, episode: str, id: str) -> Step | Non
 def listed(
     connection: Connection, agent: str, episode: str, before: tuple[float, str, str] | None, limit: int
 ) -> tuple[Step, ...]:
-    """An agent's steps, newest first, after the cursor `before` (start, episode, id); of one episode, or of all."""
+    """List at most `limit` steps of an agent, newest first, after the cursor `before` (start, episode, id).
+
+    `before` None: from the newest on. `episode` empty: of all episodes.
+    """
     terms = [steps.c.agent == agent, *([steps.c.episode == episode] if episode else [])]
     if before is not None:
         start, *last = before
@@ -267,19 +277,22 @@ def listed(
 
 @dataclass(frozen=True, slots=True)
 class StepContext:
-    """The steps under way at a time, as the agent's framework reported them; without any, the ones before and after."""
+    """The steps of an agent under way at a time; if there were none, the step before and the step after."""
 
     steps: tuple[Step, ...]  # by start; at most PARALLEL, those that began last
     before: Step | None = None  # the step that ended last
     after: Step | None = None  # the step that began next
 
     def __bool__(self) -> bool:
-        """True if there is any step."""
+        """True if there is a step under way, before or after."""
         return bool(self.steps or self.before or self.after)
 
 
 def step_context(connection: Connection, agent: str, ts: float) -> StepContext:
-    """The steps of an agent that were under way at a time (seconds); without any, the step before and the one after."""
+    """Read the steps of an agent that were under way at a time (seconds).
+
+    If there were none: the step that ended last before it, and the step that began next, each None if there is none.
+    """
     mine = steps.c.agent == agent
     during = sa.select(steps).where(mine, steps.c.start.between(ts - REACH, ts), steps.c.until >= ts)
     newest = during.order_by(steps.c.start.desc(), steps.c.episode.desc(), steps.c.id.desc()).limit(PARALLEL)

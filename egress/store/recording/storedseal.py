@@ -1,4 +1,4 @@
-"""A seal as a row of the database."""
+"""A seal as a row of the table `seals`."""
 
 from __future__ import annotations
 
@@ -9,6 +9,6 @@ from egress.records.shape import SealRecord
 
 @dataclass(frozen=True, slots=True)
 class StoredSeal(SealRecord):
-    """A seal and the leaves of its lines, in their order."""
+    """A seal, and the leaves (key and hash, LEAF_BYTES each) of the lines that it covers, joined in their order."""
 
     leaves: bytes

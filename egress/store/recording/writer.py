@@ -57,10 +57,10 @@ def upsert(connection: Connection, table: sa.Table) -> Insert:
 
 
 def store(connection: Connection, records: Iterable[Row]) -> None:
-    """Store records within the connection's transaction.
+    """Store records in the connection's transaction, which the caller commits. Raises DBAPIError.
 
-    A flow keeps its latest record (by `updated`), an anomaly its highest count; findings, evidence, processes, folded
-    records and seals are never replaced.
+    Of several records of a flow the latest (by `updated`) stays, of an anomaly the one with the highest count;
+    findings, evidence, processes, folded records and seals are never replaced.
     """
     kinds: dict[type[Row], list[Row]] = {}
     for record in records:
@@ -80,7 +80,7 @@ def store(connection: Connection, records: Iterable[Row]) -> None:
 
 
 def rows(records: Sequence[Record | Step]) -> list[dict[str, object]]:
-    """Convert dataclasses of one kind (at least one) to rows: dictionaries from field name to value."""
+    """Convert records of one kind (at least one) to rows: dictionaries from field name to value."""
     names = [field.name for field in fields(records[0])]
     values = attrgetter(*names)
     return [dict(zip(names, values(record), strict=True)) for record in records]
