@@ -52,7 +52,7 @@ class Verification:
 
     counts: Counter[str] = field(default_factory=Counter)
     faults: list[str] = field(default_factory=list)  # records or seals were changed, removed or added
-    gaps: list[str] = field(default_factory=list)  # records that may be missing for a reason that a seal or retention gives
+    gaps: list[str] = field(default_factory=list)  # records that may be missing for a known reason
     heads: dict[str, SealRecord] = field(default_factory=dict)  # chain → its newest seal
 
     def fault(self, text: str) -> None:
