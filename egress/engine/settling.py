@@ -35,11 +35,12 @@ class Settling:
             self._outbox.flow(flow, ts)
 
     def settle_if_due(self, flow: Flow, ts: float) -> None:
-        """Settle a flow that can prove nothing more: it is opaque, or past the bytes that any proof needs.
+        """Settle a flow that can prove nothing more.
 
-        A flow whose agent holds too many bytes is settled, too, if the agent is monitored, and otherwise refused. If
-        only the other side has sent that many bytes, the flow is LISTENING until its agent has, too: a server cannot
-        end the inspection by talking.
+        It is so if no later byte can give a fact, or after `Limits.settle_bytes` from the agent. If only the other side
+        has sent that many, the flow is LISTENING until its agent has, too: a server cannot end the inspection by
+        talking. A flow whose agent has more than `Limits.max_buffered` bytes under inspection is settled if the agent
+        is monitored, and otherwise refused. A flow that may still ask for another name goes on.
         """
         listening = flow.stage is Stage.LISTENING
         if (listening and flow.proto == UDP) or self._is_asked_again(flow):

@@ -167,6 +167,7 @@ class Life:
         self.outcome = _outcome(replace(self.outcome.verdict, settled=settled))
 
     def _move(self, move: Move) -> None:
+        """Change the stage as MOVES says. Raises MoveError."""
         try:
             self.stage = MOVES[self.stage][move]
         except KeyError:
