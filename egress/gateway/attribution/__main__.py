@@ -1,7 +1,7 @@
 """The attribution process: `python -m egress.gateway.attribution`. The supervisor starts it; its setup comes on stdin.
 
 It reads the workers' notes (one for each new flow), looks up the processes behind the flows and writes them to a
-journal of its own. When its standard input ends, it handles the notes that were sent before, and ends.
+journal of its own. When stdin ends, it handles the notes that were sent before, and exits.
 """
 
 from __future__ import annotations
@@ -55,10 +55,11 @@ class Attribution:
 
     @property
     def busy(self) -> bool:
+        """True while searches are under way: call `work`."""
         return self._finder.busy
 
     def read(self) -> bool:
-        """Read the notes that have come, and begin to look up their flows. False: there were none."""
+        """Read at most BATCH waiting notes of each worker, and begin to look up their flows. False: there were none."""
         return sum([self._read(worker) for worker in self.workers]) > 0
 
     def _read(self, worker: socket.socket) -> int:
@@ -86,7 +87,7 @@ class Attribution:
         self._write(self._finder.work(time.monotonic() + TURN))
 
     def beat(self) -> dict[str, object]:
-        """Collect the report that the supervisor gets each second."""
+        """Do the journal's regular work, and collect the report that the supervisor gets each second."""
         self.journal.poll(time.time())
         spent = sorted(self._spent)
         return {
@@ -110,6 +111,7 @@ class Attribution:
         self.journal.close(time.time())
 
     def _write(self, records: Iterable[ProcessRecord]) -> None:
+        """Journal records, and answer the workers that wait for their flows. While the journal is full, count them."""
         written = list(records)
         now = time.time()
         for record in written:
@@ -130,7 +132,7 @@ class Attribution:
 
 
 def serve(attribution: Attribution, reader: LineReader, writer: LineWriter) -> None:
-    """Run until stdin ends; then, for LAST_SECONDS, handle notes that were sent before."""
+    """Run until stdin ends; then handle the notes that were sent before, for at most LAST_SECONDS, and close."""
     poll = select.poll()
     poll.register(_IN, select.POLLIN)
     for worker in attribution.workers:
@@ -154,14 +156,17 @@ def serve(attribution: Attribution, reader: LineReader, writer: LineWriter) -> N
 
 
 def listen(attribution: Attribution, reader: LineReader) -> None:
-    """Read the supervisor's messages: how many bytes the journal may have."""
+    """Read the supervisor's messages, which are journal grants, and apply them."""
     for line in reader.read():
         room = json.loads(line)
         attribution.journal.grant(room["limit"], full=room["full"])
 
 
 def main() -> int:
-    """Run the process. Returns its exit status: 0 after a clean stop, 1 if it could not start (see stderr)."""
+    """Run the process. Exits with status 0 after a clean stop.
+
+    Returns 1 if it could not start, with the reason on stderr, or stdout was closed.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches this process too; the supervisor stops it in order
     try:
         reader = LineReader(_IN)

@@ -1,4 +1,4 @@
-"""Find the container of a process by the path of its cgroup. Each runtime writes the id there in its own way.
+"""Find the container of a process by the path of its cgroup, which has the container's id in the runtime's own form.
 
 | runtime    | path (with systemd; with cgroupfs)                                                 |
 |------------|------------------------------------------------------------------------------------|
@@ -34,7 +34,10 @@ _PATTERNS = (
 
 
 def group(text: str) -> str:
-    """Choose one path from the text of a /proc/PID/cgroup: a container's, else cgroup v2's, else any below the root."""
+    """Choose one path from the text of a /proc/PID/cgroup, cut to PROCESS_PATH characters; empty if it has none.
+
+    A container's path comes first, else cgroup v2's if it is not the root, else any other that is not, else the root.
+    """
     paths = list(_paths(text))
     chosen = next((path for path in paths if container(path)[1]), "")
     chosen = chosen or next((path for path in paths if path != "/"), "") or next(iter(paths), "")
@@ -42,7 +45,7 @@ def group(text: str) -> str:
 
 
 def container(path: str) -> tuple[str, str]:
-    """Return runtime and id of a container; empty if the path matches no runtime."""
+    """Return runtime and id (or name) of the container that a path belongs to; two empty texts if to none."""
     best: tuple[int, str, str] | None = None
     for runtime, pattern in _PATTERNS:
         match = pattern.search(path)
@@ -52,6 +55,6 @@ def container(path: str) -> tuple[str, str]:
 
 
 def _paths(text: str) -> Iterator[str]:
-    """Yield the paths, version 2's first."""
+    """Yield the paths in the text of a /proc/PID/cgroup, that of cgroup v2 first."""
     lines = [line.split(":", 2) for line in text.split("\n")[:MAX_LINES] if line.count(":") >= 2]
     yield from (path for number, _, path in sorted(lines, key=lambda line: line[0] != "0"))

@@ -1,8 +1,8 @@
 """Read the command line of a process, which can block the read: the arguments are in its own memory.
 
 If that memory is a file of the process's own file system, or its page faults go to the process's own handler (FUSE,
-userfaultfd), the read waits for the process, and not even a signal ends the wait. So a thread reads; a thread that
-waits too long is left behind.
+userfaultfd), the read waits for the process, and not even a signal ends the wait. So a thread reads; one that waits too
+long is given up and replaced by another.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Pending = Callable[[], bytes | None]  # waits; returns at most one byte past the
 
 
 class _Thread:
-    """A thread that reads from descriptors, which it owns."""
+    """A thread that reads and closes each descriptor in `descriptors`, and puts the bytes into `found`; -1 ends it."""
 
     def __init__(self) -> None:
         self.descriptors: queue.SimpleQueue[int] = queue.SimpleQueue()
@@ -46,7 +46,7 @@ class _Thread:
 class CommandLines:
     """Reads one command line at a time, each within PATIENCE seconds.
 
-    The processes of an agent that delayed reads are not read for a time.
+    After an agent's processes have delayed reads (ALLOWANCE, PENALTY), their command lines are not read for a time.
     """
 
     def __init__(self) -> None:
@@ -75,9 +75,11 @@ class CommandLines:
         return lambda: self._end(agent)
 
     def close(self) -> None:
+        """End the thread that reads, without waiting for it."""
         self._reader.descriptors.put(-1)
 
     def _end(self, agent: str) -> bytes | None:
+        """Wait for the bytes of the read; None after PATIENCE seconds, and then the agent is barred for PENALTY."""
         began = time.monotonic()
         try:
             found = self._reader.found.get(timeout=PATIENCE)
@@ -89,12 +91,14 @@ class CommandLines:
         return found
 
     def _leave(self, agent: str) -> None:
+        """Give up the thread that waits for a process of this agent, and start another."""
         self.refused += 1
         self._reader.descriptors.put(-1)  # it ends if it ever returns
         self._left.append((agent, self._reader))
         self._reader = _Thread()
 
     def _may(self, agent: str) -> bool:
+        """Return True if command lines of this agent's processes are read at present."""
         now = time.monotonic()
         if now > self._window + WINDOW:
             self._window = now

@@ -1,8 +1,7 @@
 """Find the socket of a flow: ask the kernel by addresses and ports (sock_diag(7)), in the flow's namespace.
 
-Layout from linux/inet_diag.h; framing in `egress.gateway.kernel.netlink`. The kernel searches as it
-does for a packet that arrives: connected or not, IPv4 in an IPv6 socket, bound to a device. Ports are in network byte
-order.
+Layout from linux/inet_diag.h; framing in `egress.gateway.kernel.netlink`. The kernel searches as it does for a packet
+that arrives: connected or not, IPv4 in an IPv6 socket, bound to a device. Ports are in network byte order.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ _BUFFER = 8192
 
 
 class Socket(NamedTuple):
-    """A socket of the kernel. `inode` 0: no process holds it any more (TCP's last states)."""
+    """A socket of the kernel: inode, owner, TCP state. `inode` 0: no process holds it any more (TCP's last states)."""
 
     inode: int
     uid: int
@@ -37,7 +36,7 @@ class Socket(NamedTuple):
 
 
 def ask(diag: socket.socket, note: Note, device: int) -> Socket | None:
-    """Ask for the socket at the agent's end of a TCP or UDP flow. None: there is none. Raises OSError.
+    """Return the socket at the agent's end of a TCP or UDP flow; None if there is none. Raises OSError.
 
     `diag` is a socket of NETLINK_SOCK_DIAG in the agent's namespace, `device` the index of the interface there that
     leads to the gateway.
@@ -47,7 +46,7 @@ def ask(diag: socket.socket, note: Note, device: int) -> Socket | None:
 
 
 def request(note: Note, device: int) -> bytes:
-    """Encode the request for the socket at the agent's end of a flow."""
+    """Encode the request for the socket at the agent's end of a flow. `device`: as in `ask`."""
     family = socket.AF_INET if len(note.local) == 4 else socket.AF_INET6
     local, remote = (note.local, note.local_port), (note.remote, note.remote_port)
     # The kernel on UDP: "src and dst are swapped for historical reasons".

@@ -1,8 +1,8 @@
 """Turn notes (messages about new flows) into records of the processes that opened the flows.
 
 The flow's socket is looked up in the agent's namespace when the note comes, since sockets disappear first. Then the
-process that holds the socket is searched in /proc. The searches of the agents take turns of SLICE: an agent with
-thousands of processes delays itself, not the others.
+process that holds the socket is searched in /proc. The agents' searches take turns of SLICE seconds: an agent with
+thousands of processes delays its own searches only.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class _Agent:
 
 
 class Finder:
-    """Finds the processes behind flows. `take` a note, then call `work` while it is `busy`; both return records."""
+    """Finds the processes behind flows. Call `take` with each note, then `work` while `busy`; both give records."""
 
     def __init__(self) -> None:
         self._namespaces = Namespaces()
@@ -65,11 +65,12 @@ class Finder:
 
     @property
     def busy(self) -> bool:
+        """True while there are processes to search for."""
         return bool(self._turns)
 
     @property
     def unread(self) -> int:
-        """Number of command lines that were not read in time, or not tried because earlier reads were delayed."""
+        """The number of command lines that were not read in time, or not tried as earlier reads were delayed."""
         return self._command_lines.refused
 
     def close(self) -> None:
@@ -79,7 +80,8 @@ class Finder:
     def take(self, note: Note, now: float) -> ProcessRecord | None:
         """Look up the socket of a note's flow; `now` is in seconds since the epoch.
 
-        Returns the record of a failure. None: the socket was found, and `work` will search for its process.
+        Returns None if the socket was found: `work` then searches for its process. Else returns the record of the
+        failure.
         """
         if not -LATE < now - note.time < LATE:
             return failed(note, UNKNOWN, f"its note came {now - note.time:.0f} s late")
@@ -116,7 +118,10 @@ class Finder:
         return self._want(note, agent, identity, found)
 
     def work(self, until: float) -> Iterator[ProcessRecord]:
-        """Give each agent's search one turn; begin none after `until` (monotonic). Yields records of finished flows."""
+        """Give each agent's search one turn, and start no further turn after `until` (monotonic seconds).
+
+        Yields the records of flows whose search has ended, found or not. It works only while it is iterated.
+        """
         for _ in range(len(self._turns)):
             name = self._turns.popleft()
             agent = self._agents[name]
@@ -134,6 +139,7 @@ class Finder:
         return agent
 
     def _want(self, note: Note, agent: _Agent, identity: Identity, found: diag.Socket) -> ProcessRecord | None:
+        """Put a socket on the list of those to search for. Returns the record of the failure if that is not allowed."""
         if agent.rests > time.monotonic():
             return failed(
                 note, UNKNOWN, "the agent has so many processes or descriptors that not all are searched", found.uid
@@ -147,12 +153,13 @@ class Finder:
         return None
 
     def _forget(self) -> None:
-        """Once MAX_AGENTS are remembered, forget those without a search; their time limits then start from zero."""
+        """Once MAX_AGENTS are remembered, forget those without a search. Their time limits then start from zero."""
         if len(self._agents) >= MAX_AGENTS:
             busy = set(self._turns)
             self._agents = {name: agent for name, agent in self._agents.items() if name in busy}
 
     def _turn(self, name: str, agent: _Agent) -> Iterator[ProcessRecord]:
+        """Go on with an agent's search for SLICE seconds, starting one if none is under way."""
         if agent.search is None:
             identity, agent.wanted = agent.waiting.popitem()
             agent.count -= sum(map(len, agent.wanted.values()))

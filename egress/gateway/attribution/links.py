@@ -29,7 +29,7 @@ _IFADDR = struct.Struct("=BBBBi")  # family, prefix length, flags, scope, index
 
 
 class Link(NamedTuple):
-    """An interface, and of a veth its other end: the index there (`peer`) and the namespace it is in (`nsid`)."""
+    """An interface. Of a veth: the index of its other end (`peer`), and the number of that end's namespace (`nsid`)."""
 
     number: int
     name: str
@@ -39,14 +39,14 @@ class Link(NamedTuple):
 
 
 def open_route() -> socket.socket:
-    """Open an rtnetlink socket in the namespace of this thread. It stays in that namespace."""
+    """Open an rtnetlink socket in this thread's network namespace, to which it belongs for good. Raises OSError."""
     opened = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
     opened.settimeout(TIMEOUT)
     return opened
 
 
 def link(route: socket.socket, index: int) -> Link | None:
-    """Look up an interface by index. None: there is none."""
+    """Return the interface with this index; None if there is none. Raises OSError."""
     route.send(_request(_GET_LINK, _IFINFO.pack(0, 0, index, 0, 0)))
     return next((each for each in _links(route.recv(BUFFER)) if each.number == index), None)
 
@@ -60,7 +60,7 @@ def ports(route: socket.socket, bridge: int) -> list[Link]:
 def nsid(route: socket.socket, descriptor: int) -> int | None:
     """Return the number (nsid) by which our namespace knows the open namespace `descriptor`.
 
-    None: it has no number, since no link of our namespace leads there.
+    None: it has no number, since no link of our namespace leads there. Raises OSError.
     """
     body = bytes(4) + attribute(_BY_DESCRIPTOR, struct.pack("=I", descriptor))
     route.send(_request(_GET_NSID, body))
@@ -72,7 +72,7 @@ def nsid(route: socket.socket, descriptor: int) -> int | None:
 
 
 def addresses(route: socket.socket) -> set[bytes]:
-    """List the packed addresses of the socket's namespace, the first MAX_ADDRESSES. Raises OSError."""
+    """Return the packed addresses in the socket's namespace, at most MAX_ADDRESSES. Raises OSError."""
     parts = _dump(route, _GET_ADDRESS, bytes(_IFADDR.size))
     return set(islice((each for part in parts for each in _locals(part)), MAX_ADDRESSES))
 
@@ -100,7 +100,7 @@ def _locals(data: bytes) -> Iterator[bytes]:
 
 
 def _dump(route: socket.socket, kind: int, body: bytes) -> Iterator[bytes]:
-    """Ask for all entries of a kind. Yields the parts of the answer. Raises OSError."""
+    """Request all entries of a kind; yields the messages of the answer, undecoded. Raises OSError."""
     route.send(_request(kind, body, netlink.DUMP))
     for _ in range(MAX_MESSAGES):
         data = route.recv(BUFFER)

@@ -1,9 +1,9 @@
 """Find the network namespace of an agent's flow: the one at the other end of the gateway's interface.
 
-The kernel gives the number of the namespace that a veth's other end is in. Behind a bridge, the right veth is the port
-whose namespace has the flow's address. The namespace with that number is searched among /run/netns and all processes,
-newest first. Only paths are remembered, and checked at each use: an open descriptor would keep a namespace, and its
-links, alive.
+The kernel gives the number (nsid) of the namespace that a veth's other end is in. Behind a bridge, the right veth is
+the port whose namespace has the flow's address. The namespace with that number is searched among /run/netns and all
+processes, newest first. Only paths are remembered, and checked at each use: an open descriptor would keep a namespace,
+and its links, alive.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class UnknownNamespaceError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """The other end of a veth: its namespace, its index there, and whether its addresses must be checked."""
+    """The other end of a veth: the number of its namespace (`nsid`), and its index there (`device`)."""
 
     nsid: int
     device: int
@@ -62,7 +62,7 @@ class OpenNamespace:
 
 
 class Namespaces:
-    """Looks up agents' namespaces. Make it in the gateway's namespace; its thread returns there after each look-up."""
+    """Looks up agents' namespaces. Create it in the gateway's namespace, to which each call returns its thread."""
 
     def __init__(self) -> None:
         self._home = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
@@ -76,7 +76,7 @@ class Namespaces:
         self._route.close()
 
     def behind(self, interface: int, address: bytes) -> OpenNamespace:
-        """Open the namespace that has `address` (packed), behind the gateway's interface with this index.
+        """Open the namespace with `address` (packed) that is behind the gateway's interface with this index.
 
         Raises UnknownNamespaceError if there is none on this host, OSError if the kernel refuses.
         """
@@ -98,11 +98,12 @@ class Namespaces:
 
     @contextmanager
     def inside(self, place: OpenNamespace) -> Iterator[None]:
-        """Run the block in the namespace."""
+        """Run the block with this thread in the namespace; a context manager. Raises OSError."""
         with self._entered(place.descriptor):
             yield
 
     def _ends(self, interface: int) -> Iterator[End]:
+        """Yield the namespaces' ends behind an interface; of a bridge, those of all its ports."""
         found = links.link(self._route, interface)
         if found is None:
             raise UnknownNamespaceError("the gateway's interface to the agent is gone")
@@ -166,6 +167,7 @@ class Namespaces:
         raise UnknownNamespaceError("no process or name on this host leads to the agent's namespace")
 
     def _matching(self, path: str, wanted: int) -> int | None:
+        """Open the namespace file `path`. Returns its descriptor; None if its number here is not `wanted`."""
         try:
             descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError:
@@ -181,7 +183,7 @@ class Namespaces:
 
 
 def namespace_of(path: str) -> Identity | None:
-    """Return the identity of the namespace that an nsfs file names. None: it is gone."""
+    """Return device and inode of a namespace by the path of its file; None if the file is gone."""
     try:
         facts = os.stat(path)  # noqa: PTH116 - for thousands of processes
     except OSError:

@@ -1,6 +1,6 @@
-"""Read a process in /proc, through one descriptor of its directory: never another process that got the same pid.
+"""Read a process in /proc through one descriptor of its directory: never another process that got the same pid.
 
-The fields that a process writes itself (command line, name) are bounded, and may hold anything.
+A process controls the content of its command line and its name: it may be anything, and is bounded here.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ Reader = Callable[[int], Pending]  # of a command line, by a descriptor of the p
 
 
 def newest_first() -> list[int]:
-    """List all processes, the newest numbers first."""
+    """List the pids of all processes, the newest process first."""
     last = int(Path("/proc/loadavg").read_text(encoding="ascii").split()[-1])
     most = int(Path("/proc/sys/kernel/pid_max").read_text(encoding="ascii"))
     pids = [int(entry.name) for entry in os.scandir("/proc") if entry.name.isdecimal()]
@@ -44,12 +44,12 @@ def newest_first() -> list[int]:
 
 
 def in_order(pids: list[int], last: int, most: int) -> list[int]:
-    """Sort pids, the newest first. `last` is the newest of all; after `most` the kernel begins with low ones again."""
+    """Sort pids, the newest first. `last`: the newest of all; after `most` the kernel starts from low numbers again."""
     return sorted(pids, key=lambda pid: (last - pid) % most)
 
 
 def open_directory(pid: int) -> int | None:
-    """Open /proc/PID; the descriptor always means this process. None: it is gone."""
+    """Open /proc/PID and return the descriptor, which never means another process; None if the process is gone."""
     try:
         return os.open(f"/proc/{pid}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError:
@@ -57,7 +57,10 @@ def open_directory(pid: int) -> int | None:
 
 
 def look(pid: int, directory: int, command_line: Reader) -> Process:
-    """Read all fields of the process whose /proc directory is open as `directory`; first those that vanish first."""
+    """Read the process whose /proc directory is open as `directory`; first the fields that vanish first at its end.
+
+    `command_line` begins to read its command line. Never raises: fields that are gone are empty.
+    """
     exe = _link(directory, "exe")
     pending = command_line(directory)
     cgroup = _file(directory, "cgroup").decode("utf-8", "backslashreplace")
@@ -69,7 +72,10 @@ def look(pid: int, directory: int, command_line: Reader) -> Process:
 
 
 def quoted(raw: bytes) -> str:
-    """Quote a command line (arguments, each ended by NUL) as a shell would. A cut one ends with an ellipsis."""
+    """Return a command line (arguments, each ended by NUL) quoted for a shell, at most PROCESS_CMDLINE characters.
+
+    One that was cut ends with an ellipsis.
+    """
     cut = len(raw) > PROCESS_CMDLINE
     arguments = raw[:PROCESS_CMDLINE].rstrip(b"\0").split(b"\0") if raw.strip(b"\0") else []
     text = shlex.join(each.decode("utf-8", "backslashreplace") for each in arguments)
@@ -77,7 +83,10 @@ def quoted(raw: bytes) -> str:
 
 
 def status(text: bytes) -> tuple[int | None, int]:
-    """Parse /proc/PID/status: effective user, and number in the innermost pid namespace."""
+    """Parse /proc/PID/status. Returns the effective uid (None if missing), and the pid in the process's own namespace.
+
+    That pid is 0 if it is missing.
+    """
     uid, inner = None, 0
     for line in text.split(b"\n"):
         words = line.split()
@@ -89,9 +98,9 @@ def status(text: bytes) -> tuple[int | None, int]:
 
 
 def start(text: bytes) -> float | None:
-    """Parse the start of /proc/PID/stat, in seconds since the epoch. The name may hold spaces and parentheses.
+    """Parse the process's start in /proc/PID/stat. Returns seconds since the epoch; None if the text is not valid.
 
-    None if it does not parse.
+    The name in it may hold spaces and parentheses.
     """
     fields = text.rpartition(b")")[2].split()
     ticks = _number(fields[_STARTTIME]) if len(fields) > _STARTTIME else None

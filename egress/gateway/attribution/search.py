@@ -33,8 +33,9 @@ Look = Callable[[int, int], Process]  # pid, descriptor of its directory
 class Search:
     """Looks for the processes that hold sockets, given by inode. `missing` are the inodes not found yet.
 
-    `recent` has pids to try first, and gets those that are found. `everywhere`: search outside the namespace, too.
-    `look` reads a process that holds a socket, given its pid and a descriptor of its /proc directory.
+    `namespace`: where to search first. `recent`: pids to try before that, to which the found ones are added.
+    `everywhere`: search the processes outside the namespace, too. `look` reads a process that holds a socket, given its
+    pid and a descriptor of its /proc directory.
     """
 
     def __init__(
@@ -47,7 +48,10 @@ class Search:
         self._names = {b"socket:[%d]" % inode: inode for inode in inodes}
 
     def steps(self) -> Iterator[HeldSocket | None]:
-        """Yield after each step a socket with its process, or None. Ends when no socket or no process is left."""
+        """Do the search in short steps; yield after each a socket with its process, or None if it found none.
+
+        Ends when all sockets are found or all processes are searched.
+        """
         others: list[int] = []
         for part in (self._known(), self._inside(others), self._abroad(others)):
             for step in part:

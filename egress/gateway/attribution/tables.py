@@ -1,7 +1,7 @@
 """Find ping sockets and raw sockets, which sock_diag does not list, in the tables of /proc/net.
 
-The local port of a ping socket is the identifier of its echo requests. A raw socket has its protocol there, and sends
-any identifier that its process writes.
+In the column of the local port a ping socket has the identifier of its echo requests. A raw socket has its protocol
+number there, and sends any identifier that its process writes.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ class AmbiguousSocketError(Exception):
 
 
 def ask(note: Note) -> Socket | None:
-    """Find the socket of a flow that is neither TCP nor UDP, in the thread's namespace. None: there is none.
+    """Return the socket of a flow that is neither TCP nor UDP, in the thread's namespace; None if there is none.
 
-    Raises AmbiguousSocketError if several raw sockets of the protocol could have sent it, OSError.
+    Raises AmbiguousSocketError if several raw sockets of the protocol could have sent it; OSError.
     """
     version = "" if len(note.local) == 4 else "6"
     if note.proto in ECHO:

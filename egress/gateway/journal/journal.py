@@ -1,8 +1,9 @@
 """The journal of a worker or of attribution: records as JSON lines; a worker writes them before it answers the kernel.
 
-Segments `<directory>/worker-<index>-<start µs>.jsonl` belong to one worker process each and are only appended to. The
-recorder reads and removes them. A last line without newline was cut off by the worker's death: its packet was not
-answered. The segments of `egress.gateway.attribution` are called `process-0-…`.
+Its files are segments, `<directory>/worker-<index>-<start µs>.jsonl`. Each belongs to one worker process and is only
+appended to; the recorder reads and removes them. A last line without newline was cut off by the worker's death: its
+packet was not answered. The segments of `egress.gateway.attribution` are called `process-0-…`. Among the records are
+seals, digests that protect them (`egress.gateway.journal.sealing`).
 
 Durability: once `append` returns, the data is in the kernel's page cache, which survives the worker's death but not the
 host's; with `fsync: second` it is on the disk about a second later, with `fsync: record` before `append` returns.
@@ -32,7 +33,10 @@ UNBOUNDED = 1 << 62
 
 
 class JournalWriter:
-    """The append-only segments of one writer. While it is not `open` no new flow should pass: records may be lost."""
+    """The append-only segments of one writer. While it is not `open` no new flow should pass: records may be lost.
+
+    Times (`ts`) are seconds since the epoch. No method raises for a disk that fails: see `healthy` and `error`.
+    """
 
     def __init__(
         self,
@@ -72,10 +76,14 @@ class JournalWriter:
 
     @property
     def open(self) -> bool:
+        """True while records reach the file and the journal has room for new flows."""
         return self.healthy and not self.full
 
     def append(self, records: Iterable[Record], ts: float) -> bool:
-        """Write the records of one packet with one write(2). False: they are not on file (kept in memory, or lost)."""
+        """Write the records of one packet with one write(2).
+
+        Returns False if they are not on file: they wait in memory, up to BACKLOG_BYTES, or are lost and counted.
+        """
         data = b"".join(map(line, records))
         if not data:
             return True
@@ -87,16 +95,21 @@ class JournalWriter:
         return False
 
     def grant(self, limit: int, *, full: bool) -> None:
-        """Set how many bytes this process may write in all. `full`: no new flow should pass.
+        """Set the number of bytes that this process may write in all, counted from its start.
 
-        When `full` begins, the next write or poll ends the segment: the recorder can remove ended segments only.
+        `full`: no new flow should pass. When it becomes True, the next write or poll ends the segment, since the
+        recorder can remove ended segments only.
         """
         if full and not self.full:
             self._turn_at = self._stop_at = 0
         self._limit, self.full = limit, full
 
     def poll(self, ts: float) -> None:
-        """Write the backlog, if any; end a segment that is due; sync; notice failures. Call it about once a second."""
+        """Do the regular work; call it about once a second.
+
+        While the journal works: end or seal a segment when due, sync it, and detect failures. After a failure: try
+        again every RETRY_SECONDS, and write the lines that wait in memory.
+        """
         if not self.healthy:
             if not self._retry - RETRY_SECONDS <= ts < self._retry:  # also when the clock was set back
                 self._recover(ts)
@@ -120,7 +133,7 @@ class JournalWriter:
             self._fail(f"cannot be written to the disk: {error.strerror}", b"", ts)
 
     def close(self, ts: float | None = None) -> None:
-        """Close the file. Lines that still wait in memory are lost."""
+        """Seal, sync and close the segment. Lines that still wait in memory are lost, and counted."""
         self.lost += self.waiting
         self._forget_backlog()
         try:
@@ -131,7 +144,7 @@ class JournalWriter:
             self.healthy, self.error = False, f"cannot be written to the disk: {error.strerror}"
 
     def _write(self, data: bytes, ts: float) -> bytes:
-        """Write as much as possible. Returns the rest, from the first byte that could not be written."""
+        """Write as much as possible. Returns the rest, empty if all was written."""
         if self.bytes + len(data) > self._limit:
             return self._fail(NO_ROOM, data, ts)
         try:
@@ -163,7 +176,10 @@ class JournalWriter:
         return (ours.st_dev, ours.st_ino) != (there.st_dev, there.st_ino)
 
     def _sync(self, ts: float) -> bytes:
-        """Sync the file. On failure unsealed lines are written again, to a new segment: that stores nothing twice."""
+        """Sync the file. Returns b"".
+
+        On failure its unsealed lines go to the backlog, to be written again to a new segment; none is stored twice.
+        """
         try:
             os.fdatasync(self._file)
         except OSError as error:
@@ -175,7 +191,7 @@ class JournalWriter:
         return self._size >= self._turn_at or not self._opened <= ts < self._until
 
     def _rotate(self, ts: float) -> None:
-        """Begin a new segment, but not within a line."""
+        """Leave the segment and begin a new one; no effect within an unfinished line. Raises OSError."""
         if self._torn:
             return
         self._leave(SealState.CLOSED, ts)
@@ -194,7 +210,7 @@ class JournalWriter:
             self._suspect = False
 
     def _open(self, ts: float) -> None:
-        """Write the seal that opens the segment; without one the segment must not stay. Raises OSError."""
+        """Write the seal that opens the segment. Raises OSError, and then the segment is removed."""
         try:
             self._seal(SealState.OPENED, ts)
         except OSError:
@@ -205,16 +221,16 @@ class JournalWriter:
         self._begun = self._size
 
     def _turn(self, ts: float) -> None:
-        """Seal the segment, or end it and begin the next one if that is due; but not within a line. Raises OSError."""
+        """Begin the next segment if that is due, else seal this one; not within a line. Raises OSError."""
         if self._due(ts):
             self._rotate(ts)
         elif not self._torn:
             self._seal(SealState.RUNNING, ts)
 
     def _seal(self, state: SealState, ts: float) -> None:
-        """Write a seal over the lines so far. Raises OSError, and then nothing of it is in the file.
+        """Write a seal over the lines since the last one. Raises OSError, and then nothing of it is in the file.
 
-        Past the bound none is written: the lines are sealed with later ones.
+        If it does not fit in the grant, none is written: the lines are sealed with later ones.
         """
         data, seal = self.sealing.make(self._unsealed(), self._path.name, state, ts, self.lost)
         self._stop_at = min(self._turn_at, self._size + SEAL_BYTES)
@@ -233,9 +249,9 @@ class JournalWriter:
             self._syncer.written(self._file)
 
     def _unsealed(self) -> bytes:
-        """Read what was written since the last seal; it may end within a line. Raises OSError.
+        """Read the bytes written since the last seal; they may end within a line. Raises OSError.
 
-        From the file, since to keep it in memory would slow each write down by a twentieth.
+        They are read from the file, since to keep them in memory would slow each write down by a twentieth.
         """
         data = b""
         while self._file >= 0 and self._sealed + len(data) < self._size:
@@ -246,14 +262,14 @@ class JournalWriter:
         return data
 
     def _resume(self) -> None:
-        """Go on with the chain of this writer's newest segment."""
+        """Continue the chain of seals of this writer's newest segment; if it cannot be read, the next seal says so."""
         try:
             self.sealing.resume(self._directory / segment_name(self._writer, self._last))
         except OSError as error:
             self.sealing.gap = f"the chain before it cannot be read: {error.strerror}"
 
     def _leave(self, state: SealState, ts: float) -> None:
-        """Seal and finish this segment. Raises OSError."""
+        """Seal the segment, and close it or pass it to the syncer. Raises OSError."""
         if self._file >= 0 and not self._torn and self._size:
             self._seal(state, ts)
         descriptor, self._file, self._turn_at = self._file, -1, 0
@@ -264,7 +280,10 @@ class JournalWriter:
             os.close(descriptor)
 
     def _spoil(self) -> None:
-        """Close a file that failed, and write no more to it: a second fsync(2) would report success."""
+        """Close a file that failed, for good: a second fsync(2) would report success.
+
+        Its unsealed lines go to the front of the backlog, with the rest of its last line.
+        """
         try:
             again = self.sealing.abandon(self._unsealed())
         except OSError:  # the disk does not give them back
@@ -307,7 +326,10 @@ class JournalWriter:
         self._backlog_bytes = self.waiting = 0
 
     def _recover(self, ts: float) -> None:
-        """Write the backlog, the oldest first. The rest of a line goes to the segment that has its beginning."""
+        """Write the backlog, the oldest first. The rest of a line goes to the segment that holds its beginning.
+
+        After a failure of the disk a new segment must be synced first.
+        """
         if self._suspect and not self._proves_itself(ts):
             return
         self.healthy = True
@@ -325,7 +347,7 @@ class JournalWriter:
         self.error = ""
 
     def _proves_itself(self, ts: float) -> bool:
-        """Begin a new segment and sync its name. True: the disk works again."""
+        """Begin a new segment if none is open, and sync the directory. True: that worked."""
         try:
             if self._file < 0:
                 self._rotate(ts)

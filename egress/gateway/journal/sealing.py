@@ -1,6 +1,8 @@
-"""The seals of one writer: when one is due, and the chain that they form.
+"""Make the seals of one writer's journal.
 
-Lines are hashed when they are sealed, not when they are written: only the write that makes a seal due waits for it.
+A seal is a line with a digest over the lines since the seal before it and over that seal: the seals form a chain, which
+shows whether lines were removed or changed. Lines are hashed when they are sealed, not when they are written: only the
+write that makes a seal due waits for it.
 """
 
 from __future__ import annotations
@@ -22,7 +24,10 @@ REMOVED = "its segment was removed or could not be trusted any more: unsealed li
 
 
 class Sealing:
-    """The chain of one writer."""
+    """The chain of one writer: the last seal, and what the next needs.
+
+    `gap`: the reason why lines may be missing before the next seal; empty if none are.
+    """
 
     def __init__(self, host: str, writer: str) -> None:
         self.gap = ""  # what may be missing before the next seal
@@ -38,11 +43,11 @@ class Sealing:
 
     @property
     def head(self) -> str:
-        """The digest of the last seal."""
+        """The digest of the last seal; START before the first."""
         return self._last.digest if self._last is not None else START
 
     def resume(self, path: Path) -> None:
-        """Go on with the chain in an earlier segment of this writer. Raises OSError."""
+        """Continue the chain that an earlier segment of this writer ends with. Raises OSError if it cannot be read."""
         follower = SegmentFollower()
         for raw in lines_of(path):
             follower.line(raw)
@@ -54,13 +59,14 @@ class Sealing:
         self.gap = "" if self._last.state is SealState.STOPPED else CUT_OFF
 
     def due(self, ts: float) -> bool:
-        """Return True if the last seal is old enough for the next; also if the clock was set back."""
+        """Return True if the last seal is SEAL_SECONDS old at `ts` (epoch seconds), or the clock was set back."""
         return not self._sealed <= ts < self._sealed + SEAL_SECONDS
 
     def make(self, data: bytes, segment: str, state: SealState, ts: float, lost: int) -> tuple[bytes, SealRecord]:
-        """Make the seal over the lines in `data`, those since the last one, as a line; `accept` it once it is written.
+        """Make the next seal, over the lines in `data`: those since the last seal. Returns it as a line and a record.
 
-        `lost`: records that could not be written so far.
+        `lost`: records that could not be written so far. Call `accept` once the line is written: until then nothing
+        changes here.
         """
         lines = data.split(b"\n")[:-1]
         leaves = b"".join(map(leaf, lines))
@@ -74,13 +80,14 @@ class Sealing:
         return line(seal), seal
 
     def accept(self, seal: SealRecord, lost: int) -> None:
-        """Go on after a seal that was written."""
+        """Make `seal`, which was written, the last seal of the chain. `lost`: as given to `make`."""
         self._last, self.gap, self._lost, self._sealed = seal, "", lost, seal.time
 
     def abandon(self, data: bytes) -> bytes:
-        """Give up the segment and return `data`, what was written to it since the last seal, to be written again.
+        """Give up a segment that was removed or failed. Returns `data`, its lines since the last seal, to be rewritten.
 
-        If the segment is found all the same, the recorder seals its end as a tail, so the chain goes on from there.
+        Should the recorder still find the segment, it makes a seal over these lines itself (a tail): the chain
+        continues from that seal.
         """
         follower = SegmentFollower()
         follower.last = self._last

@@ -21,7 +21,9 @@ def sync_directory(directory: Path) -> None:
 
 
 class Syncer:
-    """Syncs one file at a time. Call `written` after each write, `second` each second, `done` or `forget` at its end.
+    """Syncs the files of a journal, one at a time, in a thread.
+
+    Call `written` after each write, `second` each second, and at a file's end `done` or, if it failed, `forget`.
 
     The thread starts with the first work: by then the process has dropped its privileges, which each thread has for
     itself.
@@ -37,6 +39,7 @@ class Syncer:
         self._errors: deque[OSError] = deque()
 
     def written(self, descriptor: int) -> None:
+        """Note that the file has bytes that are not on the disk yet."""
         self._dirty = descriptor
 
     def second(self) -> None:
@@ -47,7 +50,7 @@ class Syncer:
             self._dirty = -1
 
     def forget(self) -> None:
-        """Drop the file without a sync: its owner closes it."""
+        """Forget the file without a sync. The caller closes it."""
         self._dirty = -1
 
     def done(self, descriptor: int) -> None:

@@ -1,4 +1,4 @@
-"""An attachment: the interface of an agent, its queues, and the names and numbers that may reach a kernel rule."""
+"""Attachments of agents: interface, networks and queues of each, checked before they become part of a kernel rule."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _INTERFACE = re.compile(r"[A-Za-z0-9_.][A-Za-z0-9_.@-]{0,14}")
 
 @dataclass(frozen=True, slots=True)
 class Attachment:
-    """The place where an agent is attached: all traffic of `interface`, and of `networks` where agents share it."""
+    """One agent's traffic, and its queues: all of `interface` or, where agents share that, of `networks` on it."""
 
     agent: str
     interface: str
@@ -26,7 +26,7 @@ class Attachment:
 
 
 def check(attachments: Sequence[Attachment]) -> None:
-    """Raise InputError for values that must not reach a rule: interface names, networks, queue numbers."""
+    """Check all that becomes part of kernel rules: interface names, networks, queue numbers. Raises InputError."""
     for attachment in attachments:
         check_interface(attachment.interface, f"agent {attachment.agent}")
         for network in attachment.networks:
@@ -39,7 +39,7 @@ def check(attachments: Sequence[Attachment]) -> None:
 
 
 def check_interface(interface: str, owner: str) -> None:
-    """Raise InputError for an interface name that is not plain."""
+    """Check that an interface name has 1 to 15 plain characters. Raises InputError, with `owner` in its text."""
     if not _INTERFACE.fullmatch(interface):
         raise InputError(
             f"interface {interface!r} of {owner}: rename it to at most 15 "

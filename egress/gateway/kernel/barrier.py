@@ -1,18 +1,19 @@
-"""The barrier: routing rules that refuse an agent's packets while agents are blocked, whatever becomes of our table.
+"""The barrier: routing rules that refuse an agent's packets while agents are blocked, also when our table is gone.
 
     0:  from all fwmark 0/0x8000000 iif egr0001 prohibit proto 101     one for each interface and family
     0:  from all lookup local                                          the host's own
 
 The table, while it blocks, marks each packet of an agent before it is routed, and refuses it later with a reset. Where
-the table is gone (`nft flush ruleset`, with no gateway to own it) the packet has no mark and goes nowhere: neither to
-other hosts nor to the host itself, since our rules come before the lookup of local addresses. They need no interface to
-exist: those that come later are held back, too. Our rules are known by their protocol number.
+the table is gone (`nft flush ruleset`, with no gateway to own it) the packet has no mark, and our rules refuse it: it
+reaches neither other hosts nor the host itself, since our rules come before the lookup of local addresses. A rule may
+name an interface that does not exist yet, and matches once it does. Our rules are recognised by their protocol number.
 
 While the gateway guards there is no barrier. Linux looks up the way back of each reply with the reply's mark left out,
 and rp_filter would drop replies to agents.
 
-The host's rule for local addresses also has preference 0, and no rule can be put before an equal one. So it is added a
-second time, behind ours, and then its first copy is deleted: at no moment is there none, and it reads as before.
+The host's rule for local addresses also has preference 0, and a new rule comes behind those of the same preference. So
+the host's is added a second time, behind ours, and then its first copy is deleted: there always is one, and `ip rule`
+prints it as before.
 
 Outside its reach: packets to an agent, multicast to the host (IPv4), and TCP connections with the host itself that have
 begun: their packets are not routed (early demultiplexing).
@@ -45,7 +46,7 @@ _TIMEOUT = 5  # seconds
 
 
 class RoutingRule(NamedTuple):
-    """A routing rule as the kernel lists it."""
+    """A routing rule as the kernel lists it: AF_INET or AF_INET6, its fib_rule_hdr, its attributes by FRA_* number."""
 
     family: int
     header: bytes
@@ -53,34 +54,38 @@ class RoutingRule(NamedTuple):
 
     @property
     def ours(self) -> bool:
+        """True for a rule of the barrier."""
         return self.attributes.get(_PROTOCOL) == bytes((PROTOCOL,))
 
     @property
     def interface(self) -> str:
+        """The interface that matching packets come in by; empty for any."""
         return self.attributes.get(_IIFNAME, b"").rstrip(b"\0").decode(errors="replace")
 
     @property
     def preference(self) -> int:
+        """The rule's rank: rules with lower numbers are applied first."""
         return int(struct.unpack("=I", self.attributes.get(_PRIORITY, bytes(4)))[0])
 
     @property
     def mark(self) -> tuple[int, int]:
-        """The mark that the rule matches, and the bits of it that it looks at; (0, 0): it looks at none."""
+        """Value and mask of the packet marks that the rule matches; (0, 0) if it matches all."""
         values = (struct.unpack("=I", self.attributes.get(kind, bytes(4)))[0] for kind in (_MARK, _MASK))
         mark, mask = values
         return int(mark), int(mask)
 
     @property
     def local(self) -> bool:
-        """True for the host's rule for its own addresses, as every kernel makes it."""
+        """True for a rule that looks up every packet in table local, as each kernel makes one for its own addresses."""
         plain = not any(kind in self.attributes for kind in (_IIFNAME, _MARK, _MASK))
         return plain and self.header[1:4] == bytes(3) and self.header[4] == _LOCAL and self.header[7] == _LOOKUP
 
 
 def raise_barrier(interfaces: Collection[str], bit: int) -> None:
-    """Let our rules be those for these interfaces, before all others. `bit`: the mark of packets that may go on.
+    """Make the barrier hold back exactly these interfaces, with rules before all others of the host.
 
-    Rules of other interfaces are removed last. Raises EgressError.
+    `bit`: the mark bit of packets that it lets through. Missing rules are added before others are removed. Raises
+    EgressError.
     """
     with _Rules() as kernel:
         for family in kernel.families():
@@ -88,12 +93,12 @@ def raise_barrier(interfaces: Collection[str], bit: int) -> None:
 
 
 def lower() -> None:
-    """Remove our rules. Raises EgressError."""
+    """Remove the barrier; no effect without one. Raises EgressError."""
     raise_barrier((), 0)
 
 
 def standing(interfaces: Collection[str], bit: int) -> bool:
-    """Check that there is a rule of ours for each interface and no other, before every rule that is not ours."""
+    """Return True if the barrier is as `raise_barrier` with these arguments leaves it. Raises EgressError."""
     with _Rules() as kernel:
         for family in kernel.families():
             found = kernel.listed(family)
@@ -106,20 +111,20 @@ def standing(interfaces: Collection[str], bit: int) -> bool:
 
 
 def held_back() -> set[str]:
-    """List the interfaces with a rule of ours in each family."""
+    """Return the interfaces that the barrier holds back in every family that the kernel has. Raises EgressError."""
     with _Rules() as kernel:
         found = [{each.interface for each in kernel.listed(family) if each.ours} for family in kernel.families()]
     return set.intersection(*found) if found else set()
 
 
 def rules() -> list[RoutingRule]:
-    """List all routing rules of both families."""
+    """List all routing rules of both families, each family in its order of lookup. Raises EgressError."""
     with _Rules() as kernel:
         return [each for family in kernel.families() for each in kernel.listed(family)]
 
 
 class _Rules:
-    """The kernel's routing rules, by rtnetlink."""
+    """The kernel's routing rules, by rtnetlink: a context manager, at whose end an OSError becomes an EgressError."""
 
     def __enter__(self) -> _Rules:
         try:
@@ -142,6 +147,7 @@ class _Rules:
         return [family for family in (socket.AF_INET, socket.AF_INET6) if self.listed(family)]
 
     def listed(self, family: int) -> list[RoutingRule]:
+        """List the rules of a family in their order of lookup; empty if the kernel lacks it. Raises OSError."""
         body = _HEADER.pack(family, 0, 0, 0, 0, 0, 0, 0, 0)
         self._socket.sendto(netlink.request(_GET, body, flags=netlink.DUMP), (0, 0))
         found: list[RoutingRule] = []
@@ -156,6 +162,7 @@ class _Rules:
                     found.append(RoutingRule(family, answer[: _HEADER.size], attributes(answer[_HEADER.size :])))
 
     def place(self, family: int, interfaces: Collection[str], bit: int) -> None:
+        """Do the work of `raise_barrier` for one family. Raises OSError."""
         there = [each for each in self.listed(family) if each.ours]
         right = {each.interface: each for each in there if each.mark == (0, bit) and each.header[7] == _PROHIBIT}
         for interface in dict.fromkeys(interfaces):
@@ -178,7 +185,7 @@ class _Rules:
                 self._send(_DELETE, each.header, each.attributes)
 
     def _send(self, kind: int, header: bytes, found: dict[int, bytes]) -> None:
-        """Add or delete a rule. Of equal rules the first is deleted."""
+        """Add or delete a rule (`kind`). Of equal rules the first is deleted; no effect if there is none."""
         values = {_PRIORITY: bytes(4)} | {key: value for key, value in found.items() if key != _PAD}
         body = header[:8] + bytes(4) + b"".join(attribute(key, value) for key, value in values.items())
         self._socket.sendto(netlink.request(kind, body, flags=netlink.ACK | (_CREATE if kind == _NEW else 0)), (0, 0))
@@ -189,6 +196,7 @@ class _Rules:
 
 
 def _prohibit(family: int, interface: str, bit: int) -> tuple[bytes, dict[int, bytes]]:
+    """Make header and attributes of the barrier's rule for an interface."""
     header = _HEADER.pack(family, 0, 0, 0, 0, 0, 0, _PROHIBIT, 0)
     return header, {
         _PRIORITY: bytes(4),

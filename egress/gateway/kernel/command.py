@@ -19,7 +19,8 @@ TIMEOUT = 30.0  # seconds; a tool that takes longer is taken to wait for a lock
 def run(*argv: str, stdin: str | None = None) -> str:
     """Run a command to its end, with the text `stdin` as its input. Returns its standard output.
 
-    Raises EgressError, in one line, when the tool is absent, fails or does not finish.
+    Raises EgressError, in one line, when the tool is absent, may not be run, exits with a status other than 0, or does
+    not finish within TIMEOUT seconds.
     """
     try:
         done = subprocess.run(argv, input=stdin, capture_output=True, text=True, timeout=TIMEOUT, check=False)
@@ -37,7 +38,7 @@ def run(*argv: str, stdin: str | None = None) -> str:
 
 
 def python(module: str) -> tuple[list[str], dict[str, str]]:
-    """Return command line and environment to run a module of this source tree, and not one of the cwd."""
+    """Return command line and environment to run a module of this source tree, also where the cwd has one so named."""
     root = str(Path(egress.__file__).resolve().parent.parent)
     return [sys.executable, "-m", module], {**os.environ, "PYTHONPATH": root, "PYTHONSAFEPATH": "1"}
 
@@ -45,8 +46,8 @@ def python(module: str) -> tuple[list[str], dict[str, str]]:
 def confined(module: str) -> tuple[list[str], dict[str, str]]:
     """Return command line and environment to run a module that gives up its privileges.
 
-    Of this process's environment it gets only the variables in INHERITED: others may hold passwords and tokens, and
-    stay readable in /proc/PID/environ.
+    The environment has only the variables INHERITED from this process and OURS: others may hold passwords and tokens,
+    and stay readable in /proc/PID/environ.
     """
     words, environment = python(module)
     return words, {name: environment[name] for name in (*INHERITED, *OURS) if name in environment}

@@ -31,7 +31,7 @@ _SOURCES = (1, 3)  # CTA_IP_V4_SRC, CTA_IP_V6_SRC
 
 
 class ConntrackEntry(NamedTuple):
-    """A connection: the packed addresses of its two ends, and the attributes that name it."""
+    """A connection: the packed addresses of its two ends (`sources`), and the encoded attributes that identify it."""
 
     family: int
     sources: tuple[bytes, bytes]
@@ -39,9 +39,9 @@ class ConntrackEntry(NamedTuple):
 
 
 def unmark(networks: Collection[str], *, value: int, match: int, clear: int) -> int:
-    """Zero the bits `clear` in the marks of these networks' entries, where the mark under the mask `match` is `value`.
+    """Zero the bits `clear` in the marks of these networks' entries whose mark & `match` equals `value`.
 
-    Returns the number of changed entries. Raises EgressError if the kernel refuses.
+    `networks`: CIDRs, both families. Returns the number of changed entries. Raises EgressError if the kernel refuses.
     """
     zero = attribute(_MARK, bytes(4)) + attribute(_MARK_MASK, struct.pack(">I", clear))
     return _each(networks, _NEW, zero, value, match)

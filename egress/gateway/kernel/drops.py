@@ -1,4 +1,4 @@
-"""Packets that the kernel dropped because no worker read them in time, from its queue statistics."""
+"""Read the numbers of packets that the kernel dropped because no worker read them in time, from its statistics."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Drops(NamedTuple):
 
 
 def drops(statistics: Path = STATISTICS) -> dict[int, Drops]:
-    """Read the dropped packets of each queue number since it was bound; empty where no queue is bound.
+    """Read the drops of each bound queue since it was bound, by queue number; empty if no queue is bound.
 
     Columns: queue, port id, waiting, copy mode, copy range, dropped by queue, dropped by socket, last id, 1.
     """

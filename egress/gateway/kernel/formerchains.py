@@ -1,7 +1,7 @@
-"""Remove the iptables chains that egress had before its own nftables table.
+"""Remove the iptables chains of earlier versions of egress, which had no nftables table.
 
-A gateway of that version may have been killed, or stopped with `on_stop: block`. They are removed once the table is in
-place.
+Such a gateway leaves its chains when it is killed, or stops with `on_stop: block`. They are removed once the table is
+in place, so that agents are never unguarded.
 """
 
 from __future__ import annotations
@@ -25,7 +25,10 @@ def remove() -> None:
 
 
 def change(saved: str) -> str:
-    """Make the input of iptables-restore --noflush that removes our chains from what iptables-save printed."""
+    """Make the input for `iptables-restore --noflush` that deletes our chains and the jumps to them.
+
+    `saved`: the output of iptables-save. Returns an empty text if it has no chains of ours.
+    """
     tables: dict[str, list[str]] = {}
     lines: list[str] = []
     for line in saved.splitlines():

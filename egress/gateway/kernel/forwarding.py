@@ -20,7 +20,10 @@ _WATCHED = ("ipv4/conf/*/forwarding", "ipv4/conf/*/accept_redirects", "ipv6/conf
 
 
 def switch_on(record: Path) -> None:
-    """Turn forwarding on where it is off. The old values go to `record`; values from an earlier call stay there."""
+    """Turn forwarding on for each family where it is off. Raises EgressError.
+
+    The old values go to the file `record`; values from an earlier call stay there.
+    """
     needed = [name for name in _SWITCHES if (_NET / name).exists() and read(name) == "0"]
     if not needed:
         return
@@ -39,7 +42,10 @@ def switch_on(record: Path) -> None:
 
 
 def switch_back(record: Path) -> None:
-    """Restore the sysctls that `switch_on` changed, if any. Interfaces that are gone are skipped."""
+    """Restore the sysctls in the file `record`, if there is one, and delete it. Raises EgressError.
+
+    Interfaces that are gone are skipped.
+    """
     values = _load(record)
     # The switches first: they reset every interface. accept_ra last, when forwarding is off again.
     for name in sorted(
@@ -51,6 +57,7 @@ def switch_back(record: Path) -> None:
 
 
 def read(name: str) -> str:
+    """Return a sysctl below net/, e.g. `ipv4/ip_forward`. Raises OSError."""
     return (_NET / name).read_text(encoding="ascii").strip()
 
 

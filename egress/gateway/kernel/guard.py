@@ -1,9 +1,10 @@
-"""Install, inspect and remove what guards agents in the kernel: our nftables table, and the barrier behind it.
+"""Install, inspect and remove the guard of agents in the kernel: our nftables table, and the barrier as its backup.
 
-The table (`table.py`) queues or refuses. Where the kernel can (Linux 6.9), it belongs to the process that installed it
-and outlives it: no other process can change it, and after a killed gateway it goes on dropping until the next one takes
-it over. While agents are blocked no process need be there to own it; then routing rules (`barrier.py`) stand behind it.
-Both are replaced in place: installing twice equals installing once, and rules of other programs stay as they are.
+The table (`table.py`) queues or refuses agents' packets. From Linux 6.9 it belongs to the process that installed it and
+outlives it: no other process can change it, and when the gateway is killed its queues have no reader and drop packets
+until the next gateway takes it over. While agents are blocked the table may have no owner; then routing rules
+(`barrier.py`) refuse packets should it be deleted. Both are replaced in place: installing twice equals installing once,
+and rules of other programs stay as they are.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ _UNKNOWN = (errno.EOPNOTSUPP, errno.EINVAL)  # of flags that a kernel does not k
 
 
 class State(NamedTuple):
-    """The interfaces and queues in the kernel now, of this or an earlier process."""
+    """The interfaces and queues that table and barrier hold now, installed by any process."""
 
     interfaces: frozenset[str]  # whose packets the table queues or refuses
     queues: frozenset[int]  # full-depth and settled; empty: it refuses everything
@@ -60,11 +61,11 @@ class Guard:
         return self._kernel.port
 
     def install(self, attachments: Sequence[Attachment]) -> None:
-        """Queue the packets of the attachments' interfaces. Replaces what an earlier call or process installed."""
+        """Queue the packets of the attachments' interfaces, in place of all that any process installed before."""
         self._replace(attachments, blocking=False)
 
     def block(self, attachments: Sequence[Attachment]) -> None:
-        """Refuse all packets of the attachments' interfaces in the kernel, without a worker."""
+        """Refuse all packets of the attachments' interfaces in the kernel, without a worker, and raise the barrier."""
         self._replace(attachments, blocking=True)
 
     def remove(self) -> None:
@@ -81,7 +82,10 @@ class Guard:
             barrier.lower()
 
     def installed(self) -> bool:
-        """Check that all is as the last `install` or `block` of this process left it."""
+        """Return True if table and barrier are as this process's last `install` or `block` left them.
+
+        False before the first of these and after `remove`.
+        """
         with self._lock:
             try:
                 generation = self._kernel.generation()
@@ -94,7 +98,7 @@ class Guard:
             return bool(self._fingerprint) and barrier.standing(self._behind, self._bit)
 
     def close(self) -> None:
-        """Give the table up. It stays as it is."""
+        """Give up the ownership of the table, which stays in the kernel as it is."""
         self._kernel.close()
 
     def _replace(self, attachments: Sequence[Attachment], *, blocking: bool) -> None:
@@ -131,7 +135,7 @@ class Guard:
                 return
 
     def _read(self) -> bytes:
-        """Read what decides about packets, as one digest. Handles and use counts are left out."""
+        """Compute a digest of the table's chains, rules and interfaces, without handles and use counts."""
         digest = hashlib.sha256()
         for kind, wanted in ((nft.GETCHAIN, (3, 4, 5, 7)), (nft.GETRULE, (2, 4))):
             for found in self._kernel.listing(kind, table.NAME):
@@ -143,7 +147,7 @@ class Guard:
 
 
 def state() -> State:
-    """Read what guards agents now. Raises EgressError."""
+    """Read the guard from the kernel; all sets are empty without one. Raises EgressError."""
     kernel = Nftables()
     try:
         names = kernel.elements(table.NAME, table.AGENTS)
@@ -162,10 +166,11 @@ def state() -> State:
 
 
 def counters() -> dict[str, int]:
-    """Count refused packets since the table was made, both families together. Raises EgressError.
+    """Return the counts of refused packets since the table was made, zeros without a table. Raises EgressError.
 
-    `rejected`: answered with a reset or ICMP; `dropped`: refused in silence; `unqueued`: of those, refused by the mark
-    of their connection without reaching a worker; `api`: of those, sent to the API.
+    `rejected`: answered with a TCP reset or ICMP. `dropped`: not answered. Part of these two are `unqueued`, which the
+    mark of their connection refused before they reached a worker, and `api`, which were sent to the API's port. Both
+    families are counted together.
     """
     kernel = Nftables()
     try:

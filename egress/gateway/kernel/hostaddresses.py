@@ -21,7 +21,7 @@ _IFADDR = struct.Struct("=BBBBi")  # family, prefix length, flags, scope, index
 
 
 def host_addresses() -> frozenset[str]:
-    """Return the addresses of this host's interfaces, as text. Raises OSError."""
+    """Return the addresses of all interfaces of this host, loopback too, as text. Raises OSError."""
     found: set[str] = set()
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as route:
         route.settimeout(TIMEOUT)
@@ -36,7 +36,7 @@ def host_addresses() -> frozenset[str]:
 
 
 def _own(body: bytes) -> set[str]:
-    """Return the address in one message; nothing where it has none that can be read."""
+    """Return the host's own address in one message, as a set; an empty one if the message has no valid address."""
     present = attributes(body[_IFADDR.size :])
     address = present.get(_LOCAL) or present.get(_ADDRESS, b"")
     return {str(ip_address(address))} if len(address) in (4, 16) else set()

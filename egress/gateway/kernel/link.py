@@ -1,4 +1,4 @@
-"""Sends IP packets to a neighbour on an interface, below routing, netfilter and connection tracking (packet(7)).
+"""Send IP packets to a neighbour on an interface, below routing, netfilter and connection tracking (packet(7)).
 
 A packet that the kernel routed would pass other programs' rules, and connection tracking would take it for the first of
 a connection that the other side opens.
@@ -17,7 +17,7 @@ HARDWARE = 6  # bytes of an Ethernet address
 
 
 class Neighbour:
-    """The sender of a packet that came in: an interface's index, and a hardware address where it has any."""
+    """The neighbour that sent a packet: index of the interface, and hardware address, empty where it has none."""
 
     __slots__ = ("address", "interface")
 
@@ -26,7 +26,7 @@ class Neighbour:
 
 
 class Link:
-    """A socket that sends and receives nothing. To open one takes CAP_NET_RAW; to use it takes no capability."""
+    """A socket for sending only. The constructor needs CAP_NET_RAW, else it raises OSError; `send` needs none."""
 
     def __init__(self) -> None:
         self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK, 0)

@@ -41,11 +41,12 @@ def setns(fd: int, kind: int) -> None:
 
 
 def unshare(kinds: int) -> None:
-    """Enter new namespaces. A new pid namespace applies to children only."""
+    """Enter new namespaces, by CLONE_NEW… constants or-ed together. A new pid namespace applies to children only."""
     _check(_libc.unshare(kinds), "unshare")
 
 
 def mount(source: str, target: str, filesystem: str, flags: int, data: str = "") -> None:
+    """Call mount(2)."""
     _check(_libc.mount(*(os.fsencode(text) for text in (source, target, filesystem)), flags, os.fsencode(data)), target)
 
 
@@ -55,6 +56,7 @@ def unmount(target: str) -> None:
 
 
 def prctl(option: int, value: int) -> None:
+    """Call prctl(2) with one argument."""
     _check(_libc.prctl(option, *(ctypes.c_ulong(number) for number in (value, 0, 0, 0))), f"prctl {option}")
 
 
@@ -64,7 +66,10 @@ def owner(namespace: int) -> int:
 
 
 def limit_bounding(kept: frozenset[int]) -> None:
-    """Let no program that this thread executes gain a capability outside `kept`. Needs CAP_SETPCAP."""
+    """Limit the capabilities that programs which this thread executes can gain to `kept`; clear the ambient set.
+
+    Needs CAP_SETPCAP.
+    """
     last = int(Path("/proc/sys/kernel/cap_last_cap").read_text(encoding="ascii"))
     for capability in set(range(last + 1)) - kept:
         prctl(PR_CAPBSET_DROP, capability)
@@ -72,7 +77,7 @@ def limit_bounding(kept: frozenset[int]) -> None:
 
 
 def limit_capabilities(kept: frozenset[int]) -> None:
-    """Keep only `kept`, permitted and effective; none are inheritable."""
+    """Give this thread exactly the capabilities `kept`, permitted and effective; make none inheritable."""
     mask = sum(1 << capability for capability in kept)
     low, high = mask & 0xFFFFFFFF, mask >> 32
     header = struct.pack("=Ii", _CAPABILITY_VERSION_3, 0)
@@ -80,7 +85,9 @@ def limit_capabilities(kept: frozenset[int]) -> None:
 
 
 def limit_calls() -> None:
-    """Refuse system calls that a network namespace does not confine. Needs no_new_privs; kept over exec.
+    """Refuse system calls that reach out of a network namespace, by a seccomp filter. Programs executed later keep it.
+
+    Needs no_new_privs.
 
     EPERM: the ioctls that type into a terminal. EAFNOSUPPORT: sockets of families beyond `_FAMILIES`; AF_VSOCK
     reaches a virtual machine's host from any namespace. ENOSYS: ways round that (io_uring, i386's socketcall).

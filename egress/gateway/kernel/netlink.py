@@ -1,4 +1,4 @@
-"""Netlink framing: headers, attributes, requests and acknowledgements. The callers know their meaning.
+"""Netlink framing: headers, attributes, requests and acknowledgements, whatever their content.
 
 Layout from linux/netlink.h and linux/netfilter/nfnetlink.h. Headers are in host byte order, and so are the attributes
 of rtnetlink and sock_diag; nfnetlink's own header and attributes are in network byte order.
@@ -56,7 +56,7 @@ def acknowledged(message: bytes, sequence: int) -> int | None:
 
 
 def errno(body: bytes) -> int:
-    """Read the errno of an ERROR or DONE message; 0 where the body is too short for one."""
+    """Return the errno, positive, in the body of an ERROR or DONE message; 0 for success or a body without one."""
     return -int(_ERRNO.unpack_from(body)[0]) if len(body) >= _ERRNO.size else 0
 
 

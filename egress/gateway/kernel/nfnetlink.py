@@ -26,7 +26,8 @@ _CFG_PARAMS, _CFG_MAXLEN, _CFG_MASK, _CFG_FLAGS = 2, 3, 4, 5
 def config_message(queue: int, sequence: int, *, copy_range: int, length: int, flags: int) -> bytes:
     """Encode one NFQNL_MSG_CONFIG with all settings of a queue.
 
-    It has one pair of flags and mask, since the kernel takes only the last.
+    `copy_range`: bytes of each packet to copy; `length`: packets; `flags`: FAIL_OPEN and GSO, in one attribute, since
+    the kernel heeds only the last.
     """
     body = netlink.generic(socket.AF_UNSPEC, queue)
     body += attribute(_CFG_MAXLEN, struct.pack(">I", length))
@@ -37,10 +38,10 @@ def config_message(queue: int, sequence: int, *, copy_range: int, length: int, f
 
 
 def configure(sock: socket.socket, message: bytes, sequence: int, size: int, timeout: float = 2.0) -> list[bytes]:
-    """Send a config message and wait for its answer. Returns messages that came meanwhile: packets to judge later.
-    `sequence` is the number in `message`; `size`, the bytes of the longest message that can come.
+    """Send a config message and wait for its answer. Returns the other messages that came meanwhile, with packets.
 
-    Raises EgressError when the kernel refuses or does not answer.
+    `sequence`: the number in `message`; `size`: the most bytes that a message can have. Raises EgressError when the
+    kernel refuses or does not answer within `timeout` seconds.
     """
     sock.sendto(message, (0, 0))
     others: list[bytes] = []

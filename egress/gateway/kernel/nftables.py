@@ -1,4 +1,4 @@
-"""nftables by netlink: expressions of rules, transactions, and what a table holds now.
+"""nftables by netlink: expressions of rules, messages of transactions, and listings of tables.
 
 Layout from linux/netfilter/nf_tables.h; framing in `egress.gateway.kernel.netlink`. A transaction is applied whole or
 not at all, in both IP families at once (family inet). Registers hold marks in host byte order.
@@ -50,7 +50,7 @@ Expression = bytes
 
 
 class Message(NamedTuple):
-    """One message of a transaction."""
+    """One message of a transaction: its type (NEWTABLE, …), body, NLM_F_* flags, and family."""
 
     kind: int
     body: bytes
@@ -58,11 +58,11 @@ class Message(NamedTuple):
     family: int = INET
 
     def arp(self) -> Message:
-        """The same for a table of family arp."""
+        """Return the same message for a table of family arp."""
         return self._replace(family=ARP)
 
 
-# --- expressions ------------------------------------------------------------------------------------------------
+# --- expressions: each function encodes one ---------------------------------------------------------------------
 
 
 def _u32(kind: int, value: int) -> bytes:
@@ -82,58 +82,64 @@ def _expression(name: str, *parts: bytes) -> Expression:
 
 
 def meta(key: int) -> Expression:
+    """Load a packet's metadata (NFT_META_*) into the register."""
     return _expression("meta", _u32(2, key), _u32(1, _REGISTER))
 
 
 def set_mark() -> Expression:
+    """Set the packet's mark to the register."""
     return _expression("meta", _u32(2, MARK), _u32(3, _REGISTER))
 
 
 def ct(key: int) -> Expression:
+    """Load a property of the packet's connection (NFT_CT_*) into the register."""
     return _expression("ct", _u32(2, key), _u32(1, _REGISTER))
 
 
 def set_ct_mark() -> Expression:
+    """Set the connection's mark to the register."""
     return _expression("ct", _u32(2, CT_MARK), _u32(4, _REGISTER))
 
 
 def bits(mask: int, xor: int = 0) -> Expression:
-    """Make (register & mask) ^ xor of a 32-bit register in host byte order."""
+    """Set the register, 32 bits in host byte order, to (register & mask) ^ xor."""
     values = (_nest(kind, attribute(1, struct.pack("=I", value & 0xFFFFFFFF))) for kind, value in ((4, mask), (5, xor)))
     return _expression("bitwise", _u32(1, _REGISTER), _u32(2, _REGISTER), _u32(3, 4), *values)
 
 
 def masked(mask: bytes) -> Expression:
-    """Make register & mask, of bytes as they are in a packet."""
+    """Set the register, which holds bytes of a packet, to register & mask."""
     values = (_nest(kind, attribute(1, value)) for kind, value in ((4, mask), (5, bytes(len(mask)))))
     return _expression("bitwise", _u32(1, _REGISTER), _u32(2, _REGISTER), _u32(3, len(mask)), *values)
 
 
 def equal(value: bytes, *, unlike: bool = False) -> Expression:
-    """Match if the register equals these bytes, or differs."""
+    """Match if the register equals these bytes; with `unlike`, if it differs from them."""
     return _expression("cmp", _u32(1, _REGISTER), _u32(2, int(unlike)), _nest(3, attribute(1, value)))
 
 
 def equal32(value: int, *, unlike: bool = False) -> Expression:
-    """Match if the 32-bit register in host byte order equals this number, or differs."""
+    """Match if the register, 32 bits in host byte order, equals this number; with `unlike`, if it differs."""
     return equal(struct.pack("=I", value), unlike=unlike)
 
 
 def payload(base: int, offset: int, length: int) -> Expression:
+    """Load `length` bytes at `offset` of the header `base` (NETWORK or TRANSPORT) into the register."""
     return _expression("payload", _u32(1, _REGISTER), _u32(2, base), _u32(3, offset), _u32(4, length))
 
 
 def within(name: str) -> Expression:
-    """Match if the register is in the set."""
+    """Match if the register is an element of the set `name`."""
     return _expression("lookup", _text(1, name), _u32(2, _REGISTER))
 
 
 def chosen(name: str) -> Expression:
-    """Take the verdict that the map has for the register; no match without one."""
+    """Apply the verdict that the map `name` has for the register; no match if it has none."""
     return _expression("lookup", _text(1, name), _u32(2, _REGISTER), _u32(3, 0))
 
 
 def verdict(code: int, chain: str = "") -> Expression:
+    """Apply a verdict. JUMP and GOTO name a chain."""
     return _expression("immediate", _u32(1, 0), _nest(2, _verdict(code, chain)))
 
 
@@ -156,7 +162,10 @@ def _reject(kind: int, code: int | None) -> Expression:
 
 
 def queue(number: int, *, bypass: bool) -> Expression:
-    """Queue the packet, by the target of xtables: not every kernel has nft's own expression."""
+    """Queue the packet, by the target of xtables: not every kernel has nft's own expression.
+
+    `bypass`: let it pass if no process reads the queue, instead of dropping it.
+    """
     return _expression(
         "target", _text(1, "NFQUEUE"), _u32(2, 3), attribute(3, struct.pack("=HHHxx", number, 1, int(bypass)))
     )
@@ -168,22 +177,25 @@ def count(name: str) -> Expression:
 
 
 def masquerade() -> Expression:
+    """Replace the source address by the outgoing interface's."""
     return _expression("masq")
 
 
-# --- messages ---------------------------------------------------------------------------------------------------
+# --- messages: each function encodes one. `of` is the table's name ------------------------------------------------
 
 
 def table(name: str, *, owned: bool) -> Message:
-    """Make a table, or take over a persistent one without an owner."""
+    """Make a table if there is none. `owned`: make it ours and persistent, also if it is there without an owner."""
     return Message(NEWTABLE, _text(1, name) + _u32(2, _OWNER | _PERSIST if owned else 0), _CREATE)
 
 
 def no_table(name: str) -> Message:
+    """Delete a table and its content."""
     return Message(DELTABLE, _text(1, name))
 
 
 def chain(of: str, name: str) -> Message:
+    """Make a chain that rules can jump to."""
     return Message(NEWCHAIN, _text(1, of) + _text(3, name), _CREATE)
 
 
@@ -194,6 +206,7 @@ def base_chain(of: str, name: str, hook: int, priority: int, kind: str = "filter
 
 
 def no_chain(of: str, name: str) -> Message:
+    """Delete a chain."""
     return Message(DELCHAIN, _text(1, of) + _text(3, name))
 
 
@@ -215,7 +228,7 @@ def interfaces(of: str, name: str, number: int, *, verdicts: bool) -> Message:
 
 
 def elements(of: str, name: str, found: dict[str, Expression | None]) -> Message:
-    """Add interface names to a set, or to a map with the verdict (`target`) of each."""
+    """Add interface names to a set (each with None), or to a map, each with its verdict from `target`."""
     listed = (
         _nest(1, _nest(1, attribute(1, key.encode().ljust(NAME_BYTES, b"\0"))), *([] if data is None else [data]))
         for key, data in found.items()
@@ -229,15 +242,17 @@ def target(code: int, chain: str = "") -> bytes:
 
 
 def no_elements(of: str, name: str) -> Message:
+    """Delete all elements of a set or map."""
     return Message(DELELEMENT, _text(1, of) + _text(2, name))
 
 
 def counter(of: str, name: str) -> Message:
+    """Make a named counter if there is none."""
     return Message(NEWOBJECT, _text(1, of) + _text(2, name) + _u32(3, _COUNTER) + _nest(4), _CREATE)
 
 
 def batch(found: Iterable[Message]) -> bytes:
-    """Encode a transaction. Each message carries its place as its sequence number, and is acknowledged."""
+    """Encode a transaction. A message's sequence number is its place in it, from 1; the kernel acknowledges each."""
     edge = netlink.generic(socket.AF_UNSPEC, 10)
     parts = [netlink.request(_BEGIN, edge)]
     for sequence, each in enumerate(found, 1):
@@ -251,7 +266,10 @@ def batch(found: Iterable[Message]) -> bytes:
 
 
 class Nftables:
-    """A socket for transactions and listings, which also owns the tables that it made."""
+    """A socket for transactions and listings. Until it is closed it owns the tables that it made `owned`.
+
+    Every method raises OSError with the kernel's errno, the constructor EgressError.
+    """
 
     def __init__(self) -> None:
         try:
@@ -272,7 +290,7 @@ class Nftables:
         self._socket.close()
 
     def apply(self, found: list[Message]) -> None:
-        """Apply a transaction. Raises OSError with the kernel's errno, and then nothing was changed."""
+        """Apply a transaction. After an error nothing has changed."""
         self._drain()
         self._socket.sendto(batch(found), (0, 0))
         waiting, first = len(found), 0
@@ -285,13 +303,16 @@ class Nftables:
         netlink.check(first)
 
     def listing(self, kind: int, of: str, *extra: bytes) -> list[dict[int, bytes]]:
-        """List chains (GETCHAIN), rules, elements or objects of a table: the attributes of each; empty without one."""
+        """List the chains (`kind` GETCHAIN), rules, elements or objects of a table: the attributes of each.
+
+        Without the table: empty, or FileNotFoundError. `extra`: attributes that narrow the request.
+        """
         body = netlink.generic(INET) + _text(1, of) + b"".join(extra)
         answers = self._dump(kind, body)
         return [found for found in answers if found.get(1) == of.encode() + b"\0"]
 
     def elements(self, of: str, name: str) -> list[dict[int, bytes]]:
-        """List the elements of a set or map; empty without one."""
+        """List the elements of a set or map, the attributes of each; empty if there is no such set or table."""
         try:
             parts = self.listing(GETELEMENT, of, _text(2, name))
         except FileNotFoundError:
@@ -307,7 +328,7 @@ class Nftables:
         return 0
 
     def everything(self, kind: int) -> list[tuple[int, dict[int, bytes]]]:
-        """List the objects of all tables of all families: family and attributes of each."""
+        """List all objects of a kind (GETRULE, …) in all tables of all families: family and attributes of each."""
         self._drain()
         return list(self._bodies(kind, netlink.generic(socket.AF_UNSPEC)))
 
@@ -325,7 +346,7 @@ class Nftables:
                 yield found[0], attributes(found[netlink.GENERIC_BYTES :])
 
     def _drain(self) -> None:
-        """Forget answers to a request that was given up."""
+        """Discard late answers to requests that timed out."""
         while True:
             try:
                 self._socket.recv(BUFFER, socket.MSG_DONTWAIT)
@@ -334,7 +355,7 @@ class Nftables:
 
 
 def _answers(data: bytes) -> Iterator[tuple[int, int, int]]:
-    """Split acknowledgements: message type, sequence number, errno."""
+    """Yield message type, sequence number and errno of each acknowledgement in received bytes."""
     at = 0
     while len(data) - at >= netlink.HEADER.size:
         length, kind, _, sequence, _ = netlink.HEADER.unpack_from(data, at)
@@ -346,7 +367,7 @@ def _answers(data: bytes) -> Iterator[tuple[int, int, int]]:
 
 
 def nested(data: bytes) -> Iterator[bytes]:
-    """Split a list of attributes of one type."""
+    """Yield the values of a list of attributes, all of one type."""
     head = struct.Struct("=HH")
     while len(data) >= head.size:
         length, _ = head.unpack_from(data)

@@ -1,9 +1,9 @@
-"""Rules of other programs that use our mark bits: iptables, nftables, routing rules, traffic control.
+"""Find rules of other programs that use our mark bits: iptables, nftables, routing rules, traffic control.
 
-egress zeroes its bits on packets before other programs see them, and takes them from packets of agents. What remains
-harmful: a program that keeps its own marks in these bits loses them on packets of agents, and one that writes them on
-connections unsettles or refuses connections. A rule that reads or writes the whole mark, and has no value in our bits,
-is left out: it meets zeroes there.
+On packets from and to agents egress overwrites its bits, and zeroes them before other programs see the packets. So a
+program that keeps marks of its own in these bits loses them on those packets, and one that writes them on connections
+can make egress judge settled connections anew, or refuse them. A rule that matches or sets the whole mark, with zeroes
+in our bits, does no harm.
 """
 
 from __future__ import annotations
@@ -33,24 +33,27 @@ _MAX_INTERFACES = 64  # whose filters are looked at
 
 
 class MarkUser(NamedTuple):
-    """A rule of another program: its text, the bits that it uses, and its value in them."""
+    """A rule of another program: its text, the mark bits that it matches or sets, and its value in them."""
 
     text: str
     mask: int
     value: int
 
     def overlaps(self, ours: int) -> bool:
-        """Check whether the rule minds our bits. A whole mark that has no value in them does not."""
+        """Return True if the rule uses one of the bits `ours`; a rule on the whole mark, if its value sets one."""
         return bool(self.value & ours) or (self.mask != ALL and bool(self.mask & ours))
 
 
 def users() -> list[MarkUser]:
-    """List all rules of other programs that use marks. Raises EgressError where the kernel cannot be asked."""
+    """List all rules of other programs that use marks, whichever bits. Raises EgressError if the kernel refuses.
+
+    Filters of tc are read from the first 64 interfaces only, and tools that are not installed are skipped.
+    """
     return list(dict.fromkeys([*_iptables(), *_nftables(), *_routing(), *_filters()]))
 
 
 def unused(found: list[MarkUser]) -> int | None:
-    """Find four adjacent bits that no rule uses, the highest first; None where there are none."""
+    """Return the highest mask of four adjacent bits, one hexadecimal digit, that no rule uses; None if none is free."""
     used = 0
     for each in found:
         used |= each.value if each.mask == ALL else each.mask | each.value
@@ -58,7 +61,7 @@ def unused(found: list[MarkUser]) -> int | None:
 
 
 def in_iptables(line: str, place: str) -> MarkUser | None:
-    """Read one line of iptables-save; None if it uses no mark."""
+    """Parse one rule as iptables-save prints it; None if it uses no mark. `place`, its table, begins the text."""
     line = _QUOTED.sub('"…"', line)  # a comment may read like an option
     masks = [int(mask, 16) for mask in _COPIED.findall(line)]
     mask, value = 0, 0
@@ -105,10 +108,11 @@ def _nftables() -> Iterator[MarkUser]:
 
 
 def in_expressions(data: bytes) -> tuple[int, int] | None:
-    """Read the mark bits that a native rule of nftables uses, and its value in them; None if it uses none.
+    """Return the mark bits that a rule of nftables uses, and its value in them; None if it uses none.
 
-    Writing with a bitwise expression before it uses the bits that this does not leave as they are; reading uses those
-    that it keeps.
+    `data`: the rule's expressions as the kernel lists them. A comparison uses the bits that the bitwise expression
+    before it keeps (else all). Setting the mark uses the bits that this expression clears or flips; to set a constant
+    uses all.
     """
     mask = value = 0
     loaded = False

@@ -21,14 +21,17 @@ FALLBACK = "nobody"  # where no one made them; other programs may run as it, too
 
 
 class Users(NamedTuple):
-    """The users that processes without privileges become."""
+    """The names of the users that worker and attribution process become."""
 
     worker: str
     attribution: str
 
 
 def users(worker: str, attribution: str) -> Users:
-    """Choose the users: as configured; else accounts of their own, where there are any; else the fallback."""
+    """Choose the users, given as configured, empty for a choice of ours.
+
+    That is the account of that name if it exists; else FALLBACK for the worker, the worker's user for attribution.
+    """
     worker = worker or (WORKER_USER if _exists(WORKER_USER) else FALLBACK)
     return Users(worker, attribution or (ATTRIBUTION_USER if _exists(ATTRIBUTION_USER) else worker))
 

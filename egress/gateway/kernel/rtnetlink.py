@@ -34,14 +34,14 @@ _TIMEOUT = 10  # seconds without an answer: the kernel works on one change of th
 
 
 def open_socket() -> socket.socket:
-    """Open an rtnetlink socket in the namespace of this thread. It stays in that namespace, also in other processes."""
+    """Open an rtnetlink socket in this thread's network namespace, to which it belongs for good. Raises OSError."""
     return socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE)
 
 
 class Rtnetlink:
-    """Changes of the namespace that a socket was opened in; a context manager, which closes the socket.
+    """Changes links, addresses and routes of a socket's network namespace; a context manager, which closes the socket.
 
-    Every method waits for the kernel's answer and raises EgressError where it refuses.
+    Every method waits up to 10 s for the kernel's answer; it raises EgressError if the kernel refuses or none comes.
     """
 
     def __init__(self, opened: socket.socket) -> None:
@@ -58,18 +58,18 @@ class Rtnetlink:
         self._socket.close()
 
     def add_veth(self, name: str, peer: str, namespace: int) -> None:
-        """Make a veth, both ends down: `name` here, `peer` in the namespace of an open nsfs file."""
+        """Make a veth pair, both ends down: `name` here, `peer` in another namespace, by the descriptor of its file."""
         there = _IFINFO.pack(0, 0, 0, 0, 0) + _text(_NAME, peer) + attribute(_NAMESPACE, struct.pack("=I", namespace))
         data = attribute(_DATA, attribute(_VETH_PEER, there))
         body = _link(name=name) + attribute(_LINKINFO, attribute(_KIND, b"veth") + data)
         self._change(_NEW_LINK, body, f"add the veth {name}", flags=_ADD)
 
     def index(self, name: str) -> int:
-        """Look up the index of an interface."""
+        """Return the index of an interface."""
         return int(_IFINFO.unpack_from(self._ask(_GET_LINK, _link(name=name), f"find the interface {name}"))[2])
 
     def add_address(self, index: int, address: str, prefix: int) -> None:
-        """Give an interface an address. An IPv6 address is of use at once: duplicates are not looked for."""
+        """Add an address with its prefix length to an interface. For IPv6, without duplicate address detection."""
         family, packed = _packed(address)
         flags = _NO_DAD if family == socket.AF_INET6 else 0
         body = _IFADDR.pack(family, prefix, flags, 0, index) + attribute(_LOCAL, packed) + attribute(_ADDRESS, packed)

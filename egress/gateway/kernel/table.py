@@ -71,7 +71,7 @@ _IPV6, _TCP, _ICMPV6 = b"\x0a", b"\x06", b"\x3a"  # NFPROTO_IPV6, IPPROTO_*
 
 
 def interfaces(attachments: Sequence[Attachment]) -> dict[str, Attachment]:
-    """Map each interface to its first attachment, whose queue gets what belongs to no agent."""
+    """Map each interface to its first attachment, whose queues get all packets of the interface."""
     found: dict[str, Attachment] = {}
     for attachment in attachments:
         found.setdefault(attachment.interface, attachment)
@@ -81,12 +81,12 @@ def interfaces(attachments: Sequence[Attachment]) -> dict[str, Attachment]:
 def messages(
     attachments: Sequence[Attachment], config: Config, *, blocking: bool, owned: bool, stale: Sequence[str] = ()
 ) -> list[Message]:
-    """Make the transaction that lets the table hold exactly this. Chains at hooks stay as they are: the kernel drops
-    all queued packets when one goes.
+    """Make the transaction after which the tables hold exactly the rules for these attachments. Raises InputError.
 
-    `blocking` refuses new connections from and to agents instead of queueing them, and drops packets of those that live
-    in silence. It keeps no mark on connections: they are judged anew once the gateway is back. `stale`: chains of
-    queues that may be in the table already.
+    `blocking`: refuse packets of new connections from and to agents instead of queueing them, and drop those of
+    established connections without an answer. It keeps no mark on connections: they are judged anew once the gateway is
+    back. `owned`: see `nftables.table`. `stale`: queues' chains in the table, deleted if no attachment needs them.
+    Chains at hooks are never deleted: the kernel would drop all queued packets.
     """
     check(attachments)
     place, marks = interfaces(attachments), Marks(config.mark_mask)
@@ -122,8 +122,9 @@ _Rule = tuple[str, list[Expression]]
 
 
 def _fixed(marks: Marks) -> Iterator[_Rule]:
-    """Make the chains that refuse and obey. The mark is zeroed before a refusal: with sysctl fwmark_reflect the reset
-    would carry it.
+    """Make the rules of the chains in FIXED, which refuse packets and obey the worker's marks.
+
+    The mark is zeroed before a refusal: with sysctl fwmark_reflect the reset would carry it.
     """
     zero = _put(marks, 0)
     yield "refuse", [*zero, nft.count("rejected")]
@@ -147,11 +148,12 @@ def _fixed(marks: Marks) -> Iterator[_Rule]:
 
 
 def removal() -> list[Message]:
-    """Make the transaction that removes both tables."""
+    """Make the messages that delete the two tables; each fails with ENOENT if its table is absent."""
     return [nft.no_table(NAME), nft.no_table(NAME).arp()]
 
 
 def _hooks(marks: Marks, config: Config) -> Iterator[_Rule]:
+    """Make the rules of the chains at hooks."""
     sent, got = [nft.meta(nft.IIFNAME)], [nft.meta(nft.OIFNAME)]
     agent, obey = nft.within(AGENTS), nft.verdict(nft.JUMP, "obey")
     answer = [nft.ct(nft.CT_STATE), nft.bits(nft.ESTABLISHED), nft.equal32(0, unlike=True)]
@@ -173,11 +175,15 @@ def _hooks(marks: Marks, config: Config) -> Iterator[_Rule]:
 
 
 def _seen(marks: Marks) -> list[Expression]:
+    """Mark packets of agents SEEN."""
     return [nft.meta(nft.IIFNAME), nft.within(AGENTS), *_put(marks, marks.value("seen"))]
 
 
 def _arp(marks: Marks, blocked: Collection[str], *, owned: bool) -> Iterator[Message]:
-    """Make the table for ARP: the kernel looks up a route for each request, and answers none without one."""
+    """Make the ARP table. While agents are blocked it marks their ARP requests SEEN.
+
+    The kernel answers a request only if it finds a route for it, and the barrier refuses unmarked ones.
+    """
     yield nft.table(NAME, owned=owned).arp()
     yield nft.interfaces(NAME, AGENTS, 1, verdicts=False).arp()
     yield nft.base_chain(NAME, "seen", nft.ARP_INPUT, LAST).arp()
@@ -189,7 +195,10 @@ def _arp(marks: Marks, blocked: Collection[str], *, owned: bool) -> Iterator[Mes
 
 
 def _judge(queue: int, settled: int, marks: Marks, *, bypass: bool) -> Iterator[_Rule]:
-    """Make the chains of one worker's queues. With fail-open a queue without a reader is skipped."""
+    """Make the rules of the chains `out-N` and `in-N` of a pair of queues.
+
+    `bypass` (fail-open): packets pass if no process reads the queue.
+    """
     for side in (OUT, IN):
         chain = f"{side}-{queue}"
         yield chain, _put(marks, 0)
@@ -201,7 +210,7 @@ def _judge(queue: int, settled: int, marks: Marks, *, bypass: bool) -> Iterator[
 
 
 def _upkeep() -> Iterator[list[Expression]]:
-    """Match IPv6 link upkeep, and accept it."""
+    """Make the rules that accept IPv6 link upkeep."""
     icmp = [nft.meta(nft.NFPROTO), nft.equal(_IPV6), nft.meta(nft.L4PROTO), nft.equal(_ICMPV6)]
     for kind in (133, 135, 136):
         discovery = [*icmp, nft.payload(nft.TRANSPORT, 0, 1), nft.equal(bytes((kind,)))]
@@ -234,7 +243,7 @@ def _marked(marks: Marks, value: int) -> list[Expression]:
 
 
 def _keep(marks: Marks, name: str) -> list[Expression]:
-    """Set our bits of the connection's mark."""
+    """Set our bits of the connection's mark to `name`."""
     return [nft.ct(nft.CT_MARK), nft.bits(~marks.mask, marks.value(name)), nft.set_ct_mark()]
 
 

@@ -1,7 +1,7 @@
 """Notifications of the kernel: our table, routing rules or network interfaces have changed.
 
-A notification says that something changed, not what is wrong: the caller looks. Lost ones count as a change of
-everything. Layout from linux/netfilter/nfnetlink.h and linux/rtnetlink.h.
+A notification says only that there was a change: the caller reads the new state itself. Lost notifications count as a
+change of everything. Layout from linux/netfilter/nfnetlink.h and linux/rtnetlink.h.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ _BATCH = 256  # messages read at a time
 
 
 class Changes(NamedTuple):
-    """The things that may have changed."""
+    """The result of `Watch.read`: a flag for each kind of thing, True if it may have changed."""
 
     rules: bool  # our table, or routing rules
     links: bool
 
 
 class Watch:
-    """Two sockets that become readable with a notification."""
+    """Two subscribed sockets (`sockets`), readable when a notification waits. Raises EgressError if refused."""
 
     def __init__(self) -> None:
         try:
@@ -43,7 +43,7 @@ class Watch:
             raise EgressError(f"no notifications from the kernel ({error.strerror}): start egress as root") from None
 
     def read(self, own: int) -> Changes:
-        """Read the notifications that wait. Changes of our table by the netlink port `own` are left out."""
+        """Read the waiting notifications, never blocking. Changes of our table by netlink port `own` are ignored."""
         rules = links = False
         for kind, port, body in self._messages():
             if kind == 0:

@@ -1,4 +1,4 @@
-"""JSON lines over pipes that never block the packet path."""
+"""Read and write lines over pipes, without blocking the packet path."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _CHUNK = 65536
 
 
 class LineReader:
-    """Reads complete lines from a file descriptor, in time proportional to the bytes received."""
+    """Reads complete lines from a file descriptor, in time proportional to the bytes received. `ended`: at its end."""
 
     def __init__(self, descriptor: int) -> None:
         self.ended = False
@@ -21,15 +21,18 @@ class LineReader:
         self._next: list[bytes] = []
 
     def first(self) -> bytes:
-        """Wait for one line and return it; empty if the file has ended. Further lines are left to the next `read`."""
+        """Wait for one line and return it; empty if the file has ended. Further lines are kept for the next `read`.
+
+        The descriptor must block. Raises EgressError, as `read` does.
+        """
         while not self._next and not self.ended:
             self._next = self.read()
         return self._next.pop(0) if self._next else b""
 
     def read(self) -> list[bytes]:
-        """Return the lines that one read(2) completes, perhaps none. Sets `ended` at the end of the file.
+        """Return the lines, without newline, that one read(2) completes, perhaps none. Sets `ended` at the file's end.
 
-        Raises EgressError for a line longer than MAX_LINE.
+        It waits for bytes only if the descriptor blocks. Raises EgressError for a line longer than MAX_LINE.
         """
         if self._next:
             lines, self._next = self._next, []
@@ -49,7 +52,7 @@ class LineReader:
 
 
 class LineWriter:
-    """Writes to a non-blocking descriptor. Bytes that do not fit yet wait in memory."""
+    """Writes to a descriptor, which it makes non-blocking. Bytes that do not fit yet wait in memory, without bound."""
 
     def __init__(self, descriptor: int) -> None:
         os.set_blocking(descriptor, False)
@@ -58,20 +61,21 @@ class LineWriter:
 
     @property
     def idle(self) -> bool:
-        """True when no bytes wait: the other side reads."""
+        """True when no bytes wait."""
         return not self._pending
 
     @property
     def full(self) -> bool:
-        """True when more than FULL bytes wait: the other side seems not to read, so write only what is necessary."""
+        """True when more than FULL bytes wait, since the other side does not read: write only necessary lines then."""
         return len(self._pending) > FULL
 
     def write(self, line: bytes) -> None:
+        """Write a line, which ends with its newline, after those that wait. Raises as `flush` does."""
         self._pending += line
         self.flush()
 
     def flush(self) -> None:
-        """Write as much as fits now. Raises BrokenPipeError when the other side is closed."""
+        """Write as many of the waiting bytes as fit now. Raises BrokenPipeError when the other side is closed."""
         if not self._pending:
             return
         try:

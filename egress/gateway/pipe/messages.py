@@ -52,7 +52,7 @@ class Watched:
 
 @dataclass(frozen=True, slots=True)
 class JournalGrant:
-    """The bound of one process's journal until the next grant. A full journal is only for flows that have begun."""
+    """The number of bytes that one process may write to its journal, until the next grant replaces it."""
 
     limit: int  # bytes that it may have written since it started
     full: bool = False  # the remaining bytes are for flows that have begun: no new flow may pass
@@ -86,7 +86,7 @@ class Settings:
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """The first message to a worker or to attribution. The worker's policy follows in parts."""
+    """The first message to a worker or to the attribution process. The worker's policy follows in parts."""
 
     config: Settings
     index: int  # of the worker
@@ -99,7 +99,7 @@ class Setup:
 
 
 def encode(message: object) -> bytes:
-    """Encode one line. Takes JSON values and the dataclasses of this module and of the model."""
+    """Encode a message as a line of JSON with its newline. It may hold JSON values, paths and dataclasses."""
     return json.dumps(message, default=_plain, separators=(",", ":")).encode() + b"\n"
 
 
@@ -146,7 +146,7 @@ def rule_from(document: dict[str, Any]) -> Rule:
 
 
 class Draft:
-    """A change of policy that arrives in parts. If a part is not valid, `finish` fails, but the worker goes on."""
+    """A change of policy that arrives in parts. A part that is not valid makes `finish` fail, not `add`."""
 
     def __init__(self) -> None:
         self._removed: list[str] = []
@@ -162,7 +162,10 @@ class Draft:
             self._broken = f"a part of the policy cannot be read: {type(error).__name__}: {error}"
 
     def finish(self, commit: dict[str, Any]) -> PolicyChange:
-        """Return the change that all parts make, and begin the next. Raises EgressError if a part was not valid."""
+        """Return the change that all parts make together, and start an empty one. `commit` has `base` and `version`.
+
+        Raises EgressError if a part was not valid.
+        """
         change = PolicyChange(commit["base"], commit["version"], tuple(self._removed), tuple(self._added))
         broken = self._broken
         self._removed, self._added, self._broken = [], [], ""

@@ -1,10 +1,10 @@
 """Notes: messages from a worker to the attribution process, one for each flow that begins.
 
 A note is sent before the packet is answered, while the process that connects is still in connect(2). Sending never
-blocks: a note that does not fit is dropped. It is text, its fields separated by tabs: flow id, start (µs), interface,
-protocol, opener's address and port, the other's, direction, 1 if the flow is refused (the id is sent back then, since
-its refusal may wait for it), agent. The reader checks every field but the agent's name: workers meet
-hostile bytes.
+blocks: a note that does not fit is dropped. It is text, its fields separated by tabs: flow id, start (µs), interface
+index, protocol, opener's address and port, the other's, direction, `1` for a refused flow or `0`, agent. Once a refused
+flow has been looked up, its id is sent back, since its refusal may wait for that. The reader checks every field but the
+agent's name, since hostile packets may have taken over the worker.
 """
 
 from __future__ import annotations
@@ -43,7 +43,10 @@ class Note(NamedTuple):
 
 
 class NoteSender:
-    """Sends a worker's notes. Those that cannot be sent at once, or exceed MAX_PER_SECOND, are counted in `dropped`."""
+    """Sends a worker's notes; without a socket it sends none.
+
+    A note that cannot be sent at once, or exceeds MAX_PER_SECOND of its agent, is dropped and counted in `dropped`.
+    """
 
     def __init__(self, sock: socket.socket | None) -> None:
         self.sent = self.dropped = 0
@@ -76,7 +79,7 @@ class NoteSender:
 
 
 def begins(record: FlowRecord) -> bool:
-    """Return True for the first record of a flow: it is made before the first packet is counted."""
+    """Return True for the first record of a flow, which is made before its first packet is counted."""
     return record.updated == record.start and not (record.packets_out or record.packets_in)
 
 
@@ -88,7 +91,7 @@ def encode(record: FlowRecord, interface: int) -> bytes:
 
 
 def parse(message: bytes) -> Note | None:
-    """Parse a message. None: it is not a valid note."""
+    """Parse a message. Returns None if it is not a valid note."""
     try:
         fields = message.decode().split("\t")
         flow_id, start, interface, proto, src, sport, dst, dport, direction, waits, agent = fields

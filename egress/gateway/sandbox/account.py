@@ -1,4 +1,4 @@
-"""Looks up the account as which a sandbox's command runs."""
+"""Look up the account that a sandbox's command runs as."""
 
 from __future__ import annotations
 

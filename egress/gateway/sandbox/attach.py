@@ -32,7 +32,7 @@ _Interface = ipaddress.IPv4Interface | ipaddress.IPv6Interface
 
 @dataclass(frozen=True, slots=True)
 class AttachPoint:
-    """The place of an agent: an `egress.gateway.kernel.attachment.Attachment` without queue numbers."""
+    """The place where an agent is attached: its interface on this host and its networks."""
 
     agent: str
     interface: str
@@ -42,7 +42,10 @@ class AttachPoint:
 
 
 def resolve(kind: str, value: str, name: str) -> AttachPoint:
-    """Look up `value` (see the module's table) for agent `name`. Raises InputError."""
+    """Look up the attachment `kind` and `value` (see the module's table) of agent `name`.
+
+    Raises InputError if it is not valid or cannot be resolved now, EgressError if the tools fail.
+    """
     if kind == "netns":
         return _netns(value, name)
     if kind == "interface":
@@ -53,9 +56,9 @@ def resolve(kind: str, value: str, name: str) -> AttachPoint:
 
 
 def behind(kind: str, value: str) -> str:
-    """Find the interface to be guarded while `resolve` fails. Empty: it is unknown, or may not be guarded.
+    """Find the interface of an attachment without its addresses, to guard it while `resolve` fails.
 
-    Raises EgressError where the tools fail.
+    Returns an empty text if the interface is unknown or may not be guarded. Raises EgressError if the tools fail.
     """
     if kind == "netns":
         try:
@@ -80,9 +83,10 @@ def _netns(value: str, name: str) -> AttachPoint:
 
 
 def _veths(value: str) -> list[tuple[str, dict[str, Any], bool]]:
-    """Find our end of each veth of a namespace, or its bridge; the other end, inside; True if it is a bridge.
+    """Find the veths that lead from this namespace into the namespace `value`, the oldest first.
 
-    The oldest comes first. Raises InputError if there is none.
+    Returns of each: our end's name, or that of the bridge which our end is a port of; the end inside, as `ip -json`
+    prints it; True if there is a bridge. Raises InputError if there is no such veth.
     """
     namespaces = {each["name"]: each.get("id") for each in _ask("netns", "list")}
     if value not in namespaces:
@@ -141,7 +145,10 @@ def _cidr(value: str, name: str) -> AttachPoint:
 
 
 def _link(interface: str) -> dict[str, Any]:
-    """Read an interface with its addresses. Raises InputError for the host's own way out and for loopback."""
+    """Read an interface with its addresses, as `ip -json` prints it.
+
+    Raises InputError if there is none, or it has the host's default route, or is its loopback.
+    """
     if not interface or not (Path("/sys/class/net") / interface).is_dir() or "/" in interface:
         raise InputError(f"no interface {interface!r}: see `ip link`")
     check_interface(interface, interface)

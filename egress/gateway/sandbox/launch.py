@@ -119,6 +119,7 @@ def _init(job: _Job, users: int, report: int) -> int:
 
 
 def _mounts(sandbox: Sandbox, config: Config) -> None:
+    """Mount what the command sees in place of the host's directories. Raises OSError."""
     linux.mount("none", "/", "", linux.MS_REC | linux.MS_PRIVATE)
     resolver, target = Path(f"/etc/netns/{sandbox.netns}/resolv.conf"), Path("/etc/resolv.conf")
     strict = linux.MS_NOSUID | linux.MS_NODEV
@@ -142,7 +143,11 @@ def _mounts(sandbox: Sandbox, config: Config) -> None:
 
 
 def _execute(job: _Job, users: int, report: int) -> int:
-    """Become the command. The order matters: capabilities are needed up to the change of user, and for it."""
+    """Enter the sandbox's user namespace, drop privileges, and become the command. Raises OSError.
+
+    Returns only if the command cannot be executed: NOT_FOUND or NOT_EXECUTABLE, after a line on stderr. The order
+    matters: the change of user needs capabilities.
+    """
     linux.setns(users, linux.CLONE_NEWUSER)
     command, account = job.command, job.account
     environment = dict(os.environ)
@@ -192,8 +197,10 @@ def _foreground_terminal() -> int | None:
 
 
 def _take_back(terminal: int) -> None:
-    """Take the terminal back. A shell inside may have given it to process groups that are gone; then the next use
-    would stop this process.
+    """Make this process group the foreground of the terminal again.
+
+    A shell inside may have given the terminal to a process group that is gone; then the next use would stop this
+    process.
     """
     old = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTTOU})
     with contextlib.suppress(OSError):

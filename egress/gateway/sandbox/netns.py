@@ -1,7 +1,7 @@
-"""Named network namespaces, as `ip netns` keeps them: a file in /run/netns that a namespace is mounted on.
+"""Named network namespaces, as `ip netns` keeps them: a file in /run/netns with the namespace mounted on it.
 
-So `ip netns list` and `ip netns exec` know them. A file without a mount, which a killed process leaves, is removed
-like the others.
+So `ip netns list` and `ip netns exec` work with them. A killed process may leave a file without a mount; `remove`
+deletes it, too.
 """
 
 from __future__ import annotations
@@ -17,18 +17,22 @@ _DIRECTORY = Path("/run/netns")
 
 
 def path(name: str) -> Path:
+    """Return the file of a name, whether or not it exists."""
     return _DIRECTORY / name
 
 
 def give_name(name: str, namespace: Path) -> None:
-    """Mount a /proc/PID/ns/net file under a name. Raises OSError; FileExistsError if there is one of that name."""
+    """Give the namespace of a /proc/PID/ns/net file a name. Raises OSError; FileExistsError if the name is in use."""
     _share_directory()
     os.close(os.open(path(name), os.O_RDONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0))
     linux.mount(str(namespace), str(path(name)), "none", linux.MS_BIND)
 
 
 def remove(name: str) -> None:
-    """Unmount a namespace and remove its name; no effect if there is none. It ends with its last process."""
+    """Unmount a namespace and remove its name; no effect if there is none. Raises OSError.
+
+    The namespace itself lasts until its last process has ended.
+    """
     try:
         linux.unmount(str(path(name)))
     except OSError as error:
@@ -38,7 +42,7 @@ def remove(name: str) -> None:
 
 
 def processes(name: str) -> list[int]:
-    """List the processes that are in a namespace, as far as /proc shows them."""
+    """List the pids of the processes in a namespace, as far as /proc shows them; empty if there is no such name."""
     try:
         wanted = path(name).stat()
     except OSError:
@@ -52,7 +56,7 @@ def processes(name: str) -> list[int]:
 
 
 def _share_directory() -> None:
-    """Let mounts in the directory appear in other mount namespaces that have it, and their unmounting."""
+    """Make /run/netns, and have mounts in it appear and disappear in other mount namespaces, too. Raises OSError."""
     _DIRECTORY.mkdir(mode=0o755, parents=True, exist_ok=True)
     try:
         linux.mount("", str(_DIRECTORY), "none", linux.MS_SHARED | linux.MS_REC)

@@ -11,11 +11,11 @@ PASSED = frozenset(signal.Signals[f"SIG{name}"] for name in _NAMES)  # to be blo
 
 
 def relay(child: int, *, reap: bool = False) -> int:
-    """Wait for `child`, and pass signals on to it. Returns its exit code, or 128 + n when signal n ended it.
+    """Wait for the process `child` to end, and pass signals on to it.
 
-    `reap`, for pid 1: also collect orphans. `PASSED` must be blocked. A signal from the kernel (si_code > 0: Ctrl-C,
-    Ctrl-Z, a window's new size) goes to the whole foreground process group, so the child has it already; only a signal
-    from a process is passed on.
+    Returns its exit code, or 128 + n when signal n ended it. `reap`, for pid 1: also collect orphans. The caller must
+    have blocked the signals `PASSED`. A signal from the kernel (si_code > 0: Ctrl-C, Ctrl-Z, a window's new size) goes
+    to the whole foreground process group, so the child has it already; only a signal from a process is passed on.
     """
     while True:
         got = signal.sigwaitinfo(PASSED)

@@ -1,8 +1,9 @@
-"""Remove the files in /run/netns that gateways left which were killed together with their mount namespace.
+"""Remove files in /run/netns that a gateway left when it was killed together with its mount namespace.
 
-`ip netns` names a namespace by a file with a mount on it. Where the mount was in a mount namespace of its own (the
-unit's, a container's), the file alone is left. Removing a file ends mounts on it in every mount namespace: so each
-process's mounts are read first. A young file may be one whose mount is being made.
+`ip netns` names a namespace by a file with a mount on it. If the gateway ran in a mount namespace of its own (the
+unit's, a container's), its mounts end with that, and only the files are left. Removing a file ends mounts on it in
+every mount namespace, so the mounts of all processes are read first. A file younger than YOUNG_SECONDS stays: its mount
+may not have been made yet.
 """
 
 from __future__ import annotations
@@ -17,7 +18,10 @@ YOUNG_SECONDS = 60.0
 
 
 def clean(directory: Path = NETNS, proc: Path = Path("/proc")) -> list[str]:
-    """Remove files of sandboxes that no process has a mount on. Returns their names."""
+    """Remove files of sandboxes (OURS) that no process has a mount on. Returns their names.
+
+    Removes none if the mounts of a process cannot be read.
+    """
     try:
         device = directory.stat().st_dev
         dead = [path for path in sorted(directory.glob(OURS)) if _empty(path, device)]
@@ -37,6 +41,7 @@ def clean(directory: Path = NETNS, proc: Path = Path("/proc")) -> list[str]:
 
 
 def _empty(path: Path, device: int) -> bool:
+    """Return True for an empty file that is old enough and has no mount on it here."""
     try:
         found = path.lstat()
     except OSError:
@@ -45,7 +50,7 @@ def _empty(path: Path, device: int) -> bool:
 
 
 def _mounted(proc: Path) -> set[str] | None:
-    """List the names of the files that processes have mounts on; None where the mounts of one cannot be read."""
+    """Return the names of files that any process has a mount on; None if the mounts of one cannot be read."""
     names: set[str] = set()
     seen: set[str] = set()
     for process in proc.iterdir():

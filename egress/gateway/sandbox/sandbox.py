@@ -1,4 +1,4 @@
-"""A network namespace behind the gateway, for `egress run`: made, found again after a crash, removed.
+"""Sandboxes, network namespaces behind the gateway for `egress run`: make, find after a crash, and remove them.
 
     sandbox: eth0 ── veth ── egr0007: host   10.77.0.28/30 and fd65:6772:6573:7::/64 for index 7; the host is .1 and ::1
 
@@ -65,7 +65,10 @@ class Sandbox:
 
 
 def plan(name: str, index: int, config: Config) -> Sandbox:
-    """Choose names and addresses of sandbox `index`. Raises InputError: name not valid, index past the pools."""
+    """Choose names and addresses of sandbox `index`; nothing is made.
+
+    Raises InputError if the name is not valid, or the index is beyond the address pools.
+    """
     if not _NAME.fullmatch(name):
         raise InputError(f"sandbox name {name!r}: use up to 64 letters, digits, dots, dashes and underscores")
     room = pool_size(config)
@@ -88,13 +91,16 @@ def plan(name: str, index: int, config: Config) -> Sandbox:
 
 
 def pool_size(config: Config) -> int:
-    """Count how many sandboxes the address pools hold at once."""
+    """Return the number of sandboxes that the address pools have room for at once."""
     pool4, pool6 = ipaddress.ip_network(config.pool4), ipaddress.ip_network(config.pool6)
     return int(min(1 << 30 - pool4.prefixlen, 1 << 64 - pool6.prefixlen, 10**12))
 
 
 def create(name: str, index: int, config: Config) -> Sandbox:
-    """Make a sandbox, ready for `connect`. Raises EgressError, and then leaves nothing behind."""
+    """Make a sandbox, ready for `connect`, and turn on the host's forwarding.
+
+    Raises EgressError, InputError if its name or interface is in use. After an error nothing of it is left.
+    """
     sandbox = plan(name, index, config)
     with _locked(config) as records:
         if netns.path(sandbox.netns).exists() or (records / f"{name}.json").exists():
@@ -133,8 +139,9 @@ def connect(sandbox: Sandbox) -> None:
 
 
 def destroy(sandbox: Sandbox, config: Config) -> None:
-    """Remove a sandbox, also a half-made one, and end its processes. No effect if it is gone already, even if another
-    one has its name or its interface since.
+    """Remove a sandbox, also a half-made one, and kill its processes. Raises EgressError, OSError.
+
+    No effect if it is gone already, even if another sandbox has its name or its interface by now.
     """
     with _locked(config) as records:
         if sandbox in (known for known, _ in _recorded(records)):
@@ -142,7 +149,7 @@ def destroy(sandbox: Sandbox, config: Config) -> None:
 
 
 def leftovers(config: Config) -> list[Sandbox]:
-    """List sandboxes whose maker has ended without removing them."""
+    """List sandboxes whose maker, a gateway process, has ended without removing them. Raises EgressError."""
     with _locked(config) as records:
         return [sandbox for sandbox, alive in _recorded(records) if not alive]
 
@@ -175,6 +182,7 @@ def _recorded(records: Path) -> list[tuple[Sandbox, bool]]:
 
 @contextlib.contextmanager
 def _locked(config: Config) -> Iterator[Path]:
+    """Hold the lock of creation and removal; yields the directory of the records. Raises EgressError."""
     records = config.run_dir / "sandboxes"
     try:
         records.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -189,9 +197,9 @@ def _locked(config: Config) -> Iterator[Path]:
 
 
 def _namespace(sandbox: Sandbox) -> Rtnetlink:
-    """Make the namespaces: a child makes them and waits until the network namespace has its name.
+    """Make the user and network namespaces in a child process, and name the latter; then the child ends.
 
-    Returns an rtnetlink socket in the sandbox, opened by the child. Raises EgressError.
+    Returns an rtnetlink connection in the sandbox, whose socket the child opened. Raises EgressError.
     """
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     child = os.fork()
@@ -215,7 +223,7 @@ def _namespace(sandbox: Sandbox) -> Rtnetlink:
 
 
 def _become_namespace(ours: socket.socket, theirs: socket.socket) -> NoReturn:
-    """Enter new namespaces, send a socket in them or an error, and end once the other side has closed."""
+    """Enter new namespaces, in the child; send an rtnetlink socket or an error, and end when `ours` is closed."""
     try:
         ours.close()
         unshare(CLONE_NEWUSER | CLONE_NEWNET)
@@ -229,8 +237,9 @@ def _become_namespace(ours: socket.socket, theirs: socket.socket) -> NoReturn:
 
 
 def _link(sandbox: Sandbox, inside: Rtnetlink) -> None:
-    """Make the veth, with the host's end down. rp_filter must not drop spoofed packets before the engine sees them; 2
-    (loose) where `all` is on already.
+    """Make the veth with addresses and routes, the host's end down. Raises EgressError.
+
+    rp_filter is turned off there, or set to 2 (loose) where `all` is on already: the engine must see spoofed packets.
     """
     name, six = sandbox.interface, Path("/proc/sys/net/ipv6").exists()
     with Rtnetlink(rtnetlink.open_socket()) as host:
@@ -255,7 +264,7 @@ def _link(sandbox: Sandbox, inside: Rtnetlink) -> None:
 
 
 def _resolver(sandbox: Sandbox) -> None:
-    """Write resolv.conf with the host's name servers that the sandbox can reach: not those on the host's loopback.
+    """Write the sandbox's resolv.conf: the host's, without name servers on loopback, which it cannot reach.
 
     Raises EgressError.
     """
@@ -277,6 +286,7 @@ def _resolver(sandbox: Sandbox) -> None:
 
 
 def _usable(line: str) -> bool:
+    """Return True for a line of resolv.conf that is right in a sandbox, too."""
     words = line.split()
     if len(words) < 2 or words[0] != "nameserver":
         return len(words) > 1 and words[0] in ("search", "options")
@@ -288,6 +298,7 @@ def _usable(line: str) -> bool:
 
 
 def _remove(sandbox: Sandbox, records: Path) -> None:
+    """Kill the processes of a sandbox, and remove all that `create` made, as far as it is there."""
     for pid in netns.processes(sandbox.netns):
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
@@ -301,8 +312,9 @@ def _remove(sandbox: Sandbox, records: Path) -> None:
 
 
 def _born(pid: int) -> str:
-    """Read a process's start in clock ticks since boot (proc(5), stat field 22); a reused pid has another start.
-    Empty: no such process.
+    """Return a process's start in clock ticks since boot (proc(5), stat field 22); empty if there is no such process.
+
+    A reused pid has another start.
     """
     try:
         fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()

@@ -20,10 +20,10 @@ log = logging.getLogger("egress.gateway")
 
 
 class Attachments:
-    """Resolves attached agents. One that cannot be resolved now is `absent` (name → reason), and is tried again.
+    """Resolves attached agents. An agent that cannot be resolved now is absent (`absent`: name → reason).
 
     An agent can make itself absent, for example by removing its addresses. Where the interface of an absent agent is
-    known, it stays guarded, and nothing passes.
+    known, it stays guarded, and no packet passes. `awaited` shows when to try again.
     """
 
     def __init__(self) -> None:
@@ -35,7 +35,10 @@ class Attachments:
         self._ways: dict[str, tuple[tuple[tuple[str, int], ...], tuple[str, ...]]] = {}  # others and outside of each
 
     def entries(self, agents: Iterable[StoredAgent]) -> list[RosterEntry]:
-        """Return the roster entries of all agents but sandboxes. An absent agent has no networks, or no entry."""
+        """Return the roster entries of all agents but sandboxes, and log agents that have become absent.
+
+        The entry of an absent agent has no networks; if its interface is unknown, too, it has no entry.
+        """
         found, waiting, absent = [], [], {}
         for stored in agents:
             if stored.kind == SANDBOX:
@@ -59,13 +62,13 @@ class Attachments:
         return found
 
     def _renamed(self, name: str, interface: str) -> tuple[tuple[str, int], ...]:
-        """Find an absent agent's interface under a new name: it is guarded under both."""
+        """Return the new name and the index of an absent agent's renamed interface, to guard it under both names."""
         index = self._indices.get(name, 0)
         now = next((each for number, each in socket.if_nameindex() if number == index), interface)
         return () if now == interface else ((now, index),)
 
     def _complain(self, found: Iterable[RosterEntry]) -> None:
-        """Log ways into and out of an agent's namespace that are new."""
+        """Log newly found interfaces that lead to or from an agent's namespace besides the one it is attached by."""
         before, self._ways = self._ways, {entry.agent.name: (entry.others, entry.outside) for entry in found}
         for name, (others, outside) in self._ways.items():
             if (others, outside) == before.get(name, ((), ())):
@@ -82,7 +85,7 @@ class Attachments:
                 )  # fmt: skip
 
     def awaited(self) -> bool:
-        """Check, at most every RETRY_SECONDS, whether an absent agent can be resolved now."""
+        """Return True if an absent agent can be resolved now. It tries at most every RETRY_SECONDS; else False."""
         if not self._waiting or time.monotonic() < self._tried + RETRY_SECONDS:
             return False
         self._tried = time.monotonic()
@@ -90,7 +93,7 @@ class Attachments:
 
 
 def places(agents: Iterable[StoredAgent]) -> set[tuple[object, ...]]:
-    """Return the agents' attachments in a form to compare. Sandboxes, attached when they are opened, are left out."""
+    """Return the agents' attachments as a set, to compare with another. Sandboxes are left out."""
     return {(each.agent.name, each.kind, each.value, each.agent.networks) for each in agents if each.kind != SANDBOX}
 
 

@@ -33,7 +33,7 @@ class Check(NamedTuple):
 
 
 def machine() -> list[Check]:
-    """Run the checks that do not depend on a running gateway."""
+    """Run all checks of this module. None of them needs a running gateway."""
     return [python(), root(), *packages(), *tools(), kernel()]
 
 
@@ -47,6 +47,7 @@ def require(config: Config) -> None:
 
 
 def python() -> Check:
+    """Check the version of Python."""
     version = ".".join(map(str, sys.version_info[:3]))
     if sys.version_info < PYTHON:
         return Check("python", False, f"Python {version} is too old: use 3.11 or later")
@@ -54,6 +55,7 @@ def python() -> Check:
 
 
 def root() -> Check:
+    """Check that this process runs as root."""
     if os.geteuid() == 0:
         return Check("root", True, "running as root")
     return Check("root", False, "not running as root: use sudo")
@@ -73,6 +75,7 @@ def packages() -> list[Check]:
 
 
 def tools() -> list[Check]:
+    """Check that the system's tools in TOOLS are installed."""
     return [
         Check(tool, bool(path), path or f"{tool} is not installed: install the package {package}")
         for tool, package in TOOLS.items()

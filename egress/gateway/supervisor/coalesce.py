@@ -1,4 +1,4 @@
-"""Slow work that many ask for: however often it is asked for during a run, it runs only once more.
+"""Run slow work that many callers request: all requests during one run are served by one further run.
 
 `Coalesced` runs it in the background, `Joined` for callers that wait for it.
 """
@@ -16,7 +16,7 @@ log = logging.getLogger("egress.gateway")
 
 
 class Coalesced:
-    """Runs `work` soon after `schedule()` on the event loop, one run at a time. EgressError and OSError are logged."""
+    """Runs `work` in a task after `schedule()`, one run at a time. EgressError and OSError are logged."""
 
     def __init__(self, work: Callable[[], Awaitable[None]]) -> None:
         self._work = work
@@ -24,17 +24,18 @@ class Coalesced:
         self._task: asyncio.Task[None] | None = None
 
     def schedule(self) -> None:
+        """Have the work run: soon, or again after the run under way."""
         self._scheduled = True
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._run())
 
     async def settled(self) -> None:
-        """Wait until the scheduled work is done, or has failed."""
+        """Wait until all scheduled work is done, or has failed. Never raises its exception."""
         if self._task is not None:
             await asyncio.wait([self._task])
 
     def check(self) -> None:
-        """Raise the exception that ended the last run, if one did. EgressError and OSError end none."""
+        """Raise the exception that ended the task, if one did; never EgressError or OSError, which are only logged."""
         if self._task is not None and self._task.done() and not self._task.cancelled():
             self._task.result()
 
@@ -54,9 +55,9 @@ class Coalesced:
 
 
 class Joined:
-    """Runs `work` for callers that wait, one run at a time, while it holds `lock`.
+    """Runs `work` for callers that wait, one run at a time, and holds `lock` during each run.
 
-    A caller waits for a run that begins after its call, together with all others that do, and gets its exception.
+    A caller waits for a run that begins after its call, and gets the exception of that run. Callers share it.
     """
 
     def __init__(self, lock: asyncio.Lock, work: Callable[[], Awaitable[None]]) -> None:
@@ -65,7 +66,7 @@ class Joined:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
-        """Wait until a run has begun and ended. A cancelled caller leaves the run to the others."""
+        """Wait until a run has begun and ended. If a caller is cancelled, the run goes on."""
         if self._next is None:
             self._next = asyncio.create_task(self._run())
             self._tasks.add(self._next)

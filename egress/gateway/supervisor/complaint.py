@@ -1,4 +1,4 @@
-"""Rate limit of log lines about lasting trouble: at once when it begins or changes, then every REPEAT_SECONDS."""
+"""Limit the rate of log lines about a lasting error: one when it begins or changes, then every REPEAT_SECONDS."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ REPEAT_SECONDS = 30.0
 
 
 class Complaint:
-    """The rate limit of one source of trouble."""
+    """The rate limit of one source of errors."""
 
     def __init__(self) -> None:
         self._trouble: str | None = None
         self._next = 0.0
 
     def due(self, trouble: str = "") -> bool:
-        """Return True if this trouble is to be logged now; then it is not due again for REPEAT_SECONDS."""
+        """Return True if the error `trouble` is to be logged now; then it is not due again for REPEAT_SECONDS."""
         now = time.monotonic()
         if trouble == self._trouble and now <= self._next:
             return False
@@ -23,5 +23,5 @@ class Complaint:
         return True
 
     def over(self) -> None:
-        """Forget the trouble: the next one is logged at once."""
+        """Note that the error has ended: the next one is due at once."""
         self._trouble = None

@@ -3,8 +3,8 @@
 Root in another network namespace counts as an agent, and is refused.
 
 Request {"op": name, …}; answer {"ok": true, …} or {"ok": false, "error": one line, "gone": true if the gateway is
-ending, "input": true if the request was wrong}. A sandbox is leased to the connection that opened it, and is destroyed
-when the connection closes, for any reason.
+ending, "input": true if the request was wrong}. A sandbox belongs to the connection that opened it, and is destroyed
+when that closes, for any reason: such a duty is called a lease.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ log = logging.getLogger("egress.gateway")
 
 
 class Session:
-    """One connection of a client. Its `leases` are functions to call, the last one first, when it closes."""
+    """One connection of a client, with the `pid` of that process. When it closes, its `leases` are called."""
 
     def __init__(self, pid: int) -> None:
         self.pid = pid
@@ -48,7 +48,10 @@ Handler = Callable[[Session, dict[str, Any]], Awaitable[dict[str, object]]]
 
 
 class Server:
-    """Listens at `path` (mode 0600) and hands each request of root to `handle`; closes connections of other users."""
+    """Listens at `path` (mode 0600), and answers each request of root with the result of `handle`.
+
+    An EgressError of `handle` becomes an error answer. Connections of other users are closed.
+    """
 
     def __init__(self, path: Path, handle: Handler) -> None:
         self._path, self._handle = path, handle

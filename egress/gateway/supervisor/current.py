@@ -16,7 +16,10 @@ NOTHING = -1  # `base` of orders for a whole policy, which replaces that of the 
 
 
 class Current:
-    """The state in force. Only the event loop changes it, with no await during a change: readers see a whole state."""
+    """The state in force. Only the event loop changes it, with no await during a change: readers see a whole state.
+
+    `audit` and `head`: number and hash of the newest audit entry that is included. `host`: this gateway's name.
+    """
 
     def __init__(self) -> None:
         self.version = self.audit = 0
@@ -37,7 +40,7 @@ class Current:
         self._orders = None
 
     def orders_for(self, change: PolicyChange, spent: Set[str] = frozenset()) -> Orders | None:
-        """Make the orders for a change that is not applied here yet. None: apply it, then send `orders()` instead.
+        """Make the orders for a change; call this before `change`. None: send `orders()` after `change` instead.
 
         `spent`: ids of `once` rules that have admitted their flow. They are not removed from workers, since that would
         end the flow. Where the change adds a rule with such an id again, the workers need the whole policy.
@@ -49,7 +52,7 @@ class Current:
         return Orders(dataclasses.replace(change, removed=removed))
 
     def change(self, change: PolicyChange, spent: Set[str] = frozenset()) -> None:
-        """Apply a change here. Removed rules in `spent` stay in the workers (`lingering`)."""
+        """Apply a change to this state. `spent`: as in `orders_for`; workers keep these rules (`lingering`)."""
         for gone in change.removed:
             self.rules.pop(gone, None)
             self.once.discard(gone)
@@ -66,7 +69,7 @@ class Current:
         return Snapshot(self.version, self.audit, tuple(self.rules.values()), self.agents, self.host, self.head)
 
     def orders(self) -> Orders:
-        """Return the orders for the whole policy; workers that need the same version share them."""
+        """Return the orders for the whole policy; all workers that need the same version get the same object."""
         if self._orders is None:
             ordered = sorted(self.rules.values(), key=lambda rule: (rule.position, rule.id))
             self._orders = Orders(PolicyChange(NOTHING, self.version, (), tuple(ordered)))
@@ -76,7 +79,7 @@ class Current:
 class Orders:
     """A change of policy as lines for a worker: parts, then the commit that applies them all at once.
 
-    The lines are the same for all workers. They are encoded as they are read, and once: 100,000 rules take a second.
+    The lines are the same for all workers. Each is encoded once, when it is first read: 100,000 rules take a second.
     """
 
     def __init__(self, change: PolicyChange) -> None:

@@ -1,4 +1,4 @@
-"""Checks of the guard in the kernel: ways around it, and programs that use its mark bits."""
+"""Checks of `egress doctor` on the guard in the kernel: interfaces that bypass it, programs that use its mark bits."""
 
 from __future__ import annotations
 
@@ -13,7 +13,11 @@ SHOWN = 3  # overlapping rules that are named
 
 
 def ways(agent: dict[str, Any]) -> list[Check]:
-    """Check that an agent has one way to the network: the interface that it is attached by."""
+    """Check that an agent has no other way to the network than the interface that it is attached by.
+
+    `agent`: its part of the gateway's status. Returns a failed check for other guarded interfaces, one for unguarded
+    ones; empty if there are none.
+    """
     name, found = f"agent {agent['name']}", []
     if others := agent.get("others"):
         text = f"has further interfaces ({', '.join(others)}): guarded, but its addresses there are refused as spoofed"
@@ -27,7 +31,10 @@ def ways(agent: dict[str, Any]) -> list[Check]:
 
 
 def marks(config: Config) -> Check:
-    """Check that no rule of another program uses our bits of packet and connection marks."""
+    """Check that no rule of another program uses our bits of packet and connection marks.
+
+    The check fails, too, if the rules cannot be listed.
+    """
     try:
         every = overlap.users()
     except EgressError as error:

@@ -38,7 +38,10 @@ log = logging.getLogger("egress.gateway")
 
 
 def fitted(config: Config, writers: int) -> Config:
-    """Return the config with segments small enough for the bound. Raises InputError for a bound that is too small."""
+    """Return the config with `journal.segment_bytes` reduced to fit `journal.max_bytes` for this number of writers.
+
+    Raises InputError if `journal.max_bytes` is too small.
+    """
     journal = config.journal
     most = journal.max_bytes // (SHARE * writers)
     if most < SEGMENT_BYTES:
@@ -70,7 +73,7 @@ class Journals:
         self._seen: dict[int, dict[str, Any]] = {}  # each worker's last report about its journal
 
     def start(self) -> None:
-        """Cut off torn last lines, and measure the journals. Raises EgressError where the directory cannot be read."""
+        """Cut off unfinished last lines, and measure the journals. Raises EgressError if that is impossible."""
         if self._settings.on_full == "continue":
             log.warning(
                 "journal.on_full: continue is configured: while records cannot be written new flows pass UNRECORDED"
@@ -83,7 +86,7 @@ class Journals:
         self._update_full()
 
     def worker_gone(self, index: int) -> None:
-        """Count the records that a dead worker lost, those in its memory too; cut off its torn last line; measure."""
+        """Count a dead worker's lost records, also those in its memory; cut off its unfinished last line; measure."""
         last = self._seen.pop(index, {})
         self._lost += last.get("lost", 0) + last.get("waiting", 0)
         self._heal(f"worker-{index}")
@@ -91,7 +94,7 @@ class Journals:
             self._bytes = usage(self._config.journal_dir)
 
     def stopped(self, pool: Pool) -> None:
-        """Log lost records. Call it once all workers have stopped and sent their last report."""
+        """Log the newest seals and the number of lost records. Call it once all workers have stopped."""
         for entry in pool.status():
             self._log_health(entry)
         self._log_heads()
@@ -106,7 +109,7 @@ class Journals:
         return JournalGrant(written + max(self._settings.max_bytes - self._bytes, 0) // self._writers, self._full)
 
     async def measure(self, pool: Pool) -> None:
-        """Measure the journals, grant the workers their shares, and log changes. Raises OSError."""
+        """Measure the journals, order the workers' new grants, and log changes. Raises OSError."""
         before: dict[object, dict[str, Any]] = {entry["index"]: entry for entry in pool.status()}
         for entry in before.values():
             self._log_health(entry)
@@ -121,7 +124,7 @@ class Journals:
                 pool.post(known["index"], "journal", {"limit": share.limit, "full": share.full})
 
     def note_restored(self, wrong: str) -> None:
-        """Count and log that the journal's directory was made again; the writers begin new segments in it."""
+        """Count and log that the journal's directory was made again or repaired. `wrong`: the reason in words."""
         self._restored, self._restored_at = self._restored + 1, time.time()
         log.error("the journal's directory %s %s: it is as it was again", self._config.journal_dir, wrong)
 
@@ -142,13 +145,14 @@ class Journals:
         }
 
     def _log_heads(self) -> None:
-        """Log the newest seals: the log is outside the database, so it shows later that its end was cut off."""
+        """Log each worker's newest seal. The log is outside the database: it shows if records there were cut off."""
         self._heads_due = time.monotonic() + HEADS_SECONDS
         for index, journal in sorted(self._seen.items()):
             if journal.get("seal"):
                 log.info("records of worker %d: seal %d, head %s", index, journal["seal"], journal["head"])
 
     def _heal(self, writer: str = "") -> None:
+        """Move unfinished last lines, of one writer or all, to quarantine.jsonl. Errors are logged."""
         try:
             found = heal(self._config, writer)
         except OSError as error:

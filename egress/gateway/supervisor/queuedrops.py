@@ -1,6 +1,6 @@
-"""The packets that the kernel dropped at each queue, over all bindings of it.
+"""Count the packets that the kernel dropped at agents' queues.
 
-The kernel counts anew whenever a queue is bound, so the counts of earlier bindings are kept here.
+The kernel's counts begin at 0 whenever a worker binds a queue, so the counts of earlier bindings are added here.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ NONE = Drops(0, 0)
 
 
 class QueueDrops:
-    """Drops by queue number. Call `sample` about once a second."""
+    """The drops of agents' queues since the gateway started. Call `sample` about once a second."""
 
     def __init__(self, statistics: Path = STATISTICS) -> None:
         self._statistics = statistics
@@ -22,10 +22,10 @@ class QueueDrops:
         self._now: dict[int, Drops] = {}
 
     def sample(self, agents: Mapping[str, int]) -> dict[str, int]:
-        """Read the counts of the agents' pairs of queues, given by the first number of each.
+        """Read the counts of the agents' pairs of queues: `agents` maps names to the first number of each pair.
 
-        Returns the packets that each agent has lost since the last call, without those that lost none. The counts of
-        all other queues are forgotten: another agent may get their numbers.
+        Returns the number of packets that each agent has lost since the last call; agents without a loss are left out.
+        The counts of all other queues are forgotten, since another agent may get their numbers.
         """
         before = {name: self._total(number) for name, number in agents.items()}
         current = drops(self._statistics)
@@ -40,7 +40,7 @@ class QueueDrops:
         return {name: count for name, count in lost.items() if count > 0}
 
     def status(self, number: int) -> dict[str, dict[str, int]]:
-        """Report the drops of the pair that begins with this number, by queue and by cause."""
+        """Return the drops of the pair that begins with this number, by queue (full, settled) and by cause."""
         return {name: self._of(number + each)._asdict() for each, name in enumerate(("full", "settled"))}
 
     def _total(self, number: int) -> int:

@@ -1,7 +1,7 @@
-"""Agents while no gateway runs: blocked at boot and after a stop, or opened on purpose.
+"""Block the agents while no gateway runs, at boot and after a stop, or let their packets pass on purpose ("open").
 
-The gateway keeps the interfaces that it guards in `state_dir/interfaces.json`, since an agent's interface cannot always
-be found without it: namespaces do not exist at boot. Opening is noted in `run_dir`, so that it ends with a reboot.
+The gateway writes the interfaces that it guards to `state_dir/interfaces.json`: at boot, before namespaces exist, they
+cannot be found otherwise. The note of an opening is in `run_dir`, which a reboot empties: then all are blocked again.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from egress.store.policy.agents import StoredAgent
 
 @dataclass(frozen=True, slots=True)
 class Blocked:
-    """The result of blocking: the agents by interface, and the agents whose interface is not known."""
+    """The result of blocking: the agents behind each interface, and the agents whose interface is not known."""
 
     interfaces: dict[str, tuple[str, ...]]
     unknown: tuple[str, ...]
@@ -35,7 +35,7 @@ class Blocked:
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """The note of an opening: by whom, when (seconds since the epoch), and for which agents."""
+    """The note of an opening: who opened, the time (seconds since the epoch), and the names of the agents."""
 
     actor: str
     at: float
@@ -43,7 +43,10 @@ class Opened:
 
 
 def remember(config: Config, attachments: Iterable[Attachment]) -> None:
-    """Write the interfaces of attached agents if they have changed; not those of sandboxes, which end with us."""
+    """Write the interfaces of attached agents to their file if they have changed. Raises EgressError.
+
+    Sandboxes are left out: they end with the gateway.
+    """
     found: dict[str, list[str]] = {}
     for each in attachments:
         if not each.masquerade and each.interface not in found.setdefault(each.agent, []):
@@ -54,9 +57,10 @@ def remember(config: Config, attachments: Iterable[Attachment]) -> None:
 
 
 def block(config: Config) -> Blocked:
-    """Block the agents of this host in the kernel. Raises EgressError while a gateway runs.
+    """Block the agents of this host in the kernel, and delete the note of an opening.
 
-    The agents are those of the policy snapshot, which the gateway writes after each edit.
+    The agents are those of the policy snapshot, which the gateway writes after each edit. Raises EgressError while a
+    gateway runs, or if the kernel refuses.
     """
     with only_one(config.run_dir):
         known = snapshot.read(config.policy_snapshot)
@@ -70,9 +74,10 @@ def block(config: Config) -> Blocked:
 
 
 def places(config: Config, agents: Iterable[StoredAgent]) -> tuple[dict[str, tuple[str, ...]], tuple[str, ...]]:
-    """Find the agents by interface: by their attachment, and by the last interface that the gateway saw.
+    """Find the interfaces of agents: those that their attachments name now, and the last that the gateway saw.
 
-    Returns also the agents whose interface is not known.
+    Returns the names of the agents behind each interface, and the agents without a known interface. Sandboxes are left
+    out.
     """
     remembered = _remembered(config.interfaces_file)
     found: dict[str, tuple[str, ...]] = {}
@@ -90,13 +95,16 @@ def places(config: Config, agents: Iterable[StoredAgent]) -> tuple[dict[str, tup
 
 @contextmanager
 def stopped(config: Config) -> Iterator[None]:
-    """Hold the gateway's lock: it does not run and cannot start meanwhile. Raises EgressError while it runs."""
+    """Hold the gateway's lock during the block: no gateway can start. Raises EgressError while one runs."""
     with only_one(config.run_dir):
         yield
 
 
 def open_up(config: Config, note: Opened) -> None:
-    """Remove all that blocks agents, and leave a note of it. Raises EgressError while a gateway runs."""
+    """Remove the kernel rules, so that agents' packets pass unguarded, and write `note`.
+
+    Raises EgressError while a gateway runs, or if the kernel refuses.
+    """
     with only_one(config.run_dir):
         _write(config.opened_note, {"actor": note.actor, "at": note.at, "agents": note.agents})
         guard = Guard(config)
@@ -105,7 +113,7 @@ def open_up(config: Config, note: Opened) -> None:
 
 
 def opened(config: Config) -> Opened | None:
-    """Read the note of an opening that lasts; None without one."""
+    """Read the note of an opening; None if there is none, or it may not be read. A damaged one has the actor `?`."""
     try:
         note = json.loads(config.opened_note.read_text(encoding="utf-8"))
         return Opened(str(note["actor"]), float(note["at"]), tuple(map(str, note["agents"])))
@@ -116,7 +124,7 @@ def opened(config: Config) -> Opened | None:
 
 
 def _behind(kind: str, value: str) -> str:
-    """Find the interface of an attachment now. At boot a namespace does not exist, and the tools may be absent."""
+    """Return the interface of an attachment now; empty if it is unknown, as that of a namespace before it exists."""
     try:
         return attach.behind(kind, value)
     except EgressError:

@@ -30,11 +30,11 @@ class RosterEntry:
 
     @property
     def places(self) -> tuple[tuple[str, int], ...]:
-        """All interfaces of this host that lead to the agent, with their indices; the first is the one it has."""
+        """All interfaces of this host that lead to the agent, with their indices; `interface` is the first."""
         return ((self.interface, self.index), *self.others)
 
     def status(self) -> dict[str, object]:
-        """Report what an operator wants to know of an agent, for the control socket."""
+        """Return the facts about an agent that the gateway's status shows."""
         agent = self.agent
         return {
             "name": agent.name,
@@ -49,9 +49,9 @@ class RosterEntry:
 
 
 class Roster:
-    """The entries by agent name. While it is listed, an agent keeps its queues.
+    """The entries by agent name.
 
-    An interface, with all agents behind it, keeps its worker.
+    An agent keeps its queues, and an interface, with all agents behind it, its worker, for as long as it is listed.
     """
 
     def __init__(self, workers: int, first_queue: int = Queue().base) -> None:
@@ -86,7 +86,7 @@ class Roster:
             self.replace(entry for name, entry in list(self.entries.items()) if name not in gone)
 
     def adopt(self, agents: Mapping[str, Agent]) -> bool:
-        """Take over the agents' edited settings, except networks. Returns True if an entry has changed.
+        """Apply the agents' edited settings, except networks, to the entries. Returns True if an entry has changed.
 
         Networks belong to the attachment: they change with the interfaces, by `replace`.
         """
@@ -111,7 +111,7 @@ class Roster:
         return self._queues[name, self.worker(name)]
 
     def crowded(self) -> set[str]:
-        """Return the agents that share an interface: all packets of it are in the queues of one of them."""
+        """Return the names of agents that share an interface: its packets are all in the queues of one of them."""
         behind = Counter(name for entry in self.entries.values() for name, _ in entry.places)
         return {name for name, entry in self.entries.items() if any(behind[place] > 1 for place, _ in entry.places)}
 
@@ -136,9 +136,9 @@ class Roster:
 
     @property
     def nearby(self) -> tuple[str, ...]:
-        """The addresses of this host and the networks of all agents, which a name does not mean.
+        """The addresses of this host and the networks of all agents: a rule for a domain name does not mean them.
 
-        A network of every address (0.0.0.0/0), of an agent whose sources are not checked, says nothing about names.
+        A network of all addresses (0.0.0.0/0), which an agent has whose sources are not checked, is left out.
         """
         networks = {network for entry in self.entries.values() for network in entry.agent.networks}
         networks = {network for network in networks if not network.endswith("/0")}
@@ -150,7 +150,7 @@ class Roster:
         return self._addresses != before
 
     def moved(self) -> list[str]:
-        """List the agents whose interface is gone, or is another one of the same name. Absent agents are left out."""
+        """List agents of which an interface is gone or is a new one of the same name. Absent agents are left out."""
         here = [(name, entry) for name, entry in self.entries.items() if not entry.absent]
         return [name for name, entry in here if any(interface_index(each) != index for each, index in entry.places)]
 

@@ -1,4 +1,4 @@
-"""Keeps the kernel rules: installs them once workers are bound, restores them, at the end removes or leaves them."""
+"""Keep the kernel rules: install them for the roster, restore them, and at the end remove or leave them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ log = logging.getLogger("egress.gateway")
 class RuleKeeper:
     """Installs, checks and removes the rules. Calls wait for the kernel: make them from a thread.
 
-    Where other programs change them again and again, agents are cut off until `resume`, also over a restart.
+    If other programs change the rules again and again (`tamper_limit` times in TAMPER_SECONDS), all agents are blocked,
+    or "cut off", until `resume`, also over a restart. Methods raise EgressError if the kernel refuses.
     """
 
     def __init__(self, config: Config, roster: Roster) -> None:
@@ -38,7 +39,7 @@ class RuleKeeper:
 
     @property
     def port(self) -> int:
-        """The netlink port by which the kernel's notifications name our own changes."""
+        """The netlink port that our own changes have in the kernel's notifications."""
         return self._guard.port
 
     @property
@@ -52,7 +53,11 @@ class RuleKeeper:
         return self._config.cut_note.exists()
 
     def install(self) -> None:
-        """Install the rules for the roster as it is now; no effect after `leave`. Raises EgressError."""
+        """Install the rules for the roster as it is now; blocking rules while agents are cut off.
+
+        Also writes the interfaces for a block at boot (`rest.remember`), and deletes the note of an opening. No effect
+        after `leave`.
+        """
         with self._installing:
             if self._ended:
                 return
@@ -70,13 +75,13 @@ class RuleKeeper:
                 log.error("agents attached since the last start will not be blocked at boot: %s", error)
 
     def installed(self) -> bool:
-        """Check that the rules are those of the roster, as they were installed."""
+        """Return True if the rules in the kernel are as the last `install` left them; False while `behind`."""
         return not self.behind and self._guard.installed()
 
     def keep(self) -> None:
-        """Restore the rules if another program has changed them. Cut agents off where that happens too often.
+        """Restore the rules if another program has changed them; cut agents off if that happens too often.
 
-        A change that the kernel refused is tried again.
+        While `behind`: try the change again that the kernel refused.
         """
         if self.behind:
             self.install()
@@ -97,7 +102,7 @@ class RuleKeeper:
         self.install()
 
     def resume(self) -> bool:
-        """End the cut: guard again. False if there was none."""
+        """End the cut-off: install the guarding rules again. Returns False if agents were not cut off."""
         there = self.cut
         self._config.cut_note.unlink(missing_ok=True)
         self._changed.clear()
@@ -108,7 +113,8 @@ class RuleKeeper:
     def leave(self, *, asked: bool) -> None:
         """Block agents at the end, remove the rules, or leave them as they are.
 
-        After a clean stop (`asked`) `on_stop` decides. After a failure rules that guard agents stay: these are cut off.
+        After a clean stop (`asked`) the setting `on_stop` decides. After a failure, rules that guard attached agents
+        stay: without workers the kernel drops all their packets.
         """
         attached = [each for each in self._roster.attachments() if not each.masquerade]
         left = ", ".join(dict.fromkeys(each.agent for each in attached))
@@ -126,7 +132,7 @@ class RuleKeeper:
 
 
 def require_no_other_gateway() -> None:
-    """Raise EgressError while another gateway's workers read the queues that the kernel rules lead to.
+    """Raise EgressError if processes of another gateway still read the queues of our rules after LEAVING_SECONDS.
 
     The names of the chains are fixed: two gateways, each with a run_dir of its own, would replace each other's rules.
     """

@@ -1,4 +1,4 @@
-"""The sandboxes of `egress run`: made on request, each leased to a control connection, and destroyed with it."""
+"""The sandboxes of `egress run`: each is made on a request, and destroyed when the request's connection closes."""
 
 from __future__ import annotations
 
@@ -38,10 +38,14 @@ class Sandboxes:
         self._changing = threading.Lock()
 
     def names(self) -> set[str]:
+        """Return the agent names of the open sandboxes."""
         return set(self.open)
 
     def clean(self) -> int:
-        """Destroy the sandboxes, and remove the names, that a killed gateway left. Returns how many sandboxes."""
+        """Destroy the sandboxes that a killed gateway left, and remove names in /run/netns that lead nowhere.
+
+        Returns the number of destroyed sandboxes. Raises EgressError.
+        """
         left = sandbox.leftovers(self._config)
         for one in left:
             sandbox.destroy(one, self._config)
@@ -81,7 +85,10 @@ class Sandboxes:
         sandbox.connect(self.open[name].sandbox)
 
     def destroy(self, name: str) -> None:
-        """End the processes in a sandbox and remove it. If it cannot be removed, it stays open and guarded."""
+        """Kill the processes in a sandbox and remove it; no effect if it is not open.
+
+        If it cannot be removed, it stays open and guarded: raises EgressError or OSError.
+        """
         with self._changing:
             opened = self.open.get(name)
             if opened is not None:

@@ -1,4 +1,4 @@
-"""The policy and the agents last in force, on disk: a gateway starts with them when its database is away.
+"""The policy and the agents last in force, on disk: a gateway starts with them if its database cannot be used.
 
 One JSON document, {"version", "audit", "head", "host", "agents": [{agent, kind, value, created, host}, …], "rules":
 […], "sha256"}. The hash is over all bytes before its key: a file that is cut short or changed is refused as a whole.
@@ -86,7 +86,7 @@ def read(path: Path) -> Snapshot | None:
 
 
 def seal(document: bytes) -> bytes:
-    """Make the end of a document: its hash, and the closing brace."""
+    """Return the end of a document (all bytes before the hash's key): its hash, and the closing brace."""
     return _seal(hashlib.sha256(document).hexdigest())
 
 

@@ -1,4 +1,4 @@
-"""Start-up of the gateway: its directories, and the lock that allows one gateway per run_dir."""
+"""Start-up of the gateway: make its directories, and take the lock that allows one gateway per run_dir."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LOCK_SECONDS = 0.2  # between two attempts
 
 
 def prepare(config: Config) -> None:
-    """Make the directories. Raises EgressError if the workers cannot reach the journal's.
+    """Make the directories. Raises EgressError if that fails, or the workers cannot reach the journal's.
 
     The journal belongs to the users of workers and attribution, all else to root.
     """
@@ -35,10 +35,10 @@ def prepare(config: Config) -> None:
 
 
 def prepare_journal(config: Config) -> None:
-    """Make the journal's directory, in which the two users can write. Workers may not replace files of attribution.
+    """Make the journal's directory, in which workers and attribution can write, or set its owner and mode again.
 
-    With two users attribution, which holds more capabilities, owns the directory. The workers write through their
-    group; because of the sticky bit they can delete and rename their own files only.
+    If they are two users, attribution, which holds more capabilities, owns the directory. The workers write through
+    their group; because of the sticky bit they can delete and rename their own files only. Raises OSError.
     """
     owner, gid, mode = _journal_owner(config)
     config.journal_dir.mkdir(exist_ok=True, mode=0o700)
@@ -64,7 +64,7 @@ def restore_journal(config: Config) -> str:
 
 
 def _journal_owner(config: Config) -> tuple[int, int, int]:
-    """The user, the group and the mode of the journal's directory."""
+    """Return the uid, the gid and the mode that the journal's directory must have."""
     users = privileges.users(config.user, config.attribution_user)
     uid, gid = privileges.account(users.worker)
     owner, _ = privileges.account(users.attribution)
@@ -73,7 +73,10 @@ def _journal_owner(config: Config) -> tuple[int, int, int]:
 
 @contextmanager
 def only_one(run_dir: Path, patience: float = 0.0) -> Iterator[None]:
-    """Hold the lock of `run_dir`, waiting `patience` seconds. Raises EgressError while another gateway has it."""
+    """Hold the lock of `run_dir` during the block; a context manager.
+
+    Waits up to `patience` seconds for the lock, then raises EgressError if another gateway has it.
+    """
     path = run_dir / "gateway.lock"
     try:
         run_dir.mkdir(parents=True, exist_ok=True, mode=0o755)

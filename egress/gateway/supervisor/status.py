@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 async def collect(gateway: Gateway) -> dict[str, object]:
-    """Collect the status. Raises EgressError where the kernel cannot be asked."""
+    """Collect the status as JSON values and tuples. Raises EgressError if the kernel rules cannot be read."""
     rules = gateway.rules
     counters, in_place = await asyncio.to_thread(lambda: (guard.counters(), rules.installed()))
     return {

@@ -1,7 +1,7 @@
 """The supervisor, `egress gateway`: it starts, watches and stops workers, kernel rules, recorder and control socket.
 
-Rules are installed before the workers are bound: until then a queue without its worker drops. Every later failure fails
-closed, too: rules that guard an agent are replaced or removed by a clean stop only.
+Kernel rules are installed before workers bind the queues: until then the kernel drops the queued packets. Every later
+failure fails closed, too: only a clean stop removes rules that guard an agent.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ log = logging.getLogger("egress.gateway")
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """Options of `egress gateway` beyond its config."""
+    """Options of `egress gateway` beyond its config: policy file, directory of captures, end without sandboxes."""
 
     policy: Path | None = None
     capture: str = ""
@@ -117,7 +117,7 @@ class Gateway:
             await self._stop()
 
     async def reload(self) -> dict[str, object]:
-        """Read policy file and agents again. A file that is not valid leaves the policy as it is (`problem`)."""
+        """Read policy file and agents again. A file that is not valid is reported as `problem`, and changes nothing."""
         problem, now = "", self.policy.current
         try:
             await self.policy.reload()
@@ -200,13 +200,13 @@ class Gateway:
             self._stopping.set()
 
     def _watch_drops(self) -> None:
-        """Count the drops of each agent's queues. Its worker records that it sends more than can be judged."""
+        """Count the drops of each agent's queues, and have its worker record them unless it shares its interface."""
         lost = self.drops.sample({name: self.roster.queue(name) for name in self.roster.entries})
         for name in lost.keys() - self.roster.crowded():  # of those it is not known who sends too much
             self.pool.post(self.roster.worker(name), "overrun", {"agent": name, "dropped": lost[name]})
 
     async def _watch_interfaces(self) -> None:
-        """Attach agents again if an interface has come, gone or changed; give workers the host's new addresses."""
+        """Attach agents again if their interfaces have changed; give workers the host's addresses if those have."""
         if await asyncio.to_thread(self.roster.readdress):
             self._order_agents()
         if bool(self.roster.moved()) or await asyncio.to_thread(self.attached.awaited):
@@ -225,7 +225,7 @@ class Gateway:
         self.journals.worker_gone(index)
 
     async def _keep_rules(self) -> None:
-        """Check our kernel rules from time to time, and while they are behind; changes are also notified."""
+        """Check our kernel rules every RULES_SECONDS, and each second while the kernel refuses a change of them."""
         if self.rules.behind or time.monotonic() - self._rules_checked >= RULES_SECONDS:
             self._rules_checked = time.monotonic()
             self._attaching.schedule()
@@ -266,13 +266,13 @@ class Gateway:
         return [*self.attached.entries(self.policy.current.agents), *self.sandboxes.entries()]
 
     async def _reattach(self) -> None:
-        """Call `_attach` for all who wait for it: many sandboxes that open at once cost one change of the rules."""
+        """Run `_attach` once for all callers that wait: sandboxes that open together cost one change of the rules."""
         await self._joined.run()
 
     async def _attach(self) -> None:
         """Bring roster, workers and kernel rules up to date with agents and sandboxes.
 
-        A worker knows a new agent before its packets are queued, and one that leaves until they no longer are.
+        A worker gets a new agent before the agent's packets are queued, and keeps a removed one until they are not.
         """
         before, placed = self.roster.entries, self.roster.attachments()
         entries = await asyncio.to_thread(self._entries)
@@ -311,7 +311,7 @@ class Gateway:
         return self._agents_ordered
 
     async def _unmark(self) -> None:
-        """Remove marks, once the workers have the change: the kernel must not refuse more than they do."""
+        """Clear marks that the change made outdated, once the workers have it: they judge those connections again."""
         await self.policy.applied()
         if self._agents_ordered is not None:
             await asyncio.wait([self._agents_ordered])
@@ -345,7 +345,7 @@ class Gateway:
         raise EgressError(f"{operation!r} is not an operation of this gateway; use the egress command of its version")
 
     async def _resume(self, actor: str) -> dict[str, object]:
-        """End the cut that other programs' changes of the kernel rules have caused. It is audited first."""
+        """End the cut-off of agents after other programs' changes of the kernel rules; the audit entry comes first."""
         if self.rules.cut:
             await self.policy.write(
                 lambda connection: audit.note(
@@ -359,7 +359,7 @@ class Gateway:
         return {"resumed": ended}
 
     async def _open(self, session: Session, message: dict[str, Any]) -> dict[str, object]:
-        """Open a sandbox and lease it to this connection. Its link is up only once workers and rules guard it."""
+        """Open a sandbox, to be closed with this connection. Its link is up only once workers and rules guard it."""
         opened = await asyncio.to_thread(self.sandboxes.create, message, self.roster.entries.keys() | self._agents())
         name = opened.agent.name
         session.leases.append(lambda: self._close(name))

@@ -1,4 +1,4 @@
-"""Notifications to systemd (sd_notify(3)): the gateway guards, is alive, or stops. No effect without NOTIFY_SOCKET."""
+"""Notify systemd (sd_notify(3)) that the gateway guards, is alive, or stops; no effect without NOTIFY_SOCKET."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ READY, ALIVE, STOPPING = "READY=1", "WATCHDOG=1", "STOPPING=1"
 
 
 def notify(state: str) -> None:
-    """Send one state. A socket that does not take it is ignored: systemd then ends the process in time."""
+    """Send one of the states above. Errors are ignored: without a sign of life systemd ends the process in time."""
     path = os.environ.get("NOTIFY_SOCKET", "")
     if not path.startswith(("/", "@")):
         return

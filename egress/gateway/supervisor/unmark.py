@@ -1,4 +1,4 @@
-"""Clear the marks of connections, or delete their entries, when a change of rules, agents or sandboxes demands it.
+"""Clear the marks of connections, or delete their entries, after a change of rules, agents or sandboxes.
 
 | change                           | the agents' entries in the kernel's connection table (conntrack)                  |
 |----------------------------------|-----------------------------------------------------------------------------------|
@@ -27,7 +27,10 @@ log = logging.getLogger("egress.gateway")
 
 
 def clear_refusals(entries: Iterable[RosterEntry], config: Config) -> None:
-    """Clear refusal marks: the engine judges these connections again. Call it once the workers have the change."""
+    """Clear the agents' refusal marks, so that the engine judges these connections again. Errors are logged.
+
+    Call it once the workers have the change.
+    """
     marks = Marks(config.mark_mask)
     try:
         networks = _networks(entries)
@@ -37,7 +40,10 @@ def clear_refusals(entries: Iterable[RosterEntry], config: Config) -> None:
 
 
 def queue_replies(entries: Iterable[RosterEntry], config: Config) -> None:
-    """Clear the settled marks of quarantined agents: replies to them are queued again, and refused."""
+    """Clear the settled marks of quarantined agents: replies to them are queued again, and refused.
+
+    Errors are logged.
+    """
     marks = Marks(config.mark_mask)
     networks = _networks(entry for entry in entries if entry.agent.quarantined)
     try:
@@ -48,9 +54,9 @@ def queue_replies(entries: Iterable[RosterEntry], config: Config) -> None:
 
 
 def forget(entries: Iterable[RosterEntry], config: Config) -> None:
-    """Delete the connection entries of sandboxes and clear the marks of attached agents' entries.
+    """Delete the connection entries of sandboxes, and clear the marks of attached agents' entries. Errors are logged.
 
-    Call it before an agent is attached and after it is detached.
+    Call it before an agent is attached or a sandbox opened, and after it is detached or closed.
     """
     found, marks = list(entries), Marks(config.mark_mask)
     attached = _networks(entry for entry in found if not entry.masquerade)

@@ -1,4 +1,4 @@
-"""Follow the kernel's notifications: look at our rules, or at the agents' interfaces, as soon as they change."""
+"""Follow the kernel's notifications, to check our rules, or the agents' interfaces, as soon as they change."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ from egress.gateway.supervisor.coalesce import Coalesced
 
 
 class Watching:
-    """Schedules `rules` after a change of our rules by others, and `links` after a change of the set of interfaces."""
+    """Schedules `rules` when others change our kernel rules, and `links` when an interface is added or removed.
+
+    `own`: the netlink port of our own changes, which are ignored.
+    """
 
     def __init__(self, own: int, rules: Coalesced, links: Coalesced) -> None:
         self._own, self._rules, self._links = own, rules, links
@@ -25,7 +28,7 @@ class Watching:
             asyncio.get_running_loop().add_reader(each, self._read)
 
     async def stop(self) -> None:
-        """Unsubscribe, and end work that is scheduled."""
+        """Unsubscribe, and cancel scheduled work."""
         if self._watch is not None:
             for each in self._watch.sockets:
                 asyncio.get_running_loop().remove_reader(each)
@@ -46,5 +49,5 @@ class Watching:
 
 
 def _interfaces() -> frozenset[tuple[int, str]]:
-    """List index and name of the interfaces, without those of sandboxes: they come and go by our own hand."""
+    """Return index and name of all interfaces except those of sandboxes, which the gateway itself makes and removes."""
     return frozenset(each for each in socket.if_nameindex() if not each[1].startswith("egr"))

@@ -20,9 +20,10 @@ _IN, _OUT = 0, 1  # stdin, stdout
 
 
 def serve(worker: Worker, reader: LineReader, writer: LineWriter) -> None:
-    """Run the loop: a turn for each queue with packets, orders, timers.
+    """Run the loop until the order to stop comes or stdin is closed; then stop the worker.
 
-    It ends by the order to stop, or when stdin is closed.
+    Each round gives a turn to each queue with packets, carries out orders, and runs timers that are due. A heartbeat
+    (`beat`) is sent each second and at the end.
     """
     selector = worker.selector
     selector.register(_IN, selectors.EVENT_READ, lambda: listen(worker, reader, writer))
@@ -69,7 +70,10 @@ def listen(worker: Worker, reader: LineReader, writer: LineWriter) -> None:
 
 
 def main() -> int:
-    """Run the process. Returns its exit status: 1 if it could not start (see stdout) or report, else 0."""
+    """Run the process. Returns its exit status: 0 after a clean stop; 1 if it could not start or stdout was closed.
+
+    The reason why it could not start is its last message on stdout.
+    """
     # Ctrl-C goes to the whole process group; the supervisor stops this process by an order.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     gc.disable()  # until the worker begins: a large policy is read in two thirds of the time

@@ -1,4 +1,4 @@
-"""Writes every judged packet to a pcapng file, for debugging and for the captures of the tests.
+"""Write every judged packet to a pcapng file, for debugging and for the captures of the tests.
 
 Packets carry their direction (seen from the agent) and a comment `agent=<name> queue=<full|settled>`. The file is
 bounded by size; later packets are counted.
@@ -22,7 +22,10 @@ def seconds(micros: int) -> float:
 
 
 class CaptureWriter:
-    """One worker's capture file, created by the constructor. Times are the engine's own, exact to the microsecond."""
+    """One worker's capture file of at most `limit` bytes, created by the constructor, which raises OSError.
+
+    Times are the engine's own, in seconds, exact to the microsecond.
+    """
 
     def __init__(self, directory: Path, index: int, ts: float, limit: int = CAPTURE_BYTES) -> None:
         path = directory / f"worker-{index}-{round(ts * 1e6)}.pcapng"
@@ -33,9 +36,10 @@ class CaptureWriter:
         self._write(blocks.header())
 
     def packet(self, raw: bytes, length: int, ts: float, agent: str, direction: Direction, settled: bool) -> None:
-        """Write a packet of `length` bytes on the wire, of which `raw` are the first, or count it as skipped.
+        """Write a packet of `length` bytes on the wire, of which `raw` are the first.
 
-        Its comment names the agent, and the queue that it came from (`settled` or not).
+        Its comment names the agent, and the queue that it came from (`settled` or not). A packet beyond the limit, and
+        all after an error of the disk, are counted in `skipped` instead.
         """
         comment = f"agent={agent} queue={'settled' if settled else 'full'}"
         self._write(blocks.packet(raw, length, round(ts * 1e6), direction, comment))

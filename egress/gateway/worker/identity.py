@@ -32,8 +32,8 @@ class Identity:
     def find(self, raw: bytes, indev: int, outdev: int) -> tuple[Agent, Direction] | None:
         """Return the agent and the packet's direction, seen from it; None if the packet belongs to no agent.
 
-        Of a packet between two agents the sender is returned: the packet is in its queue. `indev` and `outdev` are
-        interface indices.
+        Of a packet between two agents the sender is returned: the packet is in its queue. `raw`: the packet from its IP
+        header; `indev` and `outdev`: interface indices, 0 for none.
         """
         agent = self._alone.get(indev) or self._by_address(raw, indev, source)
         if agent is not None:

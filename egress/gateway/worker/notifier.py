@@ -1,8 +1,9 @@
-"""Notes of new flows to the attribution process, and refusals that wait for its answer.
+"""Send notes of new flows to the attribution process, and let refusals wait for its answer.
 
-A refusal closes the agent's socket at once, and the process often ends with it. So a refusal waits up to 20 ms, until
-the attribution process has looked both up. A packet that passes never waits. While the attribution process does not
-answer, refusals do not wait either: after a timeout the refusals of that agent are sent at once for one second.
+The attribution process looks up the socket and the process behind a flow. A refusal closes the agent's socket at once,
+and the process often ends with it: so a refusal waits up to 20 ms, until both have been looked up. A packet that passes
+never waits. While the attribution process does not answer, refusals do not wait either: after a timeout the refusals of
+that agent are sent at once for one second.
 """
 
 from __future__ import annotations
@@ -23,9 +24,10 @@ _BATCH = 64
 
 
 class Notifier:
-    """Sends notes, and keeps refusals until their flows have been looked up.
+    """Sends notes, and parks refusals until their flows have been looked up.
 
     Call `send` first, then `park` for a refused packet; `read` when the socket is readable, `expire` when it is `due`.
+    `answer` is called with each refusal whose wait has ended. `descriptors`: the socket, none if attribution is off.
     """
 
     def __init__(self, descriptors: Sequence[int], answer: Callable[[ParkedPacket], None]) -> None:
@@ -37,11 +39,14 @@ class Notifier:
 
     @property
     def due(self) -> float:
-        """Time (monotonic) at which the first refusal has waited PATIENCE seconds."""
+        """Monotonic time at which the first refusal will have waited PATIENCE seconds; infinite if none waits."""
         return self._parked.due
 
     def send(self, records: Iterable[Record], interface: int) -> str:
-        """Send a note of each record that begins a flow. Returns the id of a refused flow whose packet may wait."""
+        """Send a note of each record that begins a flow.
+
+        Returns the id of the refused flow whose packet may be parked; empty if there is none.
+        """
         waits = ""
         for record in records:
             if isinstance(record, FlowRecord) and self._sender.send(record, interface):
@@ -68,7 +73,7 @@ class Notifier:
             self._release(message.decode("ascii", "replace"))
 
     def expire(self) -> None:
-        """Answer the refusals that have waited PATIENCE seconds; their agents' refusals then do not wait for PAUSE."""
+        """Answer the refusals that have waited PATIENCE seconds; do not park their agents' refusals for PAUSE."""
         now = time.monotonic()
         while self._parked.due <= now:
             for refusal in self._release(self._parked.oldest()):

@@ -1,8 +1,8 @@
-"""Parked packets: they stay in the kernel's queue until a person's decision, or the sending process, is known.
+"""Parked packets: they stay in the kernel's queue until an operator's decision, or the sending process, is known.
 
-Only their handles are kept here. Parked packets take room in the queue that all of a worker's packets need, so their
-number is bounded: in all, for each agent, and for each key (a hold's id, a flow's id). A packet beyond a bound is not
-parked: the caller answers it at once, and its sender sends it again.
+Only their handles are kept here. Parked packets take up room in their agent's queue, so their number is bounded: in
+all, for each agent, and for each key (a hold's id, a flow's id). A packet beyond a bound is not parked: the caller
+answers it at once.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ REFUSALS = Bounds(total=64, agent=16, key=1)
 
 
 class ParkedPacket(NamedTuple):
-    """A packet without an answer, and what the answer needs: `raw` to judge it again, or `mark` to refuse it."""
+    """A packet that the kernel has no answer for yet: `raw` serves to judge it again, `mark` to refuse it."""
 
     packet: QueuedPacket
     agent: str
@@ -46,7 +46,7 @@ class ParkedPacket(NamedTuple):
 
 
 class Parked:
-    """Packets by key, in the order of their arrival."""
+    """A store of parked packets by key, in the order of their arrival, within `bounds`."""
 
     def __init__(self, bounds: Bounds) -> None:
         self.packets = 0

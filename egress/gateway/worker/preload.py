@@ -1,4 +1,4 @@
-"""Imports that Python puts off until first use, done before privileges are dropped.
+"""Do the imports that Python puts off until first use, before privileges are dropped.
 
 A worker's user may be unable to read the interpreter's library, for example below a closed home directory. Then a late
 import fails in the packet path, and the agent's connection dies.

@@ -1,8 +1,8 @@
 """One netfilter queue: read packets, ask `judge`, answer the kernel. Every packet gets exactly one answer.
 
 Each agent has queues of its own, and the queues of a worker take turns: deficit round robin (Shreedhar and Varghese
-1995) in seconds. A turn that takes longer than QUANTUM, as its last packet is slow to judge, is a debt that the next
-turns of the queue pay back. So an agent that sends more than the worker can judge fills its own queue, where the kernel
+1995) in seconds. If a turn takes longer than QUANTUM, as its last packet is slow to judge, the next turns of the queue
+are shorter by that excess. So an agent that sends more than the worker can judge fills its own queue, where the kernel
 drops the rest, and delays the packets of another agent by a turn at most.
 
 A judge may park a packet and have it answered later. Until then it stays in the kernel and takes room in the queue; the
@@ -42,7 +42,11 @@ Judge = Callable[[bytes, int, int, "PacketQueue", QueuedPacket], int]
 
 
 class PacketQueue:
-    """A queue; call `bind` first. If `judge` raises, `failed` gets the error and returns the mark for the packet."""
+    """A queue; call `bind` first.
+
+    `judge` returns the mark to accept a packet with, DISCARD to drop it, or PARKED to have it answered later. If it
+    raises, `failed` gets the error and returns the mark. `mark_mask`: the only bits of a packet's mark to be changed.
+    """
 
     def __init__(self, number: int, judge: Judge, failed: Callable[[Exception], int], *, mark_mask: int) -> None:
         self.number = number
@@ -59,7 +63,7 @@ class PacketQueue:
         """Bind the queue: it holds `length` packets, and copies `copy_range` bytes of each.
 
         `settled`: it is the queue for settled connections. `fail_open`: the kernel accepts packets that find it full.
-        Raises EgressError when it is taken or binding is not permitted.
+        Raises EgressError when another process reads the queue, or binding is not permitted.
         """
         self.settled = settled
         try:
@@ -80,7 +84,10 @@ class PacketQueue:
         return self._socket.fileno()
 
     def run(self, seconds: float = QUANTUM) -> int:
-        """Judge waiting packets for one turn. Returns how many there were; never blocks."""
+        """Judge waiting packets for a turn of `seconds`, less the excess of earlier ones. Returns their number.
+
+        It does not wait for packets.
+        """
         before, self._until = self.packets, time.perf_counter() + seconds - self._debt
         if not self._closed:
             self._library.run_socket(cast(socket.socket, self))
@@ -88,7 +95,7 @@ class PacketQueue:
         return self.packets - before
 
     def recv(self, _size: int) -> bytes:
-        """Receive for `run_socket`. EAGAIN ends the turn."""
+        """Return the kernel's next message, for `run_socket`. Raises BlockingIOError at the end of the turn."""
         if self._early:
             return self._early.popleft()
         if time.perf_counter() >= self._until:
@@ -102,7 +109,7 @@ class PacketQueue:
         self._socket.close()
 
     def judge(self, packet: QueuedPacket, raw: bytes) -> None:
-        """Judge a packet and answer it. It has just come, or was parked until now."""
+        """Judge a packet, just received or parked until now, and answer it unless it is parked. Never raises."""
         mark = DISCARD
         try:
             mark = self._judge(raw, packet.indev, packet.outdev, self, packet)
@@ -114,7 +121,7 @@ class PacketQueue:
                 self.answer(packet, mark)
 
     def answer(self, packet: QueuedPacket, mark: int) -> None:
-        """Accept a packet with this mark, or drop it. No effect if the kernel has dropped it already."""
+        """Accept a packet with this mark, or drop it (DISCARD). No effect once the queue is closed."""
         if self._closed:
             return
         if mark == DISCARD:

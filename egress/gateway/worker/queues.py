@@ -1,6 +1,7 @@
-"""The queues of one worker: a pair for each of its agents, bound when the agent comes and closed when it goes.
+"""The queues of one worker: a pair for each of its agents, bound when the agent is added, closed when it is removed.
 
-An agent that sends too much fills its own pair. The kernel drops the packets of an agent whose pair cannot be bound.
+The pair is the full-depth queue, and the next number, the queue for settled connections. An agent that sends too much
+fills its own pair. The kernel drops the packets of an agent whose pair cannot be bound.
 """
 
 from __future__ import annotations
@@ -20,10 +21,9 @@ Pair = tuple[PacketQueue, PacketQueue]  # full depth, settled
 
 
 class Queues:
-    """Pairs by the number of the full-depth queue; the settled one has the next number.
+    """Binds and closes pairs of queues. Each queue is registered in the selector, with its `run` as data.
 
-    Each queue is registered in the selector, with its `run` as data. `failures` has the pairs that cannot be bound, and
-    why not.
+    `failures`: the error of each pair that could not be bound, by the number of its full-depth queue.
     """
 
     def __init__(
@@ -36,7 +36,10 @@ class Queues:
         self._before = (0, 0, 0)  # `totals` of the closed queues
 
     def keep(self, numbers: Iterable[int]) -> None:
-        """Bind the pairs with these numbers that are not bound yet, and close all others."""
+        """Bind the pairs with these full-depth numbers that are not bound yet, and close all others.
+
+        A pair that cannot be bound is in `failures`; call again to retry.
+        """
         wanted = dict.fromkeys(numbers)
         for number in self._pairs.keys() - wanted.keys():
             self._close(number)
@@ -48,14 +51,14 @@ class Queues:
                 self.failures[number] = str(error)
 
     def totals(self) -> tuple[int, int, int]:
-        """Return the packets of all full-depth and of all settled queues, and the bugs that judging them met."""
+        """Return counts since the start: packets of full-depth queues, of settled queues, and errors of judging."""
         full, settled, errors = self._before
         for deep, flat in self._pairs.values():
             full, settled, errors = full + deep.packets, settled + flat.packets, errors + deep.errors + flat.errors
         return full, settled, errors
 
     def drain(self) -> None:
-        """Judge the packets that wait now: as many as a queue can hold, of each."""
+        """Judge the packets that wait now, at most the length of each queue."""
         for pair in self._pairs.values():
             for queue in pair:
                 left = self._config.queue.length

@@ -14,7 +14,7 @@ MAX_NAMED = 16  # destinations and signatures named
 
 @dataclass(slots=True)
 class RefusalCounts:
-    """Refusals of one agent. `refused` counts flows, `packets` packets that belong to no flow."""
+    """Counts for one agent. `refused`: flows; `packets`: refused packets without a flow; the others by name."""
 
     refused: int = 0
     packets: int = 0

@@ -1,8 +1,8 @@
-"""Refusals in the protocol of the refused packet: the packets that carry them, and their bounds.
+"""Make and send answers to refused packets in their own protocol, such as a DNS response, at a bounded rate.
 
-An answer goes out of the interface by which the refused packet came, to the hardware address that sent it, and only
-where the source address is the agent's (the engine refuses others). So it reaches nobody but the agent, whatever
-addresses the packet bears. Each agent has a rate of its own; beyond it, queries are dropped without an answer.
+An answer leaves by the interface on which the refused packet came in, to the hardware address that sent it, and only
+where the source address is the agent's (the engine refuses others). So it reaches the agent alone, whatever addresses
+are in the packet. Each agent has a rate of its own; beyond it, refused packets are dropped without an answer.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _END, _NOP, _TIMESTAMPS = 0, 1, 8  # TCP options; RFC 7323 section 3
 
 
 class Replies:
-    """Sends answers to agents. Counts those sent, those beyond an agent's rate, and those that could not be sent."""
+    """Sends answers to agents; call `open` first. Counts answers that were sent, exceeded the rate, or failed."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.sent = self.limited = self.failed = 0
@@ -33,14 +33,17 @@ class Replies:
         self._left: dict[str, tuple[float, float]] = {}  # agent → answers that it may still get, and when that was
 
     def open(self) -> None:
-        """Open the socket, while this process still may. Without it no answer can be sent, and each try is counted."""
+        """Open the socket; call this before privileges are dropped. If it fails, each `send` fails and is counted."""
         try:
             self._link = Link()
         except OSError:
             self._link = None
 
     def send(self, reply: Reply, raw: bytes, agent: str, to: Neighbour) -> bool:
-        """Answer a packet. False: the answer cannot be sent; beyond the rate the answer is left out, which is True."""
+        """Send the answer to a refused packet `raw`. Returns False if it cannot be sent.
+
+        Returns True without sending when the agent's rate is exceeded.
+        """
         if not self._may_send(agent):
             self.limited += 1
             return True
@@ -55,7 +58,7 @@ class Replies:
         return True
 
     def forget(self, agent: str) -> None:
-        """Forget an agent that is gone."""
+        """Discard the rate of an agent that is gone."""
         self._left.pop(agent, None)
 
     def close(self) -> None:
@@ -75,7 +78,7 @@ class Replies:
 
 
 def packet(reply: Reply, raw: bytes) -> bytes:
-    """Make the packet that answers `raw` in the name of its destination. Raises MalformedError, as `decode` does."""
+    """Make the IP packet that answers `raw`, with the addresses and ports swapped. Raises MalformedError."""
     asked = decode(raw, max(len(raw), 0xFFFF))
     transport = _tcp(reply, asked, raw) if asked.proto == TCP else _udp(reply, asked)
     if asked.version == 4:
@@ -102,7 +105,7 @@ def _udp(reply: Reply, asked: Packet) -> bytes:
 
 
 def _tcp(reply: Reply, asked: Packet, raw: bytes) -> bytes:
-    """Make the segment that carries the answer and ends the connection."""
+    """Make the TCP segment that carries the answer, and ends the connection (FIN)."""
     options = _timestamps(raw, asked)
     offset, flags = (20 + len(options)) << 2, FIN | PSH | ACK
     head = pack("!HHLLBBHHH", asked.dport, asked.sport, reply.seq, reply.ack, offset, flags, _WINDOW, 0, 0)
@@ -116,9 +119,9 @@ def _over_pseudo_header(segment: bytes | bytearray, asked: Packet, proto: int) -
 
 
 def _timestamps(raw: bytes, asked: Packet) -> bytes:
-    """Return the timestamps option that answers the one in `raw`; empty if it has none.
+    """Return the TCP timestamps option that answers the one in `raw`, padded; empty if it has none.
 
-    The value is the last one that the agent has heard from its peer, which is never too old for it (RFC 7323 5.3).
+    Its value is the one that the agent echoes, the last from its peer: so it is never too old (RFC 7323 section 5.3).
     """
     at = header(raw, max(len(raw), asked.length)).start
     end = at + (raw[at + 12] >> 4 << 2)

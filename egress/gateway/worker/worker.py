@@ -1,8 +1,9 @@
-"""The queue worker: it handles each packet, each order of the supervisor, and each second.
+"""The queue worker: it judges packets, carries out the supervisor's orders, and does the work of each second.
 
-On the order to begin it binds the queues of its agents, drops privileges and then does one thing: packet -> agent ->
-engine -> journal -> kernel. A packet is answered only when the decision about it is on file. A packet that waits for a
-person stays unanswered (`egress.gateway.worker.parked`) and comes to the engine again once its hold is over.
+On the order to begin it binds the queues of its agents and drops privileges. Then each packet goes from its agent to
+the engine, the journal and back to the kernel: it is answered only when the decision about it is on file. A packet on
+hold, which waits for an operator's decision, stays unanswered (`egress.gateway.worker.parked`), and the engine judges
+it again once its hold has ended.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ def now() -> float:
 
 
 class Worker:
-    """Connects queues, engine and journal. `judge` is the packet path; `send` reports to the supervisor."""
+    """Connects queues, engine and journal. `send` sends a message to the supervisor; False: a hold cannot be sent."""
 
     def __init__(self, setup: Setup, send: Callable[[dict[str, object]], bool]) -> None:
         config = setup.config
@@ -99,7 +100,7 @@ class Worker:
         self.queues = Queues(config, self.selector, self.judge, self.failed)
 
     def begin(self) -> None:
-        """Bind the queues of all agents and drop privileges. Raises EgressError if a queue is taken."""
+        """Bind the queues of all agents, drop privileges, and report `ready`. Raises EgressError if a step fails."""
         allow_descriptors()
         self.queues.keep(entry.queue for entry in self.watched)
         for problem in self.queues.failures.values():
@@ -118,7 +119,8 @@ class Worker:
     def judge(self, raw: bytes, indev: int, outdev: int, queue: PacketQueue, packet: QueuedPacket) -> int:
         """Judge a packet: find its agent, ask the engine, journal the records.
 
-        Returns the mark for the kernel, DISCARD, or PARKED if the packet is to be answered later.
+        `raw`: the packet from its IP header, perhaps cut off; `indev`, `outdev`: interface indices. Returns the mark to
+        accept the packet with, DISCARD to drop it, or PARKED if it is to be answered later.
         """
         ts = now()
         self._agent = ""
@@ -157,13 +159,16 @@ class Worker:
         return self._final(parked)
 
     def _sender(self, packet: QueuedPacket, interface: int) -> Neighbour:
-        """Return the sender of the packet under judgement. A packet that was parked has lost its hardware address."""
+        """Return the neighbour that sent the packet under judgement.
+
+        A packet that was parked has lost its hardware address, so the address was kept with it.
+        """
         if self._resumed is not None and self._resumed.sender is not None:
             return self._resumed.sender
         return Neighbour(interface, (packet.get_hw() or b"")[:HARDWARE])
 
     def _final(self, refusal: ParkedPacket) -> int:
-        """Answer a refused packet in its own protocol, if it has a reply; returns the mark for it."""
+        """Send the reply of a refused packet, if it has one. Returns DISCARD if that was done, else its mark."""
         reply, sender = refusal.reply, refusal.sender
         if reply is not None and sender is not None and self.replies.send(reply, refusal.raw, refusal.agent, sender):
             return DISCARD
@@ -177,13 +182,14 @@ class Worker:
             self.multipath += 1
 
     def _refuse(self, refusal: ParkedPacket) -> None:
+        """Answer a refused packet that was parked."""
         refusal.queue.answer(refusal.packet, self._final(refusal))
 
     def _wait(self, parked: ParkedPacket, agent: Agent, direction: Direction, ts: float) -> int:
         """Park a packet until its hold ends, and report a new hold to the supervisor.
 
-        If that fails, the hold ends at once, refused; `resume` then judges its packets. Returns PARKED, or DISCARD if
-        the hold is over or the packet cannot be kept.
+        If a hold cannot be reported, it is refused at once, and `resume` then judges its packets. Returns PARKED, or
+        DISCARD if the hold has ended or no more packets may be parked.
         """
         self._collect()
         hold = self.engine.hold_of(parked.raw, agent, direction)
@@ -197,7 +203,7 @@ class Worker:
         return PARKED if self.parked.park(hold, parked) else DISCARD
 
     def _collect(self) -> None:
-        """Report holds that are over, and release their packets."""
+        """Report holds that have ended to the supervisor, and release their packets for `resume`."""
         for hold, state in self.engine.ended_holds():
             self._over += self.parked.release(hold)
             if state != PENDING and hold in self._reported:
@@ -228,11 +234,11 @@ class Worker:
         return self._dropped
 
     def _note(self, agent: str, reason: Reason, detail: str, ts: float) -> None:
-        """Count a packet that the worker itself refused; `second` records it."""
+        """Count an anomaly: a packet that the worker itself refused. `second` writes the record."""
         self.anomalies.note(AnomalyRecord(agent, ts, reason, detail, 1), detail)
 
     def record(self, records: Sequence[Record], ts: float) -> bool:
-        """Count and journal records. Returns False if they are not on file.
+        """Count records for `egress run`'s summary and journal them. Returns False if they are not on file.
 
         While the journal fails or is full, the engine refuses new flows (unless `journal.on_full` is `continue`).
         """
@@ -243,6 +249,7 @@ class Worker:
         return done
 
     def _heed_journal(self) -> None:
+        """Have the engine refuse new flows while the journal fails or is full, unless that is configured otherwise."""
         self.engine.admission.refuse_new = self._refuses and not self.journal.open
 
     def tick(self) -> None:
@@ -267,7 +274,7 @@ class Worker:
             self.capture.close()
 
     def second(self) -> None:
-        """Do the work of each second: journal the counted anomalies, and let the journal write its backlog and sync."""
+        """Do the work of each second: journal the anomalies, let the journal recover and sync, bind failed queues."""
         ts = now()
         self.record(self.engine.note(self.anomalies.take(), ts), ts)
         self.journal.poll(ts)
@@ -314,6 +321,7 @@ class Worker:
             self._quiet[agent] = time.monotonic() + OVERRUN_SECONDS
 
     def _commit(self, message: dict[str, Any], ts: float) -> None:
+        """Put the policy in force that arrived in parts. Raises EgressError, and then the old one stays."""
         self.notifier.flush()  # their marks must be on their connections before marks are removed
         change = self._draft.finish(message)
         try:
@@ -326,6 +334,7 @@ class Worker:
         self.record(records, ts)
 
     def _watch(self, watched: tuple[Watched, ...], ts: float) -> None:
+        """Replace the agents and their queues: release those that are gone, and pass changed ones to the engine."""
         self.notifier.flush()  # as in `_commit`
         # An unchanged agent stays the same object: the engine re-judges flows when their agent is another object.
         before = {entry.agent: entry.agent for entry in self.watched}
@@ -380,6 +389,7 @@ class Worker:
         }
 
     def _mark(self, verdict: Verdict, settled: bool) -> int:
+        """Return the packet mark for a verdict, or DISCARD. `settled`: the packet came from the settled queue."""
         if verdict.packet_only and verdict.action is not Action.ACCEPT:
             return DISCARD  # a verdict on this packet alone: leave no mark on its connection
         if verdict.action is Action.ACCEPT:

@@ -1,4 +1,7 @@
-"""Passes holds from workers to the database: stored when a flow or query begins to wait, closed when the wait ends."""
+"""Write holds to the database: flows and DNS queries that wait in a worker for an operator's decision.
+
+A hold is stored when the wait begins and closed when it ends. If the database cannot be used, new holds are refused.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +32,7 @@ class _Over:
 
 
 class HoldDesk:
-    """The pending holds of all workers. `refuse(worker, ids)` must order a worker to refuse holds."""
+    """The pending holds of all workers. `refuse(worker, ids)` must order a worker to refuse these holds."""
 
     def __init__(self, link: DatabaseLink, refuse: Callable[[int, list[str]], None]) -> None:
         self.pending: dict[str, int] = {}  # id -> worker
@@ -56,11 +59,11 @@ class HoldDesk:
         self._writing.schedule()
 
     def deny(self, ids: Iterable[str]) -> None:
-        """Have the workers refuse holds that a person has denied."""
+        """Order the workers to refuse the holds with these ids, which an operator has denied."""
         self._answer(ids)
 
     def catch_up(self) -> None:
-        """Write the changes that could not be written while the database was away."""
+        """Start to write the changes that could not be written while the database was away."""
         self._writing.schedule()
 
     async def stop(self) -> None:
@@ -71,18 +74,19 @@ class HoldDesk:
         await self.written()
 
     async def written(self) -> None:
-        """Wait until the database has all changes so far, or is found to be away."""
+        """Wait until all changes so far are written, or the attempt has found the database away."""
         await self._writing.settled()
 
     def _end(self, identifier: str, state: str) -> None:
         """Have a hold closed in the database: as expired, or for any other `state` as withdrawn.
 
-        If a person has decided, the database keeps the decision.
+        If an operator has decided, the database keeps the decision.
         """
         if self.pending.pop(identifier, None) is not None:
             self._unwritten.append(_Over(identifier, EXPIRED if state == EXPIRED else WITHDRAWN))
 
     async def _write(self) -> None:
+        """Write the changes. If the database is away, refuse new holds, and keep the ends of known ones for later."""
         entries, self._unwritten = self._unwritten, []
         if not entries:
             return
@@ -105,6 +109,7 @@ class HoldDesk:
                 log.error("%d holds are refused, since no one can be asked: %s", len(unasked), error)
 
     def _answer(self, ids: Iterable[str]) -> None:
+        """Order each worker to refuse those of the holds that are pending in it."""
         by_worker: dict[int, list[str]] = {}
         for identifier in ids:
             if (worker := self.pending.get(identifier)) is not None:

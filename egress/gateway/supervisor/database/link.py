@@ -1,4 +1,4 @@
-"""The gateway's link to its database: it opens it, watches for other processes' commits, and notices that it is away.
+"""The gateway's connection to its database: open it, run transactions, watch for commits, notice that it is away.
 
 "Away" means that the database cannot be used: it is unreachable, damaged or replaced, older than the policy in force
 here (it would undo refusals), or migrated by a newer egress (our writes could mean something else).
@@ -26,7 +26,7 @@ class DatabaseAwayError(EgressError):
 
 
 class DatabaseLink:
-    """Opens the database, runs transactions on it, and marks it as away when they fail.
+    """Opens the database, runs transactions on it, and marks it as away when they fail, until `open` succeeds.
 
     Transactions may run in several threads at once; calls of `open`, `close` and `changed` must not overlap.
     """
@@ -41,6 +41,7 @@ class DatabaseLink:
 
     @property
     def ok(self) -> bool:
+        """True if the database is open and not away."""
         return self._engine is not None and self.since is None
 
     def open(self, *, create: bool, version: int = 0, entry: int = 0, head: str = "") -> None:
@@ -70,6 +71,7 @@ class DatabaseLink:
         self.since, self.error = None, ""
 
     def close(self) -> None:
+        """Close the connections to the database; no effect if it is not open."""
         engine, watch, self._engine, self._watch = self._engine, self._watch, None, None
         if watch is not None:
             watch.close()
@@ -84,7 +86,7 @@ class DatabaseLink:
         return DatabaseAwayError(f"the database is away: {error}")
 
     def changed(self) -> bool:
-        """Check in microseconds whether any process has committed since the last call. False while it is away."""
+        """Return True if any process has committed since the last call; False while it is away. Takes microseconds."""
         if self._watch is None or not self.ok:
             return False
         try:

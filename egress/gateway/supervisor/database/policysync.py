@@ -1,4 +1,4 @@
-"""Keep the workers in step with the database: an edit is in force in each of them within a fifth of a second.
+"""Pass edits of policy and agents from the database to the workers, within a fifth of a second.
 
 While the database is away, the last policy and agents stay in force, also across a restart (`snapshot`).
 """
@@ -44,7 +44,8 @@ log = logging.getLogger("egress.gateway")
 class PolicySync:
     """Follows the database. Call `await start()` before the workers start, and `follow()` once they run.
 
-    After an edit it calls `agents_changed` with the agents before, or `policy_changed`, or both.
+    After an edit it calls `agents_changed` with the agents before the edit, or `policy_changed`, or both. `sandboxes`
+    returns the names of open sandboxes.
     """
 
     def __init__(
@@ -104,7 +105,7 @@ class PolicySync:
         self.link.close()
 
     def check(self) -> None:
-        """Raise the exception of a background task that has failed: no task may end before the gateway."""
+        """Raise the exception of a background task that has failed. Call it regularly."""
         if self._caring is not None and self._caring.done():
             self._caring.result()
         self._catching.check()
@@ -113,13 +114,16 @@ class PolicySync:
     # --- edits ------------------------------------------------------------------------------------------
 
     async def write(self, work: Callable[[Connection], object]) -> None:
-        """Write a change of the policy into the database, and wait until workers judge by it. Raises EgressError."""
+        """Write a change into the database in one transaction, and wait until the workers have it.
+
+        Raises EgressError, DatabaseAwayError if the database cannot be used.
+        """
         await self.link.write(work)
         await self.catch_up()
         await self.applied()
 
     async def applied(self) -> None:
-        """Wait until the workers judge by the policy in force."""
+        """Wait until all workers have the newest policy that was sent to them."""
         if self._applying is not None:
             await asyncio.wait([self._applying])
 
@@ -160,7 +164,7 @@ class PolicySync:
         self._schedule_save()
 
     def _poll(self) -> None:
-        """Poll for commits. A timer costs less than half as much as a sleeping task."""
+        """Check for commits every POLL_SECONDS. A timer costs less than half as much as a sleeping task."""
         if not self._ended:
             asyncio.get_running_loop().call_later(POLL_SECONDS, self._poll)
             if self.link.changed():
@@ -244,7 +248,7 @@ class PolicySync:
                 self._schedule_save()
 
     async def _watch_trail(self) -> None:
-        """Compare the audit trail with the newest entry seen here, and log its hash, now and then.
+        """Compare the audit trail with the newest entry seen here every TRAIL_SECONDS; log its hash every HEAD_SECONDS.
 
         PostgreSQL does not report that rows were deleted. The log is outside the database: an owner of the database
         who cuts off the end of the trail cannot change it. Raises DatabaseAwayError if the entry is gone.
@@ -305,7 +309,10 @@ class PolicySync:
         self._saving.schedule()
 
     async def _save(self) -> None:
-        """Write the snapshot, then rest for as long as that took: many edits cost at most a sixth of a core."""
+        """Write the snapshot SAVE_SECONDS after a change, then pause for as long as that took, to bound the cost.
+
+        Errors are logged and kept for `status`.
+        """
         await asyncio.sleep(SAVE_SECONDS)
         began, taken, taken_at = time.monotonic(), self.current.snapshot(), time.time()
         try:
@@ -322,7 +329,10 @@ class PolicySync:
             await asyncio.sleep(time.monotonic() - began)
 
     def status(self) -> dict[str, object]:
-        """Report the state. Propagation: milliseconds from an edit to the last worker's answer that it is in force."""
+        """Return the state of audit trail, database, snapshot, and propagation.
+
+        Propagation: milliseconds from an edit's commit until all workers have it, of the last REMEMBERED edits.
+        """
         saved, spent = self._saved, self._milliseconds
         return {
             "audit": {"entry": self.current.audit, "head": self.current.head},

@@ -1,6 +1,7 @@
-"""The gateway's own writes to the policy: rules of the policy file and of sandboxes, removal of spent rules.
+"""The gateway's own edits of the policy, and its reads of policy and agents. All run in the caller's transaction.
 
-Also its reads: the whole state, and edits since the last read. All of them run in the caller's transaction.
+The edits: rules of the policy file and of sandboxes, and the removal of spent rules (`once` rules that have admitted
+their flow).
 """
 
 from __future__ import annotations
@@ -41,19 +42,19 @@ class PolicyFile:
         return self.named or self.config.policy or POLICY_FILE
 
     def read(self) -> tuple[Rule, ...]:
-        """Read the rules; none if the default file does not exist. Raises InputError if the file is not valid.
+        """Read the rules; none if the default file does not exist.
 
-        Raises InputError as well if a file that was named is missing.
+        Raises InputError if the file is not valid, or a file that was named does not exist.
         """
         if self.path == POLICY_FILE and not POLICY_FILE.exists():
             return ()
         return load_policy(self.path)
 
     def sync(self, connection: Connection, listed: tuple[Rule, ...]) -> None:
-        """Make `listed` the stored rules of this host's file. Raises EgressError if an id is another rule's already.
+        """Replace the stored rules of this host's file by `listed`. Raises EgressError if another source has an id.
 
-        Records name rules by id alone. A fleet's hosts have similar files, so a configured host name becomes part of
-        the id.
+        A configured `host` becomes part of each id: hosts that share a database often have similar files, and records
+        name rules by id alone.
         """
         if self.config.host:
             listed = tuple(replace(rule, id=f"{self.config.host}:{rule.id}") for rule in listed)
@@ -117,7 +118,7 @@ def add_sandbox(connection: Connection, sandbox: StoredAgent, own: tuple[Rule, .
 
 
 def remove_sandbox(connection: Connection, host: str, name: str) -> None:
-    """Remove a sandbox of this host and its rules, if it has one of this name."""
+    """Remove a sandbox of this host and its own rules; no effect if there is none of this name."""
     Edit(connection, GATEWAY, time.time()).sync(_source(name), (), host)
     there = agents.agent(connection, name)
     if there is not None and there.kind == SANDBOX and there.host == host:
@@ -137,7 +138,7 @@ def spent_rules(connection: Connection, host: str) -> frozenset[str]:
 
 
 def remove_spent(connection: Connection, host: str, ids: frozenset[str]) -> None:
-    """Remove rules that are spent. Rules that were edited meanwhile stay."""
+    """Remove those of the rules `ids` that are still spent: an edit meanwhile may have renewed some."""
     Edit(connection, GATEWAY, time.time()).remove(sorted(ids & spent_rules(connection, host)))
 
 

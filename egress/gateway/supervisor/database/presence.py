@@ -1,4 +1,4 @@
-"""Claims this gateway's host name among the gateways that share its database, sends heartbeats, and frees the name.
+"""Claim this gateway's host name among the gateways that share its database, send heartbeats, and free the name.
 
 If another gateway has the name, this one waits: the other may have been killed. If the other sends a heartbeat
 meanwhile, it is another machine of the same name, and this gateway does not start.
@@ -60,7 +60,10 @@ class Presence:
             time.sleep(LOOK_SECONDS)
 
     async def renew(self, was: str | None) -> None:
-        """Claim the name again after the database was away. Raises DatabaseAwayError, also if another has it now."""
+        """Claim the name again after the database was away, without waiting.
+
+        Raises DatabaseAwayError, also if another gateway has the name now.
+        """
         try:
             other = await self._link.write(lambda connection: self._claim(connection, was))
         except EgressError as error:
@@ -70,7 +73,10 @@ class Presence:
         self._next = 0.0
 
     async def beat(self, version: int, agents: int) -> None:
-        """Send a heartbeat, if it is due or the policy has changed. Raises DatabaseAwayError, as `renew` does."""
+        """Send a heartbeat, if it is due or the policy has changed, with policy version and number of agents.
+
+        If the name is not ours any more, claims it again. Raises DatabaseAwayError, as `renew` does.
+        """
         if version == self._shown and time.monotonic() < self._next:
             return
         alive = lambda connection: gateways.beat(connection, self.host, self._run, version, agents)  # noqa: E731
@@ -84,6 +90,7 @@ class Presence:
         await self._link.store(lambda connection: gateways.leave(connection, self.host, self._run))
 
     def _claim(self, connection: Connection, was: str | None) -> StoredGateway | None:
+        """Claim the name. Returns None if it is ours now, else the gateway that has it."""
         place = _place(self._config.run_dir)
         other = gateways.claim(connection, self.host, self._run, place, __version__, had=self._had)
         if other is None:

@@ -1,6 +1,6 @@
-"""The attribution process as the supervisor sees it: started, watched, stopped; and the workers' sockets to it.
+"""Start, watch and stop the attribution process, and keep the workers' sockets to it.
 
-A pair of sockets for each worker lives as long as the gateway: the worker inherits one end, the process the other.
+A pair of sockets for each worker lasts as long as the gateway: the worker inherits one end, the process the other.
 Notes that are sent while the process is being replaced wait there. The supervisor holds both ends, so neither breaks.
 """
 
@@ -31,7 +31,7 @@ log = logging.getLogger("egress.gateway")
 class AttributionProcess(Companion):
     """The attribution process for `size` workers; if the config switches it off, none is started.
 
-    `first_grant` returns how much a process that starts now may write to its journal, in bytes.
+    `first_grant` returns the journal grant of a process that starts now.
     """
 
     name = "attribution process"
@@ -53,7 +53,10 @@ class AttributionProcess(Companion):
         return (self._pairs[worker][0].fileno(),) if self._pairs else ()
 
     async def watch(self) -> None:
-        """Start or replace the process if it has ended or is silent."""
+        """Start the process if it does not run, and replace it if it is silent. Raises OSError.
+
+        Past MAX_LEFT processes that could not be killed, none is started.
+        """
         if not self._config.attribution:
             return
         patience = self._config.watchdog if self._report else START_SECONDS
@@ -72,17 +75,18 @@ class AttributionProcess(Companion):
         return int(self._report["journal"]["bytes"]) if self._report else 0
 
     def grant(self, grant: JournalGrant) -> None:
-        """Send the process its journal grant, which counts from `written` before the journals were measured."""
+        """Send the process its journal grant; no effect before its first report."""
         if self.pid is not None and self._process is not None and self._process.stdin is not None and self._report:
             self._process.stdin.write(encode(grant))
 
     async def stop(self) -> None:
+        """Stop the process, and close the workers' sockets to it."""
         await super().stop()
         for end in (end for pair in self._pairs for end in pair):
             end.close()
 
     def status(self) -> dict[str, object]:
-        """Report the state of the process, and its counters."""
+        """Return the state of the process, and its counters as last reported."""
         return {
             "enabled": self._config.attribution,
             "pid": self.pid,

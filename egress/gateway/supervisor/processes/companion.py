@@ -16,7 +16,10 @@ log = logging.getLogger("egress.gateway")
 
 
 class Companion:
-    """A process that `watch` restarts when it has ended. Subclasses start it; it reports its counters on stdout."""
+    """A process that `watch` starts, and restarts when it has ended. It reports its counters on stdout as JSON lines.
+
+    A subclass starts the process (`_start`), and may change the way it is asked to end (`_end`) and killed (`_kill`).
+    """
 
     name = ""
     left = ""  # the rest of a log line: the fate of its work when it does not stop in time
@@ -31,19 +34,23 @@ class Companion:
 
     @property
     def pid(self) -> int | None:
+        """The process id; None while the process does not run."""
         return self._process.pid if self._process is not None and self._process.returncode is None else None
 
     @property
     def silent(self) -> float:
-        """Seconds since its last report, or its start."""
+        """Seconds since the process's last report or its start, whichever was later."""
         return time.monotonic() - self._last_report
 
     def status(self) -> dict[str, object]:
-        """Report the state of the process, and its last report, which is `silent` seconds old."""
+        """Return the state of the process, and the fields of its last report, which is `silent` seconds old."""
         return {"pid": self.pid, "restarts": self.restarts, "silent": round(self.silent, 1), **self._report}
 
     async def watch(self) -> None:
-        """Start the process if it does not run, at most every RESTART_SECONDS. Call it about once a second."""
+        """Start the process if it does not run, at most every RESTART_SECONDS. Call this about once a second.
+
+        Raises OSError.
+        """
         if self.pid is not None or time.monotonic() < self._next:
             return
         if self._process is not None:

@@ -1,4 +1,4 @@
-"""All workers: started, ordered, watched, replaced. While one is gone, the kernel drops the packets queued to it."""
+"""Start, order, watch and replace the workers. While one is gone, the kernel drops the packets queued to it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,10 @@ class Hooks:
 
 
 class Pool:
-    """The workers, `size` in number. Orders reach all of them in the order of the calls, even those still starting."""
+    """The workers, `size` in number. Orders reach each in the order of the calls, also one that still starts.
+
+    `watchdog`: seconds without a sign of life after which a worker is replaced. `restarts`: of each worker, so far.
+    """
 
     def __init__(self, size: int, hooks: Hooks, *, watchdog: float) -> None:
         self.size = size
@@ -55,13 +58,17 @@ class Pool:
                 raise result
 
     async def stop(self) -> None:
+        """Stop all workers, and give up restarts and unanswered orders."""
         for task in (*self._starting.values(), *self._telling):
             task.cancel()
         await asyncio.gather(*self._starting.values(), *self._telling, return_exceptions=True)
         await asyncio.gather(*(worker.stop() for worker in self._workers if worker is not None))
 
     async def order(self, index: int, op: str, fields: dict[str, object]) -> dict[str, Any]:
-        """Give one worker an order, and wait for its answer. Raises EgressError while it is being replaced."""
+        """Give one worker an order, and wait for its answer.
+
+        Raises EgressError if the worker is being replaced, does not answer, or reports an error.
+        """
         worker = self._workers[index]
         if worker is None:
             raise EgressError(f"worker {index} is being replaced; try again")
@@ -74,9 +81,9 @@ class Pool:
                 worker.send([encode({**fields, "op": op})])
 
     def order_all(self, op: str, fields: Callable[[int], dict[str, object]]) -> asyncio.Task[None]:
-        """Give all workers an order now; `fields(index)` makes its fields. The task ends when all have carried it out.
+        """Send all workers an order now; `fields(index)` makes its fields. The task ends when all have answered.
 
-        A worker that cannot is replaced, and its successor starts with the state of that moment.
+        A worker that reports an error or does not answer is replaced; its successor starts with the newest state.
         """
         for successor in self._successors.values():
             with contextlib.suppress(ConnectionError):  # it did not come up: the next one starts with the new state
@@ -84,7 +91,7 @@ class Pool:
         return self._await([(worker, worker.post(op, fields(worker.index))) for worker in self._running()])
 
     def order_policy(self, orders: Orders) -> asyncio.Task[None]:
-        """Give all workers a change of policy, like `order_all`."""
+        """Send all workers a change of policy now. Answers and failures are handled as in `order_all`."""
         for successor in self._successors.values():
             with contextlib.suppress(ConnectionError):  # as in `order_all`
                 successor.send(orders)
@@ -131,11 +138,11 @@ class Pool:
                 self._replace(worker)
 
     def policy_version(self, newest: int) -> int:
-        """Return the lowest policy version in use. A worker that is being replaced will begin with the newest."""
+        """Return the lowest policy version in use; `newest` for workers that are being replaced: they start with it."""
         return min([newest, *(worker.version for worker in self._workers if worker is not None)])
 
     def status(self) -> list[dict[str, object]]:
-        """Report one entry per worker, for `egress doctor`."""
+        """Return the state of each worker, for `egress doctor`; of one that is being replaced, `pid` is None."""
         return [self._entry(index) for index in range(self.size)]
 
     def _new(self, index: int) -> WorkerProcess:

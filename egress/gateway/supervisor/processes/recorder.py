@@ -1,4 +1,4 @@
-"""The recorder process as the supervisor sees it: started with its config, watched, stopped."""
+"""Start, watch and stop the recorder process."""
 
 from __future__ import annotations
 

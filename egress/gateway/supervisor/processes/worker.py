@@ -1,4 +1,4 @@
-"""One worker process as the supervisor sees it: started, ordered, watched, stopped."""
+"""Start, order and stop one worker process, and read its answers."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ class WorkerProcess:
     """One process of one worker; a successor is another object. `await start()`, then `order()` while it is `alive`.
 
     `setup` and `policy` are the state when this object is made; later orders reach the worker after them, also while it
-    still starts. `receive` gets the messages that it sends unasked.
+    still starts. `receive` gets the worker's index and each message that is not an answer, a heartbeat or about the
+    start.
     """
 
     def __init__(self, setup: Setup, policy: Orders, receive: Callable[[int, dict[str, Any]], None]) -> None:
@@ -50,6 +51,7 @@ class WorkerProcess:
 
     @property
     def alive(self) -> bool:
+        """True until the process has ended; call `start` first."""
         return self._process.returncode is None
 
     async def start(self) -> None:
@@ -79,20 +81,26 @@ class WorkerProcess:
             raise EgressError(f"worker {self.index} did not start: {self.error or 'see the lines above'}")
 
     async def order(self, op: str, fields: dict[str, object], seconds: float = ORDER_SECONDS) -> dict[str, Any]:
-        """Give an order and wait until it is carried out. Raises EgressError when the worker is gone or silent."""
+        """Give an order, wait at most `seconds` until it is carried out, and return the answer.
+
+        Raises EgressError if the worker is gone, does not answer, or reports an error.
+        """
         return await self.answer(self.post(op, fields), seconds)
 
     def post(self, op: str, fields: dict[str, object]) -> asyncio.Future[dict[str, Any]]:
-        """Send an order now. The future is done once it is carried out."""
+        """Send an order now. The future gets the answer, or ConnectionError if the worker is gone."""
         number = next(self._numbers)
         return self._post([encode({**fields, "op": op, "order": number})], ("done", number))
 
     def post_policy(self, orders: Orders) -> asyncio.Future[dict[str, Any]]:
-        """Send a change of policy now. The future is done once the worker judges by its version."""
+        """Send a change of policy now. The future gets the answer once the change is in force in the worker."""
         return self._post(orders, ("policy", orders.version))
 
     async def answer(self, done: asyncio.Future[dict[str, Any]], seconds: float = ORDER_SECONDS) -> dict[str, Any]:
-        """Wait for the answer to a posted order. Raises EgressError: the worker is gone, silent or reports an error."""
+        """Wait at most `seconds` for the answer to a posted order, and return it.
+
+        Raises EgressError if the worker is gone, does not answer, or reports an error.
+        """
         try:
             answer = await asyncio.wait_for(done, seconds)
         except (TimeoutError, ConnectionError):
@@ -175,6 +183,7 @@ class WorkerProcess:
             self._receive(self.index, {"type": kind, **message})
 
     def _judges_by(self, message: dict[str, Any]) -> None:
+        """Take the answer to a change of policy. A worker that fails at it while it starts is killed."""
         error = message.get("error")
         if not error:
             self.version = message["version"]
@@ -183,7 +192,7 @@ class WorkerProcess:
             self._process.kill()
 
     def _answered(self, key: tuple[str, int], message: dict[str, Any]) -> bool:
-        """Pass an answer to the caller that waits for it. False: none does."""
+        """Pass an answer to the caller that waits for it. Returns False if there is none."""
         waiting = self._awaited.get(key)
         if waiting is None or waiting.done():
             return False
