@@ -59,9 +59,9 @@ API = RECORDER | {"listen", "accept", "accept4", "execve", "fork", "vfork", "kil
 def confine(needed: frozenset[str] = WORKER) -> bool:
     """Install the filter: from now on the calls in REFUSED that are not `needed` fail with EPERM; return True.
 
-    It applies to this thread, and to the threads and programs that it starts, and cannot be undone. They gain no
-    privileges any more (no_new_privs). Without `socket` in `needed` only sockets of NETLINK_NETFILTER can be made, and
-    the calls in OWN_PROCESS work only on this process.
+    The calls in OWN_PROCESS work only on this process. If `needed` does not have `socket`, only sockets of
+    NETLINK_NETFILTER can be made. The filter applies to this thread, and to the threads and programs that it starts,
+    and cannot be removed. They gain no privileges any more (no_new_privs).
 
     Returns False, and refuses nothing, if this machine's call numbers are not known or its kernel has no filters.
     """

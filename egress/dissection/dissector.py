@@ -82,7 +82,7 @@ class Dissector:
         return by_name and self.app in self._shared.registry.many_names
 
     def _events(self, facts: Iterable[Fact]) -> Iterator[Event]:
-        """Yield the events among the facts; an `Identified` sets `app` or `server_name` before the next event."""
+        """Yield the events among the facts, in order; an `Identified` sets `app`, and `server_name` if it has one."""
         for fact in facts:
             if isinstance(fact, Identified):
                 self.app = fact.app

@@ -2,7 +2,7 @@
 
 Dissection recognises a protocol wherever some receiver might see it. A framing is strict instead: it raises
 MalformedError at the first bytes that its protocol does not have at that place. Until then the flow may be of that
-protocol. Rules with `app` rely on it.
+protocol. Rules that demand an application protocol rely on it (`egress.policy.applications`).
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ _SPANS = {span.value: span for span in BudgetSpan}
 def parse_budget(text: str) -> Budget:
     """Read a budget such as `bytes=10mb/hour`. Raises ValueError.
 
-    Only bytes have units: decimal (1k = 1000), in either case, with or without b.
+    Only a limit of bytes may have a unit: k, m or g, decimal (1k = 1000), in either case, with or without b.
     """
     match = _TEXT.fullmatch(text)
     if match is None:

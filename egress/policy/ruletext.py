@@ -305,6 +305,7 @@ _FIELDS: dict[str, Callable[[object], object]] = {
 
 
 def _field(key: object, value: object, read: Callable[[object], _T]) -> _T:
+    """Return `read(value)`; a _FieldError becomes an InvalidRuleError with the field's name and the value."""
     try:
         return read(value)
     except _FieldError as wrong:

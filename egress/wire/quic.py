@@ -165,9 +165,9 @@ class _Connection:
         self._known[offset:end] = b"\1" * len(piece)
 
     def hellos(self) -> Iterator[ClientHello]:
-        """Yield the ClientHellos that have become whole, each once. Raises MalformedError for another message.
+        """Yield the ClientHellos that have become whole, each once; a second one answers a HelloRetryRequest.
 
-        A second hello answers a HelloRetryRequest.
+        Raises MalformedError for a handshake message of another type.
         """
         gap = self._known.find(0, self._read_to)
         ready = len(self._data) if gap < 0 else gap
