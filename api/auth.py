@@ -153,6 +153,7 @@ def _peer(client: str, request_id: str) -> Caller:
 
 
 def _touch(engine: Engine, token_id: str, now: float) -> None:
+    """Store the time of a token's use; log a warning if the database cannot be written."""
     try:
         with writing(engine) as connection:
             tokens.touch(connection, token_id, now)

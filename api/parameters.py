@@ -29,6 +29,7 @@ async def refuse_unknown(request: Request) -> None:
 
 
 def _names(dependant: Dependant) -> Iterator[str]:
+    """Yield the names of the query parameters that a route or one of its dependencies declares."""
     yield from (field.alias for field in dependant.query_params)
     for each in dependant.dependencies:
         yield from _names(each)

@@ -64,6 +64,7 @@ class RecordFilter:
 
 
 def _checked(condition: Callable[[], Condition]) -> Condition:
+    """Return the condition. Raises ProblemError (422) that names the wrong parameter."""
     try:
         return condition()
     except InvalidTermError as error:

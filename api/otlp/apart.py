@@ -67,6 +67,7 @@ def read(kind: str, body: bytes) -> Reading:
 
 
 def _select(kind: str, body: bytes) -> Reading:
+    """Read a body of media type `kind` in this process. Raises MalformedSpanError."""
     spans: Iterable[Span] = protobuf.read(body) if kind == protobuf.MEDIA_TYPE else jsontraces.read(body)
     kept, ignored = [], 0
     for span in spans:

@@ -45,12 +45,14 @@ def _span(span: dict[str, Any], resource: dict[str, str]) -> Span:
 
 
 def _object(value: object) -> dict[str, Any]:
+    """Return the value if it is a JSON object. Raises MalformedSpanError."""
     if not isinstance(value, dict):
         raise MalformedSpanError("a value is not an object, but must be one")
     return value
 
 
 def _list(parent: dict[str, Any], key: str) -> Iterator[dict[str, Any]]:
+    """Iterate over the objects of a list; empty if it is missing. Raises MalformedSpanError."""
     listed = parent.get(key) or []
     if not isinstance(listed, list):
         raise MalformedSpanError(f"{key} is not a list")
@@ -58,6 +60,7 @@ def _list(parent: dict[str, Any], key: str) -> Iterator[dict[str, Any]]:
 
 
 def _hex(span: dict[str, Any], key: str) -> str:
+    """Return an id as at most 64 lower-case hex digits; empty if it is missing. Raises MalformedSpanError."""
     text = span.get(key) or ""
     if not isinstance(text, str) or not _HEX.fullmatch(text):
         raise MalformedSpanError(f"{key} is not hexadecimal")
@@ -65,6 +68,7 @@ def _hex(span: dict[str, Any], key: str) -> str:
 
 
 def _nanoseconds(span: dict[str, Any], key: str) -> int:
+    """Return a time in nanoseconds since the epoch; 0 if it is missing. Raises MalformedSpanError."""
     value = span.get(key) or 0
     if isinstance(value, str) and _UINT64.fullmatch(value):
         value = int(value)
@@ -83,6 +87,7 @@ def _is_wanted(attribute: dict[str, Any]) -> bool:
 
 
 def _text(value: object) -> str:
+    """Format an AnyValue as at most MAX_VALUE characters: a string as it is, any other value as JSON."""
     plain = _plain(value, MAX_DEPTH)
     return (plain if isinstance(plain, str) else json.dumps(plain, ensure_ascii=False))[:MAX_VALUE]
 
@@ -109,10 +114,12 @@ def _plain(value: object, depth: int) -> object:
 
 
 def _integer(value: str | int) -> object:
+    """Convert decimal text to an integer; return any other text unchanged."""
     text = str(value)
     return int(text) if re.fullmatch(r"-?[0-9]{1,20}", text, re.ASCII) else text
 
 
 def _values(container: object) -> list[object] | None:
+    """Return the first MAX_ELEMENTS values of an array or map; None if it is neither."""
     values = container.get("values") if isinstance(container, dict) else None
     return values[:MAX_ELEMENTS] if isinstance(values, list) else None

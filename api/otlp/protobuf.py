@@ -124,6 +124,7 @@ def _attributes(listed: Iterable[KeyValue]) -> dict[str, str]:
 
 
 def _text(value: AnyValue) -> str:
+    """Format an AnyValue as at most MAX_VALUE characters: a string as it is, any other value as JSON."""
     plain = _plain(value, MAX_DEPTH)
     return (plain if isinstance(plain, str) else json.dumps(plain, ensure_ascii=False))[:MAX_VALUE]
 

@@ -176,6 +176,7 @@ def _check_value(kind: str, value: str) -> None:
 
 
 def _wrong_network(text: str) -> str | None:
+    """Return the reason why a text is not a valid CIDR; None if it is one."""
     try:
         ipaddress.ip_network(text)
     except ValueError as error:
@@ -184,5 +185,6 @@ def _wrong_network(text: str) -> str | None:
 
 
 def _tag(stored: StoredAgent) -> str:
+    """Return the ETag of an agent: a hash of its fields."""
     text = json.dumps(agent_out(stored), sort_keys=True)
     return etags.etag(hashlib.sha256(text.encode()).hexdigest()[:16])

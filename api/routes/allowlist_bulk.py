@@ -128,6 +128,7 @@ def _plan(connection: Connection, listed: list[Rule], mode: ImportMode) -> _Plan
 
 
 def _differs(new: Rule, old: Rule) -> bool:
+    """Return True if two rules differ in more than their creation time and position."""
     return replace(new, created=old.created, position=old.position) != old
 
 

@@ -91,6 +91,7 @@ def approval_out(found: Approval, about: Circumstances) -> dict[str, Any]:
 
 
 def _rule(found: Approval) -> dict[str, Any] | None:
+    """Return the rule that an approval would make; None if no rule can express it."""
     try:
         rule = to_mapping(rule_of(found))
     except InputError:

@@ -159,6 +159,7 @@ def _counted(
 
 
 def _beacons(engine: Engine, wanted: Filter) -> list[Html]:
+    """Plot the intervals between flows to each destination with a finding of a beacon, at most PLOTS of them."""
     rhythmic = replace(wanted, signature="beacon.*")
     targets = list(count_by(engine, rhythmic, ("dest",), PLOTS + 1))
     parts = [tag("h2", "Beacons")] if targets else []
@@ -202,4 +203,5 @@ def _effect_text(found: FindingRecord) -> str:
 
 
 def _truncation(count: int, what: str) -> list[Html]:
+    """Return a note that only ROWS items are shown; empty if there are no more."""
     return [tag("p", f"Only the {ROWS} {what} are shown.", class_="cut")] if count > ROWS else []

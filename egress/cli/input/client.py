@@ -163,6 +163,8 @@ class _InProcess:
     def request(
         self, method: str, path: str, params: dict[str, str], data: bytes | None, headers: dict[str, str]
     ) -> httpx.Response:
+        """Send a request to the application; return its response."""
+
         async def send() -> httpx.Response:
             async with httpx.AsyncClient(transport=self._transport, base_url="http://egress", timeout=None) as client:
                 sent = {**self._headers, **headers}
@@ -240,6 +242,7 @@ def _listens(path: Path) -> bool:
 
 
 def _text(value: object) -> str:
+    """Format the value of a query parameter: booleans in lower case."""
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 

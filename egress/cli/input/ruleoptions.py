@@ -56,6 +56,7 @@ def make(api: ApiClient, action: str, fields: dict[str, Any], output: str, *, dr
 
 
 def _number(text: str) -> int | str:
+    """Convert up to six decimal digits to an integer; return any other text unchanged."""
     return int(text) if re.fullmatch("[0-9]{1,6}", text, re.ASCII) else text
 
 

@@ -99,9 +99,9 @@ def drops(agents: list[dict[str, Any]]) -> list[Check]:
 
 
 def kernel_rules(status: dict[str, Any]) -> list[Check]:
-    """Check that the kernel rules are in place, and that no other program changed them until all agents were cut off.
+    """Check that the kernel rules are in place, and that agents are not cut off because other programs changed them.
 
-    A passed check also reports an iptables chain FORWARD with policy DROP, which would stop what egress lets pass.
+    A passed check reports an iptables chain FORWARD with policy DROP: it drops packets that egress lets pass.
     """
     in_place = status["rules_in_place"] or not status["agents"]
     text = "in place" if in_place else "not in place: the gateway installs them again at once; see its log"
