@@ -200,6 +200,7 @@ def rule_of(approval: Approval) -> Rule:
 
 
 def _undecided(connection: Connection, id: str, ts: float) -> Approval:  # noqa: A002 - its name
+    """The pending approval with this id. Raises NotFoundError, ConflictError."""
     found = get(connection, id)
     if found is None:
         raise NotFoundError(f"there is no approval {id}; `egress approvals` lists them", id)

@@ -156,6 +156,7 @@ class Edit:
         return self.version
 
     def _on_top(self, new: list[Rule]) -> list[Rule]:
+        """Give rules the positions before all rules in force, in their order."""
         lowest = sa.select(rules.c.position).where(LIVE).order_by(rules.c.position).limit(1)
         first = min(self._connection.scalar(lowest) or 0, 0) - len(new)
         return [replace(rule, position=position) for position, rule in enumerate(new, first)]
@@ -181,6 +182,7 @@ class Edit:
             seen.add(rule.id)
 
     def _refuse_repeated(self, new: Sequence[Rule]) -> None:
+        """Raise ConflictError if a new rule without `once` means the same as another, in force or new."""
         asked = {_meaning(rule): rule for rule in reversed(new) if not rule.once}
         for each in self._like(asked.values()):
             rule = asked.get(_meaning(each.rule))

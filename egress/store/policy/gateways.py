@@ -156,6 +156,7 @@ def forget(connection: Connection, actor: Actor, host: str, ts: float) -> int:
 
 
 def _require_alone(connection: Connection, host: str) -> None:
+    """Raise ConflictError if a gateway in another place is up."""
     (now, _), mine = clock(connection), get(connection, host)
     for other in listed(connection):
         if other.state(now) == UP and (mine is None or other.place != mine.place):
@@ -167,6 +168,7 @@ def _require_alone(connection: Connection, host: str) -> None:
 
 
 def _unused(connection: Connection, host: str) -> None:
+    """Raise NotFoundError if there is no such host, ConflictError if its gateway runs."""
     there = get(connection, host)
     if there is None and not _attached(connection, host):
         raise NotFoundError(f"there is no host {host}; `egress fleet list` lists them", host)

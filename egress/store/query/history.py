@@ -287,6 +287,7 @@ def _names(bound: str) -> tuple[str, ...]:
 
 
 def _fits(record: FlowRecord, target: HistoryTarget) -> bool:
+    """True if a flow has the destination of the target; the name in its bytes is compared in lower case."""
     said = record.server_name.translate(_LOWER)
     if target.under:
         return said == target.said or said.endswith(f".{target.said}")

@@ -248,6 +248,7 @@ def _newest_last(
     identity: sa.ColumnElement[str],
     wanted: Filter,
 ) -> sa.Select[Any]:
+    """The query for the matching rows in the order of `key`; with a limit, for the last of them (see Filter)."""
     up, down = sa.asc, sa.desc
     if wanted.sort.startswith("-"):
         up, down = down, up

@@ -221,6 +221,7 @@ class _Verifier:
             before = wanted
 
     def _missing(self, table: sa.Table, what: str, start: float, made: bytes) -> None:
+        """Count a leaf without a row as pruned or quarantined, else add a fault."""
         if start < self._pruned.get(table.name, 0.0):
             self._result.counts["pruned"] += 1
         elif made in self._quarantined:

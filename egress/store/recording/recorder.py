@@ -308,6 +308,7 @@ class _Process:
         self._stopping = True
 
     def _pass(self) -> bool:
+        """Store for at most PASS_SECONDS, once stopping without a limit; returns False after an error."""
         try:
             if self._recorder is None:
                 self._recorder = Recorder(self._config)

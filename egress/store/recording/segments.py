@@ -35,6 +35,7 @@ class Segment:
 
     @property
     def name(self) -> str:
+        """The name of the file."""
         return self.path.name
 
 

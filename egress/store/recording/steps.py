@@ -156,6 +156,7 @@ def report(connection: Connection, reports: Sequence[Step], a_day: int) -> list[
 
 
 def _merged(old: Step | None, new: Step) -> Reported:
+    """Add what is missing in the stored step from a report of it; a report that contradicts it is a conflict."""
     if old is None:
         return Reported(StepResult.NEW, new)
     for field, was, now in (("tool", old.tool, new.tool), ("start", old.start, new.start), ("end", old.end, new.end)):
@@ -199,6 +200,7 @@ def _known(connection: Connection, keys: set[Key]) -> dict[Key, Step]:
 
 
 def _room(connection: Connection, agent: str, reports: Sequence[Step], a_day: int) -> int:
+    """The number of new steps that the agent may still have; negative if it has too many."""
     since = max(step.reported for step in reports) - DAY
     mine = sa.select(sa.func.count()).where(steps.c.agent == agent, steps.c.reported > since)
     return a_day - (connection.scalar(mine) or 0)
