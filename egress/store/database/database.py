@@ -180,7 +180,7 @@ def _schema(connection: Connection) -> str:
 
 
 def _missing(found: str, backend: _Backend) -> tuple[tuple[str, str], ...]:
-    """The revisions after `found` up to HEAD, with their summaries. Raises EgressError if a newer egress made it."""
+    """The revisions after `found` up to HEAD, with their summaries. Raises EgressError if `found` is a newer one."""
     from alembic.script import ScriptDirectory
 
     every = list(ScriptDirectory.from_config(alembic_config()).walk_revisions())[::-1]

@@ -238,7 +238,7 @@ def _details(connection: Connection, ids: Sequence[str], begun: Interval) -> dic
 
 
 def _earlier(connection: Connection, agent: str, first: float) -> tuple[FlowDetails, ...]:
-    """The newest ten flows begun in the EARLIER seconds before the time shown and were alive at `first` (seconds)."""
+    """The newest ten flows begun in the EARLIER seconds before the time shown that were alive at `first` (seconds)."""
     alive = sa.or_(flows.c.end.is_(None), flows.c.end >= first)
     since, until = micros(first - BEFORE - EARLIER), micros(first - BEFORE) - 1
     begun = sa.type_coerce(flows.c.start, sa.BigInteger).between(since, until)
