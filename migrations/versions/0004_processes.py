@@ -1,4 +1,4 @@
-"""The processes behind flows. A downgrade loses them."""
+"""The table `processes`: the processes that opened flows. A downgrade loses them."""
 
 import sqlalchemy as sa
 from alembic import op
