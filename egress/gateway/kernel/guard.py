@@ -53,7 +53,7 @@ class Guard:
         self._fingerprint = b""
         self._generation = -1
         self._upgraded = False
-        self.owned = True  # False: the kernel cannot, and other programs may change the table
+        self.owned = True  # False: this kernel lets other programs change the table
 
     @property
     def port(self) -> int:

@@ -28,9 +28,10 @@ class Users(NamedTuple):
 
 
 def users(worker: str, attribution: str) -> Users:
-    """Choose the users, given as configured, empty for a choice of ours.
+    """Choose the users of the two processes. An argument is the configured name; if empty, the user is chosen here.
 
-    That is the account of that name if it exists; else FALLBACK for the worker, the worker's user for attribution.
+    For the worker that is WORKER_USER, or FALLBACK if there is no such account; for attribution, ATTRIBUTION_USER, or
+    the worker's user.
     """
     worker = worker or (WORKER_USER if _exists(WORKER_USER) else FALLBACK)
     return Users(worker, attribution or (ATTRIBUTION_USER if _exists(ATTRIBUTION_USER) else worker))

@@ -132,7 +132,7 @@ def _fixed(marks: Marks) -> Iterator[_Rule]:
     yield "refuse", [nft.prohibited()]
     dropped = [nft.count("dropped"), nft.verdict(nft.DROP)]
     living = [nft.ct(nft.CT_STATE), nft.bits(nft.ESTABLISHED), nft.equal32(0, unlike=True)]
-    yield "blocked", [*living, nft.count("dropped"), nft.verdict(nft.DROP)]  # TCP goes on after a restart
+    yield "blocked", [*living, nft.count("dropped"), nft.verdict(nft.DROP)]  # in silence: TCP goes on later
     yield "blocked", [nft.verdict(nft.GOTO, "refuse")]
     yield "known", [nft.count("unqueued")]
     yield "known", [*_kept(marks, "dropped"), *dropped]

@@ -12,7 +12,10 @@ _CHUNK = 65536
 
 
 class LineReader:
-    """Reads complete lines from a file descriptor, in time proportional to the bytes received. `ended`: at its end."""
+    """Reads complete lines from a file descriptor, in time proportional to the bytes received.
+
+    `ended` is True once the end of the file was read.
+    """
 
     def __init__(self, descriptor: int) -> None:
         self.ended = False

@@ -95,7 +95,7 @@ class Setup:
     journal: JournalGrant
     capture: str = ""  # directory of packet captures; empty: none
     attribution: tuple[int, ...] = ()  # a worker's descriptor for notes of new flows; for attribution: one per worker
-    nearby: tuple[str, ...] = ()  # addresses of this host and networks of all agents: a name does not mean them
+    nearby: tuple[str, ...] = ()  # this host's addresses, all agents' networks: rules for a name do not mean them
 
 
 def encode(message: object) -> bytes:

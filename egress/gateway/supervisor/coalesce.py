@@ -40,6 +40,7 @@ class Coalesced:
             self._task.result()
 
     async def stop(self) -> None:
+        """Cancel the run under way and the scheduled one."""
         if self._task is not None:
             self._task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -74,6 +75,7 @@ class Joined:
         await asyncio.shield(self._next)
 
     async def stop(self) -> None:
+        """Cancel all runs; callers that wait get CancelledError."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -88,4 +90,4 @@ class Joined:
         if self._next is task:  # cancelled before its turn
             self._next = None
         if not task.cancelled():
-            task.exception()  # each caller has got it; without one nobody waits
+            task.exception()  # callers get it themselves; unread, asyncio would log it if there is no caller

@@ -73,7 +73,10 @@ class Journals:
         self._seen: dict[int, dict[str, Any]] = {}  # each worker's last report about its journal
 
     def start(self) -> None:
-        """Cut off unfinished last lines, and measure the journals. Raises EgressError if that is impossible."""
+        """Cut off unfinished last lines, where errors are logged, and measure the journals.
+
+        Raises EgressError if their directory cannot be read.
+        """
         if self._settings.on_full == "continue":
             log.warning(
                 "journal.on_full: continue is configured: while records cannot be written new flows pass UNRECORDED"
@@ -102,7 +105,7 @@ class Journals:
             log.error("%d records were lost since the gateway started: the journal could not be written", lost)
 
     def grant(self, written: int = 0) -> JournalGrant:
-        """Make a writer's grant: its share of the remaining bytes.
+        """Make a writer's grant: an equal share of the bytes that all may still write.
 
         `written`: the bytes it had written by its last report before the journals were measured.
         """

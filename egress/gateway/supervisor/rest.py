@@ -95,7 +95,7 @@ def places(config: Config, agents: Iterable[StoredAgent]) -> tuple[dict[str, tup
 
 @contextmanager
 def stopped(config: Config) -> Iterator[None]:
-    """Hold the gateway's lock during the block: no gateway can start. Raises EgressError while one runs."""
+    """Hold the gateway's lock while the `with` statement runs: no gateway can start. Raises EgressError if one runs."""
     with only_one(config.run_dir):
         yield
 

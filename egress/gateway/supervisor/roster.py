@@ -23,10 +23,10 @@ class RosterEntry:
     agent: Agent
     interface: str
     index: int  # the interface's, when it was looked up; 0: it was gone, or the agent is absent
-    masquerade: bool  # a sandbox: its private addresses leave as the host's
-    absent: bool = False  # its addresses are unknown now: its interface stays queued, and nothing of it passes
+    masquerade: bool  # a sandbox: its packets leave with the host's address in place of its private one
+    absent: bool = False  # its addresses are unknown now: its packets are still queued, and none passes
     others: tuple[tuple[str, int], ...] = ()  # further interfaces that lead to it, and their indices: guarded, too
-    outside: tuple[str, ...] = ()  # its interfaces that lead past this host: they cannot be guarded
+    outside: tuple[str, ...] = ()  # its interfaces whose packets do not cross this host: they cannot be guarded
 
     @property
     def places(self) -> tuple[tuple[str, int], ...]:
@@ -80,7 +80,7 @@ class Roster:
         self._queues = {owner: self._queues.get(owner) or next(free) for owner in owners}
 
     def remove(self, names: Iterable[str]) -> None:
-        """Remove the entries of these agents."""
+        """Remove the entries of these agents. Raises OSError, as `replace` does."""
         gone = set(names)
         if gone:
             self.replace(entry for name, entry in list(self.entries.items()) if name not in gone)

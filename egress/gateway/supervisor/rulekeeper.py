@@ -75,7 +75,7 @@ class RuleKeeper:
                 log.error("agents attached since the last start will not be blocked at boot: %s", error)
 
     def installed(self) -> bool:
-        """Return True if the rules in the kernel are as the last `install` left them; False while `behind`."""
+        """Return True if the rules are as the last `install` made them; False if the kernel refused that (`behind`)."""
         return not self.behind and self._guard.installed()
 
     def keep(self) -> None:

@@ -73,7 +73,7 @@ def _journal_owner(config: Config) -> tuple[int, int, int]:
 
 @contextmanager
 def only_one(run_dir: Path, patience: float = 0.0) -> Iterator[None]:
-    """Hold the lock of `run_dir` during the block; a context manager.
+    """Hold the lock of `run_dir` while the `with` statement runs.
 
     Waits up to `patience` seconds for the lock, then raises EgressError if another gateway has it.
     """

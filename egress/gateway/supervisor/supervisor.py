@@ -117,7 +117,7 @@ class Gateway:
             await self._stop()
 
     async def reload(self) -> dict[str, object]:
-        """Read policy file and agents again. A file that is not valid is reported as `problem`, and changes nothing."""
+        """Read policy file and agents again. A file that is not valid changes nothing: the answer's `problem` says so."""
         problem, now = "", self.policy.current
         try:
             await self.policy.reload()
@@ -202,7 +202,7 @@ class Gateway:
     def _watch_drops(self) -> None:
         """Count the drops of each agent's queues, and have its worker record them unless it shares its interface."""
         lost = self.drops.sample({name: self.roster.queue(name) for name in self.roster.entries})
-        for name in lost.keys() - self.roster.crowded():  # of those it is not known who sends too much
+        for name in lost.keys() - self.roster.crowded():  # which of these sends too much is not known
             self.pool.post(self.roster.worker(name), "overrun", {"agent": name, "dropped": lost[name]})
 
     async def _watch_interfaces(self) -> None:

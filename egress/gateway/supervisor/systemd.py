@@ -10,7 +10,7 @@ READY, ALIVE, STOPPING = "READY=1", "WATCHDOG=1", "STOPPING=1"
 
 
 def notify(state: str) -> None:
-    """Send one of the states above. Errors are ignored: without a sign of life systemd ends the process in time."""
+    """Send READY, ALIVE or STOPPING. Errors are ignored: without a sign of life systemd ends the process in time."""
     path = os.environ.get("NOTIFY_SOCKET", "")
     if not path.startswith(("/", "@")):
         return

@@ -55,5 +55,5 @@ class CaptureWriter:
             done = os.write(self._file, data)
         except OSError:
             done = 0
-        self._left = self._left - done if done == len(data) else 0  # a torn block ends the file
+        self._left = self._left - done if done == len(data) else 0  # a block that is cut off ends the file
         self.skipped += done != len(data)

@@ -50,7 +50,7 @@ class Parked:
 
     def __init__(self, bounds: Bounds) -> None:
         self.packets = 0
-        self.overflowed = 0  # not parked, so far
+        self.overflowed = 0  # packets that were not parked, since a bound was reached
         self._bounds = bounds
         self._by_key: dict[str, list[ParkedPacket]] = {}  # the oldest key first
         self._of_agent: Counter[str] = Counter()

@@ -121,7 +121,7 @@ class PacketQueue:
                 self.answer(packet, mark)
 
     def answer(self, packet: QueuedPacket, mark: int) -> None:
-        """Accept a packet with this mark, or drop it (DISCARD). No effect once the queue is closed."""
+        """Accept a packet with this mark, or drop it (DISCARD). No effect if the queue is closed or the packet gone."""
         if self._closed:
             return
         if mark == DISCARD:

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from egress.model import Action
 from egress.records.shape import AnomalyRecord, FindingRecord, FlowRecord, FoldedKind, FoldedRecord, Record
 
-MAX_REMEMBERED = 4096  # refused flows told apart; the records of further flows may count one twice
-MAX_NAMED = 16  # destinations and signatures named
+MAX_REMEMBERED = 4096  # refused flows whose ids are kept, to count each once; a later one may be counted twice
+MAX_NAMED = 16  # destinations, and signatures, that are counted; further ones are left out
 
 
 @dataclass(slots=True)

@@ -1,4 +1,4 @@
-"""The base of recorder and attribution, the processes beside the workers: started, watched, restarted, stopped."""
+"""The base class for the processes beside the workers, recorder and attribution: start, watch, restart and stop one."""
 
 from __future__ import annotations
 

@@ -88,12 +88,12 @@ class WorkerProcess:
         return await self.answer(self.post(op, fields), seconds)
 
     def post(self, op: str, fields: dict[str, object]) -> asyncio.Future[dict[str, Any]]:
-        """Send an order now. The future gets the answer, or ConnectionError if the worker is gone."""
+        """Send an order now. The future gets the answer, with `error` on failure; ConnectionError: it is gone."""
         number = next(self._numbers)
         return self._post([encode({**fields, "op": op, "order": number})], ("done", number))
 
     def post_policy(self, orders: Orders) -> asyncio.Future[dict[str, Any]]:
-        """Send a change of policy now. The future gets the answer once the change is in force in the worker."""
+        """Send a change of policy now. The future gets the answer once the change is in force, or with `error`."""
         return self._post(orders, ("policy", orders.version))
 
     async def answer(self, done: asyncio.Future[dict[str, Any]], seconds: float = ORDER_SECONDS) -> dict[str, Any]:
