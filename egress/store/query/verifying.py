@@ -139,7 +139,7 @@ class _Verifier:
     def __init__(self, connection: Connection, book: sqlite3.Connection, quarantined: set[bytes], now: float) -> None:
         self._connection, self._book, self._quarantined, self._now = connection, book, quarantined, now
         self._result = Verification()
-        self._began = float("inf")  # time of the first line that a seal covers, seconds
+        self._began: dict[str, float] = {}  # host → time of its first line that a seal covers, seconds
         rows = connection.execute(sa.select(pruned.c.records, pruned.c.before))
         self._pruned: dict[str, float] = {row.records: row.before for row in rows}
 
@@ -167,7 +167,7 @@ class _Verifier:
                 follower = ChainFollower(self._result)
                 self._result.counts["chains"] += 1
             follower.seal(seal, seal.leaves, older)
-            self._began = min(self._began, seal.start)
+            self._began[seal.host] = min(self._began.get(seal.host, seal.start), seal.start)
             found = [seal.leaves[place : place + LEAF_BYTES] for place in range(0, len(seal.leaves), LEAF_BYTES)]
             rows = ((each[:KEY_BYTES], each[KEY_BYTES:], at + nth, seal.start) for nth, each in enumerate(found))
             self._book.executemany("INSERT INTO leaf (key, hash, at, start) VALUES (?, ?, ?, ?)", rows)
@@ -197,8 +197,11 @@ class _Verifier:
             self._result.gap(f"{_what(record, table)} has escaped characters, and cannot be compared with its line")
         elif known:
             self._result.fault(f"{_what(record, table)} was changed: it is not the line that was sealed")
-        elif moment < self._began:
+        elif moment < min(self._began.values(), default=float("inf")):
             counts["before seals"] += 1
+        elif moment < max(self._began.values()):
+            hosts = "a gateway that had no seals at that time wrote it, or somebody added it"
+            self._result.gap(f"{_what(record, table)} has no seal: {hosts}")
         elif moment > self._now - UNSEALED_SECONDS:
             counts["not sealed yet"] += 1
         else:

@@ -22,9 +22,9 @@ from egress.records.eve import line
 from egress.records.seals import CUT_OFF
 from egress.records.shape import Record
 from egress.store.database import tables
-from egress.store.database.database import open_database
+from egress.store.database.database import open_database, storing
 from egress.store.query.verifying import Verification, verify, verify_segments
-from egress.store.recording import retention
+from egress.store.recording import retention, writer
 from egress.store.recording.recorder import Recorder
 from tests.store import samples
 
@@ -265,3 +265,19 @@ def test_records_without_seals_are_only_counted(config: Config) -> None:
     engine = open_database(config.database_url)
     assert verify(engine).counts["rows"] == 0
     engine.dispose()
+
+
+def test_records_of_a_gateway_that_was_upgraded_later_are_gaps_and_no_faults(config: Config) -> None:
+    write(config, range(3))
+    record(config).dispose()
+    other = JournalWriter(config.journal_dir, 1, Settings(), host="later")
+    assert other.append(lines(20), NOW + 20)
+    other.close(NOW + 21)
+    engine = record(config)
+    with storing(engine) as connection:
+        for number in (10, 30):  # before, and after it began to seal
+            writer.store(connection, [samples.numbered(number, start=NOW + number, updated=NOW + number)])
+    found = verify(engine, now=LATER)
+    assert [text for text in found.faults if "no seal covers it" in text] == found.faults
+    assert len(found.faults) == 1 and "flow 000000000000001e" in found.faults[0]
+    assert len(found.gaps) == 1 and "flow 000000000000000a has no seal" in found.gaps[0]
