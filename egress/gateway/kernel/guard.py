@@ -61,7 +61,7 @@ class Guard:
         return self._kernel.port
 
     def install(self, attachments: Sequence[Attachment]) -> None:
-        """Queue the packets of the attachments' interfaces, in place of all that any process installed before."""
+        """Queue the packets of the attachments' interfaces, in place of earlier rules of ours; lower the barrier."""
         self._replace(attachments, blocking=False)
 
     def block(self, attachments: Sequence[Attachment]) -> None:

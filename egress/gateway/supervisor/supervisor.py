@@ -117,7 +117,7 @@ class Gateway:
             await self._stop()
 
     async def reload(self) -> dict[str, object]:
-        """Read policy file and agents again. A file that is not valid changes nothing: the answer's `problem` says so."""
+        """Read policy file and agents again. A file that is not valid changes nothing; it is the answer's `problem`."""
         problem, now = "", self.policy.current
         try:
             await self.policy.reload()

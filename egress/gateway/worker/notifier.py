@@ -73,7 +73,7 @@ class Notifier:
             self._release(message.decode("ascii", "replace"))
 
     def expire(self) -> None:
-        """Answer the refusals that have waited PATIENCE seconds; do not park their agents' refusals for PAUSE."""
+        """Answer the refusals that have waited PATIENCE seconds, and park none of their agents for PAUSE seconds."""
         now = time.monotonic()
         while self._parked.due <= now:
             for refusal in self._release(self._parked.oldest()):

@@ -14,7 +14,10 @@ MAX_NAMED = 16  # destinations, and signatures, that are counted; further ones a
 
 @dataclass(slots=True)
 class RefusalCounts:
-    """Counts for one agent. `refused`: flows; `packets`: refused packets without a flow; the others by name."""
+    """Counts for one agent. `refused`: flows; `packets`: refused packets without a flow.
+
+    `findings`: by signature; `destinations`: refused flows by `address:port/protocol`; at most MAX_NAMED of each.
+    """
 
     refused: int = 0
     packets: int = 0
