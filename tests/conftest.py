@@ -24,6 +24,7 @@ settings.load_profile("egress")
 for name in ("SUDO_UID", "SUDO_GID"):
     os.environ.pop(name, None)
 
+CONFINED = "Seccomp:\t2" in Path("/proc/self/status").read_text()  # in a container: from the start
 TURN = pytest.StashKey[TextIO]()
 
 
@@ -68,6 +69,13 @@ def children_take_signals() -> Iterator[None]:
     yield
     for number in ignored:
         signal.signal(number, signal.SIG_IGN)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def not_confined() -> Iterator[None]:
+    """Fail where a test has confined the process of the tests: most tests after it would fail, too."""
+    yield
+    assert "Seccomp:\t2" not in Path("/proc/self/status").read_text() or CONFINED, "run it in a process of its own"
 
 
 @pytest.fixture(scope="session")
