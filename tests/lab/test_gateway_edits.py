@@ -207,7 +207,7 @@ def test_a_new_database_in_the_place_of_the_old_one_sets_nobody_free(stage: Stag
     hide(stage)
     eventually(lambda: away(stage), "it is noticed")
     open_database(stage.config.database_url).dispose()
-    eventually(lambda: "older than the policy in force" in str(status(stage)["database"]["error"]), "it is refused")
+    eventually(lambda: "bring the right database back" in str(status(stage)["database"]["error"]), "it is refused")
     assert [agent["name"] for agent in status(stage)["agents"]] == ["rome-7"]
     assert opens(stage)
     assert outcome(stage, HOSTS[0], 9001) == "ECONNREFUSED"
