@@ -22,7 +22,8 @@ demo: setup ## (root) a small real network: what gets out, what is refused; abou
 # Side by side, for the lab waits more than it works; a file's tests share what its fixtures set up. Container images
 # often forbid Python to keep what it compiled: each worker, and each command under test, would compile all of it anew.
 test: setup ## every test (the lab as root only); FAST=1: without the lab and long properties, within 90 seconds
-	@PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile \
+	@PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --numprocesses $(if $(FAST),$$(($$(nproc) + 1)),auto) --maxprocesses 4 \
+		--dist loadfile \
 		$(if $(FAST),-m 'not lab and not slow' --hypothesis-profile fast)
 
 lint: setup ## ruff, mypy --strict, import rules

@@ -45,6 +45,7 @@ def pytest_collection_finish() -> None:
     """Keep the garbage collector from walking all modules and tests again and again: none of them becomes garbage."""
     gc.collect()
     gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

@@ -295,6 +295,7 @@ def test_other_protocols(tmp_path: Path) -> None:
     assert (report.flows, report.decode_errors) == (3, 0)
 
 
+@pytest.mark.slow
 def test_cut_at_every_byte(tmp_path: Path) -> None:
     whole = pcap([(1, 0, raw) for raw in raws(miner())])
     path = tmp_path / "a.pcap"

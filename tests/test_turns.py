@@ -27,6 +27,7 @@ HOLD = "import sys; from pathlib import Path; from tests.turns import take_turn\
 HOLD += "held = take_turn(Path(sys.argv[1]), print); print('mine', flush=True); sys.stdin.read()"
 
 
+@pytest.mark.slow
 @needs_root
 def test_a_whole_run_in_parallel_needs_its_turn() -> None:
     lab = ["-n2", "-n2 tests", "-n2 tests/lab", "-n2 -m lab"]

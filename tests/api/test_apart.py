@@ -130,6 +130,7 @@ def test_others_are_answered_under_bombs(tmp_path: Path) -> None:
     assert loaded <= quiet + SLOW, f"p99 {loaded * 1000:.0f} ms, without bombs {quiet * 1000:.0f} ms"
 
 
+@pytest.mark.slow
 @ROOT
 def test_a_confined_server_reads_large_bodies_apart(tmp_path: Path) -> None:
     """`egress serve` runs under a system call filter, which its readers inherit."""

@@ -59,12 +59,14 @@ def test_a_stranger_with_half_requests_keeps_no_one_out(served: Path, said: byte
             assert root.get("/api/v1/healthz").status_code == 200
 
 
+@pytest.mark.slow
 def test_nor_on_the_unix_socket(tmp_path: Path) -> None:
     config = write_config(tmp_path, host="")
     with serving(config), strangers(1005, str(tmp_path / "api.sock"), HALF), local(config) as root:
         assert root.get("/api/v1/healthz").status_code == 200
 
 
+@pytest.mark.slow
 def test_nor_with_handshakes_that_never_end(tmp_path: Path) -> None:
     authority = Authority(tmp_path, "ours")
     cert, key = authority.issue("server")
@@ -142,6 +144,7 @@ def test_the_connection_that_waited_longest_makes_room_and_busy_ones_do_not(capl
         assert "of a beside 2 others" in complaint, "once a minute"
 
 
+@pytest.mark.slow
 def test_hosts() -> None:
     assert host_of("192.0.2.1") == host_of("::ffff:192.0.2.1") == "192.0.2.1"
     assert host_of("2001:db8::1") == host_of("2001:db8::ffff:1") != host_of("2001:db8:0:1::1")

@@ -29,6 +29,8 @@ from egress.config import Api
 from egress.errors import InputError
 from tests.ports import free_port
 
+pytestmark = pytest.mark.slow  # starts real servers
+
 START_SECONDS = 30.0
 ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to connect as root and then as another user")
 RULE = {"action": "allow", "destination": "example.org"}

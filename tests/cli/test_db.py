@@ -54,9 +54,7 @@ def _down(engine: Engine, revision: str) -> None:
 def test_upgrade_says_what_it_brings_and_brings_it(cli: Cli, url: str) -> None:
     _down(_engine(url), "0002")
     dry = cli.ok("db", "upgrade", "--dry-run").out
-    assert (
-        "would go from 0002 to" in dry and "0003  " in dry and "0009  Partitions" in dry and PASSWORD not in dry
-    )
+    assert "would go from 0002 to" in dry and "0003  " in dry and "0009  Partitions" in dry and PASSWORD not in dry
     old = cli("db", "status")
     assert old.code == 1 and "0002, old" in old.out and "egress db upgrade" in old.out
     assert json.loads(cli("db", "status", "-o", "json").out)["current"] is False

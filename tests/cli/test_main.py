@@ -39,6 +39,7 @@ def egress(*words: str) -> Done:
     return Done(end.value.code, out.getvalue(), err.getvalue())
 
 
+@pytest.mark.slow
 def test_a_database_damaged_behind_its_header_is_one_line(tmp_path: Path) -> None:
     path = tmp_path / "egress.db"
     config = tmp_path / "egress.yaml"

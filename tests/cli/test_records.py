@@ -262,6 +262,7 @@ def test_tshark_opens_it(filled: Engine, run: Run, tmp_path: Path) -> None:
     assert done.returncode == 0 and len(done.stdout.splitlines()) == 2, done.stderr
 
 
+@pytest.mark.slow
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=examples(8), deadline=None)
 @given(text=st.text(st.characters(), max_size=12) | st.just(HOSTILE))
 def test_hostile_text_moves_no_cursor(database: Engine, run: Run, text: str) -> None:

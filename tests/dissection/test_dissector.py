@@ -207,6 +207,7 @@ def test_nothing_makes_it_raise(parts: list[tuple[Direction, bytes]]) -> None:
         list(dissector.feed(direction, data))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("filler", [b"a", b"{", b'"', b"\0", b"\n", b" ", b"[\n"])
 @pytest.mark.parametrize("begin", [*PIECES, b"", b"POST / HTTP/1.1\nA: ", b"\x16\x03\x01\x40\0\x01\0\xff\0", b"A"])
 def test_it_keeps_a_bounded_part_of_what_it_has_seen(begin: bytes, filler: bytes) -> None:

@@ -81,6 +81,7 @@ def test_beyond_the_quota_flows_are_counted_and_none_is_lost() -> None:
     assert where == ("a1", FoldedKind.FLOW, "udp", "198.51.100.1", 7000, Action.ACCEPT)
 
 
+@pytest.mark.slow
 def test_a_flood_of_25_000_flows_costs_bounded_bytes() -> None:
     engine = bounded(records=1000)
     records = flood(engine, 25_000, hosts=20_000) + ended(engine)
@@ -91,6 +92,7 @@ def test_a_flood_of_25_000_flows_costs_bounded_bytes() -> None:
     assert sum(len(line(record)) for record in records) < 1_100 * 800
 
 
+@pytest.mark.slow
 def test_by_the_defaults_too() -> None:
     defaults = Limits()
     assert (defaults.records_agent, defaults.records_agent_day) == (10_000, 250_000)

@@ -107,6 +107,7 @@ def test_the_api_works_under_the_limits(stage: Stage) -> None:
         assert process.wait(20) == 0, stage.log.read_text()[-2000:]
 
 
+@pytest.mark.slow
 def test_systemd_is_notified_that_the_gateway_guards_is_alive_and_stops(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -143,6 +143,7 @@ def _lost(watch: Watch) -> bool:
     return False
 
 
+@pytest.mark.slow
 def test_it_outlives_the_servers_restart(server: Server, postgresql_engine: Engine) -> None:
     watch = Watch(postgresql_engine)
     server.stop()

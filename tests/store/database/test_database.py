@@ -263,6 +263,7 @@ def test_a_lock_is_not_waited_for_without_end(postgresql_engine: Engine) -> None
     assert "another program held the lock" in explain(caught.value)
 
 
+@pytest.mark.slow
 def test_the_pool_outlives_the_servers_restart(server: Server, postgresql_engine: Engine) -> None:
     with postgresql_engine.connect() as connection:
         connection.execute(sa.select(agents)).all()

@@ -30,6 +30,8 @@ from egress.store.policy.edits import Edit
 from egress.store.recording.writer import rows, store
 from tests.store import samples
 
+pytestmark = pytest.mark.slow  # every version of the schema, up and down
+
 ROOT = Actor("uid:0 (root)")
 HOLD = Hold("a1", "a1", "rome", 5.0, 125.0, "tcp", "192.0.2.7", 443, (), False, "192.0.2.7")
 

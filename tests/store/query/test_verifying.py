@@ -125,13 +125,26 @@ TAMPERINGS: list[tuple[str, Callable[[Engine], None], str]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("tamper", "text"), [each[1:] for each in TAMPERINGS], ids=[each[0] for each in TAMPERINGS])
-def test_every_tampering_with_the_database_is_found(
-    config: Config, tamper: Callable[[Engine], None], text: str
-) -> None:
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database without a fault, to be copied."""
+    config = Config(host="gate", state_dir=tmp_path_factory.mktemp("recorded"))
+    config.journal_dir.mkdir()
     write(config, range(30))
     engine = record(config)
     assert not checked(engine).faults
+    with engine.begin() as connection:
+        connection.execute(sa.text("PRAGMA wal_checkpoint(TRUNCATE)"))
+    engine.dispose()
+    return config.state_dir / "egress.db"
+
+
+@pytest.mark.parametrize(("tamper", "text"), [each[1:] for each in TAMPERINGS], ids=[each[0] for each in TAMPERINGS])
+def test_every_tampering_with_the_database_is_found(
+    recorded: Path, tmp_path: Path, tamper: Callable[[Engine], None], text: str
+) -> None:
+    shutil.copyfile(recorded, tmp_path / "egress.db")
+    engine = open_database(f"sqlite:///{tmp_path / 'egress.db'}", create=False)
     tamper(engine)
     found = checked(engine)
     assert any(text in fault for fault in found.faults), found.faults

@@ -301,6 +301,7 @@ def test_a_broken_database_is_said_once_and_tried_again(sqlite_config: Config) -
     assert _flows(config) == [samples.FLOW]
 
 
+@pytest.mark.slow
 def test_a_server_that_is_away_is_said_once_and_tried_again(
     server: Server, postgresql_url: str, tmp_path: Path
 ) -> None:
