@@ -145,7 +145,7 @@ def _place(error: Mapping[str, Any]) -> Place:
 
 
 def pointer(parts: Iterable[object]) -> str:
-    """Join parts to a JSON pointer (RFC 6901): `~` and `/` within a part are escaped."""
+    """Join parts to a pointer for `at`, like `ports/0`: a JSON pointer (RFC 6901, escaped) without its leading `/`."""
     return "/".join(str(part).replace("~", "~0").replace("/", "~1") for part in parts)
 
 

@@ -94,8 +94,9 @@ def command(
 def _open(config: Config, config_file: Path | None, wanted: dict[str, object]) -> tuple[Client, dict[str, Any]]:
     """Open a sandbox with the settings `wanted`; it lives as long as the connection of the returned client.
 
-    Returns also the gateway's answer: the agent, the sandbox and the gateway's pid. Starts a gateway if none is
-    running, or if the running one is ending. Raises EgressError.
+    Returns also the gateway's answer: `agent` (its name), `sandbox` (the fields of a Sandbox) and `pid` (the
+    gateway's; absent if it is of an older version). Starts a gateway if none is running, or if the running one is
+    ending. Raises EgressError.
     """
     deadline = time.monotonic() + START_SECONDS
     started: BinaryIO | None = None
@@ -165,7 +166,11 @@ def _summarize(client: Client, agent: str) -> None:
 
 
 def sentence(tally: dict[str, Any]) -> str:
-    """Format a gateway's tally of an agent as one line: refused flows, refused packets without a flow, and findings."""
+    """Format a gateway's tally of an agent (`RefusalCounts.as_json`) as one line.
+
+    The line has the refused flows, those that passed only because of monitor mode, three of their destinations, the
+    refused packets without a flow, and the findings. It says "nothing refused" if all of these are absent.
+    """
     refused, monitored = tally["refused"], tally["monitored"]
     if not refused and not tally["packets"] and not tally["findings"]:
         return "nothing refused"

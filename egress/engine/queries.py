@@ -7,11 +7,13 @@
                                   cannot be left out
     to a refused resolver (UDP)   answered with REFUSED, so that the client asks its next resolver
     no rule in mode ask           it passes, and the connection that follows is held for a person, who sees its name,
-                                  protocol and port (`egress.engine.holds`). Beyond `Limits.ask_names` in an hour, and
-                                  if it asks for no address, the query itself is held
+                                  protocol and port (`egress.engine.holds`). The query itself is held if it asks for
+                                  no address, if its name is longer than `LONGEST`, or if it is for one name more than
+                                  the agent's `Limits.ask_names` in this hour
 
 A query in a packet that a flow carries (a tunnel) does not wait: where it is refused, its flow is. It gets no answer by
-DNS, nor does a message that cannot be read. The flow's verdict is what happens where the answer cannot be sent.
+DNS, nor does a message that cannot be read, nor one in monitor mode, where it passes. The flow's verdict is what
+happens where the answer cannot be sent.
 """
 
 from __future__ import annotations
@@ -55,7 +57,10 @@ class _Refused(NamedTuple):
 
 
 class Lookups:
-    """The names that agents in mode ask have resolved in this hour without a rule: a query carries its name out."""
+    """The names that agents in mode ask have resolved in this hour without a rule: a query carries its name out.
+
+    `most`: names of each agent in an hour.
+    """
 
     def __init__(self, most: int) -> None:
         self._most = most
@@ -63,7 +68,11 @@ class Lookups:
         self._until = float("-inf")
 
     def take(self, agent: str, name: str, event: DnsAsked, ts: float) -> bool:
-        """Return True if the agent may resolve a name, and count it: it asks for an address and is within the bound."""
+        """Return True if the agent may resolve a name before a person decides, and count the name.
+
+        It may if the query asks for an address, the name has at most LONGEST octets, and it was counted in this hour or
+        the agent has names left.
+        """
         if event.query is None or event.query.rtype not in _ADDRESSES or len(name) > LONGEST:
             return False
         if not ts < self._until <= ts + _HOUR:  # also if the clock was set back
@@ -147,10 +156,15 @@ class Queries:
         return verdict
 
     def repeat(self, flow: Flow, packet: Packet, ts: float) -> Verdict | None:
-        """Set `reply` for a packet that the agent sends on a refused flow to a DNS port, if DNS has an answer to it.
+        """Handle a packet that the agent sends on a refused flow to the DNS port. Call `take` for the answer.
 
-        Returns a verdict on the packet alone, or None: the flow's verdict. After an answer over TCP bare
-        acknowledgements are dropped, so that a reset does not overtake the answer.
+        A query over UDP is answered with NXDOMAIN if the flow was refused for a name, with SERVFAIL while a person has
+        not decided about that name, and with REFUSED if the flow was refused for another reason, such as its resolver.
+        It gets no answer if it cannot be read, or if the flow's packets are dropped in silence. Over TCP only queries
+        that were on hold are answered; bare acknowledgements after an answer are dropped, so that a reset does not
+        overtake it.
+
+        Returns a verdict on the packet alone, or None: the flow's verdict.
         """
         if self._refused:  # in bytes that were on hold until now
             return self.finish(flow, packet, ts)

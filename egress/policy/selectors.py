@@ -15,21 +15,24 @@ LABEL = "label:"  # the beginning of a selector over labels
 
 
 class SelectorRules(NamedTuple):
-    """The rules with the same agent selector (`model.Rule.agent`)."""
+    """The rules with the same agent selector (`model.Rule.agent`): those that deny, and those that allow."""
 
     deny: Index
     allow: Index
 
 
 class AgentRules(NamedTuple):
-    """The rules of one agent: those of each selector that matches it."""
+    """The rules of one agent: one index for each selector that matches it, of rules that deny and that allow."""
 
     deny: tuple[Index, ...]
     allow: tuple[Index, ...]
 
 
 class Catalogue:
-    """Rules by agent selector. A selector without rules is dropped, so that edits do not fill the memory."""
+    """Rules by agent selector. A selector without rules is dropped, so that edits do not fill the memory.
+
+    `deepest`: the most labels in the base of a `**` pattern, which bounds the keys to look up (`destination_keys`).
+    """
 
     def __init__(self) -> None:
         self.deepest = 0  # most labels in the base of a ** pattern
@@ -68,7 +71,7 @@ class Catalogue:
                 self.deepest = max(self._depths, default=0)
 
     def rules_of(self, agent: Agent) -> AgentRules:
-        """Return the rules whose selectors match an agent. The result is cached by the agent's name."""
+        """Return the rules whose selectors match an agent. The result is cached until the agent's labels change."""
         cached = self._agents.get(agent.name)
         if cached is not None and (cached[0] is agent or cached[0].labels == agent.labels):
             return cached[1]

@@ -35,9 +35,10 @@ class Attachments:
         self._ways: dict[str, tuple[tuple[tuple[str, int], ...], tuple[str, ...]]] = {}  # others and outside of each
 
     def entries(self, agents: Iterable[StoredAgent]) -> list[RosterEntry]:
-        """Return the roster entries of all agents but sandboxes, and log agents that have become absent.
+        """Return the roster entries of all agents but sandboxes. Raises EgressError if the tools (`ip`) fail.
 
-        The entry of an absent agent has no networks; if its interface is unknown, too, it has no entry.
+        The entry of an absent agent has no networks; if its interface is unknown, too, it has no entry. Logs agents
+        that have become absent, and changes of the other interfaces that lead into or out of an agent's namespace.
         """
         found, waiting, absent = [], [], {}
         for stored in agents:
@@ -68,7 +69,10 @@ class Attachments:
         return () if now == interface else ((now, index),)
 
     def _complain(self, found: Iterable[RosterEntry]) -> None:
-        """Log newly found interfaces that lead to or from an agent's namespace besides the one it is attached by."""
+        """Log all interfaces of an agent's namespace besides the one it is attached by, if they have changed.
+
+        A warning for those that lead to this host, which are guarded; an error for those that lead past it.
+        """
         before, self._ways = self._ways, {entry.agent.name: (entry.others, entry.outside) for entry in found}
         for name, (others, outside) in self._ways.items():
             if (others, outside) == before.get(name, ((), ())):

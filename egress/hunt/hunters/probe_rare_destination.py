@@ -2,14 +2,15 @@
 
 A destination is the registered domain of a name that the agent had resolved to the address, else the address: the many
 hosts of a CDN are one destination, and a name that was only written into a hello hides nothing. It is rare if all
-agents together reached it at most `HARDLY` times in the baseline (the history before the window), and at most
-`MAX_SHARE` agents in the window. Only flows that passed count: refused ones are on record as refused. DNS queries are
-left out.
+agents together reached it at most `HARDLY` times in the baseline (the `Settings.baseline` seconds before the window),
+and at most `MAX_SHARE` agents in the window. Only flows that passed count: refused ones are on record as refused. DNS
+queries are left out.
 
 New does not mean bad: the hunter ranks leads, most bytes sent first, at most `MOST` of an agent and `IN_ALL` of a hunt,
-with severity low. Without a baseline of `MIN_BASELINE` it gives a note instead of leads; a new agent is compared with
-the history of the others. Not found: a rare host under a known registered domain or address, destinations that an
-attacker reached during the baseline, and those of before whose records were pruned.
+with severity low. If the oldest flow is less than `MIN_BASELINE` older than the window, it gives a note instead of
+leads; a new agent is compared with the history of the others. Not found: a rare host under a known registered domain or
+address, and destinations that an attacker reached during the baseline. A destination that was last reached before the
+baseline, or whose records were pruned, counts as new.
 """
 
 from __future__ import annotations

@@ -42,7 +42,10 @@ def story_mapping(story: EpisodeStory) -> dict[str, Any]:
 
 
 def context_mapping(agent: str, context: StepContext) -> dict[str, Any]:
-    """A mapping with `agent` (its name; episode and id of the step that began last, or null) and `steps` under way."""
+    """A mapping with `steps`, those of the context that are under way, and `agent`: `name`, `episode` and `step`.
+
+    `episode` and `step` (its id) are those of the step under way that began last; null if none is under way.
+    """
     last = context.steps[-1] if context.steps else None
     where = {"episode": last.episode if last else None, "step": last.id if last else None}
     return {"agent": {"name": agent, **where}, "steps": [step_mapping(step) for step in context.steps]}
