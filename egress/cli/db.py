@@ -123,6 +123,10 @@ def prune(*, before: float | None, older: float | None, dry_run: bool, output: s
     """
     if before is not None and older is not None:
         raise click.UsageError("give --before or --older-than, not both")
+    if case := chosen_case():
+        raise click.UsageError(
+            f"a case is kept whole: egress case rm {case} deletes it. Without --case: the live database"
+        )
     settings = load_config(config)
     engine = open_database(settings.database_url, create=False, migrate=False)
     try:

@@ -99,6 +99,8 @@ def test_prune(cli: Cli, url: str) -> None:
     assert "1 flows" in cli.ok("db", "prune", "--before", "15d").out
     assert "100" not in cli.ok("db", "prune", "--older-than", "1d", "--dry-run").out
     assert cli("db", "prune", "--before", "1d", "--older-than", "1d").code == 2
+    of_a_case = cli("db", "prune", "--case", "incident")
+    assert of_a_case.code == 2 and "egress case rm incident" in of_a_case.err, "it worked on the live database"
     with engine.connect() as connection:
         assert connection.scalar(sa.select(sa.func.count()).select_from(tables.flows)) == 1
     engine.dispose()
