@@ -68,6 +68,16 @@ class Roster:
         Raises OSError.
         """
         self.readdress()
+        self._list(entries)
+
+    def remove(self, names: Iterable[str]) -> None:
+        """Remove the entries of these agents."""
+        gone = set(names)
+        if gone:
+            self._list([entry for name, entry in self.entries.items() if name not in gone])
+
+    def _list(self, entries: Iterable[RosterEntry]) -> None:
+        """Replace all entries; assign a worker to each new interface, and queues to each new agent."""
         self.entries = {entry.agent.name: entry for entry in entries}
         present = {entry.interface for entry in self.entries.values()}
         self._assigned = {name: worker for name, worker in self._assigned.items() if name in present}
@@ -77,13 +87,7 @@ class Roster:
         taken = set(self._queues.values())  # also of agents that go now: their worker may hold them still
         free = (number for number in count(self._first_queue, 2) if number not in taken)
         owners = [(name, self.worker(name)) for name in self.entries]
-        self._queues = {owner: self._queues.get(owner) or next(free) for owner in owners}
-
-    def remove(self, names: Iterable[str]) -> None:
-        """Remove the entries of these agents. Raises OSError, as `replace` does."""
-        gone = set(names)
-        if gone:
-            self.replace(entry for name, entry in list(self.entries.items()) if name not in gone)
+        self._queues = {owner: self._queues[owner] if owner in self._queues else next(free) for owner in owners}
 
     def adopt(self, agents: Mapping[str, Agent]) -> bool:
         """Apply the agents' edited settings, except networks, to the entries. Returns True if an entry has changed.
