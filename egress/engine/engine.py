@@ -66,7 +66,6 @@ from egress.wire.packet import decode
 
 OUT, IN, REFUSED, SETTLED = Direction.OUT, Direction.IN, Stage.REFUSED, Stage.SETTLED
 MAX_DEFERRED = 64  # facts of a waiting TCP segment; a segment with more queries than that is refused
-PASS = Verdict(Action.ACCEPT, Reason.DEFAULT)
 
 
 class Engine:

@@ -23,7 +23,6 @@ START = "0" * 64  # `previous` of the first seal of a chain
 KEY_BYTES, LEAF_BYTES = 8, 24
 MAX_LEAVES = 1 << 16  # lines between two seals; a writer seals far earlier
 CUT_OFF = "the writer ended without a last seal: records after the last line may be missing"
-ENDS = (SealState.CLOSED, SealState.STOPPED, SealState.TAIL)
 
 _EVENT = TIME_BYTES + len(',"event_type":"')  # where the kind of record stands in a line
 _FLOW = b'flow","flow_id":"'

@@ -14,9 +14,21 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+import pytest
+
 from demo.stage import POOL, SERVER, Stage
 from tests.lab.gateway import Peer, guarded, listening
-from tests.lab.net import PYTHON
+from tests.lab.net import PYTHON, needs_root
+
+NEEDED = [
+    pytest.mark.lab,
+    needs_root,
+    pytest.mark.skipif(
+        any(shutil.which(tool) is None for tool in ("dnsmasq", "openssl", "curl")),
+        reason="needs dnsmasq, openssl, curl",
+    ),
+]
+FAMILIES = pytest.mark.parametrize("v6", [False, True], ids=["IPv4", "IPv6"])
 
 RESOLVER = SERVER
 # Names mean hosts outside, so the servers have documentation addresses, which count as global (docs/adr/0032).

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterator
 
 import pytest
@@ -13,19 +12,11 @@ from egress.model import Action, Reason
 from egress.store.query.reader import Filter
 from egress.wire.mptcp import MPTCP
 from tests.lab.gateway import HOSTS, Witness, findings, flows, guarded, outcome, serve, worker
-from tests.lab.names import GOOD, IDN, INNER, INSIDE, MIRROR, RESOLVER, SHARED, Place, far, resolving
-from tests.lab.net import PYTHON, eventually, needs_root
+from tests.lab.names import FAMILIES, GOOD, IDN, INNER, INSIDE, MIRROR, NEEDED, RESOLVER, SHARED, Place, far, resolving
+from tests.lab.net import PYTHON, eventually
 
-pytestmark = [
-    pytest.mark.lab,
-    needs_root,
-    pytest.mark.skipif(
-        any(shutil.which(tool) is None for tool in ("dnsmasq", "openssl", "curl")),
-        reason="needs dnsmasq, openssl, curl",
-    ),
-]
+pytestmark = NEEDED
 
-FAMILIES = pytest.mark.parametrize("v6", [False, True], ids=["IPv4", "IPv6"])
 REFUSED = 7  # curl: cannot connect
 PORT = 8080
 METADATA = ("169.254.169.254", "fd00:ec2::254")

@@ -5,7 +5,6 @@ The lapse of a binding is not here: it takes 90 seconds (`engine.names`), so `te
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -19,8 +18,10 @@ from tests.lab.names import (
     BIG,
     EDGE,
     EVIL,
+    FAMILIES,
     GOOD,
     HIDDEN,
+    NEEDED,
     POLICY,
     RESOLVER,
     SHARED,
@@ -30,20 +31,12 @@ from tests.lab.names import (
     resolver_of,
     resolving,
 )
-from tests.lab.net import eventually, needs_root
+from tests.lab.net import eventually
 from tests.lab.test_gateway_policy import hangup
 from tests.traffic import client_hello
 
-pytestmark = [
-    pytest.mark.lab,
-    needs_root,
-    pytest.mark.skipif(
-        any(shutil.which(tool) is None for tool in ("dnsmasq", "openssl", "curl")),
-        reason="needs dnsmasq, openssl, curl",
-    ),
-]
+pytestmark = NEEDED
 
-FAMILIES = pytest.mark.parametrize("v6", [False, True], ids=["IPv4", "IPv6"])
 REFUSED, RESET = 7, {35, 52, 56}  # curl: cannot connect; cut in the handshake, before an answer, while receiving
 AT_ONCE = 1.0  # seconds; a resolver that hears nothing tries again after 5
 TYPES = (1, 28)  # A, AAAA

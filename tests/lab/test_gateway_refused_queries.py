@@ -18,19 +18,11 @@ import pytest
 
 from egress.model import Action, Reason
 from tests.lab.gateway import flows
-from tests.lab.names import EDGE, EVIL, GOOD, RESOLV_CONF, RESOLVER, SHARED, Place, resolving
-from tests.lab.net import PYTHON, eventually, needs_root
+from tests.lab.names import EDGE, EVIL, FAMILIES, GOOD, NEEDED, RESOLV_CONF, RESOLVER, SHARED, Place, resolving
+from tests.lab.net import PYTHON, eventually
 
-pytestmark = [
-    pytest.mark.lab,
-    needs_root,
-    pytest.mark.skipif(
-        any(shutil.which(tool) is None for tool in ("dnsmasq", "openssl", "curl")),
-        reason="needs dnsmasq, openssl, curl",
-    ),
-]
+pytestmark = NEEDED
 
-FAMILIES = pytest.mark.parametrize("v6", [False, True], ids=["IPv4", "IPv6"])
 POD = "search ns1.svc.cluster.local svc.cluster.local cluster.local\noptions ndots:5\n"
 AT_ONCE = 3.0  # seconds, the start of a program on a busy machine included; one query without an answer costs 5
 SIX = """
