@@ -41,7 +41,6 @@ _HEADER = struct.Struct("=BBBBBBBBI")  # fib_rule_hdr: family, dst_len, src_len,
 _LOOKUP, _PROHIBIT = 1, 8  # FR_ACT_*
 _LOCAL = 255  # RT_TABLE_LOCAL
 _IIFNAME, _PRIORITY, _MARK, _MASK, _PROTOCOL, _PAD = 3, 6, 10, 16, 21, 18  # FRA_*
-_BUFFER = 1 << 16
 _TIMEOUT = 5  # seconds
 
 
@@ -149,17 +148,15 @@ class _Rules:
     def listed(self, family: int) -> list[RoutingRule]:
         """List the rules of a family in their order of lookup; empty if the kernel lacks it. Raises OSError."""
         body = _HEADER.pack(family, 0, 0, 0, 0, 0, 0, 0, 0)
-        self._socket.sendto(netlink.request(_GET, body, flags=netlink.DUMP), (0, 0))
         found: list[RoutingRule] = []
-        while True:
-            for kind, answer in netlink.messages(self._socket.recv(_BUFFER)):
-                if kind in (netlink.DONE, netlink.ERROR):
-                    number = netlink.errno(answer)
-                    if number not in (0, errno.EOPNOTSUPP, errno.EAFNOSUPPORT):
-                        netlink.check(number)
-                    return found
+        try:
+            for _, answer in netlink.dump(self._socket, netlink.request(_GET, body, flags=netlink.DUMP)):
                 if answer[0] == family:  # a kernel without IPv6 rules lists those of IPv4
                     found.append(RoutingRule(family, answer[: _HEADER.size], attributes(answer[_HEADER.size :])))
+        except OSError as error:
+            if error.errno not in (errno.EOPNOTSUPP, errno.EAFNOSUPPORT):
+                raise
+        return found
 
     def place(self, family: int, interfaces: Collection[str], bit: int) -> None:
         """Do the work of `raise_barrier` for one family. Raises OSError."""
@@ -188,9 +185,8 @@ class _Rules:
         """Add or delete a rule (`kind`). Of equal rules the first is deleted; no effect if there is none."""
         values = {_PRIORITY: bytes(4)} | {key: value for key, value in found.items() if key != _PAD}
         body = header[:8] + bytes(4) + b"".join(attribute(key, value) for key, value in values.items())
-        self._socket.sendto(netlink.request(kind, body, flags=netlink.ACK | (_CREATE if kind == _NEW else 0)), (0, 0))
-        while (code := netlink.acknowledged(self._socket.recv(_BUFFER), 0)) is None:
-            continue
+        flags = netlink.ACK | (_CREATE if kind == _NEW else 0)
+        code = netlink.change(self._socket, netlink.request(kind, body, flags=flags))
         if not (kind == _DELETE and code == errno.ENOENT):
             netlink.check(code)
 

@@ -20,7 +20,6 @@ from egress.errors import EgressError
 from egress.gateway.kernel import netlink
 from egress.gateway.kernel.netlink import attribute, attributes
 
-BUFFER = 1 << 16  # the kernel fills at most 32 KiB at once
 TIMEOUT = 5.0  # seconds without an answer of the kernel
 
 _SUBSYSTEM_CONNTRACK = 1 << 8
@@ -85,20 +84,13 @@ def _beginnings(networks: Collection[str]) -> set[bytes]:
 def _bodies(listing: socket.socket, value: int, match: int) -> Iterator[bytes]:
     """Yield the entries of both families whose mark under the mask `match` is `value`."""
     wanted = attribute(_MARK, struct.pack(">I", value)) + attribute(_MARK_MASK, struct.pack(">I", match))
-    listing.sendto(message(_GET, netlink.DUMP, socket.AF_UNSPEC, wanted), (0, 0))
-    while True:
-        for kind, body in netlink.messages(listing.recv(BUFFER)):
-            if kind in (netlink.DONE, netlink.ERROR):
-                netlink.check(netlink.errno(body))
-                return
-            yield body
+    for _, body in netlink.dump(listing, message(_GET, netlink.DUMP, socket.AF_UNSPEC, wanted)):
+        yield body
 
 
 def _send(changing: socket.socket, change: bytes) -> bool:
     """Send a change and wait until the kernel acknowledges it. False: the entry has expired by itself."""
-    changing.sendto(change, (0, 0))
-    while (code := netlink.acknowledged(changing.recv(BUFFER), 0)) is None:
-        continue
+    code = netlink.change(changing, change)
     if code != errno.ENOENT:
         netlink.check(code)
     return code == 0

@@ -10,9 +10,8 @@ import struct
 from ipaddress import ip_address
 
 from egress.gateway.kernel import netlink
-from egress.gateway.kernel.netlink import attributes, messages
+from egress.gateway.kernel.netlink import attributes
 
-BUFFER = 1 << 16  # the kernel fills at most 32 KiB at once
 TIMEOUT = 1.0  # seconds without an answer of the kernel
 
 _NEW_ADDRESS, _GET_ADDRESS = 20, 22  # RTM_*
@@ -25,14 +24,11 @@ def host_addresses() -> frozenset[str]:
     found: set[str] = set()
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as route:
         route.settimeout(TIMEOUT)
-        route.send(netlink.request(_GET_ADDRESS, _IFADDR.pack(0, 0, 0, 0, 0), flags=netlink.DUMP))
-        while True:
-            for kind, body in messages(route.recv(BUFFER)):
-                if kind in (netlink.DONE, netlink.ERROR):
-                    netlink.check(netlink.errno(body))
-                    return frozenset(found)
-                if kind == _NEW_ADDRESS:
-                    found |= _own(body)
+        asked = netlink.request(_GET_ADDRESS, _IFADDR.pack(0, 0, 0, 0, 0), flags=netlink.DUMP)
+        for kind, body in netlink.dump(route, asked):
+            if kind == _NEW_ADDRESS:
+                found |= _own(body)
+    return frozenset(found)
 
 
 def _own(body: bytes) -> set[str]:

@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 from egress.errors import EgressError
 from egress.gateway.kernel import netlink
-from egress.gateway.kernel.netlink import attribute, attributes
+from egress.gateway.kernel.netlink import attribute, attributes, text
 
 INET, ARP = 1, 3  # NFPROTO_*
 PREROUTING, INPUT, FORWARD, OUTPUT, POSTROUTING = range(5)  # NF_INET_*
@@ -69,16 +69,12 @@ def _u32(kind: int, value: int) -> bytes:
     return attribute(kind, struct.pack(">I", value & 0xFFFFFFFF))
 
 
-def _text(kind: int, value: str) -> bytes:
-    return attribute(kind, value.encode() + b"\0")
-
-
 def _nest(kind: int, *parts: bytes) -> bytes:
     return attribute(kind | _NESTED, b"".join(parts))
 
 
 def _expression(name: str, *parts: bytes) -> Expression:
-    return _nest(1, _text(1, name), _nest(2, *parts))
+    return _nest(1, text(1, name), _nest(2, *parts))
 
 
 def meta(key: int) -> Expression:
@@ -130,12 +126,12 @@ def payload(base: int, offset: int, length: int) -> Expression:
 
 def within(name: str) -> Expression:
     """Match if the register is an element of the set `name`."""
-    return _expression("lookup", _text(1, name), _u32(2, _REGISTER))
+    return _expression("lookup", text(1, name), _u32(2, _REGISTER))
 
 
 def chosen(name: str) -> Expression:
     """Apply the verdict that the map `name` has for the register; no match if it has none."""
-    return _expression("lookup", _text(1, name), _u32(2, _REGISTER), _u32(3, 0))
+    return _expression("lookup", text(1, name), _u32(2, _REGISTER), _u32(3, 0))
 
 
 def verdict(code: int, chain: str = "") -> Expression:
@@ -144,7 +140,7 @@ def verdict(code: int, chain: str = "") -> Expression:
 
 
 def _verdict(code: int, chain: str) -> bytes:
-    return _nest(2, _u32(1, code), *([_text(2, chain)] if chain else []))
+    return _nest(2, _u32(1, code), *([text(2, chain)] if chain else []))
 
 
 def reset() -> Expression:
@@ -167,13 +163,13 @@ def queue(number: int, *, bypass: bool) -> Expression:
     `bypass`: let it pass if no process reads the queue, instead of dropping it.
     """
     return _expression(
-        "target", _text(1, "NFQUEUE"), _u32(2, 3), attribute(3, struct.pack("=HHHxx", number, 1, int(bypass)))
+        "target", text(1, "NFQUEUE"), _u32(2, 3), attribute(3, struct.pack("=HHHxx", number, 1, int(bypass)))
     )
 
 
 def count(name: str) -> Expression:
     """Count the packet in a named counter."""
-    return _expression("objref", _u32(1, _COUNTER), _text(2, name))
+    return _expression("objref", _u32(1, _COUNTER), text(2, name))
 
 
 def masquerade() -> Expression:
@@ -186,44 +182,44 @@ def masquerade() -> Expression:
 
 def table(name: str, *, owned: bool) -> Message:
     """Make a table if there is none. `owned`: make it ours and persistent, also if it is there without an owner."""
-    return Message(NEWTABLE, _text(1, name) + _u32(2, _OWNER | _PERSIST if owned else 0), _CREATE)
+    return Message(NEWTABLE, text(1, name) + _u32(2, _OWNER | _PERSIST if owned else 0), _CREATE)
 
 
 def no_table(name: str) -> Message:
     """Delete a table and its content."""
-    return Message(DELTABLE, _text(1, name))
+    return Message(DELTABLE, text(1, name))
 
 
 def chain(of: str, name: str) -> Message:
     """Make a chain that rules can jump to."""
-    return Message(NEWCHAIN, _text(1, of) + _text(3, name), _CREATE)
+    return Message(NEWCHAIN, text(1, of) + text(3, name), _CREATE)
 
 
 def base_chain(of: str, name: str, hook: int, priority: int, kind: str = "filter") -> Message:
     """Make a chain at a hook, policy accept. Of equal priorities the one made last comes first."""
     place = _nest(4, _u32(1, hook), _u32(2, priority))
-    return Message(NEWCHAIN, _text(1, of) + _text(3, name) + place + _u32(5, ACCEPT) + _text(7, kind), _CREATE)
+    return Message(NEWCHAIN, text(1, of) + text(3, name) + place + _u32(5, ACCEPT) + text(7, kind), _CREATE)
 
 
 def no_chain(of: str, name: str) -> Message:
     """Delete a chain."""
-    return Message(DELCHAIN, _text(1, of) + _text(3, name))
+    return Message(DELCHAIN, text(1, of) + text(3, name))
 
 
 def rule(of: str, name: str, *expressions: Expression) -> Message:
     """Append a rule to a chain."""
-    return Message(NEWRULE, _text(1, of) + _text(2, name) + _nest(4, *expressions), _CREATE | _APPEND)
+    return Message(NEWRULE, text(1, of) + text(2, name) + _nest(4, *expressions), _CREATE | _APPEND)
 
 
 def no_rules(of: str) -> Message:
     """Delete the rules of all chains of a table."""
-    return Message(DELRULE, _text(1, of))
+    return Message(DELRULE, text(1, of))
 
 
 def interfaces(of: str, name: str, number: int, *, verdicts: bool) -> Message:
     """Make a set of interface names, or a map of them to verdicts. `number` is unique in the transaction."""
     data = _u32(6, _VERDICT_TYPE) + _u32(7, 0) if verdicts else b""
-    head = _text(1, of) + _text(2, name) + _u32(3, _MAP if verdicts else 0) + _u32(4, _IFNAME_TYPE)
+    head = text(1, of) + text(2, name) + _u32(3, _MAP if verdicts else 0) + _u32(4, _IFNAME_TYPE)
     return Message(NEWSET, head + _u32(5, NAME_BYTES) + data + _u32(10, number), _CREATE)
 
 
@@ -233,7 +229,7 @@ def elements(of: str, name: str, found: dict[str, Expression | None]) -> Message
         _nest(1, _nest(1, attribute(1, key.encode().ljust(NAME_BYTES, b"\0"))), *([] if data is None else [data]))
         for key, data in found.items()
     )
-    return Message(NEWELEMENT, _text(1, of) + _text(2, name) + _nest(3, *listed), _CREATE)
+    return Message(NEWELEMENT, text(1, of) + text(2, name) + _nest(3, *listed), _CREATE)
 
 
 def target(code: int, chain: str = "") -> bytes:
@@ -243,12 +239,12 @@ def target(code: int, chain: str = "") -> bytes:
 
 def no_elements(of: str, name: str) -> Message:
     """Delete all elements of a set or map."""
-    return Message(DELELEMENT, _text(1, of) + _text(2, name))
+    return Message(DELELEMENT, text(1, of) + text(2, name))
 
 
 def counter(of: str, name: str) -> Message:
     """Make a named counter if there is none."""
-    return Message(NEWOBJECT, _text(1, of) + _text(2, name) + _u32(3, _COUNTER) + _nest(4), _CREATE)
+    return Message(NEWOBJECT, text(1, of) + text(2, name) + _u32(3, _COUNTER) + _nest(4), _CREATE)
 
 
 def batch(found: Iterable[Message]) -> bytes:
@@ -295,7 +291,10 @@ class Nftables:
         self._socket.sendto(batch(found), (0, 0))
         waiting, first = len(found), 0
         while waiting:
-            for _, sequence, number in _answers(self._socket.recv(BUFFER)):
+            for kind, sequence, _, body in netlink.frames(self._socket.recv(BUFFER)):
+                if kind != netlink.ERROR:
+                    continue
+                number = netlink.errno(body)
                 if sequence == 0:  # the whole transaction was refused
                     raise OSError(number or errno.EINVAL, os.strerror(number or errno.EINVAL), "transaction")
                 waiting -= 1
@@ -307,14 +306,14 @@ class Nftables:
 
         Without the table: empty, or FileNotFoundError. `extra`: attributes that narrow the request.
         """
-        body = netlink.generic(INET) + _text(1, of) + b"".join(extra)
+        body = netlink.generic(INET) + text(1, of) + b"".join(extra)
         answers = self._dump(kind, body)
         return [found for found in answers if found.get(1) == of.encode() + b"\0"]
 
     def elements(self, of: str, name: str) -> list[dict[int, bytes]]:
         """List the elements of a set or map, the attributes of each; empty if there is no such set or table."""
         try:
-            parts = self.listing(GETELEMENT, of, _text(2, name))
+            parts = self.listing(GETELEMENT, of, text(2, name))
         except FileNotFoundError:
             return []
         return [attributes(piece) for part in parts for piece in nested(part.get(3, b""))]
@@ -337,13 +336,8 @@ class Nftables:
         return iter([found for _, found in self._bodies(kind, body)])
 
     def _bodies(self, kind: int, body: bytes) -> Iterator[tuple[int, dict[int, bytes]]]:
-        self._socket.sendto(netlink.request(SUBSYSTEM | kind, body, flags=netlink.DUMP), (0, 0))
-        while True:
-            for answer, found in netlink.messages(self._socket.recv(BUFFER)):
-                if answer in (netlink.DONE, netlink.ERROR):
-                    netlink.check(netlink.errno(found))
-                    return
-                yield found[0], attributes(found[netlink.GENERIC_BYTES :])
+        for _, found in netlink.dump(self._socket, netlink.request(SUBSYSTEM | kind, body, flags=netlink.DUMP)):
+            yield found[0], attributes(found[netlink.GENERIC_BYTES :])
 
     def _drain(self) -> None:
         """Discard late answers to requests that timed out."""
@@ -354,24 +348,6 @@ class Nftables:
                 return
 
 
-def _answers(data: bytes) -> Iterator[tuple[int, int, int]]:
-    """Yield message type, sequence number and errno of each acknowledgement in received bytes."""
-    at = 0
-    while len(data) - at >= netlink.HEADER.size:
-        length, kind, _, sequence, _ = netlink.HEADER.unpack_from(data, at)
-        if not netlink.HEADER.size <= length <= len(data) - at:
-            return
-        if kind == netlink.ERROR:
-            yield kind, sequence, netlink.errno(data[at + netlink.HEADER.size : at + length])
-        at += length + -length % 4
-
-
 def nested(data: bytes) -> Iterator[bytes]:
     """Yield the values of a list of attributes, all of one type."""
-    head = struct.Struct("=HH")
-    while len(data) >= head.size:
-        length, _ = head.unpack_from(data)
-        if not head.size <= length <= len(data):
-            return
-        yield data[head.size : length]
-        data = data[length + -length % 4 :]
+    return (value for _, value in netlink.each_attribute(data))

@@ -14,7 +14,7 @@ from types import TracebackType
 
 from egress.errors import EgressError
 from egress.gateway.kernel import netlink
-from egress.gateway.kernel.netlink import attribute
+from egress.gateway.kernel.netlink import attribute, text
 
 LOOPBACK = 1  # its index, in every namespace
 
@@ -59,7 +59,7 @@ class Rtnetlink:
 
     def add_veth(self, name: str, peer: str, namespace: int) -> None:
         """Make a veth pair, both ends down: `name` here, `peer` in another namespace, by the descriptor of its file."""
-        there = _IFINFO.pack(0, 0, 0, 0, 0) + _text(_NAME, peer) + attribute(_NAMESPACE, struct.pack("=I", namespace))
+        there = _IFINFO.pack(0, 0, 0, 0, 0) + text(_NAME, peer) + attribute(_NAMESPACE, struct.pack("=I", namespace))
         data = attribute(_DATA, attribute(_VETH_PEER, there))
         body = _link(name=name) + attribute(_LINKINFO, attribute(_KIND, b"veth") + data)
         self._change(_NEW_LINK, body, f"add the veth {name}", flags=_ADD)
@@ -123,12 +123,8 @@ def _explained(error: OSError) -> str:
     return os.strerror(error.errno or 0)
 
 
-def _text(kind: int, value: str) -> bytes:
-    return attribute(kind, value.encode() + b"\0")
-
-
 def _link(name: str) -> bytes:
-    return _IFINFO.pack(0, 0, 0, 0, 0) + _text(_NAME, name)
+    return _IFINFO.pack(0, 0, 0, 0, 0) + text(_NAME, name)
 
 
 def _packed(address: str) -> tuple[int, bytes]:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from egress.errors import EgressError
 from egress.gateway.kernel import netlink, table
-from egress.gateway.kernel.netlink import attributes
+from egress.gateway.kernel.netlink import Frame, attributes
 
 _NFTABLES = 1 << 6  # NFNLGRP_NFTABLES is 7
 _LINKS, _RULES4, _RULES6 = 1 << 0, 1 << 7, 1 << 18  # RTNLGRP_LINK, _IPV4_RULE, _IPV6_RULE: 1, 8, 19
@@ -45,7 +45,7 @@ class Watch:
     def read(self, own: int) -> Changes:
         """Read the waiting notifications, never blocking. Changes of our table by netlink port `own` are ignored."""
         rules = links = False
-        for kind, port, body in self._messages():
+        for kind, _, port, body in self._frames():
             if kind == 0:
                 rules = links = True
             elif kind >> 8 == _TABLE_KINDS:
@@ -61,8 +61,8 @@ class Watch:
         for each in self.sockets:
             each.close()
 
-    def _messages(self) -> Iterator[tuple[int, int, bytes]]:
-        """Yield type, sender's port and body of each message; type 0 where some were lost."""
+    def _frames(self) -> Iterator[Frame]:
+        """Yield each message; one of type 0 where some were lost."""
         for each in self.sockets:
             for _ in range(_BATCH):
                 try:
@@ -72,22 +72,12 @@ class Watch:
                 except OSError as error:
                     if error.errno != errno.ENOBUFS:
                         break
-                    yield 0, 0, b""
+                    yield Frame(0, 0, 0, b"")
                     continue
-                yield from _split(data)
+                yield from netlink.frames(data)
 
 
 def _subscribed(protocol: int, groups: int) -> socket.socket:
     opened = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, protocol)
     opened.bind((0, groups))
     return opened
-
-
-def _split(data: bytes) -> Iterator[tuple[int, int, bytes]]:
-    at = 0
-    while len(data) - at >= netlink.HEADER.size:
-        length, kind, _, _, port = netlink.HEADER.unpack_from(data, at)
-        if not netlink.HEADER.size <= length <= len(data) - at:
-            return
-        yield kind, port, data[at + netlink.HEADER.size : at + length]
-        at += length + -length % 4
