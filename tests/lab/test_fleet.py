@@ -88,6 +88,7 @@ def test_one_allowlist_and_each_its_own_agents(fleet: tuple[Stage, Stage]) -> No
     assert outcome(one, HOSTS[0], OLD) != "open"
     assert outcome(two, HOSTS[1], OLD) == "open"
     change(one, "rome-1", quarantined=False)
+    eventually(lambda: watched(one) == {"rome-1": False}, "it is guarded as before")
 
 
 def test_records_of_both_are_stored_once(fleet: tuple[Stage, Stage]) -> None:
